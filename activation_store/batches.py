@@ -1,0 +1,146 @@
+"""Shuffled batches from units that are read at once: a pure function of the seed, resumable at any row.
+
+An epoch is a sequence of rows fixed by (seed, epoch): units are permuted and dealt to the ranks, consecutive
+units make pools of bounded size, each pool's rows are permuted. A batch is the next rows of that sequence.
+So a cursor is only (epoch, row), and resuming loads one pool.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from activation_store.encoding import decode
+from activation_store.errors import StoreError
+
+#: Encoded bytes of a pool: rows are shuffled across all that fits.
+POOL_BYTES = 256 << 20
+
+#: Rows decoded at once.
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows in memory, still encoded: values (rows, d), scales (rows,) for int8."""
+
+    values: np.ndarray
+    scale: np.ndarray | None
+    dtype: str
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Some rows, (len(rows), d) float32."""
+        out = np.empty((len(rows), self.values.shape[1]), np.float32)
+        for start in range(0, len(rows), _BLOCK):  # what is between stays in the cache
+            some = rows[start : start + _BLOCK]
+            scale = None if self.scale is None else self.scale[some]
+            out[start : start + _BLOCK] = decode(self.values.take(some, axis=0), scale, self.dtype)
+        return out
+
+
+class Batches(Iterator[np.ndarray]):
+    """Iterator of (B, width) float32 with a `cursor`."""
+
+    def __init__(
+        self,
+        *,
+        unit_rows: np.ndarray,
+        load: Callable[[np.ndarray], Pool],
+        width: int,
+        batch_size: int,
+        seed: int,
+        epochs: int | None,
+        rank: int,
+        world: int,
+        cursor: dict[str, Any] | None,
+        pool_rows: int,
+        identity: str,
+    ) -> None:
+        """`unit_rows[k]` rows lie in unit k; `load(units)` reads some units' rows in the order given.
+
+        `identity` names the rows; a cursor of other rows is refused.
+        """
+        if batch_size < 1 or seed < 0 or not 0 <= rank < world or (epochs is not None and epochs < 0):
+            raise StoreError(
+                f"batches of {batch_size} for rank {rank} of {world}, seed {seed}, {epochs} epochs: "
+                "sizes must be positive, the seed and epochs not negative, and rank below world"
+            )
+        if not unit_rows.sum():
+            raise StoreError("there are no rows to make batches of")
+        self.width, self.batch_size, self.epochs = width, batch_size, epochs
+        self._unit_rows, self._load, self._pool_rows = unit_rows, load, pool_rows
+        self._seed, self._rank, self._world = seed, rank, world
+        self._fixed = {"rows": identity, "seed": seed, "rank": rank, "world": world, "pool_rows": pool_rows}
+        self._epoch, self._row = self._restore(cursor) if cursor is not None else (0, 0)
+        self._batches = self._generate()
+
+    @property
+    def cursor(self) -> dict[str, Any]:
+        """JSON: where the next batch begins. Give it to the call that made this iterator to go on from
+        there.
+        """
+        return {**self._fixed, "epoch": self._epoch, "row": self._row}
+
+    def __next__(self) -> np.ndarray:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._batches.close()
+
+    def _restore(self, cursor: dict[str, Any]) -> tuple[int, int]:
+        wrong = [key for key, value in self._fixed.items() if cursor.get(key) != value]
+        if wrong:
+            raise StoreError(
+                f"the cursor was made with other {', '.join(wrong)}: go on with the same rows, seed and ranks"
+            )
+        epoch, row = cursor.get("epoch"), cursor.get("row")
+        if type(epoch) is not int or type(row) is not int or min(epoch, row) < 0:
+            raise StoreError(f"the cursor's place {(epoch, row)} is not (epoch, row)")
+        return epoch, row
+
+    def _generate(self) -> Generator[np.ndarray, None, None]:
+        with ThreadPoolExecutor(1, "unbox-read") as reader:
+            while self.epochs is None or self._epoch < self.epochs:
+                yield from self._generate_epoch(reader)
+                self._epoch, self._row = self._epoch + 1, 0
+
+    def _generate_epoch(self, reader: ThreadPoolExecutor) -> Iterator[np.ndarray]:
+        held: list[np.ndarray] = []  # parts of the next batch, from the ends of pools
+        for pool, order in self._pools(reader):
+            at = 0
+            while at < len(order):
+                part = pool.take(order[at : at + self.batch_size - sum(map(len, held))])
+                at += len(part)
+                held.append(part)
+                if sum(map(len, held)) == self.batch_size:
+                    yield self._emit(held)
+                    held = []
+        if held:
+            yield self._emit(held)
+
+    def _emit(self, parts: list[np.ndarray]) -> np.ndarray:
+        batch = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._row += len(batch)
+        return batch
+
+    def _pools(self, reader: ThreadPoolExecutor) -> Iterator[tuple[Pool, np.ndarray]]:
+        """Pools of this epoch and the order of their rows, from the current row on; one is read ahead."""
+        seed, rank, world = self._seed, self._rank, self._world
+        order = np.random.default_rng([seed, self._epoch, 0]).permutation(len(self._unit_rows))[rank::world]
+        starts = np.cumsum([0, *self._unit_rows[order]], dtype=np.int64)
+        pool_of_unit = starts[:-1] // self._pool_rows
+        bounds = np.flatnonzero(np.diff(pool_of_unit, prepend=-1, append=-1))
+        jobs = [(first, last) for first, last in pairwise(bounds) if starts[last] > self._row]
+        skip = self._row
+        ahead = [reader.submit(self._load, order[first:last]) for first, last in jobs[:1]]
+        for number, (first, last) in enumerate(jobs):
+            pool = ahead.pop().result()
+            if number + 1 < len(jobs):
+                ahead.append(reader.submit(self._load, order[slice(*jobs[number + 1])]))
+            rows = int(starts[last] - starts[first])
+            permutation = np.random.default_rng([seed, self._epoch, 1, rank, int(first)]).permutation(rows)
+            yield pool, permutation[max(0, skip - int(starts[first])) :]

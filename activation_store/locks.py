@@ -1,0 +1,81 @@
+"""Locks between processes, by `flock`: the kernel lets go when a process dies, so no lock is ever stale.
+
+The lock file stays where it is, empty of meaning but for who holds it: removing it would let two in. On a
+disk shared by machines the file system must support `flock` (NFS 4, Lustre with `-o flock`); one that does
+not is refused rather than trusted.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from activation_store.errors import StoreError
+
+
+@contextmanager
+def lock(
+    path: Path, *, shared: bool = False, wait: bool = False, note: dict[str, Any] | None = None
+) -> Iterator[None]:
+    """Hold the lock at `path`; `note` (and this process) is written into it for whoever is refused.
+
+    Raises StoreError when another process holds it, unless `wait`.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    try:
+        if not _flock(
+            descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        ):
+            raise StoreError(f"{path.parent} is in use by {describe(path)}; wait for it to end, or stop it")
+        if not shared:
+            text = json.dumps({**(note or {}), "host": socket.gethostname(), "pid": os.getpid()})
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, text.encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def holder(path: Path) -> dict[str, Any] | None:
+    """What the holder of the lock at `path` noted, or None when nobody holds it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        return None if _flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB) else _read(path)
+    finally:
+        os.close(descriptor)
+
+
+def describe(path: Path) -> str:
+    """Who holds the lock at `path`, in words."""
+    note = _read(path)
+    return f"process {note['pid']} on {note['host']}" if {"pid", "host"} <= set(note) else "another process"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(path.read_bytes()[:4096])
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _flock(descriptor: int, operation: int) -> bool:
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise StoreError(
+                "this file system has no locks (flock); put the store on one that has"
+            ) from error
+        raise
+    return True

@@ -1,0 +1,55 @@
+"""What is kept beside an image's updates: prompt, seed, facts; and a thumbnail."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from activation_store.errors import StoreError
+from activation_store.files import canonical, digest, parse_json
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a store."""
+
+    index: int
+    """Its number in the run that made it: seeds and shards follow from it."""
+    prompt: str
+    seed: int
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """JSON facts that came with the prompt."""
+
+
+def pack_samples(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+    """Samples as one blob of JSON lines and the end of each line."""
+    return pack([canonical(asdict(sample)) + b"\n" for sample in samples])
+
+
+def unpack_samples(blob: np.ndarray, ends: np.ndarray, name: str) -> list[Sample]:
+    """Inverse of `pack_samples`. Raises StoreError where the blob is not samples."""
+    try:
+        return [Sample(**parse_json(part, name)) for part in unpack(blob, ends, name)]
+    except TypeError as error:
+        raise StoreError(f"{name}: not a sample's record: {error}") from None
+
+
+def prompts_digest(samples: Sequence[Sample]) -> str:
+    """Digest of prompts, seeds and facts: two runs that agree on it make the same images."""
+    return digest(b"\n".join(canonical(asdict(sample)) for sample in samples))
+
+
+def pack(parts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Byte strings as one uint8 blob (never empty: HDF5 chunks cannot be) and their ends, int64."""
+    ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+    return np.frombuffer(b"".join(parts) or b"\0", np.uint8), ends
+
+
+def unpack(blob: np.ndarray, ends: np.ndarray, name: str) -> list[bytes]:
+    """Inverse of `pack`. Raises StoreError where the ends do not fit the blob."""
+    starts = np.concatenate([[0], ends[:-1]])
+    if len(ends) and ((ends < starts).any() or ends[-1] > len(blob) or ends[0] < 0):
+        raise StoreError(f"{name}: the ends of its parts do not fit its {len(blob):,} bytes")
+    data = blob.tobytes()
+    return [data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]

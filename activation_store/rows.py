@@ -1,0 +1,236 @@
+"""The rows of one block: filters, one image's updates, samples, training batches, statistics."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import groupby
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from activation_store.batches import POOL_BYTES, Batches, Pool
+from activation_store.encoding import ENCODINGS, decode
+from activation_store.errors import StoreError
+from activation_store.files import canonical, digest
+from activation_store.moments import Moments, empty, moments_of
+from activation_store.shard import chunk_samples
+
+if TYPE_CHECKING:
+    from activation_store.store import Store
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Updates of one block in a store: one row (a vector of `width`) per image, step, branch and position."""
+
+    store: "Store"
+    block: str
+    _steps: tuple[int, ...]
+    _branches: tuple[int, ...]
+    _samples: tuple[int, ...] | None
+    """Chosen images, ascending; None for all."""
+
+    @property
+    def width(self) -> int:
+        """Channels d of a vector."""
+        return self.store.schema.blocks[self.block][2]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The scheduler's step indices that these rows are of."""
+        return tuple(self.store.schema.steps[i] for i in self._steps)
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches that these rows are of."""
+        return tuple(self.store.schema.branches[i] for i in self._branches)
+
+    @property
+    def samples(self) -> Sequence[int]:
+        """The store's images that these rows are of."""
+        return range(len(self.store)) if self._samples is None else self._samples
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int, int]:
+        """(samples, steps, branches, y, x, channels)."""
+        y, x = self.store.schema.grid(self.block)
+        return (len(self.samples), len(self._steps), len(self._branches), y, x, self.width)
+
+    def __len__(self) -> int:
+        """Number of vectors."""
+        return prod(self.shape[:-1])
+
+    def filter(
+        self,
+        *,
+        steps: int | Iterable[int] | None = None,
+        branches: str | Iterable[str] | None = None,
+        samples: Iterable[int] | slice | None = None,
+    ) -> "Rows":
+        """The rows of some steps (the scheduler's indices), branches and images (numbers in the store).
+
+        Raises StoreError for a step, branch or image that these rows do not have, naming those that exist.
+        """
+        chosen = self
+        if steps is not None:
+            wanted = {steps} if isinstance(steps, int) else set(steps)
+            chosen = replace(chosen, _steps=_choose("step", wanted, self.steps, self._steps))
+        if branches is not None:
+            wanted_branches = {branches} if isinstance(branches, str) else set(branches)
+            chosen = replace(
+                chosen, _branches=_choose("branch", wanted_branches, self.branches, self._branches)
+            )
+        if samples is not None:
+            have = self.samples
+            some = set(have[samples]) if isinstance(samples, slice) else {int(i) for i in samples}
+            if beyond := sorted(some - set(have)):
+                raise StoreError(f"image {beyond[0]} is not among the {len(have):,} images of these rows")
+            chosen = replace(chosen, _samples=tuple(sorted(some)))
+        return chosen
+
+    def read(self, i: int) -> np.ndarray:
+        """Updates of the i-th image of these rows, (step, branch, y, x, channel) float32."""
+        shard, offset = self.store._shard_of(self.samples[i])
+        with self.store.shard(shard) as file:
+            values, scale = self._load(file, offset)
+        return decode(values, scale, self.store.schema.dtype).reshape(self.shape[1:])
+
+    def positions(self, i: int) -> np.ndarray:
+        """Flat indices (y * width + x) on the block's grid of what `read(i)` holds, (y * x,) int64."""
+        if self.store.schema.positions is None:
+            return np.arange(prod(self.store.schema.grid(self.block)))
+        shard, offset = self.store._shard_of(self.samples[i])
+        with self.store.shard(shard) as file:
+            return file[f"{self.block}/positions"][offset].astype(np.int64)
+
+    def sample(self, n: int, seed: int = 0) -> np.ndarray:
+        """`n` rows without repetition, (n, width) float32; all rows, shuffled, where there are fewer.
+
+        The rows come from up to 1024 random images (more only if those do not have enough rows).
+        """
+        per_image = prod(self.shape[1:-1])
+        images = min(len(self.samples), max(1024, -(-n // per_image)))
+        rng = np.random.default_rng([seed, 0x5A])
+        some = np.sort(rng.choice(len(self.samples), images, replace=False))
+        picked = np.sort(rng.choice(images * per_image, min(n, images * per_image), replace=False))
+        owners = picked // per_image
+        parts = [
+            self.read(int(some[k])).reshape(-1, self.width)[picked[owners == k] - k * per_image]
+            for k in np.unique(owners)
+        ]
+        rows = np.concatenate([np.empty((0, self.width), np.float32), *parts])
+        return rows[rng.permutation(len(rows))]
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        epochs: int | None = 1,
+        rank: int = 0,
+        world: int = 1,
+        cursor: dict[str, Any] | None = None,
+        pool_bytes: int = POOL_BYTES,
+    ) -> Batches:
+        """Shuffled batches, (batch_size, width) float32: every row exactly once an epoch, the last batch
+        partial.
+
+        Chunks of the store are drawn at random into a pool in memory, rows at random from the pool. Ranks
+        share an epoch without overlap. `epochs=None` never ends. `.cursor` of the iterator, given back as
+        `cursor`, goes on with the very next row; nothing is read again but the pool it stood in. Memory: at
+        most two pools of `pool_bytes` and a batch.
+        """
+        units = self._units()
+        return Batches(
+            unit_rows=(units[:, 2] - units[:, 1]) * prod(self.shape[1:-1]),
+            load=lambda chosen: self._pool(units[chosen]),
+            width=self.width,
+            batch_size=batch_size,
+            seed=seed,
+            epochs=epochs,
+            rank=rank,
+            world=world,
+            cursor=cursor,
+            pool_rows=max(1, pool_bytes // self._row_bytes),
+            identity=self.digest,
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what these rows are: the store's digest and the filters."""
+        chosen = None if self._samples is None else digest(np.array(self._samples, np.int64).tobytes())
+        return digest(canonical([self.store.digest, self.block, self._steps, self._branches, chosen]))
+
+    @property
+    def moments(self) -> Moments:
+        """Mean, variance, count and norms over all these rows together."""
+        if self._samples is None:
+            return self.store.moments(self.block).select(list(self._steps), list(self._branches))
+        parts = (moments_of(self.read(i).reshape(-1, self.width)) for i in range(len(self.samples)))
+        return reduce(Moments.__add__, parts, empty((), self.width))
+
+    @property
+    def _row_bytes(self) -> int:
+        encoding = ENCODINGS[self.store.schema.dtype]
+        return self.width * encoding.stored.itemsize + encoding.scale_bytes
+
+    def _units(self) -> np.ndarray:
+        """What is read at once, a chunk of HDF5: (units, 3) int64 of shard and [first, last) of `samples`."""
+        entries, schema = self.store.entries, self.store.schema
+        chunks = np.array([chunk_samples(schema, self.block, entry.samples) for entry in entries], np.int64)
+        chosen = np.asarray(self.samples, np.int64)
+        shard = np.searchsorted(self.store.offsets, chosen, side="right") - 1
+        chunk = (chosen - self.store.offsets[shard]) // chunks[shard]
+        first = np.flatnonzero(np.diff(shard, prepend=-1) | np.diff(chunk, prepend=-1))
+        return np.stack([shard[first], first, np.append(first, len(chosen))[1:]], axis=1)
+
+    def _pool(self, units: np.ndarray) -> Pool:
+        """Rows of units, in the units' order, still encoded."""
+        encoding = ENCODINGS[self.store.schema.dtype]
+        starts = np.cumsum([0, *(units[:, 2] - units[:, 1])]) * prod(self.shape[1:-1])
+        values = np.empty((int(starts[-1]), self.width), encoding.stored)
+        scale = np.empty(len(values), np.float32) if encoding.scale_bytes else None
+        in_file_order = np.lexsort((units[:, 1], units[:, 0]))
+        for shard, places in groupby(in_file_order.tolist(), key=lambda place: int(units[place, 0])):
+            with self.store.shard(shard) as file:
+                for place in places:
+                    _, first, last = units[place]
+                    wanted = np.asarray(self.samples[first:last]) - self.store.offsets[shard]
+                    where = slice(starts[place], starts[place + 1])
+                    self._read(file, wanted, values[where], None if scale is None else scale[where])
+        return Pool(values, scale, self.store.schema.dtype)
+
+    def _load(self, file: Any, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Encoded rows (rows, d) and scales (rows,) of one sample of a shard."""
+        encoding, count = ENCODINGS[self.store.schema.dtype], prod(self.shape[1:-1])
+        values = np.empty((count, self.width), encoding.stored)
+        scale = np.empty(count, np.float32) if encoding.scale_bytes else None
+        self._read(file, np.array([number]), values, scale)
+        return values, scale
+
+    def _read(self, file: Any, numbers: np.ndarray, values: np.ndarray, scale: np.ndarray | None) -> None:
+        """Read samples of a shard (ascending) into `values` (rows, d) and `scale` (rows,), without a copy
+        between
+        where the samples lie side by side."""
+        shape = (len(numbers), *self.shape[1:])
+        self._read_dataset(file[f"{self.block}/values"], numbers, values.reshape(shape))
+        if scale is not None:
+            self._read_dataset(file[f"{self.block}/scale"], numbers, scale.reshape(shape[:-1]))
+
+    def _read_dataset(self, dataset: Any, numbers: np.ndarray, out: np.ndarray) -> None:
+        start, stop = int(numbers[0]), int(numbers[-1]) + 1
+        whole = out if stop - start == len(numbers) else np.empty((stop - start, *out.shape[1:]), out.dtype)
+        for i, step in enumerate(self._steps):
+            for j, branch in enumerate(self._branches):
+                dataset.read_direct(whole, np.s_[start:stop, step, branch], np.s_[:, i, j])
+        if whole is not out:
+            out[:] = whole[numbers - start]
+
+
+def _choose(kind: str, wanted: set, have: Sequence, indices: Sequence[int]) -> tuple[int, ...]:
+    if unknown := wanted - set(have):
+        some = ", ".join(sorted(map(str, unknown))[:5])
+        raise StoreError(f"these rows have no {kind} {some}; they have {', '.join(map(str, have))}")
+    if not wanted:
+        raise StoreError(f"no {kind} was chosen; there are {', '.join(map(str, have))}")
+    return tuple(i for name, i in zip(have, indices, strict=True) if name in wanted)

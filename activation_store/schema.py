@@ -1,0 +1,132 @@
+"""What a store holds: its blocks and their shapes, steps, branches, number format, and where it came from."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import Any
+
+from activation_store.encoding import ENCODINGS
+from activation_store.errors import StoreError
+
+FORMAT = "unbox activation store"
+VERSION = 1
+
+#: Bytes that a shard aims at when its number of samples is not given. A writer holds at most three shards.
+SHARD_BYTES = 128 << 20
+
+#: Samples in a shard at most when not given: what a killed writer has to make again.
+SHARD_SAMPLES = 256
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
+_LIMIT = 1 << 24  # of any one dimension: far over any model, far under any overflow
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The shape of a store. Two stores with equal schemas hold rows of the same kind."""
+
+    blocks: Mapping[str, tuple[int, int, int]]
+    """Block name -> (height, width, channels) of its updates."""
+    steps: tuple[int, ...]
+    """The scheduler's step indices that are kept, ascending."""
+    branches: tuple[str, ...]
+    """The branches that are kept: "cond", "uncond"."""
+    dtype: str = "float16"
+    """float16, bfloat16, float32, or int8 with one float32 scale a vector."""
+    positions: int | None = None
+    """Positions kept of each image, drawn at random; None keeps all."""
+    shard_samples: int = 0
+    """Images in a shard; 0 lets `SHARD_BYTES` decide."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """JSON: system, scheduler, weight hashes, seed: whatever must be the same for rows to belong together."""
+
+    def __post_init__(self) -> None:
+        blocks = {str(name): tuple(map(_size, shape)) for name, shape in dict(self.blocks).items()}
+        object.__setattr__(self, "blocks", blocks)
+        object.__setattr__(self, "steps", tuple(map(_index, self.steps)))
+        object.__setattr__(self, "branches", tuple(map(str, self.branches)))
+        object.__setattr__(self, "provenance", dict(self.provenance))
+        _require(bool(blocks), "a store needs at least one block")
+        for name, shape in blocks.items():
+            _require(_NAME.fullmatch(name) is not None, f"{name!r} is not a name for a block of a store")
+            _require(len(shape) == 3, f"block {name} has shape {shape}, not (height, width, channels)")
+        steps, branches = self.steps, self.branches
+        _require(bool(steps) and list(steps) == sorted(set(steps)), f"steps {steps} are not ascending")
+        _require(bool(branches) and len(set(branches)) == len(branches), f"branches {branches} are not a set")
+        _require(all(map(_NAME.fullmatch, branches)), f"branches {branches} are not plain names")
+        _require(
+            self.dtype in ENCODINGS,
+            f"{self.dtype!r} is not a number format of a store; there are " + ", ".join(ENCODINGS),
+        )
+        if self.positions is not None:
+            object.__setattr__(self, "positions", _size(self.positions))
+        if not self.shard_samples:
+            samples = min(SHARD_SAMPLES, SHARD_BYTES // self.sample_bytes)
+            whole = samples - samples % 8 if samples > 8 else max(1, samples)  # whole batches of 8, 4 or 2
+            object.__setattr__(self, "shard_samples", whole)
+        object.__setattr__(self, "shard_samples", _size(self.shard_samples))
+
+    def grid(self, block: str) -> tuple[int, int]:
+        """(y, x) of what is kept of one image: the block's grid, or (1, positions)."""
+        height, width, _ = self.blocks[block]
+        return (height, width) if self.positions is None else (1, min(self.positions, height * width))
+
+    def shape(self, block: str, samples: int) -> tuple[int, ...]:
+        """(samples, steps, branches, y, x, channels)."""
+        grid, channels = self.grid(block), self.blocks[block][2]
+        return (samples, len(self.steps), len(self.branches), *grid, channels)
+
+    @property
+    def sample_vectors(self) -> int:
+        """Vectors that one image adds, over all blocks."""
+        return sum(prod(self.shape(block, 1)[:-1]) for block in self.blocks)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one image's values (and scales), over all blocks."""
+        encoding = ENCODINGS[self.dtype]
+        shapes = [self.shape(block, 1) for block in self.blocks]
+        return sum(prod(s[:-1]) * (s[-1] * encoding.stored.itemsize + encoding.scale_bytes) for s in shapes)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Any, name: str = "store.json") -> "Schema":
+        """Read `to_json`'s object. Raises StoreError for other formats, newer versions, malformed fields."""
+        _require(isinstance(value, dict) and value.get("format") == FORMAT, f"{name} is not of an {FORMAT}")
+        fields = {key: value[key] for key in value if key not in ("format", "version")}
+        if value.get("version") != VERSION:
+            raise StoreError(
+                f"{name} has version {str(value.get('version'))[:20]} of the format, and this program reads "
+                f"version {VERSION}: use a newer one"
+            )
+        try:
+            return cls(**fields)
+        except StoreError as error:
+            raise StoreError(f"{name}: {error}") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"{name} is malformed: {error}") from None
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise StoreError(message)
+
+
+def _index(value: Any) -> int:
+    _require(
+        isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LIMIT,
+        f"{str(value)[:40]} is not an index from 0 to {_LIMIT - 1}",
+    )
+    return value
+
+
+def _size(value: Any) -> int:
+    _require(
+        isinstance(value, int) and not isinstance(value, bool) and 0 < value < _LIMIT,
+        f"{str(value)[:40]} is not a size from 1 to {_LIMIT - 1}",
+    )
+    return value

@@ -1,0 +1,229 @@
+"""One shard: an immutable HDF5 file with the updates, samples, thumbnails and statistics of some images.
+
+Layout, all datasets chunked, with `fletcher32` and nothing else: per block `values` (samples, steps,
+branches, y, x, channels), `scale` (int8 only), `positions` (samples, P; when positions are sampled), `mean`,
+`m2`, `norms`; beside the blocks `samples`, `thumbnails` (blobs) and their ends. Metadata is in the
+checksummed format of HDF5 1.10. The same contents give the same bytes.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from activation_store.encoding import ENCODINGS
+from activation_store.errors import StoreError
+from activation_store.moments import BINS
+from activation_store.schema import Schema
+
+#: Bytes of a chunk to aim at: what is read to reach one image, and the unit of shuffling.
+CHUNK_BYTES = 1 << 20
+
+BLOBS = ("samples", "thumbnails")
+_FLETCHER32 = h5py.h5z.FILTER_FLETCHER32
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Type, shape and chunk of one dataset; a blob's length is known only to the file (shape None)."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...] | None
+    chunk: tuple[int, ...] | None
+
+
+def chunk_samples(schema: Schema, block: str, samples: int) -> int:
+    """Samples in one chunk of a block's values, in a shard of `samples`.
+
+    At most as many as `CHUNK_BYTES` hold, at least half of that, and among those what pads the last chunk
+    least.
+    """
+    _, _, _, *vectors = schema.shape(block, 1)
+    size = prod(vectors) * ENCODINGS[schema.dtype].stored.itemsize
+    most = max(1, min(CHUNK_BYTES // size, samples))
+    return min(range(most, most // 2, -1), key=lambda chunk: -samples % chunk)
+
+
+def layout(schema: Schema, samples: int) -> dict[str, Layout]:
+    """Every dataset of a shard of so many samples, by its name in the file."""
+    encoding = ENCODINGS[schema.dtype]
+    table: dict[str, Layout] = {}
+
+    def put(name: str, dtype: Any, shape: tuple[int, ...], chunk: tuple[int, ...] | None = None) -> None:
+        table[name] = Layout(np.dtype(dtype), shape, chunk or shape)
+
+    for block in schema.blocks:
+        shape = schema.shape(block, samples)
+        groups, grid, width = shape[1:3], shape[3:5], shape[5]
+        together = chunk_samples(schema, block, samples)
+        put(f"{block}/values", encoding.stored, shape, (together, 1, 1, *grid, width))
+        if encoding.scale_bytes:
+            put(f"{block}/scale", "<f4", shape[:-1], (together, 1, 1, *grid))
+        if schema.positions is not None:
+            put(f"{block}/positions", "<u4", (samples, prod(grid)))
+        put(f"{block}/mean", "<f8", (*groups, width))
+        put(f"{block}/m2", "<f8", (*groups, width))
+        put(f"{block}/norms", "<i8", (*groups, BINS))
+    for name in BLOBS:
+        table[name] = Layout(np.dtype("u1"), None, None)
+        put(f"{name}_ends", "<i8", (samples,))
+    return table
+
+
+def write_shard(path: Path, schema: Schema, samples: int, data: Mapping[str, np.ndarray]) -> None:
+    """Write a shard's datasets (named as in `layout`) to a new file. OSError when the disk refuses."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        disk = _Disk(descriptor)
+        with h5py.File(path, "w", libver=("v110", "v110"), driver="fileobj", fileobj=disk) as file:
+            for name, plan in layout(schema, samples).items():
+                array = data[name]
+                chunk = plan.chunk or (min(len(array), CHUNK_BYTES),)
+                if plan.shape is not None and array.shape != plan.shape:
+                    raise StoreError(f"{name} of a shard has shape {array.shape}, not {plan.shape}")
+                file.create_dataset(name, data=array, dtype=plan.dtype, chunks=chunk, fletcher32=True,
+                                    track_times=False)  # fmt: skip
+        if disk.error is not None:
+            raise disk.error
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def open_shard(
+    path: Path, schema: Schema, samples: int, size: int, checked: set[tuple[str, int, int]] | None = None
+) -> Iterator[h5py.File]:
+    """Open a shard for reading after checking that it is what the manifest says and nothing else.
+
+    Refused with StoreError: links and special files, a size other than the manifest's, and inside any dataset
+    of another name, type, shape, chunk, filter or layout, or that lies outside the file (external, virtual,
+    linked). Errors of HDF5 while reading become StoreErrors too. `checked` remembers the files that passed,
+    for as long as they do not change: the checks take longer than the opening.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        raise StoreError(f"shard {path.name} is missing; `unbox store repair` lists what is left") from None
+    if path.is_symlink() or not path.is_file():
+        raise StoreError(f"shard {path.name} is not a regular file")
+    if status.st_size != size:
+        raise damaged(path, f"it has {status.st_size:,} bytes instead of {size:,}")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            version = (path.name, status.st_ino, status.st_mtime_ns)
+            if checked is None or version not in checked:
+                _check(file, path, layout(schema, samples), size)
+                if checked is not None:
+                    checked.add(version)
+            yield file
+    except (OSError, RuntimeError, KeyError, OverflowError) as error:
+        raise damaged(path, " ".join(str(error).split())[:200]) from error
+
+
+def damaged(path: Path, reason: str) -> StoreError:
+    """The error of a shard that cannot be trusted."""
+    return StoreError(
+        f"shard {path.name} is damaged: {reason}. `unbox store repair` sets it aside and keeps the others; "
+        "collecting again makes it anew"
+    )
+
+
+class _Disk:
+    """The file that HDF5 writes to, so that a full disk is an ordinary OSError.
+
+    HDF5 that cannot flush cannot close either, and the interpreter may then crash at exit. This file
+    remembers the first error, swallows what follows, lets HDF5 close, and leaves raising to its owner.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self.at, self.end = descriptor, 0, 0
+        self.error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.end}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while done < len(view) and self.error is None:
+                done += os.pwrite(self.descriptor, view[done:], self.at + done)
+        except OSError as error:
+            self.error = error
+        self.at += len(view)
+        self.end = max(self.end, self.at)
+        return len(view)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        data = os.pread(self.descriptor, len(view), self.at)
+        view[: len(data)] = data
+        self.at += len(data)
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        try:
+            os.ftruncate(self.descriptor, size)
+        except OSError as error:
+            self.error = self.error or error
+        self.end = size
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+
+def _check(file: h5py.File, path: Path, table: Mapping[str, Layout], size: int) -> None:
+    groups = {name.split("/")[0] for name in table if "/" in name}
+    _check_names(file, path, groups | {name for name in table if "/" not in name})
+    for group in groups:
+        if not isinstance(file[group], h5py.Group):
+            raise damaged(path, f"{group} is not a group")
+        _check_names(
+            file[group], path, {name.split("/")[1] for name in table if name.startswith(f"{group}/")}
+        )
+    total = sum(_check_dataset(file[name], path, name, plan) for name, plan in table.items())
+    if total > size:
+        raise damaged(path, f"its datasets declare {total:,} bytes in a file of {size:,}")
+
+
+def _check_names(group: h5py.Group, path: Path, names: set[str]) -> None:
+    if (count := len(group)) != len(names) or set(group) != names:
+        found = ", ".join(sorted(list(group)[:20])) if count <= 1000 else f"{count:,} names"
+        raise damaged(path, f"it holds {found[:300]} where {', '.join(sorted(names))[:300]} should be")
+    for name in names:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise damaged(path, f"{name} is a link to elsewhere")
+
+
+def _check_dataset(dataset: Any, path: Path, name: str, plan: Layout) -> int:
+    """Refuse a dataset that is not laid out as planned; its bytes."""
+    if not isinstance(dataset, h5py.Dataset):
+        raise damaged(path, f"{name} is not a dataset")
+    creation = dataset.id.get_create_plist()
+    if creation.get_layout() != h5py.h5d.CHUNKED or creation.get_external_count():
+        raise damaged(path, f"{name} keeps its data elsewhere (external, virtual or not chunked)")
+    if dataset.dtype != plan.dtype:
+        raise damaged(path, f"{name} has type {dataset.dtype}, not {plan.dtype}")
+    if plan.shape is None:
+        good = len(dataset.shape) == 1 and dataset.chunks == (min(dataset.shape[0], CHUNK_BYTES),)
+    else:
+        good = dataset.shape == plan.shape and dataset.chunks == plan.chunk
+    if not good or dataset.maxshape != dataset.shape:
+        raise damaged(path, f"{name} has shape {dataset.shape} in chunks of {dataset.chunks}, "
+                            f"not {plan.shape} in {plan.chunk}")  # fmt: skip
+    if creation.get_nfilters() != 1 or creation.get_filter(0)[0] != _FLETCHER32:
+        raise damaged(path, f"{name} is not stored with exactly the checksum filter")
+    nbytes = dataset.size * dataset.dtype.itemsize
+    if dataset.id.get_storage_size() < nbytes:
+        raise damaged(path, f"{name} is not all there")
+    return nbytes

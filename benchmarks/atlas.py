@@ -1,0 +1,127 @@
+"""Speed and memory of an atlas at full width: building, serving a feature's page, searching.
+
+    python benchmarks/atlas.py [--latents 5120 --blocks 4 --images 2000 --side 16 --width 64]
+
+A store of random updates stands for real ones (what is timed does not depend on what they mean); features,
+places and active latents are as many as asked for. Prints one table.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from activation_store import Sample, Schema, Store, Writer
+from unbox.atlas import Atlas, build
+from unbox.explorer.pages.feature import page
+from unbox.sae.model import SAE, Stats
+
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "dog",
+    "cat",
+    "bird",
+    "tree",
+    "house",
+    "moon",
+    "boat",
+    "star",
+    "cloud",
+    "river",
+    "stone",
+    "lamp",
+    "door",
+]
+
+
+def make_store(path: Path, images: int, blocks: int, side: int, width: int) -> Store:
+    """Random updates with four captions' words each."""
+    names = ("down.2.1", "mid.0", "up.0.0", "up.0.1", "up.1.0", "up.1.1")[:blocks]
+    schema = Schema(dict.fromkeys(names, (side, side, width)), (0,), ("cond",), shard_samples=64)
+    random = np.random.default_rng(0)
+    with Writer(path, schema) as writer:
+        for start in range(0, images, 64):
+            some = range(start, min(start + 64, images))
+            samples = [Sample(i, " ".join(random.choice(WORDS, 4)), i) for i in some]
+            with writer.shard(start, some.stop) as shard:
+                shape = (len(some), 1, 1, side, side, width)
+                shard.append(samples, {n: random.normal(size=shape).astype(np.float32) for n in names}, None)
+    return Store.open(path)
+
+
+def make_sae(block: str, latents: int, width: int, k: int) -> SAE:
+    """A random dictionary."""
+    draw = torch.Generator().manual_seed(len(block))
+    weights = torch.nn.functional.normalize(torch.randn(latents, width, generator=draw), dim=1)
+    one = torch.ones(latents)
+    stats = Stats(one, one, 4 * one, one * k / latents)
+    return SAE(weights, weights, torch.zeros(width), torch.zeros(latents), k, block, block, stats=stats)
+
+
+class Shown:
+    """What a feature's page asks of a lab."""
+
+    def __init__(self, atlas: Atlas, saes: dict[str, SAE]) -> None:
+        self.atlas, self.saes = atlas, saes
+
+    def feature(self, name: str) -> None:
+        sae, _, index = name.rpartition("/")
+        self.saes[sae].feature(int(index))
+
+
+def times(work, cases) -> np.ndarray:
+    """Milliseconds of each case."""
+    found = []
+    for case in cases:
+        start = time.perf_counter()
+        work(case)
+        found.append(1000 * (time.perf_counter() - start))
+    return np.array(found)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    for name, value in {
+        "latents": 5120,
+        "blocks": 4,
+        "images": 2000,
+        "side": 16,
+        "width": 64,
+        "k": 10,
+    }.items():
+        options.add_argument(f"--{name}", type=int, default=value)
+    o = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        store = make_store(home / "store", o.images, o.blocks, o.side, o.width)
+        saes = {block: make_sae(block, o.latents, o.width, o.k) for block in store.blocks}
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.perf_counter()
+        atlas = Atlas.open(build(store, saes, home / "atlas", progress=False))
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        size = sum(p.stat().st_size for p in atlas.folder.rglob("*") if p.is_file())
+        random = np.random.default_rng(1)
+        names = [f"{random.choice(store.blocks)}/{random.integers(o.latents)}" for _ in range(100)]
+        pages = times(lambda name: page(Shown(atlas, saes), name, None), names)
+        searches = times(atlas.search, [" ".join(random.choice(WORDS, 2)) for _ in range(100)])
+    print(
+        f"{len(atlas):,} features, {o.images:,} images of {o.side}x{o.side} places, k {o.k}, width {o.width}"
+    )
+    print(
+        f"build            {seconds:8.1f} s   ({o.images * o.blocks / seconds:.0f} images x blocks a second)"
+    )
+    print(f"peak memory      {peak / 1024:8.0f} MB  ({(peak - before) / 1024:.0f} MB over the start)")
+    print(f"atlas on disk    {size / 2**20:8.0f} MB")
+    print(f"feature page     {np.median(pages):8.0f} ms median, {np.quantile(pages, 0.95):.0f} ms p95")
+    print(f"search by words  {np.median(searches):8.1f} ms median, {np.quantile(searches, 0.95):.1f} ms p95")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What edits cost at SDXL's real size: time of the hooks in a UNet step, and their share of that step.
+
+    python benchmarks/edits.py                  # the hooks alone, 512 px: seconds
+    python benchmarks/edits.py --unet           # and a step of the real UNet with random weights (6 GB)
+
+The share is the hooks' time over the step's, each the median of its own runs: the difference of two runs of
+seconds would drown a cost of microseconds in their noise.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from unbox.edits.apply import Site
+from unbox.edits.program import Program
+from unbox.sae.model import SAE, Stats
+from unbox.words import DEFAULT_BLOCKS, Edits, Feature
+
+WIDTH, LATENTS, K = 1280, 5120, 10
+
+
+def random_sae(block: str) -> SAE:
+    """An SAE of the paper's size with random weights."""
+    weights = torch.nn.functional.normalize(torch.randn(LATENTS, WIDTH), dim=1)
+    one = torch.ones(LATENTS)
+    zeros = torch.zeros
+    stats = Stats(one, one, one, one / LATENTS * K)
+    return SAE(
+        weights, weights.clone(), zeros(WIDTH), zeros(LATENTS), K, block, block, stats=stats, update_std=30.0
+    )
+
+
+def scenarios(mask: np.ndarray) -> dict[str, Edits]:
+    """Edits by what they are called in the table."""
+    saes = {block: random_sae(block) for block in DEFAULT_BLOCKS}
+    hundred = [
+        Feature(DEFAULT_BLOCKS[i % 4], i, sae=saes[DEFAULT_BLOCKS[i % 4]]).add(1 + i, where=mask)
+        for i in range(100)
+    ]
+    one = saes["up.0.1"].feature(7)
+    return {
+        "one add": Edits.of(one.add(3)),
+        "one add with a mask": Edits.of(one.add(3, where=mask)),
+        "100 adds with masks on four blocks": Edits(tuple(hundred)),
+        "one scale (a full encode)": Edits.of(one.scale(3)),
+    }
+
+
+def median(run: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Median seconds of a call, after two to warm up."""
+    times = []
+    for i in range(repeats + 2):
+        _wait(device)
+        start = time.perf_counter()
+        run()
+        _wait(device)
+        times.append(time.perf_counter() - start)
+        if i < 2:
+            times.clear()
+    return statistics.median(times)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def hooks_of(
+    edits: Edits, batch: int, side: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[], None]:
+    """A call that does what the hooks do in one UNet step, on outputs of the real shape."""
+    run = SimpleNamespace(step=0, branches=("cond",) * batch, samples=np.arange(batch))
+    near = {id(e.sae): e.sae.to(device=device) for e in edits}
+    sites = []
+    for block in edits.blocks:
+        mine = tuple(e for e in edits if e.block == block)
+        moved = tuple(
+            Feature(e.block, e.feature, sae=near[id(e.sae)])._edit(e.op, e.value, unit=e.unit, where=e.where)
+            for e in mine
+        )
+        sites.append(Site(Program(moved, WIDTH), None, None))
+    output = torch.randn(batch, WIDTH, side, side, device=device, dtype=dtype)
+
+    def step() -> None:
+        for site in sites:
+            site.edited(output, output, run)
+
+    return step
+
+
+def unet_step(batch: int, side: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
+    """A step of SDXL's UNet with random weights; `side` of its latents."""
+    from unbox.models.real_size import sdxl_unet
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    unet = sdxl_unet().to(device).eval()
+    torch.set_default_dtype(before)
+    latents = torch.randn(batch, 4, side, side, device=device, dtype=dtype)
+    context = torch.randn(batch, 77, 2048, device=device, dtype=dtype)
+    added = {
+        "text_embeds": torch.randn(batch, 1280, device=device, dtype=dtype),
+        "time_ids": torch.full((batch, 6), 512.0, device=device, dtype=dtype),
+    }
+
+    def step() -> None:
+        with torch.no_grad():
+            unet(latents, 999, encoder_hidden_states=context, added_cond_kwargs=added)
+
+    return step
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pixels", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--unet", action="store_true", help="time a step of the real UNet as well")
+    options = parser.parse_args()
+    device, dtype = torch.device(options.device), torch.bfloat16
+    step = None
+    if options.unet:
+        step = median(unet_step(options.batch, options.pixels // 8, dtype, device), 3, device)
+        print(f"UNet step, {options.pixels} px, batch {options.batch}, bf16, {device}: {1e3 * step:.1f} ms")
+    mask = np.random.default_rng(0).random((options.pixels, options.pixels)) < 0.3
+    print(f"{'edits':38}{'ms a step':>12}" + (f"{'share':>10}" if step else ""))
+    for name, edits in scenarios(mask).items():
+        cost = median(
+            hooks_of(edits, options.batch, options.pixels // 32, dtype, device), options.repeats, device
+        )
+        print(f"{name:38}{1e3 * cost:12.3f}" + (f"{100 * cost / step:9.2f}%" if step else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Training batches: every row exactly once, in an order fixed by the seed, resumable at any row."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from activation_store import Store, StoreError
+from activation_store.batches import Batches, Pool
+from tests.activation_store import fakes
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return fakes.make(tmp_path_factory.mktemp("store"), 10)["up.1.0"]
+
+
+def everything(rows):
+    return np.concatenate([rows.read(i).reshape(-1, rows.width) for i in range(len(rows.samples))])
+
+
+def as_set(x):
+    """Rows in a canonical order."""
+    return x[np.lexsort(x.T)]
+
+
+def numbers(units, batch_size, *, pool_rows=7, **settings):
+    """Batches over rows that are just numbered: unit k holds the next `units[k]` numbers."""
+    starts = np.cumsum([0, *units])
+
+    def load(chosen):
+        parts = [np.arange(starts[k], starts[k + 1], dtype=np.float32) for k in chosen]
+        return Pool(np.concatenate(parts)[:, None], None, "float32")
+
+    fixed = {"seed": 0, "epochs": 1, "rank": 0, "world": 1, "cursor": None, **settings}
+    sizes = {"width": 1, "batch_size": batch_size, "pool_rows": pool_rows}
+    return Batches(unit_rows=np.array(units), load=load, identity="x", **sizes, **fixed)
+
+
+UNITS = st.lists(st.integers(0, 5), min_size=1, max_size=12).filter(any)
+
+
+@given(UNITS, st.integers(1, 9), st.integers(1, 20), st.integers(1, 4), st.integers(0, 5))
+def test_ranks_together_see_every_row_once_an_epoch(units, batch_size, pool_rows, world, seed):
+    settings = {"pool_rows": pool_rows, "world": world, "seed": seed}
+    ranks = [list(numbers(units, batch_size, rank=rank, **settings)) for rank in range(world)]
+    seen = np.concatenate([batch.ravel() for batches in ranks for batch in batches])
+    assert sorted(seen) == list(range(sum(units)))
+    for batches in ranks:
+        assert all(len(batch) == batch_size for batch in batches[:-1])
+        assert all(len(batch) for batch in batches)
+
+
+@given(UNITS, st.integers(1, 9), st.integers(1, 20), st.data())
+def test_a_cursor_goes_on_with_the_very_next_row(units, batch_size, pool_rows, data):
+    whole = numbers(units, batch_size, epochs=3, pool_rows=pool_rows)
+    batches, cursors = [], [whole.cursor]
+    for batch in whole:
+        batches.append(batch)
+        cursors.append(json.loads(json.dumps(whole.cursor)))
+    at = data.draw(st.integers(0, len(batches)))
+    rest = list(numbers(units, batch_size, epochs=3, pool_rows=pool_rows, cursor=cursors[at]))
+    assert len(rest) == len(batches) - at
+    assert all(map(np.array_equal, rest, batches[at:]))
+
+
+def test_batches_of_a_store_hold_every_row_and_differ_by_seed_and_epoch(rows):
+    first = np.concatenate(list(rows.batches(37, seed=1, pool_bytes=600)))
+    both = np.concatenate(list(rows.batches(37, seed=1, epochs=2, pool_bytes=600)))
+    other = np.concatenate(list(rows.batches(37, seed=2, pool_bytes=600)))
+    assert first.dtype == np.float32
+    assert np.array_equal(as_set(first), as_set(everything(rows)))
+    assert np.array_equal(first, both[: len(rows)])
+    assert not np.array_equal(first, both[len(rows) :])
+    assert not np.array_equal(first, other)
+    assert np.array_equal(as_set(first), as_set(other))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "int8"])
+def test_every_number_format_is_batched(tmp_path, dtype):
+    rows = fakes.make(tmp_path, 10, dtype=dtype)["mid.0"]
+    assert np.array_equal(as_set(np.concatenate(list(rows.batches(11)))), as_set(everything(rows)))
+
+
+@pytest.mark.parametrize(
+    ("filters", "images"),
+    [
+        ({"steps": 1}, range(10)),
+        ({"branches": "cond"}, range(10)),
+        ({"samples": [0, 3, 4, 9]}, [0, 3, 4, 9]),
+        ({"samples": slice(2, 7), "steps": {0}}, range(2, 7)),
+    ],
+)
+def test_filters_choose_steps_branches_and_images(rows, filters, images):
+    some = rows.filter(**filters)
+    truth = np.stack([rows.read(i) for i in images])
+    truth = truth[:, list(some.steps)][:, :, [rows.branches.index(b) for b in some.branches]]
+    assert some.shape == truth.shape
+    assert np.array_equal(np.stack([some.read(i) for i in range(len(some.samples))]), truth)
+    got = np.concatenate(list(some.batches(13, pool_bytes=300)))
+    assert np.array_equal(as_set(got), as_set(truth.reshape(-1, rows.width)))
+    assert np.isclose(some.moments.mean, truth.reshape(-1, rows.width).mean(0), atol=1e-5).all()
+    assert some.digest != rows.digest
+
+
+def test_what_is_not_there_is_named(rows):
+    with pytest.raises(StoreError, match="no step 7; they have 0, 1"):
+        rows.filter(steps=[0, 7])
+    with pytest.raises(StoreError, match="no branch both; they have uncond, cond"):
+        rows.filter(branches="both")
+    with pytest.raises(StoreError, match="image 10 is not among the 10 images"):
+        rows.filter(samples=[10])
+    with pytest.raises(StoreError, match="no step was chosen"):
+        rows.filter(steps=[])
+    with pytest.raises(StoreError, match=r"no block 'mid\.1'; it has mid\.0, up\.1\.0"):
+        rows.store["mid.1"]
+    with pytest.raises(IndexError, match="image 10 of a store with 10"):
+        rows.store.samples[10]
+
+
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"seed": -1}, {"rank": 1}, {"epochs": -1}])
+def test_settings_that_cannot_be_are_refused(rows, bad):
+    with pytest.raises(StoreError, match="sizes must be"):
+        rows.batches(**{"batch_size": 4, **bad})
+
+
+def test_a_cursor_of_other_rows_or_settings_is_refused(rows):
+    cursor = rows.batches(8).cursor
+    with pytest.raises(StoreError, match="other seed"):
+        rows.batches(8, seed=1, cursor=cursor)
+    with pytest.raises(StoreError, match="other rows"):
+        rows.filter(steps=0).batches(8, cursor=cursor)
+    with pytest.raises(StoreError, match="place"):
+        rows.batches(8, cursor={**cursor, "row": -1})
+
+
+def test_no_rows_are_an_error_and_few_rows_are_one_batch(tmp_path, rows):
+    with pytest.raises(StoreError, match="no rows"):
+        fakes.make(tmp_path, 0)["mid.0"].batches(8)
+    assert [len(batch) for batch in rows.batches(10_000)] == [len(rows)]
+
+
+def test_an_abandoned_iterator_leaves_no_thread(rows):
+    before = threading.active_count()
+    batches = rows.batches(8, epochs=None, pool_bytes=600)
+    next(batches)
+    assert threading.active_count() == before + 1
+    batches.close()
+    assert threading.active_count() == before
+
+
+def test_pools_bound_what_is_read_ahead(rows, monkeypatch):
+    sizes = []
+    take = type(rows)._pool
+    monkeypatch.setattr(type(rows), "_pool", lambda self, units: sizes.append(p := take(self, units)) or p)
+    list(rows.batches(8, pool_bytes=1000))
+    chunk = 4 * 4 * 4 * 4 * 2 * 4  # samples x steps x branches x positions x channels x bytes, at most
+    assert len(sizes) == 3
+    assert max(pool.values.nbytes for pool in sizes) <= 1000 + chunk
+
+
+def test_samples_are_distinct_rows_of_many_images(rows):
+    truth = everything(rows)
+    some = rows.sample(200, seed=3)
+    assert some.shape == (200, rows.width)
+    assert len(np.unique(some, axis=0)) == 200
+    assert {row.tobytes() for row in some} <= {row.tobytes() for row in truth}
+    assert np.array_equal(some, rows.sample(200, seed=3))
+    assert not np.array_equal(some, rows.sample(200, seed=4))
+    assert np.array_equal(as_set(rows.sample(10**9)), as_set(truth))
+
+
+def test_a_store_opened_earlier_is_not_disturbed_by_one_that_grows(tmp_path):
+    store = fakes.make(tmp_path, 8)
+    batches = store["mid.0"].batches(5)
+    first = next(batches)
+    fakes.make(tmp_path, 20)
+    assert len(np.concatenate([first, *batches])) == len(store["mid.0"])
+    assert len(Store.open(tmp_path)) == 20

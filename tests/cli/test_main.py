@@ -1,0 +1,139 @@
+"""The command line as a user meets it: help, mistakes in one line, Ctrl-C."""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, is_dataclass
+from importlib import import_module
+from typing import get_type_hints
+
+import pytest
+
+import unbox
+from activation_store import StoreError
+from unbox.cli import main as cli
+from unbox.words import UnboxError
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A command for the tests."""
+
+    blocks: tuple[str, ...] = ("mid.0",)
+    """Names of blocks."""
+    fault: str = ""
+    """What goes wrong."""
+    dry_run: bool = False
+    """Only look."""
+
+    def run(self) -> int | None:
+        if self.fault:
+            raise {
+                "user": UnboxError("no block 'mid.7';\n there are: mid.0"),
+                "store": StoreError("shard 3 is damaged"),
+                "disk": PermissionError(13, "Permission denied", "/sealed"),
+                "stop": KeyboardInterrupt(),
+                "bug": ValueError("a bug"),
+            }[self.fault]
+        print(self.blocks, self.dry_run)
+        return None
+
+
+@pytest.fixture(autouse=True)
+def probe(monkeypatch):
+    row = cli.Command("probe", f"{__name__}:Probe", "for the tests")
+    monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, row))
+
+
+def test_runs_and_fills(capsys):
+    assert cli.main(["probe", "--blocks", "up.0.1", "mid.0", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "('up.0.1', 'mid.0') True\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("user", "unbox: no block 'mid.7'; there are: mid.0\n"),
+        ("store", "unbox: shard 3 is damaged\n"),
+        ("disk", "unbox: [Errno 13] Permission denied: '/sealed'\n"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(fault, message, capsys):
+    assert cli.main(["probe", "--fault", fault]) == 2
+    assert capsys.readouterr().err == message
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["probe", "--fault", "bug"])
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("UNBOX_TRACEBACK", "1")
+    with pytest.raises(UnboxError):
+        cli.main(["probe", "--fault", "user"])
+
+
+def test_ctrl_c_says_how_to_go_on(capsys):
+    assert cli.main(["probe", "--fault", "stop"]) == 130
+    assert "unbox probe --fault stop" in capsys.readouterr().err
+
+
+def test_an_unknown_command_names_the_nearest(capsys):
+    assert cli.main(["colect", "--store", "x"]) == 2
+    assert "did you mean 'unbox collect'?" in capsys.readouterr().err
+    assert cli.main(["store", "verfy", "x"]) == 2
+    assert "did you mean 'unbox store verify'?" in capsys.readouterr().err
+    assert cli.main(["store"]) == 2
+    assert "store info, store verify, store repair" in capsys.readouterr().err
+
+
+def test_an_unknown_option_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["probe", "--block", "mid.0"])
+    assert stop.value.code == 2
+    assert "--blocks" in capsys.readouterr().err
+
+
+def options(form):
+    """Names of a command's options, those of groups of options included; what is positional has no name."""
+    for name, kind in get_type_hints(form, include_extras=True).items():
+        marks, plain = getattr(kind, "__metadata__", ()), getattr(kind, "__origin__", kind)
+        if is_dataclass(plain):
+            yield from options(plain)
+        elif "Positional" not in repr(marks):
+            yield name
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.name)
+def test_every_row_has_its_class_and_documents_every_option(command, capsys):
+    module, name = command.target.split(":")
+    form = getattr(import_module(module), name)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command.name.split(), "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for option in options(form):
+        assert f"--{option.replace('_', '-')}" in shown
+    assert form.__doc__
+    assert callable(form.run)
+
+
+def test_help_is_quick():
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "unbox", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(command.name in done.stdout for command in cli.COMMANDS[:-1])
+    assert time.perf_counter() - start < 2  # 0.1 s on an idle machine; torch alone takes longer than 2 s
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("unbox 0.")
+
+
+def test_public_names_exist():
+    for name in unbox.__all__:
+        assert getattr(unbox, name) is not None
+    with pytest.raises(AttributeError, match=r"it has .*load_saes"):
+        unbox.loda  # noqa: B018

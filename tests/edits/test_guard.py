@@ -1,0 +1,54 @@
+"""Guards bound norms where an edit acted, leave the rest alone, and count."""
+
+import numpy as np
+import pytest
+import torch
+
+from unbox.edits import Guard, norm_limits
+from unbox.words import UnboxError
+
+UPDATE = torch.randn(2, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+DELTA = torch.zeros_like(UPDATE)
+DELTA[:, :2] = 20 * torch.randn(2, 2, 4, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_clip_brings_norms_to_the_limit_and_keeps_the_direction():
+    guard = Guard({"mid.0": (0.5, 4.0)})
+    moved = UPDATE + guard.delta("mid.0", UPDATE, DELTA)
+    free = UPDATE + DELTA
+    assert torch.allclose(moved[:, :2].norm(dim=-1), free[:, :2].norm(dim=-1).clamp(0.5, 4.0), rtol=1e-5)
+    assert torch.allclose(torch.cosine_similarity(moved, free, dim=-1), torch.ones(()), atol=1e-5)
+    assert torch.equal(moved[:, 2:], UPDATE[:, 2:])
+    outside = (free[:, :2].norm(dim=-1) > 4.0) | (free[:, :2].norm(dim=-1) < 0.5)
+    assert guard.report() == {"mid.0": float(outside.float().mean())}
+
+
+def test_rescale_gives_each_position_its_norm_back():
+    guard = Guard({"mid.0": (0.0, 100.0)}, mode="rescale")
+    moved = UPDATE + guard.delta("mid.0", UPDATE, DELTA)
+    assert torch.allclose(moved.norm(dim=-1), UPDATE.norm(dim=-1), rtol=1e-5)
+    assert guard.report() == {"mid.0": 0.0}
+
+
+def test_inside_the_limits_nothing_changes():
+    guard = Guard({"mid.0": (0.0, 1e6)})
+    assert torch.equal(guard.delta("mid.0", UPDATE, DELTA), DELTA)
+    assert torch.equal(guard.delta("up.0.1", UPDATE, DELTA), DELTA)
+
+
+def test_limits_come_from_the_recorded_norms():
+    class Rows:
+        def __len__(self):
+            return 100
+
+        def sample(self, count, seed):
+            return np.arange(count, dtype=np.float32)[:, None]
+
+    assert norm_limits(Rows()) == (0.0, 99.0)
+    assert norm_limits(Rows(), (0.25, 0.75)) == (24.75, 74.25)
+
+
+@pytest.mark.parametrize(("limits", "mode"), [({"mid.0": (2, 1)}, "clip"), ({"mid.0": (0, 1)}, "hard")])
+def test_what_is_no_guard_is_refused(limits, mode):
+    with pytest.raises(UnboxError):
+        Guard(limits, mode)

@@ -1,0 +1,103 @@
+"""Metrics against what they should say of images that are known."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unbox.experiments.metrics import Pair, colour, make_metric, pixels, structure
+from unbox.experiments.statistics import bootstrap
+from unbox.words import UnboxError
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.integers(0, 256, (32, 32, 3), np.uint8)
+LEFT = np.repeat([[1.0] * 16 + [0.0] * 16], 32, 0)
+
+
+def image(array):
+    return Image.fromarray(np.asarray(array, np.uint8))
+
+
+@pytest.mark.parametrize("metric", [pixels, structure, colour])
+def test_an_image_is_at_no_distance_from_itself(metric):
+    figures = metric([Pair(image(NOISE), image(NOISE), "x", LEFT)])[0]
+    assert all(value == pytest.approx(0, abs=1e-5) for value in figures.values())
+
+
+@pytest.mark.parametrize("metric", [pixels, structure, colour])
+def test_what_changed_inside_the_mask_is_inside(metric):
+    changed = NOISE.copy()
+    changed[:, :8] = 255 - changed[:, :8]
+    figures = metric([Pair(image(NOISE), image(changed), "x", LEFT)])[0]
+    name = next(iter(figures))
+    assert figures[f"{name}_inside"] > 10 * figures[f"{name}_outside"]
+
+
+def test_rmse_is_the_root_mean_square():
+    figures = pixels([Pair(image(np.zeros((4, 4, 3))), image(np.full((4, 4, 3), 51)), "x")])[0]
+    assert figures == {"rmse": pytest.approx(0.2)}
+
+
+def test_lab_of_known_colours():
+    black, white = np.zeros((2, 2, 3)), np.full((2, 2, 3), 255)
+    assert colour([Pair(image(black), image(white), "x")])[0]["delta_e"] == pytest.approx(100, abs=0.05)
+    red, green = white.copy(), white.copy()
+    red[..., 1:], green[..., [0, 2]] = 0, 0
+    figures = colour([Pair(image(red), image(green), "x")])[0]
+    assert figures["delta_e"] == pytest.approx(170.6, abs=0.5)  # CIE76 of sRGB red and green
+    assert figures["lightness"] == pytest.approx(87.7 - 53.2, abs=0.2)
+
+
+def test_structure_falls_with_noise():
+    smooth = np.tile(np.linspace(0, 255, 32)[None, :, None], (32, 1, 3))
+    noisy = [np.clip(smooth + s * RNG.standard_normal(smooth.shape), 0, 255) for s in (5, 20, 80)]
+    found = [structure([Pair(image(smooth), image(n), "x")])[0]["dssim"] for n in noisy]
+    assert found == sorted(found)
+    assert found[0] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "message"),
+    [("beauty", None, "there are pixels"), ("clip", None, "clip ="), ("clip", "/nowhere", "no CLIP model")],
+)
+def test_a_metric_that_cannot_run_says_why(name, clip, message):
+    with pytest.raises(UnboxError, match=message):
+        make_metric(name, clip)
+
+
+def test_clip_scores_by_a_model_in_a_folder(tmp_path):
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+    from tests.models.tiny import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer(tmp_path / "words")
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    config = CLIPConfig(
+        text_config=text, vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=8
+    )
+    CLIPModel(config).save_pretrained(tmp_path / "clip")
+    size = {"height": 32, "width": 32}
+    CLIPProcessor(CLIPImageProcessor(size=size, crop_size=size), tokenizer).save_pretrained(tmp_path / "clip")
+    metric = make_metric("clip", str(tmp_path / "clip"))
+    same, other = metric(
+        [Pair(image(NOISE), image(NOISE), "a cat"), Pair(image(NOISE), image(255 - NOISE), "a cat")]
+    )
+    assert same["clip_image"] == pytest.approx(1, abs=1e-5)
+    assert same["clip_change"] == 0
+    assert other["clip_image"] < 1
+    assert -1 <= other["clip"] <= 1
+
+
+def test_bootstrap_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    inside = [
+        low <= 0.3 <= high
+        for _, low, high in (bootstrap(rng.random(60) < 0.3, draws=400, seed=i) for i in range(200))
+    ]
+    assert 0.88 <= np.mean(inside) <= 0.99
+
+
+def test_bootstrap_of_units_with_several_seeds_is_of_their_means():
+    values = np.random.default_rng(0).random((20, 3))
+    assert bootstrap(values) == bootstrap(values.mean(1))
+    assert np.isnan(bootstrap(np.array([np.nan]))).all()

@@ -1,0 +1,94 @@
+"""A lab on a tiny random SDXL: real pictures, SAEs fitted to them, a real atlas; and an explorer of it."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.models.tiny import tiny_pipeline
+from unbox.explorer.lab import Lab
+from unbox.explorer.recipe import Recipe
+
+BLOCKS = ("mid.0", "up.1.2")
+PROMPTS = [
+    f"a {size} {colour} {thing}"
+    for size in ("small", "large")
+    for colour in ("red", "green", "blue")
+    for thing in ("circle", "square", "star", "cat")
+]
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory) -> Path:
+    """A folder with `tiny`, `saes` and `atlas`."""
+    from dataclasses import replace
+
+    from unbox import collect, fit, load
+    from unbox.atlas import Atlas, Plan, build, set_label
+    from unbox.models import System
+
+    home = tmp_path_factory.mktemp("explorer")
+    folder = tiny_pipeline(home / "tiny", timestep_spacing="trailing")
+    spacing = {"timestep_spacing": "trailing"}
+    System(
+        "tiny", "a tiny random SDXL", None, "EulerDiscreteScheduler", spacing, steps=2, guidance=0.0, size=64
+    ).save(folder)  # fmt: skip
+    model = load(str(folder))
+    store = collect(model, PROMPTS, home / "store", blocks=BLOCKS, progress=False, thumbnail=64)
+    saes = {}
+    for block in BLOCKS:
+        fitted = fit(store[block], k=4, latents=32, tokens=4000, batch_size=512, progress=False)
+        saes[block] = replace(fitted, name=block)
+        saes[block].save(home / "saes" / block)
+    plan = Plan(top=4, random=3, per_interval=2, decoys=2, caption_images=8, probes=6, places=500)
+    build(store, saes, home / "atlas", plan=plan, model=model, progress=False)
+    set_label(Atlas.open(home / "atlas"), "mid.0/3", "something red", "the tests")
+    return home
+
+
+@pytest.fixture(scope="session")
+def lab(home) -> Lab:
+    from unbox.explorer.start import open_lab
+
+    return open_lab(str(home / "tiny"), home / "saes", home / "atlas")
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe("tiny", "a red cat", 7, 2, 0.0, 64, 64)
+
+
+def served(home: Path, *options: str) -> tuple[subprocess.Popen, str]:
+    """`unbox app` in a process of its own, once it answers, and what it printed."""
+    words = ["app", "--model", home / "tiny", "--saes", home / "saes", "--atlas", home / "atlas", *options]
+    with tempfile.NamedTemporaryFile(dir=home, suffix=".log", delete=False) as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "unbox", *map(str, words)], stdout=log, stderr=subprocess.STDOUT
+        )
+    said = ""
+    while "The explorer is at" not in said:
+        time.sleep(0.1)
+        said = Path(log.name).read_text()
+        if process.poll() is not None:
+            raise AssertionError(said)
+    return process, said
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End it, and wait until it is gone."""
+    process.terminate()
+    process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def url(home):
+    """Address of an explorer that runs while the tests do."""
+    process, said = served(home)
+    found = re.search(r"at (http\S+)", said)
+    assert found is not None
+    yield found[1]
+    stop(process)

@@ -1,0 +1,252 @@
+"""The explorer in a real browser: every page opened, used and photographed; links and PNGs restore."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium on this machine: install the system's package chromium"
+    ),
+]
+#: Milliseconds to wait for anything; a busy machine is slow, a broken page never comes.
+PATIENCE = 60_000
+#: Where screenshots are kept, if anywhere but a temporary folder.
+SHOTS = os.environ.get("UNBOX_SCREENSHOTS")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium, request):
+    """A page that fails the test on any error of its scripts."""
+    width = getattr(request, "param", 1440)
+    page = chromium.new_page(viewport={"width": width, "height": 1000})
+    page.set_default_timeout(PATIENCE)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    yield page
+    page.close()
+    assert not problems
+
+
+@pytest.fixture
+def shoot(tmp_path):
+    def shoot(page, name: str) -> None:
+        folder = Path(SHOTS) if SHOTS else tmp_path
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=folder / f"{name}.png", full_page=True)
+
+    return shoot
+
+
+def tab(page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def make(page, url: str) -> None:
+    page.goto(url)
+    page.click("#explore-make")
+    page.wait_for_selector("#explore-features .ub-chip")
+
+
+def picture(page, selector: str) -> str:
+    return page.locator(selector).first.get_attribute("src")
+
+
+def paint(page) -> None:
+    """Draw a stroke on the canvas, and wait until the server has it."""
+    canvas = page.locator("#paint-canvas canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.4 * box["height"], steps=6)
+    page.mouse.up()
+    sync_api.expect(page.get_by_role("radio", name="painted mask")).to_be_checked()
+
+
+WIDE = """() => [...document.querySelectorAll('body *')]
+  .filter((each) => each.getBoundingClientRect().right > window.innerWidth + 1
+    && getComputedStyle(each).overflowX === 'visible' && !each.closest('.ub-table, .tab-container'))
+  .map((each) => each.tagName + '.' + each.className).slice(0, 12)"""
+
+
+def too_wide(page) -> list[str]:
+    """What makes the page wider than the window."""
+    whole = page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+    return [] if whole else page.evaluate(WIDE)
+
+
+def test_explore_shows_what_fires_and_where(page, url, shoot):
+    make(page, url)
+    page.click("#explore-features .ub-chip >> nth=0")
+    page.wait_for_selector("#explore-stage .ub-heat")
+    page.locator("#explore-stage .ub-stage").click(position={"x": 60, "y": 60})
+    page.wait_for_selector("#explore-place .ub-chip")
+    heat = page.locator("#explore-stage .ub-heat")
+    page.locator("#explore-stage [data-opacity]").fill("20")
+    assert float(heat.evaluate("each => getComputedStyle(each).opacity")) == pytest.approx(0.2)
+    shoot(page, "explore")
+    seen = picture(page, "#explore-stage .ub-picture")
+    link = page.url
+    assert "view=explore" in link
+    page.goto("about:blank")
+    page.goto(link)
+    page.wait_for_selector("#explore-features .ub-chip")
+    assert picture(page, "#explore-stage .ub-picture") == seen
+
+
+def test_features_have_pages_links_and_keys(page, url, shoot):
+    page.goto(f"{url}?view=feature&f=mid.0/3")
+    page.wait_for_selector("#feature-body .ub-histogram")
+    page.click("#feature-body .ub-interval >> nth=0")
+    page.wait_for_selector("text=In this interval")
+    page.click("#feature-try")
+    page.wait_for_selector("#feature-strip img")
+    shoot(page, "feature")
+    page.locator("body").click(position={"x": 2, "y": 2})
+    page.keyboard.press("n")
+    page.wait_for_selector("#feature-body .ub-title:has-text('mid.0/4')")
+    page.wait_for_url("**/*f=mid.0%2F4")
+    page.keyboard.press("p")
+    page.wait_for_selector("#feature-body .ub-title:has-text('mid.0/3')")
+    page.fill(
+        "#feature-label textarea, #feature-label input",
+        "<script>alert(1)</script> <img src=x onerror=alert(2)>",
+    )
+    page.click("#feature-save")
+    page.wait_for_selector("#feature-body .ub-title:has-text('onerror')")
+    assert page.locator("#feature-body .ub-title img").count() == 0
+
+
+def test_search_finds_by_words_meaning_and_key(page, url, shoot):
+    page.goto(url)
+    page.wait_for_selector("#explore-make")
+    page.keyboard.press("/")
+    sync_api.expect(page.locator("#search-words textarea, #search-words input")).to_be_focused()
+    page.keyboard.type("red")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#search-results .ub-card")
+    shoot(page, "search")
+    page.get_by_role("radio", name="meaning").check()
+    page.click("#search-find")
+    page.wait_for_selector("text=likeness")
+    page.click("#search-results .ub-card >> nth=0")
+    page.wait_for_selector("#feature-body .ub-histogram")
+
+
+def test_painting_changes_the_picture_and_a_png_restores_it(page, url, shoot, tmp_path):
+    make(page, url)
+    page.click("#explore-features .ub-chip >> nth=-1")
+    page.click("#explore-card button:has-text('Paint with it')")
+    page.wait_for_selector("#paint-canvas img")
+    paint(page)
+    page.fill("#paint-strength input", "400")
+    page.click("#paint-add")
+    page.wait_for_selector("#paint-edits .ub-edit")
+    page.click("#paint-make")
+    page.wait_for_selector("#paint-result .ub-compare")
+    shoot(page, "paint")
+    before, after = picture(page, "#paint-result [alt=before]"), picture(page, "#paint-result [alt=after]")
+    assert before != after
+    note = page.inner_text("#paint-result p").split()
+    assert float(note[2]) > float(note[6])  # mean change A inside the mask, B outside
+    with page.expect_download() as download:
+        page.click("a.ub-save")
+    saved = tmp_path / "saved.png"
+    download.value.save_as(saved)
+    link = page.url
+
+    page.goto("about:blank")
+    page.goto(link)
+    page.wait_for_selector("#paint-result .ub-compare")
+    assert picture(page, "#paint-result [alt=after]") == after
+
+    page.goto(url)
+    tab(page, "Paint")
+    page.set_input_files("#paint-drop input", saved)
+    page.wait_for_selector("#paint-edits .ub-edit")
+    page.click("#paint-make")
+    page.wait_for_selector("#paint-result .ub-compare")
+    assert picture(page, "#paint-result [alt=after]") == after
+    page.click("#paint-edits button[aria-label='on or off']")
+    page.wait_for_selector("#paint-edits .ub-off")
+    page.click("#paint-make")
+    page.wait_for_function("() => document.querySelector('#paint-result [alt=after]').src === "
+                           "document.querySelector('#paint-result [alt=before]').src")  # fmt: skip
+    page.click("#paint-undo")
+    page.wait_for_selector("#paint-edits .ub-edit:not(.ub-off)")
+
+
+def test_foreign_and_damaged_pngs_are_refused(page, url, tmp_path):
+    from PIL import Image
+
+    Image.new("1", (6000, 6000)).save(tmp_path / "large.png")
+    (tmp_path / "text.png").write_text("no picture")
+    page.goto(url)
+    tab(page, "Paint")
+    for name, message in (("large.png", "holds no recipe"), ("text.png", "not a PNG")):
+        page.set_input_files("#paint-drop input", tmp_path / name)
+        page.wait_for_selector(f"text={message}")
+
+
+def test_compare_and_blocks(page, url, shoot):
+    page.goto(url)
+    tab(page, "Compare")
+    page.click("#compare-make")
+    page.wait_for_selector("#compare-result img")
+    shoot(page, "compare")
+    tab(page, "Blocks")
+    page.wait_for_selector("#blocks-body table")
+    shoot(page, "blocks")
+
+
+@pytest.mark.parametrize("page", [400], indirect=True)
+def test_narrow_screens(page, url, shoot):
+    make(page, url)
+    shoot(page, "narrow-explore")
+    assert too_wide(page) == []
+    page.goto(f"{url}?view=feature&f=up.1.2/1")
+    page.wait_for_selector("#feature-body .ub-histogram")
+    shoot(page, "narrow-feature")
+    assert too_wide(page) == []
+    tab(page, "Paint") if page.get_by_role("tab", name="Paint", exact=True).is_visible() else None
+    shoot(page, "narrow-paint")
+    assert too_wide(page) == []
+
+
+def test_dark_mode(page, url, shoot):
+    make(page, f"{url}?__theme=dark")
+    chip = page.locator("#explore-features .ub-chip").first
+    red, green, blue = chip.evaluate(
+        "each => getComputedStyle(each).backgroundColor.match(/\\d+/g).map(Number)"
+    )[:3]
+    assert red + green + blue < 200
+    shoot(page, "dark")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["view=explore&r=x", "view=paint&r=%00", "view=feature&f=<script>alert(1)</script>",
+     "view=compare&r=AAAA",
+     "view=" + "x" * 300, "view=search&q=" + "%22" * 50],
+)  # fmt: skip
+def test_malformed_links_open_the_page_all_the_same(page, url, query):
+    page.goto(f"{url}?{query}")
+    page.wait_for_selector("#explore-make")
+    page.click("#explore-make")
+    page.wait_for_selector("#explore-features .ub-chip")

@@ -1,0 +1,152 @@
+"""The explorer as it is served: routes, the API, hostile requests, a crowd."""
+
+import asyncio
+import json
+import re
+
+import httpx
+import pytest
+
+from tests.explorer.conftest import served, stop
+from unbox.explorer.app import is_local
+
+
+@pytest.fixture(scope="module")
+def http(url):
+    with httpx.Client(base_url=url, timeout=120) as client:
+        yield client
+
+
+EDIT = {"block": "mid.0", "feature": [1], "op": "add", "value": 50, "unit": "deviation"}
+
+
+def call(http, name: str, *data):
+    """An API call: the result, or the error's message."""
+    started = http.post(f"/gradio_api/call/{name}", json={"data": list(data)})
+    if started.status_code != 200:
+        return f"refused: {started.status_code}"
+    event = started.json()["event_id"]
+    text = http.get(f"/gradio_api/call/{name}/{event}").text
+    kind, payload = text.strip().split("\n")[-2:]
+    value = json.loads(payload.removeprefix("data: "))
+    return value[0] if kind == "event: complete" else f"error: {value}"
+
+
+def test_only_the_useful_actions_are_endpoints(http):
+    named = http.get("/gradio_api/info").json()["named_endpoints"]
+    assert set(named) == {
+        "/systems", "/generate", "/see_features", "/edit", "/feature", "/search_features", "/label_feature",
+    }  # fmt: skip
+    assert all(each["description"] for each in named.values())
+
+
+def test_the_api_does_what_the_pages_do(http):
+    assert call(http, "systems") == [{"system": "tiny", "default": True}]
+    made = call(http, "generate", "a red cat", 7, 0, "", [])
+    assert made["image"].startswith("data:image/png;base64,")
+    assert made["recipe"]["steps"] == 2
+    seen = call(http, "see_features", "a red cat", 7, 0, "", 3)
+    assert [len(rows) for rows in seen["features"].values()] == [3, 3]
+    both = call(http, "edit", {**made["recipe"], "edits": [EDIT]})
+    assert both["before"] != both["after"]
+    assert call(http, "feature", "mid.0/1")["name"] == "mid.0/1"
+    assert call(http, "search_features", "red", "words", "", 5)
+    assert call(http, "search_features", "a red circle", "meaning", "mid.0", 5)[0]["block"] == "mid.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        *(("generate", ["a", 0, steps, "", []]) for steps in (-1, 10**9, 2.5, "x", [1])),
+        *(("generate", [prompt, 0, 0, "", []]) for prompt in ("x" * 10**6, None, 7, {})),
+        *(("generate", ["a", seed, 0, "", []]) for seed in (-1, 2**70, 1e308, "0")),
+        *(("generate", ["a", 0, 0, system, []]) for system in ("sdxl-turbo", "../..", "http://x.example", 7)),
+        *(("generate", ["a", 0, 0, "", edits]) for edits in (
+            [EDIT | {"feature": [-1]}], [EDIT | {"feature": [32]}],
+            [EDIT | {"value": 1e308}], [{}] * 10**4, "x",
+            [EDIT | {"where": {"shape": [6000, 6000], "dtype": "u1", "zlib": ""}}],
+        )),
+        ("feature", ["mid.0/99"]), ("feature", ["../../etc/passwd"]), ("feature", [None]),
+        ("search_features", ["x" * 10**5, "words", "", 5]), ("search_features", ["a", "sql", "", 5]),
+        ("search_features", ["a", "words", "", 10**9]), ("label_feature", ["mid.0/1", "\x00", "me"]),
+        ("edit", [{"system": "tiny"}]), ("edit", ["x"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(http, name, data):
+    assert str(call(http, name, *data)).startswith(("error", "refused"))
+
+
+def test_numbers_that_are_no_json_are_refused(http):
+    body = '{"data": ["a", NaN, 0, "", []]}'
+    answer = http.post(
+        "/gradio_api/call/generate", content=body, headers={"content-type": "application/json"}
+    )
+    if answer.status_code == 200:
+        text = http.get(f"/gradio_api/call/generate/{answer.json()['event_id']}").text
+        assert "event: error" in text
+    assert call(http, "systems")
+
+
+def test_nothing_is_served_that_should_not_be(http, lab):
+    secrets = ["/etc/passwd", "/root/.bashrc", str(lab.atlas.database_path), f"{lab.atlas.path}/atlas.json",
+               "pyproject.toml", "unbox/explorer/app.py", "../../../etc/passwd", "https://example.com/x.png",
+               "file:///etc/passwd", "/proc/self/environ"]  # fmt: skip
+    for secret in secrets:
+        for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/"):
+            answer = http.get(f"{route}{secret}")
+            assert answer.status_code in (400, 403, 404, 405, 422), (route, secret, answer.status_code)
+
+
+def test_large_uploads_are_refused(http):
+    answer = http.post("/gradio_api/upload", files={"files": ("x.png", bytes(3 << 20))})
+    assert answer.status_code >= 400
+
+
+def test_a_crowd_is_queued_or_refused_and_the_app_lives(url, http):
+    async def crowd() -> list[str]:
+        limits = httpx.Limits(max_connections=120, max_keepalive_connections=0)
+        async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+
+            async def one(i: int) -> str:
+                started = await client.post(
+                    "/gradio_api/call/generate", json={"data": ["a red cat", i, 1, "", []]}
+                )
+                if started.status_code != 200:
+                    return "refused"
+                answer = await client.get(f"/gradio_api/call/generate/{started.json()['event_id']}")
+                return "made" if "event: complete" in answer.text else "refused"
+
+            return await asyncio.gather(*(one(i) for i in range(100)))
+
+    found = asyncio.run(crowd())
+    assert set(found) <= {"made", "refused"}
+    assert 1 <= found.count("made") < 100
+    assert call(http, "generate", "a red cat", 7, 0, "", [])["recipe"]["seed"] == 7
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.3.2.1"])
+def test_this_machine_alone(host):
+    assert is_local(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.com", ""])
+def test_elsewhere(host):
+    assert not is_local(host)
+
+
+@pytest.mark.slow
+def test_elsewhere_a_password_is_asked_for(home):
+    process, said = served(home, "--host", "0.0.0.0")
+    try:
+        password = re.search(r"user unbox, password (\S+)", said)
+        port = re.search(r":(\d+)/", said)
+        assert password is not None
+        assert port is not None
+        with httpx.Client(base_url=f"http://127.0.0.1:{port[1]}") as client:
+            assert client.get("/gradio_api/info").status_code == 401
+            assert client.post("/gradio_api/call/systems", json={"data": []}).status_code == 401
+            login = {"username": "unbox", "password": password[1]}
+            assert client.post("/login", data=login).status_code == 200
+            assert client.get("/gradio_api/info").status_code == 200
+    finally:
+        stop(process)

@@ -1,0 +1,69 @@
+"""Wrong combinations warn or refuse, with the reason; right ones say nothing (warnings are errors here)."""
+
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import save_file
+
+from tests.models.tiny import tiny_unet
+from unbox.models import SYSTEMS, load
+from unbox.words import UnboxError
+
+
+def small(name, **changes):
+    return replace(SYSTEMS[name], size=64, parts=(), **changes)
+
+
+def latents(model, **settings):
+    return model.generate("a cat", seed=1, height=16, width=16, output="latent", **settings)
+
+
+def test_one_step_with_leading_is_refused(tiny):
+    base = load(tiny, system=small("sdxl-base"))
+    with pytest.raises(UnboxError, match=r"'leading' spacing 1 step\(s\) begin at timestep 1 of 1000"):
+        latents(base, steps=1)
+    with pytest.warns(UserWarning, match="begin at timestep 501"):
+        latents(base, steps=2)
+
+
+def test_a_users_own_scheduler_is_checked_too(tiny):
+    """The check reads the scheduler that will run, whatever the row said."""
+    turbo = load(tiny, system=small("sdxl-turbo"))
+    turbo.pipeline.scheduler.register_to_config(timestep_spacing="leading")
+    with pytest.raises(UnboxError, match="begin at timestep"):
+        latents(turbo, steps=1)
+
+
+def test_x0_sampling_of_an_epsilon_checkpoint_is_refused(tiny, tmp_path):
+    with pytest.raises(UnboxError, match=r"UNet's output as sample, but the scheduler .* says epsilon"):
+        load(tiny, system=small("sdxl-lightning-1step"))
+    save_file(tiny_unet().state_dict(), tmp_path / "unet.safetensors")
+    load(tiny, system=small("sdxl-lightning-1step"), unet=tmp_path / "unet.safetensors")
+
+
+def test_v_sampling_of_an_epsilon_checkpoint_warns(tiny, tiny_v):
+    with pytest.warns(UserWarning, match="output as v_prediction, but the scheduler .* says epsilon"):
+        load(tiny, system=small("novelai-v3"))
+    load(tiny_v, system=small("novelai-v3"))
+
+
+def test_guidance_on_a_distilled_system_warns(tiny):
+    turbo = load(tiny, system=small("sdxl-turbo"))
+    with pytest.warns(UserWarning, match=r"distilled into sdxl-turbo: classifier-free guidance 5"):
+        latents(turbo, guidance=5.0)
+    latents(turbo, guidance=1.0)
+
+
+def test_a_negative_prompt_without_guidance_warns(tiny):
+    turbo = load(tiny, system=small("sdxl-turbo"))
+    with pytest.warns(UserWarning, match="no effect at guidance 0"):
+        latents(turbo, negative_prompt="a dog")
+
+
+def test_step_counts(tiny):
+    lightning = load(tiny, system=small("sdxl-lightning-4step"))
+    with pytest.warns(UserWarning, match=r"trained for 4 step\(s\); 3 will look worse"):
+        latents(lightning, steps=3)
+    one = load(tiny, system=small("sdxl-distar-1step"))
+    with pytest.raises(UnboxError, match=r"fixed timestep grid of 1 step\(s\), not 4"):
+        latents(one, steps=4)

@@ -1,0 +1,176 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLImg2ImgPipeline
+from PIL import Image
+
+from unbox.models import SYSTEMS, Micro, image_seed, load
+from unbox.words import Prompt, UnboxError
+
+TRAILING = {"timestep_spacing": "trailing"}
+
+
+@pytest.fixture(scope="module")
+def turbo(tiny):
+    return load(tiny, system=replace(SYSTEMS["sdxl-turbo"], size=64))
+
+
+def close(a, b, tolerance=2e-4):
+    return all((x - y).abs().max() <= tolerance * y.std() for x, y in zip(a, b, strict=True))
+
+
+def test_four_seeds_in_a_batch_are_four_runs(turbo):
+    """Ancestral noise too comes from each image's own generator."""
+    call = {"steps": 3, "output": "latent"}
+    batch = turbo.generate("a cat", seeds=[5, 6, 7, 8], **call)
+    single = [turbo.generate("a cat", seed=seed, **call)[0] for seed in (5, 6, 7, 8)]
+    odd = turbo.generate("a cat", seeds=[5, 6, 7, 8], batch_size=3, **call)
+    assert close(batch, single)
+    assert close(odd, single)
+    assert not close(batch[:1], batch[1:2], 0.1)
+
+
+def test_it_is_the_pipeline_that_samples(model):
+    (own,) = model.generate("a cat", seed=3, steps=3, guidance=4.0, negative_prompt="a dog", output="np")
+    plain = model.pipeline(
+        "a cat",
+        negative_prompt="a dog",
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+    ).images[0]
+    assert np.array_equal(own, plain)
+
+
+def test_lists_are_broadcast(turbo):
+    images = turbo.generate([Prompt("a cat"), "a dog"], seed=1, height=32, width=64)
+    assert [image.size for image in images] == [(64, 32)] * 2
+    assert len(turbo.generate("a cat", seeds=[1])) == 1
+    same, also = turbo.generate("a cat", seed=1, edits=[None, None], output="latent")
+    assert close([same], [also])
+
+
+def test_without_a_seed_every_image_differs(turbo):
+    first, second = turbo.generate(["a cat", "a cat"])
+    assert first.info["seed"] != second.info["seed"]
+    assert np.abs(np.asarray(first, int) - np.asarray(second, int)).max() > 5
+    (again,) = turbo.generate("a cat", seed=second.info["seed"])
+    assert np.abs(np.asarray(again, int) - np.asarray(second, int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": 1, "seeds": [1]}, "not both"),
+        ({"seeds": [1, 2, 3], "prompts": ["a", "b"]}, "2 of prompt, 3 of seed"),
+        ({"prompts": []}, "list for prompt is empty"),
+        ({"output": "jpeg"}, "'jpeg' is not one of pil, latent, np"),
+        ({"height": 60}, "60 x 64 pixels .* multiples of 8"),
+        ({"steps": 0}, "at least one"),
+        ({"image": Image.new("RGB", (64, 64))}, "starts from noise and takes no image"),
+        ({"edits": 5}, "a int cannot be attached"),
+    ],
+)
+def test_mistakes(turbo, arguments, message):
+    with pytest.raises(UnboxError, match=message):
+        turbo.generate(**{"prompts": "a cat", **arguments})
+
+
+def test_ensemble_is_a_manual_split(tiny, refiner):
+    both = load(
+        tiny,
+        system=replace(
+            SYSTEMS["sdxl-base+refiner"], refiner=str(refiner), size=64, scheduler_config=TRAILING
+        ),
+    )
+    prompts = ["a cat", "a dog"]
+    images = both.generate(prompts, seeds=[1, 2], steps=5, guidance=4.0, output="np")
+    base = load(tiny, system=replace(SYSTEMS["sdxl-base"], scheduler_config=TRAILING)).pipeline
+    shared = {name: getattr(base, name) for name in ("vae", "text_encoder_2", "tokenizer_2")}
+    second = StableDiffusionXLImg2ImgPipeline.from_pretrained(refiner, add_watermarker=False, **shared)
+    second.scheduler = EulerDiscreteScheduler.from_config(second.scheduler.config, **TRAILING)
+    call = {"num_inference_steps": 5, "guidance_scale": 4.0}
+    call["generator"] = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    latents = base(prompts, denoising_end=0.8, output_type="latent", height=64, width=64, **call).images
+    manual = second(prompts, image=latents, denoising_start=0.8, output_type="np", **call).images
+    assert np.array_equal(np.stack(images), manual)
+
+
+def test_refiner_takes_an_image(refiner):
+    model = load(refiner, system=replace(SYSTEMS["sdxl-refiner"], size=64))
+    start = Image.new("RGB", (64, 64), (90, 120, 30))
+    (image,) = model.generate("a cat", seed=1, image=start, strength=0.4, steps=10)
+    assert image.size == (64, 64)
+    assert "up.1.0" in model.blocks
+    with pytest.raises(UnboxError, match="give image="):
+        model.generate("a cat")
+
+
+def test_micro_conditioning_reaches_each_branch_of_each_image(model):
+    """Upstream repeats (negative, positive) ids row by row, which a batch of two gets wrong."""
+    first = Micro(original=(32, 48), negative=Micro(original=(8, 8), crop=(1, 2), target=(16, 16)))
+    second = Micro(crop=(4, 5), target=(128, 96))
+    seen = []
+    original = model.unet.forward
+
+    def forward(*args, **kwargs):
+        seen.append(kwargs["added_cond_kwargs"]["time_ids"].tolist())
+        return original(*args, **kwargs)
+
+    model.unet.forward = forward
+    try:
+        model.generate(
+            ["a cat", "a dog"], seed=1, steps=1, guidance=3.0, micro=[first, second], output="latent"
+        )
+    finally:
+        del model.unet.forward
+    assert seen[0] == [
+        [8, 8, 1, 2, 16, 16],
+        [64, 64, 4, 5, 128, 96],
+        [32, 48, 0, 0, 64, 64],
+        [64, 64, 4, 5, 128, 96],
+    ]
+
+
+def test_negative_sizes_in_a_batch_equal_single_runs(model):
+    micro = Micro(negative=Micro(original=(8, 8), target=(16, 16)))
+    call = {"steps": 2, "guidance": 6.0, "micro": micro, "output": "latent"}
+    batch = model.generate(["a cat", "a dog"], seeds=[1, 2], **call)
+    single = [model.generate(p, seed=s, **call)[0] for p, s in (("a cat", 1), ("a dog", 2))]
+    assert close(batch, single, 1e-3)
+
+
+def test_default_ids_are_the_pipelines():
+    assert Micro().ids(64, 96, False, "cond") == [64, 96, 0, 0, 64, 96]
+    assert Micro().ids(64, 96, True, "cond") == [64, 96, 0, 0, 6.0]
+    assert Micro(aesthetic=7.0).ids(64, 96, True, "uncond") == [64, 96, 0, 0, 2.5]
+
+
+def test_half_precision_keeps_v3_latents_in_float32(tiny_v):
+    row = replace(SYSTEMS["novelai-v3"], size=64)
+    half = load(tiny_v, torch.bfloat16, system=row)
+    dtypes = []
+    step = half.pipeline.scheduler.step
+    half.pipeline.scheduler.step = lambda out, t, x, *a, **k: (
+        dtypes.append(x.dtype),
+        step(out, t, x, *a, **k),
+    )[1]
+    (latents,) = half.generate("a cat", seed=1, steps=4, guidance=0.0, output="latent")
+    assert set(dtypes) == {torch.float32}
+    assert latents.dtype == torch.bfloat16
+    assert latents.isfinite().all()
+    (image,) = half.generate("a cat", seed=1, steps=4, guidance=0.0)
+    full = load(tiny_v, torch.float32, system=row)
+    (exact,) = full.generate("a cat", seed=1, steps=4, guidance=0.0, output="latent")
+    assert (latents.float() - exact).std() < 0.1 * exact.std()
+    assert image.size == (64, 64)
+
+
+def test_image_seed_is_stable_and_spread():
+    assert image_seed(0, 0) == 1427366890
+    assert image_seed(0, 1) != image_seed(1, 0)
+    assert len({image_seed(7, i) for i in range(10_000)}) > 9_990
+    assert all(0 <= image_seed(3, i) < 2**32 for i in range(100))

@@ -1,0 +1,241 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from tests.models.original_layout import save_original
+from tests.models.tiny import tiny_pipeline, tiny_unet
+from unbox.models import SYSTEMS, System, load, weight_hash
+from unbox.models.weights import present, quiet
+from unbox.words import UnboxError
+
+TURBO = replace(SYSTEMS["sdxl-turbo"], size=64)
+
+
+def image(model):
+    return np.asarray(model.generate("a cat", seed=1, output="np")[0])
+
+
+@pytest.fixture(scope="module")
+def lora_file(tmp_path_factory):
+    """A rank-4 LoRA with trained-looking weights on the attention projections, in the published layout."""
+    unet = tiny_unet()
+    unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    state = get_peft_model_state_dict(unet)
+    generator = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(t.shape, generator=generator) * 0.2 for name, t in state.items()}
+    folder = tmp_path_factory.mktemp("lora")
+    StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=state)
+    return folder / "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def unet_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("unet") / "unet.safetensors"
+    save_file(tiny_unet(seed=5).state_dict(), path)
+    return path
+
+
+def test_blocks_are_sdxls(tiny):
+    model = load(tiny, system=TURBO)
+    assert model.blocks == (
+        *("down.1.0", "down.1.1", "down.2.0", "down.2.1", "mid.0"),
+        *("up.0.0", "up.0.1", "up.0.2", "up.1.0", "up.1.1", "up.1.2"),
+    )
+    assert model.block("up.0.1") is model.unet.up_blocks[0].attentions[1]
+    with pytest.raises(UnboxError, match=r"no block 'up.7.0'; it has down.1.0"):
+        model.block("up.7.0")
+
+
+def test_a_folder_without_a_row_is_sampled_as_it_ships(tiny):
+    model = load(tiny)
+    assert model.system.name == tiny.name
+    assert (model.system.prediction, model.system.scheduler) == ("epsilon", "EulerDiscreteScheduler")
+    assert model.size == 64
+    assert model.pipeline.scheduler.config.timestep_spacing == "leading"
+
+
+def test_a_folder_carries_its_own_row(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "mine")
+    row = replace(TURBO, name="mine", base=None, timesteps={2: (999, 499)})
+    row.save(folder)
+    assert load(folder).system == row
+    assert System.from_json(json.loads(json.dumps(row.to_json())), "here") == row
+    (folder / "system.json").write_text(json.dumps({**row.to_json(), "stepz": 3}))
+    with pytest.raises(UnboxError, match=r"system.json is not a system: unknown stepz"):
+        load(folder)
+
+
+@pytest.mark.parametrize("row", SYSTEMS.values(), ids=SYSTEMS)
+def test_every_row_survives_json(row):
+    assert System.from_json(json.loads(json.dumps(row.to_json())), "row") == replace(
+        row, scheduler_config=dict(row.scheduler_config)
+    )
+
+
+def test_a_unet_file(tiny, unet_file):
+    plain, changed = load(tiny, system=TURBO), load(tiny, system=TURBO, unet=unet_file)
+    assert weight_hash(changed.unet) == weight_hash(tiny_unet(seed=5))
+    assert not np.array_equal(image(plain), image(changed))
+    folder = load(tiny, system=TURBO, unet=tiny)
+    assert weight_hash(folder.unet) == weight_hash(plain.unet)
+
+
+def test_a_unet_that_does_not_fit(tiny, tmp_path, unet_file):
+    tensors = load_file(unet_file)
+    tensors["surplus"] = tensors.pop("conv_in.bias")
+    save_file(tensors, tmp_path / "wrong.safetensors")
+    with pytest.raises(
+        UnboxError, match=r"1 tensors are missing \(like conv_in.bias\) and 1 unknown \(like surplus"
+    ):
+        load(tiny, unet=tmp_path / "wrong.safetensors")
+    with pytest.raises(UnboxError, match="no unet file at nowhere"):
+        load(tiny, unet="nowhere")
+
+
+def test_a_lora_is_an_adapter(tiny, lora_file):
+    plain, adapted = load(tiny, system=TURBO), load(tiny, system=TURBO, lora=lora_file)
+    assert adapted.adapters == ("lora",)
+    with_lora = image(adapted)
+    assert np.abs(with_lora - image(plain)).max() > 0.01
+    with adapted.unadapted():
+        assert np.allclose(image(adapted), image(plain), atol=1e-5)
+    assert np.array_equal(image(adapted), with_lora)
+    assert "up.0.1" in adapted.blocks
+    with pytest.raises(UnboxError, match="no LoRA adapter"), plain.unadapted():
+        pass
+
+
+def cached(cache, repo, source):
+    """Put a file or folder into a Hub cache as one snapshot of `repo`."""
+    place = cache / f"models--{repo.replace('/', '--')}"
+    snapshot = place / "snapshots" / ("0" * 40)
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    if source.is_dir():
+        shutil.copytree(source, snapshot)
+    else:
+        snapshot.mkdir(parents=True)
+        shutil.copy(source, snapshot)
+        (snapshot / "README.md").write_text("a LoRA")
+
+
+def test_a_system_is_found_in_the_hubs_cache(tiny, lora_file, tmp_path, monkeypatch):
+    """The rows' own route, base and part by repository, without a network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    row = SYSTEMS["sdxl-ncp-dpo"]
+    assert not present(row)
+    cached(tmp_path, row.base, tiny)
+    with pytest.raises(UnboxError, match=r"looked for alexgambashidze/\S+ in .* Ready here: .*sdxl-base"):
+        load("sdxl-ncp-dpo", download=False)
+    cached(tmp_path, row.parts[0].repo, lora_file)
+    assert present(row)
+    model = load("sdxl-ncp-dpo", download=False)
+    assert (model.system, model.adapters) == (row, ("lora",))
+    assert load(row.base, download=False).system.name == "sdxl-base"
+
+
+def test_a_single_file(tmp_path):
+    folder = tiny_pipeline(tmp_path / "tiny", layers_2=10)
+    original = load(folder, system=TURBO)
+    path = save_original(original.pipeline, tmp_path / "checkpoint.safetensors")
+    single = load(path, system=TURBO, config=folder)
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        assert weight_hash(getattr(single.pipeline, name)) == weight_hash(getattr(original.pipeline, name)), (
+            name
+        )
+    assert np.allclose(image(single), image(original), atol=1e-6)
+
+
+def test_half_precision_is_not_computed_on_a_cpu(tiny, tmp_path):
+    with quiet():
+        pipeline = StableDiffusionXLPipeline.from_pretrained(tiny, dtype=torch.float16)
+        pipeline.save_pretrained(tmp_path / "half")
+    assert load(tmp_path / "half").dtype == torch.float32
+    assert load(tmp_path / "half", "float16").dtype == torch.float16
+    assert load(tiny, torch.bfloat16).dtype == torch.bfloat16
+    with pytest.raises(UnboxError, match="'float17' is not one of"):
+        load(tiny, "float17")
+
+
+def test_the_fingerprint_follows_weights_and_settings(tiny, unet_file):
+    one, same, other = load(tiny), load(tiny), load(tiny, unet=unet_file)
+    assert one.fingerprint == same.fingerprint
+    assert one.fingerprint["weights"]["unet"] != other.fingerprint["weights"]["unet"]
+    assert one.fingerprint["weights"]["vae"] == other.fingerprint["weights"]["vae"]
+    json.dumps(one.fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("sdxl-turb", "no system 'sdxl-turb'; near: sdxl-turbo"),
+        (
+            "sdxl-turbo",
+            "looked for stabilityai/sdxl-turbo in .* `hf download stabilityai/sdxl-turbo`",
+        ),
+        ("owner/repository", "looked for owner/repository in the cache"),
+        ("novelai-v3", r"no public weights: .*load\('CHECKPOINT', system='novelai-v3'\)"),
+        ("ByteDance/SDXL-Lightning", "several systems; name one: sdxl-lightning-1step"),
+        ("./nothing/here", "nothing at ./nothing/here"),
+        ("gone.safetensors", "nothing at gone.safetensors"),
+    ],
+)
+def test_what_is_not_here_is_named(source, message):
+    with pytest.raises(UnboxError, match=message):
+        load(source, download=False)
+
+
+def test_wrong_places(tiny, tmp_path):
+    with pytest.raises(UnboxError, match=r"without model_index.json"):
+        load(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(UnboxError, match=r"no checkpoint: single files end in \.safetensors"):
+        load(tmp_path / "notes.txt")
+    with pytest.raises(UnboxError, match="offload 'disk' is not one of model, sequential"):
+        load(tiny, offload="disk")
+    with pytest.raises(UnboxError, match="there is none here"):
+        load(tiny, device="cpu", offload="model")
+
+
+@pytest.mark.parametrize("fault", ["gone", "cut short", "not weights"])
+def test_damaged_weights_are_named(tiny, tmp_path, fault):
+    folder = shutil.copytree(tiny, tmp_path / "damaged")
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    data = file.read_bytes()
+    file.unlink() if fault == "gone" else file.write_bytes(
+        data[:9999] if fault == "cut short" else b"hello" * 99
+    )
+    with pytest.raises(UnboxError, match=r"damaged could not be loaded .* may be incomplete"):
+        load(folder)
+
+
+def test_loading_is_silent(tiny, capfd):
+    load(tiny)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, on importing its compiler
+def test_compiled_blocks_leave_hooks_alone(tiny):
+    """The blocks inside a transformer are compiled, the transformer is not, so its hooks fire.
+
+    Compiled code is told to run eagerly: what the compiler makes is its own matter, and takes a minute.
+    """
+    plain, compiled = load(tiny, system=TURBO), load(tiny, system=TURBO, compile=True)
+    assert type(compiled.block("mid.0")).__name__ == "Transformer2DModel"
+    assert compiled.block("mid.0").transformer_blocks[0]._compiled_call_impl is not None
+    calls = []
+    with torch.compiler.set_stance("force_eager"):
+        handle = compiled.block("mid.0").register_forward_hook(lambda *_: calls.append(1))
+        result = image(compiled)
+        handle.remove()
+    assert len(calls) == 1
+    assert np.allclose(result, image(plain), atol=1e-5)

@@ -1,0 +1,217 @@
+"""Every row's sampler, through `generate`, against an independent path and against closed forms."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.models.reference import (
+    alphas_bar,
+    consistency,
+    euler,
+    euler_ancestral,
+    k_denoiser,
+    leading,
+    sigmas_of,
+    trailing,
+)
+from tests.models.tiny import tiny_unet
+from unbox.models import SYSTEMS, load
+from unbox.models.schedulers import V3_SIGMA_MAX
+
+# Standard deviation of the Gaussian oracle's data. In one step from sigma 14.6 the answer x - sigma eps
+# cancels to 14.6 SPREAD^2 / (14.6^2 + SPREAD^2): a small spread alone would cost float32 four digits.
+SPREAD = 5.0
+PROMPT, SEED = "a red bird", 11
+
+
+def _seeded(shape=(1, 4, 32, 32)):
+    """The image's own noise: the first draw, and then one draw per call."""
+    generator = torch.Generator().manual_seed(SEED)
+    return lambda: torch.randn(shape, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def unet_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("unet") / "unet.safetensors"
+    save_file(tiny_unet(seed=3).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def systems(tiny, tiny_v, unet_file):
+    """Each row's settings on tiny weights: {name: model}, made on demand."""
+    made = {}
+
+    def system(name):
+        if name not in made:
+            row = replace(SYSTEMS[name], parts=(), size=64, base=None)
+            folder = tiny_v if row.prediction == "v_prediction" else tiny
+            made[name] = load(folder, system=row, unet=unet_file)
+        return made[name]
+
+    return system
+
+
+def conditions(model, prompt=PROMPT, negative=None):
+    """Text embeddings, pooled embeddings and time ids for the UNet, of the prompt or of the negative."""
+    pipeline = model.pipeline
+    embeds, none, pooled, no_pool = pipeline.encode_prompt(
+        prompt, device="cpu", do_classifier_free_guidance=True, negative_prompt=negative
+    )
+    ids = torch.tensor([[64.0, 64, 0, 0, 64, 64]])
+    return (embeds, pooled, ids), (none, no_pool, ids)
+
+
+def unet_call(model, condition):
+    """`forward(x_in, t)` of the model's UNet under a condition."""
+    embeds, pooled, ids = condition
+
+    def forward(x, t):
+        added = {"text_embeds": pooled, "time_ids": ids}
+        with torch.no_grad():
+            return model.unet(x, float(t), encoder_hidden_states=embeds, added_cond_kwargs=added).sample
+
+    return forward
+
+
+def guided(cond, uncond, scale):
+    """Classifier-free guidance with the two branches called one after the other."""
+    return lambda x, t: uncond(x, t) + scale * (cond(x, t) - uncond(x, t))
+
+
+def by_table(sigmas, timesteps):
+    return {float(s): float(t) for s, t in zip(sigmas, timesteps, strict=False)}.__getitem__
+
+
+def reference_latents(name, steps, forward):
+    """Latents (1, 4, 32, 32) float64 of a row by the reference sampler."""
+    row, noise = SYSTEMS[name], _seeded()
+    if row.timesteps:
+        return consistency(forward, noise().double(), row.timesteps[steps], noise)
+    if name == "novelai-v3":
+        timesteps, table = np.linspace(999, 0, steps), sigmas_of(alphas_bar(V3_SIGMA_MAX))
+    else:
+        leads = row.scheduler_config.get("timestep_spacing") == "leading"
+        timesteps, table = (leading if leads else trailing)(steps), sigmas_of(alphas_bar())
+    if name == "sdxl-turbo-stability":
+        timesteps = 999 - 100 * np.arange(steps)
+    sigmas = np.append(np.exp(np.interp(timesteps, np.arange(1000), np.log(table))), 0)
+    denoise = k_denoiser(forward, row.prediction, by_table(sigmas, timesteps))
+    # diffusers starts `leading` runs at sqrt(sigma^2 + 1) and the others at sigma
+    leads = row.scheduler_config.get("timestep_spacing") == "leading"
+    start = noise().double() * ((sigmas[0] ** 2 + 1) ** 0.5 if leads else sigmas[0])
+    if "Euler" in row.scheduler and "Ancestral" not in row.scheduler:
+        return euler(denoise, start, sigmas)
+    return euler_ancestral(denoise, start, sigmas, noise)
+
+
+CASES = [
+    ("sdxl-base", 10),
+    ("sdxl-turbo", 1),
+    ("sdxl-turbo", 4),
+    ("sdxl-turbo-stability", 3),
+    ("sdxl-lightning-1step", 1),
+    ("sdxl-lightning-4step", 4),
+    ("sdxl-distar-1step", 1),
+    ("dmd2-4step", 4),
+    ("novelai-v3", 12),
+    ("shapes-turbo", 4),
+]
+
+
+@pytest.mark.parametrize(("name", "steps"), CASES)
+def test_an_independent_sampler_gives_the_same_latents(systems, name, steps):
+    model = systems(name)
+    (latents,) = model.generate(PROMPT, seed=SEED, steps=steps, guidance=0.0, output="latent")
+    cond, _ = conditions(model)
+    expected = reference_latents(name, steps, unet_call(model, cond))[0]
+    error = (latents.double() - expected).abs().max() / expected.std()
+    assert error < 2e-4, f"relative error {error:.1e}"
+
+
+@pytest.mark.parametrize(("name", "steps"), [("sdxl-base", 10), ("novelai-v3", 6)])
+def test_guidance_batched_is_guidance_sequential(systems, name, steps):
+    model, negative = systems(name), "a blue boat"
+    (latents,) = model.generate(
+        PROMPT, seed=SEED, steps=steps, guidance=4.0, negative_prompt=negative, output="latent"
+    )
+    cond, uncond = (unet_call(model, each) for each in conditions(model, negative=negative))
+    expected = reference_latents(name, steps, guided(cond, uncond, 4.0))[0]
+    error = (latents.double() - expected).abs().max() / expected.std()
+    assert error < 1e-3, f"relative error {error:.1e}"
+
+
+def gaussian(kind, table):
+    """The exact UNet of data N(0, SPREAD^2): by Bayes, E[x0 | x_t], said as `kind`."""
+
+    def forward(x, t):
+        log = np.interp(float(t), np.arange(1000), np.log(table))
+        sigma = float(np.exp(log))
+        x0 = x.double() * (1 + sigma**2) ** 0.5 * SPREAD**2 / (sigma**2 + SPREAD**2)
+        root, rest = (1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5
+        eps = (x.double() - root * x0) / rest
+        return {"epsilon": eps, "sample": x0, "v_prediction": root * eps - rest * x0}[kind].float()
+
+    return forward
+
+
+@contextmanager
+def replaced_by(model, forward):
+    """The model's UNet computes `forward(x, t)`; its hooks and configuration stay."""
+    model.unet.forward = lambda x, t, **_: (forward(x, t),)
+    try:
+        yield
+    finally:
+        del model.unet.forward
+
+
+ALL = [(row.name, n) for row in SYSTEMS.values() for n in row.step_counts or (row.steps,)]
+ALL = [case for case in ALL if not SYSTEMS[case[0]].image_to_image and not SYSTEMS[case[0]].refiner]
+
+
+@pytest.mark.parametrize(("name", "steps"), ALL)
+def test_gaussian_data_is_sampled_as_the_closed_form_says(systems, name, steps):
+    """With linear denoisers every sampler is linear: the answer is known for any noise."""
+    model = systems(name)
+    terminal = V3_SIGMA_MAX if name == "novelai-v3" else None
+    oracle = gaussian(model.system.prediction, sigmas_of(alphas_bar(terminal)))
+    with replaced_by(model, oracle):
+        (latents,) = model.generate(PROMPT, seed=SEED, steps=steps, guidance=0.0, output="latent")
+    expected = closed_form(name, steps)
+    error = (latents.double() - expected).abs().max() / expected.std()
+    assert error < 1e-5, f"relative error {error:.1e}"
+
+
+def closed_form(name, steps):
+    """The latents (4, 32, 32) for N(0, SPREAD^2) data: products and sums of numbers, no denoiser called."""
+    row, noise, spread = SYSTEMS[name], _seeded(), SPREAD**2
+    abar = alphas_bar()
+    if row.timesteps:
+        x = noise().double()
+        for i, t in enumerate(row.timesteps[steps]):
+            x = x * abar[t] ** 0.5 * spread / (abar[t] * spread + 1 - abar[t])  # E[x0 | x_t]
+            if i + 1 < steps:
+                after = abar[row.timesteps[steps][i + 1]]
+                x = after**0.5 * x + (1 - after) ** 0.5 * noise().double()
+        return x[0]
+    leads = row.scheduler_config.get("timestep_spacing") == "leading"
+    timesteps = (leading if leads else trailing)(steps)
+    if name == "novelai-v3":
+        timesteps, abar = np.linspace(999, 0, steps), alphas_bar(V3_SIGMA_MAX)
+    if name == "sdxl-turbo-stability":
+        timesteps = 999 - 100 * np.arange(steps)
+    sigmas = np.append(np.exp(np.interp(timesteps, np.arange(1000), np.log(sigmas_of(abar)))), 0)
+    x = noise().double() * ((sigmas[0] ** 2 + 1) ** 0.5 if leads else sigmas[0])
+    ancestral = row.scheduler != "EulerDiscreteScheduler" and name != "novelai-v3"
+    for now, after in pairwise(sigmas):
+        up = after * (1 - after**2 / now**2) ** 0.5 if ancestral else 0.0
+        down = (after**2 - up**2) ** 0.5
+        x = x * (1 + (down - now) * now / (now**2 + spread))
+        if up:
+            x = x + up * noise().double()
+    return x[0]

@@ -1,0 +1,166 @@
+"""The sparse operations against dense autograd in fp64: values and every gradient to 1e-6 relative."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unbox.sae import select, sparse
+from unbox.sae.losses import Aux, reconstructions, squared_error, strongest
+from unbox.sae.variants import variant
+
+SHAPES = [(7, 5, 11, 3), (1, 4, 4, 4), (16, 8, 64, 1), (32, 16, 70_000, 2)]
+
+
+def problem(count, d, n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    weights = {"W_enc": draw(n, d), "W_dec": draw(n, d), "b_pre": draw(d), "b_lat": draw(n)}
+    return draw(count, d), {name: w.requires_grad_() for name, w in weights.items()}
+
+
+def dense_codes(x, w, chosen):
+    return ((x - w["b_pre"]) @ w["W_enc"].T + w["b_lat"]).relu() * chosen
+
+
+def close(a, b):
+    scale = b.abs().max().clamp_min(1e-30)
+    assert (a - b).abs().max() / scale < 1e-6
+
+
+def gradients(loss, w):
+    return dict(zip(w, torch.autograd.grad(loss, tuple(w.values())), strict=True))
+
+
+def pattern(active, count):
+    chosen = torch.zeros(count, active.latents, dtype=torch.float64)
+    chosen[active.rows, active.indices] = 1
+    return chosen
+
+
+def sparse_loss(x, w, active, level, levels):
+    centred = (x - w["b_pre"]).detach()
+    values = sparse.score(w["W_enc"], w["b_lat"], w["b_pre"], centred, active).relu()
+    found = reconstructions(values, active, level, levels, w["W_dec"], w["b_pre"])
+    return found, squared_error(found, x).mean()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_topk_step_equals_dense_autograd(shape):
+    count, d, n, k = shape
+    x, w = problem(count, d, n)
+    with torch.no_grad():
+        active, pre = select.by_row(x - w["b_pre"], w["W_enc"], w["b_lat"], k)
+    found, loss = sparse_loss(x, w, active, None, 0)
+    dense = dense_codes(x, w, pattern(active, count))
+    expected = dense @ w["W_dec"] + w["b_pre"]
+    close(found[0], expected)
+    ours, theirs = gradients(loss, w), gradients((expected - x).square().sum(), w)
+    for name in w:
+        close(ours[name], theirs[name])
+    top = ((x - w["b_pre"]) @ w["W_enc"].T + w["b_lat"]).topk(k)
+    close(pre.view(count, k), top.values)
+
+
+@pytest.mark.parametrize(("name", "levels"), [("matryoshka", (3, 7, 40)), ("multik", (1, 2, 4))])
+def test_nested_losses_equal_dense_autograd(name, levels):
+    x, w = problem(12, 6, 40)
+    kind = variant(name)
+    chooser = select.by_batch if kind.batchwise else select.by_row
+    with torch.no_grad():
+        active, _ = chooser(x - w["b_pre"], w["W_enc"], w["b_lat"], 4)
+    level = kind.level(active, 4, levels)
+    _, loss = sparse_loss(x, w, active, level, len(levels))
+    chosen = pattern(active, 12)
+    parts = []
+    for i, bound in enumerate(levels):
+        if name == "matryoshka":
+            kept = chosen * (torch.arange(40) < bound)
+        else:
+            pre = ((x - w["b_pre"]) @ w["W_enc"].T + w["b_lat"]).detach()
+            kept = torch.zeros_like(chosen).scatter_(1, pre.topk(levels[i]).indices, 1.0)
+        parts.append((dense_codes(x, w, kept) @ w["W_dec"] + w["b_pre"] - x).square().sum())
+    theirs = gradients(torch.stack(parts).mean(), w)
+    ours = gradients(loss, w)
+    for key in w:
+        close(ours[key], theirs[key])
+
+
+@pytest.mark.parametrize("dead", [1, 3, 30])
+def test_auxk_equals_dense_autograd(dead, monkeypatch):
+    monkeypatch.setitem(select.SLICE, "cpu", 40)  # several slices of rows
+    x, w = problem(9, 8, 40)
+    ids = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:dead]
+    error = torch.randn(9, 8, dtype=torch.float64)
+    norm = (error - error.mean(0)).square().sum()
+    for weight in w.values():
+        weight.grad = torch.zeros_like(weight)
+    with torch.no_grad():
+        loss = Aux(1 / 32).add_gradients(error, x - w["b_pre"], ids, w, norm, torch.float64)
+    z = strongest(((x - w["b_pre"]) @ w["W_enc"][ids].T + w["b_lat"][ids]).relu(), min(4, dead))
+    expected = (z @ w["W_dec"][ids] - error).square().sum() / norm / 32
+    close(loss, expected)
+    theirs = gradients(expected, w)
+    for name in w:
+        close(w[name].grad, theirs[name])
+
+
+def test_strongest_keeps_the_largest():
+    z = torch.rand(5, 9)
+    kept = strongest(z, 3)
+    assert torch.equal((kept > 0).sum(1), torch.full((5,), 3))
+    assert torch.equal(kept.amax(1), z.amax(1))
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 700), st.integers(1, 64), st.integers(0, 5), st.sampled_from(["f", "b"])
+)
+def test_largest_is_topk(count, n, k, seed, kind):
+    k = min(k, n)
+    pre = torch.randn(count, n, generator=torch.Generator().manual_seed(seed))
+    pre = pre.abs().bfloat16() if kind == "b" else pre  # bf16 promises the order of what is positive
+    values, indices = select.largest(pre, k)
+    assert torch.equal(values, pre.topk(k).values)
+    assert torch.equal(pre.gather(1, indices), values)
+    assert all(len(set(row)) == k for row in indices.tolist())
+
+
+@pytest.mark.parametrize("slice_size", [10, 1 << 22])
+def test_by_batch_takes_the_largest_of_the_batch(slice_size, monkeypatch):
+    monkeypatch.setitem(select.SLICE, "cpu", slice_size)
+    x, w = problem(20, 6, 30)
+    active, values = select.by_batch(x, w["W_enc"].detach(), w["b_lat"].detach(), 4)
+    pre = (x @ w["W_enc"].T + w["b_lat"]).detach().relu()
+    expected = pre.flatten().topk(80).values
+    assert torch.allclose(values.sort(descending=True).values, expected)
+    assert torch.equal(active.rows, active.rows.sort().values)
+    close(pre[active.rows, active.indices], values)
+
+
+def test_by_batch_with_ties_and_with_nothing_positive():
+    weight, bias = torch.ones(6, 2), torch.zeros(6)
+    active, _ = select.by_batch(torch.ones(3, 2), weight, bias, 2)
+    assert len(active.indices) == 6
+    active, values = select.by_batch(-torch.ones(3, 2), weight, bias, 2)
+    assert len(active.indices) == len(values) == 0
+    assert torch.equal(sparse.mix(values, active, weight), torch.zeros(3, 2))
+    assert torch.equal(sparse.spread(values, active, torch.ones(3, 2)), torch.zeros(6, 2))
+
+
+def test_slices_change_nothing(monkeypatch):
+    x, w = problem(50, 6, 64)
+    whole, _ = select.by_row(x, w["W_enc"].detach(), w["b_lat"].detach(), 3)
+    monkeypatch.setitem(select.SLICE, "cpu", 64 * 7)
+    parts, _ = select.by_row(x, w["W_enc"].detach(), w["b_lat"].detach(), 3)
+    assert torch.equal(whole.indices, parts.indices)
+
+
+def test_rows_without_entries():
+    active = sparse.Active.of_flat(torch.tensor([2, 0]), torch.tensor([1, 3]), 5, 4)
+    weight = torch.arange(8.0).view(4, 2)
+    mixed = sparse.mix(torch.tensor([1.0, 2.0]), active, weight)
+    assert mixed.tolist() == [[0, 0], [4, 5], [0, 0], [0, 2], [0, 0]]
+    assert sparse.total(torch.tensor([1.0, 2.0]), active).tolist() == [2, 0, 1, 0]

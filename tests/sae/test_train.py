@@ -1,0 +1,302 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tests.sae.worlds import noise, planted
+from unbox.sae import (
+    SAE,
+    VARIANTS,
+    ArrayRows,
+    Plan,
+    Spec,
+    checkpoint,
+    evaluate,
+    fit,
+    load_saes,
+    sparse,
+    specs,
+    train,
+)
+from unbox.sae.fitting import LOOK
+from unbox.sae.plan import make_plan
+from unbox.sae.trainer import Run, steps
+from unbox.words import UnboxError
+
+QUICK = {"batch_size": 128, "progress": False}
+
+
+def weights(sae):
+    return {name: getattr(sae, name) for name in ("W_enc", "W_dec", "b_pre", "b_lat")}
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(weights(a).values(), weights(b).values(), strict=True))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_recovers_a_planted_dictionary(name):
+    x, atoms = planted()
+    sae = fit(x, 3, 48, variant=name, tokens=200_000, batch_size=512, lr=1e-2, progress=False)
+    nearest = (torch.from_numpy(atoms) @ sae.W_dec.T).amax(1)
+    # Matryoshka's small prefixes must explain alone, so its atoms lean towards the common ones.
+    assert nearest.mean() > (0.9 if name == "matryoshka" else 0.95)
+    assert sae.W_dec.norm(dim=1) == pytest.approx(np.ones(48), abs=1e-5)
+    assert sae.stats.density.sum() == pytest.approx(3, rel=0.02)
+    figures = evaluate(sae, ArrayRows(planted(seed=0)[0][:2000]))
+    assert figures.fvu < 0.15
+
+
+def test_scaling_the_rows_scales_the_biases_alone():
+    x = noise().array
+    one = fit(x, 2, 24, tokens=4000, precision="fp32", **QUICK)
+    ten = fit(x * 8, 2, 24, tokens=4000, precision="fp32", **QUICK)
+    assert torch.allclose(one.W_dec, ten.W_dec, atol=1e-5)
+    assert torch.allclose(one.b_pre * 8, ten.b_pre, rtol=1e-4, atol=1e-4)
+    assert ten.update_std == pytest.approx(8 * one.update_std, rel=1e-5)
+
+
+def test_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    rows = {"mid.0": noise(seed=0, block="mid.0"), "up.0.1": noise(5000, 8, seed=1)}
+    plan = {"tokens": 12_000, "dead_after": 400, "checkpoint_every": 2000, "held_out": 0, **QUICK}
+    asked = [Spec("mid.0", 2, 40), Spec("mid.0", 2, 40, seed=1), Spec("up.0.1", 3, 64, "matryoshka")]
+    whole = train(rows, tmp_path / "whole", asked, **plan)
+
+    class Stop(Exception):
+        pass
+
+    write, calls = checkpoint.write_checkpoint, []
+
+    def stopping(out, run):
+        write(out, run)
+        calls.append(out)
+        assert any(len(f.dead) for f in run.fits.values()) or len(calls) < 2
+        raise Stop
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", stopping)
+    for _ in range(3):
+        with pytest.raises(Stop):
+            train(rows, tmp_path / "parts", asked, **plan)
+    monkeypatch.setattr(checkpoint, "write_checkpoint", write)
+    parts = train(rows, tmp_path / "parts", asked, **plan)
+    assert len(calls) == 3
+    assert list(whole) == list(parts)
+    assert all(same(whole[name], parts[name]) for name in whole)
+    lines = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "parts")]
+    plain = [[{**json.loads(line), "rows_per_second": 0} for line in some] for some in lines]
+    assert plain[0] == plain[1]
+    again = train(rows, tmp_path / "parts", resume=True, held_out=0, progress=False)
+    assert all(same(whole[name], again[name]) for name in whole)
+    assert not list((tmp_path / "parts").glob("checkpoint-*"))
+
+
+CHILD = """
+import sys
+from tests.sae.worlds import noise
+from unbox.sae import Spec, train
+train({"mid.0": noise(block="mid.0")}, sys.argv[1], [Spec("mid.0", 2, 40)], tokens=24_000, batch_size=64,
+      checkpoint_every=640, progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume(tmp_path):
+    def run(out, after=None):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(out)], env={**os.environ})
+        if after is None:
+            assert child.wait(120) == 0
+            return
+        while not list(out.glob("checkpoint-*")) and child.poll() is None:
+            time.sleep(0.01)
+        time.sleep(after)
+        child.send_signal(signal.SIGKILL)
+        child.wait(60)
+
+    run(tmp_path / "whole")
+    for delay in (0.0, 0.13):
+        run(tmp_path / "killed", delay)
+    run(tmp_path / "killed")
+    assert same(SAE.load(tmp_path / "whole" / "mid.0"), SAE.load(tmp_path / "killed" / "mid.0"))
+
+
+def test_logging_changes_nothing():
+    rows = {"": noise()}
+
+    def trained(log_every, sinks):
+        run = Run(make_plan([Spec("", 2, 40)], tokens=6000, batch_size=128, log_every=log_every), rows)
+        steps(run, False, sinks)
+        return run.fits["rows_k2_n40"].sae("")
+
+    class Sink(list):
+        def write(self, record):
+            self.append(record)
+
+    sink = Sink()
+    assert same(trained(128, [sink]), trained(10**9, []))
+    assert len(sink) > 40
+    assert all(record["fvu"] > 0 for record in sink)
+
+
+def test_many_at_once_equal_each_alone(tmp_path):
+    rows = {"mid.0": noise(block="mid.0")}
+    asked = specs(["mid.0"], k=[2, 4], latents=40, variant=["topk", "batchtopk"])
+    together = train(rows, tmp_path / "all", asked, tokens=4000, **QUICK)
+    assert len(together) == 4
+    for spec in asked:
+        alone = train(rows, tmp_path / spec.title, [spec], tokens=4000, **QUICK)["mid.0"]
+        assert same(alone, together[spec.title])
+
+
+def test_dead_latents_are_revived():
+    """Half of the latents start with a bias that silences them: AuxK brings them back."""
+    x, _ = planted(rows=8000)
+    dead = {}
+    for aux in (0.0, 1 / 32):
+        spec = Spec("", 3, 48, lr=1e-2)
+        plan = make_plan([spec], tokens=60_000, batch_size=256, aux=aux, dead_after=3000)
+        run = Run(plan, {"": ArrayRows(x)})
+        run.fits[spec.title].weights["b_lat"].data[:24] = -2.5
+        steps(run, False)
+        dead[aux] = evaluate(next(run.finished()), ArrayRows(x)).dead_fraction
+    assert dead[0.0] > 0.25
+    assert dead[1 / 32] < 0.1
+
+
+def test_without_dead_latents_auxk_costs_and_changes_nothing():
+    saes = [fit(noise(), 2, 24, tokens=4000, dead_after=10**9, aux=aux, **QUICK) for aux in (0.0, 1 / 32)]
+    assert same(*saes)
+
+
+def test_threshold_is_exported_and_gives_k_on_average():
+    sae = fit(noise(), 3, 40, variant="batchtopk", tokens=20_000, **QUICK)
+    codes = sae.encode(torch.from_numpy(noise().array))
+    assert sae.threshold > 0
+    assert codes.l0.double().mean() == pytest.approx(3, rel=0.05)
+    assert (codes.values.diff(dim=-1) <= 0).all()
+    active = codes.values[codes.values > 0]
+    assert active.min() >= sae.threshold
+    topk = sae.with_threshold(None).encode(torch.from_numpy(noise().array))
+    assert topk.values.shape == (3000, 3)
+
+
+def test_bf16_chooses_winners_and_fp32_gives_their_values():
+    generator = torch.Generator().manual_seed(0)
+    x, W = torch.randn(200, 64, generator=generator), torch.randn(512, 64, generator=generator)
+    runs = [Run(make_plan([Spec("", 8, 512)], precision=p), {"": ArrayRows(x)}) for p in ("bf16", "fp32")]
+    fits = [run.fits["rows_k8_n512"] for run in runs]
+    found = []
+    for one in fits:
+        one.weights["W_enc"].data.copy_(W)
+        active, known = one._winners(x)
+        values = sparse.score(W, torch.zeros(512), torch.zeros(64), x, active, known)
+        close = (x @ W.T)[active.rows, active.indices]
+        assert torch.allclose(values, close, rtol=1e-5, atol=1e-5)
+        found.append({*zip(active.rows.tolist(), active.indices.tolist(), strict=True)})
+    assert len(found[0] & found[1]) > 0.95 * 200 * 8
+
+
+def test_starts():
+    x = noise().array
+    for start in ("tied", "subspace"):
+        for centre in ("mean", "median"):
+            plan = make_plan([Spec("", 2, 24)], start=start, centre=centre)
+            fit_ = Run(plan, {"": ArrayRows(x)}).fits["rows_k2_n24"]
+            assert torch.equal(fit_.weights["W_enc"], fit_.weights["W_dec"])
+            assert fit_.weights["W_dec"].detach().norm(dim=1) == pytest.approx(np.ones(24), abs=1e-5)
+    flat = np.concatenate([x, np.zeros_like(x)], 1)
+    plan = make_plan([Spec("", 2, 24)], start="subspace")
+    directions = Run(plan, {"": ArrayRows(flat)}).fits["rows_k2_n24"].weights["W_dec"]
+    assert directions[:, 16:].abs().max() < 1e-5
+
+
+def test_several_epochs_and_small_last_batches():
+    rows = noise(rows=100)
+    seen = []
+    for batch in rows.batches(32, seed=1, epochs=3):
+        seen.append(batch)
+    assert [len(b) for b in seen] == [32, 32, 32, 4] * 3
+    assert np.array_equal(np.sort(np.concatenate(seen)[:100], 0), np.sort(rows.array, 0))
+    sae = fit(rows, 2, 8, tokens=250, batch_size=4096, progress=False)
+    assert torch.isfinite(sae.W_dec).all()
+
+
+BAD = [
+    ({"k": 9, "latents": 8}, "k is at most the latents"),
+    ({"k": 0}, "k = 0"),
+    ({"variant": "top"}, "there are topk"),
+    ({"nonsense": 1}, "no option nonsense"),
+    ({"batch_size": 0}, "batch_size = 0"),
+    ({"precision": "fp8"}, "there are auto, bf16, fp32"),
+    ({"lr": 7.0}, "lr = 7.0"),
+    ({"levels": (1, 2)}, "no meaning"),
+    ({"variant": "matryoshka", "levels": (4, 2, 8)}, "must ascend"),
+    ({"centre": "middle"}, "median, mean"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_bad_options(options, message):
+    with pytest.raises(UnboxError, match=message):
+        fit(noise(), **{"k": 2, "latents": 8, "progress": False, **options})
+
+
+def test_bad_rows():
+    with pytest.raises(UnboxError, match="all the same"):
+        fit(np.ones((50, 4), np.float32), 1, 8, progress=False)
+    bad = noise().array.copy()
+    bad[7, 3] = np.nan
+    with pytest.raises(UnboxError, match="1 of 3000 rows hold NaN"):
+        fit(bad, 1, 8, progress=False)
+    with pytest.raises(UnboxError, match="shape"):
+        fit(np.ones(5), 1, 8, progress=False)
+    with pytest.raises(UnboxError, match="too few"):
+        fit(np.ones((1, 5)), 1, 8, progress=False)
+    with pytest.raises(UnboxError, match="no rows of 'up'"):
+        Run(Plan(saes=(Spec("up", 1, 8),)), {"mid.0": noise()})
+    with pytest.raises(UnboxError, match="names none"):
+        Run(Plan(), {"mid.0": noise()})
+
+
+def test_a_rate_that_blows_up_is_an_error():
+    big = ArrayRows(noise().array)
+    plan = make_plan([Spec("", 2, 8)], batch_size=64, scaled=False, log_every=64)
+    run = Run(plan, {"": big})
+    run.fits["rows_k2_n8"].weights["W_dec"].data.fill_(1e30)
+    with pytest.raises(UnboxError, match="no longer finite"):
+        steps(run, False)
+
+
+def test_another_run_is_not_overwritten(tmp_path):
+    rows = {"mid.0": noise(block="mid.0")}
+    train(rows, tmp_path / "a", [Spec("mid.0", 2, 16)], tokens=1000, **QUICK)
+    with pytest.raises(UnboxError, match="other saes"):
+        train(rows, tmp_path / "a", [Spec("mid.0", 3, 16)], tokens=1000, **QUICK)
+    with pytest.raises(UnboxError, match="other rows"):
+        train(
+            {"mid.0": noise(seed=9, block="mid.0")},
+            tmp_path / "a",
+            [Spec("mid.0", 2, 16)],
+            tokens=1000,
+            **QUICK,
+        )
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "photo.png").write_bytes(b"x")
+    with pytest.raises(UnboxError, match="no run"):
+        train(rows, tmp_path / "b", [Spec("mid.0", 2, 16)], tokens=1000, **QUICK)
+    assert list(load_saes(tmp_path / "a")) == ["mid.0"]
+
+
+def test_dead_are_looked_for_every_few_steps():
+    plan = make_plan([Spec("", 1, 64)], tokens=10**6, batch_size=32, dead_after=33)
+    run = Run(plan, {"": noise()})
+    fit_ = run.fits["rows_k1_n64"]
+    for _ in range(LOOK):
+        assert not len(fit_.dead)
+        run.advance()
+    assert len(fit_.dead) == int((fit_.silent > 33).sum()) > 0

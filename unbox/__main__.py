@@ -1,0 +1,7 @@
+"""`python -m unbox` is `unbox`."""
+
+import sys
+
+from unbox.cli.main import main
+
+sys.exit(main())

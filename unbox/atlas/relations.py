@@ -1,0 +1,75 @@
+"""Which features belong together: near in the decoder, active in the same places, in one block or several."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+#: Places that two features must share before they are related by chance no longer.
+ENOUGH = 3
+_CHUNK = 256
+
+
+class Related(NamedTuple):
+    """For each of n features the `count` most related: (n, count) indices in `other`, -1 where fewer."""
+
+    other: np.ndarray
+    score: np.ndarray
+    """Cosine of the decoders, or of the two features' presence over places."""
+    share: np.ndarray
+    """Share of the feature's places where the other is active too (0 for decoder neighbours)."""
+
+
+def neighbours(decoder: np.ndarray, count: int) -> Related:
+    """The features with the nearest decoder directions. decoder (n, d)."""
+    unit = decoder / np.maximum(np.linalg.norm(decoder, axis=1, keepdims=True), 1e-12)
+    result = _nothing(len(unit), count)
+    for start in range(0, len(unit), _CHUNK):
+        cosine = unit[start : start + _CHUNK] @ unit.T
+        own = np.arange(len(cosine))
+        cosine[own, start + own] = -np.inf
+        _keep(result, start, cosine, np.zeros_like(cosine))
+    return result
+
+
+def presence(rows: np.ndarray, features: np.ndarray, places: int, latents: int) -> csr_matrix:
+    """Sparse (places, latents): 1 where a feature is active."""
+    return csr_matrix((np.ones(len(rows), np.float32), (rows, features)), (places, latents))
+
+
+def together(here: csr_matrix, there: csr_matrix, count: int) -> Related:
+    """The features of `there` most often active in the places where those of `here` are.
+
+    (places, n) and (places, m), of the same places. Cosine of presence: n_ab / sqrt(n_a n_b). Where both are
+    the same matrix a feature is not related to itself.
+    """
+    mine = np.asarray(here.sum(0)).ravel()
+    theirs = np.asarray(there.sum(0)).ravel()
+    result = _nothing(here.shape[1], count)
+    columns = here.tocsc()
+    for start in range(0, here.shape[1], _CHUNK):
+        both = np.asarray((columns[:, start : start + _CHUNK].T @ there).todense())
+        own = mine[start : start + _CHUNK, None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            cosine = np.where(both >= ENOUGH, both / np.sqrt(own * theirs), -np.inf)
+            share = np.where(own > 0, both / own, 0)
+        if here is there:
+            row = np.arange(len(cosine))
+            cosine[row, start + row] = -np.inf
+        _keep(result, start, cosine, share)
+    return result
+
+
+def _nothing(rows: int, count: int) -> Related:
+    shape = (rows, count)
+    return Related(np.full(shape, -1, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+
+
+def _keep(result: Related, start: int, score: np.ndarray, share: np.ndarray) -> None:
+    order = np.argsort(-score, axis=1, kind="stable")[:, : result.other.shape[1]]
+    best = np.take_along_axis(score, order, 1)
+    good = np.isfinite(best)
+    rows = slice(start, start + len(score))
+    result.other[rows, : order.shape[1]] = np.where(good, order, -1)
+    result.score[rows, : order.shape[1]] = np.where(good, best, 0)
+    result.share[rows, : order.shape[1]] = np.where(good, np.take_along_axis(share, order, 1), 0)

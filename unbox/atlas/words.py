@@ -1,0 +1,229 @@
+"""Words that set a feature's captions apart, the label made of them, and how well the label foretells firing.
+
+Log-odds with an informative Dirichlet prior (Monroe, Colaresi and Quinn, "Fightin' Words", 2008): captions
+of the images where a feature is most active against all others, words and pairs of neighbouring words alike.
+Labels are scored on the probe images, whose captions the words have never seen.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.stats import rankdata
+
+#: Words that label nothing.
+STOP = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "by",
+        "for",
+        "from",
+        "has",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "near",
+        "next",
+        "of",
+        "on",
+        "or",
+        "over",
+        "that",
+        "the",
+        "their",
+        "there",
+        "this",
+        "to",
+        "under",
+        "with",
+    ]
+)
+#: Terms kept, strength of the prior in words, least z of a word kept.
+VOCABULARY, PRIOR, SIGNIFICANT = 50_000, 50.0, 2.0
+#: Most words in a label, and what each must have: an absolute z, and a share of the first word's. Among
+#: thousands of terms some reach z = 2 by chance.
+LABEL_WORDS, LABEL_Z, LABEL_SHARE = 3, 3.0, 0.6
+#: Words of a feature that are kept for search.
+KEPT_WORDS = 16
+#: Share of its scale over which a feature counts as firing in an image, for labels.
+STRONG = 0.25
+#: Probe images that must fire (and be silent) before a label is scored.
+ENOUGH = 5
+
+_WORD = re.compile(r"\w+(?:'\w+)?", re.UNICODE)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A term and how far it stands out: z of its log-odds."""
+
+    term: str
+    z: float
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a feature is called. `score`: AUROC on probe images, None where too few fire."""
+
+    text: str
+    score: float | None
+    firing: int
+    """Probe images in which the feature fires strongly."""
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Which terms each caption has: a sparse bool matrix (captions, terms)."""
+
+    terms: tuple[str, ...]
+    has: csr_matrix
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "Captions":
+        """Terms that occur in at least two captions, the most frequent ones."""
+        found = [sorted(set(terms_of(text))) for text in texts]
+        counts = Counter(term for terms in found for term in terms)
+        common = [(t, c) for t, c in counts.items() if c > 1]
+        terms = [t for t, _ in sorted(common, key=lambda tc: (-tc[1], tc[0]))[:VOCABULARY]]
+        number = {term: i for i, term in enumerate(terms)}
+        columns = [[number[t] for t in row if t in number] for row in found]
+        ends = np.cumsum([0, *map(len, columns)])
+        flat = np.fromiter((c for row in columns for c in row), np.int64, int(ends[-1]))
+        data = np.ones(len(flat), np.float32)
+        return cls(tuple(terms), csr_matrix((data, flat, ends), (len(texts), len(terms))))
+
+
+def terms_of(text: str) -> Iterator[str]:
+    """Words of a caption in lower case, and pairs of neighbours, without stop words."""
+    words = _WORD.findall(text.lower())
+    for i, word in enumerate(words):
+        if word not in STOP and len(word) > 1:
+            yield word
+            if i and words[i - 1] not in STOP and len(words[i - 1]) > 1:
+                yield f"{words[i - 1]} {word}"
+
+
+def log_odds(chosen: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """z of the log-odds of every term. (m, terms) counts in the chosen captions, and in all others.
+
+    delta = log((y + a) / (n + A - y - a)) - the same of the rest; a is the term's share of everything times
+    PRIOR; z = delta / sqrt(1 / (y + a) + 1 / (y' + a)).
+    """
+    prior = (chosen + rest).sum(0, keepdims=True)
+    prior = PRIOR * prior / max(prior.sum(), 1) + 1e-6
+
+    def odds(y: np.ndarray) -> np.ndarray:
+        above = y + prior
+        return np.log(above) - np.log(np.maximum(y.sum(1, keepdims=True) + prior.sum() - above, 1e-6))
+
+    variance = 1 / (chosen + prior) + 1 / (rest + prior)
+    return (odds(chosen) - odds(rest)) / np.sqrt(variance)
+
+
+def label_features(
+    captions: Captions, images: np.ndarray, peaks: np.ndarray, scale: np.ndarray,
+    probes: np.ndarray, probe_peak: np.ndarray,
+) -> list[Label]:  # fmt: skip
+    """A label for each of n features.
+
+    images, peaks (n, m): captions of the most active images, -1 where fewer. scale (n,). probes (p,) images;
+    probe_peak (n, p).
+    """
+    total = np.asarray(captions.has.sum(0)).ravel()
+    strong = (images >= 0) & (peaks > STRONG * peaks.max(1, keepdims=True))
+    labels: list[Label] = []
+    for part in _parts(len(images), 256):
+        row, column = np.nonzero(strong[part])
+        picked = csr_matrix(
+            (np.ones(len(row), np.float32), (row, images[part][row, column])),
+            (len(part), captions.has.shape[0]),
+        )
+        counts = np.asarray((picked @ captions.has).todense(), np.float64)
+        z = log_odds(counts, total - counts)
+        chosen = [_words(captions.terms, z[i], counts[i]) for i in range(len(part))]
+        fires = probe_peak[part] > STRONG * scale[part][:, None]
+        says = label_scores([c[1] for c in chosen], z, captions.has[probes])
+        scores = auroc_rows(says, fires)
+        for (words, picks), score, firing in zip(chosen, scores, fires.sum(1), strict=True):
+            text = ", ".join(captions.terms[i] for i in picks)
+            labels.append(
+                Label(text, None if np.isnan(score) or not text else float(score), int(firing), words)
+            )
+    return labels
+
+
+def label_scores(picks: Sequence[Sequence[int]], z: np.ndarray, has: csr_matrix) -> np.ndarray:
+    """(m, captions): how much of a label each caption says, the sum of z of its words."""
+    weights = np.zeros((len(picks), has.shape[1]), np.float32)
+    for row, chosen in enumerate(picks):
+        weights[row, list(chosen)] = z[row, list(chosen)]
+    return np.asarray((has @ weights.T).T)
+
+
+def auroc_rows(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """(m,) area under the ROC curve of each row of scores (m, images); NaN where a side has too few."""
+    if scores.shape[1] == 0:
+        return np.full(len(scores), np.nan)
+    ranks = rankdata(scores, axis=1)
+    yes = positive.sum(1)
+    no = positive.shape[1] - yes
+    above = (ranks * positive).sum(1) - yes * (yes + 1) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where((yes >= ENOUGH) & (no >= ENOUGH), above / (yes * no), np.nan)
+
+
+def decoys(
+    captions: Captions, top: np.ndarray, probes: np.ndarray, probe_peak: np.ndarray, count: int
+) -> np.ndarray:
+    """(n, count) probe images in which a feature is silent, those first whose captions resemble its top ones.
+
+    top (n, m) images, -1 where fewer; -1 in the result likewise.
+    """
+    result = np.full((len(top), count), -1, np.int64)
+    if not len(probes):
+        return result
+    rarity = np.log(captions.has.shape[0] / np.maximum(np.asarray(captions.has.sum(0)).ravel(), 1))
+    weighted = captions.has.multiply(rarity).tocsr()
+    there = captions.has[probes]
+    for part in _parts(len(top), 256):
+        row, column = np.nonzero(top[part] >= 0)
+        picked = csr_matrix(
+            (np.ones(len(row), np.float32), (row, top[part][row, column])),
+            (len(part), captions.has.shape[0]),
+        )
+        alike = np.asarray(((picked @ weighted) @ there.T).todense())
+        alike = np.where(probe_peak[part] > 0, -1.0, alike)
+        order = np.argsort(-alike, axis=1, kind="stable")[:, :count]
+        found = np.where(np.take_along_axis(alike, order, 1) >= 0, probes[order], -1)
+        result[part.start : part.stop, : found.shape[1]] = found
+    return result
+
+
+def _words(terms: Sequence[str], z: np.ndarray, counts: np.ndarray) -> tuple[tuple[Word, ...], list[int]]:
+    """Words that stand out, and the indices of those that make the label."""
+    order = [
+        int(i) for i in np.argsort(-z, kind="stable")[:KEPT_WORDS] if z[i] >= SIGNIFICANT and counts[i] > 1
+    ]
+    picks: list[int] = []
+    for i in order:
+        said = {word for p in picks for word in terms[p].split()}
+        clear = z[i] >= max(LABEL_Z, LABEL_SHARE * z[order[0]])
+        if clear and len(picks) < LABEL_WORDS and not said & set(terms[i].split()):
+            picks.append(i)
+    return tuple(Word(terms[i], float(z[i])) for i in order), picks
+
+
+def _parts(count: int, size: int) -> Iterable[range]:
+    return (range(start, min(start + size, count)) for start in range(0, count, size))

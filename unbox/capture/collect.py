@@ -1,0 +1,136 @@
+"""Collecting: images are generated shard by shard and their updates written while the next ones are made."""
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from activation_store import Sample, Schema, Store, Writer, files
+from activation_store.store import read_schema
+from activation_store.writer import Filling
+from unbox.capture.buffers import Buffers, buffered
+from unbox.capture.settings import Settings, as_prompt, run_facts, schema_of
+from unbox.models.model import Model
+from unbox.models.seeds import image_seed
+from unbox.words import Prompt, UnboxError
+
+
+def collect(
+    model: Model,
+    prompts: Iterable[str | Prompt],
+    path: str | os.PathLike,
+    *,
+    limit: int | None = None,
+    progress: bool = True,
+    rank: int | None = None,
+    world: int | None = None,
+    **settings: Any,
+) -> Store:
+    """Generate an image for each prompt and keep the blocks' updates in the store at `path`.
+
+    `settings` are the fields of `Settings`: blocks, steps, guidance, seed, dtype, batch_size, ... `limit`
+    stops after so many prompts. Called again with the same arguments it makes what is missing: after a kill,
+    after `unbox store repair`, with more prompts, with another number of ranks. `rank` of `world` processes
+    write one store together (default: RANK and WORLD_SIZE of the environment, as `torchrun` sets them).
+    Raises UnboxError or StoreError when the store holds another run, another process writes, or an update
+    cannot be kept; every finished shard is safe then.
+    """
+    chosen = Settings(**settings)
+    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+    world = int(os.environ.get("WORLD_SIZE", 1)) if world is None else world
+    provenance, versions = run_facts(model, chosen)
+    if not chosen.shard_samples and (Path(path) / "store.json").exists():
+        chosen = replace(chosen, shard_samples=read_schema(Path(path)).shard_samples)
+    schema = replace(schema_of(model, chosen), provenance=provenance)
+    total = length(prompts, limit)
+    if total == 0:
+        raise UnboxError("there are no prompts to collect")
+    with Writer(path, schema, rank=rank, world=world, versions=versions) as writer:
+        with tqdm(total=total, disable=not progress, desc="collecting", unit="image") as bar:
+            for samples in shards(prompts, limit, schema.shard_samples, chosen.seed):
+                start = samples[0].index
+                if writer.mine(start) and not writer.has(start, samples):
+                    with writer.shard(start, start + len(samples)) as filling:
+                        _fill(model, chosen, schema, samples, filling, bar)
+                else:
+                    bar.update(len(samples))
+    return Store.open(path)
+
+
+def shards(
+    prompts: Iterable[str | Prompt], limit: int | None, size: int, seed: int
+) -> Iterator[list[Sample]]:
+    """Samples of each shard in turn; prompts are read as they are needed.
+
+    Raises UnboxError for a prompt that is not text or whose facts are not JSON.
+    """
+    samples = (_sample(i, as_prompt(prompt), seed) for i, prompt in enumerate(islice(prompts, limit)))
+    while shard := list(islice(samples, size)):
+        yield shard
+
+
+def thumbnail(image: Any, side: int) -> bytes:
+    """A PIL image as WebP, its longer side at most `side` pixels."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    data = io.BytesIO()
+    small.save(data, "WEBP", quality=80, method=4)
+    return data.getvalue()
+
+
+def generate_batch(
+    model: Model, settings: Settings, schema: Schema, batch: Sequence[Sample]
+) -> tuple[list[Any], Buffers]:
+    """Images of a batch and their updates."""
+    seeds = [sample.seed for sample in batch]
+    with buffered(model, schema, seeds) as buffers:
+        images = model.generate([sample.prompt for sample in batch], seeds=seeds, **settings.call())
+    return images, buffers
+
+
+def _fill(
+    model: Model, settings: Settings, schema: Schema, samples: Sequence[Sample], filling: Filling, bar: tqdm
+) -> None:
+    """Generate a shard in batches; while one is generated, the one before is encoded and appended."""
+    with ThreadPoolExecutor(1, "unbox-collect") as keeper:
+        pending: Future | None = None
+        for start in range(0, len(samples), settings.batch_size):
+            batch = samples[start : start + settings.batch_size]
+            images, buffers = generate_batch(model, settings, schema, batch)
+            if pending is not None:
+                pending.result()
+            pending = keeper.submit(_append, filling, batch, images, buffers, settings)
+            bar.update(len(batch))
+        if pending is not None:
+            pending.result()
+
+
+def _append(
+    filling: Filling, batch: Sequence[Sample], images: Sequence[Any], buffers: Buffers, settings: Settings
+) -> None:
+    side = settings.thumbnail
+    pictures = None if side is None else [thumbnail(image, side) for image in images]
+    filling.append(batch, buffers.arrays(), pictures, buffers.positions)
+
+
+def _sample(index: int, prompt: Prompt, seed: int) -> Sample:
+    sample = Sample(index, prompt.text, image_seed(seed, index), dict(prompt.meta))
+    try:
+        files.canonical([sample.prompt, sample.meta])
+    except (TypeError, ValueError) as error:
+        raise UnboxError(f"the facts of prompt {index} cannot be kept as JSON: {error}") from None
+    if not isinstance(sample.prompt, str):
+        raise UnboxError(f"prompt {index} is a {type(sample.prompt).__name__}, not text")
+    return sample
+
+
+def length(prompts: Any, limit: int | None) -> int | None:
+    """How many images there will be, or None when the prompts have no known end."""
+    known = len(prompts) if hasattr(prompts, "__len__") else limit
+    return known if limit is None or known is None else min(known, limit)

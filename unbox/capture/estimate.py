@@ -1,0 +1,93 @@
+"""What collecting would take: a few images are timed, nothing is written."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from unbox.capture.collect import generate_batch, length, shards
+from unbox.capture.settings import Settings, schema_of
+from unbox.models.model import Model
+from unbox.words import Prompt, UnboxError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A plan for collecting, from `timed` images on this machine."""
+
+    images: int | None
+    """Images to make; None when the prompts do not end."""
+    vectors_per_image: int
+    """Over all blocks, steps, branches and positions."""
+    bytes_per_image: int
+    """On disk, without thumbnails (a few kB each)."""
+    seconds_per_image: float
+    """With recording, on one device."""
+    timed: int
+    shard_samples: int
+    shapes: dict[str, tuple[int, ...]]
+    """Block -> (steps, branches, y, x, channels) of one image."""
+
+    def lines(self, gpus: int = 1) -> list[str]:
+        """The plan in words, for so many devices."""
+        count = self.images if self.images is not None else 1
+        what = f"{count:,} images" if self.images is not None else "each image (the prompts have no end)"
+        seconds = count * self.seconds_per_image / gpus
+        shards = -(-count // self.shard_samples)
+        disk, lost = _size(count * self.bytes_per_image), self.shard_samples * self.seconds_per_image
+        return [
+            *(
+                f"{block}: {shape} of each (step, branch, y, x, channel)"
+                for block, shape in self.shapes.items()
+            ),
+            f"{what}: {count * self.vectors_per_image:,} vectors, {disk} on disk",
+            f"{self.seconds_per_image:.3g} s an image ({self.timed} timed): {_time(seconds)} on {gpus} such "
+            f"device{'s' * (gpus > 1)}",
+            f"{shards:,} files of {self.shard_samples} images, {-(-shards // gpus):,} for each device; "
+            f"a stop loses at most {_time(lost)} of each device's work",
+        ]
+
+
+def estimate(
+    model: Model,
+    prompts: Iterable[str | Prompt],
+    *,
+    limit: int | None = None,
+    images: int = 4,
+    **settings: Any,
+) -> Estimate:
+    """Time `images` images (after one batch to warm up) and reckon the whole. `settings` as for `collect`.
+
+    Raises UnboxError when there is no prompt.
+    """
+    chosen = Settings(**settings)
+    schema = schema_of(model, chosen)
+    total = length(prompts, limit)
+    first = list(islice(prompts, min(images, limit or images)))
+    if not first:
+        raise UnboxError("there is no prompt to time")
+    batches = list(shards(first, None, chosen.batch_size, chosen.seed))
+    generate_batch(model, chosen, schema, batches[-1])
+    begin = time.perf_counter()
+    for batch in batches:
+        generate_batch(model, chosen, schema, batch)[1].arrays()
+    seconds = (time.perf_counter() - begin) / len(first)
+    shapes = {block: schema.shape(block, 1)[1:] for block in schema.blocks}
+    return Estimate(
+        total, schema.sample_vectors, schema.sample_bytes, seconds, len(first), schema.shard_samples, shapes
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} minutes" if seconds < 7200 else f"{seconds / 3600:,.3g} hours"

@@ -1,0 +1,111 @@
+"""Training rows straight from generation, never on disk, with the interface of a store's rows."""
+
+from collections.abc import Iterable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from activation_store import Batches, Pool
+from activation_store.batches import POOL_BYTES
+from activation_store.encoding import ENCODINGS, encode
+from activation_store.files import canonical, digest
+from activation_store.records import prompts_digest
+from unbox.capture.collect import generate_batch, shards
+from unbox.capture.settings import Settings, run_facts, schema_of
+from unbox.models.model import Model
+from unbox.words import Prompt, UnboxError
+
+
+class Stream:
+    """Rows of one block of a model for some prompts, generated whenever they are asked for.
+
+    The rows are those that `collect` would keep with the same settings. An epoch generates every image once;
+    rows are shuffled within pools of images drawn at random. Generating goes on in another thread while a
+    batch is used; do not use the model elsewhere meanwhile.
+    """
+
+    def __init__(self, model: Model, prompts: Iterable[str | Prompt], block: str, **settings: Any) -> None:
+        """`settings`: the fields of `Settings` but `blocks`, `thumbnail` and `shard_samples`."""
+        self.model, self.block = model, block
+        self.settings = Settings(**settings, blocks=(block,), thumbnail=None)
+        self.schema = schema_of(model, self.settings)
+        everything = shards(prompts, None, self.settings.batch_size, self.settings.seed)
+        self._groups = list(everything)
+        if not self._groups:
+            raise UnboxError("no prompts were given to stream")
+
+    @property
+    def width(self) -> int:
+        """Channels d of a vector."""
+        return self.schema.blocks[self.block][2]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(samples, steps, branches, y, x, channels)."""
+        return self.schema.shape(self.block, sum(map(len, self._groups)))
+
+    def __len__(self) -> int:
+        """Number of vectors in an epoch."""
+        return prod(self.shape[:-1])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what these rows are: model, settings, prompts."""
+        facts, _ = run_facts(self.model, self.settings)
+        prompts = prompts_digest([sample for group in self._groups for sample in group])
+        return digest(canonical([self.schema.to_json(), facts, self.settings.batch_size, prompts]))
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        epochs: int | None = 1,
+        rank: int = 0,
+        world: int = 1,
+        cursor: dict[str, Any] | None = None,
+        pool_bytes: int = POOL_BYTES,
+    ) -> Batches:
+        """As `activation_store.Rows.batches`: every row exactly once an epoch, shuffled, with a `cursor`."""
+        encoding = ENCODINGS[self.schema.dtype]
+        row_bytes = self.width * encoding.stored.itemsize + encoding.scale_bytes
+        return Batches(
+            unit_rows=np.array([len(group) * self._per_image for group in self._groups], np.int64),
+            load=self._generate,
+            width=self.width,
+            batch_size=batch_size,
+            seed=seed,
+            epochs=epochs,
+            rank=rank,
+            world=world,
+            cursor=cursor,
+            pool_rows=max(1, pool_bytes // row_bytes),
+            identity=self.digest,
+        )
+
+    def sample(self, n: int, seed: int = 0) -> np.ndarray:
+        """`n` distinct rows, (n, width) float32, from as many random images as have twice as many (at least
+        16).
+        """
+        rng = np.random.default_rng([seed, 0x5A])
+        images = max(16, -(-2 * n // self._per_image))
+        groups = rng.permutation(len(self._groups))[: -(-images // self.settings.batch_size)]
+        pool = self._generate(groups)
+        return pool.take(rng.permutation(len(pool.values))[:n])
+
+    @property
+    def _per_image(self) -> int:
+        return prod(self.shape[1:-1])
+
+    def _generate(self, groups: np.ndarray) -> Pool:
+        """Rows of some groups of images, encoded as a store would."""
+        parts = []
+        for number in groups:
+            _, buffers = generate_batch(self.model, self.settings, self.schema, self._groups[number])
+            array = buffers.arrays()[self.block]
+            parts.append(
+                encode(array.reshape(-1, self.width), self.schema.dtype, f"the update of {self.block}")
+            )
+        values = np.concatenate([values for values, _ in parts])
+        scales = [scale for _, scale in parts if scale is not None]
+        return Pool(values, np.concatenate(scales) if scales else None, self.schema.dtype)

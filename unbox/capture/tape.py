@@ -1,0 +1,176 @@
+"""Recording into memory: `with record(model, blocks) as tape:` around any call of the pipeline."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from unbox.capture.attention import KINDS, watch_attention
+from unbox.capture.sites import BRANCHES, spatial_last, update, watch
+from unbox.models.model import Model
+from unbox.models.run import Run, clock
+from unbox.words import DEFAULT_BLOCKS, UnboxError
+
+#: What can be recorded of a block.
+WHAT = ("update", "input", "output", *KINDS)
+
+
+class Part(NamedTuple):
+    """What one UNet forward gave at one site: row r belongs to image samples[r] and branch branches[r]."""
+
+    samples: tuple[int, ...]
+    step: int
+    branches: tuple[str, ...]
+    rows: torch.Tensor
+
+
+class Tape:
+    """What was recorded. `tape["mid.0"]` is (sample, step, branch, y, x, channel) of the first kind asked
+    for.
+
+    Images count on over several calls of the pipeline. `steps` and `branches` name those axes.
+    """
+
+    def __init__(self, model: Model, run: Run, blocks: Sequence[str], what: Sequence[str]) -> None:
+        self.blocks, self.what = tuple(blocks), tuple(what)
+        self._model, self._run = model, run
+        self._parts: dict[tuple[str, str, int], list[Part]] = defaultdict(list)
+        self._visits: dict[tuple[int, str, int], int] = defaultdict(int)
+        self._first = self._end = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"Tape({', '.join(self.blocks)}: {', '.join(self.what)}; {len(self)} images, steps {self.steps})"
+        )
+
+    def __len__(self) -> int:
+        """Images seen so far."""
+        return self._end
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The scheduler's step indices that were seen, ascending."""
+        return tuple(sorted({part.step for parts in self._parts.values() for part in parts}))
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches that were seen, "cond" first."""
+        seen = {branch for parts in self._parts.values() for part in parts for branch in part.branches}
+        return tuple(branch for branch in BRANCHES if branch in seen)
+
+    def __getitem__(self, block: str) -> torch.Tensor:
+        """`read(block)` of the first kind that was asked for."""
+        return self.read(block, self.what[0])
+
+    def read(self, block: str, what: str = "update", branch: str | None = None) -> torch.Tensor:
+        """One kind of record of a block, on the tape's device.
+
+        "update", "input", "output": (sample, step, branch, y, x, channel). "self", "cross":
+        (sample, step, branch, layer, head, y, x, key). With `branch` that branch alone, without its axis.
+        Raises UnboxError for what was not recorded.
+        """
+        if block not in self.blocks or what not in self.what:
+            raise UnboxError(
+                f"the tape has no {what} of {block}; it records {', '.join(self.what)} of "
+                f"{', '.join(self.blocks)}"
+            )
+        layers = sorted(layer for name, kind, layer in self._parts if (name, kind) == (block, what))
+        if not layers:
+            raise UnboxError("nothing was recorded: no image was made while the tape ran")
+        wanted = self.branches if branch is None else (branch,)
+        tables = [
+            self._assemble(self._parts[block, what, layer], f"{what} of {block}", wanted) for layer in layers
+        ]
+        table = torch.stack(tables, dim=3) if what in KINDS else tables[0]
+        return table if branch is None else table[:, :, 0]
+
+    def _assemble(self, parts: Sequence[Part], name: str, branches: Sequence[str]) -> torch.Tensor:
+        shapes = {part.rows.shape[1:] for part in parts}
+        if len(shapes) > 1:
+            raise UnboxError(f"the {name} has several sizes, {sorted(map(tuple, shapes))}; record them apart")
+        steps = self.steps
+        table = parts[0].rows.new_empty((self._end, len(steps), len(branches), *shapes.pop()))
+        missing = {(i, s, b) for i in range(self._end) for s in steps for b in branches}
+        for part in parts:
+            for sample, branch, row in zip(part.samples, part.branches, part.rows, strict=True):
+                if branch in branches:
+                    table[sample, steps.index(part.step), branches.index(branch)] = row
+                    missing.discard((sample, part.step, branch))
+        if missing:
+            sample, step, branch = min(missing)
+            raise UnboxError(
+                f"image {sample} has no {branch} at step {step} (a run that was stopped, or guidance in some "
+                "steps only); read one branch with tape.read(block, branch=...), and record runs apart"
+            )
+        return table
+
+    def _begin(self, unet: Any, args: tuple, kwargs: Any) -> None:
+        """Before each UNet forward: tell a new call of the pipeline from the next step of this one.
+
+        A call visits an image's step as often as the scheduler lists its timestep (two-stage solvers: twice).
+        """
+        moment = self._run.moment
+        allowed = max(1, self._model.pipeline.scheduler.timesteps.tolist().count(moment.timestep))
+        keys = [(moment.step, b, int(i)) for b, i in zip(moment.branches, moment.samples, strict=True)]
+        if any(self._visits[key] >= allowed for key in keys):
+            self._visits.clear()
+            self._first = self._end
+        for key in keys:
+            self._visits[key] += 1
+        self._end = max(self._end, self._first + 1 + int(moment.samples.max()))
+
+    def _keep(self, block: str, kind: str, layer: int, rows: torch.Tensor) -> None:
+        moment = self._run.moment
+        samples = tuple(self._first + int(i) for i in moment.samples)
+        self._parts[block, kind, layer].append(Part(samples, moment.step, moment.branches, rows))
+
+
+@contextmanager
+def record(
+    model: Model,
+    blocks: Sequence[str] | str = DEFAULT_BLOCKS,
+    what: Sequence[str] | str = ("update",),
+    *,
+    layers: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Iterator[Tape]:
+    """Record blocks of `model` inside any call of its pipeline; gives the `Tape`.
+
+    `what`: of "update" (output minus input), "input", "output", and "self" and "cross" attention maps (of the
+    transformer `layers` chosen, None for all). Records are copies on `device`, in `dtype` or the
+    activations' own. What is seen is the block's own output: edits attached inside this context come after.
+    Everything is taken off at the end, after an exception too. Raises UnboxError for unknown blocks and for
+    models where hooks would miss something.
+    """
+    blocks, what = _names(blocks), _names(what)
+    if unknown := [kind for kind in what if kind not in WHAT]:
+        raise UnboxError(f"'{unknown[0]}' cannot be recorded; there are {', '.join(WHAT)}")
+    if not blocks or not what:
+        raise UnboxError("name at least one block and one kind of record")
+    maps = [kind for kind in what if kind in KINDS]
+
+    def copy(rows: torch.Tensor) -> torch.Tensor:
+        return rows.detach().to(device, dtype or rows.dtype, copy=True).contiguous()
+
+    def observe(block: str, given: torch.Tensor, output: torch.Tensor) -> None:
+        if "update" in what:
+            tape._keep(block, "update", 0, update(given, output, dtype).to(device).contiguous())
+        for kind, x in (("input", given), ("output", output)):
+            if kind in what:
+                tape._keep(block, kind, 0, copy(spatial_last(x)))
+
+    with ExitStack() as stack:
+        tape = Tape(model, stack.enter_context(clock(model)), blocks, what)
+        stack.callback(model.unet.register_forward_pre_hook(tape._begin, with_kwargs=True).remove)
+        stack.enter_context(watch(model, blocks, observe))
+        if maps:
+            keep = lambda block, kind, layer, x: tape._keep(block, kind, layer, copy(x))  # noqa: E731
+            stack.enter_context(watch_attention(model, blocks, maps, layers, keep))
+        yield tape
+
+
+def _names(value: Sequence[str] | str) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))

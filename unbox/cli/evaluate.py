@@ -1,0 +1,83 @@
+"""`unbox evaluate`: held-out figures of SAEs, by block, step, branch and position."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from activation_store import Store
+    from unbox.sae import SAE
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure SAEs on a store that they were not trained on.
+
+    Prints FVU, explained variance and L0 of each SAE by step and branch; writes a table and plots with --out.
+    With --images, draws images of the store again with updates replaced by reconstructions.
+    """
+
+    saes: Path
+    """Folder of SAEs that `unbox train` wrote, or of one."""
+    store: Path
+    """A store with rows of the same blocks."""
+    limit: int | None = None
+    """Rows to take of each block, evenly over its images; none: all."""
+    stability: bool = False
+    """Compare the features of SAEs of one block, pair by pair (trained with several seeds, say)."""
+    images: int = 0
+    """Images of the store to draw again with reconstructions, and with the block ablated; needs --model."""
+    model: str | None = None
+    """The model that the store was recorded from, for --images."""
+    out: Path | None = None
+    """Folder for figures.json, table.md and plots."""
+    device: str | None = None
+    """Torch device; none: the CPU."""
+
+    def run(self) -> int:
+        """Evaluate, print, write."""
+        from activation_store import Store
+        from unbox.sae import evaluate, load_saes
+        from unbox.sae.report import write_report
+        from unbox.words import UnboxError
+
+        if self.images and self.model is None:
+            raise UnboxError("--images draws images again: say with --model which model the store is of")
+        store, saes = Store.open(self.store), load_saes(self.saes, self.device or "cpu")
+        found = {}
+        for name, sae in saes.items():
+            found[name] = evaluate(sae, store, limit=self.limit)
+            print(f"{name}  (k {sae.k}, {sae.latents} latents)\n{found[name].table()}\n")
+        pages = self._pages(saes, store)
+        print("\n".join(pages.values()), end="")
+        if self.out is not None:
+            write_report(found, self.out, pages)
+            print(f"Written: {self.out}")
+        return 0
+
+    def _pages(self, saes: "Mapping[str, SAE]", store: "Store") -> dict[str, str]:
+        """What was asked for besides, as Markdown by file name."""
+        pages = {}
+        if self.stability:
+            from unbox.sae.stability import seed_stability, stability_table
+
+            blocks = dict.fromkeys(sae.block for sae in saes.values())
+            groups = [[sae for sae in saes.values() if sae.block == block] for block in blocks]
+            pages["stability.md"] = stability_table(
+                [pair for group in groups for pair in seed_stability(group)]
+            )
+        if self.images:
+            pages["pictures.md"] = self._pictures(saes, store)
+        return pages
+
+    def _pictures(self, saes: "Mapping[str, SAE]", store: "Store") -> str:
+        from unbox.experiments.faithful import faithfulness, faithfulness_table
+        from unbox.models import load
+
+        assert self.model is not None
+        samples = store.samples[: self.images]
+        model = load(self.model, device=self.device)
+        prompts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
+        steps, guidance = (store.provenance.get(key) for key in ("steps", "guidance"))
+        return faithfulness_table(faithfulness(model, saes, prompts, seeds, steps=steps, guidance=guidance))

@@ -1,0 +1,145 @@
+"""`unbox sae info | import | export | push | pull`."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from unbox.sae import SAE
+
+Folder = Annotated[Path, tyro.conf.Positional]
+Layout = Literal["sdxl-unbox", "saelens", "sparsify"]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a folder of SAEs holds: sizes, figures, how they were trained, where they came from."""
+
+    saes: Folder
+    """Folder of SAEs, or of one."""
+
+    def run(self) -> None:
+        """Print it."""
+        from unbox.sae import load_saes
+
+        for name, sae in load_saes(self.saes).items():
+            print("\n".join(describe(name, sae)))
+
+
+@dataclass(frozen=True)
+class Import:
+    """Read SAEs of another package (sdxl-unbox, SAELens, sparsify) and write them as ours.
+
+    Nothing in the files is run; what cannot be read exactly is refused.
+    """
+
+    path: Folder
+    """Folder of one of their SAEs, or of several."""
+    out: Path
+    """Folder for ours, one folder each."""
+    format: Layout | None = None
+    """Their layout; none: recognised by its files."""
+    block: str | None = None
+    """Block of the SAE, where its folder does not say; for one SAE."""
+
+    def run(self) -> None:
+        """Import and say what was written."""
+        from unbox.sae.interop import import_all
+        from unbox.words import UnboxError, block_path
+
+        found = import_all(self.path, self.format)
+        if self.block is not None:
+            block_path(self.block)
+            if len(found) > 1:
+                raise UnboxError(f"--block is for one SAE, {self.path} holds {len(found)}")
+            found = {name: replace(sae, block=self.block) for name, sae in found.items()}
+        blocks = [sae.block for sae in found.values()]
+        for folder, sae in found.items():
+            name = sae.block if sae.block and blocks.count(sae.block) == 1 else folder
+            replace(sae, name=name).save(self.out / name)
+            print(f"{self.out / name}: {sae.latents} latents, k {sae.k}, width {sae.width}")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write SAEs in another package's layout."""
+
+    saes: Folder
+    """Folder of SAEs, or of one."""
+    out: Path
+    """Folder for theirs, one folder each."""
+    format: Layout
+    """Their layout."""
+
+    def run(self) -> None:
+        """Export and say what was written."""
+        from unbox.sae import load_saes
+        from unbox.sae.interop import export_sae, sdxl_unbox
+
+        for name, sae in load_saes(self.saes).items():
+            folder = self.out / (
+                Path(sdxl_unbox.folder_name(sae)) / "final" if self.format == "sdxl-unbox" else Path(name)
+            )
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            export_sae(sae, folder, self.format)
+            print(folder)
+
+
+@dataclass(frozen=True)
+class Push:
+    """Upload SAEs to the Hugging Face Hub, each with its card."""
+
+    saes: Folder
+    """Folder of SAEs, or of one."""
+    repo: Annotated[str, tyro.conf.Positional]
+    """owner/name on the Hub; made if it is not there."""
+    private: bool = False
+    """Make it readable to its owner only."""
+
+    def run(self) -> None:
+        """Upload and print the address."""
+        from unbox.sae.hub import push
+
+        print(push(self.saes, self.repo, self.private))
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Download SAEs from the Hugging Face Hub."""
+
+    repo: Annotated[str, tyro.conf.Positional]
+    """owner/name on the Hub."""
+    out: Path
+    """Folder for them."""
+    revision: str | None = None
+    """Branch, tag or commit."""
+
+    def run(self) -> None:
+        """Download and say what came."""
+        from unbox.sae.hub import pull
+
+        for name, sae in pull(self.repo, self.out, self.revision).items():
+            print("\n".join(describe(name, sae)))
+
+
+def describe(name: str, sae: "SAE") -> list[str]:
+    """Lines about one SAE."""
+    chosen = f"k {sae.k}" if sae.threshold is None else f"over a threshold, k {sae.k} on average"
+    lines = [f"{name}: {sae.latents} latents of width {sae.width}, {chosen}"]
+    figures = sae.meta.get("figures") or {}
+    shown = [
+        f"{key} {figures[key]:.4g}"
+        for key in ("fvu", "l0", "dead_fraction", "dense_fraction")
+        if key in figures
+    ]
+    if shown:
+        lines.append(f"  on {figures.get('rows_from', 'rows')}: {', '.join(shown)}")
+    training = sae.meta.get("training") or {}
+    kept = [f"{key} {training[key]}" for key in ("variant", "tokens", "lr", "seed") if key in training]
+    if kept:
+        lines.append(f"  trained with {', '.join(kept)}")
+    if "imported" in sae.meta:
+        lines.append(f"  imported from {sae.meta['imported']['format']}, {sae.meta['imported']['folder']}")
+    return lines

@@ -1,0 +1,176 @@
+"""`unbox store info | verify | repair | merge | subset`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import tyro
+
+if TYPE_CHECKING:
+    from activation_store import Report, Store
+    from activation_store.upkeep import Progress
+
+T = TypeVar("T")
+Folder = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a store holds: images, blocks, steps, branches, statistics, and where it came from."""
+
+    store: Folder
+    """Folder of the store."""
+
+    def run(self) -> None:
+        """Print it."""
+        from activation_store import Store
+
+        print("\n".join(describe(Store.open(self.store))))
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read every byte of a store against its digests; changes nothing. Ends with 1 if something is wrong."""
+
+    store: Folder
+    """Folder of the store."""
+
+    def run(self) -> int:
+        """Print what is found."""
+        from activation_store import verify
+
+        return _print_report(self.store, _with_bar("verifying", lambda bar: verify(self.store, bar)))
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Keep every good file of a store, move the damaged ones to damaged/, and say what is missing.
+
+    Collecting again with the same line then makes exactly what is missing.
+    """
+
+    store: Folder
+    """Folder of the store."""
+
+    def run(self) -> int:
+        """Repair and print what was done."""
+        from activation_store import repair
+
+        report = _with_bar("repairing", lambda bar: repair(self.store, bar))
+        _print_report(self.store, report)
+        return 0
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Make one store of several with equal settings. Parts of one run keep their numbers."""
+
+    stores: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of the stores."""
+    out: Path
+    """Folder of the new store."""
+
+    def run(self) -> None:
+        """Merge and describe the result."""
+        from activation_store import merge
+
+        store = _with_bar("merging", lambda bar: merge(self.stores, self.out, bar))
+        print("\n".join(describe(store)))
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Copy some blocks, steps, branches or images of a store into a new one, or change its number format."""
+
+    store: Folder
+    """Folder of the store."""
+    out: Path
+    """Folder of the new store."""
+    blocks: tuple[str, ...] | None = None
+    """Blocks to keep; default all."""
+    steps: tuple[int, ...] | None = None
+    """Steps to keep; default all."""
+    branches: tuple[str, ...] | None = None
+    """Branches to keep; default all."""
+    start: int = 0
+    """First image to keep."""
+    stop: int | None = None
+    """Image after the last to keep; default the end."""
+    dtype: Literal["float16", "bfloat16", "float32", "int8"] | None = None
+    """Number format; default the same."""
+
+    def run(self) -> None:
+        """Copy and describe the result."""
+        from activation_store import subset
+
+        chosen: Any = {
+            "blocks": self.blocks,
+            "steps": self.steps,
+            "branches": self.branches,
+            "dtype": self.dtype,
+        }
+        images = slice(self.start, self.stop)
+        store = _with_bar(
+            "copying", lambda bar: subset(self.store, self.out, samples=images, progress=bar, **chosen)
+        )
+        print("\n".join(describe(store)))
+
+
+def describe(store: "Store") -> list[str]:
+    """Lines about an open store."""
+    schema = store.schema
+    size = sum(entry.bytes for entry in store.entries)
+    end = store.entries[-1].stop if store.entries else 0
+    holes = store.missing(end)
+    lines = [
+        f"{store.path}: {len(store):,} images in {len(store.entries):,} files, {size / 1e9:,.3g} GB, "
+        + schema.dtype,
+        f"steps {', '.join(map(str, schema.steps))}; branches {', '.join(schema.branches)}",
+        f"digest {store.digest}",
+    ]
+    if holes:
+        some = ", ".join(f"{start}..{stop - 1}" for start, stop in holes[:8])
+        lines.append(f"missing images: {some}{', ...' if len(holes) > 8 else ''}")
+    for key, value in store.provenance.items():
+        lines.append(f"{key}: {_short(value)}")
+    lines.append(f"{'block':<10} {'vectors':>13} {'grid':>9} {'width':>5}  norm 5%   50%   95%   deviation")
+    for block in store.blocks:
+        rows = store[block]
+        y, x, width = schema.blocks[block]
+        figures = ""
+        if len(rows):
+            moments = rows.moments
+            quantiles = "".join(f"{float(moments.norm_quantile(q)):>8.3g}" for q in (0.05, 0.5, 0.95))
+            figures = f"{quantiles} {float(moments.total_variance) ** 0.5:>10.3g}"
+        lines.append(f"{block:<10} {len(rows):>13,} {f'{y}x{x}':>9} {width:>5} {figures}")
+    return lines
+
+
+def _short(value: object) -> str:
+    import json
+
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 200 else text[:200] + " ..."
+
+
+def _with_bar(title: str, work: "Callable[[Progress], T]") -> "T":
+    from tqdm import tqdm
+
+    with tqdm(desc=title, unit="file", leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return work(show)
+
+
+def _print_report(path: Path, report: "Report") -> int:
+    for finding in report.findings:
+        print(f"{finding.file}: {finding.problem}")
+    for start, stop in report.missing:
+        print(f"missing: images {start}..{stop - 1}")
+    state = "good" if report.good else f"{len(report.findings)} findings"
+    print(f"{path}: {report.shards:,} good files with {report.images:,} images; {state}")
+    return 0 if report.good and not report.missing else 1

@@ -1,0 +1,31 @@
+"""Edits on a running model: deltas at blocks, masks, guards, transport and erasure.
+
+The values themselves (`Edit`, `Feature`, `Mask`) are words, shared by every room; here they act.
+"""
+
+from unbox.edits.apply import EditInstrument, applied, guarded
+from unbox.edits.bases import Basis, neurons, principal, random_directions
+from unbox.edits.files import bind, load_edits, save_edits
+from unbox.edits.guard import Guard, norm_limits
+from unbox.words import Block, Direction, Edit, Edits, Feature, Mask
+
+__all__ = [
+    "Basis",
+    "Block",
+    "Direction",
+    "Edit",
+    "EditInstrument",
+    "Edits",
+    "Feature",
+    "Guard",
+    "Mask",
+    "applied",
+    "bind",
+    "guarded",
+    "load_edits",
+    "neurons",
+    "norm_limits",
+    "principal",
+    "random_directions",
+    "save_edits",
+]

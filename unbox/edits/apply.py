@@ -1,0 +1,144 @@
+"""Edits on a running model: hooks that go on and off in a context manager."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unbox.capture.sites import refuse_compiled
+from unbox.edits.guard import Guard
+from unbox.edits.program import Program
+from unbox.models.instruments import as_instrument
+from unbox.models.run import clock
+from unbox.words import Edit, Edits
+from unbox.words.edit import with_sae
+
+
+@dataclass(frozen=True)
+class EditInstrument:
+    """Applies edits while attached. `rows`: the images of the run that are edited; None is all of them."""
+
+    edits: Edits
+    guard: Guard | None = None
+
+    def attach(self, model: Any, rows: Sequence[int] | None = None) -> AbstractContextManager[None]:
+        """Context manager; after it, whatever happened inside, no hook is left.
+
+        Raises UnboxError, before anything is installed, for a block the model does not have, a feature its
+        SAE does not have, or an edit whose SAE is missing or of another width.
+        """
+        acting = [edit for edit in self.edits if not edit.identity]
+        if not acting:
+            return nullcontext()
+        saes = {id(edit.sae): edit.sae for edit in acting if edit.sae is not None}
+        device = model.device if saes else None  # asked once: diffusers looks through every module for it
+        near = {key: sae.to(device=device) for key, sae in saes.items()}
+        acting = [with_sae(edit, near.get(id(edit.sae))) for edit in acting]
+        blocks = {block: model.block(block) for block in dict.fromkeys(edit.block for edit in acting)}
+        refuse_compiled(model, blocks)
+        programs = {
+            block: Program(tuple(e for e in acting if e.block == block), _width(module))
+            for block, module in blocks.items()
+        }
+        chosen = None if rows is None else frozenset(int(row) for row in rows)
+        return _attached(model, blocks, {b: Site(p, self.guard, chosen) for b, p in programs.items()})
+
+
+@as_instrument.register
+def _(edits: Edits) -> EditInstrument:
+    return EditInstrument(edits)
+
+
+@as_instrument.register
+def _(edit: Edit) -> EditInstrument:
+    return EditInstrument(Edits.of(edit))
+
+
+def guarded(edits: Edit | Edits, guard: Guard) -> EditInstrument:
+    """Edits under a guard, for `generate(edits=...)`; `guard.report()` tells how often it acted."""
+    return EditInstrument(Edits.of(edits), guard)
+
+
+def applied(
+    model: Any, edits: Edit | Edits | None, guard: Guard | None = None
+) -> AbstractContextManager[None]:
+    """`with applied(model, edits): model.pipeline("a dog")` edits any diffusers call.
+
+    Recording inside it (`unbox.record`) sees the edited updates, recording around it the unedited ones.
+    """
+    return EditInstrument(Edits.of(edits), guard).attach(model)
+
+
+def _width(module: torch.nn.Module) -> int:
+    return int(module.in_channels)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _attached(model: Any, blocks: dict[str, torch.nn.Module], sites: dict[str, "Site"]) -> Iterator[None]:
+    with ExitStack() as stack:
+        run = stack.enter_context(clock(model))
+        for name, module in blocks.items():
+            hook = sites[name].hook(run)
+            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+@dataclass(frozen=True)
+class Site:
+    """A block's program on the rows of a batch that it is for."""
+
+    program: Program
+    guard: Guard | None
+    images: frozenset[int] | None
+
+    def hook(self, run: Any) -> Any:
+        """Forward hook of a transformer block, whose hidden states are (batch, d, y, x)."""
+
+        def edit(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            edited = self.edited(hidden, output[0], run)
+            if edited is output[0]:
+                return None
+            return (edited, *output[1:]) if isinstance(output, tuple) else type(output)(sample=edited)
+
+        return edit
+
+    def edited(self, hidden: Tensor, output: Tensor, run: Any) -> Tensor:
+        """The block's output after its edits; the very same tensor when nothing acts. Never in place.
+
+        Each row's branch and image come from the run's clock.
+        """
+        result = output
+        for branch in sorted(set(run.branches)):
+            rows = self._rows(run, branch)
+            if not rows:
+                continue
+            if len(rows) == len(output):
+                delta = self._delta(hidden, output, run.step, branch)
+                result = result if delta is None else result + delta
+                continue
+            chosen = torch.tensor(rows, device=output.device)
+            delta = self._delta(hidden[chosen], output[chosen], run.step, branch)
+            if delta is not None:
+                result = result.index_add(0, chosen, delta.expand(len(rows), *output.shape[1:]))
+        return result
+
+    def _rows(self, run: Any, branch: str) -> list[int]:
+        owners = zip(run.branches, run.samples, strict=True)
+        return [
+            row
+            for row, (its, image) in enumerate(owners)
+            if its == branch and (self.images is None or int(image) in self.images)
+        ]
+
+    def _delta(self, hidden: Tensor, output: Tensor, step: int, branch: str) -> Tensor | None:
+        """What to add to rows of one branch: broadcastable to (rows, d, y, x), in the output's dtype."""
+        seen = self.program.reads or self.guard is not None
+        update = (output - hidden).permute(0, 2, 3, 1).float() if seen else None
+        delta = self.program.delta(output.permute(0, 2, 3, 1), update, step, branch)
+        if delta is not None and self.guard is not None and update is not None:
+            delta = self.guard.delta(self.program.edits[0].block, update, delta.expand_as(update))
+        return None if delta is None else delta.permute(0, 3, 1, 2).to(output)

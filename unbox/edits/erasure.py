@@ -1,0 +1,80 @@
+"""Erasure of a concept: features chosen from contrast sets, taken out where they fire for it.
+
+After SAeUron: per step, a feature's importance is its mean code over updates of the concept minus its mean
+over others. Where a chosen feature exceeds its mean on the concept, it is scaled (0: ablated; negative:
+turned round). The SAE's error is kept, as with every edit.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from unbox.words import Edits, Feature, UnboxError
+
+
+def erase(
+    sae: Any,
+    concept: Any,
+    others: Any,
+    *,
+    percentile: float = 99.9,
+    scale: float = 0.0,
+    limit: int | None = None,
+    by_step: bool = True,
+) -> Edits:
+    """Edits that take a concept out of a block.
+
+    concept, others: recorded rows of the SAE's block (`store[block].filter(samples=...)`) with and without
+    the concept. Features above the `percentile` of importance (and above 0; at most `limit`) are multiplied
+    by `scale` where their code exceeds its mean over the concept's updates. `by_step` chooses anew for each
+    step.
+    Raises UnboxError where no feature is more active with the concept than without.
+    """
+    if not 0 <= percentile < 100:
+        raise UnboxError(f"percentile {percentile} is not in [0, 100)")
+    with_concept, without = mean_codes(sae, concept, by_step), mean_codes(sae, others, by_step)
+    if with_concept.shape != without.shape:
+        raise UnboxError(
+            f"the sets have {len(with_concept)} and {len(without)} steps; they must have as many"
+        )
+    edits = Edits()
+    for step, (mean, base) in enumerate(zip(with_concept, without, strict=True)):
+        steps = (step, step + 1) if by_step else None
+        for feature in _important(mean - base, percentile, limit):
+            one = Feature(sae.block, int(feature), sae=sae)
+            edits += one.scale(scale, above=float(mean[feature]), steps=steps)
+    if not len(edits):
+        raise UnboxError(f"no feature of {sae.block} is more active with the concept than without")
+    return edits
+
+
+def _important(importance: np.ndarray, percentile: float, limit: int | None) -> np.ndarray:
+    cut = max(float(np.percentile(importance, percentile)), 0.0)
+    order = np.argsort(-importance, kind="stable")
+    return order[(importance[order] >= cut) & (importance[order] > 0)][:limit]
+
+
+def mean_codes(sae: Any, rows: Any, by_step: bool = True) -> np.ndarray:
+    """Mean code over images, branches and positions: float64 (steps, latents), or (1, latents)."""
+    total: np.ndarray | None = None
+    count = 0
+    for update in _images(rows):
+        steps = len(update) if by_step else 1
+        codes = sae.encode(torch.from_numpy(update.reshape(steps, -1, update.shape[-1])).to(sae.W_dec))
+        values, indices = codes.values.double().cpu().numpy(), codes.indices.cpu().numpy()
+        sums = [
+            np.bincount(i.ravel(), v.ravel(), minlength=sae.latents)
+            for v, i in zip(values, indices, strict=True)
+        ]
+        total = np.stack(sums) if total is None else total + np.stack(sums)
+        count += values.shape[1]
+    if total is None:
+        raise UnboxError("a contrast set is empty; give at least one recorded image")
+    return total / count
+
+
+def _images(rows: Any) -> Iterator[np.ndarray]:
+    for i in range(rows.shape[0]):
+        yield np.asarray(rows.read(i), np.float32)

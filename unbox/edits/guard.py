@@ -1,0 +1,67 @@
+"""Keep edited updates inside the norms that were recorded.
+
+Careless steering pushes updates to norms that the next layers never saw, which shows as artifacts. A guard
+bounds the norm at every position that an edit changed, and counts how often it had to.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unbox.words import UnboxError
+
+#: What a guard does: pull norms back to the nearest limit, or give each position its unedited norm back.
+MODES = ("clip", "rescale")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Limits of the update's norm by block, and what to do about them."""
+
+    limits: Mapping[str, tuple[float, float]]
+    """Block -> (lowest, highest) norm, as `norm_limits` measures; other blocks are not guarded."""
+    mode: str = "clip"
+    """`clip`: an edited update outside the limits is scaled to the nearer one. `rescale`: every edited update
+    is scaled to the norm it had before, put inside the limits."""
+    counts: dict[str, list[int]] = field(default_factory=dict, compare=False)
+    """Block -> [positions edited, positions whose norm was outside the limits], over all runs so far."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UnboxError(f"no guard '{self.mode}'; there are {', '.join(MODES)}")
+        wrong = [block for block, (low, high) in self.limits.items() if not 0 <= low <= high]
+        if wrong:
+            raise UnboxError(f"the limits of {wrong[0]} are not (low, high) with 0 <= low <= high")
+
+    def delta(self, block: str, update: Tensor, delta: Tensor) -> Tensor:
+        """The delta that keeps `update + delta` inside the limits; (images, y, x, d), zero where it was."""
+        if block not in self.limits:
+            return delta
+        low, high = self.limits[block]
+        moved = update + delta
+        norm = moved.norm(dim=-1, keepdim=True)
+        edited = (delta != 0).any(-1, keepdim=True)
+        outside = edited & ((norm < low) | (norm > high))
+        wanted = (update.norm(dim=-1, keepdim=True) if self.mode == "rescale" else norm).clamp(low, high)
+        seen = self.counts.setdefault(block, [0, 0])
+        seen[0] += int(edited.sum())
+        seen[1] += int(outside.sum())
+        touched = edited if self.mode == "rescale" else outside
+        return torch.where(touched, moved * (wanted / norm.clamp(min=1e-12)) - update, delta)
+
+    def report(self) -> dict[str, float]:
+        """Block -> share of edited positions whose norm was outside the limits, so far."""
+        return {block: outside / max(edited, 1) for block, (edited, outside) in self.counts.items()}
+
+
+def norm_limits(
+    rows: Any, quantiles: tuple[float, float] = (0.0, 1.0), count: int = 20_000, seed: int = 0
+) -> tuple[float, float]:
+    """Quantiles of the update's norm in a store's rows: the limits for a `Guard`."""
+    norms = np.linalg.norm(rows.sample(min(count, len(rows)), seed), axis=1)
+    low, high = np.quantile(norms, quantiles)
+    return float(low), float(high)

@@ -1,0 +1,87 @@
+"""Blocks: what each block's SAE keeps, and what its features mean, in figures."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from unbox.explorer import views
+from unbox.explorer.lab import Lab
+from unbox.explorer.shell import live
+
+TITLE = "Blocks"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The page's components."""
+
+    body: Any
+
+
+def draw(lab: Lab) -> Parts:
+    """The page's components; call inside its tab."""
+    return Parts(live(body(lab), elem_id="blocks-body"))
+
+
+def body(lab: Lab) -> str:
+    """Tables of the SAEs, of their held-out figures where there are some, and of what the atlas counted."""
+    sections = ["<h4>SAEs</h4>", _saes(lab)]
+    if figures := {name: found for name, sae in lab.saes.items() if (found := figures_of(lab, name))}:
+        sections += ["<h4>Held-out figures <small>unbox evaluate</small></h4>", _figures(figures)]
+    if lab.atlas is not None:
+        sections += ["<h4>Atlas</h4>", _atlas(lab)]
+    return f'<div class="ub-gallery">{"".join(sections)}</div>'
+
+
+def figures_of(lab: Lab, name: str) -> dict[str, Any]:
+    """Figures of an SAE: those given to the explorer, else those kept beside it when it was trained."""
+    return dict(lab.figures.get(name) or lab.saes[name].meta.get("figures") or {})
+
+
+def _saes(lab: Lab) -> str:
+    rows = [
+        (name, sae.block, sae.width, sae.latents, sae.k, float(sae.update_std))
+        for name, sae in lab.saes.items()
+    ]
+    return views.table(("SAE", "block", "width", "latents", "k", "deviation of updates"), rows)
+
+
+def _figures(figures: dict[str, dict[str, Any]]) -> str:
+    rows = []
+    for name, found in figures.items():
+        interval = found.get("fvu_interval")
+        rows.append((
+            name, found.get("explained_variance"), found.get("fvu"),
+            f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else None,
+            found.get("l0"), found.get("dead_fraction"), found.get("dense_fraction"), found.get("rows"),
+        ))  # fmt: skip
+    heads = ("SAE", "explained variance", "FVU", "95 % interval", "active a place", "dead", "dense", "rows")
+    groups = [
+        (
+            name,
+            group.get("step"),
+            group.get("branch"),
+            group["explained_variance"],
+            group["l0"],
+            group["rows"],
+        )
+        for name, found in figures.items()
+        for group in found.get("groups", ())
+    ]
+    more = views.table(("SAE", "step", "branch", "explained variance", "active a place", "rows"), groups)
+    detail = f"<details><summary>By step and branch</summary>{more}</details>" if groups else ""
+    return views.table(heads, rows) + detail
+
+
+def _atlas(lab: Lab) -> str:
+    assert lab.atlas is not None
+    rows = lab.atlas.summary()
+    heads = (
+        "SAE",
+        "features",
+        "active ones",
+        "labelled",
+        "median density",
+        "mean label score",
+        "scored labels",
+    )
+    return views.table(heads, rows)

@@ -1,0 +1,82 @@
+"""What the explorer opens: a model, its SAEs, its atlas; from folders, or made once for the bundled model."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from activation_store import read_json
+from unbox.atlas import Atlas, build
+from unbox.explorer.lab import Lab
+from unbox.models import SYSTEMS, load
+from unbox.sae import load_saes
+from unbox.words import DEFAULT_BLOCKS, UnboxError
+
+#: SAEs and atlas of the bundled model, where they are bundled.
+BUNDLED = Path(__file__).parent / "bundled"
+#: What `prepare` makes them of: the paper's four blocks, and two that carry colour, light and background.
+BLOCKS = (*DEFAULT_BLOCKS, "up.1.1", "up.1.2")
+IMAGES, LATENTS, ACTIVE, TOKENS = 1000, 256, 8, 300_000
+
+
+def open_lab(
+    model: str, saes: Path | None = None, atlas: Path | None = None, figures: Path | None = None,
+    device: str | None = None,
+) -> Lab:  # fmt: skip
+    """A lab of what was named. Without SAEs the bundled model gets its own (made once, in minutes, where
+    the package does not hold them); another model is shown without."""
+    loaded = load(model, device=device)
+    if saes is None and loaded.system.name.startswith("shapes"):
+        folder = BUNDLED if (BUNDLED / "saes").is_dir() else prepare(loaded, cache() / loaded.system.name)
+        saes, atlas = folder / "saes", atlas or folder / "atlas"
+    found = load_saes(saes) if saes is not None else {}
+    others = [name for name in SYSTEMS if name.startswith("shapes") and ready(name)]
+    return Lab(
+        loaded,
+        found,
+        None if atlas is None else Atlas.open(atlas),
+        others if loaded.system.name.startswith("shapes") else (),
+        None if figures is None else read_json(figures),
+    )
+
+
+def ready(system: str) -> bool:
+    """Whether a bundled system's weights are here."""
+    from unbox.models.weights import base_folder
+
+    try:
+        return base_folder(SYSTEMS[system].base or "", False).is_dir()
+    except UnboxError:
+        return False
+
+
+def prepare(model: Any, folder: Path) -> Path:
+    """SAEs and an atlas of the bundled model in `folder`: collects, trains, builds; resumable.
+
+    This is also how what the package bundles is made: `python -m unbox.explorer.start shapes-turbo FOLDER`.
+    """
+    from activation_store import Store
+    from unbox.capture import collect
+    from unbox.sae import specs, train
+    from unbox.shapes import prompts
+
+    if (folder / "atlas" / "atlas.json").is_file():
+        return folder
+    print(
+        f"Making features of the bundled model in {folder}, once. Stop at any time; the next start goes on."
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    collect(model, prompts(IMAGES, seed=11, full=False), folder / "store", blocks=BLOCKS)
+    store = Store.open(folder / "store")
+    train(store, folder / "saes", specs(store.blocks, k=ACTIVE, latents=LATENTS), tokens=TOKENS)
+    build(store, load_saes(folder / "saes"), folder / "atlas", model=model)
+    return folder
+
+
+def cache() -> Path:
+    """The user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unbox"
+
+
+if __name__ == "__main__":
+    prepare(load(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,28 @@
+"""The generation stack: systems as data, loading, sampling, and the clock that instruments read."""
+
+from unbox.models.conditioning import BUCKETS, Micro, nearest_bucket
+from unbox.models.instruments import Instrument, as_instrument
+from unbox.models.load import load
+from unbox.models.model import Model, weight_hash
+from unbox.models.rows import SYSTEMS, find_system
+from unbox.models.run import Run, clock
+from unbox.models.seeds import image_seed
+from unbox.models.systems import Part, System
+
+__all__ = [
+    "BUCKETS",
+    "SYSTEMS",
+    "Instrument",
+    "Micro",
+    "Model",
+    "Part",
+    "Run",
+    "System",
+    "as_instrument",
+    "clock",
+    "find_system",
+    "image_seed",
+    "load",
+    "nearest_bucket",
+    "weight_hash",
+]

@@ -1,0 +1,92 @@
+"""Combinations of settings that give garbage, noticed before they are sampled."""
+
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from unbox.words import UnboxError
+
+if TYPE_CHECKING:
+    from unbox.models.generate import Settings
+    from unbox.models.model import Model
+    from unbox.models.systems import System
+
+
+class Problem(NamedTuple):
+    """What is wrong; `fatal` when no image can come of it."""
+
+    fatal: bool
+    text: str
+
+
+def check_run(model: "Model", settings: "Settings") -> None:
+    """Warn (UserWarning) or refuse (UnboxError) before sampling, with the reason."""
+    _report([*_steps(model, settings), *_spacing(model, settings), *_guidance(model, settings)])
+
+
+def check_weights(system: "System", shipped: str | None, source: str) -> None:
+    """Compare the prediction type that a system samples by with the one shipped beside the weights.
+
+    `shipped`: `prediction_type` of the checkpoint's scheduler, None where it cannot be known.
+    """
+    if shipped is None or not system.prediction or shipped == system.prediction:
+        return
+    fatal = "sample" in (shipped, system.prediction)
+    _report(
+        [
+            Problem(
+                fatal,
+                f"system '{system.name}' reads the UNet's output as {system.prediction}, but the scheduler "
+                f"shipped with {source} says {shipped}; choose a system with that prediction, or "
+                f"weights trained for {system.prediction}",
+            )
+        ]
+    )
+
+
+def _report(problems: list[Problem]) -> None:
+    for fatal, text in problems:
+        if fatal:
+            raise UnboxError(text)
+        warnings.warn(text, stacklevel=4)
+
+
+def _steps(model: "Model", settings: "Settings") -> Iterator[Problem]:
+    system, steps = model.system, settings.steps
+    if steps < 1:
+        yield Problem(True, f"{steps} steps were asked for; at least one is needed")
+    elif system.timesteps and steps not in system.timesteps:
+        grids = ", ".join(str(n) for n in system.timesteps)
+        yield Problem(True, f"{system.name} has a fixed timestep grid of {grids} step(s), not {steps}")
+    elif system.step_counts and steps not in system.step_counts:
+        counts = ", ".join(str(n) for n in system.step_counts)
+        yield Problem(False, f"{system.name} was trained for {counts} step(s); {steps} will look worse")
+
+
+def _spacing(model: "Model", settings: "Settings") -> Iterator[Problem]:
+    """Latents start as pure noise; a schedule that begins lower (`leading` at few steps) gives garbage."""
+    if settings.timesteps or settings.steps < 1 or model.system.image_to_image:
+        return
+    scheduler = model.pipeline.scheduler
+    scheduler.set_timesteps(settings.steps)
+    first, trained = float(scheduler.timesteps[0]), scheduler.config["num_train_timesteps"]
+    if first < 0.9 * trained:
+        yield Problem(
+            first < 0.5 * trained,
+            f"with '{scheduler.config.get('timestep_spacing')}' spacing {settings.steps} step(s) begin at "
+            f"timestep {first:g} of {trained}, below the pure noise that the image starts from; "
+            "take more steps or a system with 'trailing' spacing",
+        )
+
+
+def _guidance(model: "Model", settings: "Settings") -> Iterator[Problem]:
+    if settings.guidance > 1 and model.system.distilled:
+        yield Problem(
+            False,
+            f"guidance is distilled into {model.system.name}: classifier-free guidance "
+            f"{settings.guidance:g} on top oversaturates; use 0",
+        )
+    if settings.guidance <= 1 and settings.negative:
+        yield Problem(
+            False, f"a negative prompt has no effect at guidance {settings.guidance:g}; it needs more than 1"
+        )

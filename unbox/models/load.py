@@ -1,0 +1,282 @@
+"""`load`: from a system's name, a Hub id, a diffusers folder or a single file to a model ready to run."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from unbox.models.checks import check_weights
+from unbox.models.model import Model
+from unbox.models.rows import GENERIC, SDXL, SYSTEMS, find_system
+from unbox.models.schedulers import NativeEulerScheduler, scheduler_class
+from unbox.models.systems import Part, System, folder_system
+from unbox.models.weights import base_folder, part_file, quiet, ready_line
+from unbox.words import UnboxError
+
+OFFLOADS = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
+SINGLE_FILE = (".safetensors", ".ckpt")
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was asked for: the row, and where the base weights are (a folder or one file)."""
+
+    system: System
+    path: Path
+
+
+def load(
+    source: str | Path,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    *,
+    system: str | System | None = None,
+    unet: str | Path | None = None,
+    lora: str | Path | None = None,
+    config: str | Path | None = None,
+    offload: str | None = None,
+    compile: bool = False,
+    download: bool = True,
+) -> Model:
+    """A model ready to run.
+
+    `source`: a system's name (`unbox models` lists them), a Hub id, a diffusers folder, or a single
+    `.safetensors` checkpoint in the original layout (then `config` is a diffusers folder with its
+    configuration and tokenizers; the default is SDXL base's). `system` samples the weights by that row
+    instead of their own. `unet` and `lora` are files put over the base, the LoRA as an adapter.
+    `dtype`: default as stored, but float16 becomes float32 on a CPU. `device`: default the accelerator if
+    there is one. `offload`: "model" or "sequential". `compile` compiles the repeated blocks (hooks still
+    fire). `download=False` never touches the network.
+    Raises UnboxError for unknown names, weights that are nowhere, and weights that do not fit the system.
+    """
+    if offload is not None and offload not in OFFLOADS:
+        raise UnboxError(f"offload '{offload}' is not one of {', '.join(OFFLOADS)}")
+    found = _find(str(source), system, download)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with _whole(found.path):
+        weights_type = _dtype(dtype, found.path, target)
+    with quiet():
+        with _whole(found.path):
+            pipeline = _base_pipeline(found.path, weights_type, config, download)
+        row = _complete(found, pipeline)
+        for part, path in _parts(row, unet, lora, download):
+            _put(pipeline, part.kind, path)
+        if unet is None and not any(part.kind == "unet" for part in row.parts):
+            check_weights(row, _shipped_prediction(found.path), str(source))
+        _set_scheduler(pipeline, row)
+        refiner = _refiner(row, pipeline, weights_type, download) if row.refiner else None
+    model = Model(pipeline, row, str(source), refiner)
+    for each in model.pipelines:
+        _place(each, target, offload)
+        if compile:
+            each.unet.compile_repeated_blocks()
+    return model
+
+
+def _find(source: str, system: str | System | None, download: bool) -> Source:
+    """Which row and which base weights a source means."""
+    asked = find_system(system) if isinstance(system, str) else system
+    path = Path(source).expanduser()
+    if path.exists() and source not in SYSTEMS:
+        if path.is_dir() and not (path / "model_index.json").is_file():
+            raise UnboxError(f"{source} is a folder without model_index.json, so not a diffusers pipeline")
+        if path.is_file() and path.suffix not in SINGLE_FILE:
+            raise UnboxError(f"{source} is no checkpoint: single files end in {' or '.join(SINGLE_FILE)}")
+        own = folder_system(path) if path.is_dir() else None
+        return Source(asked or own or replace(GENERIC, name=path.stem), path)
+    if source in SYSTEMS:
+        row = asked or SYSTEMS[source]
+        reference = SYSTEMS[source].base
+        if reference is None:
+            raise UnboxError(
+                f"{source} has no public weights: name a checkpoint and its way of sampling, "
+                f"load('CHECKPOINT', system='{source}'). {ready_line()}"
+            )
+        return Source(row, base_folder(reference, download))
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return Source(asked or _row_of_repository(source), base_folder(source, download))
+    if "/" in source or path.suffix in SINGLE_FILE:
+        raise UnboxError(f"there is nothing at {source}; give a folder, a file or a system's name")
+    find_system(source)
+    raise AssertionError("find_system raises for an unknown name")
+
+
+def _row_of_repository(repo: str) -> System:
+    """The row whose base is this repository; several rows share a repository of UNets or LoRAs."""
+    for system in SYSTEMS.values():
+        if system.base == repo and not system.parts and not system.refiner:
+            return system
+    users = [s.name for s in SYSTEMS.values() if repo in (part.repo for part in s.parts)]
+    if users:
+        raise UnboxError(f"{repo} holds weights of several systems; name one: {', '.join(users)}")
+    return replace(GENERIC, name=repo.split("/")[1])
+
+
+def _dtype(asked: torch.dtype | str | None, path: Path, device: torch.device) -> torch.dtype:
+    if isinstance(asked, str):
+        named = getattr(torch, asked, None)
+        if not isinstance(named, torch.dtype):
+            raise UnboxError(f"dtype '{asked}' is not one of float32, bfloat16, float16")
+        return named
+    if asked is not None:
+        return asked
+    stored = _stored_dtype(path)
+    return torch.float32 if device.type == "cpu" and stored == torch.float16 else stored
+
+
+def _stored_dtype(path: Path) -> torch.dtype:
+    """The type of the first floating tensor of the UNet's (or the single) file; float32 if none is found."""
+    candidates = sorted((path / "unet").glob("*.safetensors")) if path.is_dir() else [path]
+    for file in candidates:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a dict
+                    kind = tensors.get_slice(name).get_dtype()
+                    if kind in _DTYPES:
+                        return _DTYPES[kind]
+    return torch.float32
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say of weights that are cut short, missing or not weights which they are and what to do."""
+    try:
+        yield
+    except UnboxError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UnboxError(
+            f"{path} could not be loaded ({type(error).__name__}: {error}); it may be incomplete: fetch or "
+            "copy it again, or see `unbox models` for what is ready"
+        ) from error
+
+
+def _base_pipeline(path: Path, dtype: torch.dtype, config: str | Path | None, download: bool) -> Any:
+    from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+
+    if path.is_dir():
+        variant = "fp16" if list(path.glob("unet/*.fp16.safetensors")) else None
+        return DiffusionPipeline.from_pretrained(
+            path, dtype=dtype, variant=variant, local_files_only=True, **_no_watermark(path)
+        )
+    folder = Path(config) if config is not None else base_folder(SDXL, download)
+    return StableDiffusionXLPipeline.from_single_file(
+        str(path), config=str(folder), dtype=dtype, local_files_only=True, add_watermarker=False
+    )
+
+
+def _no_watermark(path: Path) -> dict[str, Any]:
+    name = json.loads((path / "model_index.json").read_text())["_class_name"]
+    return {"add_watermarker": False} if name.startswith("StableDiffusionXL") else {}
+
+
+def _complete(found: Source, pipeline: Any) -> System:
+    """A checkpoint without a row gets what its own configuration says."""
+    row = found.system
+    if row.scheduler:
+        return row
+    config = pipeline.scheduler.config
+    return replace(
+        row,
+        scheduler=type(pipeline.scheduler).__name__,
+        prediction=config.get("prediction_type", "epsilon"),
+        image_to_image="Img2Img" in type(pipeline).__name__,
+    )
+
+
+def _parts(
+    row: System, unet: str | Path | None, lora: str | Path | None, download: bool
+) -> Iterator[tuple[Part, Path]]:
+    """The system's own parts, a UNet of the user's in the place of its UNet, and a LoRA of the user's."""
+    for part in row.parts:
+        if not (part.kind == "unet" and unet is not None):
+            yield part, part_file(part, download)
+    for kind, own in (("unet", unet), ("lora", lora)):
+        if own is not None:
+            path = Path(own).expanduser()
+            if not path.exists():
+                raise UnboxError(f"there is no {kind} file at {own}")
+            yield Part(kind, "", str(own)), path
+
+
+def _put(pipeline: Any, kind: str, path: Path) -> None:
+    if kind == "lora":
+        place = {"weight_name": path.name} if path.is_file() else {}
+        pipeline.load_lora_weights(str(path.parent if path.is_file() else path), adapter_name="lora", **place)
+        return
+    weights = _unet_weights(path)
+    result = pipeline.unet.load_state_dict(weights, strict=False)
+    if result.missing_keys or result.unexpected_keys:
+        raise UnboxError(
+            f"{path} is not a UNet for this base: {len(result.missing_keys)} tensors are missing "
+            f"(like {_first(result.missing_keys)}) and {len(result.unexpected_keys)} unknown "
+            f"(like {_first(result.unexpected_keys)})"
+        )
+
+
+def _unet_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a UNet file, or of the folder or repository that holds one."""
+    if path.is_dir():
+        files = sorted([*path.glob("unet/*.safetensors"), *path.glob("*.safetensors")])
+        if not files:
+            raise UnboxError(f"{path} holds no UNet: no .safetensors in it or in its unet/")
+        return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _first(names: list[str]) -> str:
+    return names[0] if names else "none"
+
+
+def _shipped_prediction(path: Path) -> str | None:
+    """Prediction type of the scheduler beside the weights; None for a single file."""
+    config = path / "scheduler" / "scheduler_config.json"
+    return json.loads(config.read_text()).get("prediction_type") if config.is_file() else None
+
+
+def _set_scheduler(pipeline: Any, row: System) -> None:
+    """The row's scheduler, on the configuration shipped with the weights where the row does not speak."""
+    changes = {"prediction_type": row.prediction, **row.scheduler_config}
+    cls = scheduler_class(row.scheduler)
+    if cls is NativeEulerScheduler:
+        changes["model_dtype"] = str(pipeline.unet.dtype).removeprefix("torch.")
+    pipeline.scheduler = cls.from_config(pipeline.scheduler.config, **changes)  # type: ignore[attr-defined]
+
+
+def _refiner(row: System, pipeline: Any, dtype: torch.dtype, download: bool) -> Any:
+    """The ensemble's second pipeline; shares the base's scheduler class, VAE and second text encoder."""
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    reference = str(row.refiner)
+    folder = Path(reference) if Path(reference).is_dir() else base_folder(reference, download)
+    variant = "fp16" if list(folder.glob("unet/*.fp16.safetensors")) else None
+    refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(
+        folder,
+        vae=pipeline.vae,
+        text_encoder_2=pipeline.text_encoder_2,
+        tokenizer_2=pipeline.tokenizer_2,
+        dtype=dtype,
+        variant=variant,
+        local_files_only=True,
+        add_watermarker=False,
+    )
+    _set_scheduler(refiner, row)
+    return refiner
+
+
+def _place(pipeline: Any, device: torch.device, offload: str | None) -> None:
+    if offload is None:
+        pipeline.to(device)
+    elif device.type == "cpu":
+        raise UnboxError("offload moves parts between a CPU and an accelerator; there is none here")
+    else:
+        getattr(pipeline, OFFLOADS[offload])(device=device)

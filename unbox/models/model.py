@@ -1,0 +1,134 @@
+"""A model ready to run: a plain diffusers pipeline, and the row that says how it is sampled."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+
+from unbox.models.generate import generate
+from unbox.models.systems import System
+from unbox.words import UnboxError, block_path, short_name
+
+if TYPE_CHECKING:
+    from unbox.models.run import Run
+
+_ORDER = ("down", "mid", "up")
+_LIBRARIES = ("torch", "diffusers", "transformers", "peft")
+
+
+class Model:
+    """What `load` gives. `pipeline` is the plain diffusers pipeline, `system` the row of data it runs by.
+
+    `refiner` is the second pipeline of an ensemble, or None. `source` says where the weights came from.
+    """
+
+    generate = generate
+
+    def __init__(self, pipeline: Any, system: System, source: str = "", refiner: Any = None) -> None:
+        self.pipeline = pipeline
+        self.system = system
+        self.source = source
+        self.refiner = refiner
+        self.run: Run | None = None
+        """The clock while the model is watched (`unbox.models.run.clock`)."""
+
+    def __repr__(self) -> str:
+        return f"Model({self.system.name}, {self.source}, {self.dtype}, {self.device})"
+
+    @property
+    def pipelines(self) -> tuple[Any, ...]:
+        """The base pipeline and, in an ensemble, the refiner's."""
+        return (self.pipeline,) if self.refiner is None else (self.pipeline, self.refiner)
+
+    @property
+    def unet(self) -> torch.nn.Module:
+        """The UNet of the base pipeline."""
+        return self.pipeline.unet
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes (under offload: the accelerator)."""
+        return self.pipeline._execution_device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The UNet's weights' type."""
+        return self.pipeline.unet.dtype
+
+    @property
+    def size(self) -> int:
+        """Side of the native square image in pixels."""
+        return self.system.size or self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """Short names of the UNet's transformer blocks, in the order of the forward pass."""
+        paths = [path for path, part in self.unet.named_modules() if isinstance(part, Transformer2DModel)]
+        return tuple(sorted(map(short_name, paths), key=_forward_order))
+
+    def block(self, name: str) -> torch.nn.Module:
+        """The transformer block of a short name. Raises UnboxError listing the blocks that exist."""
+        path = block_path(name)
+        if name not in self.blocks:
+            raise UnboxError(f"this model has no block '{name}'; it has {', '.join(self.blocks)}")
+        return self.unet.get_submodule(path)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the active LoRA adapters."""
+        return tuple(self.pipeline.get_active_adapters()) if self.pipeline.get_list_adapters() else ()
+
+    @contextmanager
+    def unadapted(self) -> Iterator["Model"]:
+        """Inside, the LoRA adapters are off: the same model before alignment or distillation."""
+        if not self.adapters:
+            raise UnboxError(f"{self.system.name} has no LoRA adapter to turn off; its weights are whole")
+        self.pipeline.disable_lora()
+        try:
+            yield self
+        finally:
+            self.pipeline.enable_lora()
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the images besides the call: system, scheduler, weights, adapters, libraries."""
+        return {
+            "system": self.system.to_json(),
+            "source": self.source,
+            "scheduler": {
+                key: value for key, value in self.pipeline.scheduler.config.items() if not key.startswith("_")
+            }
+            | {"class": type(self.pipeline.scheduler).__name__},
+            "weights": self.weight_hashes(),
+            "adapters": list(self.adapters),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "libraries": {name: version(name) for name in _LIBRARIES},
+        }
+
+    def weight_hashes(self) -> dict[str, str]:
+        """SHA-256 of each part's weights in memory (UNet, VAE, text encoders), a few seconds for SDXL."""
+        return {
+            f"{prefix}{name}": weight_hash(part)
+            for prefix, pipeline in zip(("", "refiner."), self.pipelines, strict=False)
+            for name, part in sorted(pipeline.components.items())
+            if isinstance(part, torch.nn.Module)
+        }
+
+
+def weight_hash(module: torch.nn.Module) -> str:
+    """SHA-256 in hexadecimal over a module's tensors: names, types, shapes and bytes, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _forward_order(name: str) -> tuple[int, list[int]]:
+    side, *numbers = name.split(".")
+    return _ORDER.index(side), [int(n) for n in numbers]

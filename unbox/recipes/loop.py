@@ -1,0 +1,175 @@
+"""The loop that every recipe shares: seeded steps, cosine rate, averaged weights, checkpoints that resume.
+
+A step's randomness is derived from (seed, step), so that a resumed run draws what an uninterrupted
+one would have drawn and no generator state has to be saved.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from activation_store.files import publish_folder, read_json
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast a stage trains."""
+
+    steps: int
+    rate: float
+    warmup: int = 100
+    ema: float = 0.998
+    clip: float = 1.0
+    decay_from: float = 0.0
+    """Share of the steps after which the learning rate starts its cosine fall to zero."""
+    seed: int = 0
+    minutes: float = math.inf
+    """Stop early, as if `steps` had been reached, after this much training; the rate follows the clock."""
+
+
+class Optimizer:
+    """Muon for the matrices (convolutions flattened), Adam for the rest.
+
+    Muon orthogonalises each momentum matrix (Jordan et al. 2024); `match_rms_adamw` lets both share a rate.
+    """
+
+    def __init__(self, module: nn.Module, rate: float, matrices: bool = True) -> None:
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        self.hidden = [p for p in parameters if matrices and p.ndim >= 2]
+        # Views share storage with what they flatten, so a step on the view is a step on the weight.
+        self.views = [nn.Parameter(p.detach().flatten(1)) for p in self.hidden]
+        rest = [p for p in parameters if not (matrices and p.ndim >= 2)]
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=rate, betas=(0.9, 0.99))]
+        if self.views:
+            self.parts.append(
+                torch.optim.Muon(self.views, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+            )
+        self.rate = rate
+
+    def step(self, scale: float) -> None:
+        for view, parameter in zip(self.views, self.hidden, strict=True):
+            view.grad = None if parameter.grad is None else parameter.grad.flatten(1)
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = self.rate * scale
+            part.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimizer's state, flat."""
+        return {
+            f"{i}.{j}.{name}": torch.as_tensor(value).contiguous()
+            for i, part in enumerate(self.parts)
+            for j, state in part.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        for i, part in enumerate(self.parts):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                which, j, name = key.split(".", 2)
+                if int(which) == i:
+                    state.setdefault(int(j), {})[name] = value
+            part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
+
+
+def finished(name: str, folder: Path) -> bool:
+    """Whether a stage has run to its end in `folder`, so that it needs no data to be loaded."""
+    state = Path(folder) / name / "state.json"
+    return state.exists() and read_json(state)["done"]
+
+
+def rate_at(plan: Plan, progress: float, step: int) -> float:
+    """Learning-rate factor: linear warm-up, level, cosine to zero."""
+    warm = min(1.0, (step + 1) / plan.warmup)
+    fall = max(0.0, progress - plan.decay_from) / (1 - plan.decay_from)
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, fall)))
+
+
+def train(
+    name: str,
+    module: nn.Module,
+    loss: Callable[[int, np.random.Generator, float], Tensor],
+    plan: Plan,
+    folder: Path,
+    *,
+    matrices: bool = True,
+    save_every: float = 120.0,
+    log: Callable[[int], dict[str, float]] | None = None,
+    log_every: int = 500,
+) -> nn.Module:
+    """Train `module` in place by `loss(step, rng, progress)` and leave it holding its averaged weights.
+
+    Resumes from `folder/name` where a checkpoint lies; a finished stage is loaded and returned at once.
+    """
+    here = Path(folder) / name
+    optimizer = Optimizer(module, plan.rate, matrices)
+    ema = {key: value.detach().clone() for key, value in module.state_dict().items()}
+    step, spent = 0, 0.0
+    if (here / "state.json").exists():
+        state = read_json(here / "state.json")
+        ema = load_file(here / "ema.safetensors")
+        if state["done"]:
+            module.load_state_dict(ema)
+            return module
+        module.load_state_dict(load_file(here / "weights.safetensors"))
+        optimizer.load(load_file(here / "optimizer.safetensors"))
+        step, spent = state["step"], state["seconds"]
+
+    def save(done: bool = False) -> None:
+        with publish_folder(here, replace=True) as new:
+            save_file({k: v.contiguous() for k, v in ema.items()}, new / "ema.safetensors")
+            if not done:
+                weights = {k: v.contiguous() for k, v in module.state_dict().items()}
+                save_file(weights, new / "weights.safetensors")
+                save_file(optimizer.tensors(), new / "optimizer.safetensors")
+            (new / "state.json").write_text(json.dumps({"step": step, "seconds": spent, "done": done}))
+
+    started, saved, mean = time.monotonic() - spent, time.monotonic(), float("nan")
+    bar = tqdm(total=plan.steps, initial=step, desc=name, unit="step", mininterval=5)
+    while True:
+        spent = time.monotonic() - started
+        progress = max(step / plan.steps, spent / (60 * plan.minutes))
+        if progress >= 1:
+            break
+        torch.manual_seed(plan.seed * 1_000_003 + step)
+        value = loss(step, np.random.default_rng([plan.seed, step]), progress)
+        value.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), plan.clip)
+        optimizer.step(rate_at(plan, progress, step))
+        module.zero_grad(set_to_none=True)
+        _average(ema, module.state_dict(), min(plan.ema, (step + 1) / (step + 10)))
+        mean = value.item() if math.isnan(mean) else 0.99 * mean + 0.01 * value.item()
+        step += 1
+        bar.update()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{mean:.4f}")
+        if log is not None and step % log_every == 0:
+            bar.write(f"{name} {step} " + " ".join(f"{k}={v:.4f}" for k, v in log(step).items()))
+        if time.monotonic() - saved > save_every:
+            save()
+            saved = time.monotonic()
+    bar.close()
+    module.load_state_dict(ema)
+    save(done=True)
+    return module
+
+
+@torch.no_grad()
+def _average(ema: dict[str, Tensor], current: dict[str, Tensor], decay: float) -> None:
+    floats = [key for key, value in ema.items() if value.is_floating_point()]
+    torch._foreach_lerp_([ema[key] for key in floats], [current[key] for key in floats], 1 - decay)
+
+
+def parameters(modules: Iterable[nn.Module]) -> int:
+    """How many parameters the modules have together."""
+    return sum(p.numel() for module in modules for p in module.parameters())

@@ -1,0 +1,1 @@
+"""How the bundled Shapes models are made from nothing: VAE, text encoders, UNet, finish, detector."""

@@ -1,0 +1,171 @@
+"""The whole recipe, stage by stage; each stage resumes, and a finished one is loaded."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerAncestralDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from activation_store.files import publish_file, publish_folder
+from unbox.recipes.loop import Plan, finished
+from unbox.recipes.shapes import detector, text, unet, vae
+from unbox.recipes.shapes.card import write_card
+from unbox.recipes.shapes.data import Pictures, make_pictures
+from unbox.shapes.detector import Detector
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many scenes each stage draws (seeds 1-4), and how many samples the few-step finish learns from."""
+
+    vae: int = 6_000
+    text: int = 20_000
+    unet: int = 40_000
+    detector: int = 30_000
+    pairs: int = 4_096
+
+
+@dataclass(frozen=True)
+class ShapesRecipe:
+    """Makes `shapes-base`, `shapes-turbo` and the detector in `folder`."""
+
+    folder: Path
+    sizes: Sizes = Sizes()
+    plans: dict[str, Plan] = field(
+        default_factory=lambda: {
+            "vae": vae.PLAN,
+            "text": text.PLAN,
+            "base": unet.BASE,
+            "turbo": unet.TURBO,
+            "detector": detector.PLAN,
+        }
+    )
+
+    def lasting(self, **minutes: float | None) -> "ShapesRecipe":
+        """The same recipe with other lengths, in minutes, for the plans named; None keeps a plan."""
+        given = {name: value for name, value in minutes.items() if value is not None}
+        return replace(
+            self, plans=self.plans | {name: replace(self.plans[name], minutes=m) for name, m in given.items()}
+        )
+
+    def _pictures(self, stage: str, seed: int) -> Pictures:
+        """The stage's training set; none where it has finished and will only be loaded."""
+        return make_pictures(0 if finished(stage, self.folder) else getattr(self.sizes, stage), seed)
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        return text.make_tokenizer()
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        return vae.train_vae(self._pictures("vae", seed=1), self.folder, self.plans["vae"])
+
+    @cached_property
+    def text(self) -> text.TextPair:
+        data = self._pictures("text", seed=2)
+        return text.train_text(data, self.tokenizer, self.folder, self.plans["text"])
+
+    @cached_property
+    def data(self) -> Pictures:
+        return make_pictures(self.sizes.unet, seed=3)
+
+    @cached_property
+    def latents(self) -> Tensor:
+        """The training pictures as latents, float16, kept beside the checkpoints."""
+        file = self.folder / "latents.safetensors"
+        if not file.exists():
+            latents = (
+                vae.encode(self.vae, self.data, torch.arange(len(self.data)).numpy()).half().contiguous()
+            )
+            with publish_file(file) as new:
+                save_file({"latents": latents}, new)
+        return load_file(file)["latents"]
+
+    @cached_property
+    def conditions(self) -> unet.Conditions:
+        return unet.Conditions(self.text, self.tokenizer)
+
+    @cached_property
+    def base(self) -> UNet2DConditionModel:
+        return unet.train_base(self.data, self.latents, self.conditions, self.folder, self.plans["base"])
+
+    @cached_property
+    def pairs(self) -> dict[str, Tensor]:
+        return unet.make_pairs(self.base, self.data, self.conditions, self.folder, self.sizes.pairs)
+
+    @cached_property
+    def turbo(self) -> UNet2DConditionModel:
+        return unet.train_turbo(
+            self.base, self.data, self.latents, self.conditions, self.pairs, self.folder, self.plans["turbo"]
+        )
+
+    @cached_property
+    def detector(self) -> Detector:
+        data = self._pictures("detector", seed=4)
+        return detector.train_detector(data, self.folder, self.plans["detector"])
+
+    def pipeline(self, network: UNet2DConditionModel, few_steps: bool) -> StableDiffusionXLPipeline:
+        """Copies of the parts as an SDXL pipeline, with the scheduler that suits the number of steps."""
+        scheduler = unet.make_scheduler()
+        if few_steps:
+            scheduler = EulerAncestralDiscreteScheduler.from_config(scheduler.config)
+        return StableDiffusionXLPipeline(
+            vae=deepcopy(self.vae),
+            text_encoder=deepcopy(self.text.one),
+            text_encoder_2=deepcopy(self.text.two),
+            tokenizer=self.tokenizer,
+            tokenizer_2=self.tokenizer,
+            unet=deepcopy(network),
+            scheduler=scheduler,
+            add_watermarker=False,
+        )
+
+    def export(self, network: UNet2DConditionModel, few_steps: bool, to: Path) -> Path:
+        """Write a diffusers folder in float16."""
+        with publish_folder(to, replace=True) as new:
+            self.pipeline(network, few_steps).to(torch.float16).save_pretrained(new, safe_serialization=True)
+        return Path(to)
+
+    def export_detector(self, to: Path) -> Path:
+        """Write the detector's weights in float16."""
+        with publish_file(to) as new:
+            save_file({k: v.half().contiguous() for k, v in self.detector.state_dict().items()}, new)
+        return Path(to)
+
+
+STAGES: dict[str, Callable[[ShapesRecipe], object]] = {
+    "vae": lambda recipe: recipe.vae,
+    "text": lambda recipe: recipe.text,
+    "base": lambda recipe: recipe.base,
+    "pairs": lambda recipe: recipe.pairs,
+    "turbo": lambda recipe: recipe.turbo,
+    "detector": lambda recipe: recipe.detector,
+}
+
+
+def finish(recipe: ShapesRecipe, captions: int = 512) -> list[Path]:
+    """Export both models and the detector, measure the models, write their cards. Gives what was written."""
+    written = [recipe.export_detector(recipe.folder / "detector.safetensors")]
+    for name, network, few in (("shapes-base", recipe.base, False), ("shapes-turbo", recipe.turbo, True)):
+        folder = recipe.export(network, few, recipe.folder / name)
+        write_card(folder, recipe.detector, captions)
+        written.append(folder)
+    return written
+
+
+def small(folder: Path) -> ShapesRecipe:
+    """The same recipe at toy length: a few steps of every stage. For tests; what it makes cannot draw."""
+    recipe = ShapesRecipe(Path(folder), Sizes(vae=64, text=64, unet=64, detector=64, pairs=16))
+    plans = {name: replace(plan, steps=2, minutes=float("inf")) for name, plan in recipe.plans.items()}
+    return replace(recipe, plans=plans)

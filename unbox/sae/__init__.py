@@ -1,0 +1,34 @@
+"""Sparse autoencoders: fitting them to any rows, measuring them, keeping them. Knows nothing of diffusers.
+
+sae = fit(rows, k=10, latents=5120)           one SAE, in memory
+train(store, "saes/", [Spec(k=10), ...])      many, on one pass, resumable
+evaluate(sae, rows)                           figures on held-out rows
+"""
+
+from unbox.sae.codes import Codes
+from unbox.sae.figures import Figures, evaluate
+from unbox.sae.files import load_saes
+from unbox.sae.model import SAE, Stats
+from unbox.sae.plan import Plan, Spec, read_toml, specs
+from unbox.sae.rows import ArrayRows, RowSource
+from unbox.sae.runs import train
+from unbox.sae.trainer import fit
+from unbox.sae.variants import VARIANTS
+
+__all__ = [
+    "SAE",
+    "VARIANTS",
+    "ArrayRows",
+    "Codes",
+    "Figures",
+    "Plan",
+    "RowSource",
+    "Spec",
+    "Stats",
+    "evaluate",
+    "fit",
+    "load_saes",
+    "read_toml",
+    "specs",
+    "train",
+]

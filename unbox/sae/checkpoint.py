@@ -1,0 +1,116 @@
+"""A run on disk: its plan, its metrics, its latest checkpoint, its finished SAEs.
+
+out/run.json                    the plan, and what it was trained on
+out/metrics.jsonl               one line per SAE and log interval
+out/checkpoint-000001234567/    state.json, and a safetensors file per SAE; only the latest stays
+out/<name>/                     a finished SAE
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from activation_store import StoreError
+from activation_store.files import publish_folder, read_json, sweep, write_json
+from unbox.sae.files import is_sae
+from unbox.sae.fitting import state_shapes
+from unbox.sae.tensors import read_tensors, write_tensors
+from unbox.sae.trainer import Run
+from unbox.words import UnboxError
+
+RUN, METRICS, STATE = "run.json", "metrics.jsonl", "state.json"
+#: Largest state.json, in bytes: a few hundred per block.
+STATE_LIMIT = 1 << 24
+
+
+def write_checkpoint(out: Path, run: Run) -> None:
+    """Write where a run stands, whole or not at all, and drop the checkpoints before it.
+
+    Every process calls it; the first writes.
+    """
+    state = run.state()
+    if not run.team.first:
+        return
+    done = sum(lane["done"] for lane in state["place"]["lanes"].values())
+    path = out / f"checkpoint-{done:012d}"
+    with publish_folder(path, replace=True) as temporary:
+        for number, tensors in enumerate(state["fits"].values()):
+            write_tensors(temporary / f"{number}.safetensors", tensors)
+        write_json(temporary / STATE, state["place"])
+    for older in checkpoints(out):
+        if older != path:
+            shutil.rmtree(older)
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    found = out.glob("checkpoint-" + "[0-9]" * 12)
+    return sorted(path for path in found if (path / STATE).is_file())
+
+
+def read_checkpoint(out: Path, run: Run) -> Mapping[str, Any] | None:
+    """The state to restore a run from, or None where there is none. Raises UnboxError if damaged."""
+    found = checkpoints(out)
+    if not found:
+        return None
+    folder = found[-1]
+    try:
+        place = read_json(folder / STATE, STATE_LIMIT)
+    except StoreError as error:
+        raise UnboxError(str(error)) from None
+    fits = {
+        name: read_tensors(folder / f"{number}.safetensors", state_shapes(fit))
+        for number, (name, fit) in enumerate(run.fits.items())
+    }
+    if not isinstance(place, dict) or set(place.get("lanes", {})) != set(run.lanes):
+        raise UnboxError(f"{folder / STATE} is of other blocks than {', '.join(run.lanes)}")
+    return {"fits": fits, "place": place}
+
+
+def begin(out: Path, record: Mapping[str, Any]) -> None:
+    """Make a run's folder, or find the same run in it. Raises UnboxError for a folder with something else."""
+    if not out.exists() or not any(out.iterdir()):
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / RUN, record)
+        return
+    sweep(out)
+    before = recorded(out)
+    keys = [key for key in ("plan", "held_out", "rows") if before.get(key) != record.get(key)]
+    if keys:
+        raise UnboxError(
+            f"{out} holds a run with other {_differences(before, record)}; "
+            "give the same options to go on with it, or another folder"
+        )
+
+
+def recorded(out: Path) -> dict[str, Any]:
+    """What `run.json` says; raises UnboxError where there is none or it is no run's."""
+    if not (out / RUN).is_file():
+        raise UnboxError(f"{out} holds no run of `unbox train`: there is no {RUN}; choose another folder")
+    try:
+        value = read_json(out / RUN)
+    except StoreError as error:
+        raise UnboxError(str(error)) from None
+    if not isinstance(value, dict) or not isinstance(value.get("plan"), dict):
+        raise UnboxError(f"{out / RUN} is not a record of a run")
+    return value
+
+
+def finished(out: Path, names: list[str]) -> bool:
+    """True when every SAE of a run is there."""
+    return all(is_sae(out / name) for name in names)
+
+
+def clear_checkpoints(out: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    for path in checkpoints(out):
+        shutil.rmtree(path)
+
+
+def _differences(before: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    old, new = before.get("plan", {}), record.get("plan", {})
+    names = [key for key in new if old.get(key) != new[key]]
+    if not names and before.get("held_out") != record.get("held_out"):
+        return f"held-out part, {before.get('held_out')}"
+    return ", ".join(names) or "rows (another store, or one that has grown)"

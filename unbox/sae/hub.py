@@ -1,0 +1,58 @@
+"""SAEs on the Hugging Face Hub: whole folders of safetensors, JSON and a card, nothing else."""
+
+import os
+from pathlib import Path
+
+from unbox.sae.files import CARD, CONFIG, FIGURES, TENSORS, is_sae, load_saes
+from unbox.sae.model import SAE
+from unbox.words import UnboxError
+
+#: The only files that go up or come down.
+FILES = (CONFIG, TENSORS, FIGURES, CARD)
+
+
+def push(folder: str | os.PathLike, repo: str, private: bool = False, message: str = "Add SAEs") -> str:
+    """Upload the SAEs in a folder (or the one it is) to `owner/name`, made if needed; returns its address.
+
+    Every SAE is read and checked first. Who may write is decided by `hf auth login` or HF_TOKEN.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    root = Path(folder)
+    saes = load_saes(root)
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=str(root),
+            allow_patterns=[*FILES, *(f"*/{name}" for name in FILES)],
+            commit_message=f"{message} ({len(saes)})",
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UnboxError(f"the Hub did not take {root} as {repo}: {_first(error)}") from None
+    return f"https://huggingface.co/{repo}"
+
+
+def pull(repo: str, folder: str | os.PathLike, revision: str | None = None) -> dict[str, SAE]:
+    """Download the SAEs of `owner/name` into a folder; returns them, read and checked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        snapshot_download(
+            repo,
+            revision=revision,
+            local_dir=str(folder),
+            allow_patterns=[*FILES, *(f"*/{name}" for name in FILES)],
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UnboxError(f"{repo} could not be fetched from the Hub: {_first(error)}") from None
+    if not is_sae(Path(folder)) and not any(is_sae(path) for path in Path(folder).iterdir()):
+        raise UnboxError(f"{repo} holds no SAE of ours; other layouts come in by `unbox sae import`")
+    return load_saes(folder)
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,74 @@
+"""SAEs of other packages, in and out. A format is a row of `FORMATS` and a module of its own.
+
+Whatever is read is converted exactly: the imported SAE gives the codes that the package itself gives.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from activation_store import StoreError
+from activation_store.files import publish_folder
+from unbox.sae.interop import saelens, sdxl_unbox, sparsify
+from unbox.sae.interop.common import Format
+from unbox.sae.model import SAE
+from unbox.words import UnboxError
+
+#: Name -> how to recognise, read and write it.
+FORMATS: dict[str, Format] = {
+    "sdxl-unbox": Format(sdxl_unbox.recognises, sdxl_unbox.read, sdxl_unbox.write),
+    "saelens": Format(saelens.recognises, saelens.read, saelens.write),
+    "sparsify": Format(sparsify.recognises, sparsify.read, sparsify.write),
+}
+
+
+def import_sae(path: str | os.PathLike, kind: str | None = None, block: str | None = None) -> SAE:
+    """Read another package's SAE from a folder. `kind` is a key of `FORMATS`; None: recognised by its files.
+
+    `block` names its block where the folder does not say. Raises UnboxError for what is not understood
+    exactly, rather than reading it wrongly; no code in the files is run.
+    """
+    folder = Path(path)
+    found = [kind] if kind else [name for name, form in FORMATS.items() if form.recognises(folder)]
+    if not found:
+        raise UnboxError(f"{folder} holds no SAE in a known layout; there are {', '.join(FORMATS)}")
+    sae = _format(found[0]).read(folder)
+    if block is not None:
+        sae = replace(sae, block=block, name=block)
+    return replace(sae, meta={**sae.meta, "imported": {"format": found[0], "folder": folder.name}})
+
+
+def import_all(path: str | os.PathLike, kind: str | None = None) -> dict[str, SAE]:
+    """Every SAE in a folder of folders (or the folder itself), by the folder's name."""
+    root = Path(path)
+    if not root.is_dir():
+        raise UnboxError(f"{root} is not a folder")
+    forms = [_format(kind)] if kind else list(FORMATS.values())
+    folders = [
+        p for p in (root, *sorted(root.iterdir())) if p.is_dir() and any(f.recognises(p) for f in forms)
+    ]
+    if not folders:
+        raise UnboxError(f"{root} holds no SAE in a known layout; there are {', '.join(FORMATS)}")
+    return {folder.name: import_sae(folder, kind) for folder in folders}
+
+
+def export_sae(sae: SAE, path: str | os.PathLike, kind: str) -> None:
+    """Write an SAE as another package's folder, whole or not at all.
+
+    Raises UnboxError where the layout cannot say what the SAE is (a threshold, in some).
+    """
+    form = _format(kind)
+    try:
+        with publish_folder(path) as temporary:
+            form.write(sae.to("cpu"), temporary)
+    except StoreError as error:
+        raise UnboxError(str(error)) from None
+
+
+def _format(kind: str) -> Format:
+    if kind not in FORMATS:
+        raise UnboxError(f"no layout '{kind}'; there are {', '.join(FORMATS)}")
+    return FORMATS[kind]
+
+
+__all__ = ["FORMATS", "Format", "export_sae", "import_all", "import_sae"]

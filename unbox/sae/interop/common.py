@@ -1,0 +1,65 @@
+"""What the layouts share."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from activation_store import StoreError
+from activation_store.files import read_json
+from unbox.sae.model import SAE
+from unbox.words import UnboxError, short_name
+
+#: Largest configuration file of another package, in bytes.
+CONFIG_LIMIT = 1 << 20
+
+
+class Format(NamedTuple):
+    """A layout: is this folder one, read it, write an SAE into an empty folder."""
+
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path], SAE]
+    write: Callable[[SAE, Path], None]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises UnboxError for anything else."""
+    try:
+        value = read_json(path, CONFIG_LIMIT)
+    except (StoreError, OSError) as error:
+        raise UnboxError(f"{path}: {error}") from None
+    if not isinstance(value, dict):
+        raise UnboxError(f"{path} is not a JSON object")
+    return value
+
+
+def peek(folder: Path, file: str) -> dict[str, Any]:
+    """The JSON object in a file of a folder, or an empty one where there is none: for recognising layouts."""
+    try:
+        return read_config(folder / file) if (folder / file).is_file() else {}
+    except UnboxError:
+        return {}
+
+
+def whole_number(config: Mapping[str, Any], key: str, where: Path) -> int:
+    """A positive whole number of a configuration."""
+    value = config.get(key)
+    if type(value) is not int or not 1 <= value <= 1 << 30:
+        raise UnboxError(f"{where}: {key} = {value!r} is not a positive whole number")
+    return value
+
+
+def refuse_unless(config: Mapping[str, Any], wanted: Mapping[str, tuple[Any, ...]], where: Path) -> None:
+    """Raises UnboxError where a key is there with a value that this reader does not understand exactly."""
+    for key, values in wanted.items():
+        if key in config and config[key] not in values:
+            raise UnboxError(
+                f"{where}: {key} = {config[key]!r} is not supported; only {', '.join(map(repr, values))}"
+            )
+
+
+def block_of(text: str) -> str:
+    """Short name of the block that a path such as `unet.mid_block.attentions.0` names, else ""."""
+    try:
+        return short_name(text)
+    except UnboxError:
+        return ""

@@ -1,0 +1,96 @@
+"""SAELens (sae-lens 6): cfg.json and sae_weights.safetensors, architectures `topk` and `jumprelu`.
+
+Their batchtopk and matryoshka SAEs are saved for inference as jumprelu, and come in as such.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from activation_store.files import write_json
+from unbox.sae.interop.common import block_of, peek, read_config, refuse_unless, whole_number
+from unbox.sae.model import SAE
+from unbox.sae.tensors import Shape, read_tensors, write_tensors
+from unbox.words import block_path
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+
+
+def recognises(folder: Path) -> bool:
+    """True for a folder of theirs, of whatever architecture."""
+    return (folder / WEIGHTS).is_file() and "architecture" in peek(folder, CONFIG)
+
+
+def read(folder: Path) -> SAE:
+    """The SAE. Options that change its codes are folded into the weights, exactly, or refused."""
+    config = read_config(folder / CONFIG)
+    supported: dict[str, tuple[Any, ...]] = {
+        "architecture": ("topk", "jumprelu"),
+        "normalize_activations": ("none",),
+        "reshape_activations": ("none",),
+    }
+    refuse_unless(config, supported, folder)
+    n, d = whole_number(config, "d_sae", folder), whole_number(config, "d_in", folder)
+    shapes: dict[str, Shape | None] = {"W_enc": (d, n), "W_dec": (n, d), "b_enc": (n,), "b_dec": (d,)}
+    jumps = config["architecture"] == "jumprelu"
+    if jumps:
+        shapes["threshold"] = (n,)
+    tensors = {name: tensor.float() for name, tensor in read_tensors(folder / WEIGHTS, shapes).items()}
+    W_enc, W_dec, b_lat = tensors["W_enc"].T.contiguous(), tensors["W_dec"], tensors["b_enc"]
+    if config.get("rescale_acts_by_decoder_norm"):
+        norm = W_dec.norm(dim=1)
+        W_enc, b_lat, W_dec = W_enc * norm[:, None], b_lat * norm, W_dec / norm[:, None]
+    if not config.get("apply_b_dec_to_input", True):
+        b_lat = b_lat + W_enc @ tensors["b_dec"]
+    block = _block(config)
+    return SAE(
+        W_enc=W_enc,
+        W_dec=W_dec,
+        b_pre=tensors["b_dec"],
+        b_lat=b_lat,
+        k=_average(config, n) if jumps else whole_number(config, "k", folder),
+        block=block,
+        name=block,
+        threshold=tuple(tensors["threshold"].tolist()) if jumps else None,
+    )
+
+
+def write(sae: SAE, folder: Path) -> None:
+    """A `topk` SAE of theirs, or, with a threshold, a `jumprelu` one."""
+    config = {
+        "architecture": "topk" if sae.threshold is None else "jumprelu",
+        "d_in": sae.width,
+        "d_sae": sae.latents,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"k": sae.k, **({"hook_name": f"unet.{block_path(sae.block)}"} if sae.block else {})},
+    }
+    tensors = {
+        "W_enc": sae.W_enc.T.contiguous().float(),
+        "W_dec": sae.W_dec.float(),
+        "b_enc": sae.b_lat.float(),
+        "b_dec": sae.b_pre.float(),
+    }
+    if sae.threshold is None:
+        config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
+    else:
+        tensors["threshold"] = torch.tensor(sae.threshold).expand(sae.latents).float()
+    write_json(folder / CONFIG, config)
+    write_tensors(folder / WEIGHTS, tensors)
+
+
+def _average(config: dict[str, Any], latents: int) -> int:
+    """Active latents of a row on average, where our own export noted it; 1 where nobody knows."""
+    metadata = config.get("metadata")
+    k = metadata.get("k") if isinstance(metadata, dict) else None
+    return k if type(k) is int and 1 <= k <= latents else 1
+
+
+def _block(config: dict[str, Any]) -> str:
+    metadata = config.get("metadata")
+    name = metadata.get("hook_name") if isinstance(metadata, dict) else None
+    return block_of(name) if isinstance(name, str) else ""

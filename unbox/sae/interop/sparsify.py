@@ -1,0 +1,62 @@
+"""sparsify (eai-sparsify): cfg.json and sae.safetensors, activation `topk`, no transcoders."""
+
+from pathlib import Path
+
+from activation_store.files import write_json
+from unbox.sae.interop.common import block_of, peek, read_config, refuse_unless, whole_number
+from unbox.sae.model import SAE
+from unbox.sae.tensors import Shape, read_tensors, write_tensors
+from unbox.words import UnboxError
+
+CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+
+
+def recognises(folder: Path) -> bool:
+    """True for a folder of theirs."""
+    return (folder / WEIGHTS).is_file() and "d_in" in peek(folder, CONFIG)
+
+
+def read(folder: Path) -> SAE:
+    """The SAE. Group-max activations, skip connections and transcoders are refused."""
+    config = read_config(folder / CONFIG)
+    supported = {"activation": ("topk",), "transcode": (False,), "skip_connection": (False,)}
+    refuse_unless(config, supported, folder)
+    d = whole_number(config, "d_in", folder)
+    n = config.get("num_latents") or d * whole_number(config, "expansion_factor", folder)
+    shapes: dict[str, Shape | None] = {
+        "encoder.weight": (n, d),
+        "encoder.bias": (n,),
+        "W_dec": (n, d),
+        "b_dec": (d,),
+    }
+    tensors = {name: tensor.float() for name, tensor in read_tensors(folder / WEIGHTS, shapes).items()}
+    block = block_of(folder.name)
+    return SAE(
+        W_enc=tensors["encoder.weight"],
+        W_dec=tensors["W_dec"],
+        b_pre=tensors["b_dec"],
+        b_lat=tensors["encoder.bias"],
+        k=whole_number(config, "k", folder),
+        block=block,
+        name=block,
+    )
+
+
+def write(sae: SAE, folder: Path) -> None:
+    """cfg.json and sae.safetensors."""
+    if sae.threshold is not None:
+        raise UnboxError("the sparsify layout has no threshold; export sae.with_threshold(None) instead")
+    config = {
+        "activation": "topk",
+        "expansion_factor": max(1, sae.latents // sae.width),
+        "normalize_decoder": True,
+        "num_latents": sae.latents,
+        "k": sae.k,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": sae.width,
+    }
+    write_json(folder / CONFIG, config)
+    tensors = {"encoder.weight": sae.W_enc, "encoder.bias": sae.b_lat, "W_dec": sae.W_dec, "b_dec": sae.b_pre}
+    write_tensors(folder / WEIGHTS, {name: tensor.float() for name, tensor in tensors.items()})

@@ -1,0 +1,159 @@
+"""The sparse autoencoder as a value: its weights, and what is known about its latents.
+
+    z = ReLU(TopK(W_enc (x - b_pre) + b_lat))        codes, k of n active
+    x^ = W_dec^T z + b_pre
+
+of "Unpacking SDXL Turbo" (arXiv 2410.22366), after Gao et al. (arXiv 2406.04093). With a `threshold`, every
+latent whose pre-activation exceeds it is active instead (Bussmann et al., arXiv 2412.06410).
+"""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from unbox.sae import select, sparse
+from unbox.sae.codes import Codes, pack
+from unbox.words import UnboxError
+from unbox.words.edit import Feature
+
+
+@dataclass(frozen=True, eq=False)
+class Stats:
+    """What each latent did on a sample of rows. Arrays (n,) float32 on CPU."""
+
+    mean_active: Tensor
+    """Mean value over the rows where the latent is active; 0 if it never is."""
+    std_active: Tensor
+    """Standard deviation over those rows."""
+    max: Tensor
+    """Largest value."""
+    density: Tensor
+    """Fraction of rows where it is active."""
+
+
+@dataclass(frozen=True, eq=False)
+class SAE:
+    """A trained sparse autoencoder of one block's updates. d: width of a row, n: latents."""
+
+    W_enc: Tensor
+    """(n, d)."""
+    W_dec: Tensor
+    """(n, d), a unit vector per latent."""
+    b_pre: Tensor
+    """(d,) subtracted before encoding, added after decoding."""
+    b_lat: Tensor
+    """(n,) added to the pre-activations."""
+    k: int
+    """Active latents of a row: exactly (TopK) or on average (with a threshold)."""
+    block: str = ""
+    """Short name of the block, e.g. `up.0.1`."""
+    name: str = ""
+    """What it is called among others: its folder's name."""
+    threshold: float | tuple[float, ...] | None = None
+    """What an active latent's pre-activation exceeds, for all or each; None: the k largest are active."""
+    stats: Stats | None = None
+    update_std: float = 0.0
+    """Root mean square distance of a row from the mean row, sqrt(E |x - E x|^2)."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """How it was trained and measured: JSON-able."""
+
+    def __post_init__(self) -> None:
+        n, d = self.W_enc.shape
+        wanted = {"W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise UnboxError(f"{name} has shape {tuple(getattr(self, name).shape)}, W_enc wants {shape}")
+        if not 1 <= self.k <= n:
+            raise UnboxError(f"k = {self.k} active latents of {n}: k is from 1 to the number of latents")
+
+    @property
+    def latents(self) -> int:
+        """Number of latents n."""
+        return self.W_enc.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Width d of the rows."""
+        return self.W_enc.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.W_enc.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.W_enc.dtype
+
+    def encode(self, x: Tensor) -> Codes:
+        """Codes of vectors x (..., d), in the SAE's dtype; computed in slices, without gradients."""
+        flat = self._flat(x)
+        active, pre = self._active(flat - self.b_pre)
+        values = pre.relu()
+        if self.threshold is None:
+            shape = (*x.shape[:-1], self.k)
+            return Codes(values.reshape(shape), active.indices.reshape(shape))
+        codes = pack(values, active.indices, active.rows, len(flat))
+        return Codes(*(part.reshape(*x.shape[:-1], part.shape[-1]) for part in codes))
+
+    def decode(self, codes: Codes) -> Tensor:
+        """Reconstructions (..., d) of codes."""
+        return self.combine(codes) + self.b_pre
+
+    def combine(self, codes: Codes) -> Tensor:
+        """(..., d): the codes' sum of decoder directions, without the bias."""
+        lead, k = codes.indices.shape[:-1], codes.indices.shape[-1]
+        active = sparse.Active.of_rows(codes.indices.reshape(-1, k), self.latents)
+        mixed = sparse.mix(codes.values.reshape(-1).to(self.dtype), active, self.W_dec)
+        return mixed.reshape(*lead, self.width)
+
+    def feature(self, index: int | tuple[int, ...]) -> Feature:
+        """One latent (or several), to edit with: `sae.feature(4977).scale(3)`."""
+        for i in index if isinstance(index, tuple) else (index,):
+            if not 0 <= i < self.latents:
+                raise UnboxError(
+                    f"{self.name or 'this SAE'} has no feature {i}; it has 0 to {self.latents - 1}"
+                )
+        source = self.name if self.name != self.block else None
+        return Feature(block=self.block, index=index, sae=self, source=source or None)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        """The same SAE with its weights elsewhere, or in another floating dtype."""
+        moved = {name: getattr(self, name).to(device=device, dtype=dtype) for name in WEIGHTS}
+        return replace(self, **moved)
+
+    def with_threshold(self, threshold: float | tuple[float, ...] | None) -> Self:
+        """The same weights, active over a threshold; None: the k largest."""
+        return replace(self, threshold=threshold)
+
+    def save(self, folder: Any, overwrite: bool = False) -> None:
+        """Write a folder of safetensors and JSON, whole or not at all."""
+        from unbox.sae.files import save
+
+        save(self, folder, overwrite)
+
+    @classmethod
+    def load(cls, folder: Any, device: Any = "cpu") -> "SAE":
+        """Read a folder that `save` wrote; every shape and number is checked."""
+        from unbox.sae.files import load
+
+        return load(folder, device)
+
+    def _active(self, centred: Tensor) -> tuple[sparse.Active, Tensor]:
+        if self.threshold is None:
+            return select.by_row(centred, self.W_enc, self.b_lat, self.k)
+        threshold = torch.tensor(self.threshold, device=self.device, dtype=self.dtype)
+        return select.above(centred, self.W_enc, self.b_lat, threshold)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        if x.shape[-1:] != (self.width,):
+            raise UnboxError(
+                f"{self.name or 'this SAE'} encodes vectors of width {self.width}, these are {tuple(x.shape)}"
+            )
+        return x.detach().reshape(-1, self.width).to(self.W_enc)
+
+
+#: The tensors of an SAE, by field.
+WEIGHTS = ("W_enc", "W_dec", "b_pre", "b_lat")
+STATS = tuple(f.name for f in fields(Stats))

@@ -1,0 +1,240 @@
+"""What is to be trained, as values: a `Spec` for each SAE, a `Plan` for the run. JSON and TOML both ways."""
+
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from unbox.sae.init import CENTRES, STARTS
+from unbox.sae.variants import variant
+from unbox.words import UnboxError
+
+PRECISIONS = ("auto", "bf16", "fp32")
+SHARES = ("rows", "latents")
+#: Rows a latent may be silent for before it counts as dead, at most (the paper's number).
+DEAD_AFTER = 10_000_000
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One SAE."""
+
+    block: str = ""
+    """Block whose rows it is fitted to."""
+    k: int = 10
+    """Active latents of a row."""
+    latents: int = 5120
+    """Number of latents n."""
+    variant: str = "topk"
+    """A row of `VARIANTS`: topk, batchtopk, matryoshka, multik."""
+    levels: tuple[int, ...] = ()
+    """Matryoshka: sizes of the nested prefixes; multik: the nested numbers of active ones. Empty: usual."""
+    seed: int = 0
+    """Of the first directions."""
+    lr: float | None = None
+    """Adam's learning rate; None: see `Budget.peak`."""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, {"k": 1, "latents": 1, "seed": 0})
+        if self.k > self.latents:
+            raise UnboxError(f"k = {self.k} active of {self.latents} latents: k is at most the latents")
+        if self.lr is not None and not 0 < self.lr < 1:
+            raise UnboxError(f"lr = {self.lr} is not between 0 and 1")
+        levels = tuple(int(level) for level in self.levels)
+        object.__setattr__(self, "levels", variant(self.variant).levels(levels, self.k, self.latents))
+
+    @property
+    def title(self) -> str:
+        """Name that tells it from others: `up.0.1_k10_n5120`, with variant and seed where unusual."""
+        parts = [self.block or "rows", f"k{self.k}", f"n{self.latents}"]
+        parts += [self.variant] * (self.variant != "topk") + [f"s{self.seed}"] * (self.seed != 0)
+        return "_".join(parts + ([f"lr{self.lr:g}"] if self.lr is not None else []))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Amounts of one block's training, in rows. The fields are those of `Plan`."""
+
+    tokens: int
+    batch_size: int
+    warmup: int
+    decay: int
+    dead_after: int
+    log_every: int
+    checkpoint_every: int
+
+    def peak(self, spec: Spec) -> float:
+        """Learning rate of an SAE at its height.
+
+        Unless given: 2e-4 / sqrt(n / 16384) (Gao et al.), and in runs of under 10,000 steps up to four times
+        as much, growing as 1 / sqrt(steps): measured on Shapes, where such runs are otherwise undertrained.
+        """
+        steps = max(1, self.tokens // self.batch_size)
+        hurry = min(4.0, max(1.0, (10_000 / steps) ** 0.5))
+        return spec.lr if spec.lr is not None else hurry * 2e-4 / (spec.latents / 16384) ** 0.5
+
+    def rate(self, done: int) -> float:
+        """Factor on the learning rate after `done` rows: a ramp up, a plateau, a ramp down to 0."""
+        up = (done + self.batch_size) / self.warmup if self.warmup else 1.0
+        down = (self.tokens - done) / self.decay if self.decay else 1.0
+        return max(0.0, min(1.0, up, down))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: SAEs trained together on one pass over the rows. Amounts are in rows ("tokens")."""
+
+    saes: tuple[Spec, ...] = ()
+    tokens: int | None = None
+    """Rows each SAE sees; None: each row once. More than there are: several epochs."""
+    batch_size: int = 4096
+    """Rows of a step, over all processes."""
+    seed: int = 0
+    """Of the order of the rows."""
+    warmup: int | None = None
+    """Rows of linear warm-up; None: 5 % of the tokens, at most a million."""
+    decay: int | None = None
+    """Rows of linear decay to 0 at the end; None: 20 % of the tokens."""
+    clip: float | None = None
+    """Largest norm of an SAE's gradient; None: no clipping."""
+    aux: float = 1 / 32
+    """Coefficient of AuxK; 0: none."""
+    dead_after: int | None = None
+    """Rows of silence after which a latent is dead; None: 10 million, at most an eighth of the tokens."""
+    centre: str = "median"
+    """Where b_pre starts: geometric `median` or `mean`."""
+    start: str = "tied"
+    """First directions, of encoder and decoder: `tied` (uniform) or `subspace` (in the active subspace)."""
+    scaled: bool = True
+    """Scale rows to a root mean square of 1 in training; folded away at the end."""
+    share: str = "rows"
+    """What several processes share: the `rows` of a batch, or the `latents` of each SAE, for large n."""
+    precision: str = "auto"
+    """Of the encoder's products: bf16, fp32, or auto: bf16 where the processor multiplies it."""
+    log_every: int | None = None
+    """Rows between lines of metrics; None: a hundredth of the tokens."""
+    checkpoint_every: int | None = None
+    """Rows between checkpoints; None: a tenth of the tokens, at most 50 million."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "saes", tuple(self.saes))
+        optional = ("tokens", "warmup", "decay", "dead_after", "log_every", "checkpoint_every")
+        floors = {name: 0 if name in ("warmup", "decay") else 1 for name in optional}
+        _check_numbers(self, {"batch_size": 1, "seed": 0, **floors}, optional)
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("share", self.share, SHARES)
+        _check_choice("centre", self.centre, CENTRES)
+        _check_choice("start", self.start, STARTS)
+        if not 0 <= self.aux < 10:
+            raise UnboxError(f"aux = {self.aux}: the coefficient of AuxK is from 0 to 10")
+        if self.clip is not None and not self.clip > 0:
+            raise UnboxError(f"clip = {self.clip}: the largest norm of a gradient is over 0")
+
+    def budget(self, rows: int) -> "Budget":
+        """The plan's amounts for a block of `rows` rows, with every None filled in."""
+        tokens = self.tokens or rows
+
+        def amount(value: int | None, usual: int) -> int:
+            return usual if value is None else value
+
+        return Budget(
+            tokens=tokens,
+            batch_size=self.batch_size,
+            warmup=amount(self.warmup, min(tokens // 20, 1_000_000)),
+            decay=amount(self.decay, tokens // 5),
+            dead_after=amount(self.dead_after, min(DEAD_AFTER, max(1, tokens // 8))),
+            log_every=amount(self.log_every, max(1, tokens // 100)),
+            checkpoint_every=amount(self.checkpoint_every, max(1, min(tokens // 10, 50_000_000))),
+        )
+
+    def names(self) -> list[str]:
+        """A folder's name for each SAE: its block where that tells it apart, else its title."""
+        blocks = [spec.block for spec in self.saes]
+        names = [s.block if s.block and blocks.count(s.block) == 1 else s.title for s in self.saes]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UnboxError(f"{', '.join(twice)}: asked for more than once; SAEs of a run must differ")
+        return names
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON object of every field."""
+        value = asdict(self)
+        value["saes"] = [{**asdict(s), "levels": list(s.levels)} for s in self.saes]
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Plan":
+        """Inverse of `to_json`; raises UnboxError for what is not a plan."""
+        known = _known(cls, value, "a plan")
+        return cls(**{**known, "saes": tuple(_spec(s) for s in value.get("saes", ()))})
+
+
+def make_plan(saes: Sequence[Spec], **options: Any) -> Plan:
+    """A plan of some SAEs with options of `Plan`; raises UnboxError for an option that it does not have."""
+    return Plan(**{**_known(Plan, options, "training"), "saes": tuple(saes)})
+
+
+def specs(blocks: Sequence[str], **lists: Any) -> tuple[Spec, ...]:
+    """Every combination: `specs(["mid.0"], k=[5, 10], latents=5120)`; no list is one value."""
+    columns = {"block": list(blocks), **{name: _listed(name, value) for name, value in lists.items()}}
+    return tuple(Spec(**dict(zip(columns, row, strict=True))) for row in itertools.product(*columns.values()))
+
+
+def read_toml(path: str | Path) -> Plan:
+    """A plan from TOML: keys of `Plan` at the top, one `[[sae]]` table each with keys of `Spec`.
+
+    In an `[[sae]]`, a list means one SAE for each of its values; `block` may be a list too. (`levels` is a
+    list by nature: a list of lists there.)
+    """
+    try:
+        with open(path, "rb") as file:
+            value = tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UnboxError(f"{path} is not valid TOML: {error}") from None
+    tables = value.pop("sae", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UnboxError(f"{path}: SAEs are tables, each headed [[sae]]")
+    found: tuple[Spec, ...] = ()
+    for table in tables:
+        known = _known(Spec, table, f"an [[sae]] of {path}")
+        blocks = _listed("block", known.pop("block", ""))
+        found += specs(blocks, **known)
+    return Plan(**{**_known(Plan, value, str(path)), "saes": found})
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if name == "levels":
+        return list(value) if value and isinstance(value[0], list | tuple) else [tuple(value)]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _spec(value: Mapping[str, Any]) -> Spec:
+    known = _known(Spec, value, "an SAE of a plan")
+    return Spec(**{**known, "levels": tuple(known.get("levels", ()))})
+
+
+def _known(kind: Any, value: Any, where: str) -> dict[str, Any]:
+    """`value` as keyword arguments of a dataclass; raises UnboxError for keys that it does not have."""
+    if not isinstance(value, Mapping):
+        raise UnboxError(f"{where} is not an object with keys")
+    names = [f.name for f in fields(kind)]
+    unknown = sorted(set(value) - set(names))
+    if unknown:
+        raise UnboxError(f"{where} has no option {', '.join(unknown)}; there are {', '.join(names)}")
+    return dict(value)
+
+
+def _check_numbers(value: Any, floors: Mapping[str, int], optional: Sequence[str] = ()) -> None:
+    for name, floor in floors.items():
+        number = getattr(value, name)
+        if number is None and name in optional:
+            continue
+        if isinstance(number, bool) or not isinstance(number, int) or number < floor:
+            raise UnboxError(f"{name} = {number!r} is not a whole number of at least {floor}")
+
+
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UnboxError(f"no {name} '{value}'; there are {', '.join(known)}")

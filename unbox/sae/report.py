@@ -1,0 +1,91 @@
+"""An evaluation on disk: figures as JSON, a table in Markdown, plots."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from activation_store import StoreError
+from activation_store.files import publish_folder, write_json, write_text
+from unbox.sae.figures import DENSITY_EDGES, Figures
+from unbox.words import UnboxError
+
+COLUMNS = (
+    "fvu",
+    "explained_variance",
+    "explained_variance_per_channel",
+    "l0",
+    "dead_fraction",
+    "dense_fraction",
+)
+
+
+def write_report(
+    figures: Mapping[str, Figures], folder: str | os.PathLike, pages: Mapping[str, str] | None = None
+) -> None:
+    """Write figures.json, table.md, for each SAE a plot, and further pages of Markdown by file name, into a
+    new folder, whole or not at all."""
+    try:
+        with publish_folder(folder) as temporary:
+            write_json(temporary / "figures.json", {name: f.to_json() for name, f in figures.items()})
+            write_text(temporary / "table.md", markdown(figures))
+            for name, text in (pages or {}).items():
+                write_text(temporary / name, text)
+            for name, found in figures.items():
+                plot(name, found, temporary / f"{name}.png")
+    except StoreError as error:
+        raise UnboxError(str(error)) from None
+
+
+def markdown(figures: Mapping[str, Figures]) -> str:
+    """A table: one line an SAE."""
+    head = ["SAE", *(name.replace("_", " ") for name in COLUMNS), "FVU, 95 % interval"]
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    for name, found in figures.items():
+        numbers = [f"{getattr(found, column):.4g}" for column in COLUMNS]
+        low_high = found.fvu_interval
+        interval = "-" if low_high is None else f"{low_high[0]:.4g} to {low_high[1]:.4g}"
+        lines.append(f"| {' | '.join([name, *numbers, interval])} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(name: str, figures: Figures, path: Path) -> None:
+    """Explained variance by step and branch, firing densities, and FVU over the block's grid."""
+    from matplotlib.figure import Figure
+
+    page = Figure(figsize=(11, 3.2), layout="constrained")
+    by_step, densities, grid = page.subplots(1, 3)
+    _plot_steps(by_step, figures)
+    _plot_densities(densities, figures)
+    _plot_positions(grid, figures)
+    page.suptitle(f"{name}: explained variance {figures.explained_variance:.3f}, L0 {figures.l0:.1f}")
+    page.savefig(path, dpi=120)
+
+
+def _plot_steps(axes: Any, figures: Figures) -> None:
+    stepped = [g for g in figures.groups if g.step is not None]
+    for branch in dict.fromkeys(g.branch for g in stepped):
+        line = [g for g in stepped if g.branch == branch]
+        axes.plot([g.step for g in line], [g.explained_variance for g in line], "o-", label=branch or "all")
+    axes.set(xlabel="step", ylabel="explained variance")
+    if stepped:
+        axes.legend(frameon=False)
+    else:
+        axes.axhline(figures.explained_variance)
+
+
+def _plot_densities(axes: Any, figures: Figures) -> None:
+    names = ["under", *(f"{edge:.0e}" for edge in DENSITY_EDGES[:-1])]
+    axes.bar(names, figures.density_histogram)
+    axes.tick_params(axis="x", rotation=60)
+    axes.set(xlabel="firing density, from", ylabel="latents")
+
+
+def _plot_positions(axes: Any, figures: Figures) -> None:
+    if figures.positions:
+        image = axes.imshow(figures.positions, cmap="viridis")
+        axes.figure.colorbar(image, ax=axes, label="FVU")
+        axes.set(xlabel="x", ylabel="y")
+    else:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "these rows have no positions", ha="center")

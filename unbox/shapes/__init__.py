@@ -1,0 +1,32 @@
+"""The Shapes world: procedural scenes whose every factor and mask is known, their captions and detectors."""
+
+from unbox.shapes.captions import caption, prompts
+from unbox.shapes.render import coverage, masks, render
+from unbox.shapes.scene import (
+    FACTORS,
+    OBJECT_FACTORS,
+    SCENE_FACTORS,
+    Object,
+    Scene,
+    Split,
+    sample_scene,
+    sample_scenes,
+    scene_rng,
+)
+
+__all__ = [
+    "FACTORS",
+    "OBJECT_FACTORS",
+    "SCENE_FACTORS",
+    "Object",
+    "Scene",
+    "Split",
+    "caption",
+    "coverage",
+    "masks",
+    "prompts",
+    "render",
+    "sample_scene",
+    "sample_scenes",
+    "scene_rng",
+]

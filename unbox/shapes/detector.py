@@ -1,0 +1,138 @@
+"""Reads the factors of a picture: a small convolutional network trained on real renders."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from unbox.shapes.scene import FACTORS, OBJECT_FACTORS, SCENE_FACTORS, Scene
+
+WEIGHTS = Path(__file__).parent / "weights" / "detector.safetensors"
+
+#: The network's heads: scene factors by name, object factors as `slot.factor`.
+HEADS: dict[str, tuple[str, ...]] = {name: FACTORS[name] for name in SCENE_FACTORS} | {
+    f"{slot}.{name}": FACTORS[name] for slot in (0, 1) for name in OBJECT_FACTORS
+}
+
+Picture = Image.Image | np.ndarray
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.one, self.two = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.two(F.silu(self.one(F.silu(self.norm(x)))))
+
+
+class Detector(nn.Module):
+    """Factors of 64x64 pictures. Slot 0 is the left or the upper object, slot 1 the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv2d(3, 32, 4, stride=2, padding=1),
+            _Residual(32),
+            nn.Conv2d(32, 64, 4, stride=2, padding=1),
+            _Residual(64),
+            nn.Conv2d(64, 96, 4, stride=2, padding=1),
+            _Residual(96),
+            nn.GroupNorm(8, 96),
+            nn.SiLU(),
+            nn.Conv2d(96, 32, 1),
+            nn.Flatten(),
+            nn.Linear(32 * 64, 256),
+            nn.SiLU(),
+        )
+        self.heads = nn.ModuleDict(
+            {name.replace(".", "_"): nn.Linear(256, len(values)) for name, values in HEADS.items()}
+        )
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> "Detector":
+        """The bundled detector, or weights from `path` (safetensors)."""
+        return _load(Path(path or WEIGHTS))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits of every head for pictures (B, 3, 64, 64) in -1..1."""
+        features = self.trunk(x)
+        return {name: self.heads[name.replace(".", "_")](features) for name in HEADS}
+
+    @torch.no_grad()
+    def probabilities(self, images: Sequence[Picture], batch: int = 256) -> dict[str, np.ndarray]:
+        """Per head (`relation`, `background`, `light`, `0.shape`, ... `1.position`) (images, values).
+
+        Pictures of another size are resampled to 64x64. Slot 1 means something only where the
+        relation is not `alone`.
+        """
+        parts = []
+        for i in range(0, len(images), batch):
+            x = torch.stack([_tensor(image) for image in images[i : i + batch]])
+            parts.append({name: logits.softmax(-1).numpy() for name, logits in self(x).items()})
+        empty = {name: np.zeros((0, len(values)), np.float32) for name, values in HEADS.items()}
+        return {name: np.concatenate([p[name] for p in parts]) for name in HEADS} if parts else empty
+
+    def read(self, images: Sequence[Picture]) -> list[dict[str, Any]]:
+        """The most likely factors of each picture: `objects`, `relation`, `background`, `light`, `slots`."""
+        best = {name: p.argmax(-1) for name, p in self.probabilities(images).items()}
+        result = []
+        for i in range(len(images)):
+            said = {name: values[best[name][i]] for name, values in HEADS.items()}
+            count = 1 if said["relation"] == "alone" else 2
+            slots = [{name: said[f"{slot}.{name}"] for name in OBJECT_FACTORS} for slot in range(count)]
+            result.append({"objects": count, **{n: said[n] for n in SCENE_FACTORS}, "slots": slots})
+        return result
+
+
+def truth(scene: Scene) -> dict[str, str]:
+    """A scene's factors under the detector's head names; slot 1 only where there is a second object."""
+    told = {name: getattr(scene, name) for name in SCENE_FACTORS}
+    for slot, thing in enumerate(scene.objects):
+        told |= {f"{slot}.{name}": getattr(thing, name) for name in OBJECT_FACTORS}
+    return told
+
+
+def accuracy(
+    detector: Detector,
+    images: Sequence[Picture],
+    scenes: Sequence[Scene],
+    mentioned: Sequence[Sequence[str]] | None = None,
+) -> dict[str, float]:
+    """Share of factors read right, per factor and over `all`; of those `mentioned` by the captions if given.
+
+    A pair drawn as one object counts all that is asked of its second object as wrong.
+    """
+    right: dict[str, list[bool]] = {name: [] for name in FACTORS}
+    for i, said in enumerate(detector.read(images)):
+        found = {name: said[name] for name in SCENE_FACTORS}
+        for slot, thing in enumerate(said["slots"]):
+            found |= {f"{slot}.{name}": value for name, value in thing.items()}
+        for name, value in truth(scenes[i]).items():
+            if mentioned is None or name in mentioned[i]:
+                right[name.split(".")[-1]].append(found.get(name) == value)
+    everything = [ok for oks in right.values() for ok in oks]
+    means = {name: float(np.mean(oks)) for name, oks in right.items() if oks}
+    return means | ({"all": float(np.mean(everything))} if everything else {})
+
+
+def _tensor(image: Picture) -> Tensor:
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    if picture.size != (64, 64):
+        picture = picture.resize((64, 64), Image.Resampling.BOX)
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+
+
+@cache
+def _load(path: Path) -> Detector:
+    detector = Detector()
+    detector.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return detector.eval().requires_grad_(False)

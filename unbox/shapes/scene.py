@@ -1,0 +1,169 @@
+"""Scenes of the Shapes world: every factor of a picture as a value."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+
+from unbox.words import UnboxError
+
+Split = Literal["train", "heldout"]
+
+#: What can be said of a scene, and the values each factor takes. `relation` is told in canonical
+#: order: slot 0 is the left or the upper object.
+FACTORS: dict[str, tuple[str, ...]] = {
+    "shape": ("circle", "square", "triangle", "star", "heart", "cross"),
+    "colour": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white"),
+    "size": ("small", "large"),
+    "texture": ("solid", "striped", "checkered", "dotted"),
+    "position": (
+        "top left", "top", "top right",
+        "left", "center", "right",
+        "bottom left", "bottom", "bottom right",
+    ),
+    "relation": ("alone", "left of", "above"),
+    "background": ("gray", "navy", "brown", "olive", "teal", "plum"),
+    "light": ("bright", "dim", "from the left", "from the right"),
+}  # fmt: skip
+
+#: Factors of one object, and of the scene as a whole.
+OBJECT_FACTORS = ("shape", "colour", "size", "texture", "position")
+SCENE_FACTORS = ("relation", "background", "light")
+
+#: The places of slot 0 and slot 1 in a scene of two objects.
+PAIR_POSITIONS = {"left of": ("left", "right"), "above": ("top", "bottom")}
+
+
+def _held_out(shape: int, colour: int, texture: int) -> bool:
+    # A Latin-square-like rule: every value of every factor stays well represented in both splits.
+    return (shape + 2 * colour + 4 * texture) % 9 == 0
+
+
+_LOOKS: dict[str, list[tuple[str, str, str]]] = {"train": [], "heldout": []}
+for (_s, _shape), (_c, _colour), (_t, _texture) in product(
+    *(enumerate(FACTORS[name]) for name in ("shape", "colour", "texture"))
+):
+    _LOOKS["heldout" if _held_out(_s, _c, _t) else "train"].append((_shape, _colour, _texture))
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object. Jitter is continuous: `dx, dy` in pixels, `growth` a factor of size, `turn` in radians."""
+
+    shape: str
+    colour: str
+    size: str
+    texture: str
+    position: str
+    dx: float = 0.0
+    dy: float = 0.0
+    growth: float = 1.0
+    turn: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in OBJECT_FACTORS:
+            _check(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One or two objects before a background under a light."""
+
+    objects: tuple[Object, ...]
+    relation: str
+    background: str
+    light: str
+
+    def __post_init__(self) -> None:
+        for name in SCENE_FACTORS:
+            _check(name, getattr(self, name))
+        places = tuple(thing.position for thing in self.objects)
+        if self.relation == "alone":
+            if len(self.objects) != 1:
+                raise UnboxError(f"a scene of {len(self.objects)} objects cannot have the relation 'alone'")
+        elif places != PAIR_POSITIONS[self.relation]:
+            wanted = " and ".join(PAIR_POSITIONS[self.relation])
+            raise UnboxError(f"the relation '{self.relation}' puts its objects at {wanted}, not at {places}")
+
+    def factors(self, slot: int = 0) -> dict[str, str]:
+        """Every factor's value, those of an object taken from `slot` (0 is the left or upper one)."""
+        thing = self.objects[slot]
+        return {name: getattr(thing if name in OBJECT_FACTORS else self, name) for name in FACTORS}
+
+    def with_factor(self, factor: str, value: str, slot: int = 0) -> "Scene":
+        """The same scene with one factor changed; positions change in scenes of one object only."""
+        if factor == "relation":
+            raise UnboxError("changing the relation would change how many objects there are; build a Scene")
+        if factor in SCENE_FACTORS:
+            changed: dict[str, Any] = {factor: value}
+            return replace(self, **changed)
+        things = list(self.objects)
+        given: dict[str, Any] = {factor: value}
+        things[slot] = replace(things[slot], **given)
+        return replace(self, objects=tuple(things))
+
+    def plain(self) -> "Scene":
+        """The same scene without jitter."""
+        things = tuple(replace(thing, dx=0.0, dy=0.0, growth=1.0, turn=0.0) for thing in self.objects)
+        return replace(self, objects=things)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Scene":
+        """Raises UnboxError where a field is missing, unknown or has no such value."""
+        try:
+            things = tuple(Object(**thing) for thing in data["objects"])
+            return cls(things, data["relation"], data["background"], data["light"])
+        except (KeyError, TypeError) as error:
+            raise UnboxError(f"this is not the JSON of a Shapes scene: {error}") from error
+
+
+def _check(factor: str, value: str) -> None:
+    if value not in FACTORS[factor]:
+        raise UnboxError(f"no {factor} '{value}' in the Shapes world; there are {', '.join(FACTORS[factor])}")
+
+
+#: Half-widths of the uniform jitter: position in pixels, size as a fraction, rotation in radians.
+JITTER = {"position": 1.0, "size": 0.06, "turn": 0.12}
+
+
+def sample_scene(rng: np.random.Generator, split: Split = "train", pairs: float = 0.4) -> Scene:
+    """Draw a scene. `pairs` is the share of scenes with two objects.
+
+    (shape, colour, texture) combinations are divided between the splits: a held-out scene shows
+    only combinations that no training scene has.
+    """
+    relation = "alone"
+    if rng.random() < pairs:
+        relation = str(rng.choice(FACTORS["relation"][1:]))
+    places = PAIR_POSITIONS.get(relation) or (str(rng.choice(FACTORS["position"])),)
+    things = tuple(_sample_object(rng, split, place) for place in places)
+    background, light = (str(rng.choice(FACTORS[name])) for name in ("background", "light"))
+    return Scene(things, relation, background, light)
+
+
+def _sample_object(rng: np.random.Generator, split: Split, position: str) -> Object:
+    looks = _LOOKS[split]
+    shape, colour, texture = looks[rng.integers(len(looks))]
+    dx, dy, growth, turn = rng.uniform(-1, 1, size=4).tolist()
+    return Object(
+        shape, colour, str(rng.choice(FACTORS["size"])), texture, position,
+        dx=dx * JITTER["position"], dy=dy * JITTER["position"],
+        growth=1 + growth * JITTER["size"], turn=turn * JITTER["turn"],
+    )  # fmt: skip
+
+
+def sample_scenes(n: int, seed: int = 0, split: Split = "train", pairs: float = 0.4) -> list[Scene]:
+    """`n` scenes; the i-th depends on (seed, split, i) alone, so any slice can be made again."""
+    return [sample_scene(scene_rng(seed, i, split), split, pairs) for i in range(n)]
+
+
+def scene_rng(seed: int, index: int, split: Split) -> np.random.Generator:
+    """The random stream of one scene and its caption. Raises UnboxError for an unknown split."""
+    if split not in _LOOKS:
+        raise UnboxError(f"no split '{split}' of the Shapes world; there are {', '.join(_LOOKS)}")
+    return np.random.default_rng([seed, index, list(_LOOKS).index(split)])
