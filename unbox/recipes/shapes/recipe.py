@@ -27,13 +27,13 @@ from unbox.shapes.detector import Detector
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many scenes each stage draws (seeds 1-4), and how many samples the few-step finish learns from."""
+    """How many scenes each stage draws (seeds 1-4), and how many captions the few-step finish pairs noises for."""
 
     vae: int = 6_000
     text: int = 20_000
     unet: int = 40_000
     detector: int = 30_000
-    pairs: int = 4_096
+    pairs: int = 3_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,13 @@ class ShapesRecipe:
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        return text.make_tokenizer()
+        """Kept in the folder: learning it again may number the words otherwise than the encoders know them."""
+        folder = self.folder / "tokenizer"
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with publish_folder(folder) as new:
+                text.make_tokenizer().save_pretrained(new)
+        return CLIPTokenizer.from_pretrained(folder)
 
     @cached_property
     def vae(self) -> AutoencoderKL:
@@ -102,7 +108,7 @@ class ShapesRecipe:
 
     @cached_property
     def pairs(self) -> dict[str, Tensor]:
-        return unet.make_pairs(self.base, self.data, self.conditions, self.folder, self.sizes.pairs)
+        return unet.make_pairs(self.vae, self.tokenizer, self.folder, self.sizes.pairs)
 
     @cached_property
     def turbo(self) -> UNet2DConditionModel:
