@@ -1,0 +1,59 @@
+"""The main job on SDXL's real architecture with random weights: collect, train, generate with an edit.
+
+Minutes of computing and 7 GB of disk: runs when UNBOX_REAL_SIZE names a folder to keep the random weights in.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from activation_store import Store
+from unbox.words import DEFAULT_BLOCKS
+
+FOLDER = os.environ.get("UNBOX_REAL_SIZE")
+LOOK = "--system sdxl-turbo --steps 1"
+
+
+def unbox(line: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "unbox", *line.split()], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.real_size
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(FOLDER is None, reason="UNBOX_REAL_SIZE names no folder for 7 GB of random weights")
+def test_sixteen_prompts_collected_trained_on_and_edited_within_24_gb(tmp_path):
+    from unbox.models.real_size import write_random
+
+    model = Path(str(FOLDER)) / "sdxl-random"
+    if not model.exists():
+        write_random(model)
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a-picture-of-{n}-dogs" for n in range(16)))
+    (tmp_path / "edit.json").write_text(
+        '[{"block": "up.0.1", "op": "add", "value": 8, "unit": "deviation", "feature": [7],'
+        ' "where": {"box": [0, 0, 0.5, 1]}}]'
+    )
+    size = "--height 512 --width 512 --batch-size 4"
+    unbox(f"collect --model {model} {LOOK} {size} --prompts {tmp_path}/prompts.txt --store {tmp_path}/acts")
+    store = Store.open(tmp_path / "acts")
+    assert store.blocks == DEFAULT_BLOCKS
+    assert all(store[block].shape == (16, 1, 1, 16, 16, 1280) for block in DEFAULT_BLOCKS)
+
+    unbox(
+        f"train --store {tmp_path}/acts --out {tmp_path}/saes --k 10 --latents 5120 --tokens 307200"
+        " --batch-size 1024"
+    )
+    draw = f"generate --model {model} {LOOK} --size 512 --prompt dogs --seed 1"
+    unbox(f"{draw} --out {tmp_path}/plain.png")
+    unbox(f"{draw} --out {tmp_path}/edited.png --saes {tmp_path}/saes --edits {tmp_path}/edit.json")
+    plain, edited = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "edited"))
+    assert plain.shape == (512, 512, 3)
+    assert (plain != edited).any()
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 24e9  # of the largest of them
