@@ -7,6 +7,7 @@ from unbox.edits.apply import EditInstrument, applied, guarded
 from unbox.edits.bases import Basis, neurons, principal, random_directions
 from unbox.edits.files import bind, load_edits, save_edits
 from unbox.edits.guard import Guard, norm_limits
+from unbox.edits.inversion import Inversion, invert
 from unbox.words import Block, Direction, Edit, Edits, Feature, Mask
 
 __all__ = [
@@ -18,10 +19,12 @@ __all__ = [
     "Edits",
     "Feature",
     "Guard",
+    "Inversion",
     "Mask",
     "applied",
     "bind",
     "guarded",
+    "invert",
     "load_edits",
     "neurons",
     "norm_limits",

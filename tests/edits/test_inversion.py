@@ -1,0 +1,79 @@
+"""An image inverted into a run comes back, is read at the run's steps, and moves by its edits."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.edits.dictionaries import random_sae
+from unbox import record
+from unbox.edits import Block
+from unbox.edits.inversion import encoded, invert, psnr
+from unbox.words import UnboxError
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+EDIT = random_sae("up.0.1", width=128, latents=64, k=4).feature(3).add(60, unit="absolute")
+
+
+@pytest.mark.parametrize("guidance", [0.0, 3.0])
+@pytest.mark.parametrize(("steps", "start"), [(1, 0), (4, 0), (4, 2)])
+def test_the_run_gives_the_latents_back(tiny, steps, start, guidance):
+    inversion = invert(tiny, NOISE, "a cat", steps=steps, start=start, guidance=guidance)
+    assert torch.equal(inversion.states[-1:], encoded(tiny, NOISE))
+    fidelity = inversion.fidelity
+    assert fidelity["run"] == pytest.approx(fidelity["vae"], abs=0.05)
+    assert fidelity["model"] < fidelity["run"]
+
+
+def test_identity_edits_change_nothing_and_edits_act_on_the_image(tiny):
+    inversion = invert(tiny, NOISE, "a cat", steps=2, start=1, guidance=0.0)
+    plain = np.asarray(inversion.draw())
+    assert np.array_equal(np.asarray(inversion.draw(Block("mid.0").scale(1))), plain)
+    assert not np.array_equal(np.asarray(inversion.draw(EDIT)), plain)
+    assert np.array_equal(np.asarray(inversion.draw()), plain)
+    assert tiny.run is None
+
+
+def test_updates_are_recorded_at_the_steps_of_the_run(tiny):
+    inversion = invert(tiny, NOISE, "a cat", steps=4, start=1, guidance=3.0)
+    with record(tiny, ["mid.0"]) as tape:
+        inversion.draw()
+    assert tape.steps == (1, 2, 3)
+    assert tape.branches == ("cond", "uncond")
+    assert tape["mid.0"].shape[:3] == (1, 3, 2)
+
+
+def test_the_same_seed_gives_the_same_inversion_and_size_is_free(tiny):
+    wide = NOISE.resize((96, 64))
+    first, again = (invert(tiny, wide, steps=2, seed=4) for _ in range(2))
+    assert torch.equal(first.states, again.states)
+    assert first.draw().size == (96, 64)
+    assert not torch.equal(first.states, invert(tiny, wide, steps=2, seed=5).states)
+
+
+def test_bundled_weights_hold_a_picture_of_their_world():
+    """The model alone, from the noised picture of step 2, draws nearly what the VAE keeps of it."""
+    import unbox
+    from unbox.shapes import Scene, prompts, render
+
+    model = unbox.load("shapes-turbo")
+    told = prompts(1, seed=5, split="heldout", full=True, pairs=0.0)[0]
+    picture = Image.fromarray(render(Scene.from_json(told.meta["scene"])))
+    right = invert(model, picture, told.text, steps=4, start=2).fidelity
+    assert right["vae"] > 28
+    assert right["run"] == pytest.approx(right["vae"], abs=0.5)
+    assert right["model"] > 15
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"start": 2}, "0 to 1"), ({"image": NOISE.resize((63, 64))}, "multiples of 8")]
+)
+def test_what_cannot_be_inverted_is_refused(tiny, change, message):
+    with pytest.raises(UnboxError, match=message):
+        invert(tiny, **{"image": NOISE, "prompt": "", "steps": 2, **change})
+
+
+def test_psnr():
+    black, grey = (Image.fromarray(np.full((4, 4, 3), v, np.uint8)) for v in (0, 51))
+    assert psnr(black, grey) == pytest.approx(20 * np.log10(5), abs=1e-6)
+    assert psnr(grey, grey) == float("inf")

@@ -1,0 +1,211 @@
+"""A user's own image in a few-step model: encoded, noised, drawn again; its features read, and edited.
+
+A few-step sampler cannot be run backwards: each of its steps is a leap. So every state of the run is set from
+the image, x_i = x0 + sigma_i * noise_i with noise of its own at each step, and what the model's step lacks to
+reach the next state is kept as a **correction** (edit-friendly inversion, Huberman-Spiegelglas et al. 2024,
+and its few-step form in TurboEdit, Deutch et al. 2024). A run with the corrections gives the image back up to
+the VAE; a run with edits moves away from it by what the edits change. `Inversion.fidelity` says how much of
+the image is the model's own work and how much the corrections'.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unbox.models import Model
+from unbox.models.instruments import as_instrument
+from unbox.models.prediction import to_x0
+from unbox.models.run import clock
+from unbox.models.seeds import generator
+from unbox.words import UnboxError
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet is told at every step: rows of the branches, "uncond" first under guidance."""
+
+    branches: tuple[str, ...]
+    text: Tensor
+    added: dict[str, Tensor]
+    guidance: float
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """An image as a run of a model. `invert` makes it."""
+
+    model: Model
+    image: Image.Image
+    conditioning: Conditioning
+    steps: int
+    start: int
+    states: Tensor
+    """(steps - start + 1, 4, h, w): the latents at each step, in sigma's scale; the last are the image's."""
+    corrections: Tensor
+    """(steps - start, 4, h, w): what the model's step lacks to reach the next state."""
+
+    def draw(self, edits: Any = None, corrected: bool = True) -> Image.Image:
+        """The image drawn again, with edits if any. `unbox.record` around it records its updates.
+
+        Without `corrected` the model is left alone with the noised image, as in SDEdit.
+        """
+        with clock(self.model), as_instrument(edits).attach(self.model, None) if edits else _nothing():
+            state = self.states[:1]
+            for i in range(self.steps - self.start):
+                state = _step(self.model, self.conditioning, self.steps, self.start + i, state)
+                state = state + self.corrections[i] if corrected else state
+        return decoded(self.model, state)
+
+    @cached_property
+    def fidelity(self) -> dict[str, float]:
+        """PSNR in dB to the image of: `vae`, encoded and decoded; `run`, drawn with the corrections (the
+        VAE's loss and rounding); `model`, drawn without: near `vae` where the model itself holds the image.
+        """
+        again = {
+            "vae": decoded(self.model, self.states[-1:]),
+            "run": self.draw(),
+            "model": self.draw(corrected=False),
+        }
+        return {name: psnr(self.image, image) for name, image in again.items()}
+
+
+def invert(
+    model: Model,
+    image: Image.Image,
+    prompt: str = "",
+    *,
+    steps: int | None = None,
+    start: int = 0,
+    guidance: float | None = None,
+    seed: int = 0,
+) -> Inversion:
+    """An image as a run of `model`, from the noise level of step `start` of `steps` down to the image.
+
+    `image`: PIL, of a size that the model samples (both sides multiples of the VAE's factor). `prompt`: what
+    the image shows. Later starts keep more of the image in the latents that the model sees and leave edits
+    less room. Raises UnboxError for a start outside the steps or a size that cannot be encoded.
+    """
+    system = model.system
+    steps = system.steps if steps is None else steps
+    guidance = system.guidance if guidance is None else guidance
+    if not 0 <= start < steps:
+        raise UnboxError(f"an inversion cannot start at step {start} of {steps}; give 0 to {steps - 1}")
+    unit = max(8, model.pipeline.vae_scale_factor)
+    if image.width % unit or image.height % unit:
+        raise UnboxError(
+            f"an image of {image.width} x {image.height} pixels cannot be encoded; resize it so that both "
+            f"are multiples of {unit} (the model's own size is {model.size})"
+        )
+    image = image.convert("RGB")
+    conditioning = _conditioned(model, prompt, guidance, image.height, image.width)
+    latents = encoded(model, image)
+    sigmas = _schedule(model, steps)[1][start:]
+    draw = generator(seed)
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for _ in sigmas]).to(latents)
+    states = latents + torch.tensor(sigmas).to(latents)[:, None, None, None] * noise
+    with clock(model):
+        after = [
+            _step(model, conditioning, steps, start + i, states[i : i + 1]) for i in range(len(sigmas) - 1)
+        ]
+    return Inversion(model, image, conditioning, steps, start, states, states[1:] - torch.cat(after))
+
+
+def encoded(model: Model, image: Image.Image) -> Tensor:
+    """(1, 4, h, w) float32 latents of an image: the mode of the VAE's posterior, scaled."""
+    pixels = model.pipeline.image_processor.preprocess(image)
+    with torch.no_grad(), _vae(model) as vae:
+        latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
+    return latents * vae.config.scaling_factor
+
+
+def decoded(model: Model, latents: Tensor) -> Image.Image:
+    """Image of (1, 4, h, w) latents."""
+    with torch.no_grad(), _vae(model) as vae:
+        pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
+    return model.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")[0]
+
+
+def psnr(first: Image.Image, second: Image.Image) -> float:
+    """Peak signal to noise ratio of two images of equal size, in dB; infinite where they are equal."""
+    a, b = (np.asarray(image.convert("RGB"), np.float64) / 255 for image in (first, second))
+    error = float(((a - b) ** 2).mean())
+    return float(-10 * np.log10(error)) if error else float("inf")
+
+
+def _step(model: Model, given: Conditioning, steps: int, step: int, state: Tensor) -> Tensor:
+    """The model's deterministic step (Euler on x = x0 + sigma * noise) from `step` to the next level."""
+    timesteps, sigmas = _schedule(model, steps)
+    sigma, lower = sigmas[step], sigmas[step + 1]
+    noisy = state / (sigma**2 + 1) ** 0.5
+    rows = noisy.repeat(len(given.branches), 1, 1, 1).to(model.dtype)
+    assert model.run is not None
+    with torch.no_grad(), model.run.rows(samples=[0], branches=given.branches):
+        output = model.unet(
+            rows, timesteps[step], encoder_hidden_states=given.text, added_cond_kwargs=given.added
+        )
+    told = output.sample.float()
+    guided = told[-1:] if len(told) == 1 else told[:1] + given.guidance * (told[1:] - told[:1])
+    x0 = to_x0(guided, noisy, 1 / (1 + sigma**2), _prediction(model))
+    return x0 + (lower / sigma) * (state - x0)
+
+
+def _schedule(model: Model, steps: int) -> tuple[Tensor, list[float]]:
+    """Timesteps, and sigma at each with the final 0; sets the scheduler, as sampling does."""
+    scheduler = model.pipeline.scheduler
+    fixed = (model.system.timesteps or {}).get(steps)
+    if fixed:
+        scheduler.set_timesteps(timesteps=list(fixed), device=model.device)
+    else:
+        scheduler.set_timesteps(steps, device=model.device)
+    timesteps = scheduler.timesteps
+    if hasattr(scheduler, "sigmas"):
+        return timesteps, [float(sigma) for sigma in scheduler.sigmas[:steps]] + [0.0]
+    abar = scheduler.alphas_cumprod[timesteps.long().cpu()].double()
+    return timesteps, [*((1 - abar) / abar).sqrt().tolist(), 0.0]
+
+
+def _prediction(model: Model) -> str:
+    return str(model.pipeline.scheduler.config["prediction_type"])
+
+
+def _conditioned(model: Model, prompt: str, guidance: float, height: int, width: int) -> Conditioning:
+    pipeline, guided = model.pipeline, guidance > 1
+    with torch.no_grad():
+        text, no_text, pooled, no_pooled = pipeline.encode_prompt(
+            prompt, device=model.device, do_classifier_free_guidance=guided
+        )
+    size = (height, width)
+    ids = pipeline._get_add_time_ids(
+        size, (0, 0), size, dtype=text.dtype, text_encoder_projection_dim=pooled.shape[-1]
+    ).to(model.device)
+    if not guided:
+        return Conditioning(("cond",), text, {"text_embeds": pooled, "time_ids": ids}, guidance)
+    added = {"text_embeds": torch.cat([no_pooled, pooled]), "time_ids": torch.cat([ids, ids])}
+    return Conditioning(("uncond", "cond"), torch.cat([no_text, text]), added, guidance)
+
+
+@contextmanager
+def _vae(model: Model) -> Iterator[Any]:
+    """The VAE, in float32 for as long as it computes where float16 overflows in it."""
+    vae = model.pipeline.vae
+    before = vae.dtype
+    lifted = before == torch.float16 and vae.config.force_upcast
+    if lifted:
+        vae.to(torch.float32)
+    try:
+        yield vae
+    finally:
+        if lifted:
+            vae.to(before)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
