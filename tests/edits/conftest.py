@@ -6,8 +6,12 @@ from tests.models.tiny import tiny_pipeline
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
+def tiny_folder(tmp_path_factory):
+    return tiny_pipeline(tmp_path_factory.mktemp("tiny") / "model", timestep_spacing="trailing")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder):
     from unbox import load
 
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    return load(str(tiny_pipeline(folder, timestep_spacing="trailing")))
+    return load(str(tiny_folder))

@@ -216,3 +216,88 @@ def test_any_resolution(tiny):
     edit = feature(3).add(20, unit="absolute", where=np.eye(11))
     sizes = {"height": 96, "width": 64, "steps": 1}
     assert not torch.allclose(draw(tiny, edit, **sizes), draw(tiny, **sizes), atol=1e-3)
+
+
+@pytest.mark.parametrize(("side", "grid"), [(128, 16), (256, 32)], ids=["SDXL at 512", "SDXL at 1024"])
+@pytest.mark.parametrize("mask_side", [1, 6000])
+def test_masks_of_any_size_on_the_grids_of_sdxl(tiny, side, grid, mask_side):
+    mask = np.zeros((mask_side, mask_side), bool)
+    mask[: max(mask_side // 2, 1)] = True
+    options = {"height": side, "width": side, "steps": 1, "prompts": PROMPTS[:1], "seeds": SEEDS[:1]}
+    edit = feature(9).add(40, unit="absolute", where=mask)
+    moved = updates(tiny, edit, "up.0.1", **options)[0] - updates(tiny, None, "up.0.1", **options)[0]
+    assert moved.shape[1:3] == (grid, grid)
+    inside = grid if mask_side == 1 else grid // 2
+    expected = 40 * SAES["up.0.1"].W_dec[9]
+    assert torch.allclose(moved[:, :inside], expected.expand_as(moved[:, :inside]), atol=1e-3)
+    assert not moved[:, inside:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_whole_runs_in_half_precision(tiny_folder, dtype):
+    """Identities stay exact, an add with its negative comes back within the type's rounding."""
+    from unbox import load
+
+    model = load(str(tiny_folder), dtype=dtype)
+    options = {"steps": 1, "guidance": 3.0}
+    plain = draw(model, **options).float()
+    assert torch.equal(draw(model, IDENTITIES["add and subtract"], **options).float(), plain)
+    edit = feature((3, 4), "mid.0").scale(4) + feature(3).add(100, unit="absolute", branch="contrast")
+    edited = draw(model, edit, **options).float()
+    assert edited.isfinite().all()
+    with applied(model, STRONG):
+        back = Direction("mid.0", np.linspace(-3, 3, 128)).add(-3)
+        restored = draw(model, back, **options).float()
+    spread = (edited - plain).square().mean().sqrt()
+    assert (restored - plain).square().mean().sqrt() < 0.5 * spread
+
+
+def test_sequential_guidance_edits_the_branch_that_runs(tiny):
+    """A loop that runs the branches one after the other says which is which."""
+    from unbox.models.run import clock
+
+    edit = Direction("mid.0", [30.0] + [0.0] * 127).add(1, branch="contrast")
+    added = {"text_embeds": torch.zeros(2, 32), "time_ids": torch.zeros(2, 6)}
+    tiny.pipeline.scheduler.set_timesteps(2)
+    moved = {}
+    for branch in ("uncond", "cond"):
+        seen = []
+        for edits in (None, edit):
+            with clock(tiny) as run, run.rows(branches=(branch,) * 2), applied(tiny, edits):
+                with Spy(tiny, "mid.0") as spy, torch.no_grad():
+                    tiny.unet(
+                        torch.zeros(2, 4, 32, 32), 999, torch.zeros(2, 77, 64), added_cond_kwargs=added
+                    )
+            seen += spy.updates
+        moved[branch] = seen[1] - seen[0]
+    for branch, sign in (("cond", 1), ("uncond", -1)):
+        assert torch.allclose(moved[branch][..., 0], torch.tensor(30.0 * sign), atol=1e-3)
+        assert torch.allclose(moved[branch][..., 1:], torch.zeros(()), atol=1e-3)
+
+
+def test_a_cancelled_run_leaves_nothing_behind(tiny, plain):
+    """diffusers' own way to stop a run: `interrupt`, set from the callback of a step."""
+    before, steps = hooks(tiny), []
+
+    def cancel(pipeline, step, *_):
+        steps.append(step)
+        pipeline._interrupt = True
+        return {}
+
+    with applied(tiny, STRONG):
+        tiny.pipeline(
+            "a cat", num_inference_steps=4, guidance_scale=0.0, height=64, width=64,
+            output_type="latent", callback_on_step_end=cancel,
+        )  # fmt: skip
+    assert steps == [0]
+    assert hooks(tiny) == before
+    assert torch.equal(draw(tiny), plain)
+
+
+def test_before_and_after_are_recorded_in_one_run(tiny):
+    from unbox import record
+
+    with record(tiny, ["mid.0"]) as before, applied(tiny, STRONG), record(tiny, ["mid.0"]) as after:
+        draw(tiny, steps=1)
+    moved = after["mid.0"] - before["mid.0"]
+    assert torch.allclose(moved, (3 * torch.linspace(-3, 3, 128)).expand_as(moved), atol=1e-3)
