@@ -95,6 +95,39 @@ def rate_at(plan: Plan, progress: float, step: int) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, fall)))
 
 
+@dataclass
+class _Run:
+    """What a checkpoint holds: weights, their average, the optimizer, steps and seconds so far."""
+
+    module: nn.Module
+    optimizer: Optimizer
+    ema: dict[str, Tensor]
+    step: int = 0
+    spent: float = 0.0
+
+    def save(self, here: Path, done: bool = False) -> None:
+        """Write it whole, in place of the last; a finished run needs its averaged weights only."""
+        with publish_folder(here, replace=True) as new:
+            save_file({k: v.contiguous() for k, v in self.ema.items()}, new / "ema.safetensors")
+            if not done:
+                weights = {k: v.contiguous() for k, v in self.module.state_dict().items()}
+                save_file(weights, new / "weights.safetensors")
+                save_file(self.optimizer.tensors(), new / "optimizer.safetensors")
+            state = {"step": self.step, "seconds": self.spent, "done": done}
+            (new / "state.json").write_text(json.dumps(state))
+
+    def restore(self, here: Path) -> bool:
+        """Go on from the checkpoint in `here`, if there is one. True when that run had finished."""
+        if not (here / "state.json").exists():
+            return False
+        state = read_json(here / "state.json")
+        self.ema, self.step, self.spent = load_file(here / "ema.safetensors"), state["step"], state["seconds"]
+        if not state["done"]:
+            self.module.load_state_dict(load_file(here / "weights.safetensors"))
+            self.optimizer.load(load_file(here / "optimizer.safetensors"))
+        return bool(state["done"])
+
+
 def train(
     name: str,
     module: nn.Module,
@@ -104,64 +137,54 @@ def train(
     *,
     matrices: bool = True,
     save_every: float = 120.0,
-    log: Callable[[int], dict[str, float]] | None = None,
-    log_every: int = 500,
 ) -> nn.Module:
     """Train `module` in place by `loss(step, rng, progress)` and leave it holding its averaged weights.
 
     Resumes from `folder/name` where a checkpoint lies; a finished stage is loaded and returned at once.
     """
     here = Path(folder) / name
-    optimizer = Optimizer(module, plan.rate, matrices)
     ema = {key: value.detach().clone() for key, value in module.state_dict().items()}
-    step, spent = 0, 0.0
-    if (here / "state.json").exists():
-        state = read_json(here / "state.json")
-        ema = load_file(here / "ema.safetensors")
-        if state["done"]:
-            module.load_state_dict(ema)
-            return module
-        module.load_state_dict(load_file(here / "weights.safetensors"))
-        optimizer.load(load_file(here / "optimizer.safetensors"))
-        step, spent = state["step"], state["seconds"]
+    run = _Run(module, Optimizer(module, plan.rate, matrices), ema)
+    if not run.restore(here):
+        _descend(name, run, loss, plan, here, save_every)
+        run.save(here, done=True)
+    module.load_state_dict(run.ema)
+    return module
 
-    def save(done: bool = False) -> None:
-        with publish_folder(here, replace=True) as new:
-            save_file({k: v.contiguous() for k, v in ema.items()}, new / "ema.safetensors")
-            if not done:
-                weights = {k: v.contiguous() for k, v in module.state_dict().items()}
-                save_file(weights, new / "weights.safetensors")
-                save_file(optimizer.tensors(), new / "optimizer.safetensors")
-            (new / "state.json").write_text(json.dumps({"step": step, "seconds": spent, "done": done}))
 
-    started, saved, mean = time.monotonic() - spent, time.monotonic(), float("nan")
-    bar = tqdm(total=plan.steps, initial=step, desc=name, unit="step", mininterval=5)
+def _descend(
+    name: str,
+    run: _Run,
+    loss: Callable[[int, np.random.Generator, float], Tensor],
+    plan: Plan,
+    here: Path,
+    save_every: float,
+) -> None:
+    """Steps until the plan's end, with a checkpoint every `save_every` seconds."""
+    module, mean = run.module, float("nan")
+    started, saved = time.monotonic() - run.spent, time.monotonic()
+    bar = tqdm(total=plan.steps, initial=run.step, desc=name, unit="step", mininterval=5)
     while True:
-        spent = time.monotonic() - started
-        progress = max(step / plan.steps, spent / (60 * plan.minutes))
+        run.spent = time.monotonic() - started
+        progress = max(run.step / plan.steps, run.spent / (60 * plan.minutes))
         if progress >= 1:
             break
-        torch.manual_seed(plan.seed * 1_000_003 + step)
-        value = loss(step, np.random.default_rng([plan.seed, step]), progress)
+        torch.manual_seed(plan.seed * 1_000_003 + run.step)
+        value = loss(run.step, np.random.default_rng([plan.seed, run.step]), progress)
         value.backward()
         nn.utils.clip_grad_norm_(module.parameters(), plan.clip)
-        optimizer.step(rate_at(plan, progress, step))
+        run.optimizer.step(rate_at(plan, progress, run.step))
         module.zero_grad(set_to_none=True)
-        _average(ema, module.state_dict(), min(plan.ema, (step + 1) / (step + 10)))
+        _average(run.ema, module.state_dict(), min(plan.ema, (run.step + 1) / (run.step + 10)))
         mean = value.item() if math.isnan(mean) else 0.99 * mean + 0.01 * value.item()
-        step += 1
+        run.step += 1
         bar.update()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{mean:.4f}")
-        if log is not None and step % log_every == 0:
-            bar.write(f"{name} {step} " + " ".join(f"{k}={v:.4f}" for k, v in log(step).items()))
+        if run.step % 20 == 0:
+            bar.set_postfix(loss=f"{mean:.4f}", of_minutes=f"{progress:.0%}")
         if time.monotonic() - saved > save_every:
-            save()
+            run.save(here)
             saved = time.monotonic()
     bar.close()
-    module.load_state_dict(ema)
-    save(done=True)
-    return module
 
 
 @torch.no_grad()

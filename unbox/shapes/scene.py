@@ -168,7 +168,9 @@ def sample_like(
             if all(a == b for a, b, keep in zip(look, own, kept, strict=True) if keep)
         ]
         place = drawn("position", slot) if scene.relation == "alone" else old.position
-        return _object(looks[rng.integers(len(looks))], drawn("size", slot), place, rng.uniform(-1, 1, size=4))
+        return _object(
+            looks[rng.integers(len(looks))], drawn("size", slot), place, rng.uniform(-1, 1, size=4)
+        )
 
     things = tuple(thing(slot, old) for slot, old in enumerate(scene.objects))
     return Scene(things, scene.relation, drawn("background"), drawn("light"))

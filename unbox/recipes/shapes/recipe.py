@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 
 from activation_store.files import publish_file, publish_folder
 from unbox.recipes.loop import Plan, finished
-from unbox.recipes.shapes import detector, text, unet, vae
+from unbox.recipes.shapes import detector, text, turbo, unet, vae
 from unbox.recipes.shapes.card import write_card
 from unbox.recipes.shapes.data import Pictures, make_pictures
 from unbox.shapes.detector import Detector
@@ -27,13 +27,14 @@ from unbox.shapes.detector import Detector
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many scenes each stage draws (seeds 1-4), and how many captions the few-step finish pairs noises for."""
+    """How many scenes each stage draws (seeds 1-4); captions that noises are paired and sampled for."""
 
     vae: int = 6_000
     text: int = 20_000
     unet: int = 40_000
     detector: int = 30_000
     pairs: int = 3_000
+    samples: int = 4_096
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class ShapesRecipe:
             "vae": vae.PLAN,
             "text": text.PLAN,
             "base": unet.BASE,
-            "turbo": unet.TURBO,
+            "deep": turbo.DEEP,
+            "turbo": turbo.TURBO,
             "detector": detector.PLAN,
         }
     )
@@ -65,7 +67,7 @@ class ShapesRecipe:
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        """Kept in the folder: learning it again may number the words otherwise than the encoders know them."""
+        """Kept in the folder: learned again it may number words otherwise than the encoders know them."""
         folder = self.folder / "tokenizer"
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -108,13 +110,24 @@ class ShapesRecipe:
 
     @cached_property
     def pairs(self) -> dict[str, Tensor]:
-        return unet.make_pairs(self.vae, self.tokenizer, self.folder, self.sizes.pairs)
+        return turbo.matched_pairs(self.vae, self.tokenizer, self.folder, self.sizes.pairs)
+
+    @cached_property
+    def deep(self) -> UNet2DConditionModel:
+        return self._finished("unet-deep", self.base, self.pairs, self.plans["deep"])
+
+    @cached_property
+    def samples(self) -> dict[str, Tensor]:
+        return turbo.sampled_pairs(self.base, self.data, self.conditions, self.folder, self.sizes.samples)
 
     @cached_property
     def turbo(self) -> UNet2DConditionModel:
-        return unet.train_turbo(
-            self.base, self.data, self.latents, self.conditions, self.pairs, self.folder, self.plans["turbo"]
-        )
+        return self._finished("unet-turbo", self.deep, self.samples, self.plans["turbo"])
+
+    def _finished(
+        self, name: str, start: UNet2DConditionModel, pairs: dict[str, Tensor], plan: Plan
+    ) -> UNet2DConditionModel:
+        return turbo.finish(name, start, self.data, self.latents, self.conditions, pairs, self.folder, plan)
 
     @cached_property
     def detector(self) -> Detector:
@@ -155,6 +168,8 @@ STAGES: dict[str, Callable[[ShapesRecipe], object]] = {
     "text": lambda recipe: recipe.text,
     "base": lambda recipe: recipe.base,
     "pairs": lambda recipe: recipe.pairs,
+    "deep": lambda recipe: recipe.deep,
+    "samples": lambda recipe: recipe.samples,
     "turbo": lambda recipe: recipe.turbo,
     "detector": lambda recipe: recipe.detector,
 }
@@ -172,6 +187,6 @@ def finish(recipe: ShapesRecipe, captions: int = 512) -> list[Path]:
 
 def small(folder: Path) -> ShapesRecipe:
     """The same recipe at toy length: a few steps of every stage. For tests; what it makes cannot draw."""
-    recipe = ShapesRecipe(Path(folder), Sizes(vae=64, text=64, unet=64, detector=64, pairs=16))
+    recipe = ShapesRecipe(Path(folder), Sizes(vae=64, text=64, unet=64, detector=64, pairs=2, samples=16))
     plans = {name: replace(plan, steps=2, minutes=float("inf")) for name, plan in recipe.plans.items()}
     return replace(recipe, plans=plans)
