@@ -265,9 +265,7 @@ def test_sequential_guidance_edits_the_branch_that_runs(tiny):
         for edits in (None, edit):
             with clock(tiny) as run, run.rows(branches=(branch,) * 2), applied(tiny, edits):
                 with Spy(tiny, "mid.0") as spy, torch.no_grad():
-                    tiny.unet(
-                        torch.zeros(2, 4, 32, 32), 999, torch.zeros(2, 77, 64), added_cond_kwargs=added
-                    )
+                    tiny.unet(torch.zeros(2, 4, 32, 32), 999, torch.zeros(2, 77, 64), added_cond_kwargs=added)
             seen += spy.updates
         moved[branch] = seen[1] - seen[0]
     for branch, sign in (("cond", 1), ("uncond", -1)):
