@@ -2,31 +2,26 @@
 
 import io
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 import unbox
 from activation_store import Store, StoreError, verify
+from tests.activation_store import fakes
+from tests.capture import killed
+from tests.capture.test_record import by_hand, plain_hooks
 from unbox.capture import Stream, estimate, record
+from unbox.capture.collect import own_images
 from unbox.models.seeds import image_seed
 from unbox.words import Prompt, UnboxError
 
-PROMPTS = ["a dog", "a cat", Prompt("a boat", {"colour": "red"}), "a house", "moon and star"]
-RUN = {
-    "blocks": ("down.2.1", "up.1.0"),
-    "steps": 2,
-    "guidance": 5.0,
-    "batch_size": 2,
-    "shard_samples": 2,
-    "seed": 9,
-}
+PROMPTS, RUN = killed.PROMPTS, killed.RUN
 
 
 def collect(model, path, prompts=PROMPTS, **settings):
@@ -56,6 +51,16 @@ def test_a_store_holds_what_recording_one_image_at_a_time_gives(model, store):
     difference = np.abs(np.asarray(picture.convert("RGB"), float) - np.asarray(images[3], float))
     assert picture.size == (64, 64)
     assert difference.mean() < 25
+
+
+def test_a_float32_store_is_output_minus_input_to_the_last_bit(model, tmp_path):
+    """Computed by hooks of the test's own, in the very same forwards; all blocks, both branches."""
+    settings = {"blocks": model.blocks, "dtype": "float32", "thumbnail": None, "batch_size": 5}
+    with plain_hooks(model) as seen:
+        kept = collect(model, tmp_path, shard_samples=8, **settings)
+    for block in model.blocks:
+        got = np.stack([kept[block].read(i) for i in range(5)])
+        assert np.array_equal(got, by_hand(seen[block], guided=True).numpy())
 
 
 def test_batch_size_changes_only_rounding(model, store, tmp_path):
@@ -159,6 +164,23 @@ def test_a_stream_gives_the_rows_of_the_store_without_a_disk(model, store):
     some = stream.sample(40, seed=1)
     assert {row.tobytes() for row in some} <= {row.tobytes() for row in truth}
     assert len(some) == 40
+    sae = unbox.fit(stream, k=4, latents=32, tokens=600, batch_size=64, progress=False)
+    assert (sae.width, sae.latents) == (128, 32)
+
+
+def test_the_bar_counts_the_ranks_own_images_and_its_speed_only_new_ones(model, tmp_path, monkeypatch):
+    assert [own_images(11, 2, rank, 3) for rank in range(3)] == [4, 4, 3]
+    assert own_images(3, 4, 1, 2) == 0
+    bars = []
+    module = sys.modules["unbox.capture.collect"]  # as an attribute of the package it is the function
+    monkeypatch.setattr(module, "tqdm", lambda **kwargs: bars.append(tqdm(**kwargs)) or bars[-1])
+    for limit, rank, world in ((4, 0, 1), (5, 0, 1), (5, 1, 2)):
+        unbox.collect(model, PROMPTS, tmp_path, limit=limit, rank=rank, world=world, **RUN)
+    counted = [(bar.total, bar.n, bar.initial) for bar in bars]
+    assert counted == [(4, 4, 0), (5, 5, 4), (2, 2, 2)]  # rank 1 of 2 has the second of the three shards
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    unbox.collect(model, PROMPTS, tmp_path, **RUN)
+    assert bars[-1].disable
 
 
 def test_an_estimate_tells_vectors_and_bytes_and_writes_nothing(model, tmp_path):
@@ -174,34 +196,39 @@ def test_an_estimate_tells_vectors_and_bytes_and_writes_nothing(model, tmp_path)
         estimate(model, [])
 
 
-COLLECT = """
-import sys, unbox
-from tests.capture.test_collect import PROMPTS, RUN
-model = unbox.load(sys.argv[1], device="cpu")
-print("loaded", flush=True)
-unbox.collect(model, PROMPTS * 2, sys.argv[2], progress=False, **RUN)
-"""
+@pytest.mark.slow
+def test_fifty_kills_at_random_moments_of_a_real_collection_change_no_byte(folder, tmp_path):
+    """Each is killed with SIGKILL while it generates, encodes or writes; see `tests.capture.killed`."""
+    words = [str(folder), str(tmp_path), "50"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.capture.killed", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    stores, cut = map(int, done.stdout.split()[-2:])
+    assert cut >= 40  # processes that were killed before their store was whole
+    whole = Store.open(tmp_path / "whole")
+    assert len(whole) == 2 * len(PROMPTS)
+    for number in range(stores):
+        folder = tmp_path / str(number)
+        assert verify(folder).good
+        assert Store.open(folder).digest == whole.digest
+        assert fakes.contents(folder) == fakes.contents(whole.path)
 
 
 @pytest.mark.slow
-def test_kills_of_a_real_collection_change_nothing(model, folder, tmp_path):
-    whole = collect(model, tmp_path / "whole", PROMPTS * 2)
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", COLLECT, str(folder), str(tmp_path / "cut")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert process.stdout.readline() == "loaded\n"
-        time.sleep(rng.uniform(0.2, 2.5))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    cut = collect(model, tmp_path / "cut", PROMPTS * 2)
-    assert verify(cut.path).good
-    assert len(cut) == 10
-    for block in whole.blocks:
-        for i in range(10):  # threads may differ between processes: within rounding of float16
-            a, b = whole[block].read(i), cut[block].read(i)
-            assert np.abs(a - b).max() <= 2**-10 * np.abs(a).max()
+def test_two_processes_of_torchrun_write_what_one_writes(folder, tmp_path):
+    (tmp_path / "p.txt").write_text("\n".join(f"a dog {n}" for n in range(7)))
+    words = f"unbox collect --model {folder} --prompts {tmp_path}/p.txt --steps 1 --guidance 5 --device cpu"
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2"
+    for name, launcher in (("one", ""), ("two", torchrun)):
+        line = f"{launcher} -m {words} --batch-size 2 --positions 256 --store {tmp_path}/{name}"
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-W", "ignore", *line.split()]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (Store.open(tmp_path / name) for name in ("one", "two"))
+    assert len(two) == 7
+    assert two.digest == one.digest

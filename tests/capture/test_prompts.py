@@ -66,6 +66,50 @@ def test_what_holds_no_prompts_is_named(tmp_path, name, content, error, message)
         list(read_prompts(str(tmp_path / name)))
 
 
+def test_a_file_has_a_length_and_every_row_is_looked_at_to_find_it(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"dog {n}"}) for n in range(5)))
+    prompts = read_prompts(str(path))
+    assert len(prompts) == len(list(prompts)) == len(list(prompts)) == 5
+    path.write_text(path.read_text() + '\n{"prompt": 7}')
+    prompts = read_prompts(str(path))
+    with pytest.raises(UnboxError, match=r"row 5 .* holds no prompt"):
+        len(prompts)
+
+
+def test_a_column_may_be_named_and_its_case_does_not_matter(tmp_path):
+    (tmp_path / "p.csv").write_text("Prompt,Other,n\na dog,a cat,1\n")
+    source = str(tmp_path / "p.csv")
+    assert list(read_prompts(source)) == [Prompt("a dog", {"Other": "a cat", "n": "1"})]
+    assert next(iter(read_prompts(source, column="Other"))).text == "a cat"
+    with pytest.raises(
+        UnboxError, match=r"no column other; it has Prompt, Other, n\. Choose one with --column"
+    ):
+        list(read_prompts(source, column="other"))
+    (tmp_path / "p.txt").write_text("a dog")
+    for without in ("shapes", str(tmp_path / "p.txt")):
+        with pytest.raises(UnboxError, match="has no columns"):
+            read_prompts(without, column="Other")
+
+
+def test_a_hub_data_set_is_streamed_and_its_pictures_are_left_alone(tmp_path, monkeypatch):
+    """`datasets` reads a folder as it reads the Hub; only the download is not tried here."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    picture = {"bytes": b"not a picture", "path": "a.png"}
+    rows = [{"TEXT": prompt.text, **prompt.meta, "image": picture} for prompt in TRUTH]
+    kinds = {"TEXT": datasets.Value("string"), "n": datasets.Value("int64"), "image": datasets.Image()}
+    (tmp_path / "set").mkdir()
+    table = datasets.Dataset.from_list(rows, features=datasets.Features(kinds))
+    table.to_parquet(tmp_path / "set" / "train-00000.parquet")
+    source = f"hub:{tmp_path / 'set'}"
+    assert list(read_prompts(source)) == TRUTH
+    assert list(islice(read_prompts(source), 1)) == TRUTH[:1]
+    for wrong in ({"source": f"hub:{tmp_path / 'none'}"}, {"source": source, "split": "test"}):
+        with pytest.raises(UnboxError, match="cannot be read"):
+            read_prompts(**wrong)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UnboxError, match="no file of prompts"):
         read_prompts(str(tmp_path / "none.txt"))

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import HeunDiscreteScheduler
 from peft import LoraConfig
 
 from tests.capture.conftest import hook_count
 from unbox import record
-from unbox.models import load
+from unbox.models import load, weight_hash
 from unbox.models.run import clock
 from unbox.words import UnboxError, block_path
 
@@ -106,9 +107,9 @@ def test_other_resolutions_and_channels_last(model, folder):
     assert tape["up.1.0"].shape == (1, 1, 1, 16, 24, 64)
     other = load(folder, device="cpu")
     other.pipeline.unet.to(memory_format=torch.channels_last)
-    with plain_hooks(other, ["mid.0"]) as seen, record(other, "mid.0", ("update", "output")) as tape:
-        other.generate("a dog", seed=0, steps=2, guidance=0)
-    assert torch.equal(tape["mid.0"], by_hand(seen["mid.0"], guided=False))
+    with plain_hooks(other) as seen, record(other, BLOCKS, ("update", "output")) as tape:
+        other.generate(["a dog", "a cat"], seeds=[0, 1], steps=2, guidance=5.0)
+    assert all(torch.equal(tape[block], by_hand(seen[block], guided=True)) for block in BLOCKS)
     assert tape["mid.0"].is_contiguous()
 
 
@@ -118,19 +119,37 @@ def test_a_lora_model_is_recorded_with_its_adapter(folder):
         model.generate("a dog", seed=0, steps=1, guidance=0)
     targets = ["to_q", "to_k", "to_v", "to_out.0", "proj_out"]
     model.pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
-    with plain_hooks(model, ["mid.0"]) as seen, record(model, "mid.0") as tape:
-        model.generate("a dog", seed=0, steps=1, guidance=0)
-    assert torch.equal(tape["mid.0"], by_hand(seen["mid.0"], guided=False))
-    assert not torch.equal(tape["mid.0"], plain["mid.0"])
+    with plain_hooks(model) as seen, record(model, BLOCKS) as tape:
+        model.generate(["a dog", "a cat"], seeds=[0, 1], steps=1, guidance=5.0)
+    assert all(torch.equal(tape[block], by_hand(seen[block], guided=True)) for block in BLOCKS)
+    assert not torch.allclose(tape["mid.0"][:1, :, 0], plain["mid.0"][:, :, 0])
+
+
+def test_offloaded_models_are_recorded_and_hashed_as_whole_ones(model, folder):
+    """The hooks that move weights are the same whatever the device; here they move them from CPU to CPU."""
+    call = {"prompts": ["a dog", "a cat"], "seeds": [1, 2], "steps": 2, "guidance": 5.0}
+    with record(model, BLOCKS) as whole:
+        model.generate(**call)
+    by_model, by_layer = load(folder, device="cpu"), load(folder, device="cpu")
+    by_model.pipeline.enable_model_cpu_offload(device="cpu")
+    cpu_offload(by_layer.unet, torch.device("cpu"))
+    assert all(weight.is_meta for weight in by_layer.unet.parameters())
+    for offloaded in (by_model, by_layer):
+        assert hook_count(offloaded) == 0
+        with record(offloaded, BLOCKS) as tape:
+            offloaded.generate(**call)
+        assert hook_count(offloaded) == 0
+        assert all(torch.equal(tape[block], whole[block]) for block in BLOCKS)
+        assert weight_hash(offloaded.unet) == weight_hash(model.unet)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch importing its own compiler
 def test_compiled_repeated_blocks_are_recorded(folder):
     model = load(folder, device="cpu", compile=True)
-    with plain_hooks(model, ["mid.0"]) as seen, record(model, "mid.0") as tape:
-        model.generate("a dog", seed=0, steps=1, guidance=0)
-    assert torch.equal(tape["mid.0"], by_hand(seen["mid.0"], guided=False))
+    with plain_hooks(model) as seen, record(model, BLOCKS) as tape:
+        model.generate(["a dog", "a cat"], seeds=[0, 1], steps=2, guidance=5.0)
+    assert all(torch.equal(tape[block], by_hand(seen[block], guided=True)) for block in BLOCKS)
 
 
 def test_half_precision_updates_are_the_rounded_difference(folder):

@@ -52,15 +52,39 @@ def collect(
     if total == 0:
         raise UnboxError("there are no prompts to collect")
     with Writer(path, schema, rank=rank, world=world, versions=versions) as writer:
-        with tqdm(total=total, disable=not progress, desc="collecting", unit="image") as bar:
+        with _bar(total, schema.shard_samples, rank, world, progress) as bar:
             for samples in shards(prompts, limit, schema.shard_samples, chosen.seed):
                 start = samples[0].index
-                if writer.mine(start) and not writer.has(start, samples):
-                    with writer.shard(start, start + len(samples)) as filling:
-                        _fill(model, chosen, schema, samples, filling, bar)
-                else:
-                    bar.update(len(samples))
+                if not writer.mine(start):
+                    continue
+                if writer.has(start, samples):
+                    pass_over(bar, len(samples))
+                    continue
+                with writer.shard(start, start + len(samples)) as filling:
+                    _fill(model, chosen, schema, samples, filling, bar)
     return Store.open(path)
+
+
+def own_images(total: int, size: int, rank: int, world: int) -> int:
+    """How many of `total` images are one rank's, in shards of `size` dealt to the ranks in turn."""
+    return sum(min(size, total - start) for start in range(rank * size, total, world * size))
+
+
+def pass_over(bar: tqdm, count: int) -> None:
+    """Move a bar over images that are there already, so that its speed and time left are of new ones."""
+    if not bar.disable:
+        bar.initial += count
+        bar.last_print_n += count
+        bar.n += count
+        bar.update(0)
+
+
+def _bar(total: int | None, size: int, rank: int, world: int, progress: bool) -> tqdm:
+    """A bar over this rank's images; of `torchrun`'s processes on a machine only the first shows it."""
+    own = None if total is None else own_images(total, size, rank, world)
+    title = "collecting" if world == 1 else f"collecting, rank {rank} of {world}"
+    silent = not progress or int(os.environ.get("LOCAL_RANK", 0)) > 0
+    return tqdm(total=own, disable=silent, desc=title, unit="image")
 
 
 def shards(

@@ -54,17 +54,19 @@ def estimate(
     prompts: Iterable[str | Prompt],
     *,
     limit: int | None = None,
-    images: int = 4,
+    images: int | None = None,
     **settings: Any,
 ) -> Estimate:
-    """Time `images` images (after one batch to warm up) and reckon the whole. `settings` as for `collect`.
+    """Time `images` images (None: one batch) after a batch to warm up, and reckon the whole. `settings` as
+    for `collect`.
 
     Raises UnboxError when there is no prompt.
     """
     chosen = Settings(**settings)
     schema = schema_of(model, chosen)
     total = length(prompts, limit)
-    first = list(islice(prompts, min(images, limit or images)))
+    count = images or chosen.batch_size
+    first = list(islice(prompts, min(count, limit or count)))
     if not first:
         raise UnboxError("there is no prompt to time")
     batches = list(shards(first, None, chosen.batch_size, chosen.seed))

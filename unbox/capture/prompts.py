@@ -1,34 +1,63 @@
 """Prompts from where users have them: text, CSV, JSONL and Parquet files, the Hub, the Shapes world."""
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from activation_store.files import parse_json
 from unbox.words import Prompt, UnboxError
 
-#: Columns that hold the prompt, in the order they are looked for.
+#: Columns that hold the prompt, in the order they are looked for, in upper or lower case.
 COLUMNS = ("prompt", "text", "caption")
 
 #: Characters of a prompt at most: a guard against reading the wrong column or file.
 LONGEST = 20_000
 
 
-def read_prompts(source: str, seed: int = 0, split: str = "train") -> Iterator[Prompt]:
+class PromptFile:
+    """Prompts of a file, read anew by each loop; its length is counted by reading it through once.
+
+    So a row without a prompt is found before anything is made.
+    """
+
+    def __init__(self, path: Path, column: str | None = None) -> None:
+        self.path, self._column = path, column
+        if next(iter(self), None) is None:
+            raise UnboxError(f"there are no prompts in {path}")
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return READERS[self.path.suffix](self.path, self._column)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        return sum(1 for _ in self)
+
+
+def read_prompts(
+    source: str, seed: int = 0, split: str = "train", column: str | None = None
+) -> Iterable[Prompt]:
     """Prompts of `source`, one by one, as they are needed.
 
     `source`: "shapes" (endless captions of the Shapes world, by `seed`; `split` "train" or "heldout"),
-    "hub:NAME" (a data set of the Hub, streamed, its `split`), or a file: .txt (one prompt a line), .csv,
-    .jsonl (columns prompt, text or caption; the others become facts of the prompt), .parquet.
-    Raises UnboxError for files that are not there or empty, other endings, and rows without a prompt.
+    "hub:NAME" or "hub:NAME:CONFIG" (a data set of the Hub, streamed, its `split`), or a file: .txt (one
+    prompt a line), .csv, .jsonl, .parquet. `column` names the column of the prompt; None takes the first
+    of prompt, text and caption (in any case) that there is. The other columns become facts of the prompt.
+    Files have a length. Raises UnboxError for files that are not there or empty, other endings, data sets
+    that cannot be read, and rows without a prompt.
     """
-    if source == "shapes":
+    if source == "shapes" and column is None:
         return _shapes(seed, split)
     if source.startswith("hub:"):
-        return _rows(_hub(source.removeprefix("hub:"), split), source)
+        return _rows(_hub(source.removeprefix("hub:"), split), source, column)
     path = Path(source)
+    if column is not None and (source == "shapes" or path.suffix == ".txt"):
+        raise UnboxError(f"{source} has no columns, so there is no column {column} to choose")
     if path.suffix not in READERS:
         raise UnboxError(
             f"prompts come from shapes, hub:NAME, or a file ending in {', '.join(READERS)}, "
@@ -36,45 +65,41 @@ def read_prompts(source: str, seed: int = 0, split: str = "train") -> Iterator[P
         )
     if not path.is_file():
         raise UnboxError(f"there is no file of prompts at {path}")
-    prompts = READERS[path.suffix](path)
-    first = next(prompts, None)
-    if first is None:
-        raise UnboxError(f"there are no prompts in {path}")
-    return chain([first], prompts)
+    return PromptFile(path, column)
 
 
-def _text(path: Path) -> Iterator[Prompt]:
+def _text(path: Path, column: str | None) -> Iterator[Prompt]:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield _prompt(line.strip(), {}, f"line {number} of {path}")
 
 
-def _csv(path: Path) -> Iterator[Prompt]:
+def _csv(path: Path, column: str | None) -> Iterator[Prompt]:
     with open(path, encoding="utf-8", newline="") as file:
-        yield from _rows(csv.DictReader(file), str(path))
+        yield from _rows(csv.DictReader(file), str(path), column)
 
 
-def _jsonl(path: Path) -> Iterator[Prompt]:
+def _jsonl(path: Path, column: str | None) -> Iterator[Prompt]:
     def rows() -> Iterator[Any]:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield parse_json(line, f"line {number} of {path}")
 
-    yield from _rows(rows(), str(path))
+    yield from _rows(rows(), str(path), column)
 
 
-def _parquet(path: Path) -> Iterator[Prompt]:
+def _parquet(path: Path, column: str | None) -> Iterator[Prompt]:
     try:
         from pyarrow import parquet
     except ImportError:
         raise UnboxError(f"reading {path} needs pyarrow: pip install 'unbox[data]'") from None
     batches = parquet.ParquetFile(path).iter_batches(batch_size=4096)
-    yield from _rows((row for batch in batches for row in batch.to_pylist()), str(path))
+    yield from _rows((row for batch in batches for row in batch.to_pylist()), str(path), column)
 
 
-READERS: Mapping[str, Callable[[Path], Iterator[Prompt]]] = {
+READERS: Mapping[str, Callable[[Path, str | None], Iterator[Prompt]]] = {
     ".txt": _text,
     ".csv": _csv,
     ".jsonl": _jsonl,
@@ -82,12 +107,17 @@ READERS: Mapping[str, Callable[[Path], Iterator[Prompt]]] = {
 }
 
 
-def _hub(name: str, split: str) -> Iterator[Mapping[str, Any]]:
+def _hub(source: str, split: str) -> Iterator[Mapping[str, Any]]:
+    """Rows of a data set, downloaded as they are read; pictures in it are left as they are, not decoded."""
     try:
         from datasets import load_dataset
     except ImportError:
-        raise UnboxError(f"reading hub:{name} needs datasets: pip install 'unbox[data]'") from None
-    return iter(load_dataset(name, split=split, streaming=True))
+        raise UnboxError(f"reading hub:{source} needs datasets: pip install 'unbox[data]'") from None
+    name, _, config = source.partition(":")
+    try:
+        return iter(load_dataset(name, config or None, split=split, streaming=True).decode(False))
+    except (OSError, ValueError) as error:
+        raise UnboxError(f"the data set {source} (split {split}) cannot be read: {error}") from error
 
 
 def _shapes(seed: int, split: str) -> Iterator[Prompt]:
@@ -106,16 +136,24 @@ def _shapes(seed: int, split: str) -> Iterator[Prompt]:
         seen = len(drawn)
 
 
-def _rows(rows: Iterator[Any] | csv.DictReader, name: str) -> Iterator[Prompt]:
+def _rows(rows: Iterable[Any], name: str, column: str | None) -> Iterator[Prompt]:
     for number, row in enumerate(rows):
         where = f"row {number} of {name}"
         if not isinstance(row, Mapping):
             raise UnboxError(f"{where} is not an object with a prompt")
-        column = next((column for column in COLUMNS if column in row), None)
-        if column is None:
-            found = ", ".join(map(str, islice(row, 10)))
-            raise UnboxError(f"{where} has no column {', '.join(COLUMNS)}; it has {found}")
-        yield _prompt(row[column], {k: v for k, v in row.items() if k != column and _is_plain(v)}, where)
+        key = _column_of(row, column)
+        if key is None:
+            asked, found = column or ", ".join(COLUMNS), ", ".join(map(str, islice(row, 10)))
+            raise UnboxError(f"{where} has no column {asked}; it has {found}. Choose one with --column")
+        yield _prompt(row[key], {k: v for k, v in row.items() if k != key and _is_plain(v)}, where)
+
+
+def _column_of(row: Mapping[str, Any], column: str | None) -> str | None:
+    """The key of a row's prompt: `column`, or one of COLUMNS in any case; None where it has none."""
+    if column is not None:
+        return column if column in row else None
+    lower = {str(key).lower(): key for key in row}
+    return next((lower[name] for name in COLUMNS if name in lower), None)
 
 
 def _prompt(text: Any, meta: Mapping[str, Any], where: str) -> Prompt:

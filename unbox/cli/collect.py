@@ -19,8 +19,8 @@ class Collect:
     """
 
     prompts: str
-    """shapes, hub:NAME, or a file: .txt (one a line), .csv, .jsonl, .parquet (column prompt, text or
-    caption).
+    """shapes, hub:NAME or hub:NAME:CONFIG (streamed), or a file: .txt (one prompt a line), .csv, .jsonl,
+    .parquet.
     """
     store: Path
     """Folder of the store; begun when it is not there."""
@@ -54,6 +54,8 @@ class Collect:
     """Longer side of the kept pictures in pixels; 0 keeps none and saves decoding them."""
     split: str = "train"
     """Split of shapes (train, heldout) or of a Hub data set."""
+    column: str | None = None
+    """Column of the prompt in a table; default the first of prompt, text and caption, in any case."""
     rank: int | None = None
     """Number of this process, from 0; default RANK of the environment, else 0."""
     world: int | None = None
@@ -73,7 +75,7 @@ class Collect:
 
         if self.prompts == "shapes" and self.limit is None:
             raise UnboxError("the prompts of shapes have no end: say how many with --limit")
-        prompts = read_prompts(self.prompts, self.seed, self.split)
+        prompts = read_prompts(self.prompts, self.seed, self.split, self.column)
         options, local = self.model, os.environ.get("LOCAL_RANK")
         if options.device is None and local is not None and _has_cuda():
             options = replace(options, device=f"cuda:{local}")
@@ -81,15 +83,16 @@ class Collect:
         settings = {name: getattr(self, name) for name in _SHARED}
         settings |= {"dtype": self.store_dtype, "thumbnail": self.thumbnail or None}
         if self.dry_run:
-            endless = self.prompts == "shapes" or self.prompts.startswith("hub:")
-            plan = estimate(model, prompts if endless else list(prompts), limit=self.limit, **settings)
-            print("\n".join(plan.lines(self.gpus)))
+            print("\n".join(estimate(model, prompts, limit=self.limit, **settings).lines(self.gpus)))
             return
         store = collect(
             model, prompts, self.store, limit=self.limit, rank=self.rank, world=self.world, **settings
         )
         print(f"{self.store}: {len(store):,} images, {sum(len(store[b]) for b in store.blocks):,} vectors of "
               f"{', '.join(store.blocks)}")  # fmt: skip
+        if holes := store.missing(store.entries[-1].stop if store.entries else 0):
+            absent = sum(stop - start for start, stop in holes)
+            print(f"{absent:,} images before the last one are not there yet: other ranks make them")
 
 
 #: Options that are settings of `unbox.capture.collect` under the same name.

@@ -123,10 +123,20 @@ class Model:
 def weight_hash(module: torch.nn.Module) -> str:
     """SHA-256 in hexadecimal over a module's tensors: names, types, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(_tensors(module).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A module's tensors by name, also where sequential offload has left empty ones in their places."""
+    state = module.state_dict()
+    if not any(tensor.is_meta for tensor in state.values()):
+        return state
+    from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+    return get_state_dict_offloaded_model(module)
 
 
 def _forward_order(name: str) -> tuple[int, list[int]]:
