@@ -129,7 +129,7 @@ def weight_hash(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _tensors(module: torch.nn.Module) -> dict[str, Any]:
     """A module's tensors by name, also where sequential offload has left empty ones in their places."""
     state = module.state_dict()
     if not any(tensor.is_meta for tensor in state.values()):
