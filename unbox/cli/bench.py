@@ -20,18 +20,19 @@ class Shapes:
     """Folder for the results."""
     model: str = "shapes-turbo"
     """System's name or folder of a model that draws the Shapes world."""
-    steps: int = 4
+    steps: int = 1
     """Sampling steps of every image."""
-    prompts: int = 400
+    prompts: int = 800
     """Held-out captions whose updates are probed."""
     trial_cases: int = 8
-    """Images on which each edit's block, size and strength are chosen."""
+    """Images on which each edit's block, spread, size and strength are chosen."""
     test_cases: int = 32
     """Other images on which each edit is measured."""
     pairs: int = 12
     """Pairs of captions of each kind of edit."""
     values: tuple[str, ...] = ()
-    """Factor values to test, as colour=red; all of them where none is named."""
+    """Factor values to edit, as colour=red; all of them where none is named. Runs over some of them fill the
+    folder of a run over all."""
     batch_size: int = 16
     """Images generated together."""
     seed: int = 0

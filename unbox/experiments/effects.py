@@ -14,7 +14,7 @@ import numpy as np
 from unbox.experiments.factors import Value
 from unbox.experiments.statistics import Interval, bootstrap
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, masks, prompts
-from unbox.words import Direction, Edits, Feature, Mask, Prompt, UnboxError
+from unbox.words import Edits, Mask, Prompt, UnboxError
 
 #: Edits for one image, from its scene (for its mask).
 Recipe = Callable[[Scene], Edits]
@@ -45,6 +45,10 @@ class Cases:
         """The cases whose unedited image has the value: those in which it could be removed."""
         factor, wanted = value
         return self._pick([i for i, r in enumerate(self.readings) if r[factor] == wanted][:limit])
+
+    def where(self, chosen: Sequence[bool], limit: int | None = None) -> "Cases":
+        """The first `limit` of the chosen cases."""
+        return self._pick([i for i, wanted in enumerate(chosen) if wanted][:limit])
 
     def _pick(self, indices: Sequence[int]) -> "Cases":
         def of(column: Sequence[Any]) -> tuple[Any, ...]:
@@ -121,45 +125,3 @@ def object_mask(scene: Scene, slot: int = 0, margin: int = 4) -> Mask | None:
     left, right = max(columns.min() - margin, 0), columns.max() + margin + 1
     wide[top:bottom, left:right] = True
     return Mask.of(wide)
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """A few features of one block with weights: the direction sum of weight * decoder, as several adds."""
-
-    sae: Any
-    features: tuple[int, ...]
-    weights: tuple[float, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.sae.block}/{','.join(map(str, self.features))}"
-
-    @property
-    def norm(self) -> float:
-        """Norm of the summed direction at strength 1."""
-        weights = np.asarray(self.weights, np.float32)
-        return float(np.linalg.norm(weights @ self.sae.W_dec.detach().cpu().numpy()[list(self.features)]))
-
-    def add(self, strength: float, where: Any = None, **options: Any) -> Edits:
-        """Adds whose sum has the norm of `strength` update deviations."""
-        scale = strength * float(self.sae.update_std) / self.norm
-        adds = [
-            Feature(self.sae.block, f, sae=self.sae).add(scale * w, unit="absolute", where=where, **options)
-            for f, w in zip(self.features, self.weights, strict=True)
-        ]
-        return Edits(tuple(adds))
-
-
-def random_set(sae: Any, size: int, seed: int, weights: Sequence[float] | None = None) -> FeatureSet:
-    """The control: living features drawn at random, with the same weights. `add` gives it the same norm."""
-    alive = np.flatnonzero(np.asarray(sae.stats.density) > 0)
-    if len(alive) < size:
-        raise UnboxError(f"{sae.block} has {len(alive)} living features, fewer than the {size} asked for")
-    chosen = np.random.default_rng(seed).choice(alive, size, replace=False)
-    return FeatureSet(sae, tuple(int(f) for f in chosen), tuple(weights or [1.0] * size))
-
-
-def steering(block: str, codes_with: np.ndarray, codes_without: np.ndarray, sae: Any) -> Direction:
-    """Mean-difference steering vector from updates (m, d) with and without the value."""
-    return Direction(block, codes_with.mean(0) - codes_without.mean(0), sae=sae)

@@ -8,17 +8,12 @@ from tests.edits.dictionaries import random_sae
 from unbox.edits.transport import Pair
 from unbox.experiments.bench.causing import area_under, best
 from unbox.experiments.bench.kept import Kept
-from unbox.experiments.bench.methods import (
-    DICTIONARIES,
-    METHODS,
-    contrast_set,
-    dictionaries,
-    directions,
-    untrained,
-)
+from unbox.experiments.bench.maps import MeanMaps, centred
+from unbox.experiments.bench.methods import DICTIONARIES, carriers, change, dictionaries, untrained
 from unbox.experiments.bench.pairs import KINDS, patch, scene_pairs
-from unbox.experiments.bench.probing import Pooled, probe
+from unbox.experiments.bench.probing import probe
 from unbox.shapes import FACTORS, masks, sample_scenes
+from unbox.shapes.render import CENTRES
 
 SAMPLE = np.random.default_rng(0).standard_normal((300, 6)).astype(np.float32)
 
@@ -72,31 +67,6 @@ def test_patching_is_the_donors_update():
             torch.from_numpy(pair.donor["mid.0"][step]),
             atol=1e-5,
         )
-
-
-def test_every_method_offers_a_direction_of_the_asked_norm():
-    sae = random_sae()
-    held = dictionaries(sae, SAMPLE)
-    assert set(held) == set(DICTIONARIES)
-    draw = np.random.default_rng(2)
-    contrasts = {name: draw.standard_normal(len(of.W_dec)) for name, of in held.items()}
-    made = directions(held, contrasts, draw.standard_normal(6), 4, seed=0)
-    assert tuple(made) == METHODS
-    for name, direction in made.items():
-        edits = direction.add(2.0)
-        from unbox.edits.program import Program
-
-        delta = Program(tuple(edits), 6).delta(torch.zeros(1, 1, 1, 6), None, 0, "cond")
-        deviation = (
-            sae.update_std if name in ("sae", "untrained", "steering", "random") else held[name].update_std
-        )
-        assert float(delta.norm()) == pytest.approx(2.0 * deviation, rel=1e-4), name
-
-
-def test_a_set_adds_what_the_value_brings_and_takes_what_it_displaces():
-    chosen = contrast_set(random_sae(), np.array([0.1, -0.9, 0.5] + [0.0] * 9), 3)
-    assert chosen.features == (2, 1, 0)
-    assert chosen.weights == pytest.approx((0.5, -0.9, 0.1))
 
 
 def test_an_untrained_sae_has_the_shape_and_its_own_statistics():
@@ -167,8 +137,88 @@ def test_probing_finds_planted_features_and_where_they_are():
     assert red["auroc"] > 0.99
     assert dim["auroc"] > 0.99
     assert abs(found["size", "large"]["auroc"] - 0.5) < 0.25
-    pooled = Pooled(held, rows, scenes)
-    contrast = pooled.contrast("update", ("colour", "red"))
-    assert np.argmax(contrast) == 0
-    assert contrast[0] > 1.5
-    assert np.argmax(pooled.contrast("neurons", ("light", "dim"))) == 1
+
+
+def alone(count, seed=1):
+    return [scene for scene in sample_scenes(2 * count, seed=seed) if len(scene.objects) == 1][:count]
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Dictionaries and mean maps of a block in which red and dim are channels."""
+    scenes = sample_scenes(400, seed=1)
+    rows = Rows(scenes)
+    held = dictionaries(random_sae(latents=12, k=3), rows.updates.reshape(-1, 6)[:2000])
+    return held, MeanMaps(held, rows, scenes)
+
+
+@pytest.mark.parametrize("position", CENTRES)
+@pytest.mark.parametrize("side", [8, 16])
+def test_maps_are_centred_on_the_object_and_go_back(position, side):
+    x, y = (int(c) for c in CENTRES[position])
+    fine = np.zeros((64, 64), np.float32)
+    fine[y - 8 : y + 8, x - 8 : x + 8] = 1
+    maps = fine.reshape(side, 64 // side, side, 64 // side).mean((1, 3))[..., None]
+    middle = centred(maps, position)
+    expected = np.zeros((side, side))
+    expected[3 * side // 8 : 5 * side // 8, 3 * side // 8 : 5 * side // 8] = 1
+    assert np.array_equal(middle[..., 0], expected)
+    assert np.array_equal(centred(middle, position, back=True), maps)
+
+
+def test_mean_maps_are_means_over_the_images_of_a_value(planted):
+    held, maps = planted
+    scenes = sample_scenes(400, seed=1)
+    rows = Rows(scenes)
+    dim = [i for i, s in enumerate(scenes) if len(s.objects) == 1 and s.light == "dim"]
+    codes = held["pca"].encode(torch.from_numpy(rows.updates[dim, 0, 0])).values.numpy()
+    assert maps.counts["light", "dim"] == len(dim)
+    assert np.allclose(maps.mean("pca", ("light", "dim")), codes.mean(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", [*DICTIONARIES, "steering"])
+@pytest.mark.parametrize("spread", ["map", "flat"])
+def test_a_change_moves_the_planted_channel_where_the_object_is(planted, method, spread):
+    """Towards red: channel 0 rises on the object; an image that is red already is left alone."""
+    from unbox.edits.program import Program
+
+    held, maps = planted
+    made = change(held, maps, method, ("colour", "red"), 3, spread)
+    assert len(made.features) == (6 if method == "steering" else 3)
+    large = [s for s in alone(400) if s.objects[0].size == "large" and s.objects[0].shape == "square"]
+    blue, red = (
+        next(s for s in large if (s.objects[0].colour == "red") is is_red) for is_red in (False, True)
+    )
+    assert not len(made.edits(red, 2.0))
+    delta = Program(tuple(made.edits(blue, 2.0)), 6).delta(torch.zeros(1, 8, 8, 6), None, 0, "cond")
+    on = torch.from_numpy(masks(blue)[0].reshape(8, 8, 8, 8).mean((1, 3)) > 0.9)
+    assert delta.norm() > 0
+    if method in ("neurons", "pca", "steering"):  # random encoders need not read the channel
+        assert delta[0, on][:, 0].mean() > (3.0 if spread == "map" else 1.5)
+        assert delta[0, :, :, 0].mean() < 0.5 * delta[0, on][:, 0].mean()
+
+
+def test_the_control_has_the_norm_of_the_change_on_other_features(planted):
+    from unbox.edits.program import Program
+
+    held, maps = planted
+    made = change(held, maps, "sae", ("light", "dim"), 2, "map")
+    scene = next(s for s in alone(50) if s.light != "dim")
+
+    def norm(edits):
+        return float(Program(tuple(edits), 6).delta(torch.zeros(1, 8, 8, 6), None, 0, "cond").norm())
+
+    controls = [made.control(scene, 1.5, draw) for draw in (0, 1)]
+    assert norm(controls[0]) == pytest.approx(norm(made.edits(scene, 1.5)), rel=1e-4)
+    assert controls[0][0].feature != controls[1][0].feature
+    assert not {f for c in controls for e in c for f in e.feature} & set(made.features)
+
+
+def test_carriers_are_the_features_a_value_has_most_of(planted):
+    held, maps = planted
+    value = ("colour", "red")
+    gain = maps.gain("sae", value)
+    chosen = carriers(held, maps, value, 2)
+    assert set(chosen) <= set(np.flatnonzero(gain > 0))
+    norms = held["sae"].W_dec.norm(dim=1).numpy()
+    assert int(np.argmax(gain * norms)) == chosen[0]

@@ -1,6 +1,7 @@
-"""Causation: does adding a direction bring the value, does taking it out make it go, and at what cost?"""
+"""Causation: does a change of features bring the value, does taking features out make it go, at what cost?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,63 +9,63 @@ import numpy as np
 from unbox.edits import Edits, Feature
 from unbox.experiments.effects import Cases, Outcome, Recipe, measure, object_mask
 from unbox.experiments.factors import Value
+from unbox.experiments.statistics import bootstrap
 from unbox.shapes import OBJECT_FACTORS, Scene
 from unbox.words import Mask
 
-#: Norms of what is added, in update deviations.
-STRENGTHS = (1.0, 2.0, 4.0, 8.0)
+#: Times the difference of the mean maps.
+STRENGTHS = (1.0, 1.5, 2.5, 4.0)
 
 #: What collateral a chosen edit may have, if any edit stays below it.
 TOLERATED = 0.10
 
 
 def place(factor: str, scene: Scene) -> Mask | None:
-    """Where a factor is seen: its object; around it for the background; everywhere for light and relation."""
-    if factor in OBJECT_FACTORS:
+    """Where a factor is seen: its object; around it for the background; everywhere for light and place."""
+    if factor in OBJECT_FACTORS and factor != "position":
         return object_mask(scene)
     inside = object_mask(scene)
     return Mask.of(1 - inside.array) if factor == "background" and inside is not None else None
 
 
-def adding(direction: Any, strength: float, factor: str) -> Recipe:
-    """Add a direction where the factor is seen."""
-    return lambda scene: direction.add(strength, where=place(factor, scene))
-
-
-def removing(direction: Any, factor: str) -> Recipe:
-    """Ablate the features that a set adds, where the factor is seen."""
-    pairs = zip(direction.features, direction.weights, strict=True)
-    brought = tuple(feature for feature, weight in pairs if weight > 0)
-
-    def edits(scene: Scene) -> Edits:
-        subject = Feature(direction.sae.block, brought, sae=direction.sae)
-        return Edits.of(subject.ablate(where=place(factor, scene)))
-
-    return edits
+def lacking(cases: Cases, value: Value, limit: int) -> Cases:
+    """Cases that neither ask for the value nor show it, so that a change has something to change."""
+    asked = [scene.factors()[value[0]] != value[1] for scene in cases.scenes]
+    return cases.where(
+        [a and r[value[0]] != value[1] for a, r in zip(asked, cases.readings, strict=True)], limit
+    )
 
 
 def curve(
     model: Any,
     detector: Any,
     cases: Cases,
-    direction: Any,
+    recipe: Callable[..., Edits],
     value: Value,
     strengths: Sequence[float],
     **options: Any,
 ) -> list[dict[str, float]]:
-    """Success against collateral at each strength, with intervals over cases."""
+    """Success against collateral at each strength, with intervals over cases. `recipe(scene, strength=)`."""
     return [
         {
             "strength": s,
-            **figures(measure(model, detector, cases, adding(direction, s, value[0]), value, **options)),
+            **figures(measure(model, detector, cases, partial(recipe, strength=s), value, **options)),
         }
         for s in strengths
     ]
 
 
-def figures(outcome: Outcome) -> dict[str, float]:
-    """An outcome as JSON, with 95 % bootstrap intervals over its cases."""
-    rate, harm = outcome.rate, outcome.harm
+def ablating(sae: Any, features: Sequence[int], factor: str) -> Recipe:
+    """Take features out where the factor is seen."""
+    subject = Feature(sae.block, tuple(features), sae=sae)
+    return lambda scene: Edits.of(subject.ablate(where=place(factor, scene)))
+
+
+def figures(*draws: Outcome) -> dict[str, float]:
+    """Outcomes of the same cases (several draws of a control) as JSON: means over the draws, with 95 %
+    bootstrap intervals over the cases."""
+    rate = bootstrap(np.mean([draw.success for draw in draws], 0))
+    harm = bootstrap(np.mean([draw.collateral for draw in draws], 0))
     return {
         "success": rate.mean,
         "success_low": rate.low,
@@ -72,16 +73,21 @@ def figures(outcome: Outcome) -> dict[str, float]:
         "collateral": harm.mean,
         "collateral_low": harm.low,
         "collateral_high": harm.high,
-        "cases": len(outcome.success),
+        "cases": len(draws[0].success),
     }
 
 
 def best(points: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     """The point with most success whose collateral is tolerable; if none is, by success - collateral."""
-    fine = [p for p in points if p["collateral"] <= TOLERATED]
+    return best_of([(None, point) for point in points])[1]
+
+
+def best_of(points: Sequence[tuple[Any, Mapping[str, float]]]) -> tuple[Any, Mapping[str, float]]:
+    """The same of pairs (what was done, what came out); of equals the first."""
+    fine = [pair for pair in points if pair[1]["collateral"] <= TOLERATED]
     if fine:
-        return max(fine, key=lambda p: (p["success"], -p["collateral"]))
-    return max(points, key=lambda p: p["success"] - p["collateral"])
+        return max(fine, key=lambda pair: (pair[1]["success"], -pair[1]["collateral"]))
+    return max(points, key=lambda pair: pair[1]["success"] - pair[1]["collateral"])
 
 
 def area_under(points: Sequence[Mapping[str, float]]) -> float:

@@ -1,23 +1,21 @@
-"""What is compared: dictionaries of directions, and how each says "this value".
+"""What is compared: dictionaries of directions, and how each changes an image's value into another."""
 
-Every method gives a direction in a block's update space for a factor value, made the same way: the features
-that differ most between rows with and without the value, weighted by how much they differ. Only the
-dictionary changes, so that a difference in success is the dictionary's.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from unbox.edits import Basis, Direction, Edits, neurons, principal
-from unbox.experiments.effects import FeatureSet, random_set
+from unbox.edits import Edits, Feature, neurons, principal
+from unbox.experiments.bench.causing import place
+from unbox.experiments.bench.maps import MeanMaps
+from unbox.experiments.factors import Value
 from unbox.sae import SAE
 from unbox.sae.model import Stats
+from unbox.shapes import Scene
 
-#: Dictionaries that are compared, and the two directions that are none.
+#: Dictionaries that are compared; the whole mean difference; random features with the SAE edit's maps.
 DICTIONARIES = ("sae", "untrained", "neurons", "pca")
 METHODS = (*DICTIONARIES, "steering", "random")
 
@@ -58,45 +56,81 @@ def untrained(sae: SAE, sample: np.ndarray, seed: int = 0) -> SAE:
     return SAE(**{**vars(blank), "stats": stats})
 
 
-@dataclass(frozen=True)
-class Vector:
-    """A steering vector, with the interface of `FeatureSet`."""
+#: How an edit varies over positions: as the mean maps do, or one number where the factor is seen.
+SPREADS = ("map", "flat")
 
-    block: str
-    vector: np.ndarray
-    sae: Any
+
+@dataclass(frozen=True)
+class Change:
+    """Features of one block moved from the value that an image has to the value wanted.
+
+    Every method makes its edits so; only the dictionary differs, so that a difference in success is the
+    dictionary's. With all channels as features it is mean-difference steering.
+    """
+
+    dictionary: Any
+    maps: MeanMaps
+    source: str
+    """Name of the dictionary among the maps."""
+    features: tuple[int, ...]
+    value: Value
+    spread: str = "map"
 
     @property
     def name(self) -> str:
-        return f"{self.block}/mean difference"
+        """Block and features, as far as they can be told in a line."""
+        shown = ",".join(map(str, self.features[:8]))
+        return f"{self.dictionary.block}/{shown}{',...' if len(self.features) > 8 else ''}"
 
-    def add(self, strength: float, where: Any = None, **options: Any) -> Edits:
-        """Add it with the norm of `strength` update deviations."""
-        direction = Direction(self.block, self.vector, sae=self.sae)
-        return Edits.of(direction.add(strength, unit="deviation", where=where, **options))
+    def amounts(self, scene: Scene) -> np.ndarray:
+        """(features, y, x): what strength 1 adds to each feature's codes in an image of the scene."""
+        factor, wanted = self.value
+        change = self.maps.difference(self.source, factor, wanted, scene)[..., list(self.features)]
+        if self.spread == "flat":
+            mask = place(factor, scene)
+            weights = np.ones(self.maps.grid, np.float32) if mask is None else mask.on(*self.maps.grid)
+            level = np.einsum("yxf,yx->f", change, weights) / weights.sum()
+            change = weights[..., None] * level
+        return np.ascontiguousarray(np.moveaxis(change, -1, 0), np.float32)
+
+    def edits(self, scene: Scene, strength: float) -> Edits:
+        """The edit of an image of the scene; none where it has the value already."""
+        return self._added(self.features, self.amounts(scene), strength)
+
+    def control(self, scene: Scene, strength: float, draw: int) -> Edits:
+        """The same maps on living features drawn at random, scaled to the same norm over the image."""
+        alive = np.setdiff1d(np.flatnonzero(np.asarray(self.dictionary.stats.density) > 0), self.features)
+        seed = [draw, *self.features]
+        size = min(len(self.features), len(alive))
+        chosen = np.random.default_rng(seed).choice(alive, size, replace=False).tolist()
+        amounts = self.amounts(scene)
+        own, other = self._norm(self.features, amounts), self._norm(chosen, amounts[:size])
+        return self._added(chosen, amounts[:size], strength * own / max(other, 1e-9))
+
+    def _added(self, features: Sequence[int], amounts: np.ndarray, strength: float) -> Edits:
+        if not amounts.any():
+            return Edits()
+        subject = Feature(self.dictionary.block, tuple(features), sae=self.dictionary)
+        return Edits.of(subject.add(strength, unit="absolute", where=amounts[:, None]))
+
+    def _norm(self, features: Sequence[int], amounts: np.ndarray) -> float:
+        directions = self.dictionary.W_dec.detach().cpu().numpy()[list(features)]
+        return float(np.linalg.norm(amounts.reshape(len(amounts), -1).T @ directions))
 
 
-def contrast_set(dictionary: SAE | Basis, contrast: np.ndarray, size: int) -> FeatureSet:
-    """The feature with the largest contrast (n,), and `size` - 1 others with the largest in absolute value,
-    weighted by it: what the value brings is added and what it displaces is taken away."""
-    first = int(np.argmax(contrast))
-    others = [int(f) for f in np.argsort(-np.abs(contrast), kind="stable") if f != first and contrast[f]]
-    chosen = (first, *others[: size - 1])
-    return FeatureSet(dictionary, chosen, tuple(float(contrast[f]) or 1e-6 for f in chosen))
+def change(
+    held: Mapping[str, Any], maps: MeanMaps, method: str, value: Value, size: int, spread: str
+) -> Change:
+    """A method's change towards a value: the `size` features whose maps it changes most ("steering": all)."""
+    source = "neurons" if method == "steering" else method
+    dictionary = held[source]
+    weight = maps.weight(source, value) * dictionary.W_dec.detach().norm(dim=1).numpy()
+    count = len(weight) if method == "steering" else size
+    chosen = [int(f) for f in np.argsort(-weight, kind="stable")[:count] if weight[f] > 0]
+    return Change(dictionary, maps, source, tuple(chosen), value, spread)
 
 
-def directions(
-    held: Mapping[str, Any], contrasts: Mapping[str, np.ndarray], shift: np.ndarray, size: int, seed: int
-) -> dict[str, Any]:
-    """Method -> its direction for one value at one block.
-
-    held: `dictionaries`; contrasts: dictionary -> (n,) mean code with the value minus without; shift (d,):
-    the same of the updates themselves. The random control has the SAE set's weights on living features.
-    """
-    sets: dict[str, Any] = {name: contrast_set(held[name], contrasts[name], size) for name in DICTIONARIES}
-    sae_set = sets["sae"]
-    return {
-        **sets,
-        "steering": Vector(held["sae"].block, shift, held["sae"]),
-        "random": random_set(held["sae"], len(sae_set.features), seed, sae_set.weights),
-    }
+def carriers(held: Mapping[str, Any], maps: MeanMaps, value: Value, size: int) -> tuple[int, ...]:
+    """The SAE's `size` features of which a value has most more than the others: those to take out."""
+    gain = maps.gain("sae", value) * held["sae"].W_dec.detach().norm(dim=1).numpy()
+    return tuple(int(f) for f in np.argsort(-gain, kind="stable")[:size] if gain[f] > 0)

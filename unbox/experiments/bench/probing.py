@@ -4,11 +4,8 @@ Features are chosen on one half of the held-out captions and scored on the other
 features on the same images would look good by luck alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
-import torch
 
 from unbox.experiments.factors import (
     Value,
@@ -18,8 +15,7 @@ from unbox.experiments.factors import (
     position_iou,
     value_masks,
 )
-from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, masks
-from unbox.words import Mask
+from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene
 
 #: Least number of images with and without a value in either half.
 LEAST = 5
@@ -61,58 +57,3 @@ def probe(dictionary: Any, rows: Any, scenes: Sequence[Scene]) -> list[dict[str,
         feature, _ = chosen.best(value)[0]
         found[value] |= {"iou_feature": feature, "iou": float(scored.of(value)[feature])}
     return list(found.values())
-
-
-def object_shares(scenes: Sequence[Scene], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (objects, positions) over the positions that each object covers, and its image (objects,)."""
-    shares, owner = [], []
-    for i, scene in enumerate(scenes):
-        for drawn in masks(scene):
-            placed = Mask.of(drawn)
-            assert placed is not None
-            cover = placed.on(height, width).ravel()
-            shares.append(cover / cover.sum())
-            owner.append(i)
-    return np.stack(shares), np.array(owner)
-
-
-class Pooled:
-    """Mean codes and updates of a block by object and by image, for the contrasts of every value."""
-
-    def __init__(self, held: Mapping[str, Any], rows: Any, scenes: Sequence[Scene]) -> None:
-        _, steps, branches, height, width, depth = rows.shape
-        self.scenes = scenes
-        shares, self.owner = object_shares(scenes, height, width)
-        objects: dict[str, list[np.ndarray]] = {name: [] for name in ("update", *held)}
-        images: dict[str, list[np.ndarray]] = {name: [] for name in ("update", *held)}
-        for i in range(len(scenes)):
-            update = (
-                np.asarray(rows.read(i), np.float32).reshape(steps * branches, height * width, depth).mean(0)
-            )
-            mine = shares[self.owner == i]
-            objects["update"].append(mine @ update)
-            images["update"].append(update.mean(0, keepdims=True))
-            full = torch.from_numpy(np.asarray(rows.read(i), np.float32).reshape(-1, depth))
-            for name, dictionary in held.items():
-                codes = dictionary.encode(full).dense(len(dictionary.W_dec)).numpy()
-                codes = codes.reshape(steps * branches, height * width, -1).mean(0)
-                objects[name].append(mine @ codes)
-                images[name].append(codes.mean(0, keepdims=True))
-        self._objects = {name: np.concatenate(parts) for name, parts in objects.items()}
-        self._images = {name: np.concatenate(parts) for name, parts in images.items()}
-
-    def contrast(self, name: str, value: Value) -> np.ndarray:
-        """Mean over rows with the value minus mean over rows without: (n,), or (d,) of "update"."""
-        factor, wanted = value
-        if factor in OBJECT_FACTORS:
-            held = [getattr(thing, factor) for scene in self.scenes for thing in scene.objects]
-            rows = self._objects[name]
-        else:
-            held = [getattr(scene, factor) for scene in self.scenes]
-            rows = self._images[name]
-        chosen = np.array([v == wanted for v in held])
-        return rows[chosen].mean(0) - rows[~chosen].mean(0)
-
-    def separation(self, value: Value, deviation: float) -> float:
-        """How far the value moves this block's update, in update deviations: where to edit."""
-        return float(np.linalg.norm(self.contrast("update", value))) / deviation

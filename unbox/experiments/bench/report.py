@@ -47,11 +47,11 @@ def write_bench(results: dict[str, Any], context: dict[str, Any], out: Path) -> 
 
 
 def meaning(rows: Rows) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
-    """Value -> method -> the row of its best block by AUROC."""
+    """Value -> method -> the row of its best block, chosen as the feature is: on half of the captions."""
     table: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
         best = table.setdefault((row["factor"], row["value"]), {})
-        if row["method"] not in best or row["auroc"] > best[row["method"]]["auroc"]:
+        if row["method"] not in best or row["chosen_at"] > best[row["method"]]["chosen_at"]:
             best[row["method"]] = row
     return table
 

@@ -15,10 +15,11 @@ from unbox.edits import Edits
 from unbox.edits.transport import Pair, steer, transport
 from unbox.experiments.bench import causing
 from unbox.experiments.bench.kept import Kept
-from unbox.experiments.bench.methods import METHODS, dictionaries, directions
+from unbox.experiments.bench.maps import MAPPED, MeanMaps
+from unbox.experiments.bench.methods import METHODS, SPREADS, Change, carriers, change, dictionaries
 from unbox.experiments.bench.pairs import KINDS, ScenePair, patch, recorded, scene_pairs
-from unbox.experiments.bench.probing import VALUES, Pooled, probe
-from unbox.experiments.effects import Cases, draw_cases, measure
+from unbox.experiments.bench.probing import VALUES, probe
+from unbox.experiments.effects import Cases, Outcome, draw_cases, measure
 from unbox.experiments.factors import Value, scenes_of
 from unbox.experiments.run import random_control
 from unbox.experiments.statistics import bootstrap
@@ -33,14 +34,18 @@ RELIABLE = 0.8
 class Settings:
     """What the benchmark does. Everything here is part of the results' names."""
 
-    steps: int = 4
-    prompts: int = 400
+    steps: int = 1
+    """Sampling steps: one, as of the runs that SDXL Turbo's published SAEs were made for."""
+    prompts: int = 800
     """Held-out captions whose updates are probed."""
-    blocks_tried: int = 2
+    blocks_tried: int = 3
     """Blocks tried for each value: those that the value moves most."""
-    sizes: tuple[int, ...] = (1, 8)
+    sizes: tuple[int, ...] = (1, 8, 32)
     """Sizes of feature sets tried."""
     strengths: tuple[float, ...] = causing.STRENGTHS
+    """Multiples of the difference of the mean maps."""
+    draws: int = 3
+    """Random draws of each control."""
     trial_cases: int = 8
     """Images on which block, size and strength are chosen, for each value and method."""
     test_cases: int = 32
@@ -73,7 +78,8 @@ class Bench:
     progress: bool = True
     held: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Block -> its dictionaries."""
-    pooled: dict[str, Pooled] = field(default_factory=dict)
+    maps: dict[str, MeanMaps] = field(default_factory=dict)
+    """Block -> mean maps of its dictionaries by factor value."""
 
     def bar(self, items: Sequence[Any], what: str) -> Iterator[Any]:
         """Iterate with a progress bar."""
@@ -105,15 +111,17 @@ def bench_shapes(
         "saes": {block: sae_digest(sae) for block, sae in saes.items()},
         "settings": asdict(settings),
     }
+    # What is asked does not change an answer: runs over some of the values fill the folder of a run over all.
+    shared = {**context, "settings": {k: v for k, v in asdict(settings).items() if k != "values"}}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "manifest.json", context)
-    bench = Bench(model, Detector.load(), saes, settings, out, Kept(out / "kept", context), progress)
+    bench = Bench(model, Detector.load(), saes, settings, out, Kept(out / "kept", shared), progress)
     scenes, store = _held_out(bench)
     for block, sae in saes.items():
         bench.held[block] = dictionaries(sae, store[block].sample(4096, settings.seed), settings.seed)
     results: dict[str, Any] = {"meaning": _meaning(bench, store, scenes)}
-    for block in bench.bar(list(saes), "contrasts"):
-        bench.pooled[block] = Pooled(bench.held[block], store[block], scenes)
+    for block in bench.bar(list(saes), "mean maps"):
+        bench.maps[block] = MeanMaps(bench.held[block], store[block], scenes)
     trials, tests = _cases(bench)
     results["reliable"] = _reliable(tests)
     results["causation"], results["removal"] = _causation(bench, trials, tests)
@@ -151,7 +159,7 @@ def _meaning(bench: Bench, store: Any, scenes: list[Scene]) -> list[dict[str, An
 def _cases(bench: Bench) -> tuple[Cases, Cases]:
     """Trial and test images, unedited: enough that every value is missing in as many as are asked for."""
     settings = bench.settings
-    counts = (3 * settings.trial_cases, 3 * settings.test_cases)
+    counts = (6 * settings.trial_cases, 6 * settings.test_cases)
     return tuple(  # type: ignore[return-value]
         draw_cases(bench.model, bench.detector, count, seed=settings.seed + 201 + i, **settings.sampling)
         for i, count in enumerate(counts)
@@ -171,74 +179,122 @@ def _causation(
     bench: Bench, trials: Cases, tests: Cases
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     added, removed = [], []
-    for value in bench.bar([v for v in bench.settings.values if v[0] != "relation"], "causation"):
-        blocks = _movers(bench, value)
-        for method in METHODS:
+    for value in bench.bar([v for v in bench.settings.values if v in MAPPED], "causation"):
+        blocks, about = _movers(bench, value), {"factor": value[0], "value": value[1]}
+        for method in METHODS[:-1]:
             key = ["causation", list(value), method]
             row = bench.kept.get(key, _one_method, bench, method, value, blocks, trials, tests)
-            added.append({"factor": value[0], "value": value[1], "method": method, **row})
-        for method in ("sae", "random"):
-            key = ["removal", list(value), method]
-            row = bench.kept.get(key, _one_removal, bench, method, value, blocks, tests)
-            if row is not None:
-                removed.append({"factor": value[0], "value": value[1], "method": method, **row})
+            added.append({**about, "method": method, **row})
+        best = added[1 - len(METHODS)]  # the SAE's
+        row = bench.kept.get(["control", list(value)], _control, bench, value, best, tests)
+        added.append({**about, "method": "random", **row})
+        for row in bench.kept.get(["removal", list(value)], _removal, bench, value, blocks, trials, tests):
+            removed.append({**about, **row})
     return added, removed
 
 
 def _movers(bench: Bench, value: Value) -> list[str]:
-    """The blocks whose updates the value moves most."""
-    moved = {b: p.separation(value, float(bench.saes[b].update_std)) for b, p in bench.pooled.items()}
+    """The blocks whose updates the value moves most, in deviations of a position's update."""
+    moved = {
+        block: float(np.sqrt((maps.contrasts("neurons", value) ** 2).sum((1, 2, 3))).mean())
+        / (float(bench.saes[block].update_std) * np.prod(maps.grid) ** 0.5)
+        for block, maps in bench.maps.items()
+    }
     return sorted(moved, key=lambda block: -moved[block])[: bench.settings.blocks_tried]
 
 
-def _direction(bench: Bench, method: str, value: Value, block: str, size: int) -> Any:
-    pooled, held = bench.pooled[block], bench.held[block]
-    contrasts = {name: pooled.contrast(name, value) for name in held}
-    return directions(held, contrasts, pooled.contrast("update", value), size, bench.settings.seed)[method]
+def _change(bench: Bench, method: str, value: Value, option: Mapping[str, Any]) -> Change:
+    block = option["block"]
+    return change(bench.held[block], bench.maps[block], method, value, option["size"], option["spread"])
+
+
+def _trace(
+    bench: Bench, cases: Cases, method: str, value: Value, option: Mapping[str, Any]
+) -> list[dict[str, float]]:
+    """The trade-off curve of one edit on some cases."""
+    settings, edits = bench.settings, _change(bench, method, value, option).edits
+    return causing.curve(
+        bench.model, bench.detector, cases, edits, value, settings.strengths, **settings.sampling
+    )
 
 
 def _one_method(
     bench: Bench, method: str, value: Value, blocks: list[str], trials: Cases, tests: Cases
 ) -> dict[str, Any]:
-    """Choose block, size and strength on trial cases; give the whole curve on test cases."""
+    """Choose block and spread, then size and strength, on trial cases; the whole curve on test cases."""
     settings = bench.settings
-    sizes = (1,) if method == "steering" else settings.sizes
-    options = [(block, size) for block in blocks for size in sizes]
-    few = trials.lacking(value, settings.trial_cases)
-
-    def trace(cases: Cases, block: str, size: int) -> list[dict[str, float]]:
-        direction = _direction(bench, method, value, block, size)
-        return causing.curve(
-            bench.model, bench.detector, cases, direction, value, settings.strengths, **settings.sampling
-        )
-
-    tried = [(option, causing.best(trace(few, *option))) for option in options]
-    fine = [causing.best([point for _, point in tried])]
-    (block, size), point = next(pair for pair in tried if pair[1] is fine[0])
-    points = trace(tests.lacking(value, settings.test_cases), block, size)
-    chosen = next(p for p in points if p["strength"] == point["strength"])
-    name = _direction(bench, method, value, block, size).name
-    return {
-        "block": block,
-        "size": size,
-        "name": name,
-        **chosen,
-        "area": causing.area_under(points),
-        "curve": points,
-    }
+    few = causing.lacking(trials, value, settings.trial_cases)
+    largest = max(settings.sizes)
+    points: list[tuple[dict[str, Any], Mapping[str, float]]] = []
+    for options in (
+        [{"block": b, "spread": spread, "size": largest} for b in blocks for spread in SPREADS],
+        [{"size": size} for size in sorted(settings.sizes) if size < largest and method != "steering"],
+    ):
+        for option in options:
+            told = {**causing.best_of(points)[0], **option} if "block" not in option else option
+            points += [(told, p) for p in _trace(bench, few, method, value, told)]
+    option, point = causing.best_of(points)
+    curve = _trace(bench, causing.lacking(tests, value, settings.test_cases), method, value, option)
+    chosen = next(p for p in curve if p["strength"] == point["strength"])
+    made = _change(bench, method, value, option)
+    told = {**option, "size": len(made.features), "name": made.name, "features": list(made.features)}
+    return {**told, **chosen, "area": causing.area_under(curve), "curve": curve}
 
 
-def _one_removal(
-    bench: Bench, method: str, value: Value, blocks: list[str], tests: Cases
-) -> dict[str, Any] | None:
-    """Ablate the largest set of a value in its first block, on images that show the value."""
-    cases = tests.having(value, bench.settings.test_cases)
-    if not len(cases):
-        return None
-    direction = _direction(bench, method, value, blocks[0], max(bench.settings.sizes))
-    recipe = causing.removing(direction, value[0])
-    outcome = measure(bench.model, bench.detector, cases, recipe, value, gone=True, **bench.settings.sampling)
-    return {"block": blocks[0], "name": direction.name, **causing.figures(outcome)}
+def _control(bench: Bench, value: Value, best: Mapping[str, Any], tests: Cases) -> dict[str, Any]:
+    """The SAE's chosen edit on random features: the same block, maps, size and norm, at every strength."""
+    settings, made = bench.settings, _change(bench, "sae", value, best)
+    cases = causing.lacking(tests, value, settings.test_cases)
+    curve = []
+    for strength in settings.strengths:
+        outcomes = [
+            measure(
+                bench.model,
+                bench.detector,
+                cases,
+                partial(made.control, strength=strength, draw=draw),
+                value,
+                **settings.sampling,
+            )
+            for draw in range(settings.draws if strength == best["strength"] else 1)
+        ]
+        curve.append({"strength": strength, **causing.figures(*outcomes)})
+    chosen = next(p for p in curve if p["strength"] == best["strength"])
+    told = {name: best[name] for name in ("block", "spread", "size")} | {"name": "random features"}
+    return {**told, **chosen, "area": causing.area_under(curve), "curve": curve}
+
+
+def _removal(
+    bench: Bench, value: Value, blocks: list[str], trials: Cases, tests: Cases
+) -> list[dict[str, Any]]:
+    """Ablate the features that a value has most of, and as many random ones; block and size by trial."""
+    settings = bench.settings
+    few, cases = trials.having(value, settings.trial_cases), tests.having(value, settings.test_cases)
+    if not len(few) or not len(cases):
+        return []
+
+    def gone(of: Cases, block: str, features: Sequence[int]) -> Outcome:
+        recipe = causing.ablating(bench.saes[block], features, value[0])
+        return measure(bench.model, bench.detector, of, recipe, value, gone=True, **settings.sampling)
+
+    options = [(block, size) for block in blocks for size in settings.sizes]
+    chosen = [(b, carriers(bench.held[b], bench.maps[b], value, size)) for b, size in options]
+    tried = [(pair, causing.figures(gone(few, *pair))) for pair in chosen if pair[1]]
+    (block, features), _ = causing.best_of(tried)
+    alive = np.setdiff1d(np.flatnonzero(np.asarray(bench.saes[block].stats.density) > 0), features)
+    others = [
+        np.random.default_rng([draw, *features]).choice(alive, min(len(features), len(alive)), replace=False)
+        for draw in range(settings.draws)
+    ]
+    about = {"block": block, "size": len(features)}
+    return [
+        {"method": "sae", **about, **causing.figures(gone(cases, block, features))},
+        {
+            "method": "random",
+            **about,
+            **causing.figures(*(gone(cases, block, [int(f) for f in o]) for o in others)),
+        },
+    ]
 
 
 def _transport(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
