@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Stage = Literal["vae", "text", "base", "pairs", "deep", "samples", "turbo", "detector"]
+Stage = Literal["vae", "text", "base", "pairs", "turbo", "detector"]
 
 
 @dataclass(frozen=True)
@@ -13,12 +13,10 @@ class ShapesTurbo:
 
     out: Path
     """Folder for checkpoints (resumed where there are any) and the finished models."""
-    stages: tuple[Stage, ...] = ("vae", "text", "base", "pairs", "deep", "samples", "turbo", "detector")
+    stages: tuple[Stage, ...] = ("vae", "text", "base", "pairs", "turbo", "detector")
     """Stages to run; each needs those before it, the detector none."""
     base_minutes: float | None = None
     """Minutes for the many-step model instead of the recipe's own."""
-    deep_minutes: float | None = None
-    """Minutes for moving the work into the deep blocks instead of the recipe's own."""
     turbo_minutes: float | None = None
     """Minutes for the few-step finish instead of the recipe's own."""
     threads: int | None = None
@@ -33,9 +31,7 @@ class ShapesTurbo:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        made = recipe.ShapesRecipe(self.out).lasting(
-            base=self.base_minutes, deep=self.deep_minutes, turbo=self.turbo_minutes
-        )
+        made = recipe.ShapesRecipe(self.out).lasting(base=self.base_minutes, turbo=self.turbo_minutes)
         for stage in self.stages:
             recipe.STAGES[stage](made)
         if {"base", "turbo", "detector"} <= set(self.stages):

@@ -1,6 +1,6 @@
 """Scenes of the Shapes world: every factor of a picture as a value."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Literal
@@ -146,47 +146,12 @@ def sample_scene(rng: np.random.Generator, split: Split = "train", pairs: float 
     return Scene(things, relation, background, light)
 
 
-def sample_like(
-    scene: Scene, mentioned: Collection[str], rng: np.random.Generator, split: Split = "train"
-) -> Scene:
-    """Another scene that the same words describe: what they leave open, and the jitter, is drawn again.
-
-    `mentioned` names factors as `caption` does (`0.colour`, `light`); the relation is always kept.
-    """
-
-    def drawn(factor: str, slot: int | None = None) -> str:
-        if (factor if slot is None else f"{slot}.{factor}") in mentioned:
-            return str(getattr(scene if slot is None else scene.objects[slot], factor))
-        return str(rng.choice(FACTORS[factor]))
-
-    def thing(slot: int, old: Object) -> Object:
-        kept = [f"{slot}.{name}" in mentioned for name in ("shape", "colour", "texture")]
-        own = (old.shape, old.colour, old.texture)
-        looks = [
-            look
-            for look in _LOOKS[split]
-            if all(a == b for a, b, keep in zip(look, own, kept, strict=True) if keep)
-        ]
-        place = drawn("position", slot) if scene.relation == "alone" else old.position
-        return _object(
-            looks[rng.integers(len(looks))], drawn("size", slot), place, rng.uniform(-1, 1, size=4)
-        )
-
-    things = tuple(thing(slot, old) for slot, old in enumerate(scene.objects))
-    return Scene(things, scene.relation, drawn("background"), drawn("light"))
-
-
 def _sample_object(rng: np.random.Generator, split: Split, position: str) -> Object:
     looks = _LOOKS[split]
-    look = looks[rng.integers(len(looks))]
-    jitter = rng.uniform(-1, 1, size=4)
-    return _object(look, str(rng.choice(FACTORS["size"])), position, jitter)
-
-
-def _object(look: tuple[str, str, str], size: str, position: str, jitter: np.ndarray) -> Object:
-    (shape, colour, texture), (dx, dy, growth, turn) = look, jitter.tolist()
+    shape, colour, texture = looks[rng.integers(len(looks))]
+    dx, dy, growth, turn = rng.uniform(-1, 1, size=4).tolist()
     return Object(
-        shape, colour, size, texture, position,
+        shape, colour, str(rng.choice(FACTORS["size"])), texture, position,
         dx=dx * JITTER["position"], dy=dy * JITTER["position"],
         growth=1 + growth * JITTER["size"], turn=turn * JITTER["turn"],
     )  # fmt: skip

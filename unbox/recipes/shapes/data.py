@@ -46,15 +46,9 @@ def make_pictures(n: int, seed: int = 0, split: Split = "train", jitter: bool = 
     scenes = sample_scenes(n, seed, split)
     if not jitter:
         scenes = [scene.plain() for scene in scenes]
-    return draw_pictures(scenes, progress=True)
-
-
-def draw_pictures(scenes: list[Scene], progress: bool = False) -> Pictures:
-    """The pictures of given scenes."""
-    pictures = np.empty((len(scenes), 64, 64, 3), np.uint8)
-    covered = np.zeros((len(scenes), 2, 32, 32), np.uint8)
-    bar = tqdm(scenes, desc="drawing scenes", unit="scene", mininterval=5, disable=not progress)
-    for i, scene in enumerate(bar):
+    pictures = np.empty((n, 64, 64, 3), np.uint8)
+    covered = np.zeros((n, 2, 32, 32), np.uint8)
+    for i, scene in enumerate(tqdm(scenes, desc="drawing scenes", unit="scene", mininterval=5)):
         pictures[i] = render(scene)
         for slot, thing in enumerate(scene.objects):
             covered[i, slot] = 255 * coverage(thing).reshape(32, 2, 32, 2).mean((1, 3))

@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 
 from activation_store.files import publish_file, publish_folder
 from unbox.recipes.loop import Plan, finished
-from unbox.recipes.shapes import detector, text, turbo, unet, vae
+from unbox.recipes.shapes import detector, text, unet, vae
 from unbox.recipes.shapes.card import write_card
 from unbox.recipes.shapes.data import Pictures, make_pictures
 from unbox.shapes.detector import Detector
@@ -27,14 +27,13 @@ from unbox.shapes.detector import Detector
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many scenes each stage draws (seeds 1-4); captions that noises are paired and sampled for."""
+    """How many scenes each stage draws (seeds 1-4), and how many samples the few-step finish learns from."""
 
     vae: int = 6_000
     text: int = 20_000
     unet: int = 40_000
     detector: int = 30_000
-    pairs: int = 3_000
-    samples: int = 4_096
+    pairs: int = 4_096
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,7 @@ class ShapesRecipe:
             "vae": vae.PLAN,
             "text": text.PLAN,
             "base": unet.BASE,
-            "deep": turbo.DEEP,
-            "turbo": turbo.TURBO,
+            "turbo": unet.TURBO,
             "detector": detector.PLAN,
         }
     )
@@ -110,24 +108,13 @@ class ShapesRecipe:
 
     @cached_property
     def pairs(self) -> dict[str, Tensor]:
-        return turbo.matched_pairs(self.vae, self.tokenizer, self.folder, self.sizes.pairs)
-
-    @cached_property
-    def deep(self) -> UNet2DConditionModel:
-        return self._finished("unet-deep", self.base, self.pairs, self.plans["deep"])
-
-    @cached_property
-    def samples(self) -> dict[str, Tensor]:
-        return turbo.sampled_pairs(self.base, self.data, self.conditions, self.folder, self.sizes.samples)
+        return unet.make_pairs(self.base, self.data, self.conditions, self.folder, self.sizes.pairs)
 
     @cached_property
     def turbo(self) -> UNet2DConditionModel:
-        return self._finished("unet-turbo", self.deep, self.samples, self.plans["turbo"])
-
-    def _finished(
-        self, name: str, start: UNet2DConditionModel, pairs: dict[str, Tensor], plan: Plan
-    ) -> UNet2DConditionModel:
-        return turbo.finish(name, start, self.data, self.latents, self.conditions, pairs, self.folder, plan)
+        return unet.train_turbo(
+            self.base, self.data, self.latents, self.conditions, self.pairs, self.folder, self.plans["turbo"]
+        )
 
     @cached_property
     def detector(self) -> Detector:
@@ -168,8 +155,6 @@ STAGES: dict[str, Callable[[ShapesRecipe], object]] = {
     "text": lambda recipe: recipe.text,
     "base": lambda recipe: recipe.base,
     "pairs": lambda recipe: recipe.pairs,
-    "deep": lambda recipe: recipe.deep,
-    "samples": lambda recipe: recipe.samples,
     "turbo": lambda recipe: recipe.turbo,
     "detector": lambda recipe: recipe.detector,
 }
@@ -187,6 +172,6 @@ def finish(recipe: ShapesRecipe, captions: int = 512) -> list[Path]:
 
 def small(folder: Path) -> ShapesRecipe:
     """The same recipe at toy length: a few steps of every stage. For tests; what it makes cannot draw."""
-    recipe = ShapesRecipe(Path(folder), Sizes(vae=64, text=64, unet=64, detector=64, pairs=2, samples=16))
+    recipe = ShapesRecipe(Path(folder), Sizes(vae=64, text=64, unet=64, detector=64, pairs=16))
     plans = {name: replace(plan, steps=2, minutes=float("inf")) for name, plan in recipe.plans.items()}
     return replace(recipe, plans=plans)
