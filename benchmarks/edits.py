@@ -2,9 +2,11 @@
 
     python benchmarks/edits.py                  # the hooks alone, 512 px: seconds
     python benchmarks/edits.py --unet           # and a step of the real UNet with random weights (6 GB)
+    python benchmarks/edits.py --model FOLDER   # inside steps of a real pipeline, by name or folder
 
-The share is the hooks' time over the step's, each the median of its own runs: the difference of two runs of
-seconds would drown a cost of microseconds in their noise.
+The share is the hooks' time over the step's: the difference of two runs of seconds would drown a cost of
+microseconds in their noise. Alone, hooks run one after the other on warm caches, the median of many; with
+--model they are timed where they fire, between the blocks of each step, the first step of a run included.
 """
 
 import argparse
@@ -12,11 +14,12 @@ import statistics
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 
-from unbox.edits.apply import Site
+from unbox.edits.apply import EditInstrument, Site
 from unbox.edits.program import Program
 from unbox.sae.model import SAE, Stats
 from unbox.words import DEFAULT_BLOCKS, Edits, Feature
@@ -101,18 +104,73 @@ def unet_step(batch: int, side: int, dtype: torch.dtype, device: torch.device) -
     torch.set_default_dtype(dtype)
     unet = sdxl_unet().to(device).eval()
     torch.set_default_dtype(before)
-    latents = torch.randn(batch, 4, side, side, device=device, dtype=dtype)
-    context = torch.randn(batch, 77, 2048, device=device, dtype=dtype)
-    added = {
-        "text_embeds": torch.randn(batch, 1280, device=device, dtype=dtype),
-        "time_ids": torch.full((batch, 6), 512.0, device=device, dtype=dtype),
-    }
+    call = unet_inputs(batch, side, dtype, device)
 
     def step() -> None:
         with torch.no_grad():
-            unet(latents, 999, encoder_hidden_states=context, added_cond_kwargs=added)
+            unet(timestep=999, **call)
 
     return step
+
+
+def unet_inputs(batch: int, side: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Arguments of SDXL's UNet but for the timestep; `side` of the latents."""
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=device, dtype=dtype)
+
+    ids = torch.full((batch, 6), 8.0 * side, device=device, dtype=dtype)
+    added = {"text_embeds": normal(batch, 1280), "time_ids": ids}
+    return {
+        "sample": normal(batch, 4, side, side),
+        "encoder_hidden_states": normal(batch, 77, 2048),
+        "added_cond_kwargs": added,
+    }
+
+
+def in_place(model: Any, edits: Edits, batch: int, side: int, repeats: int) -> tuple[float, float]:
+    """Median seconds of the hooks in a step, and of the step, with the edits attached to a real UNet."""
+    from unbox.models.run import clock
+
+    spent, steps, hooks, edited = [0.0], [], [], Site.edited
+
+    def timed(site: Site, hidden: torch.Tensor, output: torch.Tensor, run: Any) -> torch.Tensor:
+        _wait(model.device)
+        start = time.perf_counter()
+        result = edited(site, hidden, output, run)
+        _wait(model.device)
+        spent[0] += time.perf_counter() - start
+        return result
+
+    model.pipeline.scheduler.set_timesteps(1)
+    call = unet_inputs(batch, side, model.dtype, model.device)
+    Site.edited = timed  # type: ignore[method-assign, assignment]
+    try:
+        with clock(model), EditInstrument(edits).attach(model), torch.no_grad():
+            for _ in range(repeats):
+                spent[0], start = 0.0, time.perf_counter()
+                model.unet(timestep=model.pipeline.scheduler.timesteps[0], **call)
+                _wait(model.device)
+                steps.append(time.perf_counter() - start)
+                hooks.append(spent[0])
+    finally:
+        Site.edited = edited  # type: ignore[method-assign]
+    return statistics.median(hooks), statistics.median(steps)
+
+
+def inside(name: str, mask: np.ndarray, options: argparse.Namespace) -> None:
+    """The table of --model."""
+    from unbox.models import load
+
+    model = load(name, dtype=torch.bfloat16, device=options.device)
+    print(
+        f"{name}, {options.pixels} px, batch {options.batch}, bf16, {model.device}, "
+        f"median of {options.repeats} steps"
+    )
+    print(f"{'edits':38}{'ms a step':>12}{'step, ms':>12}{'share':>10}")
+    for told, edits in scenarios(mask).items():
+        hooks, step = in_place(model, edits, options.batch, options.pixels // 8, options.repeats)
+        print(f"{told:38}{1e3 * hooks:12.3f}{1e3 * step:12.1f}{100 * hooks / step:9.3f}%", flush=True)
 
 
 def main() -> None:
@@ -125,13 +183,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--unet", action="store_true", help="time a step of the real UNet as well")
+    parser.add_argument("--model", help="time the hooks inside steps of this model: a name or a folder")
     options = parser.parse_args()
     device, dtype = torch.device(options.device), torch.bfloat16
+    mask = np.random.default_rng(0).random((options.pixels, options.pixels)) < 0.3
+    if options.model:
+        inside(options.model, mask, options)
+        return
     step = None
     if options.unet:
         step = median(unet_step(options.batch, options.pixels // 8, dtype, device), 3, device)
         print(f"UNet step, {options.pixels} px, batch {options.batch}, bf16, {device}: {1e3 * step:.1f} ms")
-    mask = np.random.default_rng(0).random((options.pixels, options.pixels)) < 0.3
     print(f"{'edits':38}{'ms a step':>12}" + (f"{'share':>10}" if step else ""))
     for name, edits in scenarios(mask).items():
         cost = median(

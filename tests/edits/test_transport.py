@@ -129,6 +129,19 @@ def test_erasure_takes_out_the_most_important_features_where_they_fire_for_the_c
         assert all(e.above == pytest.approx(mean[step][e.feature[0]]) and e.value == -1 for e in chosen)
 
 
+@pytest.mark.parametrize("by_step", [True, False])
+@pytest.mark.parametrize("fires", [0, 75])
+def test_erasure_acts_above_a_percentile_of_the_active_codes(by_step, fires):
+    sae, concept, others = SAES["mid.0"], rows(0), rows(1)
+    codes = dense_codes(sae, torch.from_numpy(concept.data)).numpy()
+    for edit in erase(sae, concept, others, percentile=80, fires=fires, by_step=by_step):
+        mine = codes[..., edit.feature[0]][:, edit.steps[0]] if by_step else codes[..., edit.feature[0]]
+        share = (mine > edit.above).sum() / (mine > 0).sum()
+        assert share == pytest.approx(1 - fires / 100, abs=0.05)
+    with pytest.raises(UnboxError, match="fires 100"):
+        erase(sae, concept, others, fires=100)
+
+
 def test_erasure_says_when_there_is_nothing_to_erase():
     with pytest.raises(UnboxError, match="no feature"):
         erase(SAES["mid.0"], rows(0), rows(0))

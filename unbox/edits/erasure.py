@@ -1,8 +1,8 @@
 """Erasure of a concept: features chosen from contrast sets, taken out where they fire for it.
 
 After SAeUron: per step, a feature's importance is its mean code over updates of the concept minus its mean
-over others. Where a chosen feature exceeds its mean on the concept, it is scaled (0: ablated; negative:
-turned round). The SAE's error is kept, as with every edit.
+over others. Where a chosen feature exceeds its mean on the concept (or a percentile of its active codes
+there), it is scaled (0: ablated; negative: turned round). The SAE's error is kept, as with every edit.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ def erase(
     others: Any,
     *,
     percentile: float = 99.9,
+    fires: float | None = None,
     scale: float = 0.0,
     limit: int | None = None,
     by_step: bool = True,
@@ -28,12 +29,15 @@ def erase(
 
     concept, others: recorded rows of the SAE's block (`store[block].filter(samples=...)`) with and without
     the concept. Features above the `percentile` of importance (and above 0; at most `limit`) are multiplied
-    by `scale` where their code exceeds its mean over the concept's updates. `by_step` chooses anew for each
-    step.
+    by `scale` where their code exceeds its mean over the concept's updates or, with `fires`, that percentile
+    of its active codes over them (0: wherever it is active; 90: in the strongest tenth). `by_step` chooses
+    anew for each step.
     Raises UnboxError where no feature is more active with the concept than without.
     """
     if not 0 <= percentile < 100:
         raise UnboxError(f"percentile {percentile} is not in [0, 100)")
+    if fires is not None and not 0 <= fires < 100:
+        raise UnboxError(f"fires {fires} is not a percentile in [0, 100)")
     with_concept, without = mean_codes(sae, concept, by_step), mean_codes(sae, others, by_step)
     if with_concept.shape != without.shape:
         raise UnboxError(
@@ -42,9 +46,15 @@ def erase(
     edits = Edits()
     for step, (mean, base) in enumerate(zip(with_concept, without, strict=True)):
         steps = (step, step + 1) if by_step else None
-        for feature in _important(mean - base, percentile, limit):
+        chosen = _important(mean - base, percentile, limit)
+        at = (
+            mean[chosen]
+            if fires is None
+            else _quantiles(sae, concept, chosen, fires, step if by_step else None)
+        )
+        for feature, above in zip(chosen, at, strict=True):
             one = Feature(sae.block, int(feature), sae=sae)
-            edits += one.scale(scale, above=float(mean[feature]), steps=steps)
+            edits += one.scale(scale, above=float(above), steps=steps)
     if not len(edits):
         raise UnboxError(f"no feature of {sae.block} is more active with the concept than without")
     return edits
@@ -54,6 +64,19 @@ def _important(importance: np.ndarray, percentile: float, limit: int | None) -> 
     cut = max(float(np.percentile(importance, percentile)), 0.0)
     order = np.argsort(-importance, kind="stable")
     return order[(importance[order] >= cut) & (importance[order] > 0)][:limit]
+
+
+def _quantiles(sae: Any, rows: Any, features: np.ndarray, percentile: float, step: int | None) -> list[float]:
+    """A percentile of each feature's active codes (0: just under the least), at one step or all."""
+    found: dict[int, list[np.ndarray]] = {int(f): [] for f in features}
+    for update in _images(rows):
+        part = update if step is None else update[step]
+        codes = sae.encode(torch.from_numpy(part.reshape(-1, part.shape[-1])).to(sae.W_dec))
+        values, indices = codes.values.float().cpu().numpy(), codes.indices.cpu().numpy()
+        for f, parts in found.items():
+            parts.append(values[(indices == f) & (values > 0)])
+    active = [np.concatenate(parts) for parts in found.values()]
+    return [float(np.percentile(a, percentile)) if percentile else 0.0 for a in active]
 
 
 def mean_codes(sae: Any, rows: Any, by_step: bool = True) -> np.ndarray:
