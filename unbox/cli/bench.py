@@ -26,7 +26,7 @@ class Shapes:
     """Held-out captions whose updates are probed."""
     trial_cases: int = 8
     """Images on which each edit's block, spread, size and strength are chosen."""
-    test_cases: int = 32
+    test_cases: int = 24
     """Other images on which each edit is measured."""
     pairs: int = 12
     """Pairs of captions of each kind of edit."""
@@ -57,7 +57,8 @@ class Shapes:
         results = bench_shapes(load(self.model), load_saes(self.saes), self.out, settings)
         told = verdict(results)
         print(
-            f"{told['reliable']} values are drawn reliably; {told['told']:.0%} of them have a telling feature"
+            f"{told['reliable']} values are drawn reliably: {told['told']:.0%} have a telling feature, "
+            f"{told['flips']:.0%} are turned on by features, for {told['still']:.0%} random ones do nothing"
         )
         for method, figures in told["success"].items():
             print(f"  {method:10} success {figures['success']:.2f}, collateral {figures['collateral']:.2f}")

@@ -1,6 +1,7 @@
 """RIEBench's protocol, from a file in its format to its table, on a tiny SDXL."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,24 @@ def test_an_example_that_cannot_run_is_told_not_dropped(data, tmp_path, tiny, sa
     assert "2_original.png" in failed[0]["error"]
     assert len([row for row in rows if row["id"] == "1"]) == 4
     assert "Failed: 1 of 2 examples" in markdown(rows)
+
+
+def test_the_example_file_is_of_the_published_format():
+    """Every kind, bracketed words, and the fields that segmenters read."""
+    path = Path(__file__).parents[3] / "examples" / "riebench_shapes.json"
+    examples = read_examples(path)
+    assert sorted({e.kind for e in examples}) == sorted(KINDS.values())
+    assert len({e.id for e in examples}) == len(examples)
+    for e in examples:
+        assert e.original_words
+        assert e.edited_words
+        assert all(word in e.original for word in e.original_words)
+        assert all(word in e.edited for word in e.edited_words)
+    fields = {
+        "id", "editing_type_id", "original_prompt", "editing_prompt", "editing_instruction",
+        "original_gsam_prompt", "editing_gsam_prompt",
+    }  # fmt: skip
+    assert all(set(row) == fields for row in json.loads(path.read_text()))
 
 
 def test_words_are_found_among_the_tokens(tiny):

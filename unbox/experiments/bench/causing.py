@@ -14,7 +14,7 @@ from unbox.shapes import OBJECT_FACTORS, Scene
 from unbox.words import Mask
 
 #: Times the difference of the mean maps.
-STRENGTHS = (1.0, 1.5, 2.5, 4.0)
+STRENGTHS = (1.0, 2.0, 4.0)
 
 #: What collateral a chosen edit may have, if any edit stays below it.
 TOLERATED = 0.10

@@ -11,6 +11,7 @@ import numpy as np
 from activation_store.files import write_text
 from unbox.experiments.bench.methods import METHODS
 from unbox.experiments.bench.pairs import KINDS
+from unbox.experiments.bench.table import markdown
 from unbox.experiments.report import write_table
 
 Rows = Sequence[dict[str, Any]]
@@ -20,7 +21,7 @@ AUROC, FLIPS, HARM, CHANCE = 0.95, 0.80, 0.10, 0.05
 
 
 def write_bench(results: dict[str, Any], context: dict[str, Any], out: Path) -> Path:
-    """Write `meaning.csv`, `causation.csv`, ... and `report.html`; returns the page's path."""
+    """Write `meaning.csv`, `causation.csv`, ..., `tables.md` and `report.html`; returns the page's path."""
     for name in ("meaning", "causation", "removal", "ownership", "transport"):
         write_table(
             out / f"{name}.csv", [{k: v for k, v in row.items() if k != "curve"} for row in results[name]]
@@ -43,6 +44,7 @@ def write_bench(results: dict[str, Any], context: dict[str, Any], out: Path) -> 
         bars={"auroc": AUROC, "flips": FLIPS, "harm": HARM, "chance": CHANCE},
     )
     write_text(out / "report.html", page)
+    write_text(out / "tables.md", markdown(results, meaning(results["meaning"])) + "\n")
     return out / "report.html"
 
 

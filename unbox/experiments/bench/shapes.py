@@ -38,7 +38,7 @@ class Settings:
     """Sampling steps: one, as of the runs that SDXL Turbo's published SAEs were made for."""
     prompts: int = 800
     """Held-out captions whose updates are probed."""
-    blocks_tried: int = 3
+    blocks_tried: int = 2
     """Blocks tried for each value: those that the value moves most."""
     sizes: tuple[int, ...] = (1, 8, 32)
     """Sizes of feature sets tried."""
@@ -48,7 +48,7 @@ class Settings:
     """Random draws of each control."""
     trial_cases: int = 8
     """Images on which block, size and strength are chosen, for each value and method."""
-    test_cases: int = 32
+    test_cases: int = 24
     """Other images on which success is measured."""
     pairs: int = 12
     """Pairs of captions of each kind of edit."""
