@@ -1,12 +1,15 @@
 """Speed and memory of an atlas at full width: building, serving a feature's page, searching.
 
-    python benchmarks/atlas.py [--latents 5120 --blocks 4 --images 2000 --side 16 --width 64]
+    python benchmarks/atlas.py [--latents 5120 --blocks 4 --images 2000 --side 16 --positions 0 --width 64]
 
 A store of random updates stands for real ones (what is timed does not depend on what they mean); features,
-places and active latents are as many as asked for. Prints one table.
+places and active latents are as many as asked for, and every image has a thumbnail. `--positions 16` keeps
+that many places of each image's grid, as `unbox collect --positions` does. With `--home` the store and a
+stopped pass are kept, and the same command goes on. Prints one table.
 """
 
 import argparse
+import io
 import resource
 import tempfile
 import time
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from activation_store import Sample, Schema, Store, Writer
 from unbox.atlas import Atlas, build
@@ -40,19 +44,34 @@ WORDS = [
 ]
 
 
-def make_store(path: Path, images: int, blocks: int, side: int, width: int) -> Store:
-    """Random updates with four captions' words each."""
+def make_store(path: Path, images: int, blocks: int, side: int, width: int, positions: int) -> Store:
+    """Random updates with four captions' words each, and thumbnails of 128 pixels."""
     names = ("down.2.1", "mid.0", "up.0.0", "up.0.1", "up.1.0", "up.1.1")[:blocks]
-    schema = Schema(dict.fromkeys(names, (side, side, width)), (0,), ("cond",), shard_samples=64)
+    grids = dict.fromkeys(names, (side, side, width))
+    schema = Schema(grids, (0,), ("cond",), shard_samples=64, positions=positions or None)
     random = np.random.default_rng(0)
+    covers = [thumbnail(random) for _ in range(64)]
     with Writer(path, schema) as writer:
         for start in range(0, images, 64):
             some = range(start, min(start + 64, images))
             samples = [Sample(i, " ".join(random.choice(WORDS, 4)), i) for i in some]
+            kept = None
+            if positions:
+                order = random.random((len(some), side * side)).argsort(1)[:, :positions]
+                kept = dict.fromkeys(names, np.sort(order, 1))
             with writer.shard(start, some.stop) as shard:
-                shape = (len(some), 1, 1, side, side, width)
-                shard.append(samples, {n: random.normal(size=shape).astype(np.float32) for n in names}, None)
+                shape = (len(some), 1, 1, *schema.grid(names[0]), width)
+                updates = {n: random.standard_normal(shape, np.float32) for n in names}
+                shard.append(samples, updates, [covers[i % 64] for i in some], kept)
     return Store.open(path)
+
+
+def thumbnail(random: np.random.Generator) -> bytes:
+    """A picture of some size on disk: smooth noise, as WebP."""
+    noise = Image.fromarray(random.integers(0, 256, (12, 12, 3), np.uint8), "RGB")
+    data = io.BytesIO()
+    noise.resize((128, 128), Image.Resampling.BICUBIC).save(data, "WEBP", quality=80)
+    return data.getvalue()
 
 
 def make_sae(block: str, latents: int, width: int, k: int) -> SAE:
@@ -93,17 +112,25 @@ def main() -> None:
         "images": 2000,
         "side": 16,
         "width": 64,
+        "positions": 0,
         "k": 10,
     }.items():
         options.add_argument(f"--{name}", type=int, default=value)
+    options.add_argument("--home", type=Path, help="folder that is kept; default a temporary one")
     o = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        store = make_store(home / "store", o.images, o.blocks, o.side, o.width)
+        home = o.home or Path(folder)
+        ready = home / "store" / "ready"
+        store = (
+            Store.open(home / "store")
+            if ready.exists()
+            else make_store(home / "store", o.images, o.blocks, o.side, o.width, o.positions)
+        )
+        ready.touch()
         saes = {block: make_sae(block, o.latents, o.width, o.k) for block in store.blocks}
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
-        atlas = Atlas.open(build(store, saes, home / "atlas", progress=False))
+        atlas = Atlas.open(build(store, saes, home / "atlas", progress=o.home is not None))
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         size = sum(p.stat().st_size for p in atlas.folder.rglob("*") if p.is_file())
@@ -112,7 +139,8 @@ def main() -> None:
         pages = times(lambda name: page(Shown(atlas, saes), name, None), names)
         searches = times(atlas.search, [" ".join(random.choice(WORDS, 2)) for _ in range(100)])
     print(
-        f"{len(atlas):,} features, {o.images:,} images of {o.side}x{o.side} places, k {o.k}, width {o.width}"
+        f"{len(atlas):,} features, {o.images:,} images of {o.side}x{o.side} places"
+        f"{f', {o.positions} kept' if o.positions else ''}, k {o.k}, width {o.width}"
     )
     print(
         f"build            {seconds:8.1f} s   ({o.images * o.blocks / seconds:.0f} images x blocks a second)"

@@ -24,7 +24,8 @@ SHOTS = os.environ.get("UNBOX_SCREENSHOTS")
 @pytest.fixture(scope="module")
 def chromium():
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         yield browser
         browser.close()
 
@@ -58,13 +59,24 @@ def tab(page, name: str) -> None:
 
 
 def make(page, url: str) -> None:
+    """Open the app, make a picture on Explore, and wait for it: its link comes last."""
     page.goto(url)
     page.click("#explore-make")
-    page.wait_for_selector("#explore-features .ub-chip")
+    page.wait_for_url("**view=explore**")
 
 
 def picture(page, selector: str) -> str:
     return page.locator(selector).first.get_attribute("src")
+
+
+def same(page, selector: str, source: str) -> None:
+    """Wait until a picture is this one."""
+    sync_api.expect(page.locator(selector).first).to_have_attribute("src", source, timeout=PATIENCE)
+
+
+def changed(page, selector: str, source: str) -> None:
+    """Wait until a picture is no longer this one."""
+    sync_api.expect(page.locator(selector).first).not_to_have_attribute("src", source, timeout=PATIENCE)
 
 
 def paint(page) -> None:
@@ -104,10 +116,38 @@ def test_explore_shows_what_fires_and_where(page, url, shoot):
     seen = picture(page, "#explore-stage .ub-picture")
     link = page.url
     assert "view=explore" in link
+    page.fill("#explore-prompt textarea, #explore-prompt input", "a blue square")
+    page.click("#explore-make")
+    changed(page, "#explore-stage .ub-picture", seen)
     page.goto("about:blank")
     page.goto(link)
+    same(page, "#explore-stage .ub-picture", seen)
+
+
+def test_the_first_page_shows_a_picture_and_a_tour_that_stays_closed(page, url):
+    page.goto(url)
     page.wait_for_selector("#explore-features .ub-chip")
-    assert picture(page, "#explore-stage .ub-picture") == seen
+    assert picture(page, "#explore-stage .ub-picture").startswith("data:image")
+    page.click(".ub-tour button:has-text('Search')")
+    page.wait_for_selector("#search-results .ub-card")
+    page.click("[data-tour=close]")
+    page.reload()
+    page.wait_for_selector("#explore-make")
+    assert not page.locator(".ub-tour").is_visible()
+    page.click("[data-tour=open]")
+    assert page.locator(".ub-tour").is_visible()
+
+
+def test_a_run_can_be_stopped(page, url):
+    page.goto(url)
+    page.locator("input[aria-label*='Steps'], label:has-text('Steps') input").first.fill("100")
+    seen = picture(page, "#explore-stage .ub-picture")
+    page.click("#explore-make")
+    page.wait_for_timeout(300)
+    page.click("#explore-stop")
+    page.locator("input[aria-label*='Steps'], label:has-text('Steps') input").first.fill("1")
+    page.click("#explore-make")
+    changed(page, "#explore-stage .ub-picture", seen)
 
 
 def test_features_have_pages_links_and_keys(page, url, shoot):
@@ -141,10 +181,16 @@ def test_search_finds_by_words_meaning_and_key(page, url, shoot):
     page.keyboard.type("red")
     page.keyboard.press("Enter")
     page.wait_for_selector("#search-results .ub-card")
+    page.wait_for_url("**q=red")
     shoot(page, "search")
     page.get_by_role("radio", name="meaning").check()
     page.click("#search-find")
     page.wait_for_selector("text=likeness")
+    found, link = page.inner_text("#search-results"), page.url
+    page.goto("about:blank")
+    page.goto(link)
+    page.wait_for_selector("text=likeness")
+    assert page.inner_text("#search-results") == found
     page.click("#search-results .ub-card >> nth=0")
     page.wait_for_selector("#feature-body .ub-histogram")
 
@@ -174,7 +220,7 @@ def test_painting_changes_the_picture_and_a_png_restores_it(page, url, shoot, tm
     page.goto("about:blank")
     page.goto(link)
     page.wait_for_selector("#paint-result .ub-compare")
-    assert picture(page, "#paint-result [alt=after]") == after
+    same(page, "#paint-result [alt=after]", after)
 
     page.goto(url)
     tab(page, "Paint")
@@ -182,7 +228,9 @@ def test_painting_changes_the_picture_and_a_png_restores_it(page, url, shoot, tm
     page.wait_for_selector("#paint-edits .ub-edit")
     page.click("#paint-make")
     page.wait_for_selector("#paint-result .ub-compare")
-    assert picture(page, "#paint-result [alt=after]") == after
+    same(page, "#paint-result [alt=after]", after)
+    page.click("#paint-control")
+    page.wait_for_selector("text=random features instead")
     page.click("#paint-edits button[aria-label='on or off']")
     page.wait_for_selector("#paint-edits .ub-off")
     page.click("#paint-make")
@@ -205,11 +253,27 @@ def test_foreign_and_damaged_pngs_are_refused(page, url, tmp_path):
 
 
 def test_compare_and_blocks(page, url, shoot):
-    page.goto(url)
+    make(page, url)
+    page.click("#explore-features .ub-chip >> nth=-1")
+    page.click("#explore-card button:has-text('Paint with it')")
+    page.fill("#paint-strength input", "400")
+    page.click("#paint-add")
+    page.wait_for_selector("#paint-edits .ub-edit")
+    page.click("#paint-keep")
+    page.wait_for_selector("text=Kept")
     tab(page, "Compare")
+    page.click("#compare-right input")
+    page.get_by_role("option", name="edits kept in Paint").click()
     page.click("#compare-make")
     page.wait_for_selector("#compare-result img")
     shoot(page, "compare")
+    left, right = (page.locator("#compare-result img").nth(i).get_attribute("src") for i in (0, 1))
+    assert left != right
+    page.wait_for_url("**view=compare**")
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    same(page, "#compare-result .ub-three img >> nth=1", right)
     tab(page, "Blocks")
     page.wait_for_selector("#blocks-body table")
     shoot(page, "blocks")
@@ -224,9 +288,11 @@ def test_narrow_screens(page, url, shoot):
     page.wait_for_selector("#feature-body .ub-histogram")
     shoot(page, "narrow-feature")
     assert too_wide(page) == []
-    tab(page, "Paint") if page.get_by_role("tab", name="Paint", exact=True).is_visible() else None
-    shoot(page, "narrow-paint")
-    assert too_wide(page) == []
+    for name, part in (("Paint", "canvas"), ("Search", "results"), ("Compare", "result"), ("Blocks", "body")):
+        page.evaluate("name => window.unboxTab(name)", name)
+        page.wait_for_selector(f"#{name.lower()}-{part}")
+        shoot(page, f"narrow-{name.lower()}")
+        assert too_wide(page) == [], name
 
 
 def test_dark_mode(page, url, shoot):
@@ -240,13 +306,22 @@ def test_dark_mode(page, url, shoot):
 
 
 @pytest.mark.parametrize(
-    "query",
-    ["view=explore&r=x", "view=paint&r=%00", "view=feature&f=<script>alert(1)</script>",
-     "view=compare&r=AAAA",
-     "view=" + "x" * 300, "view=search&q=" + "%22" * 50],
-)  # fmt: skip
-def test_malformed_links_open_the_page_all_the_same(page, url, query):
+    ("query", "answer"),
+    [
+        ("view=explore&r=x", "this link is damaged"),
+        ("view=paint&r=%00", "this link is damaged"),
+        ("view=feature&f=<script>alert(1)</script>", "is not a feature"),
+        ("view=compare&r=AAAA", "this link is damaged"),
+        ("view=" + "x" * 300, "there is no page"),
+        ("view=search&q=" + "%22" * 50, "No feature fits"),
+        ("view=search&q=red&step=%3Cb%3E", "no step"),
+    ],
+)
+def test_malformed_links_open_the_page_all_the_same(page, url, query, answer):
+    """Each link is answered first: one that can be opened opens its page, and Explore's button is not there
+    until its tab is."""
     page.goto(f"{url}?{query}")
-    page.wait_for_selector("#explore-make")
+    page.wait_for_selector(f"text={answer}")
+    tab(page, "Explore")
     page.click("#explore-make")
-    page.wait_for_selector("#explore-features .ub-chip")
+    page.wait_for_url("**view=explore**")

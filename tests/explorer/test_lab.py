@@ -116,13 +116,81 @@ def test_pages_say_what_is_known(lab, recipe):
     body = feature.page(lab, "mid.0/0", 0)
     assert "In this interval" in body
     assert "Most active" in body
-    assert "ub-card" in search.find(lab, "red")
-    assert "likeness" in search.find(lab, "a red circle", mode=search.MEANING)
-    assert "No feature fits" in search.find(lab, "zebra crossing")
+    assert "ub-card" in search.results(lab, search.Asked("red"))
+    assert "likeness" in search.results(lab, search.Asked("a red circle", search.MEANING))
+    assert "No feature fits" in search.results(lab, search.Asked("zebra crossing"))
     assert "mid.0" in blocks.body(lab)
     edited = replace(recipe, edits=Edits((lab.feature("mid.0/1").add(8.0, unit="deviation"),)))
     differs = compare.compared(lab, sight, lab.look(edited))
-    assert "more in tiny, 1 edits" in differs
+    assert "mid.0: more on the right" in differs
+
+
+def test_meaning_heeds_the_other_filters(lab):
+    whole = search.Asked("a red circle", search.MEANING)
+    everywhere = search.results(lab, whole)
+    assert "up.1.2/" in everywhere
+    assert "mid.0/" in everywhere
+    assert "up.1.2/" not in search.results(lab, replace(whole, block="mid.0"))
+    assert search.results(lab, replace(whole, low=-0.1)).count("ub-card") < everywhere.count("ub-card")
+
+
+def test_a_search_and_its_link():
+    asked = search.Asked("red", search.MEANING, "mid.0", "1", -3.0, -1.0, True, "rarest")
+    assert search.Asked.of(asked.query()) == asked
+    assert search.Asked("red").query() == {"q": "red"}
+    assert search.Asked.of({"q": "x", "low": "nan", "high": "1e308", "labelled": "?"}) == search.Asked("x")
+
+
+@pytest.mark.parametrize("asked", [search.Asked("a", step="x"), search.Asked("a", block="up.9"),
+                                   search.Asked("a", order="beauty"), search.Asked("a" * 301)])  # fmt: skip
+def test_searches_that_cannot_be(lab, asked):
+    with pytest.raises(UnboxError):
+        search.results(lab, asked)
+
+
+def test_both_sides_of_a_comparison(lab, recipe):
+    edits = Edits((lab.feature("mid.0/1").add(8.0, unit="deviation"),))
+    painted, kept = replace(recipe, edits=edits), replace(recipe, edits=edits + edits)
+    sets = {compare.PAINTED: painted, compare.KEPT: kept}
+    assert compare.side(lab, recipe, compare.PLAIN, sets) == recipe
+    assert compare.side(lab, recipe, compare.PAINTED, sets) == painted
+    assert compare.side(lab, recipe, compare.KEPT, sets) == kept
+    control = compare.side(lab, recipe, compare.CONTROL, sets)
+    assert control.edits != edits
+    assert control == lab.random_control(painted)
+    assert compare.side(lab, replace(recipe, steps=9), "tiny", sets).steps == 2
+    for choice, instead in ((compare.KEPT, None), (compare.PAINTED, recipe)):
+        with pytest.raises(UnboxError, match="add an edit"):
+            compare.side(lab, recipe, choice, {**sets, choice: instead})
+
+
+def test_the_labels_of_a_bundled_atlas_are_the_users_own(lab, tmp_path):
+    import shutil
+
+    from unbox.atlas import Atlas, set_label
+
+    shutil.copytree(lab.atlas.path, tmp_path / "bundled")
+    bundled = Atlas.open(tmp_path / "bundled", own=tmp_path / "cache")
+    before = bundled.database_path.read_bytes()
+    set_label(bundled, "mid.0/2", "my word", "me")
+    assert bundled.feature("mid.0/2").label == "my word"
+    assert Atlas.open(tmp_path / "bundled").feature("mid.0/2").label != "my word"
+    assert (bundled.folder / "atlas.sqlite").read_bytes() == before
+    assert Atlas.open(tmp_path / "bundled", own=tmp_path / "cache").search("my word")[0].name == "mid.0/2"
+
+
+def test_a_copy_of_a_guarded_picture_makes_the_same_picture(lab, recipe):
+    edit = lab.feature("mid.0/1").add(500.0, unit="deviation")
+    guarded = replace(recipe, edits=Edits((edit,)), guard=True)
+    assert "without the guard" in guarded.to_command()
+    code = guarded.to_python(lab.folder, lab.norms_of(guarded)).replace(
+        "'tiny'", repr(str(lab.model("tiny").source))
+    )
+    code = code[: code.rindex("\n")]  # all but the saving
+    made: dict = {}
+    exec(code, made)
+    (image,) = lab.generate([guarded])
+    np.testing.assert_array_equal(np.asarray(made["image"]), np.asarray(image))
 
 
 def test_strengths_go_from_icon_to_picture(lab):
@@ -146,7 +214,8 @@ def test_no_text_becomes_markup(lab, recipe, tmp_path):
     sheet = Sheet(replace(recipe, prompt=HOSTILE))
     pages = [
         *explore.show(own, sight, "all", explore.STRONG, "mid.0/0")[1:], feature.page(own, "mid.0/0", None),
-        search.find(own, "script"), paint.canvas_html(sheet), compare.compared(own, sight, sight),
+        search.results(own, search.Asked("script")), paint.canvas_html(sheet),
+        compare.compared(own, sight, sight),
     ]  # fmt: skip
     assert any("&lt;script&gt;" in page for page in pages)
     for page in pages:

@@ -80,12 +80,15 @@ def test_the_command_is_one_that_unbox_reads(tmp_path, monkeypatch):
     from unbox.cli.generate import Generate
     from unbox.edits import load_edits
 
-    echo, command = FULL.to_command().split("\n")
+    said, echo, command = FULL.to_command("my saes/").split("\n")
+    assert said.startswith("# without the guard")
     (tmp_path / "edits.json").write_text(shlex.split(echo)[1])
     assert load_edits(tmp_path / "edits.json") == FULL.active
     form = tyro.cli(Generate, args=shlex.split(command)[2:], config=(tyro.conf.FlagCreatePairsOff,))
     assert form.prompt == (FULL.prompt,)
     assert (form.seed, form.steps, form.guidance, form.size, form.negative) == (7, 4, 0.0, (64,), "blue")
+    assert str(form.saes) == "my saes"
+    assert "#" not in PLAIN.to_command() + replace(PLAIN, guard=True).to_command()
 
 
 def test_the_experiment_is_one_that_unbox_reads():

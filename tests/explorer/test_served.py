@@ -35,7 +35,8 @@ def call(http, name: str, *data):
 def test_only_the_useful_actions_are_endpoints(http):
     named = http.get("/gradio_api/info").json()["named_endpoints"]
     assert set(named) == {
-        "/systems", "/generate", "/see_features", "/edit", "/feature", "/search_features", "/label_feature",
+        "/systems", "/generate", "/see_features", "/features_at", "/edit", "/compare", "/strengths",
+        "/feature", "/examples", "/search_features", "/label_feature", "/blocks",
     }  # fmt: skip
     assert all(each["description"] for each in named.values())
 
@@ -47,8 +48,20 @@ def test_the_api_does_what_the_pages_do(http):
     assert made["recipe"]["steps"] == 2
     seen = call(http, "see_features", "a red cat", 7, 0, "", 3)
     assert [len(rows) for rows in seen["features"].values()] == [3, 3]
-    both = call(http, "edit", {**made["recipe"], "edits": [EDIT]})
+    both = call(http, "edit", {**made["recipe"], "edits": [EDIT]}, False)
     assert both["before"] != both["after"]
+    control = call(http, "edit", {**made["recipe"], "edits": [EDIT]}, True)
+    assert control["before"] == both["before"]
+    assert control["recipe"]["edits"] != both["recipe"]["edits"]
+    differs = call(http, "compare", made["recipe"], both["recipe"])
+    assert differs["left"] != differs["right"]
+    assert differs["more_right"]["up.1.2"][0]["activation"] > 0
+    here = call(http, "features_at", "a red cat", 0.5, 0.5, 7, 0, "", 2)
+    assert [len(rows) for rows in here.values()] == [2, 2]
+    strip = call(http, "strengths", "mid.0/1", "a red cat", 7)
+    assert len({each["image"] for each in strip["strengths"]}) == len(strip["strengths"])
+    assert {e["peak"] for e in call(http, "examples", "mid.0/1", "decoys", -1)} == {0}
+    assert set(call(http, "blocks")) == {"mid.0", "up.1.2"}
     assert call(http, "feature", "mid.0/1")["name"] == "mid.0/1"
     assert call(http, "search_features", "red", "words", "", 5)
     assert call(http, "search_features", "a red circle", "meaning", "mid.0", 5)[0]["block"] == "mid.0"
@@ -69,7 +82,11 @@ def test_the_api_does_what_the_pages_do(http):
         ("feature", ["mid.0/99"]), ("feature", ["../../etc/passwd"]), ("feature", [None]),
         ("search_features", ["x" * 10**5, "words", "", 5]), ("search_features", ["a", "sql", "", 5]),
         ("search_features", ["a", "words", "", 10**9]), ("label_feature", ["mid.0/1", "\x00", "me"]),
-        ("edit", [{"system": "tiny"}]), ("edit", ["x"]),
+        ("edit", [{"system": "tiny"}, False]), ("edit", ["x", False]), ("compare", [{}, {}]),
+        ("strengths", ["mid.0/99", ""]),
+        *(("features_at", ["a", x, 0.5, 0, 0, "", 2]) for x in (-1, 1, 1e308, "x", None)),
+        ("examples", ["mid.0/1", "best", 0]), ("examples", ["mid.0/1", "interval", -1]),
+        ("examples", ["mid.0/1", "interval", 99]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(http, name, data):

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -13,12 +12,16 @@ import numpy as np
 from activation_store import StoreError, read_json
 from unbox.atlas import database, meaning
 from unbox.atlas.build import DATABASE, FORMAT, INDEX, MEANING, RELATIONS, THUMBNAILS, VERSION, thumbnail_path
+from unbox.atlas.records import Example, Facts, Histogram, Label, Life, Related, SAEInfo
 from unbox.words import UnboxError
 
 #: Kinds of examples; `interval` wants its number too.
 EXAMPLES = ("top", "random", "interval", "decoys")
 #: Kinds of relations.
 RELATED = ("neighbours", "coactive", "elsewhere")
+#: Rank of a search by words: BM25 (smaller is better) with labels four times as heavy as caption words, for
+#: a label whose held-out score is chance a quarter of that for one that foretells perfectly.
+MATCH = "bm25(words, 4.0, 1.0) * (0.25 + 1.5 * MAX(COALESCE(score, 0.5) - 0.5, 0)), features.id"
 #: What a search can be ordered by, and the SQL of it.
 ORDERS = {
     "density": "density DESC",
@@ -33,110 +36,12 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class SAEInfo:
-    """One SAE of an atlas."""
-
-    name: str
-    block: str
-    latents: int
-    k: int
-    width: int
-    update_std: float
-    key: str
-    """Digest of weights, rows and plan."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a feature in a line."""
-
-    id: int
-    """Its number over all SAEs of the atlas."""
-    name: str
-    """`up.0.1/4977`: the SAE's name and the feature's index."""
-    block: str
-    index: int
-    density: float
-    """Share of places (image, step, branch, position) where it is active."""
-    pictures: float
-    """Share of images where it is active anywhere."""
-    mean: float
-    """Mean activation where active; `std` likewise."""
-    std: float
-    largest: float
-    first_step: int | None
-    """The first and last of the store's steps where it is ever active, and the one where most often."""
-    last_step: int | None
-    peak_step: int | None
-    label: str
-    author: str
-    score: float | None
-    """How well the label foretells firing on captions it was not made from."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image that shows a feature."""
-
-    image: int
-    """Number in the store."""
-    prompt: str
-    seed: int
-    peak: float
-    """Largest activation in it; 0 for decoys."""
-    heat: np.ndarray
-    """(y, x) float32: activation by place, the largest over steps and branches."""
-    thumbnail: Path | None
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts (bins,) between edges (bins + 1,); the last bin holds everything above."""
-
-    edges: np.ndarray
-    counts: np.ndarray
-
-
-@dataclass(frozen=True)
-class Life:
-    """A feature over the steps of a run. All arrays are by step of the store."""
-
-    steps: tuple[int, ...]
-    places: np.ndarray
-    """Places where it is active."""
-    first: np.ndarray
-    """Images by the first step where it is active; `last` likewise."""
-    last: np.ndarray
-    overlap: np.ndarray
-    """(steps - 1,) of the places active at a step or the next, the share active at both."""
-
-
-@dataclass(frozen=True)
-class Related:
-    """Another feature, how much it has to do with this one, and the share of this one's places it is in."""
-
-    facts: Facts
-    score: float
-    share: float
-
-
-@dataclass(frozen=True)
-class Label:
-    """One of a feature's labels."""
-
-    text: str
-    kind: str
-    author: str
-    made: str
-    score: float | None
-
-
 class Atlas:
     """An atlas on disk, open for questions; `Atlas.open(folder)`."""
 
-    def __init__(self, path: Path, index: dict[str, Any]) -> None:
+    def __init__(self, path: Path, index: dict[str, Any], own: Path | None = None) -> None:
         self.path, self.index = path, index
+        self.own = None if own is None else own / f"{index['data']}.sqlite"
         self.folder = path / index["data"]
         self.saes = tuple(SAEInfo(**sae) for sae in index["saes"])
         self._starts = [0]
@@ -144,8 +49,11 @@ class Atlas:
             self._starts.append(self._starts[-1] + sae.latents)
 
     @classmethod
-    def open(cls, path: str | os.PathLike) -> Self:
-        """Raises UnboxError where there is no atlas, it is newer, or files of it are missing."""
+    def open(cls, path: str | os.PathLike, own: Path | None = None) -> Self:
+        """`own`: a folder for a copy of the database, made with the first label, for an atlas that is
+        nobody's to write to (a bundled one). Raises UnboxError where there is no atlas, it is newer, or files
+        of it are missing.
+        """
         folder = Path(path)
         if not (folder / INDEX).is_file():
             raise UnboxError(f"there is no atlas at {folder}; `unbox atlas` builds one")
@@ -159,7 +67,7 @@ class Atlas:
             )
         if Path(index["data"]).name != index["data"] or not (folder / index["data"] / DATABASE).is_file():
             raise UnboxError(f"the atlas at {folder} is not whole: build it again with `unbox atlas`")
-        return cls(folder, index)
+        return cls(folder, index, own)
 
     def __repr__(self) -> str:
         return f"Atlas({self.path}: {len(self):,} features of {', '.join(sae.name for sae in self.saes)})"
@@ -231,7 +139,7 @@ class Atlas:
 
         `density`: share of places, both ends included. `step`: where the feature is most often active.
         `order`: one of ORDERS; None ranks by words where there are some, else by density. A name like
-        `up.0.1/12` as words finds that feature.
+        `up.0.1/12` as words finds that feature, a number alone the features of that index.
         """
         query = database.match(words)
         conditions, values = self._conditions(sae, block, density, step, labelled)
@@ -240,14 +148,16 @@ class Atlas:
         named = self._named(words)
         if named is not None:
             return [self.feature(named)]
-        if words.strip() and not query:
+        if words.strip().isascii() and words.strip().isdigit():
+            query, conditions, values = "", [*conditions, "number = ?"], [*values, int(words.strip()[:15])]
+        elif words.strip() and not query:
             return []
         ranking = ORDERS[order or "density"]
         source = "features"
         if query:
             source = "words JOIN features ON features.id = words.rowid"
             conditions, values = ["words MATCH ?", *conditions], [query, *values]
-            ranking = ORDERS[order] if order else "bm25(words, 4.0, 1.0), features.id"
+            ranking = ORDERS[order] if order else MATCH
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         with self._database() as connection:
             rows = connection.execute(
@@ -256,8 +166,20 @@ class Atlas:
             ).fetchall()
         return [self._facts(row) for row in rows]
 
-    def meaning(self, model: Any, text: str, limit: int = 50, block: str | None = None) -> list[Related]:
-        """Features whose top captions mean something near `text`, by the model's own text encoders."""
+    def meaning(
+        self,
+        model: Any,
+        text: str,
+        *,
+        sae: str | None = None,
+        block: str | None = None,
+        density: tuple[float, float] | None = None,
+        step: int | None = None,
+        labelled: bool = False,
+        limit: int = 50,
+    ) -> list[Related]:
+        """Features whose top captions mean something near `text`, by the model's own text encoders, among
+        those that fit the statistics (see `search`)."""
         if self._meanings is None:
             raise UnboxError(
                 "this atlas has no caption embeddings; build it with `unbox atlas --model MODEL`"
@@ -270,11 +192,15 @@ class Atlas:
                 f"{model.system.name} has other text encoders"
             )
         scores = meaning.nearest(vectors, mean, query)
-        if block is not None:
-            outside = [i for i, sae in enumerate(self.saes) if sae.block != block]
-            for i in outside:
-                scores[self._starts[i] : self._starts[i + 1]] = -1
-        best = [int(i) for i in np.argsort(-scores, kind="stable")[:limit] if scores[i] > 0]
+        conditions, values = self._conditions(sae, block, density, step, labelled)
+        if conditions:
+            with self._database() as connection:
+                rows = connection.execute(f"SELECT id FROM features WHERE {' AND '.join(conditions)}", values)
+                fits = [number for (number,) in rows.fetchall()]
+            inside = np.zeros(len(scores), bool)
+            inside[fits] = True
+            scores = np.where(inside, scores, -1)
+        best = [int(i) for i in np.argsort(-scores, kind="stable")[: max(0, limit)] if scores[i] > 0]
         return [Related(f, float(scores[f.id]), 0.0) for f in self.features(best)]
 
     def examples(self, feature: str | int, kind: str = "top", interval: int | None = None) -> list[Example]:
@@ -380,7 +306,8 @@ class Atlas:
 
     @property
     def database_path(self) -> Path:
-        return self.folder / DATABASE
+        """The SQLite file that is read: the user's own copy where there is one."""
+        return self.own if self.own is not None and self.own.is_file() else self.folder / DATABASE
 
     def _database(self) -> Any:
         return database.connect(self.database_path)

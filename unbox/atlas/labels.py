@@ -1,16 +1,22 @@
 """Labels that people and models give, kept in the atlas beside those made of words."""
 
 import json
+import shutil
+import sqlite3
+import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from activation_store import publish_file
 from unbox.atlas import database
 from unbox.atlas.atlas import Atlas
 from unbox.words import UnboxError
 
 #: Longest label and author, in characters.
 LONGEST = 200
+_FIRST = threading.Lock()
 
 
 def set_label(
@@ -26,7 +32,7 @@ def set_label(
     """Add a label; the newest of people goes before a model's, and that before words. Older ones are kept.
 
     An empty text takes this author's labels of the feature away. Raises UnboxError for a text that is too
-    long or has control characters.
+    long or has control characters, and where the atlas cannot be written to.
     """
     number = atlas.feature(feature).id
     text, author = " ".join(text.split()), " ".join(author.split()) or "someone"
@@ -36,16 +42,33 @@ def set_label(
         raise UnboxError(f"a label has at most {LONGEST} characters; this one has {len(text)}")
     if not (text + author).isprintable():
         raise UnboxError("a label holds characters that cannot be printed")
-    with database.connect(atlas.database_path, write=True) as connection:
-        if text:
-            row = (number, text, kind, author, now(), score, json.dumps(dict(details or {}), allow_nan=False))
-            columns = ("feature", "text", "kind", "author", "made", "score", "details")
-            database.insert(connection, "labels", columns, [row])
-        else:
-            connection.execute(
-                "DELETE FROM labels WHERE feature = ? AND kind = ? AND author = ?", [number, kind, author]
-            )
-        database.choose_labels(connection, number)
+    try:
+        with database.connect(writable(atlas), write=True) as connection:
+            if text:
+                told = json.dumps(dict(details or {}), allow_nan=False)
+                row = (number, text, kind, author, now(), score, told)
+                columns = ("feature", "text", "kind", "author", "made", "score", "details")
+                database.insert(connection, "labels", columns, [row])
+            else:
+                connection.execute(
+                    "DELETE FROM labels WHERE feature = ? AND kind = ? AND author = ?", [number, kind, author]
+                )
+            database.choose_labels(connection, number)
+    except (sqlite3.OperationalError, OSError) as error:
+        raise UnboxError(
+            f"the label cannot be kept in {atlas.database_path}: {error}; copy the atlas to a folder "
+            "that you can write to and open it there"
+        ) from error
+
+
+def writable(atlas: Atlas) -> Path:
+    """The database that labels are written to; copied first where the atlas itself is not to be changed."""
+    with _FIRST:
+        if atlas.own is not None and not atlas.own.is_file():
+            atlas.own.parent.mkdir(parents=True, exist_ok=True)
+            with publish_file(atlas.own) as temporary:
+                shutil.copyfile(atlas.database_path, temporary)
+    return atlas.database_path
 
 
 def now() -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from unbox.atlas.atlas import Atlas, Example
+from unbox.atlas.atlas import Atlas
 from unbox.atlas.labels import set_label
+from unbox.atlas.records import Example
 from unbox.words import UnboxError
 
 #: Longest answer that is read, in bytes, and seconds to wait for it.

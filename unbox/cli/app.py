@@ -16,6 +16,8 @@ class App:
     """Folder that `unbox atlas` wrote."""
     figures: Path | None = None
     """figures.json that `unbox evaluate --out` wrote, for the page of blocks."""
+    bench: Path | None = None
+    """Folder that `unbox bench shapes --out` wrote, for the page of blocks."""
     host: str = "127.0.0.1"
     """Address to serve at; any but this machine's own asks visitors for a password."""
     port: int | None = None
@@ -36,7 +38,7 @@ class App:
         from unbox.explorer.app import serve
         from unbox.explorer.start import open_lab
 
-        lab = open_lab(self.model, self.saes, self.atlas, self.figures, self.device)
+        lab = open_lab(self.model, self.saes, self.atlas, self.figures, self.bench, self.device)
         app = serve(lab, self.host, self.port, password=self.password, open_browser=self.browser, block=False)
         print(f"The explorer is at {app.local_url} (Ctrl-C ends it)", flush=True)
         app.block_thread()

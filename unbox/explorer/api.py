@@ -1,14 +1,17 @@
 """Every useful action as an API endpoint and, where the `mcp` package is installed, as an MCP tool."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import gradio as gr
 
-from unbox.atlas import set_label
+from unbox.atlas import Atlas, set_label
 from unbox.explorer import limits, pictures, seen
+from unbox.explorer.lab import Lab
+from unbox.explorer.pages import blocks, compare
+from unbox.explorer.pages import feature as page
 from unbox.explorer.parts import Shell
 from unbox.explorer.recipe import Recipe
 from unbox.explorer.shell import DEVICE, polite
@@ -20,7 +23,7 @@ MOST = 200
 
 def add(shell: Shell) -> None:
     """Add the endpoints to the app; call inside `gr.Blocks`."""
-    for name, (function, device) in endpoints(shell).items():
+    for name, (function, device) in Endpoints(shell.lab).table().items():
         queue: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": DEVICE} if device else {}
         gr.api(
             polite(function),
@@ -30,56 +33,92 @@ def add(shell: Shell) -> None:
         )
 
 
-def endpoints(shell: Shell) -> dict[str, tuple[Callable[..., Any], bool]]:
-    """Name -> (function, whether it runs the model)."""
-    lab = shell.lab
+class Endpoints:
+    """The functions behind the endpoints; what they say of themselves is what a client is told."""
 
-    def atlas() -> Any:
-        if lab.atlas is None:
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def table(self) -> dict[str, tuple[Callable[..., Any], bool]]:
+        """Name -> (function, whether it runs the model)."""
+        return {
+            "systems": (self.systems, False), "generate": (self.generate, True),
+            "see_features": (self.see, True), "features_at": (self.at_place, True),
+            "edit": (self.edit, True), "compare": (self.compared, True),
+            "strengths": (self.strengths, True), "feature": (self.feature, False),
+            "examples": (self.examples, False), "search_features": (self.find, False),
+            "label_feature": (self.label, False), "blocks": (self.figures, False),
+        }  # fmt: skip
+
+    def _atlas(self) -> Atlas:
+        if self.lab.atlas is None:
             raise UnboxError("the explorer was started without an atlas")
-        return lab.atlas
+        return self.lab.atlas
 
-    def systems() -> list:
+    def systems(self) -> list:
         """The systems that can make pictures here, and which one is the default."""
-        return [{"system": name, "default": name == lab.default} for name in lab.systems]
+        return [{"system": name, "default": name == self.lab.default} for name in self.lab.systems]
 
     def generate(
-        prompt: str, seed: int = 0, steps: int = 0, system: str = "", edits: list | None = None
+        self, prompt: str, seed: int = 0, steps: int = 0, system: str = "", edits: list | None = None
     ) -> dict:
         """Make a picture. steps 0 and system "" mean the defaults. edits: list of edit objects, like
         {"block": "up.0.1", "feature": [17], "op": "add", "value": 3, "unit": "deviation", "where":
         {"box": [0, 0, 1, 1]}}. Gives image (a data URI of a PNG that carries its recipe) and recipe."""
-        recipe = recipe_of(lab, prompt, seed, steps, system, edits or [])
-        (image,) = lab.generate([recipe])
+        recipe = recipe_of(self.lab, prompt, seed, steps, system, edits or [])
+        (image,) = self.lab.generate([recipe])
         return _picture(image, recipe)
 
-    def see(prompt: str, seed: int = 0, steps: int = 0, system: str = "", count: int = 10) -> dict:
+    def see(self, prompt: str, seed: int = 0, steps: int = 0, system: str = "", count: int = 10) -> dict:
         """Make a picture and list the features that fire most in it, by SAE: name, label, mean activation."""
-        recipe = recipe_of(lab, prompt, seed, steps, system, [])
+        recipe = recipe_of(self.lab, prompt, seed, steps, system, [])
         many = limits.whole("count", count, 1, MOST)
-        sight = lab.look(recipe)
-        found = {sae: sight.strongest(sae, None, many, lab.rarity(sae)) for sae in sight.values}
-        facts = seen.facts_of(lab, [f"{sae}/{i}" for sae, rows in found.items() for i, _ in rows])
-        features = {
-            sae: [
-                {"name": f"{sae}/{i}", "label": facts[f"{sae}/{i}"].label if f"{sae}/{i}" in facts else "",
-                 "activation": value}
-                for i, value in rows
-            ]
-            for sae, rows in found.items()
-        }  # fmt: skip
-        return _picture(sight.image, recipe) | {"features": features}
+        sight = self.lab.look(recipe)
+        found = {sae: sight.strongest(sae, None, many, self.lab.rarity(sae)) for sae in sight.values}
+        return _picture(sight.image, recipe) | {"features": _named(self.lab, found)}
 
-    def edit(recipe: dict) -> dict:
+    def at_place(
+        self, prompt: str, x: float, y: float, seed: int = 0, steps: int = 0, system: str = "", count: int = 5
+    ) -> dict:
+        """Make a picture and list the features that fire most at one place of it, by SAE. x and y are
+        fractions of the width and height from the upper left corner, 0 to 1 (1 not included)."""
+        x, y = (limits.number(name, value, 0.0, 0.9999) for name, value in (("x", x), ("y", y)))
+        sight = self.lab.look(recipe_of(self.lab, prompt, seed, steps, system, []))
+        many = limits.whole("count", count, 1, MOST)
+        return _named(
+            self.lab, {sae: sight.at(sae, x, y, None, many, self.lab.rarity(sae)) for sae in sight.values}
+        )
+
+    def edit(self, recipe: dict, control: bool = False) -> dict:
         """Make a picture from a recipe (as the explorer copies it, or as a saved PNG holds it) without
-        and with its edits: before, after (data URIs), recipe."""
+        and with its edits: before, after (data URIs), recipe. control: random features of equal norm in
+        place of the edits', to see what any feature would do."""
         asked = Recipe.from_json(recipe)
-        before, after = (pictures.uri(image, "PNG") for image in lab.generate([asked.plain, asked]))
-        return {"before": before, "after": after, "recipe": asked.to_json()}
+        made = self.lab.random_control(asked) if control else asked
+        before, after = (pictures.uri(image, "PNG") for image in self.lab.generate([asked.plain, made]))
+        return {"before": before, "after": after, "recipe": made.to_json()}
 
-    def feature(name: str) -> dict:
+    def compared(self, recipe: dict, other: dict) -> dict:
+        """Make the pictures of two recipes and list the features that fire more in the one or in the other,
+        by SAE: left, right (data URIs), more_left, more_right (name, label, difference of activation)."""
+        one, two = (self.lab.look(Recipe.from_json(each)) for each in (recipe, other))
+        sides = {sae: compare.differing(self.lab, one, two, sae) for sae in one.values if sae in two.values}
+        more, less = ({sae: _indexed(both[i]) for sae, both in sides.items()} for i in (0, 1))
+        return {"left": pictures.uri(one.image, "PNG"), "right": pictures.uri(two.image, "PNG"),
+                "more_left": _named(self.lab, less), "more_right": _named(self.lab, more)}  # fmt: skip
+
+    def strengths(self, name: str, prompt: str = "", seed: int = 0) -> dict:
+        """A feature's icon (it alone, on an empty prompt) and one picture at several strengths of it, in
+        deviations of the block's updates: icon, strengths (list of strength and image)."""
+        icon, row = page.strip(self.lab, limits.text("name", name, 200), limits.text("prompt", prompt), seed)
+        images = [
+            {"strength": s, "image": pictures.uri(i, "PNG")} for s, i in zip(page.STRIP, row, strict=True)
+        ]
+        return {"icon": pictures.uri(icon, "PNG"), "strengths": images}
+
+    def feature(self, name: str) -> dict:
         """What is known about a feature, named like up.0.1/17: statistics, label, words, related features."""
-        found = atlas()
+        found = self._atlas()
         facts = found.feature(limits.text("name", name, 200))
         related = {
             kind: [
@@ -92,28 +131,63 @@ def endpoints(shell: Shell) -> dict[str, tuple[Callable[..., Any], bool]]:
         words = [{"word": word, "z": z} for word, z in found.words(facts.id)]
         return asdict(facts) | {"words": words, "labels": labels} | related
 
-    def find(words: str, by: str = "words", block: str = "", limit: int = 20) -> list:
+    def examples(self, name: str, kind: str = "top", interval: int = -1) -> list:
+        """Images that show a feature. kind: top, random (images in which it fires at all), decoys (silent in
+        them though the captions are alike), or interval with its number (0 is the weakest activations).
+        Gives prompt, seed, peak activation, image (data URI) and heat (rows of activations) of each."""
+        which = limits.whole("interval", interval, 0, 99) if kind == "interval" else None
+        found = self._atlas().examples(limits.text("name", name, 200), limits.text("kind", kind, 20), which)
+        return [
+            {"prompt": e.prompt, "seed": e.seed, "peak": e.peak, "image": pictures.file_uri(e.thumbnail),
+             "heat": e.heat.round(3).tolist()}
+            for e in found
+        ]  # fmt: skip
+
+    def figures(self) -> dict:
+        """Figures of each block's SAE: width, latents, k, held-out figures, and what the atlas counted."""
+        rows = {} if self.lab.atlas is None else {row[0]: row[1:] for row in self.lab.atlas.summary()}
+        names = ("features", "active", "labelled", "median_density", "mean_label_score", "scored_labels")
+        return {
+            name: {"block": sae.block, "width": sae.width, "latents": sae.latents, "k": sae.k,
+                   "held_out": blocks.figures_of(self.lab, name),
+                   "atlas": dict(zip(names, rows[name], strict=True)) if name in rows else {}}
+            for name, sae in self.lab.saes.items()
+        }  # fmt: skip
+
+    def find(self, words: str, by: str = "words", block: str = "", limit: int = 20) -> list:
         """Search features by the words of their labels and captions, or (by = "meaning") by what their
-        captions mean. block "" is all blocks. Gives name, label and statistics of each."""
+        captions mean. block "" is all blocks; a name like up.0.1/17 or an index finds that feature.
+        Gives name, label and statistics of each."""
         asked = limits.text("words", words, 300)
         many = limits.whole("limit", limit, 1, MOST)
         if by == "meaning":
-            rows = atlas().meaning(lab.model(lab.default), asked, many, block or None)
+            rows = self._atlas().meaning(
+                self.lab.model(self.lab.default), asked, limit=many, block=block or None
+            )
             return [asdict(r.facts) | {"likeness": r.score} for r in rows]
         if by != "words":
             raise UnboxError("by is 'words' or 'meaning'")
-        return [asdict(f) for f in atlas().search(asked, block=block or None, limit=many)]
+        return [asdict(f) for f in self._atlas().search(asked, block=block or None, limit=many)]
 
-    def label(name: str, text: str, author: str) -> str:
+    def label(self, name: str, text: str, author: str) -> str:
         """Give a feature a label; an empty text takes this author's labels away."""
-        set_label(atlas(), limits.text("name", name, 200), text, limits.text("author", author, 200))
-        return f"{name} is now called '{atlas().feature(name).label}'"
+        set_label(self._atlas(), limits.text("name", name, 200), text, limits.text("author", author, 200))
+        return f"{name} is now called '{self._atlas().feature(name).label}'"
 
+
+def _named(lab: Any, found: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, list[dict[str, Any]]]:
+    """Features by SAE, (index, activation) each, as JSON with their labels."""
+    facts = seen.facts_of(lab, [f"{sae}/{i}" for sae, rows in found.items() for i, _ in rows])
+    labels = {name: each.label for name, each in facts.items()}
     return {
-        "systems": (systems, False), "generate": (generate, True), "see_features": (see, True),
-        "edit": (edit, True), "feature": (feature, False), "search_features": (find, False),
-        "label_feature": (label, False),
+        sae: [{"name": (name := f"{sae}/{i}"), "label": labels.get(name, ""), "activation": value}
+              for i, value in rows]
+        for sae, rows in found.items()
     }  # fmt: skip
+
+
+def _indexed(found: Sequence[tuple[str, float]]) -> list[tuple[int, float]]:
+    return [(int(name.rpartition("/")[2]), value) for name, value in found]
 
 
 def recipe_of(lab: Any, prompt: Any, seed: Any, steps: Any, system: Any, edits: Any) -> Recipe:

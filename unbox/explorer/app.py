@@ -13,8 +13,7 @@ from PIL import Image
 from unbox.explorer import api, arrivals, shell
 from unbox.explorer.lab import Lab
 from unbox.explorer.pages import blocks, compare, explore, feature, paint, search
-from unbox.explorer.parts import Shell
-from unbox.explorer.recipe import Recipe
+from unbox.explorer.parts import Opening, Shell
 from unbox.words import UnboxError
 
 #: Prompts to try in the Shapes world, and elsewhere.
@@ -29,32 +28,35 @@ OTHERS = (
     "a photo of a red sports car in the mountains",
     "portrait of an old sailor, oil painting",
 )
-TOUR = """<details class="ub-tour" {open}><summary>A short tour</summary><ol>
-<li><b>Explore</b>: choose a prompt. The features that fired appear beside the picture, by block.</li>
-<li>Choose a feature: its heat lies over the picture. Click the picture: what fires there is listed.</li>
-<li>Open its page: its top images beside random ones, its neighbours, its strength on a picture.</li>
-<li><b>Paint with it</b>: paint a mask, add the edit, generate; save a PNG that carries its recipe.</li>
-<li>Keys: <kbd>/</kbd> searches, <kbd>n</kbd> and <kbd>p</kbd> go through the features.</li></ol></details>"""
+#: Steps of the tour: the page, what to do there.
+TOUR = (
+    ("Explore", "Choose a prompt. The features that fire appear beside the picture, by block; choose one to "
+                "see where, or click the picture to see what fires there."),
+    ("Feature", "What one feature means: its strongest images beside random ones, statistics, relatives."),
+    ("Search", "Find features by words, by meaning or by figures."),
+    ("Paint", "Paint a mask, add the feature there, generate; the saved PNG carries its recipe."),
+    ("Compare", "Two systems or two sets of edits side by side, and the features that differ."),
+)  # fmt: skip
 
 
 def build(lab: Lab) -> gr.Blocks:
     """The app of a lab, not yet served."""
     shapes = lab.default.startswith("shapes") or lab.model(lab.default).size <= 128
     examples = list(SHAPES if shapes else OTHERS)
-    first = Recipe(**{**vars(lab.defaults(lab.default)), "prompt": examples[0]})
+    opening = Opening.of(lab, examples[0])
     with gr.Blocks(
         title="unbox", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as app:
-        gr.HTML(_top(lab), apply_default_css=False)
+        gr.HTML(_top(lab), js_on_load=shell.TOUR, apply_default_css=False, padding=False)
         link = gr.Textbox(visible="hidden", elem_id="ub-link")
         with gr.Tabs(elem_id="ub-tabs") as tabs:
             pages: dict[str, Any] = {}
             for name, page, draw in (
-                ("explore", explore, lambda: explore.draw(lab, first, examples)),
-                ("feature", feature, lambda: feature.draw(lab, first)),
+                ("explore", explore, lambda: explore.draw(lab, opening, examples)),
+                ("feature", feature, lambda: feature.draw(lab, opening)),
                 ("search", search, lambda: search.draw(lab)),
-                ("paint", paint, lambda: paint.draw(lab, first)),
-                ("compare", compare, lambda: compare.draw(lab, first)),
+                ("paint", paint, lambda: paint.draw(lab, opening)),
+                ("compare", compare, lambda: compare.draw(lab, opening.recipe)),
                 ("blocks", blocks, lambda: blocks.draw(lab)),
             ):
                 with gr.Tab(page.TITLE, id=name):
@@ -102,16 +104,26 @@ def serve(
             strict_cors=True,
             mcp_server=importlib.util.find_spec("mcp") is not None,
             footer_links=["api", "settings"],
-            theme=gr.themes.Default(
-                primary_hue="orange", neutral_hue="stone", font=["system-ui", "sans-serif"],
-                font_mono=["ui-monospace", "monospace"],
-            ),
+            theme=theme(),
             css=shell.STYLE,
             head=shell.KEYS,
         )  # fmt: skip
     except OSError as error:
         raise UnboxError(f"cannot serve at {host}:{port}: {error}; try another --port") from error
     return app
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's own theme, tighter and quieter."""
+    return gr.themes.Default(
+        primary_hue="orange", neutral_hue="stone", spacing_size="sm", radius_size="md",
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"],
+    ).set(
+        button_secondary_background_fill="*background_fill_primary",
+        button_secondary_background_fill_dark="*background_fill_secondary",
+        button_secondary_background_fill_hover="*background_fill_secondary",
+        button_secondary_border_color="*border_color_primary", button_border_width="1px",
+    )  # fmt: skip
 
 
 def is_local(host: str) -> bool:
@@ -125,9 +137,15 @@ def is_local(host: str) -> bool:
 def _top(lab: Lab) -> str:
     names = ", ".join(dict.fromkeys(sae.block for sae in lab.saes.values()))
     what = f"{sum(sae.latents for sae in lab.saes.values()):,} features of {names}" if names else "no SAEs"
+    steps = "".join(
+        f'<button data-tab="{page}"><b>{page}</b><span>{escape(text)}</span></button>' for page, text in TOUR
+    )
     return (
-        f'<header class="ub-top"><h1>unbox</h1><p>{escape(lab.default)}: {escape(what)}</p></header>'
-        + TOUR.format(open="open")
+        f'<header class="ub-top"><h1>unbox</h1><p>{escape(lab.default)} \u00b7 {escape(what)}</p>'
+        '<span class="ub-keys"><kbd>/</kbd> search <kbd>n</kbd> <kbd>p</kbd> next, previous feature</span>'
+        '<button data-tour="open">Tour</button></header>'
+        f'<nav class="ub-tour" aria-label="tour" hidden>{steps}'
+        '<button data-tour="close" aria-label="close the tour">\u2715</button></nav>'
     )
 
 

@@ -1,18 +1,26 @@
-"""Permanent links: what a query string opens. `?view=feature&f=up.0.1/17`, `?view=explore&r=RECIPE`, ..."""
+"""Permanent links: what a query string opens. `?view=feature&f=up.0.1/17`, `?view=explore&r=RECIPE`, ...
 
+One quick event answers a page's load: it opens the tab, fills the controls, and, where a picture has to be
+made, writes a wish; the wish is fulfilled in the device's queue. A page without a link waits for nothing.
+"""
+
+import json
 from typing import Any
 
 import gradio as gr
 
+from activation_store.files import parse_json
 from unbox.explorer import controls
 from unbox.explorer.pages import compare, explore, feature, paint, search
-from unbox.explorer.parts import Shell, select
+from unbox.explorer.parts import Shell, select, told
 from unbox.explorer.recipe import Recipe
 from unbox.explorer.shell import on
 from unbox.words import UnboxError
 
 #: Longest value of a query string that is looked at.
 LONGEST = 60_000
+#: What a component shows, by component.
+Shown = dict[Any, Any]
 
 
 def query(request: gr.Request, name: str) -> str:
@@ -23,9 +31,9 @@ def query(request: gr.Request, name: str) -> str:
     return value
 
 
-def recipe_in(shell: Shell, request: gr.Request) -> Recipe:
+def recipe_in(shell: Shell, link: str) -> Recipe:
     """The recipe of a link, of a system that is here."""
-    recipe = Recipe.from_link(query(request, "r"))
+    recipe = Recipe.from_link(link)
     if recipe.system not in shell.lab.systems:
         raise UnboxError(f"this link is to a picture of {recipe.system}; "
                          f"here there are {', '.join(shell.lab.systems)}")  # fmt: skip
@@ -35,71 +43,77 @@ def recipe_in(shell: Shell, request: gr.Request) -> Recipe:
 def wire(app: Any, shell: Shell) -> None:
     """Open what the link says when the page is loaded."""
     pages = shell.pages
-    here = {
-        "explore": (
-            to_explore,
-            [*pages["explore"].controls.components, shell.tabs, *explore.outputs(shell)],
-            True,
-        ),
-        "feature": (to_feature, feature.outputs(shell), False),
-        "search": (to_search, [shell.tabs, pages["search"].words, pages["search"].results], False),
-        "paint": (to_paint, paint.arrivals(shell), True),
-        "compare": (
-            to_compare,
-            [
-                shell.tabs,
-                *pages["compare"].controls.components,
-                pages["compare"].other,
-                pages["compare"].result,
-            ],
-            True,
-        ),
-    }
-    for name, (open_page, outputs, device) in here.items():
+    wish = gr.Textbox(visible="hidden", elem_id="ub-wish")
+    made = [*explore.outputs(shell), *paint.made(shell), pages["compare"].result]
+    filled = [c for name in ("explore", "paint", "compare") for c in pages[name].controls.components]
+    opened = [*feature.outputs(shell), *search.outputs(shell), *filled, *paint.arrivals(shell), wish]
 
-        def arrive(
-            request: gr.Request, name: str = name, open_page: Any = open_page, count: int = len(outputs)
-        ) -> tuple:
-            if query(request, "view") != name:
-                return (gr.skip(),) * count
-            return open_page(shell, request) or (gr.skip(),) * count
+    def arrive(request: gr.Request) -> Shown:
+        view = query(request, "view")
+        if view in ("", "blocks"):
+            return {shell.tabs: select(view)} if view else {shell.link: gr.skip()}
+        if view not in OPEN:
+            raise UnboxError(f"there is no page '{view[:40]}'; there are {', '.join(pages)}")
+        return OPEN[view](shell, request, wish)
 
-        on(app.load, arrive, None, outputs, device=device, show_progress="hidden")
+    def fulfil(text: str, request: gr.Request, progress: gr.Progress = gr.Progress()) -> Shown:  # noqa: B008
+        asked = parse_json(text, "the link")
+        return MAKE[asked["view"]](shell, asked, request, progress)
+
+    on(app.load, arrive, None, list(dict.fromkeys(opened)), show_progress="hidden")
+    on(wish.change, fulfil, [wish], list(dict.fromkeys(made)), device=True)
 
 
-def to_explore(shell: Shell, request: gr.Request) -> tuple | None:
-    """Explore with a recipe made."""
-    if not query(request, "r"):
-        return None
-    recipe = recipe_in(shell, request)
-    return *controls.values_of(recipe), select("explore"), *explore.look(shell, recipe, request)
-
-
-def to_feature(shell: Shell, request: gr.Request) -> tuple | None:
+def to_feature(shell: Shell, request: gr.Request, _: Any) -> Shown:
     """A feature's page."""
     name = query(request, "f")
-    return feature.opened(shell.lab, name) if name else None
+    values = feature.opened(shell.lab, name) if name else (select("feature"),)
+    return dict(zip(feature.outputs(shell), values, strict=False))
 
 
-def to_search(shell: Shell, request: gr.Request) -> tuple:
-    """Search with its words."""
-    words = query(request, "q")
-    return select("search"), words, search.find(shell.lab, words)
+def to_search(shell: Shell, request: gr.Request, _: Any) -> Shown:
+    """Search with everything that was asked for."""
+    asked = search.Asked.of({name: query(request, name) for name in vars(search.Asked())})
+    shown = dict(zip(search.outputs(shell), search.found(shell.lab, asked), strict=True))
+    return {**shown, shell.tabs: select("search")}
 
 
-def to_paint(shell: Shell, request: gr.Request) -> tuple | None:
-    """Paint with a recipe, made."""
-    if not query(request, "r"):
-        return None
-    return paint.arrive(shell, recipe_in(shell, request), request)
+def to_made(shell: Shell, request: gr.Request, wish: Any) -> Shown:
+    """A page with a picture: its controls filled at once, the picture wished for."""
+    view, links = query(request, "view"), {k: query(request, k) for k in ("r", "other")}
+    shown = {shell.tabs: select(view)}
+    if not links["r"]:
+        return shown
+    recipe = recipe_in(shell, links["r"])
+    if view == "paint":
+        values = paint.restore(shell.lab, recipe, "JSON")
+        shown |= dict(zip(paint.arrivals(shell), values, strict=True))
+    shown |= dict(zip(shell.pages[view].controls.components, controls.values_of(recipe), strict=True))
+    return {**shown, wish: json.dumps({"view": view, **links})}
 
 
-def to_compare(shell: Shell, request: gr.Request) -> tuple | None:
-    """Compare with both pictures made; a link holds no painted edits."""
-    if not query(request, "r"):
-        return None
-    recipe, other = recipe_in(shell, request), query(request, "other")
+def make_explore(shell: Shell, asked: dict[str, str], request: Any, progress: Any) -> Shown:
+    """Explore's picture and what fires in it."""
+    values = explore.look(shell, recipe_in(shell, asked["r"]), request, progress)
+    return dict(zip(explore.outputs(shell), values, strict=True))
+
+
+def make_paint(shell: Shell, asked: dict[str, str], request: Any, progress: Any) -> Shown:
+    """Paint's before and after."""
+    recipe = recipe_in(shell, asked["r"])
     with shell.stops.running(request) as stop:
-        one = shell.lab.look(recipe, stop)
-        two = shell.lab.look(compare.against(shell.lab, recipe.plain, other, recipe), stop)
-    return select("compare"), *controls.values_of(recipe), other, compare.compared(shell.lab, one, two)
+        sheet = paint.Sheet(recipe)
+        sheet = paint.paint(shell.lab, sheet, stop, progress=told(progress, recipe.steps))
+    values = (*paint.shown(shell.lab, sheet, "JSON"), paint.result_html(sheet))
+    return dict(zip(paint.made(shell), values, strict=True))
+
+
+def make_compare(shell: Shell, asked: dict[str, str], request: Any, progress: Any) -> Shown:
+    """Compare's two pictures; a link without the second recipe compares with itself unedited."""
+    one = recipe_in(shell, asked["r"])
+    two = recipe_in(shell, asked["other"]) if asked["other"] else one.plain
+    return {shell.pages["compare"].result: compare.looked(shell, one, two, request, progress)}
+
+
+OPEN = {"feature": to_feature, "search": to_search, **dict.fromkeys(("explore", "paint", "compare"), to_made)}
+MAKE = {"explore": make_explore, "paint": make_paint, "compare": make_compare}

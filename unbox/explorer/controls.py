@@ -31,25 +31,28 @@ class Controls:
 
 def draw(lab: Lab, first: Recipe, key: str) -> Controls:
     """Draw the controls with a recipe's values, inside `gr.Blocks`. `key` tells pages' controls apart."""
-    prompt = gr.Textbox(
-        first.prompt, label="Prompt", lines=2, max_lines=4, max_length=limits.PROMPT,
-        elem_id=f"{key}-prompt", placeholder="What to draw",
-    )  # fmt: skip
-    with gr.Row():
-        system = gr.Dropdown(list(lab.systems), value=first.system, label="System", min_width=120)
-        seed = gr.Number(first.seed, label="Seed", precision=0, minimum=0, maximum=limits.SEED,
-                         min_width=80)  # fmt: skip
-        steps = gr.Slider(1, min(limits.STEPS, 50), first.steps, step=1, label="Steps", min_width=180)
+    with gr.Row(elem_classes="ub-toolbar"):
+        prompt = gr.Textbox(
+            first.prompt, label="Prompt", lines=1, max_lines=4, max_length=limits.PROMPT, scale=8,
+            min_width=300, elem_id=f"{key}-prompt", placeholder="What to draw",
+        )  # fmt: skip
+        system = gr.Dropdown(list(lab.systems), value=first.system, label="System", scale=2, min_width=140)
+        seed = gr.Number(first.seed, label="Seed", precision=0, minimum=0, maximum=limits.SEED, scale=1,
+                         min_width=90)  # fmt: skip
+        steps = gr.Number(first.steps, label="Steps", precision=0, minimum=1, maximum=limits.STEPS, scale=1,
+                          min_width=70)  # fmt: skip
     with gr.Accordion("Guidance, size, negative prompt", open=False):
         with gr.Row():
-            guidance = gr.Slider(0, 20, first.guidance, step=0.1, label="Guidance", min_width=120)
+            guidance = gr.Number(first.guidance, label="Guidance", minimum=0, maximum=limits.GUIDANCE,
+                                 min_width=80)  # fmt: skip
             height = gr.Number(first.height, label="Height", precision=0, minimum=32, maximum=limits.SIDE,
                                min_width=70)  # fmt: skip
             width = gr.Number(first.width, label="Width", precision=0, minimum=32, maximum=limits.SIDE,
                               min_width=70)  # fmt: skip
-        negative = gr.Textbox(
-            first.negative_prompt, label="Negative prompt (needs guidance above 1)", max_length=limits.PROMPT
-        )
+            negative = gr.Textbox(
+                first.negative_prompt, label="Negative prompt (needs guidance above 1)",
+                max_length=limits.PROMPT, scale=6, min_width=240,
+            )  # fmt: skip
     return Controls((system, prompt, seed, steps, guidance, height, width, negative))
 
 

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,8 @@ class Lab:
     """Models by system, loaded when first asked for; SAEs by name; the atlas, where there is one.
 
     `systems` are the names (or folders) that may be asked for, the first of them the default; `model` is that
-    one, loaded. Only one thread at a time may generate.
+    one, loaded. `figures` of `unbox evaluate`, `bench` of `unbox bench shapes`; `folder` is where the SAEs
+    are, for commands to copy. Only one thread at a time may generate.
     """
 
     def __init__(
@@ -119,9 +121,14 @@ class Lab:
         saes: Mapping[str, SAE] | None = None,
         atlas: Atlas | None = None,
         systems: Sequence[str] = (),
+        *,
         figures: Mapping[str, Any] | None = None,
+        bench: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self.saes, self.atlas, self.figures = dict(saes or {}), atlas, dict(figures or {})
+        self.saes, self.atlas = dict(saes or {}), atlas
+        self.figures, self.bench = dict(figures or {}), dict(bench or {})
+        self.folder = "saes/" if folder is None else str(folder)
         self.default = model.system.name
         self.systems = tuple(dict.fromkeys([self.default, *systems]))
         self._models: OrderedDict[str, Any] = OrderedDict({self.default: model})
@@ -225,6 +232,11 @@ class Lab:
             if sae is not None:
                 found[edit.block] = (0.0, float(sae.b_pre.norm()) + 3 * sae.update_std)
         return found
+
+    def norms_of(self, recipe: Recipe) -> dict[str, tuple[float, float]]:
+        """The guard's limits for a recipe; none where it has no edit that is on."""
+        fitting = self.fitting(recipe.system)
+        return self.norm_limits(bind(recipe.active, fitting), fitting) if len(recipe.active) else {}
 
     def look(self, recipe: Recipe, stop: threading.Event | None = None, progress: Any = None) -> Sight:
         """Make the picture and see which features of every SAE that fits fire, at every step and place.

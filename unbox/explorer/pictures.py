@@ -31,13 +31,13 @@ def file_uri(path: Path | None) -> str:
 
 
 def heat_image(heat: np.ndarray, scale: float) -> Image.Image:
-    """A map (y, x) of activations as RGBA: transparent at 0, opaque at `scale`, which is one for all of a
-    feature's maps."""
+    """A map (y, x) of activations as RGBA: transparent at 0, nearly opaque at `scale`, which is one
+    for all of a feature's maps."""
     level = np.clip(heat / max(scale, 1e-12), 0, 1)
     at = level * (len(_HEAT) - 1)
     low = np.minimum(at.astype(int), len(_HEAT) - 2)
     mixed = _HEAT[low] + (_HEAT[low + 1] - _HEAT[low]) * (at - low)[..., None]
-    alpha = np.where(level > 0, 0.35 + 0.65 * level, 0)[..., None]
+    alpha = np.where(level > 0, 0.15 + 0.6 * level, 0)[..., None]
     return Image.fromarray(np.rint(255 * np.concatenate([mixed, alpha], -1)).astype(np.uint8), "RGBA")
 
 

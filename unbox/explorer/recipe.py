@@ -121,19 +121,26 @@ class Recipe:
             raise UnboxError(f"this link is damaged: {error}") from error
         return cls.from_json(parse(data))
 
-    def to_python(self) -> str:
-        """Python lines that make this picture."""
+    def to_python(self, saes: str = "saes/", norms: Mapping[str, tuple[float, float]] | None = None) -> str:
+        """Python lines that make this picture. `saes`: folder of the SAEs; `norms`: the guard's limits."""
         lines = ["import unbox", "", f"model = unbox.load({self.system!r})"]
         call = f"{self.prompt!r}, seed={self.seed}, steps={self.steps}, guidance={self.guidance:g}"
         call += f", height={self.height}, width={self.width}"
         if self.negative_prompt:
             call += f", negative_prompt={self.negative_prompt!r}"
         if len(self.active):
-            lines += ['saes = unbox.load_saes("saes/")', f"edits = unbox.Edits.from_json({self._literal()})"]
-            call += ", edits=unbox.bind(edits, saes)"
+            lines += [
+                f"saes = unbox.load_saes({saes!r})",
+                f"edits = unbox.Edits.from_json({self._literal()})",
+            ]
+            edits = "unbox.bind(edits, saes)"
+            if self.guard:
+                lines.insert(1, "from unbox.edits import Guard, guarded")
+                edits = f"guarded({edits}, Guard({dict(norms or {})!r}))"
+            call += f", edits={edits}"
         return "\n".join([*lines, f"(image,) = model.generate({call})", 'image.save("image.png")'])
 
-    def to_command(self) -> str:
+    def to_command(self, saes: str = "saes/") -> str:
         """Command lines that make this picture, with the edits in a file."""
         size = [str(self.height)] if self.height == self.width else [str(self.height), str(self.width)]
         words = [
@@ -152,15 +159,22 @@ class Recipe:
         lines = []
         if len(self.active):
             lines.append(f"echo {shlex.quote(json.dumps(self.active.to_json()))} > edits.json")
-            words += ["--edits", "edits.json", "--saes", "saes/"]
-        return "\n".join([*lines, shlex.join([*words, "--out", "image.png"])])
+            words += ["--edits", "edits.json", "--saes", saes]
+        return "\n".join([*self._unguarded(), *lines, shlex.join([*words, "--out", "image.png"])])
 
-    def to_experiment(self) -> str:
+    def _unguarded(self) -> list[str]:
+        """A comment, where the guard is on, for the forms that have none."""
+        return ["# without the guard on norms, which only the explorer and Python have"] * (
+            self.guard and len(self.active) > 0
+        )
+
+    def to_experiment(self, saes: str = "saes/") -> str:
         """A TOML file for `unbox experiment`: this prompt and seed, each edit that is on as a row.
 
         Masks that were painted cannot be written there; their edits act everywhere, which a comment says.
         """
         lines = [
+            *self._unguarded(),
             f"model = {_toml(self.system)}",
             f"prompts = [{_toml(self.prompt)}]",
             f"seeds = [{self.seed}]",
@@ -168,7 +182,7 @@ class Recipe:
         lines += [f"steps = {self.steps}", f"guidance = {self.guidance:g}"]
         lines += [f"height = {self.height}", f"width = {self.width}"]
         if any(edit.subject == "feature" for edit in self.active):
-            lines.append('saes = "saes/"')
+            lines.append(f"saes = {_toml(saes)}")
         for number, edit in enumerate(self.active):
             lines += ["", "[[edit]]", f"name = {_toml(f'{describe(edit)} ({number + 1})')}"]
             for key, value in edit.to_json().items():

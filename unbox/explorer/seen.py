@@ -9,7 +9,7 @@ from unbox.explorer.pictures import file_uri
 from unbox.words import UnboxError
 
 #: Features shown of each block, and at a place.
-SHOWN, AT_PLACE = 10, 4
+SHOWN, AT_PLACE = 8, 2
 
 
 def facts_of(lab: Lab, names: Sequence[str]) -> dict[str, Facts]:
@@ -38,7 +38,13 @@ def feature_chips(lab: Lab, found: Sequence[tuple[str, float]], chosen: str = ""
     peak = max((strength for _, strength in found), default=1.0)
     return [
         views.chip(
-            name, facts[name].label if name in facts else "", strength, peak, cover(lab, name), name == chosen
+            name,
+            facts[name].label if name in facts else "",
+            strength,
+            peak,
+            cover(lab, name),
+            name == chosen,
+            facts[name].score if name in facts else None,
         )
         for name, strength in found
     ]
@@ -51,21 +57,20 @@ def strongest(lab: Lab, sight: Sight, step: int | None, telling: bool, chosen: s
         weight = lab.rarity(sae) if telling else None
         found = [(f"{sae}/{i}", v) for i, v in sight.strongest(sae, step, SHOWN, weight)]
         height, width = values.shape[2:4]
-        parts.append(
-            views.chips(f"{sae} \u00b7 {height}\u00d7{width} places", feature_chips(lab, found, chosen))
-        )
+        parts.append(views.chips(sae, feature_chips(lab, found, chosen), f"{height}\u00d7{width} places"))
     return "".join(parts) or '<p class="ub-none">No SAE reads this system.</p>'
 
 
 def at_place(lab: Lab, sight: Sight, x: float, y: float, step: int | None, telling: bool) -> str:
     """The features that fire at a place, as HTML."""
-    parts = []
+    rows = []
     for sae in sight.values:
         weight = lab.rarity(sae) if telling else None
         found = [(f"{sae}/{i}", v) for i, v in sight.at(sae, x, y, step, AT_PLACE, weight)]
-        parts.append(views.chips(sae, feature_chips(lab, found)))
+        rows += feature_chips(lab, found)
     place = f"{100 * x:.0f} % from the left, {100 * y:.0f} % from the top"
-    return f'<h3 class="ub-head">Fires at {place}</h3>' + "".join(parts)
+    body = views.chips("Fires here", rows, place)
+    return f'<div class="ub-here">{body}</div>' if body else '<p class="ub-none">Nothing fires here.</p>'
 
 
 def scale_of(lab: Lab, name: str) -> float:

@@ -23,6 +23,7 @@ _FOLDER = Path(__file__).parent
 #: Hands a click on an element with `data-go`, or the place of one on `data-place`, to the server.
 CLICKS = (_FOLDER / "clicks.js").read_text(encoding="utf-8")
 PAINT = (_FOLDER / "paint.js").read_text(encoding="utf-8")
+TOUR = (_FOLDER / "tour.js").read_text(encoding="utf-8")
 DROP = (_FOLDER / "drop.js").read_text(encoding="utf-8")
 STYLE = (_FOLDER / "style.css").read_text(encoding="utf-8")
 KEYS = (_FOLDER / "keys.js").read_text(encoding="utf-8")
@@ -30,7 +31,7 @@ KEYS = (_FOLDER / "keys.js").read_text(encoding="utf-8")
 
 def live(value: str = "", script: str = CLICKS, **options: Any) -> gr.HTML:
     """HTML whose buttons speak to the server: `.click` with what `data-go` holds, `.select` with a place."""
-    return gr.HTML(value, js_on_load=script, apply_default_css=False, **options)
+    return gr.HTML(value, js_on_load=script, apply_default_css=False, padding=False, **options)
 
 
 def on(

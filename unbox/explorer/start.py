@@ -12,31 +12,37 @@ from unbox.models import SYSTEMS, load
 from unbox.sae import load_saes
 from unbox.words import DEFAULT_BLOCKS, UnboxError
 
-#: SAEs and atlas of the bundled model, where they are bundled.
-BUNDLED = Path(__file__).parent / "bundled"
+#: SAEs and atlas that the package brings, and the system that they are of.
+BUNDLED, SYSTEM = Path(__file__).parent / "bundled", "shapes-turbo"
 #: What `prepare` makes them of: the paper's four blocks, and two that carry colour, light and background.
 BLOCKS = (*DEFAULT_BLOCKS, "up.1.1", "up.1.2")
-IMAGES, LATENTS, ACTIVE, TOKENS = 1000, 256, 8, 300_000
+IMAGES, LATENTS, ACTIVE, TOKENS = 2000, 384, 8, 600_000
 
 
 def open_lab(
     model: str, saes: Path | None = None, atlas: Path | None = None, figures: Path | None = None,
-    device: str | None = None,
+    bench: Path | None = None, device: str | None = None,
 ) -> Lab:  # fmt: skip
-    """A lab of what was named. Without SAEs the bundled model gets its own (made once, in minutes, where
-    the package does not hold them); another model is shown without."""
+    """A lab of what was named. The bundled model without SAEs gets those of the package, whose labels are
+    kept in the user's cache; any other Shapes model gets its own, made once, in minutes; another model is
+    shown without."""
     loaded = load(model, device=device)
-    if saes is None and loaded.system.name.startswith("shapes"):
-        folder = BUNDLED if (BUNDLED / "saes").is_dir() else prepare(loaded, cache() / loaded.system.name)
-        saes, atlas = folder / "saes", atlas or folder / "atlas"
-    found = load_saes(saes) if saes is not None else {}
-    others = [name for name in SYSTEMS if name.startswith("shapes") and ready(name)]
+    name, own = loaded.system.name, None
+    if saes is None and name.startswith("shapes"):
+        bundled = name == SYSTEM and (BUNDLED / "saes").is_dir()
+        folder = BUNDLED if bundled else prepare(loaded, cache() / name)
+        saes, own = folder / "saes", None if atlas else cache() / "labels"
+        atlas = atlas or folder / "atlas"
     return Lab(
         loaded,
-        found,
-        None if atlas is None else Atlas.open(atlas),
-        others if loaded.system.name.startswith("shapes") else (),
-        None if figures is None else read_json(figures),
+        {} if saes is None else load_saes(saes, loaded.device),
+        None if atlas is None else Atlas.open(atlas, own),
+        [each for each in SYSTEMS if each.startswith("shapes") and ready(each)]
+        if name.startswith("shapes")
+        else (),
+        figures=None if figures is None else read_json(figures),
+        bench=None if bench is None else read_json(bench / "results.json" if bench.is_dir() else bench),
+        folder=saes,
     )
 
 
@@ -66,7 +72,7 @@ def prepare(model: Any, folder: Path) -> Path:
         f"Making features of the bundled model in {folder}, once. Stop at any time; the next start goes on."
     )
     folder.mkdir(parents=True, exist_ok=True)
-    collect(model, prompts(IMAGES, seed=11, full=False), folder / "store", blocks=BLOCKS)
+    collect(model, prompts(IMAGES, seed=11, full=True), folder / "store", blocks=BLOCKS)
     store = Store.open(folder / "store")
     train(store, folder / "saes", specs(store.blocks, k=ACTIVE, latents=LATENTS), tokens=TOKENS)
     build(store, load_saes(folder / "saes"), folder / "atlas", model=model)

@@ -4,7 +4,7 @@ Buttons carry what they ask for in `data-go`, a JSON object; the pages' script h
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -13,6 +13,10 @@ from PIL import Image
 
 from unbox.atlas import Example, Facts, Histogram, Life, Related
 from unbox.explorer.pictures import file_uri, heat_uri, uri
+
+#: A label whose held-out AUROC is under this says little; how it is marked.
+WEAK = 0.6
+WEAK_LABEL = ' class="ub-weak" title="a weak label: its words hardly foretell where the feature fires"'
 
 
 def go(**asked: Any) -> str:
@@ -34,6 +38,7 @@ def stage(
         slider = (
             '<label class="ub-slider">heat <input type="range" min="0" max="100" value="75" data-opacity '
             'aria-label="opacity of the map"></label>'
+            f'<span class="ub-scale" title="activation; the largest known">0<i></i>{scale:.3g}</span>'
         )
     return (
         f'<div class="ub-stage" data-place style="--ratio:{image.width}/{image.height}">'
@@ -55,13 +60,25 @@ def slider(before: Image.Image, after: Image.Image) -> str:
     return (
         f'<div class="ub-compare" style="--ratio:{before.width}/{before.height}">'
         f'<img alt="before" src="{uri(before)}"><img class="ub-after" alt="after" src="{uri(after)}">'
-        '<span class="ub-edge"></span></div>'
+        '<span class="ub-edge"></span><span class="ub-tag">before</span><span class="ub-tag ub-right">after'
+        "</span></div>"
         '<div class="ub-under"><label class="ub-slider">before <input type="range" min="0" max="100" '
         'value="50" data-cut aria-label="before and after"> after</label></div>'
     )
 
 
-def chip(name: str, label: str, strength: float, peak: float, cover: str, chosen: bool = False) -> str:
+def named(label: str, score: float | None) -> str:
+    """A label in bold, pale where its words hardly foretell in which images the feature fires."""
+    if not label:
+        return "<b><i>no label</i></b>"
+    weak = score is not None and score < WEAK
+    return f"<b{WEAK_LABEL if weak else ''}>{escape(label)}</b>"
+
+
+def chip(
+    name: str, label: str, strength: float, peak: float, cover: str, chosen: bool = False,
+    score: float | None = None,
+) -> str:  # fmt: skip
     """A feature in a list: thumbnail, label, name, and a bar for how strong it is."""
     width = 100 * min(1.0, strength / peak) if peak > 0 else 0
     shown = f'<img alt="" src="{cover}">' if cover else '<span class="ub-nocover"></span>'
@@ -69,19 +86,18 @@ def chip(name: str, label: str, strength: float, peak: float, cover: str, chosen
         f'<button class="ub-chip{" ub-chosen" if chosen else ""}" {go(feature=name)} '
         f'aria-label="{escape(f"{name} {label}")}" title="{escape(label or name)}">{shown}'
         '<span class="ub-name">'
-        f"<b>{escape(label) or '<i>no label</i>'}</b><small>{escape(name)}</small>"
+        f"{named(label, score)}<small>{escape(name)} \u00b7 {strength:.2g}</small>"
         f'<span class="ub-bar"><span style="width:{width:.0f}%"></span></span></span></button>'
     )
 
 
-def chips(title: str, rows: Iterable[str]) -> str:
-    """Chips under a heading."""
+def chips(title: str, rows: Iterable[str], note: str = "") -> str:
+    """Chips under a heading; nothing where there are none."""
     inside = "".join(rows)
-    return (
-        f'<section class="ub-group"><h4>{escape(title)}</h4><div class="ub-chips">{inside}</div></section>'
-        if inside
-        else ""
-    )
+    if not inside:
+        return ""
+    head = f"<h4>{escape(title)} <small>{escape(note)}</small></h4>"
+    return f'<section class="ub-group">{head}<div class="ub-chips">{inside}</div></section>'
 
 
 def example(found: Example, scale: float) -> str:
@@ -166,12 +182,20 @@ def positions(shares: np.ndarray) -> str:
     return f'<img class="ub-map" alt="share of places" src="{heat_uri(shares, float(shares.max()))}">'
 
 
+def branches(places: Mapping[str, int]) -> str:
+    """Shares of a feature's places by branch; nothing where there is one branch."""
+    total = max(sum(places.values()), 1)
+    said = ", ".join(f"{escape(name)} {count / total:.0%}" for name, count in places.items())
+    return f"<p>{said}</p>" if len(places) > 1 else ""
+
+
 def related(title: str, note: str, found: Sequence[Related], covers: Sequence[str]) -> str:
     """Features that belong to another, as chips with their score."""
     rows = (
-        chip(r.facts.name, r.facts.label, r.score, 1.0, cover) for r, cover in zip(found, covers, strict=True)
+        chip(r.facts.name, r.facts.label, r.score, 1.0, cover, score=r.facts.score)
+        for r, cover in zip(found, covers, strict=True)
     )
-    return chips(f"{title} \u2013 {note}", rows)
+    return chips(title, rows, note)
 
 
 def words(found: Sequence[tuple[str, float]]) -> str:
@@ -193,10 +217,11 @@ def cards(found: Sequence[Facts], covers: Sequence[str], scores: Sequence[float]
     body = "".join(
         f'<button class="ub-card" {go(feature=facts.name)}>'
         + (f'<img alt="" src="{cover}">' if cover else '<span class="ub-nocover"></span>')
-        + f"<span><b>{escape(facts.label) or '<i>no label</i>'}</b><small>{escape(facts.name)}</small>"
-        f"<small>{_percent(facts.density)} of places"
-        + (f", likeness {scores[i]:.2f}" if scores is not None else "")
-        + (f", score {facts.score:.2f}" if facts.score is not None else "")
+        + f"<span>{named(facts.label, facts.score)}<small>{escape(facts.name)} \u00b7 "
+        f"{_percent(facts.density)} of places</small>"
+        + "<small>"
+        + (f"likeness {scores[i]:.2f} " if scores is not None else "")
+        + (f"label score {facts.score:.2f}" if facts.score is not None else "")
         + "</small></span></button>"
         for i, (facts, cover) in enumerate(zip(found, covers, strict=True))
     )
@@ -213,6 +238,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
     return "\u2013" if value is None else escape(str(value))
 
 

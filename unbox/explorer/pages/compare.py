@@ -1,5 +1,6 @@
-"""Compare: one prompt and seed under two systems, or with and without the edits that are painted."""
+"""Compare: one prompt and seed under two systems, or with two sets of edits, and the features that differ."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,16 +10,23 @@ import numpy as np
 from unbox.explorer import controls, pictures, seen, views
 from unbox.explorer.controls import Controls
 from unbox.explorer.lab import Lab, Sight
-from unbox.explorer.parts import Shell, link
-from unbox.explorer.recipe import Recipe
+from unbox.explorer.parts import Shell, link, told
+from unbox.explorer.recipe import Recipe, describe
 from unbox.explorer.shell import live, on
 from unbox.words import UnboxError
 
 TITLE = "Compare"
-PAINTED = "with the edits of Paint"
-ABOUT = "Two pictures of one prompt and seed, and the features that differ."
+#: Sides that are no other system.
+PLAIN, PAINTED, KEPT, CONTROL = (
+    "no edits", "edits of Paint", "edits kept in Paint", "random features in place of Paint's",
+)  # fmt: skip
+ABOUT = (
+    "Two pictures of one prompt and seed, and the features that differ. Choose two sides: no "
+    "edits, the edits painted now, those that <b>Keep for Compare</b> on the Paint page has set aside, or "
+    "another system."
+)
 #: Features shown of each side and block.
-SHOWN = 8
+SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -26,81 +34,117 @@ class Parts:
     """The page's components."""
 
     controls: Controls
-    other: Any
+    left: Any
+    right: Any
     make: Any
     stop: Any
     result: Any
+    kept: Any
+    """The recipe that Paint has set aside, or None."""
 
 
 def draw(lab: Lab, first: Recipe) -> Parts:
     """The page's components; call inside its tab."""
-    with gr.Row(elem_classes="ub-page"):
-        with gr.Column(scale=4, min_width=320):
-            own = controls.draw(lab, first, "compare")
-            choices = [PAINTED, *lab.systems]
-            other = gr.Dropdown(choices, value=choices[-1], label="Against", elem_id="compare-other")
-            with gr.Row():
-                make = gr.Button("Compare", variant="primary", elem_id="compare-make", min_width=100)
-                stop = gr.Button("Stop", min_width=60)
-        with gr.Column(scale=6, min_width=320):
-            result = live(f'<p class="ub-none">{ABOUT}</p>', elem_id="compare-result")
-    return Parts(own, other, make, stop, result)
+    own = controls.draw(lab, first, "compare")
+    others = [name for name in lab.systems if name != lab.default]
+    choices = [PLAIN, PAINTED, KEPT, CONTROL, *others]
+    against = others[-1] if others else PAINTED
+    with gr.Row(elem_classes="ub-toolbar"):
+        make = gr.Button("Compare", variant="primary", elem_id="compare-make", scale=0, min_width=120)
+        stop = gr.Button("Stop", scale=0, min_width=70)
+        left, right = (
+            gr.Dropdown(choices, value=value, label=label, elem_id=f"compare-{label.lower()}", min_width=200)
+            for value, label in ((PLAIN, "Left"), (against, "Right"))
+        )
+    result = live(f'<p class="ub-none">{ABOUT}</p>', elem_id="compare-result")
+    return Parts(own, left, right, make, stop, result, gr.State(None, time_to_live=3600))
 
 
 def wire(shell: Shell) -> None:
     """The page's events."""
     lab, parts, paint = shell.lab, shell.pages["compare"], shell.pages["paint"]
-    inputs = {*parts.controls.components, parts.other, paint.sheet}
+    inputs = {*parts.controls.components, parts.left, parts.right, parts.kept, paint.sheet}
 
-    def run(data: dict, request: gr.Request) -> tuple[str, str]:
+    def run(data: dict, request: gr.Request, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
         recipe = controls.recipe_of(parts.controls, data)
-        other, sheet = data[parts.other], data[paint.sheet]
-        second = against(lab, recipe, other, sheet.recipe)
-        with shell.stops.running(request) as stop:
-            one, two = lab.look(recipe, stop), lab.look(second, stop)
-        return compared(lab, one, two), link("compare", r=recipe.to_link(), other=other)
+        sets = {PAINTED: data[paint.sheet].recipe, KEPT: data[parts.kept]}
+        one, two = (side(lab, recipe, data[choice], sets) for choice in (parts.left, parts.right))
+        return looked(shell, one, two, request, progress), link_of(one, two)
 
-    shell.linked(on(parts.make.click, run, inputs, [parts.result, shell.link], device=True))
-    on(parts.stop.click, shell.stops.stop, None, None, queue=False)
+    runs = [on(parts.make.click, run, inputs, [parts.result, shell.link], device=True)]
+    runs.append(on(parts.controls.prompt.submit, run, inputs, [parts.result, shell.link], device=True))
+    for each in runs:
+        shell.linked(each)
+    shell.stoppable(parts.stop, runs)
     system, _, _, *sizes = parts.controls.components[:7]
     on(parts.controls.system.input, lambda name: controls.settings_of(lab, name), [system], sizes,
        show_progress="hidden")  # fmt: skip
 
+    def keep(sheet: Any) -> Recipe:
+        if not len(sheet.recipe.active):
+            raise UnboxError("there is no edit that is on: add one first")
+        gr.Info("Kept: Compare can set these edits beside others.", duration=4)
+        return sheet.recipe
 
-def against(lab: Lab, recipe: Recipe, other: str, painted: Recipe) -> Recipe:
-    """The second picture's recipe: the painted edits, or another system at its own steps and guidance."""
-    if other == PAINTED:
-        if not len(painted.active):
-            raise UnboxError("Paint has no edit that is on: add one there, or choose a system here")
-        return replace(recipe, edits=painted.edits, off=painted.off, guard=painted.guard)
-    own = lab.defaults(other)
-    if other == recipe.system:
+    on(paint.keep.click, keep, [paint.sheet], [parts.kept], show_progress="hidden")
+
+
+def link_of(one: Recipe, two: Recipe) -> str:
+    """The page's link: both recipes, edits and all."""
+    return link("compare", r=one.to_link(), other=two.to_link())
+
+
+def looked(shell: Shell, one: Recipe, two: Recipe, request: Any, progress: Any = None) -> str:
+    """Both pictures made, and what the page shows of them."""
+    with shell.stops.running(request) as stop:
+        sights = [shell.lab.look(recipe, stop, told(progress, recipe.steps)) for recipe in (one, two)]
+    return compared(shell.lab, *sights)
+
+
+def side(lab: Lab, recipe: Recipe, choice: Any, sets: Mapping[str, Recipe | None]) -> Recipe:
+    """The recipe of a side: with a set of edits, or of another system at its own steps and guidance."""
+    if choice == PLAIN:
         return recipe
-    return replace(recipe, system=other, steps=own.steps, guidance=own.guidance,
-                   height=own.height, width=own.width)  # fmt: skip
+    if choice not in (PAINTED, KEPT, CONTROL):
+        own = lab.defaults(str(choice))
+        return replace(recipe, system=own.system, steps=own.steps, guidance=own.guidance,
+                       height=own.height, width=own.width)  # fmt: skip
+    found = sets[PAINTED if choice == CONTROL else choice]
+    if found is None or not len(found.active):
+        where = "Keep for Compare on the Paint page" if choice == KEPT else "Paint"
+        raise UnboxError(f"there are no '{choice}': add an edit with {where} first, or choose another side")
+    edited = replace(recipe, edits=found.edits, off=found.off, guard=found.guard)
+    return lab.random_control(edited) if choice == CONTROL else edited
 
 
 def compared(lab: Lab, one: Sight, two: Sight) -> str:
     """Both pictures, their difference, and the features that fire more in either, as HTML."""
-    names = [_named(sight.recipe) for sight in (one, two)]
+    names = _names(one.recipe, two.recipe)
     body = "".join(views.picture(s.image, name) for s, name in zip((one, two), names, strict=True))
     if one.image.size == two.image.size:
-        body += views.picture(pictures.difference(one.image, two.image).convert("RGB"), "difference")
+        change = pictures.changed(one.image, two.image)[0]
+        shown = pictures.difference(one.image, two.image).convert("RGB")
+        body += views.picture(shown, f"difference, mean {change:.1f} of 255")
     sections = []
     for sae in one.values:
-        if sae not in two.values:
-            continue
-        change = totals(two, sae, lab.saes[sae].latents) - totals(one, sae, lab.saes[sae].latents)
-        weight = lab.rarity(sae)
-        order = np.argsort(-(change if weight is None else change * weight), kind="stable")
-        sides = (
-            (f"{sae}: more in {names[1]}", [(i, change[i]) for i in order[:SHOWN] if change[i] > 0]),
-            (f"{sae}: more in {names[0]}", [(i, -change[i]) for i in order[::-1][:SHOWN] if change[i] < 0]),
-        )
-        for title, rows in sides:
-            found = [(f"{sae}/{i}", float(v)) for i, v in rows]
-            sections.append(views.chips(title, seen.feature_chips(lab, found)))
+        if sae in two.values:
+            more, less = differing(lab, one, two, sae)
+            sides = ((f"{sae}: more on the left", less), (f"{sae}: more on the right", more))
+            pair = "".join(f"<div>{views.chips(t, seen.feature_chips(lab, f)) or _none(t)}</div>"
+                           for t, f in sides)  # fmt: skip
+            sections.append(f'<div class="ub-two">{pair}</div>')
     return f'<div class="ub-strip ub-three">{body}</div>' + "".join(sections)
+
+
+def differing(lab: Lab, one: Sight, two: Sight, sae: str) -> tuple[list[tuple[str, float]], ...]:
+    """The features of an SAE that fire more in the second picture, and those that fire more in the first:
+    (name, difference of the mean activations), the most telling first."""
+    change = totals(two, sae, lab.saes[sae].latents) - totals(one, sae, lab.saes[sae].latents)
+    weight = lab.rarity(sae)
+    order = np.argsort(-(change if weight is None else change * weight), kind="stable")
+    more = [(f"{sae}/{i}", float(change[i])) for i in order[:SHOWN] if change[i] > 0]
+    less = [(f"{sae}/{i}", float(-change[i])) for i in order[::-1][:SHOWN] if change[i] < 0]
+    return more, less
 
 
 def totals(sight: Sight, sae: str, latents: int) -> np.ndarray:
@@ -110,5 +154,12 @@ def totals(sight: Sight, sae: str, latents: int) -> np.ndarray:
     return summed / max(1, values[..., 0].size)
 
 
-def _named(recipe: Recipe) -> str:
-    return f"{recipe.system}, {len(recipe.active)} edits" if len(recipe.active) else recipe.system
+def _none(title: str) -> str:
+    return f'<section class="ub-group"><h4>{title}</h4><p class="ub-none">none</p></section>'
+
+
+def _names(*recipes: Recipe) -> list[str]:
+    return [
+        ", ".join([recipe.system, *map(describe, recipe.active)] if len(recipe.active) else [recipe.system])
+        for recipe in recipes
+    ]

@@ -8,13 +8,14 @@ import gradio as gr
 from unbox.explorer import controls, seen, views
 from unbox.explorer.controls import Controls
 from unbox.explorer.lab import Lab, Sight
-from unbox.explorer.parts import Shell, link
+from unbox.explorer.parts import Opening, Shell, link, told
 from unbox.explorer.recipe import Recipe
 from unbox.explorer.shell import asked, live, on
 from unbox.words import UnboxError
 
 TITLE = "Explore"
 HINT = "Click a feature to see where it fires; click the picture to see what fires there."
+EMPTY = '<p class="ub-none">Features appear here after the first picture.</p>'
 ALL = "all"
 TELLING, STRONG = "most telling", "strongest"
 
@@ -38,34 +39,36 @@ class Parts:
     chosen: Any
 
 
-def draw(lab: Lab, first: Recipe, examples: list[str]) -> Parts:
+def draw(lab: Lab, opening: Opening, examples: list[str]) -> Parts:
     """The page's components; call inside its tab."""
+    sight, first = opening.sight, opening.recipe
+    stage_html, features_html = views.stage(None, hint="The picture appears here."), EMPTY
+    if sight is not None:
+        _, stage_html, features_html, _ = show(lab, sight, ALL, TELLING, "")
+    own = controls.draw(lab, first, "explore")
+    rows = "".join(
+        f'<button {views.go(prompt=text)} title="{views.escape(text)}">{views.escape(text)}</button>'
+        for text in examples
+    )
+    with gr.Row(elem_classes="ub-toolbar"):
+        make = gr.Button("Generate", variant="primary", elem_id="explore-make", scale=0, min_width=120)
+        stop = gr.Button("Stop", elem_id="explore-stop", scale=0, min_width=70)
+        paint = gr.Button("Paint on it", elem_id="explore-paint", scale=0, min_width=110)
+        ideas = live(f'<div class="ub-ideas"><span>Try</span>{rows}</div>' if rows else "")
     with gr.Row(elem_classes="ub-page"):
         with gr.Column(scale=4, min_width=320):
-            chosen_controls = controls.draw(lab, first, "explore")
-            with gr.Row():
-                make = gr.Button("Generate", variant="primary", elem_id="explore-make", min_width=100)
-                stop = gr.Button("Stop", elem_id="explore-stop", min_width=60)
-                paint = gr.Button("Paint on it", elem_id="explore-paint", min_width=100)
-            rows = "".join(
-                f'<button class="ub-example-prompt" {views.go(prompt=text)}>{views.escape(text)}</button>'
-                for text in examples
-            )
-            ideas = live(f'<div class="ub-ideas">{rows}</div>' if rows else "")
-            stage = live(views.stage(None, hint="The picture appears here."), elem_id="explore-stage")
+            stage = live(stage_html, elem_id="explore-stage")
             card = live("", elem_id="explore-card")
         with gr.Column(scale=6, min_width=320):
-            with gr.Row():
-                step = gr.Radio([ALL], value=ALL, label="Step", elem_id="explore-step", min_width=140)
-                rank = gr.Radio([TELLING, STRONG], value=TELLING, label="Order of features", min_width=200,
-                                info="telling: rare features count for more")  # fmt: skip
+            with gr.Row(elem_classes="ub-toolbar"):
+                steps = [ALL, *map(str, sight.steps)] if sight else [ALL]
+                step = gr.Radio(steps, value=ALL, label="Step", elem_id="explore-step", min_width=140)
+                rank = gr.Radio([TELLING, STRONG], value=TELLING, min_width=200,
+                                label="Order of features (telling: rare ones count for more)")  # fmt: skip
             place = live("", elem_id="explore-place")
-            features = live(
-                '<p class="ub-none">Features appear here after the first picture.</p>',
-                elem_id="explore-features",
-            )
-    return Parts(chosen_controls, make, stop, paint, stage, step, rank, features, place, card, ideas,
-                 gr.State(None, time_to_live=3600), gr.State(""))  # fmt: skip
+            features = live(features_html, elem_id="explore-features")
+    return Parts(own, make, stop, paint, stage, step, rank, features, place, card, ideas,
+                 gr.State(sight, time_to_live=3600), gr.State(""))  # fmt: skip
 
 
 def outputs(shell: Shell) -> list[Any]:
@@ -83,13 +86,14 @@ def wire(shell: Shell) -> None:
     def make(data: dict, request: gr.Request, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
         return look(shell, controls.recipe_of(parts.controls, data), request, progress)
 
-    for event in (parts.make.click, parts.controls.prompt.submit):
-        shell.linked(on(event, make, inputs, made, device=True))
-    picked = on(parts.examples.click, _prompt, None, [parts.controls.prompt])
-    shell.linked(on(picked.then, make, inputs, made, device=True))
-    on(parts.stop.click, shell.stops.stop, None, None, queue=False)
+    picked = on(parts.examples.click, _prompt, None, [parts.controls.prompt], show_progress="hidden")
+    asks = (parts.make.click, parts.controls.prompt.submit, picked.then)
+    runs = [on(event, make, inputs, made, device=True) for event in asks]
+    for run in runs:
+        shell.linked(run)
+    shell.stoppable(parts.stop, runs)
     system, _, _, *sizes = parts.controls.components[:7]
-    on(parts.controls.system.change, lambda name: controls.settings_of(lab, name), [system], sizes,
+    on(parts.controls.system.input, lambda name: controls.settings_of(lab, name), [system], sizes,
        show_progress="hidden")  # fmt: skip
 
     view = [parts.sight, parts.step, parts.rank, parts.chosen]
@@ -119,7 +123,7 @@ def look(shell: Shell, recipe: Recipe, request: gr.Request | None, progress: Any
     """Make the picture of a recipe and everything that the page shows of it."""
     lab = shell.lab
     with shell.stops.running(request) as stop:
-        sight = lab.look(recipe, stop, _told(progress, recipe.steps))
+        sight = lab.look(recipe, stop, told(progress, recipe.steps))
     steps = gr.Radio([ALL, *map(str, sight.steps)], value=ALL)
     _, stage, features, card = show(lab, sight, ALL, TELLING, "")
     return sight, "", stage, steps, features, "", card, link("explore", r=recipe.to_link())
@@ -150,7 +154,7 @@ def chosen_card(lab: Lab, name: str, peak: float) -> str:
         examples = "".join(views.example(each, facts.largest) for each in top)
     return (
         f'<div class="ub-chosen-card"><h3>{views.escape(label) or views.escape(name)} '
-        f"<small>{views.escape(name)}, here at most {peak:.2f}</small></h3>"
+        f"<small>{views.escape(name)} \u00b7 here at most {peak:.3g}</small></h3>"
         f'<div class="ub-actions"><button {views.go(open=name)}>Open its page</button>'
         f"<button {views.go(paint=name)}>Paint with it</button></div>"
         f'<div class="ub-examples">{examples}</div>{figures}</div>'
@@ -164,7 +168,3 @@ def step_of(value: Any) -> int | None:
 
 def _prompt(event: gr.EventData) -> str:
     return asked(event, "prompt", str) or ""
-
-
-def _told(progress: Any, steps: int) -> Any:
-    return None if progress is None else lambda done: progress((done, steps), desc="sampling", unit="steps")

@@ -5,10 +5,10 @@ from typing import Any
 
 import gradio as gr
 
-from unbox.atlas import set_label
-from unbox.explorer import seen, views
+from unbox.atlas import Facts, set_label
+from unbox.explorer import limits, seen, views
 from unbox.explorer.lab import Lab
-from unbox.explorer.parts import Shell, link, select
+from unbox.explorer.parts import Opening, Shell, link, select, told
 from unbox.explorer.recipe import Recipe
 from unbox.explorer.shell import asked, live, on
 from unbox.words import Edits, UnboxError
@@ -32,36 +32,41 @@ class Parts:
     author: Any
     save: Any
     tries: Any
+    stop: Any
+    paint: Any
     prompt: Any
+    seed: Any
     strip: Any
     interval: Any
 
 
-def draw(lab: Lab, first: Recipe) -> Parts:
+def draw(lab: Lab, opening: Opening) -> Parts:
     """The page's components; call inside its tab."""
+    hint = '<p class="ub-none">Name a feature, or choose one in Explore or Search.</p>'
+    shown = page(lab, opening.feature, None) if opening.feature else hint
     with gr.Row(elem_classes="ub-toolbar"):
-        name = gr.Textbox(label="Feature", placeholder=f"{next(iter(lab.saes), 'up.0.1')}/0", scale=3,
-                          max_length=100, elem_id="feature-name", min_width=160)  # fmt: skip
-        before = gr.Button("\u2190 Previous", elem_id="feature-before", min_width=90)
-        after = gr.Button("Next \u2192", elem_id="feature-after", min_width=90)
-    body = live(
-        '<p class="ub-none">Name a feature, or choose one in Explore or Search.</p>', elem_id="feature-body"
-    )
+        name = gr.Textbox(opening.feature, label="Feature", placeholder=f"{next(iter(lab.saes), 'up.0.1')}/0",
+                          scale=2, max_length=100, elem_id="feature-name", min_width=130)  # fmt: skip
+        before = gr.Button("\u2190 Previous", elem_id="feature-before", scale=0, min_width=100)
+        after = gr.Button("Next \u2192", elem_id="feature-after", scale=0, min_width=90)
+        label = gr.Textbox(label="Your label", max_length=200, scale=3, elem_id="feature-label",
+                           placeholder="what it means, in your words", min_width=160)  # fmt: skip
+        author = gr.Textbox(label="Your name", max_length=80, scale=1, min_width=100,
+                            elem_id="feature-author")  # fmt: skip
+        save = gr.Button("Save label", elem_id="feature-save", scale=0, min_width=100)
     with gr.Row(elem_classes="ub-toolbar"):
-        label = gr.Textbox(
-            label="Your label", max_length=200, scale=3, elem_id="feature-label", min_width=160
-        )
-        author = gr.Textbox(
-            label="Your name", max_length=80, scale=1, min_width=100, elem_id="feature-author"
-        )
-        save = gr.Button("Save label", elem_id="feature-save", min_width=100)
-    with gr.Row(elem_classes="ub-toolbar"):
-        prompt = gr.Textbox(
-            first.prompt, label="Try its strength on", scale=3, max_length=2000, min_width=160
-        )
-        tries = gr.Button("Icon and strengths", variant="primary", elem_id="feature-try", min_width=140)
+        prompt = gr.Textbox(opening.recipe.prompt, label="Try its strength on", scale=6, max_length=2000,
+                            elem_id="feature-prompt", min_width=200)  # fmt: skip
+        seed = gr.Number(opening.recipe.seed, label="Seed", precision=0, minimum=0, maximum=limits.SEED,
+                         scale=1, min_width=90)  # fmt: skip
+        tries = gr.Button("Icon and strengths", variant="primary", elem_id="feature-try", scale=0,
+                          min_width=150)  # fmt: skip
+        stop = gr.Button("Stop", scale=0, min_width=70)
+        paint = gr.Button("Paint with it", elem_id="feature-paint", scale=0, min_width=110)
     strip = live("", elem_id="feature-strip")
-    return Parts(name, before, after, body, label, author, save, tries, prompt, strip, gr.State(None))
+    body = live(shown, elem_id="feature-body")
+    return Parts(name, before, after, body, label, author, save, tries, stop, paint, prompt, seed, strip,
+                 gr.State(None))  # fmt: skip
 
 
 def outputs(shell: Shell) -> list[Any]:
@@ -118,11 +123,14 @@ def wire(shell: Shell) -> None:
 
     on(parts.save.click, relabel, [parts.name, parts.label, parts.author], [parts.body])
 
-    def tried(name: str, prompt: str, request: gr.Request) -> str:
+    def tried(
+        name: str, prompt: str, seed: Any, request: gr.Request, progress: gr.Progress = gr.Progress()  # noqa: B008
+    ) -> str:  # fmt: skip
         with shell.stops.running(request) as stop:
-            return strengths(lab, name.strip(), prompt, stop)
+            return strengths(lab, name.strip(), prompt, limits.seed(seed), stop, progress)
 
-    on(parts.tries.click, tried, [parts.name, parts.prompt], [parts.strip], device=True)
+    run = on(parts.tries.click, tried, [parts.name, parts.prompt, parts.seed], [parts.strip], device=True)
+    shell.stoppable(parts.stop, [run])
 
 
 def neighbour(lab: Lab, name: str, step: int) -> str:
@@ -130,6 +138,13 @@ def neighbour(lab: Lab, name: str, step: int) -> str:
     feature = lab.feature(name)
     sae, _, index = name.strip().rpartition("/")
     return f"{sae}/{(int(index) + step) % lab.saes[sae].latents}" if feature else name
+
+
+def _by(facts: Facts) -> str:
+    """Who says so."""
+    if not facts.label:
+        return ""
+    return f" \u00b7 label by {'its captions' if facts.author == 'log-odds' else views.escape(facts.author)}"
 
 
 def page(lab: Lab, name: str, interval: int | None) -> str:
@@ -164,12 +179,13 @@ def page(lab: Lab, name: str, interval: int | None) -> str:
     )
     return (
         f'<h2 class="ub-title">{views.escape(facts.label) or "<i>no label</i>"} '
-        f"<small>{views.escape(name)}</small></h2>{views.words(atlas.words(name))}{views.figures(facts)}"
+        f"<small>{views.escape(name)}{_by(facts)}</small></h2>{views.words(atlas.words(name))}{views.figures(facts)}"
         '<div class="ub-columns">'
         f"<section><h4>Activations <small>choose an interval</small></h4>"
         f"{views.histogram(atlas.histogram(name), atlas.intervals, interval)}</section>"
         f"<section><h4>Over the steps</h4>{views.life(atlas.life(name))}</section>"
-        f"<section><h4>In the image</h4>{views.positions(atlas.by_position(name))}</section></div>{chosen}"
+        f"<section><h4>In the image</h4>{views.positions(atlas.by_position(name))}"
+        f"{views.branches(atlas.by_branch(name))}</section></div>{chosen}"
         '<div class="ub-columns ub-wide">'
         + views.gallery("Most active", "its top images", atlas.examples(name, "top")[:12], scale)
         + views.gallery("Random", "images in which it fires at all", atlas.examples(name, "random"), scale)
@@ -180,11 +196,12 @@ def page(lab: Lab, name: str, interval: int | None) -> str:
     )
 
 
-def strengths(lab: Lab, name: str, prompt: str, stop: Any = None) -> str:
-    """The feature's icon (it alone, on an empty prompt) and a picture at several strengths, as HTML."""
+def strip(
+    lab: Lab, name: str, prompt: str, seed: int = 0, stop: Any = None, progress: Any = None
+) -> tuple[Any, list[Any]]:
+    """The feature's icon (it alone, on an empty prompt) and a picture for each strength of STRIP."""
     feature = lab.feature(name)
-    base = next((s for s in lab.systems[:1] if name.rpartition("/")[0] in lab.fitting(s)), lab.default)
-    plain = Recipe.from_json({**lab.defaults(base).to_json(), "prompt": prompt})
+    plain = Recipe.from_json({**lab.defaults(lab.default).to_json(), "prompt": prompt, "seed": seed})
     sae = feature.sae
     mean = float(sae.stats.mean_active[feature.index]) if sae.stats is not None else 0.0
     unit = {"unit": "mean"} if mean > 0 else {"unit": "deviation"}
@@ -193,10 +210,17 @@ def strengths(lab: Lab, name: str, prompt: str, stop: Any = None) -> str:
     recipes += [
         replace(plain, edits=Edits((feature.add(v, unit="deviation"),)) if v else Edits()) for v in STRIP
     ]
-    icon, *row = lab.generate(recipes, stop)
+    icon, *row = lab.generate(recipes, stop, told(progress, plain.steps))
+    return icon, row
+
+
+def strengths(lab: Lab, name: str, prompt: str, seed: int = 0, stop: Any = None, progress: Any = None) -> str:
+    """Icon and strip as HTML."""
+    icon, row = strip(lab, name, prompt, seed, stop, progress)
     names = ["unchanged" if v == 0 else f"{v:+g} deviations" for v in STRIP]
     body = "".join(views.picture(image, text) for image, text in zip(row, names, strict=True))
     return (
-        f'<section class="ub-gallery"><h4>Icon and strengths <small>one prompt and seed</small></h4>'
+        '<section class="ub-gallery"><h4>Icon and strengths '
+        f"<small>{views.escape(name)} added everywhere, one prompt and seed</small></h4>"
         f'<div class="ub-strip">{views.picture(icon, "alone, empty prompt", "ub-icon")}{body}</div></section>'
     )

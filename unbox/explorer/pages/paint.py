@@ -1,19 +1,19 @@
 """Paint: masks on the picture, edits in a list, before and after."""
 
-import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
-from unbox.explorer import controls, limits, pictures, views
+from unbox.explorer import controls, limits
 from unbox.explorer.controls import Controls
 from unbox.explorer.lab import Lab, Sight
-from unbox.explorer.parts import Shell, link, select
-from unbox.explorer.recipe import Recipe, describe
-from unbox.explorer.sheet import Sheet, mask_size, mask_text, painted
+from unbox.explorer.painting import DROP_ZONE, EMPTY, canvas_html, edits_html, result_html
+from unbox.explorer.parts import Opening, Shell, link, select, told
+from unbox.explorer.recipe import Recipe
+from unbox.explorer.sheet import Sheet, painted
 from unbox.explorer.shell import DROP, PAINT, asked, live, on
 from unbox.words import Edit, UnboxError
 from unbox.words.edit import BRANCHES, UNITS
@@ -22,11 +22,12 @@ TITLE = "Paint"
 OPS = ("add", "scale", "set", "ablate", "replace")
 ALL_STEPS = "all"
 EVERYWHERE, PAINTED, OWN = "everywhere", "painted mask", "where it fires"
-COPIES = {
-    "JSON": lambda recipe: _json(recipe),
-    "Python": Recipe.to_python,
-    "command line": Recipe.to_command,
-    "experiment": Recipe.to_experiment,
+#: Ways to hand a recipe on, by their names.
+COPIES: dict[str, Callable[[Recipe, Lab], str]] = {
+    "JSON": lambda recipe, lab: json.dumps(recipe.to_json(), indent=1, ensure_ascii=False),
+    "Python": lambda recipe, lab: recipe.to_python(lab.folder, lab.norms_of(recipe)),
+    "command line": lambda recipe, lab: recipe.to_command(lab.folder),
+    "experiment": lambda recipe, lab: recipe.to_experiment(lab.folder),
 }
 
 
@@ -38,6 +39,7 @@ class Parts:
     make: Any
     stop: Any
     control: Any
+    keep: Any
     guard: Any
     canvas: Any
     feature: Any
@@ -59,56 +61,64 @@ class Parts:
     sheet: Any
 
 
-def draw(lab: Lab, first: Recipe) -> Parts:
+def draw(lab: Lab, opening: Opening) -> Parts:
     """The page's components; call inside its tab."""
+    start = Sheet(opening.recipe)
+    if opening.sight is not None:
+        start = replace(start, before=opening.sight.image, made=opening.recipe)
+    own = controls.draw(lab, opening.recipe, "paint")
+    with gr.Row(elem_classes="ub-toolbar"):
+        make = gr.Button("Generate", variant="primary", elem_id="paint-make", scale=0, min_width=120)
+        stop = gr.Button("Stop", scale=0, min_width=70)
+        control = gr.Button("Random features instead", elem_id="paint-control", scale=0, min_width=200)
+        keep = gr.Button("Keep for Compare", elem_id="paint-keep", scale=0, min_width=160)
+        guard = gr.Checkbox(False, label="Guard: keep updates within their usual norms", min_width=320,
+                            container=False, elem_classes="ub-check", elem_id="paint-guard")  # fmt: skip
     with gr.Row(elem_classes="ub-page"):
-        with gr.Column(scale=5, min_width=320):
-            own = controls.draw(lab, first, "paint")
-            with gr.Row():
-                make = gr.Button("Generate", variant="primary", elem_id="paint-make", min_width=100)
-                stop = gr.Button("Stop", min_width=60)
-                control = gr.Button("Random features instead", elem_id="paint-control", min_width=150)
-                guard = gr.Checkbox(False, label="Guard norms", min_width=100,
-                                    info="keep updates within recorded norms")  # fmt: skip
-            canvas = live(canvas_html(Sheet(first)), PAINT, elem_id="paint-canvas")
-        with gr.Column(scale=5, min_width=320):
-            with gr.Group():
-                with gr.Row():
-                    feature = gr.Textbox(label="Feature", placeholder=f"{next(iter(lab.saes), 'up.0.1')}/0",
-                                         max_length=200, elem_id="paint-feature", min_width=130)  # fmt: skip
-                    op = gr.Dropdown(list(OPS), value="add", label="Op", min_width=90)
-                    strength = gr.Number(
-                        3.0,
-                        label="Strength",
-                        minimum=-limits.STRENGTH,
-                        maximum=limits.STRENGTH,
-                        elem_id="paint-strength",
-                        min_width=80,
-                    )
-                    unit = gr.Dropdown(list(UNITS), value="deviation", label="Unit", min_width=100)
-                where = gr.Radio([EVERYWHERE, PAINTED, OWN], value=EVERYWHERE, label="Where",
-                                 elem_id="paint-where")  # fmt: skip
-                with gr.Row():
-                    steps = gr.Textbox(ALL_STEPS, label="Steps", max_length=9, min_width=80,
-                                       elem_id="paint-steps", placeholder="all, 0 or 0-2")  # fmt: skip
-                    branch = gr.Dropdown(list(BRANCHES), value="both", label="Branch", min_width=90)
-                with gr.Row():
-                    add = gr.Button("Add edit", variant="primary", elem_id="paint-add", min_width=90)
-                    put = gr.Button("Change chosen", elem_id="paint-put", min_width=90)
-                    undo = gr.Button("Undo", elem_id="paint-undo", min_width=60)
-                    redo = gr.Button("Redo", min_width=60)
-            edits = live(edits_html(Sheet(first)), elem_id="paint-edits")
-            result = live("", elem_id="paint-result")
-            with gr.Accordion("Copy, save, restore", open=False):
-                copy = gr.Radio(list(COPIES), value="JSON", label="Copy as", min_width=200)
-                copied = gr.Code(label="This picture", language=None, lines=4, max_lines=14,
-                                 interactive=False, elem_id="paint-copied")  # fmt: skip
+        with gr.Column(scale=4, min_width=320):
+            canvas = live(canvas_html(start), PAINT, elem_id="paint-canvas")
+        with gr.Column(scale=4, min_width=320):
+            fields = _draw_edit(lab, opening.feature)
+            edits = live(edits_html(start), elem_id="paint-edits")
+        with gr.Column(scale=4, min_width=320):
+            result = live(EMPTY, elem_id="paint-result")
+            with gr.Accordion("Copy this picture as \u2026", open=False, elem_id="paint-copying"):
+                copy = gr.Radio(list(COPIES), value="JSON", show_label=False, container=False, min_width=200)
+                copied = gr.Code(COPIES["JSON"](start.recipe, lab), show_label=False, language=None, lines=4,
+                                 max_lines=14, interactive=False, elem_id="paint-copied")  # fmt: skip
             drop = live(DROP_ZONE, DROP, elem_id="paint-drop")
     return Parts(
-        own, make, stop, control, guard, canvas, feature, op, strength, unit, steps, branch,
-        where, add, put, undo, redo, edits, result, copy, copied, drop,
-        gr.State(Sheet(first), time_to_live=3600),
+        controls=own, make=make, stop=stop, control=control, keep=keep, guard=guard, canvas=canvas,
+        edits=edits, result=result, copy=copy, copied=copied, drop=drop,
+        sheet=gr.State(start, time_to_live=3600), **fields,
     )  # fmt: skip
+
+
+def _draw_edit(lab: Lab, feature: str) -> dict[str, Any]:
+    """The fields of an edit and the buttons of the list, by their names in `Parts`."""
+    with gr.Group():
+        with gr.Row():
+            name = gr.Textbox(feature, label="Feature", placeholder=f"{next(iter(lab.saes), 'up.0.1')}/0",
+                              max_length=200, elem_id="paint-feature", min_width=130)  # fmt: skip
+            op = gr.Dropdown(list(OPS), value="add", label="Op", min_width=90)
+        with gr.Row():
+            strength = gr.Number(3.0, label="Strength", minimum=-limits.STRENGTH, maximum=limits.STRENGTH,
+                                 elem_id="paint-strength", min_width=80)  # fmt: skip
+            unit = gr.Dropdown(list(UNITS), value="deviation", label="Unit", min_width=100)
+        where = gr.Radio([EVERYWHERE, PAINTED, OWN], value=EVERYWHERE, label="Where", elem_id="paint-where")
+        with gr.Row():
+            steps = gr.Textbox(ALL_STEPS, label="Steps", max_length=9, min_width=80, elem_id="paint-steps",
+                               placeholder="all, 0 or 0-2")  # fmt: skip
+            branch = gr.Dropdown(list(BRANCHES), value="both", label="Branch", min_width=90)
+    with gr.Row(elem_classes="ub-toolbar"):
+        add = gr.Button("Add edit", variant="primary", elem_id="paint-add", min_width=80)
+        put = gr.Button("Change chosen", elem_id="paint-put", min_width=110)
+        undo = gr.Button("Undo", elem_id="paint-undo", min_width=60)
+        redo = gr.Button("Redo", elem_id="paint-redo", min_width=60)
+    return {
+        "feature": name, "op": op, "strength": strength, "unit": unit, "steps": steps, "branch": branch,
+        "where": where, "add": add, "put": put, "undo": undo, "redo": redo,
+    }  # fmt: skip
 
 
 def shown_parts(parts: Parts) -> list[Any]:
@@ -116,9 +126,17 @@ def shown_parts(parts: Parts) -> list[Any]:
     return [parts.sheet, parts.canvas, parts.edits, parts.copied]
 
 
-def shown(sheet: Sheet, copy: str) -> tuple:
+def made(shell: Shell) -> list[Any]:
+    """The components that a picture that was made updates: those of `shown`, and the result."""
+    parts = shell.pages["paint"]
+    return [*shown_parts(parts), parts.result]
+
+
+def shown(lab: Lab, sheet: Sheet, copy: str) -> tuple:
     """Everything that follows from the sheet."""
-    return sheet, canvas_html(sheet), edits_html(sheet), COPIES[copy](sheet.recipe)
+    if copy not in COPIES:
+        raise UnboxError(f"a picture is copied as one of {', '.join(COPIES)}")
+    return sheet, canvas_html(sheet), edits_html(sheet), COPIES[copy](sheet.recipe, lab)
 
 
 def wire(shell: Shell) -> None:
@@ -132,26 +150,31 @@ def _wire_runs(shell: Shell) -> None:
     """Generate, control, stop, copy, and the settings of another system."""
     lab, parts = shell.lab, shell.pages["paint"]
     inputs = {*parts.controls.components, parts.guard, parts.sheet, parts.copy}
-    made = [*shown_parts(parts), parts.result, shell.link]
+    results = [*made(shell), shell.link]
 
-    def run(data: dict, request: gr.Request, control: bool = False) -> tuple:
+    def run(
+        data: dict, request: gr.Request, progress: gr.Progress = gr.Progress(), control: bool = False  # noqa: B008
+    ) -> tuple:  # fmt: skip
         sheet = data[parts.sheet]
         own = sheet.recipe
         recipe = controls.recipe_of(
             parts.controls, data, edits=own.edits, off=own.off, guard=bool(data[parts.guard])
         )
         with shell.stops.running(request) as stop:
-            sheet = paint(lab, sheet.changed(recipe, sheet.chosen), stop, control)
-        return *shown(sheet, data[parts.copy]), result_html(sheet), link("paint", r=recipe.to_link())
+            changed = sheet.changed(recipe, sheet.chosen)
+            sheet = paint(lab, changed, stop, control, told(progress, recipe.steps))
+        return *shown(lab, sheet, data[parts.copy]), result_html(sheet), link("paint", r=recipe.to_link())
 
-    def run_control(data: dict, request: gr.Request) -> tuple:
-        return run(data, request, control=True)
+    def run_control(data: dict, request: gr.Request, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
+        return run(data, request, progress, control=True)
 
-    for event in (parts.make.click, parts.controls.prompt.submit):
-        shell.linked(on(event, run, inputs, made, device=True))
-    shell.linked(on(parts.control.click, run_control, inputs, made, device=True))
-    on(parts.stop.click, shell.stops.stop, None, None, queue=False)
-    on(parts.copy.input, lambda sheet, copy: COPIES[copy](sheet.recipe), [parts.sheet, parts.copy],
+    runs = [on(event, run, inputs, results, device=True)
+            for event in (parts.make.click, parts.controls.prompt.submit)]  # fmt: skip
+    runs.append(on(parts.control.click, run_control, inputs, results, device=True))
+    for each in runs:
+        shell.linked(each)
+    shell.stoppable(parts.stop, runs)
+    on(parts.copy.input, lambda sheet, copy: shown(lab, sheet, copy)[-1], [parts.sheet, parts.copy],
        [parts.copied], show_progress="hidden")  # fmt: skip
     system, _, _, *sizes = parts.controls.components[:7]
     on(parts.controls.system.input, lambda name: controls.settings_of(lab, name), [system], sizes,
@@ -179,17 +202,17 @@ def _wire_list(shell: Shell) -> None:
     on(parts.canvas.input, brush, [parts.sheet], [parts.sheet, parts.where], show_progress="hidden")
 
     def add(data: dict) -> tuple:
-        return shown(data[parts.sheet].add(edit_of(lab, parts, data)), data[parts.copy])
+        return shown(lab, data[parts.sheet].add(edit_of(lab, parts, data)), data[parts.copy])
 
     def put(data: dict) -> tuple:
-        return shown(data[parts.sheet].put(edit_of(lab, parts, data)), data[parts.copy])
+        return shown(lab, data[parts.sheet].put(edit_of(lab, parts, data)), data[parts.copy])
 
     on(parts.add.click, add, {*fields, *state}, shown_parts(parts), show_progress="hidden")
     on(parts.put.click, put, {*fields, *state}, shown_parts(parts), show_progress="hidden")
     for button, change in ((parts.undo, Sheet.undo), (parts.redo, Sheet.redo)):
 
         def step(sheet: Sheet, copy: str, change: Any = change) -> tuple:
-            return shown(change(sheet), copy)
+            return shown(lab, change(sheet), copy)
 
         on(button.click, step, state, shown_parts(parts), show_progress="hidden")
 
@@ -204,7 +227,7 @@ def _wire_list(shell: Shell) -> None:
             raise UnboxError("not a button of the list")
         sheet = changes[what]()
         values = fields_of(sheet) if what == "choose" else (gr.skip(),) * len(fields)
-        return *shown(sheet, copy), *values
+        return *shown(lab, sheet, copy), *values
 
     on(parts.edits.click, act, state, [*shown_parts(parts), *fields], show_progress="hidden")
 
@@ -217,14 +240,22 @@ def _wire_arrivals(shell: Shell) -> None:
     def from_explore(sight: Sight | None, chosen: str, copy: str) -> tuple:
         if sight is None:
             raise UnboxError("make a picture first")
-        return opened(sight, chosen, copy)
+        return opened(shell.lab, sight, chosen, copy)
 
     on(explore.paint.click, from_explore, [explore.sight, explore.chosen, parts.copy], arrived)
 
     def from_card(event: gr.EventData, sight: Sight | None, copy: str) -> tuple:
         name = asked(event, "paint", str)
-        return opened(sight, name, copy) if name and sight is not None else (gr.skip(),) * len(arrived)
+        if not name or sight is None:
+            return (gr.skip(),) * len(arrived)
+        return opened(shell.lab, sight, name, copy)
 
+    def from_feature(name: str) -> tuple:
+        shell.lab.feature(name)
+        return select("paint"), name.strip()
+
+    on(shell.pages["feature"].paint.click, from_feature, [shell.pages["feature"].name],
+       [shell.tabs, parts.feature], show_progress="hidden")  # fmt: skip
     on(explore.card.click, from_card, [explore.sight, parts.copy], arrived, show_progress="hidden")
 
     def restored(event: gr.EventData, copy: str) -> tuple:
@@ -237,18 +268,18 @@ def _wire_arrivals(shell: Shell) -> None:
 
 
 def arrivals(shell: Shell) -> list[Any]:
-    """The components that `opened`, `restore` and `arrive` update."""
+    """The components that `opened` and `restore` update."""
     parts = shell.pages["paint"]
     return [
         *shown_parts(parts), shell.tabs, *parts.controls.components, parts.feature, parts.guard, parts.result,
     ]  # fmt: skip
 
 
-def opened(sight: Sight, feature: str, copy: str) -> tuple:
+def opened(lab: Lab, sight: Sight, feature: str, copy: str) -> tuple:
     """The page with a picture that was made elsewhere."""
     sheet = Sheet(sight.recipe.plain, before=sight.image, made=sight.recipe.plain)
     values = controls.values_of(sheet.recipe)
-    return *shown(sheet, copy), select("paint"), *values, feature, False, ""
+    return *shown(lab, sheet, copy), select("paint"), *values, feature or gr.skip(), False, EMPTY
 
 
 def restore(lab: Lab, recipe: Recipe, copy: str) -> tuple:
@@ -258,22 +289,14 @@ def restore(lab: Lab, recipe: Recipe, copy: str) -> tuple:
     sheet = Sheet(recipe)
     values = controls.values_of(recipe)
     note = '<p class="ub-none">Restored. Generate makes the picture again.</p>'
-    return *shown(sheet, copy), select("paint"), *values, gr.skip(), recipe.guard, note
+    return *shown(lab, sheet, copy), select("paint"), *values, gr.skip(), recipe.guard, note
 
 
-def arrive(shell: Shell, recipe: Recipe, request: gr.Request) -> tuple:
-    """The page with a recipe from a link, made."""
-    with shell.stops.running(request) as stop:
-        sheet = paint(shell.lab, Sheet(recipe), stop)
-    values = controls.values_of(recipe)
-    return *shown(sheet, "JSON"), select("paint"), *values, gr.skip(), recipe.guard, result_html(sheet)
-
-
-def paint(lab: Lab, sheet: Sheet, stop: Any = None, control: bool = False) -> Sheet:
+def paint(lab: Lab, sheet: Sheet, stop: Any = None, control: bool = False, progress: Any = None) -> Sheet:
     """Make the picture without and with its edits. `control`: with random features of equal norm instead."""
     recipe = sheet.recipe
     asked_for = lab.random_control(recipe) if control else recipe
-    before, after = lab.generate([recipe.plain, asked_for], stop)
+    before, after = lab.generate([recipe.plain, asked_for], stop, progress)
     return replace(sheet, before=before, after=after, made=asked_for)
 
 
@@ -315,83 +338,3 @@ def fields_of(sheet: Sheet) -> tuple:
     name = f"{edit.source or edit.block}/{edit.feature[0]}" if edit.feature else edit.block
     where = EVERYWHERE if edit.where is None else OWN if edit.where.own else PAINTED
     return name, edit.op, value, edit.unit, steps, edit.branch, where
-
-
-def canvas_html(sheet: Sheet) -> str:
-    """The picture to paint on, with the tools."""
-    image = sheet.before
-    width, height = mask_size(sheet.recipe)
-    base = (
-        f'<img class="ub-picture" alt="the picture to paint on" src="{pictures.uri(image)}">' if image else ""
-    )
-    return (
-        f'<div class="ub-stage ub-paint" style="--ratio:{sheet.recipe.width}/{sheet.recipe.height}">{base}'
-        f'<canvas data-paint width="{width}" height="{height}" '
-        f'data-mask="{mask_text(sheet.mask, (width, height))}" aria-label="mask"></canvas></div>'
-        '<div class="ub-under"><button data-tool="brush" class="ub-chosen">brush</button>'
-        '<button data-tool="eraser">eraser</button><button data-tool="all">fill</button>'
-        '<button data-tool="clear">clear</button>'
-        '<label class="ub-slider">size <input type="range" min="1" max="16" value="4" data-brush '
-        'aria-label="size of the brush"></label></div>'
-    )
-
-
-def edits_html(sheet: Sheet) -> str:
-    """The list of edits with its buttons."""
-    if not len(sheet.recipe.edits):
-        return '<p class="ub-none">No edits yet: name a feature, paint where, add.</p>'
-    rows = []
-    for place, edit in enumerate(sheet.recipe.edits):
-        off = place in sheet.recipe.off
-        when = "all steps" if edit.steps is None else f"steps {edit.steps[0]}\u2013{edit.steps[1] - 1}"
-        where = "everywhere" if edit.where is None else "where it fires" if edit.where.own else "masked"
-        detail = f"{when}, {where}" + (f", {edit.branch}" if edit.branch != "both" else "")
-        buttons = "".join(
-            f'<button {views.go(act=act, place=place)} aria-label="{word}" title="{word}">{sign}</button>'
-            for act, word, sign in (
-                ("toggle", "on or off", "\u25cb" if off else "\u25cf"), ("up", "up", "\u2191"),
-                ("down", "down", "\u2193"), ("remove", "remove", "\u2715"),
-            )
-        )  # fmt: skip
-        css = " ub-off" * off + " ub-chosen" * (place == sheet.chosen)
-        rows.append(
-            f'<li class="ub-edit{css}"><button class="ub-what" {views.go(act="choose", place=place)}>'
-            f"<b>{views.escape(describe(edit))}</b><small>{views.escape(detail)}</small></button>{buttons}</li>"
-        )
-    return f'<ol class="ub-edits">{"".join(rows)}</ol>'
-
-
-def result_html(sheet: Sheet) -> str:
-    """Before and after, their difference, and the picture to save."""
-    if sheet.before is None or sheet.after is None or sheet.made is None:
-        return ""
-    masks = [edit.where for edit in sheet.made.active if edit.where is not None and not edit.where.own]
-    note = ""
-    if masks:
-        levels = masks[0].on(64, 64)
-        inside, outside = pictures.changed(
-            sheet.before,
-            sheet.after,
-            levels.max(tuple(range(levels.ndim - 2))) if levels.ndim > 2 else levels,
-        )
-        note = f"mean change {inside:.1f} inside the mask, {outside:.1f} outside (of 255)"
-    else:
-        note = f"mean change {pictures.changed(sheet.before, sheet.after)[0]:.1f} (of 255)"
-    change = pictures.difference(sheet.before, sheet.after).convert("RGB")
-    png = base64.b64encode(pictures.png_with_recipe(sheet.after, sheet.made.to_json())).decode("ascii")
-    return (
-        f"{views.slider(sheet.before, sheet.after)}"
-        f'<div class="ub-pair">{views.picture(change, "difference")}'
-        f'<div><p>{note}</p><a class="ub-save" download="unbox-{sheet.made.seed}.png" '
-        f'href="data:image/png;base64,{png}">Save PNG with its recipe</a></div></div>'
-    )
-
-
-def _json(recipe: Recipe) -> str:
-    return json.dumps(recipe.to_json(), indent=1, ensure_ascii=False)
-
-
-DROP_ZONE = (
-    '<label class="ub-drop">Drop a PNG saved here, or choose one, to restore its recipe'
-    '<input type="file" accept="image/png" aria-label="PNG to restore"></label>'
-)

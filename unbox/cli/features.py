@@ -1,0 +1,100 @@
+"""`unbox features`."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from unbox.atlas import Atlas, Facts
+
+
+@dataclass(frozen=True)
+class Features:
+    """Search an atlas, or tell everything about one feature: `unbox features red --atlas atlas/`.
+
+    A name like up.0.1/17 tells about that feature; words search labels and captions; without any the densest
+    are listed.
+    """
+
+    atlas: Path
+    """Folder that `unbox atlas` wrote."""
+    words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """What to look for: words, a feature's name, or an index."""
+    meaning: str = ""
+    """System or folder whose text encoders embed the words: search by meaning instead of by words."""
+    block: str | None = None
+    """Only features of this block."""
+    density: tuple[float, float] | None = None
+    """Only features active in this share of places, from and to."""
+    step: int | None = None
+    """Only features that are most often active at this step."""
+    labelled: bool = False
+    """Only features with a label."""
+    order: str | None = None
+    """density, rarest, activation, label score or index; default the best match, without words density."""
+    limit: int = 20
+    """Most features listed."""
+    json: bool = False
+    """Print JSON, an object a line."""
+
+    def run(self) -> None:
+        """Print what is found."""
+        from unbox.atlas import Atlas
+        from unbox.words import UnboxError
+
+        atlas, text = Atlas.open(self.atlas), " ".join(self.words)
+        found = self._found(atlas, text)
+        if not found:
+            raise UnboxError(f"no feature of {self.atlas} fits; try other words, or a wider range")
+        if len(found) == 1 and text.strip() == found[0].name:
+            self._tell(atlas, found[0])
+            return
+        for facts in found:
+            print(json.dumps(asdict(facts)) if self.json else line(facts))
+
+    def _found(self, atlas: "Atlas", text: str) -> "list[Facts]":
+        statistics: dict[str, Any] = {"block": self.block, "density": self.density, "step": self.step}
+        statistics |= {"labelled": self.labelled, "limit": self.limit}
+        if not self.meaning:
+            return atlas.search(text, order=self.order, **statistics)
+        from unbox.models import load
+
+        return [each.facts for each in atlas.meaning(load(self.meaning), text, **statistics)]
+
+    def _tell(self, atlas: "Atlas", facts: "Facts") -> None:
+        """Everything about a feature, as JSON or as lines."""
+        related = {k: atlas.related(facts.id, k) for k in ("neighbours", "coactive", "elsewhere")}
+        labels, words = atlas.labels(facts.id), atlas.words(facts.id)
+        top = atlas.examples(facts.id, "top")
+        if self.json:
+            told = asdict(facts) | {"labels": [asdict(each) for each in labels], "words": dict(words)}
+            told |= {k: {r.facts.name: r.score for r in rows} for k, rows in related.items()}
+            print(
+                json.dumps(
+                    told | {"top": [{"prompt": e.prompt, "seed": e.seed, "peak": e.peak} for e in top]}
+                )
+            )
+            return
+        life = atlas.life(facts.id)
+        print(line(facts))
+        print(f"  mean {facts.mean:.3g} +- {facts.std:.3g} where active, largest {facts.largest:.3g}")
+        print(
+            "  places by step: "
+            + ", ".join(f"{s}: {n:,}" for s, n in zip(life.steps, life.places, strict=True))
+        )
+        print("  words: " + (", ".join(f"{term} ({z:.1f})" for term, z in words) or "none"))
+        for label in labels:
+            print(f"  label: {label.text} (by {label.author}, {label.made[:10]})")
+        for kind, rows in related.items():
+            print(f"  {kind}: " + (", ".join(f"{r.facts.name} {r.score:.2f}" for r in rows) or "none"))
+        for each in top[:10]:
+            print(f"  {each.peak:8.3g}  {each.prompt}")
+
+
+def line(facts: "Facts") -> str:
+    """A feature in a line: name, density, label and its score."""
+    score = "" if facts.score is None else f"  ({facts.score:.2f})"
+    return f"{facts.name:16} {facts.density:9.4%}  {facts.label or '-'}{score}"
