@@ -60,6 +60,7 @@ def unbox_step(d: int, n: int, k: int, x: Any, dead: int, device: str) -> Step:
     plan = make_plan([Spec("", k, n)], tokens=10**12, batch_size=len(x), warmup=0, dead_after=10**11)
     fit = next(iter(Run(plan, {"": ArrayRows(x.cpu())}, device).fits.values()))
     fit.dead = torch.arange(dead, device=device)
+    fit._count_dead()
     # A look at who is dead comes every few steps, and would find what was marked alive.
     fit.silent[:dead] = 10**12
 

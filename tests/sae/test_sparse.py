@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unbox.sae import select, sparse
-from unbox.sae.losses import Aux, reconstructions, squared_error, strongest
+from unbox.sae.gradients import through
+from unbox.sae.losses import Aux, strongest
 from unbox.sae.variants import variant
 
 SHAPES = [(7, 5, 11, 3), (1, 4, 4, 4), (16, 8, 64, 1), (32, 16, 70_000, 2)]
@@ -41,11 +42,14 @@ def pattern(active, count):
     return chosen
 
 
-def sparse_loss(x, w, active, level, levels):
-    centred = (x - w["b_pre"]).detach()
-    values = sparse.score(w["W_enc"], w["b_lat"], w["b_pre"], centred, active).relu()
-    found = reconstructions(values, active, level, levels, w["W_dec"], w["b_pre"])
-    return found, squared_error(found, x).mean()
+def sparse_pass(x, w, active, level=None, levels=1):
+    """The pass and its gradients; the loss is the mean over levels of the summed squares."""
+    plain = {name: weight.detach() for name, weight in w.items()}
+    centred = x - plain["b_pre"]
+    found = through(centred, active, plain, 1.0, level, levels)
+    d_lat = found.b_lat()
+    ours = {"W_enc": found.W_enc(centred), "W_dec": found.W_dec(), "b_lat": d_lat}
+    return found, {**ours, "b_pre": found.b_pre(plain["W_enc"], d_lat)}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -54,13 +58,19 @@ def test_topk_step_equals_dense_autograd(shape):
     x, w = problem(count, d, n)
     with torch.no_grad():
         active, pre = select.by_row(x - w["b_pre"], w["W_enc"], w["b_lat"], k)
-    found, loss = sparse_loss(x, w, active, None, 0)
+    found, ours = sparse_pass(x, w, active)
     dense = dense_codes(x, w, pattern(active, count))
     expected = dense @ w["W_dec"] + w["b_pre"]
-    close(found[0], expected)
-    ours, theirs = gradients(loss, w), gradients((expected - x).square().sum(), w)
+    close(found.error, expected - x)
+    close(found.squares.sum(), (expected - x).square().sum())
+    theirs = gradients((expected - x).square().sum(), w)
     for name in w:
         close(ours[name], theirs[name])
+    close(found.radial(), (theirs["W_dec"] * w["W_dec"]).sum(1))
+    codes, at = dense.detach().requires_grad_(), (active.rows, active.indices)
+    (slopes,) = torch.autograd.grad((codes @ w["W_dec"] + w["b_pre"] - x).square().sum(), codes)
+    close(found.values, dense[at])
+    close(found.slopes, slopes[at] * (dense[at] > 0))
     top = ((x - w["b_pre"]) @ w["W_enc"].T + w["b_lat"]).topk(k)
     close(pre.view(count, k), top.values)
 
@@ -72,8 +82,7 @@ def test_nested_losses_equal_dense_autograd(name, levels):
     chooser = select.by_batch if kind.batchwise else select.by_row
     with torch.no_grad():
         active, _ = chooser(x - w["b_pre"], w["W_enc"], w["b_lat"], 4)
-    level = kind.level(active, 4, levels)
-    _, loss = sparse_loss(x, w, active, level, len(levels))
+    found, ours = sparse_pass(x, w, active, kind.level(active, 4, levels), len(levels))
     chosen = pattern(active, 12)
     parts = []
     for i, bound in enumerate(levels):
@@ -83,10 +92,22 @@ def test_nested_losses_equal_dense_autograd(name, levels):
             pre = ((x - w["b_pre"]) @ w["W_enc"].T + w["b_lat"]).detach()
             kept = torch.zeros_like(chosen).scatter_(1, pre.topk(levels[i]).indices, 1.0)
         parts.append((dense_codes(x, w, kept) @ w["W_dec"] + w["b_pre"] - x).square().sum())
+    close(found.squares, torch.stack(parts))
     theirs = gradients(torch.stack(parts).mean(), w)
-    ours = gradients(loss, w)
     for key in w:
         close(ours[key], theirs[key])
+    close(found.radial(), (theirs["W_dec"] * w["W_dec"]).sum(1))
+
+
+def test_a_range_of_latents_has_the_gradients_of_the_whole():
+    x, w = problem(30, 6, 50)
+    with torch.no_grad():
+        active, _ = select.by_row(x - w["b_pre"], w["W_enc"], w["b_lat"], 3)
+    found, whole = sparse_pass(x, w, active)
+    centred = (x - w["b_pre"]).detach()
+    for part in (slice(0, 20), slice(20, 49), slice(49, 50)):
+        assert torch.equal(found.W_enc(centred, part), whole["W_enc"][part])
+        assert torch.equal(found.W_dec(part), whole["W_dec"][part])
 
 
 @pytest.mark.parametrize("dead", [1, 3, 30])
@@ -96,16 +117,17 @@ def test_auxk_equals_dense_autograd(dead, monkeypatch):
     ids = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:dead]
     error = torch.randn(9, 8, dtype=torch.float64)
     norm = (error - error.mean(0)).square().sum()
-    for weight in w.values():
-        weight.grad = torch.zeros_like(weight)
     with torch.no_grad():
-        loss = Aux(1 / 32).add_gradients(error, x - w["b_pre"], ids, w, norm, torch.float64)
+        loss, d_encoder, d_decoder, d_lat = Aux(1 / 32).gradients(
+            error, x - w["b_pre"], ids, w, norm, torch.float64
+        )
     z = strongest(((x - w["b_pre"]) @ w["W_enc"][ids].T + w["b_lat"][ids]).relu(), min(4, dead))
     expected = (z @ w["W_dec"][ids] - error).square().sum() / norm / 32
     close(loss, expected)
     theirs = gradients(expected, w)
-    for name in w:
-        close(w[name].grad, theirs[name])
+    for name, ours in (("W_enc", d_encoder), ("W_dec", d_decoder), ("b_lat", d_lat)):
+        close(torch.zeros_like(w[name]).index_add(0, ids, ours), theirs[name])
+    close(-(d_lat @ w["W_enc"][ids]), theirs["b_pre"])
 
 
 def test_strongest_keeps_the_largest():
@@ -156,6 +178,16 @@ def test_slices_change_nothing(monkeypatch):
     monkeypatch.setitem(select.SLICE, "cpu", 64 * 7)
     parts, _ = select.by_row(x, w["W_enc"].detach(), w["b_lat"].detach(), 3)
     assert torch.equal(whole.indices, parts.indices)
+
+
+def test_selection_in_threads_equals_one(monkeypatch):
+    pre = torch.randn(37, 640, generator=torch.Generator().manual_seed(0))
+    pre[3] = 0  # all equal: the first k
+    one = select.largest(pre, 5)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for ours, theirs in zip(one, select.largest(pre, 5), strict=True):
+        assert torch.equal(ours, theirs)
+    assert one[1][3].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_rows_without_entries():

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unbox.sae import select, sparse
+from unbox.sae.gradients import Pass, through
 from unbox.sae.init import Start, directions
-from unbox.sae.losses import Aux, reconstructions, squared_error
+from unbox.sae.losses import Aux
 from unbox.sae.model import SAE, WEIGHTS
 from unbox.sae.parallel import Team
 from unbox.sae.plan import Budget, Plan, Spec
@@ -20,6 +21,9 @@ from unbox.words import UnboxError
 LOOK = 16
 #: Adam of the paper (arXiv 2410.22366): betas and eps.
 BETAS, EPS = (0.9, 0.999), 6.25e-10
+MOMENTS = ("exp_avg", "exp_avg_sq")
+#: Latents whose gradients are made and used at a time on CPU, so that they are never whole: 4 MB of each.
+CHUNK = 1 << 20
 
 
 @dataclass
@@ -35,6 +39,26 @@ class Meter:
     def zero(cls, device: torch.device) -> "Meter":
         error, active, aux = torch.zeros(3, dtype=torch.float64, device=device)
         return cls(error, active, aux)
+
+
+@dataclass(frozen=True, eq=False)
+class Revival:
+    """AuxK's gradients of the dead latents (r of them)."""
+
+    latents: int
+    dead: Tensor
+    """(r,) ids, ascending."""
+    W_enc: Tensor
+    W_dec: Tensor
+    b_lat: Tensor
+
+    def add(self, gradients: dict[str, Tensor], part: slice) -> None:
+        """Add those of a range of latents to its gradients of W_enc and W_dec."""
+        own = slice(None)
+        if part != slice(0, self.latents):
+            own = slice(*torch.searchsorted(self.dead, torch.tensor([part.start, part.stop])).tolist())
+        for name, mine in (("W_enc", self.W_enc), ("W_dec", self.W_dec)):
+            gradients[name].index_add_(0, self.dead[own] - part.start, mine[own])
 
 
 class Fit:
@@ -59,12 +83,14 @@ class Fit:
             "b_pre": start.centre.clone(),
             "b_lat": torch.zeros(len(first)),
         }
-        self.weights = {name: nn.Parameter(w.to(device)) for name, w in weights.items()}
-        self.adam = torch.optim.Adam(self.weights.values(), lr=self.peak, betas=BETAS, eps=EPS, fused=True)
+        self.weights = {name: w.to(device) for name, w in weights.items()}
+        self.moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in self.weights.items()}
+        self.low_encoder = self.weights["W_enc"].to(self.lowp, copy=True)
         self.silent = torch.zeros(len(first), dtype=torch.int64, device=device)
         self.dead = torch.zeros(0, dtype=torch.int64, device=device)
         self.dead_everywhere = 0
         self.steps = 0
+        self.clock = torch.zeros((), device=device)  # the steps, as Adam wants them
         self.aux = Aux(plan.aux)
         self.meter = Meter.zero(device)
 
@@ -81,58 +107,104 @@ class Fit:
         each = self.spec.latents // latents.world
         return slice(latents.rank * each, (latents.rank + 1) * each)
 
+    @torch.no_grad()
     def step(self, x: Tensor, rows: int, factor: float) -> None:
         """One optimiser step. x (B, d) is this process's share of `rows` rows; `factor` is on the rate."""
-        w = self.weights
-        centred = x - w["b_pre"].detach()
+        levels, others = self.spec.levels, self.team.latents
+        centred = x - self.weights["b_pre"]
         active, known = self._winners(centred)
-        values = sparse.score(w["W_enc"], w["b_lat"], w["b_pre"], centred, active, known).relu()
-        levels = self.spec.levels
         level = self.variant.level and self.variant.level(active, self.spec.k, levels, self._own.start)
-        others = self.team.latents
-        found = reconstructions(values, active, level, len(levels), w["W_dec"], w["b_pre"], others)
-        errors = squared_error(found, x)
-        (errors.mean() / (rows * self.start.variance)).backward()
-        with torch.no_grad():
-            if self.dead_everywhere and self.plan.aux:
-                self.meter.aux += self._revive(x - found[-1], centred, rows)
-            self._update(factor)
-            self._count(active, values > 0, rows)
-        self.meter.error += errors[-1].detach()
+        scale = 1 / (rows * self.start.variance)
+        found = through(centred, active, self.weights, scale, level, len(levels) or 1, known, others)
+        revival = self._revive(found, centred, rows) if self.dead_everywhere and self.plan.aux else None
+        self._update(found, centred, revival, factor)
+        self._count(found.active, found.values > 0, rows)
+        self.meter.error += found.squares[-1]
         self.meter.rows += len(x)
 
     def _winners(self, centred: Tensor) -> tuple[sparse.Active, Tensor | None]:
         """The active entries, and their pre-activations where those are exact."""
         choose = select.by_batch if self.variant.batchwise else select.by_row
-        with torch.no_grad():
-            weight, bias = self.weights["W_enc"].to(self.lowp), self.weights["b_lat"].to(self.lowp)
-            active, pre = choose(centred.to(self.lowp), weight, bias, self.spec.k, self.team)
+        bias = self.weights["b_lat"].to(self.lowp)
+        active, pre = choose(centred.to(self.lowp), self.low_encoder, bias, self.spec.k, self.team)
         return active, pre if self.lowp == torch.float32 else None
 
-    def _revive(self, error: Tensor, centred: Tensor, rows: int) -> Tensor:
-        """AuxK's gradients, added; its loss."""
+    def _revive(self, found: Pass, centred: Tensor, rows: int) -> "Revival":
+        """AuxK's gradients; its loss is noted."""
+        error = -found.error
         total, square = error.sum(0), error.square().sum()
         self.team.rows.sum_(total, square)
         norm = square - total.square().sum() / rows
-        return self.aux.add_gradients(
-            error, centred, self.dead, self.weights, norm, self.lowp, self.team.latents
+        loss, *gradients = self.aux.gradients(
+            error, centred, self.dead, self.weights, norm, self.lowp, self.team.latents, self.dead_everywhere
         )
+        self.meter.aux += loss
+        return Revival(len(self.silent), self.dead, *gradients)
 
-    def _update(self, factor: float) -> None:
-        """Adam; the decoder's gradient loses its radial part before, its rows are unit again after."""
-        W_dec = self.weights["W_dec"]
-        gradients = {name: w.grad for name, w in self.weights.items() if w.grad is not None}
+    def _update(self, found: Pass, centred: Tensor, revival: "Revival | None", factor: float) -> None:
+        """Adam, by ranges of latents; the decoder's gradient loses its radial part before, its rows are unit
+        again after."""
+        w, first = self.weights, self.team.latents.rank == 0
+        d_lat, radial = found.b_lat(), found.radial()
+        d_pre = found.b_pre(w["W_enc"], d_lat, decoded=first)
+        if revival is not None:
+            d_pre -= revival.b_lat @ w["W_enc"][revival.dead]
+            d_lat.index_add_(0, revival.dead, revival.b_lat)
+            radial.index_add_(0, revival.dead, torch.linalg.vecdot(revival.W_dec, w["W_dec"][revival.dead]))
+        self.clock += 1
+        for part in self._parts():
+            gradients = {
+                "W_enc": found.W_enc(centred, part),
+                "W_dec": found.W_dec(part),
+                "b_lat": d_lat[part],
+            }
+            if revival is not None:
+                revival.add(gradients, part)
+            gradients["W_dec"].addcmul_(w["W_dec"][part], radial[part, None], value=-1)
+            if part.start == 0:
+                gradients["b_pre"] = d_pre
+            self._together(gradients)
+            for name, gradient in gradients.items():
+                self._adam(name, gradient, part, self.peak * factor)
+            W_dec = w["W_dec"][part]
+            W_dec.div_(torch.linalg.vector_norm(W_dec, dim=1, keepdim=True).clamp_min(1e-12))
+            self.low_encoder[part].copy_(w["W_enc"][part])
+
+    def _parts(self) -> list[slice]:
+        """Ranges of latents to update one after the other; one where the gradient is looked at whole."""
+        n, d = self.weights["W_enc"].shape
+        size = n
+        if self.silent.device.type == "cpu" and self.team.everyone.world == 1 and self.plan.clip is None:
+            size = max(1, CHUNK // d)
+        return [slice(at, min(n, at + size)) for at in range(0, n, size)]
+
+    def _together(self, gradients: dict[str, Tensor]) -> None:
+        """Sum the gradients over processes, and clip them if the plan says so."""
         self.team.rows.sum_(*gradients.values())
-        self.team.latents.sum_(gradients["b_pre"])
-        radial = torch.linalg.vecdot(gradients["W_dec"], W_dec)
-        gradients["W_dec"].addcmul_(W_dec, radial[:, None], value=-1)
+        if "b_pre" in gradients:
+            self.team.latents.sum_(gradients["b_pre"])
         if self.plan.clip is not None:
             self._clip(gradients, self.plan.clip)
-        for part in self.adam.param_groups:
-            part["lr"] = self.peak * factor
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
-        W_dec.div_(torch.linalg.vector_norm(W_dec, dim=1, keepdim=True).clamp_min(1e-12))
+
+    def _adam(self, name: str, gradient: Tensor, part: slice, rate: float) -> None:
+        """Adam's step of a range of one weight."""
+        whole = (self.weights[name], *self.moments[name])
+        weight, mean, square = whole if name == "b_pre" else (t[part] for t in whole)
+        torch._fused_adam_(
+            [weight],
+            [gradient],
+            [mean],
+            [square],
+            [],
+            [self.clock],
+            lr=rate,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            weight_decay=0.0,
+            eps=EPS,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def _clip(self, gradients: dict[str, Tensor], largest: float) -> None:
         """Scale the gradients of the whole SAE to a norm of at most `largest`."""
@@ -175,7 +247,7 @@ class Fit:
 
         Where latents are shared, every process must call it.
         """
-        w = {key: self._whole(key, value.detach()).clone() for key, value in self.weights.items()}
+        w = {key: self._whole(key, value).clone() for key, value in self.weights.items()}
         return SAE(
             W_enc=w["W_enc"],
             W_dec=w["W_dec"],
@@ -188,10 +260,9 @@ class Fit:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, of all latents; every process must call it."""
-        tensors = {name: w.detach() for name, w in self.weights.items()}
-        for name, weight in self.weights.items():
-            for key, value in self.adam.state.get(weight, {}).items():
-                tensors[f"adam.{key}.{name}"] = value
+        tensors = dict(self.weights)
+        for name, moments in self.moments.items():
+            tensors |= {f"adam.{key}.{name}": t for key, t in zip(MOMENTS, moments, strict=True)}
         dead = torch.zeros_like(self.silent, dtype=torch.uint8)
         dead[self.dead] = 1
         tensors |= {"silent": self.silent, "dead": dead}
@@ -201,16 +272,16 @@ class Fit:
         """Inverse of `state`."""
         own = {key: self._part(key, tensor) for key, tensor in state.items()}
         device = self.silent.device
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(own[name])
-                keys = [key for key in own if key.startswith("adam.") and key.endswith(f".{name}")]
-                if keys:
-                    self.adam.state[weight] = {key.split(".")[1]: own[key].clone().to(device) for key in keys}
+        for name, weight in self.weights.items():
+            weight.copy_(own[name])
+            for key, moment in zip(MOMENTS, self.moments[name], strict=True):
+                moment.copy_(own[f"adam.{key}.{name}"])
+        self.low_encoder.copy_(self.weights["W_enc"])
         self.silent = own["silent"].clone().to(device)
         self.dead = own["dead"].to(device).nonzero().squeeze(1)
         self._count_dead()
         self.steps = int(own["steps"])
+        self.clock.fill_(self.steps)
 
     def _whole(self, key: str, tensor: Tensor) -> Tensor:
         """A tensor of all latents, from this process's part."""
@@ -242,6 +313,5 @@ def state_shapes(fit: Fit) -> dict[str, Any]:
     n, d = fit.spec.latents, len(fit.start.centre)
     shapes: dict[str, Any] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
     for name in WEIGHTS:
-        shapes |= {f"adam.exp_avg.{name}": shapes[name], f"adam.exp_avg_sq.{name}": shapes[name]}
-        shapes |= {f"adam.step.{name}": ()}
+        shapes |= {f"adam.{key}.{name}": shapes[name] for key in MOMENTS}
     return {**shapes, "silent": (n,), "dead": (n,), "steps": ()}

@@ -1,57 +1,14 @@
-"""The two parts of the loss: squared error over the variance, and AuxK, which revives dead latents."""
+"""AuxK, the part of the loss that revives dead latents. (`gradients` has the other, the squared error.)"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from unbox.sae import sparse
 from unbox.sae.parallel import Alone, Group
 from unbox.sae.select import SLICE, SLICE_ELSEWHERE
-
-
-def reconstructions(
-    values: Tensor,
-    active: sparse.Active,
-    level: Tensor | None,
-    count: int,
-    W_dec: Tensor,
-    b_pre: Tensor,
-    latents: Group | None = None,
-) -> list[Tensor]:
-    """The nested reconstructions (B, d), the last the whole: each adds the entries of its level to the one
-    before, so that all together cost one decode. Without levels there is one.
-
-    Where `latents` are shared, the other processes' parts are added as they are, and b_pre's gradient is the
-    first process's alone: the sum over processes is then the gradient of the whole.
-    """
-    parts = (
-        [sparse.decode(values, active, W_dec)]
-        if level is None
-        else [sparse.decode(values[level == i], active.where(level == i), W_dec) for i in range(count)]
-    )
-    if latents is not None and latents.world > 1:
-        parts = [_with_others(part, latents) for part in parts]
-        b_pre = b_pre if latents.rank == 0 else b_pre.detach()
-    found, sums = b_pre, []
-    for part in parts:
-        found = found + part
-        sums.append(found)
-    return sums
-
-
-def _with_others(part: Tensor, group: Group) -> Tensor:
-    """The sum over processes, with the gradient of this one's part."""
-    others = part.detach().clone()
-    group.sum_(others)
-    return part + (others - part.detach())
-
-
-def squared_error(found: list[Tensor], x: Tensor) -> Tensor:
-    """(reconstructions,): the sum over the batch of |x^ - x|^2, for each."""
-    return torch.stack([F.mse_loss(one, x, reduction="sum") for one in found])
 
 
 @dataclass(frozen=True)
@@ -64,7 +21,7 @@ class Aux:
 
     coefficient: float = 1 / 32
 
-    def add_gradients(
+    def gradients(
         self,
         error: Tensor,
         centred: Tensor,
@@ -73,12 +30,15 @@ class Aux:
         norm: Tensor,
         lowp: torch.dtype,
         latents: Group | None = None,
-    ) -> Tensor:
-        """Adds AuxK's gradients to `weights[...].grad`; returns its loss (scalar).
+        everywhere: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """AuxK's loss, and its gradients by the dead latents' W_enc (r, d), W_dec (r, d) and b_lat (r,).
+
+        That of b_pre is -(the last) @ W_enc[dead].
 
         error (B, d) = x - x^; centred (B, d) = x - b_pre; dead (r,) ids; norm = sum of |e - mean e|^2. Rows
         go by in slices, so that no (B, r) array exists whole; products run in `lowp`. Where `latents` are
-        shared, the dead of all processes explain together.
+        shared, the dead of all processes explain together: `everywhere` is their number.
         """
         encoder, decoder = weights["W_enc"][dead], weights["W_dec"][dead]
         bias = weights["b_lat"][dead]
@@ -86,9 +46,7 @@ class Aux:
         d_encoder, d_decoder = torch.zeros_like(encoder), torch.zeros_like(decoder)
         d_bias, loss = torch.zeros_like(bias), error.new_zeros(())
         latents = latents or Alone()
-        everywhere = torch.tensor(len(dead), device=error.device)
-        latents.sum_(everywhere)
-        number = int(everywhere)
+        number = len(dead) if everywhere is None else everywhere
         size = max(1, SLICE.get(error.device.type, SLICE_ELSEWHERE) // number)
         kappa = max(1, min(error.shape[1] // 2, number))
         for start in range(0, len(error), size):
@@ -103,11 +61,7 @@ class Aux:
             d_decoder += (z.T @ g).to(e.dtype)
             d_encoder += (d_z.T @ c).to(e.dtype)
             d_bias += d_z.sum(0, dtype=e.dtype)
-        weights["W_enc"].grad.index_add_(0, dead, d_encoder)  # type: ignore[union-attr]
-        weights["W_dec"].grad.index_add_(0, dead, d_decoder)  # type: ignore[union-attr]
-        weights["b_lat"].grad.index_add_(0, dead, d_bias)  # type: ignore[union-attr]
-        weights["b_pre"].grad.sub_(d_bias @ encoder)  # type: ignore[union-attr]
-        return loss * self.coefficient / norm
+        return loss * self.coefficient / norm, d_encoder, d_decoder, d_bias
 
 
 def strongest(z: Tensor, k: int, latents: Group | None = None) -> Tensor:
@@ -122,5 +76,14 @@ def strongest(z: Tensor, k: int, latents: Group | None = None) -> Tensor:
         return z * (z >= least)
     if k >= z.shape[1]:
         return z
-    least = z.topk(k, dim=1).values[:, -1:]
-    return z * (z >= least)
+    return z * (z >= _kth(z.detach(), k))
+
+
+def _kth(z: Tensor, k: int) -> Tensor:
+    """(B, 1): the k-th largest of each row of z (B, r) >= 0. On CPU by NumPy's partition."""
+    if z.device.type != "cpu":
+        return z.topk(k, dim=1).values[:, -1:]
+    # bf16 as int16: the same order for what is not negative.
+    array = (z.view(torch.int16) if z.dtype == torch.bfloat16 else z).numpy()
+    at = array.shape[1] - k
+    return torch.from_numpy(np.partition(array, at, axis=1)[:, at : at + 1].copy()).view(z.dtype)

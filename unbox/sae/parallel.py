@@ -1,5 +1,6 @@
 """Processes that train together. Alone is usual; under `torchrun` each takes its share of a batch."""
 
+import atexit
 import os
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -122,6 +123,7 @@ def group(device: torch.device | str = "cpu") -> Group:
     """The processes that `torchrun` started with this one (joined on first use), or this one alone."""
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)  # else gloo's threads may outlive what they use
     return Processes() if dist.is_initialized() and dist.get_world_size() > 1 else Alone()
 
 

@@ -6,7 +6,7 @@
 
 `mix` and `dots` are each other's transpose, `spread` is `mix` with rows and latents exchanged (entries sorted
 by latent; the latents are the bags). All run on `embedding_bag`'s kernels, on CPU and CUDA, in fp32 or fp64;
-the order of every sum is fixed, so results repeat to the bit.
+the order of every sum is fixed, so results repeat to the bit. `gradients` makes a whole pass of them.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,14 @@ class Active:
         """Number of rows B."""
         return len(self.offsets)
 
-    def where(self, chosen: Tensor) -> "Active":
-        """The entries where `chosen` (E,) bool."""
-        return Active.of_flat(self.indices[chosen], self.rows[chosen], self.count, self.latents)
+    def stacked(self, level: Tensor, levels: int) -> tuple["Active", Tensor]:
+        """The entries of level 0, then those of level 1, ...: (levels * B) rows, and the order (E,).
+
+        `level` (E,) int. Row r of level l becomes row l * B + r.
+        """
+        order = stable_argsort(level, levels)
+        rows = level[order] * self.count + self.rows[order]
+        return Active.of_flat(self.indices[order], rows, levels * self.count, self.latents), order
 
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor]:
@@ -81,10 +85,19 @@ def dots(g: Tensor, active: Active, weight: Tensor) -> Tensor:
     )
 
 
-def spread(values: Tensor, active: Active, g: Tensor) -> Tensor:
-    """(n, d): for each latent, the sum of value * g[row] over its entries. values (E,), g (B, d)."""
-    order, offsets = active.by_latent
-    return _bag(g, active.rows[order], offsets, values[order])
+def spread(
+    values: Tensor, active: Active, g: Tensor, rows: Tensor | None = None, part: slice | None = None
+) -> Tensor:
+    """(n, d): for each latent, the sum of value * g[row] over its entries. values (E,), g (B, d).
+
+    `rows` (E,) names other rows of g than the entries' own; `part` is a range of latents to do, not all.
+    """
+    order, starts = active.by_latent
+    if part is not None and part != slice(0, active.latents):
+        begin = int(starts[part.start])
+        end = int(starts[part.stop]) if part.stop < active.latents else len(order)
+        order, starts = order[begin:end], starts[part] - begin
+    return _bag(g, (active.rows if rows is None else rows)[order], starts, values[order])
 
 
 def total(values: Tensor, active: Active) -> Tensor:
@@ -98,57 +111,3 @@ def _bag(weight: Tensor, indices: Tensor, offsets: Tensor, values: Tensor) -> Te
         return weight.new_zeros(len(offsets), weight.shape[1])
     # (weight, indices, offsets, scale by frequency, mode sum, sparse, per-sample weights)
     return torch.ops.aten._embedding_bag(weight, indices, offsets, False, 0, False, values)[0]
-
-
-class _Decode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, values: Tensor, weight: Tensor, active: Active) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(values, weight)
-        ctx.active = active
-        return mix(values, active, weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor):  # type: ignore[override]
-        values, weight = ctx.saved_tensors
-        g = g.contiguous()
-        d_values = dots(g, ctx.active, weight) if ctx.needs_input_grad[0] else None
-        d_weight = spread(values, ctx.active, g) if ctx.needs_input_grad[1] else None
-        return d_values, d_weight, None
-
-
-class _Score(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, weight, b_lat, b_pre, centred, active, known):  # type: ignore[override]
-        ctx.save_for_backward(weight, centred)
-        ctx.active = active
-        return dots(centred, active, weight) + b_lat[active.indices] if known is None else known
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor):  # type: ignore[override]
-        weight, centred = ctx.saved_tensors
-        d_lat = total(g, ctx.active)
-        return spread(g, ctx.active, centred), d_lat, -(d_lat @ weight), None, None, None
-
-
-def decode(values: Tensor, active: Active, weight: Tensor) -> Tensor:
-    """`mix`, with gradients of values (E,) and weight (n, d)."""
-    return _Decode.apply(values, weight, active)
-
-
-def score(
-    weight: Tensor,
-    b_lat: Tensor,
-    b_pre: Tensor,
-    centred: Tensor,
-    active: Active,
-    known: Tensor | None = None,
-) -> Tensor:
-    """(E,): pre-activations of the active entries, <centred[row], weight[latent]> + b_lat[latent].
-
-    centred (B, d) is x - b_pre, already subtracted. Gradients: weight, b_lat, and b_pre, the last as one
-    product of a vector with the matrix: -(sum of gradients of each latent) @ weight. `known` gives the values
-    where they are at hand; the gradients are the same.
-    """
-    return _Score.apply(weight, b_lat, b_pre, centred, active, known)
