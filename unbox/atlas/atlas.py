@@ -19,9 +19,9 @@ from unbox.words import UnboxError
 EXAMPLES = ("top", "random", "interval", "decoys")
 #: Kinds of relations.
 RELATED = ("neighbours", "coactive", "elsewhere")
-#: Rank of a search by words: BM25 (smaller is better) with labels four times as heavy as caption words, for
+#: Rank of a search by words: BM25 (smaller is better) with labels ten times as heavy as caption words, for
 #: a label whose held-out score is chance a quarter of that for one that foretells perfectly.
-MATCH = "bm25(words, 4.0, 1.0) * (0.25 + 1.5 * MAX(COALESCE(score, 0.5) - 0.5, 0)), features.id"
+MATCH = "bm25(words, 10.0, 1.0) * (0.25 + 1.5 * MAX(COALESCE(score, 0.5) - 0.5, 0)), features.id"
 #: What a search can be ordered by, and the SQL of it.
 ORDERS = {
     "density": "density DESC",

@@ -36,7 +36,7 @@ def draw(lab: Lab, first: Recipe, key: str) -> Controls:
             first.prompt, label="Prompt", lines=1, max_lines=4, max_length=limits.PROMPT, scale=8,
             min_width=300, elem_id=f"{key}-prompt", placeholder="What to draw",
         )  # fmt: skip
-        system = gr.Dropdown(list(lab.systems), value=first.system, label="System", scale=2, min_width=140)
+        system = gr.Dropdown(list(lab.systems), value=first.system, label="System", scale=2, min_width=170)
         seed = gr.Number(first.seed, label="Seed", precision=0, minimum=0, maximum=limits.SEED, scale=1,
                          min_width=90)  # fmt: skip
         steps = gr.Number(first.steps, label="Steps", precision=0, minimum=1, maximum=limits.STEPS, scale=1,

@@ -1,7 +1,7 @@
-// The tour is open until it is closed once in this browser; its steps open their pages.
+// The tour is open until it is closed once in this browser, or the window is narrow; its steps open their pages.
 const SEEN = 'unbox-tour-closed', tour = element.querySelector('.ub-tour');
 const seen = () => { try { return localStorage.getItem(SEEN); } catch { return null; } };
-tour.hidden = Boolean(seen());
+tour.hidden = Boolean(seen()) || window.innerWidth < 760;
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button');
   if (!button) return;

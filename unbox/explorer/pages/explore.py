@@ -54,7 +54,9 @@ def draw(lab: Lab, opening: Opening, examples: list[str]) -> Parts:
         make = gr.Button("Generate", variant="primary", elem_id="explore-make", scale=0, min_width=120)
         stop = gr.Button("Stop", elem_id="explore-stop", scale=0, min_width=70)
         paint = gr.Button("Paint on it", elem_id="explore-paint", scale=0, min_width=110)
-        ideas = live(f'<div class="ub-ideas"><span>Try</span>{rows}</div>' if rows else "")
+        ideas = live(
+            f'<div class="ub-ideas"><span>Try</span>{rows}</div>' if rows else "", elem_id="explore-ideas"
+        )
     with gr.Row(elem_classes="ub-page"):
         with gr.Column(scale=4, min_width=320):
             stage = live(stage_html, elem_id="explore-stage")

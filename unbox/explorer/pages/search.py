@@ -71,7 +71,7 @@ def draw(lab: Lab) -> Parts:
     with gr.Row(elem_classes="ub-toolbar"):
         words = gr.Textbox(label="Search features", placeholder="red, left of, up.0.1/17, 17 \u2026", scale=4,
                            max_length=300, elem_id="search-words", min_width=200)  # fmt: skip
-        by = gr.Radio([WORDS, MEANING], value=WORDS, label="By", min_width=190, scale=0)
+        by = gr.Radio([WORDS, MEANING], value=WORDS, label="By", min_width=200, scale=1)
         find = gr.Button("Search", variant="primary", elem_id="search-find", scale=0, min_width=110)
     with gr.Row(elem_classes="ub-toolbar"):
         block = gr.Dropdown(blocks, value=ANY, label="Block", min_width=110)

@@ -1,0 +1,71 @@
+"""What the package brings for the first visit: SAEs and atlas of the bundled model, whole, of its weights."""
+
+import shutil
+import stat
+
+import pytest
+
+from unbox.explorer import start
+from unbox.explorer.app import SHAPES
+from unbox.explorer.pages import explore, feature
+from unbox.explorer.parts import Opening
+
+#: Bytes that the package may spend on it.
+MOST = 25_000_000
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    """The lab of a first visit."""
+    return start.open_lab(start.SYSTEM)
+
+
+def test_it_is_there_and_small():
+    sizes = [path.stat().st_size for path in start.BUNDLED.rglob("*") if path.is_file()]
+    assert (start.BUNDLED / "atlas" / "atlas.json").is_file()
+    assert sum(sizes) <= MOST
+    assert not list(start.BUNDLED.rglob("store"))
+
+
+def test_it_is_of_the_weights_that_the_package_brings(bundled):
+    told = bundled.atlas.index["store"]["provenance"]["model"]["weights"]
+    assert told == bundled.model(start.SYSTEM).fingerprint["weights"]
+    assert set(bundled.saes) == {sae.name for sae in bundled.atlas.saes} == set(start.BLOCKS)
+
+
+def test_the_features_have_labels_examples_and_meaning(bundled):
+    best = bundled.atlas.search(labelled=True, order="label score", limit=20)
+    assert all(facts.score > 0.8 for facts in best)
+    assert all(e.thumbnail is not None for e in bundled.atlas.examples(best[0].name, "top"))
+    near = bundled.atlas.meaning(bundled.model(start.SYSTEM), "a red circle", limit=10)
+    assert any("red" in r.facts.label or "circle" in r.facts.label for r in near)
+
+
+def test_the_first_page_is_full(bundled):
+    opening = Opening.of(bundled, SHAPES[0])
+    assert opening.sight is not None
+    assert opening.feature
+    assert all(opening.sight.strongest(name, None, 3) for name in bundled.saes)
+    _, stage, features, _ = explore.show(
+        bundled, opening.sight, explore.ALL, explore.TELLING, opening.feature
+    )
+    assert "ub-heat" in stage
+    assert features.count("data-go") > 20
+    assert "ub-histogram" in feature.page(bundled, opening.feature, 0)
+
+
+def test_it_works_from_a_folder_that_nobody_may_write_to(tmp_path, monkeypatch):
+    from unbox.atlas import set_label
+
+    shutil.copytree(start.BUNDLED, tmp_path / "bundled")
+    for path in [tmp_path / "bundled", *(tmp_path / "bundled").rglob("*")]:
+        path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    monkeypatch.setattr(start, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    lab = start.open_lab(start.SYSTEM)
+    name = lab.atlas.search(limit=1)[0].name
+    set_label(lab.atlas, name, "my word", "me")
+    assert lab.atlas.search("my word")[0].name == name
+    assert lab.atlas.database_path.is_relative_to(tmp_path / "cache")
+    for path in [*(tmp_path / "bundled").rglob("*"), tmp_path / "bundled"]:
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
