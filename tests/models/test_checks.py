@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 from tests.models.tiny import tiny_unet
@@ -58,6 +59,15 @@ def test_a_negative_prompt_without_guidance_warns(tiny):
     turbo = load(tiny, system=small("sdxl-turbo"))
     with pytest.warns(UserWarning, match="no effect at guidance 0"):
         latents(turbo, negative_prompt="a dog")
+
+
+def test_strengths_that_leave_no_step_are_refused(refiner):
+    model = load(refiner, system=small("sdxl-refiner"))
+    start = Image.new("RGB", (64, 64))
+    with pytest.raises(UnboxError, match=r"strength 0.3 of 2 step\(s\) is 0 of them; .* at least 0.5"):
+        model.generate("a cat", image=start, steps=2)
+    with pytest.raises(UnboxError, match="at most 1"):
+        model.generate("a cat", image=start, steps=2, strength=1.5)
 
 
 def test_step_counts(tiny):

@@ -21,14 +21,14 @@ def test_models_lists_every_system(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1 : len(SYSTEMS) + 1]] == list(SYSTEMS)
     turbo = next(line for line in lines if line.startswith("sdxl-turbo "))
-    assert "GB" in turbo or "here" in turbo
+    assert "download 6.9 GB" in turbo or "here" in turbo
     assert turbo.endswith("random weights")
 
 
 def test_models_tells_all_of_one(capsys):
     assert main(["models", "sdxl-lightning-1step"]) == 0
     page = capsys.readouterr().out
-    assert "sdxl_lightning_1step_unet_x0.safetensors" in page
+    assert "sdxl_lightning_1step_unet_x0.safetensors (5.1 GB to download)" in page
     assert "arXiv:2402.13929" in page
     assert main(["models", "--json", "novelai-v3"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
@@ -53,6 +53,22 @@ def test_generate_writes_what_it_did(tiny, tmp_path):
     first, again = pixels_of(files[1]), pixels_of(tmp_path / "again.png")
     assert first.shape == (64, 64, 3)
     assert np.abs(first - again).max() <= 1
+
+
+def test_generate_records_conditions_and_weights(tiny, tmp_path):
+    out = tmp_path / "cat.png"
+    call = ["generate", "--model", str(tiny), *CAT, "--seed", "7", "--out", str(out)]
+    assert main(call) == 0
+    plain = pixels_of(out)
+    assert {"micro", "unet", "strength"}.isdisjoint(read_png(out))
+    assert main([*call, "--original-size", "8", "16", "--crop", "0", "4", "--unet", str(tiny)]) == 0
+    record = read_png(out)
+    assert (record["unet"], record["micro"]["original"], record["micro"]["crop"]) == (
+        str(tiny),
+        [8, 16],
+        [0, 4],
+    )
+    assert np.abs(pixels_of(out) - plain).max() > 0
 
 
 def test_generate_applies_edits(tiny, tmp_path):

@@ -7,6 +7,7 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionXLImg2ImgPipeline
 from PIL import Image
 
 from unbox.models import SYSTEMS, Micro, image_seed, load
+from unbox.models.conditioning import MicroInstrument
 from unbox.words import Prompt, UnboxError
 
 TRAILING = {"timestep_spacing": "trailing"}
@@ -69,6 +70,9 @@ def test_without_a_seed_every_image_differs(turbo):
         ({"prompts": []}, "list for prompt is empty"),
         ({"output": "jpeg"}, "'jpeg' is not one of pil, latent, np"),
         ({"height": 60}, "60 x 64 pixels .* multiples of 8"),
+        ({"width": 0}, "64 x 0 pixels .* multiples of 8"),
+        ({"height": -64}, "-64 x 64 pixels .* multiples of 8"),
+        ({"batch_size": 0}, "at least one is needed"),
         ({"steps": 0}, "at least one"),
         ({"image": Image.new("RGB", (64, 64))}, "starts from noise and takes no image"),
         ({"edits": 5}, "a int cannot be attached"),
@@ -143,15 +147,39 @@ def test_negative_sizes_in_a_batch_equal_single_runs(model):
     assert close(batch, single, 1e-3)
 
 
-def test_default_ids_are_the_pipelines():
+@pytest.mark.parametrize("which", ["model", "refiner"])
+def test_default_ids_are_the_pipelines(which, request):
+    """What our instrument says for a plain `Micro` is what the pipeline says by itself."""
+    model, call = request.getfixturevalue(which), {}
+    if which == "refiner":
+        model = load(model, system=replace(SYSTEMS["sdxl-refiner"], size=64))
+        call = {"image": Image.new("RGB", (64, 64)), "strength": 1.0}
+    seen = []
+    hook = model.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["added_cond_kwargs"]["time_ids"].tolist()),
+        with_kwargs=True,
+    )
+    call |= {"seed": 1, "steps": 1, "guidance": 3.0, "output": "latent"}
+    try:
+        for instruments in ((), (MicroInstrument([Micro()] * 2, 64, 64),)):
+            model.generate(["a cat", "a dog"], instruments=instruments, **call)
+    finally:
+        hook.remove()
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+
+
+def test_ids_by_branch():
     assert Micro().ids(64, 96, False, "cond") == [64, 96, 0, 0, 64, 96]
     assert Micro().ids(64, 96, True, "cond") == [64, 96, 0, 0, 6.0]
     assert Micro(aesthetic=7.0).ids(64, 96, True, "uncond") == [64, 96, 0, 0, 2.5]
 
 
-def test_half_precision_keeps_v3_latents_in_float32(tiny_v):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_v3_latents_in_float32(tiny_v, dtype):
+    """Through `generate` and through the bare pipeline: 20000 times unit noise overflows float16."""
     row = replace(SYSTEMS["novelai-v3"], size=64)
-    half = load(tiny_v, torch.bfloat16, system=row)
+    half = load(tiny_v, dtype, system=row)
     dtypes = []
     step = half.pipeline.scheduler.step
     half.pipeline.scheduler.step = lambda out, t, x, *a, **k: (
@@ -160,9 +188,12 @@ def test_half_precision_keeps_v3_latents_in_float32(tiny_v):
     )[1]
     (latents,) = half.generate("a cat", seed=1, steps=4, guidance=0.0, output="latent")
     assert set(dtypes) == {torch.float32}
-    assert latents.dtype == torch.bfloat16
+    assert latents.dtype == dtype
     assert latents.isfinite().all()
     (image,) = half.generate("a cat", seed=1, steps=4, guidance=0.0)
+    bare = half.pipeline("a cat", num_inference_steps=4, guidance_scale=0.0, output_type="latent").images
+    assert bare.isfinite().all()
+    assert set(dtypes) == {torch.float32}
     full = load(tiny_v, torch.float32, system=row)
     (exact,) = full.generate("a cat", seed=1, steps=4, guidance=0.0, output="latent")
     assert (latents.float() - exact).std() < 0.1 * exact.std()

@@ -1,5 +1,9 @@
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.models.original_layout import save_original
 from tests.models.tiny import tiny_pipeline, tiny_unet
 from unbox.models import SYSTEMS, System, load, weight_hash
-from unbox.models.weights import present, quiet
+from unbox.models.weights import missing, present, quiet
 from unbox.words import UnboxError
 
 TURBO = replace(SYSTEMS["sdxl-turbo"], size=64)
@@ -141,6 +145,65 @@ def test_a_system_is_found_in_the_hubs_cache(tiny, lora_file, tmp_path, monkeypa
     assert load(row.base, download=False).system.name == "sdxl-base"
 
 
+def test_half_a_download_is_not_taken_for_the_whole(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    row = SYSTEMS["sdxl-dpo"]
+    assert missing(row) == row.needs
+    cached(tmp_path, row.base, tiny)
+    assert missing(row) == row.needs[1:]
+    assert present(SYSTEMS["sdxl-base"])
+    next(tmp_path.glob("*/snapshots/*/vae/*.safetensors")).unlink()
+    assert missing(row) == row.needs
+    with pytest.raises(UnboxError, match=r"snapshots/0+ is only a piece of it .*hf download \S+ --include"):
+        load("sdxl-base", download=False)
+
+
+ALONE = """
+import socket, sys, warnings
+warnings.simplefilter("error", UserWarning)
+tried = []
+def refuse(*address):
+    tried.append(address)
+    raise OSError("no network")
+socket.socket.connect = socket.getaddrinfo = refuse
+import unbox
+from unbox.words import UnboxError
+folder, file = sys.argv[1:]
+for source, more in ((folder, {}), (file, {"config": folder}), (folder, {"unet": folder})):
+    unbox.load(source, **more).generate("a cat", seed=1, steps=10)
+unbox.load("shapes-turbo").generate("a red star", seed=1, steps=1)
+assert not tried, tried
+try:
+    unbox.load("sdxl-turbo", download=False)
+except UnboxError as error:
+    assert not tried, tried
+try:
+    unbox.load("sdxl-turbo")
+except UnboxError as error:
+    assert tried, "the Hub was not asked"
+    print(error)
+"""
+
+
+def test_what_is_here_needs_no_network(tmp_path):
+    """In a process of its own, which is not told that it is offline: sockets refuse and count."""
+    folder = tiny_pipeline(tmp_path / "tiny", layers_2=10)
+    file = save_original(load(folder, system=TURBO).pipeline, tmp_path / "checkpoint.safetensors")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(folder), str(file)],
+        capture_output=True,
+        text=True,
+        env=environment | {"HF_HOME": str(tmp_path / "hub")},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.fullmatch(
+        r"no weights: looked for stabilityai/sdxl-turbo in the cache at \S+/hub, and on the Hub, which did "
+        r"not give it. Fetch .*`hf download stabilityai/sdxl-turbo --include .*Ready here: shapes-turbo, .*",
+        done.stdout.strip(),
+    )
+
+
 def test_a_single_file(tmp_path):
     folder = tiny_pipeline(tmp_path / "tiny", layers_2=10)
     original = load(folder, system=TURBO)
@@ -151,6 +214,20 @@ def test_a_single_file(tmp_path):
             name
         )
     assert np.allclose(image(single), image(original), atol=1e-6)
+
+
+@pytest.mark.parametrize("sign", ["tensor", "metadata"])
+def test_a_single_file_tells_that_it_predicts_v(tmp_path, sign):
+    """The v-prediction checkpoints in use carry an empty tensor `v_pred`, or say so in their metadata."""
+    folder = tiny_pipeline(tmp_path / "tiny", layers_2=10)
+    path = save_original(load(folder, system=TURBO).pipeline, tmp_path / "checkpoint.safetensors")
+    tensors = load_file(path) | ({"v_pred": torch.empty(0)} if sign == "tensor" else {})
+    save_file(tensors, path, {"modelspec.prediction_type": "v"} if sign == "metadata" else None)
+    with pytest.warns(UserWarning, match="output as epsilon, but .* says v_prediction"):
+        load(path, config=folder)
+    row = replace(SYSTEMS["novelai-v3"], size=64)
+    (drawn,) = load(path, config=folder, system=row).generate("a cat", seed=1, steps=2, guidance=0.0)
+    assert drawn.size == (64, 64)
 
 
 def test_half_precision_is_not_computed_on_a_cpu(tiny, tmp_path):
@@ -178,7 +255,7 @@ def test_the_fingerprint_follows_weights_and_settings(tiny, unet_file):
         ("sdxl-turb", "no system 'sdxl-turb'; near: sdxl-turbo"),
         (
             "sdxl-turbo",
-            "looked for stabilityai/sdxl-turbo in .* `hf download stabilityai/sdxl-turbo`",
+            "looked for stabilityai/sdxl-turbo in .* `hf download stabilityai/sdxl-turbo --include",
         ),
         ("owner/repository", "looked for owner/repository in the cache"),
         ("novelai-v3", r"no public weights: .*load\('CHECKPOINT', system='novelai-v3'\)"),

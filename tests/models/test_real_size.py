@@ -1,3 +1,5 @@
+import json
+import math
 import os
 import re
 import time
@@ -8,9 +10,10 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from tests.models.test_parts import everything
 from tests.models.tiny import tiny_unet, tiny_vae
 from unbox.cli.main import main
-from unbox.models import load, real_size
+from unbox.models import SYSTEMS, load, real_size
 from unbox.words import UnboxError
 
 
@@ -36,6 +39,23 @@ def test_the_unets_have_their_transformer_blocks():
     assert len(base.attn_processors) == 140
     names = [name for name, _ in refiner.named_modules()]
     assert len([name for name in names if re.fullmatch(r".*transformer_blocks\.\d+", name)]) == 44
+
+
+def test_lightnings_lora_has_its_published_size():
+    """Rank 64 on everything but the ends and the time embedding, in kohya's layout: right to the byte."""
+    with torch.device("meta"):
+        unet = real_size.sdxl_unet()
+    table, end = {}, 0
+    for name in sorted(everything(unet), key=lambda name: name.replace(".", "_")):
+        rows, *columns = unet.get_submodule(name).weight.shape
+        ones = [1 for _ in columns[1:]]
+        shapes = {"alpha": [], "lora_down.weight": [64, *columns], "lora_up.weight": [rows, 64, *ones]}
+        for kind, shape in shapes.items():
+            start, end = end, end + 2 * math.prod(shape)
+            key = f"lora_unet_{name.replace('.', '_')}.{kind}"
+            table[key] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
+    header = len(json.dumps(table, separators=(",", ":")))
+    assert 8 + header + -header % 8 + end == SYSTEMS["sdxl-lightning-4step-lora"].parts[0].bytes
 
 
 @pytest.fixture

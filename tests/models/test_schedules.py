@@ -96,7 +96,7 @@ def test_v3_table_is_k_diffusions():
     np.testing.assert_allclose(sigmas[-3:-1], [0.1976, 0.0292], rtol=2e-3)
     assert len(sigmas) == 29
     assert sigmas[-1] == 0
-    assert scheduler_of("novelai-v3").init_noise_sigma == pytest.approx(20000)
+    assert float(scheduler_of("novelai-v3").init_noise_sigma) == pytest.approx(20000)
 
 
 def test_native_schedule_of_an_epsilon_model_ends_at_its_own_sigma():

@@ -1,6 +1,6 @@
 """`unbox generate`."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,9 +128,19 @@ class Generate:
         )
         for i, (image, (prompt, seed)) in enumerate(zip(images, jobs, strict=True)):
             record = {"model": self.model.model, "system": model.system.name, "prompt": prompt, "seed": seed}
-            record |= {**call, "edits": edits.to_json() if edits else None}
+            record |= {**call, "edits": edits.to_json() if edits else None, **self.beside()}
             print(f"wrote {save_png(image, numbered(self.out, i, len(jobs)), record)} (seed {seed})")
         return 0
+
+    def beside(self) -> dict[str, Any]:
+        """What else decided the images, where it was given: weights, micro-conditioning, starting image."""
+        model = self.model
+        given = {"unet": model.unet, "lora": model.lora, "dtype": model.dtype, "image": self.image}
+        return (
+            {name: str(value) for name, value in given.items() if value is not None}
+            | ({"strength": self.strength} if self.image else {})
+            | ({"micro": asdict(self.micro.value())} if self.micro != MicroOptions() else {})
+        )
 
     def read_edits(self) -> Any:
         """The edits with their autoencoders, or None."""

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from unbox.models.systems import PIPELINE_FILE
+
 
 @dataclass(frozen=True)
 class Models:
@@ -22,32 +24,41 @@ class Models:
 
     def run(self) -> int:
         from unbox.models.rows import SYSTEMS, find_system
-        from unbox.models.weights import present
+        from unbox.models.weights import missing, present
 
         rows = [find_system(name) for name in self.names] or list(SYSTEMS.values())
         here = {row.name: present(row) for row in rows}
         rows = [row for row in rows if here[row.name] or not self.ready]
+        lacks = {row.name: [] if here[row.name] else missing(row) for row in rows}
         if self.json:
             from json import dumps
 
-            print(dumps([{**row.to_json(), "present": here[row.name]} for row in rows], indent=1))
+            told = [
+                row.to_json() | {"present": here[row.name], "download_bytes": size(lacks[row.name])}
+                for row in rows
+            ]
+            print(dumps(told, indent=1))
         elif self.names:
-            print("\n\n".join(page(row, here[row.name]) for row in rows))
+            print("\n\n".join(page(row, here[row.name], lacks[row.name]) for row in rows))
         else:
-            print(table([line(row, here[row.name]) for row in rows]))
-            print("\n`unbox models NAME` tells all; docs/systems.md has sources and licences.")
+            print(table([line(row, here[row.name], lacks[row.name]) for row in rows]))
+            print("\nRandom weights: settings and sampler were run here, the published weights were not.")
+            print("`unbox models NAME` tells all; docs/systems.md has sources and licences.")
         return 0
 
 
 HEADER = ("system", "weights", "steps", "guidance", "size", "predicts", "scheduler", "run here with")
 
 
-def line(row: Any, present: bool) -> tuple[str, ...]:
+Lacks = list[tuple[str, str, int]]
+
+
+def line(row: Any, present: bool, lacks: Lacks) -> tuple[str, ...]:
     """One row of the table."""
     real = row.verified.startswith("real weights")
     return (
         row.name,
-        where(row, present),
+        where(row, present, lacks),
         str(row.steps),
         f"{row.guidance:g}",
         str(row.size or "-"),
@@ -57,13 +68,23 @@ def line(row: Any, present: bool) -> tuple[str, ...]:
     )
 
 
-def where(row: Any, present: bool) -> str:
-    """Where the weights are: here, to be downloaded (size), or the user's."""
+def where(row: Any, present: bool, lacks: Lacks) -> str:
+    """Where the weights are: here, to be downloaded (what is missing), or the user's."""
     if present:
         return "here"
     if row.base is None:
         return "name your own"
-    return "not installed" if not row.download else f"{row.download / 1e9:.1f} GB"
+    return f"download {gigabytes(size(lacks))}" if lacks else "not installed"
+
+
+def size(lacks: Lacks) -> int:
+    """Bytes to be downloaded."""
+    return sum(count for _, _, count in lacks)
+
+
+def gigabytes(count: int) -> str:
+    """Bytes as `6.9 GB`."""
+    return f"{count / 1e9:.1f} GB"
 
 
 def table(lines: list[tuple[str, ...]]) -> str:
@@ -75,14 +96,19 @@ def table(lines: list[tuple[str, ...]]) -> str:
     )
 
 
-def page(row: Any, present: bool) -> str:
+def page(row: Any, present: bool, lacks: Lacks) -> str:
     """Everything about one system."""
-    weights = [name for name in (row.base, row.refiner) if name]
-    weights += [f"{part.kind} {part.repo}" + (f"/{part.file}" if part.file else "") for part in row.parts]
+    weights = [
+        repo
+        + (f"/{file}" if file not in ("", PIPELINE_FILE) else "")
+        + f" ({f'{gigabytes(count)} to download' if (repo, file, count) in lacks else 'here'})"
+        for repo, file, count in row.needs
+    ]
+    yours = f"yours: --model CHECKPOINT --system {row.name}"
     counts = ", ".join(map(str, row.step_counts or ()))
     facts = {
-        "weights": " + ".join(weights) or f"yours: --model CHECKPOINT --system {row.name}",
-        "present": where(row, present),
+        "weights": " + ".join(weights) or row.base or yours,
+        "present": where(row, present, lacks),
         "scheduler": f"{row.scheduler} {dict(row.scheduler_config) or ''}",
         "timesteps": next(iter(row.timesteps.values()), None) if row.timesteps else None,
         "predicts": row.prediction,

@@ -2,8 +2,9 @@
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from unbox.models.rows import SYSTEMS
 from unbox.words import UnboxError
 
 if TYPE_CHECKING:
@@ -44,6 +45,30 @@ def check_weights(system: "System", shipped: str | None, source: str) -> None:
     )
 
 
+def check_part(system: "System", file: str) -> None:
+    """Compare a system with the ones that a UNet or LoRA file, known by its name, is published for."""
+    owners = [
+        row
+        for row in SYSTEMS.values()
+        if row.distilled and any(part.file.rpartition("/")[2] == file for part in row.parts)
+    ]
+    if owners and not any(_ways(row) == _ways(system) for row in owners):
+        _report(
+            [
+                Problem(
+                    all(row.prediction != system.prediction for row in owners),
+                    f"{file} is published for {owners[0].name}, and '{system.name}' samples another way; "
+                    f"add system='{owners[0].name}' (--system {owners[0].name})",
+                )
+            ]
+        )
+
+
+def _ways(row: "System") -> tuple[Any, ...]:
+    """What must agree for weights of one system to be sampled by another."""
+    return row.prediction, row.scheduler, row.timesteps, row.scheduler_config.get("timestep_spacing")
+
+
 def _report(problems: list[Problem]) -> None:
     for fatal, text in problems:
         if fatal:
@@ -55,6 +80,12 @@ def _steps(model: "Model", settings: "Settings") -> Iterator[Problem]:
     system, steps = model.system, settings.steps
     if steps < 1:
         yield Problem(True, f"{steps} steps were asked for; at least one is needed")
+    elif system.image_to_image and not 1 <= int(steps * settings.strength) <= steps:
+        yield Problem(
+            True,
+            f"strength {settings.strength:g} of {steps} step(s) is {int(steps * settings.strength)} of them; "
+            f"give a strength of at most 1 and at least {1 / steps:.2g}, or more steps",
+        )
     elif system.timesteps and steps not in system.timesteps:
         grids = ", ".join(str(n) for n in system.timesteps)
         yield Problem(True, f"{system.name} has a fixed timestep grid of {grids} step(s), not {steps}")

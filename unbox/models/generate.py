@@ -85,6 +85,8 @@ def generate(
     """
     if seed is not None and seeds is not None:
         raise UnboxError("give seed= (for every image) or seeds= (one each), not both")
+    if batch_size < 1:
+        raise UnboxError(f"batches of {batch_size} images hold none; at least one is needed")
     if output not in OUTPUTS:
         raise UnboxError(f"output '{output}' is not one of {', '.join(OUTPUTS)}")
     settings = _settings(
@@ -143,9 +145,9 @@ def _settings(
 ) -> Settings:
     system = model.system
     steps = system.steps if steps is None else steps
-    height, width = height or model.size, width or model.size
+    height, width = (model.size if side is None else side for side in (height, width))
     unit = max(8, model.pipeline.vae_scale_factor)
-    if height % unit or width % unit:
+    if height % unit or width % unit or height < unit or width < unit:
         raise UnboxError(f"{height} x {width} pixels cannot be sampled; both must be multiples of {unit}")
     return Settings(
         steps=steps,
@@ -194,7 +196,7 @@ def _is_list(value: Any) -> bool:
 def _check_images(model: "Model", jobs: Sequence[Job]) -> None:
     wanted, given = model.system.image_to_image, [job.image is not None for job in jobs]
     if wanted and not all(given):
-        raise UnboxError(f"{model.system.name} refines images: give image= (a PIL image, or one per prompt)")
+        raise UnboxError(f"{model.system.name} refines images: give image= (--image), one, or one per prompt")
     if any(given) and not wanted:
         raise UnboxError(f"{model.system.name} starts from noise and takes no image=; sdxl-refiner does")
 

@@ -5,17 +5,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from unbox.models.checks import check_weights
+from unbox.models.checks import check_part, check_weights
 from unbox.models.model import Model
 from unbox.models.rows import GENERIC, SDXL, SYSTEMS, find_system
 from unbox.models.schedulers import NativeEulerScheduler, scheduler_class
-from unbox.models.systems import Part, System, folder_system
+from unbox.models.systems import System, folder_system
 from unbox.models.weights import base_folder, part_file, quiet, ready_line
 from unbox.words import UnboxError
 
@@ -50,7 +51,8 @@ def load(
     `source`: a system's name (`unbox models` lists them), a Hub id, a diffusers folder, or a single
     `.safetensors` checkpoint in the original layout (then `config` is a diffusers folder with its
     configuration and tokenizers; the default is SDXL base's). `system` samples the weights by that row
-    instead of their own. `unet` and `lora` are files put over the base, the LoRA as an adapter.
+    instead of their own. `unet` and `lora` are files put over the base in the place of the system's own,
+    the LoRA as an adapter.
     `dtype`: default as stored, but float16 becomes float32 on a CPU. `device`: default the accelerator if
     there is one. `offload`: "model" or "sequential". `compile` compiles the repeated blocks (hooks still
     fire). `download=False` never touches the network.
@@ -66,8 +68,9 @@ def load(
         with _whole(found.path):
             pipeline = _base_pipeline(found.path, weights_type, config, download)
         row = _complete(found, pipeline)
-        for part, path in _parts(row, unet, lora, download):
-            _put(pipeline, part.kind, path)
+        for kind, path in _parts(row, unet, lora, download):
+            with _whole(path):
+                _put(pipeline, kind, path)
         if unet is None and not any(part.kind == "unet" for part in row.parts):
             check_weights(row, _shipped_prediction(found.path), str(source))
         _set_scheduler(pipeline, row)
@@ -97,7 +100,8 @@ def _find(source: str, system: str | System | None, download: bool) -> Source:
         if reference is None:
             raise UnboxError(
                 f"{source} has no public weights: name a checkpoint and its way of sampling, "
-                f"load('CHECKPOINT', system='{source}'). {ready_line()}"
+                f"load('CHECKPOINT', system='{source}') or --model CHECKPOINT --system {source}. "
+                f"{ready_line()}"
             )
         return Source(row, base_folder(reference, download))
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
@@ -166,10 +170,24 @@ def _base_pipeline(path: Path, dtype: torch.dtype, config: str | Path | None, do
         return DiffusionPipeline.from_pretrained(
             path, dtype=dtype, variant=variant, local_files_only=True, **_no_watermark(path)
         )
+    _check_layout(path)
     folder = Path(config) if config is not None else base_folder(SDXL, download)
     return StableDiffusionXLPipeline.from_single_file(
         str(path), config=str(folder), dtype=dtype, local_files_only=True, add_watermarker=False
     )
+
+
+def _check_layout(path: Path) -> None:
+    """Refuse a file that holds a part of a model where a whole one is needed."""
+    if path.suffix != ".safetensors":
+        return
+    with safe_open(path, "pt") as tensors:
+        names = list(tensors.keys())
+    if not any(name.startswith("model.diffusion_model.") for name in names):
+        raise UnboxError(
+            f"{path} is no whole checkpoint in the original layout: it has {_first(names)} and no "
+            "model.diffusion_model.*; a UNet or a LoRA goes over a base, unet= or lora= (--unet, --lora)"
+        )
 
 
 def _no_watermark(path: Path) -> dict[str, Any]:
@@ -193,17 +211,18 @@ def _complete(found: Source, pipeline: Any) -> System:
 
 def _parts(
     row: System, unet: str | Path | None, lora: str | Path | None, download: bool
-) -> Iterator[tuple[Part, Path]]:
-    """The system's own parts, a UNet of the user's in the place of its UNet, and a LoRA of the user's."""
+) -> Iterator[tuple[str, Path]]:
+    """Kind and place of what is put over the base: the user's own, in the place of the system's."""
+    own = {kind: given for kind, given in (("unet", unet), ("lora", lora)) if given is not None}
     for part in row.parts:
-        if not (part.kind == "unet" and unet is not None):
-            yield part, part_file(part, download)
-    for kind, own in (("unet", unet), ("lora", lora)):
-        if own is not None:
-            path = Path(own).expanduser()
-            if not path.exists():
-                raise UnboxError(f"there is no {kind} file at {own}")
-            yield Part(kind, "", str(own)), path
+        if part.kind not in own:
+            yield part.kind, part_file(part, download)
+    for kind, given in own.items():
+        path = Path(given).expanduser()
+        if not path.exists():
+            raise UnboxError(f"there is no {kind} file at {given}")
+        check_part(row, path.name)
+        yield kind, path
 
 
 def _put(pipeline: Any, kind: str, path: Path) -> None:
@@ -224,13 +243,19 @@ def _put(pipeline: Any, kind: str, path: Path) -> None:
 def _unet_weights(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a UNet file, or of the folder or repository that holds one."""
     if path.is_dir():
-        files = sorted([*path.glob("unet/*.safetensors"), *path.glob("*.safetensors")])
+        files = sorted(path.glob("unet/*.safetensors")) or sorted(path.glob("*.safetensors"))
         if not files:
             raise UnboxError(f"{path} holds no UNet: no .safetensors in it or in its unet/")
         return {name: tensor for file in files for name, tensor in load_file(file).items()}
     if path.suffix == ".safetensors":
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise UnboxError(
+            f"{path} is not a pickle of tensors alone, and anything else in one could run programs: "
+            "get the weights as .safetensors"
+        ) from error
 
 
 def _first(names: list[str]) -> str:
@@ -238,9 +263,18 @@ def _first(names: list[str]) -> str:
 
 
 def _shipped_prediction(path: Path) -> str | None:
-    """Prediction type of the scheduler beside the weights; None for a single file."""
+    """Prediction type of the scheduler beside the weights, or that a single file tells; None if neither.
+
+    Single files tell it in their metadata (`modelspec.prediction_type`) or by a tensor named `v_pred`.
+    """
     config = path / "scheduler" / "scheduler_config.json"
-    return json.loads(config.read_text()).get("prediction_type") if config.is_file() else None
+    if config.is_file():
+        return json.loads(config.read_text()).get("prediction_type")
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, "pt") as tensors:
+        told = (tensors.metadata() or {}).get("modelspec.prediction_type")
+        return "v_prediction" if told == "v" or "v_pred" in tensors.keys() else told  # noqa: SIM118
 
 
 def _set_scheduler(pipeline: Any, row: System) -> None:

@@ -13,6 +13,7 @@ REFINER = "stabilityai/stable-diffusion-xl-refiner-1.0"
 SDXL_BYTES = 2 * (2_567_463_684 + 123_060_480 + 694_659_840 + 83_653_863)
 REFINER_BYTES = 2 * (2_259_526_660 + 694_659_840 + 83_653_863)
 UNET_BYTES = 2 * 2_567_463_684
+NCP_BYTES = 4 * 92_897_280  # rank 64 on the queries, keys, values and outputs of 140 attentions, in float32
 
 TRAILING = {"timestep_spacing": "trailing"}
 RAIL = "CreativeML Open RAIL++-M"
@@ -47,7 +48,8 @@ _BASE = (
         split=0.8,
         scheduler_config={"timestep_spacing": "leading", "steps_offset": 1},
         steps=40,
-        bytes=SDXL_BYTES + REFINER_BYTES,
+        bytes=SDXL_BYTES,
+        refiner_bytes=REFINER_BYTES,
         paper="arXiv:2307.01952",
         licence=RAIL,
     ),
@@ -172,7 +174,7 @@ _ALIGNED = tuple(
                 "unet",
                 "mhdang/dpo-sdxl-text2image-v1",
                 "unet/diffusion_pytorch_model.safetensors",
-                UNET_BYTES,
+                2 * UNET_BYTES,  # published in float32
             ),
             "arXiv:2311.12908",
             RAIL,
@@ -180,7 +182,7 @@ _ALIGNED = tuple(
         (
             "sdxl-ncp-dpo",
             "SDXL aligned by DPO in noise-conditioned perception (LoRA)",
-            Part("lora", "alexgambashidze/SDXL_NCP-DPO_v0.1", "", 0),
+            Part("lora", "alexgambashidze/SDXL_NCP-DPO_v0.1", "", NCP_BYTES),
             "arXiv:2406.17636",
             "see the repository",
         ),

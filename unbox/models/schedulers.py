@@ -84,8 +84,11 @@ class NativeEulerScheduler(EulerDiscreteScheduler):
 
     @property
     def init_noise_sigma(self) -> torch.Tensor:
-        """First sigma; the initial latents are unit noise times this."""
-        return self.sigmas.max()
+        """First sigma, float32 (1,); the initial latents are unit noise times this.
+
+        A dimension more than diffusers' own: torch promotes half-precision noise to float32 for it.
+        """
+        return self.sigmas.max().reshape(1).to(self.timesteps.device)
 
     def set_timesteps(
         self,

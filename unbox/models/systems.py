@@ -11,7 +11,11 @@ from typing import Any
 from activation_store.files import read_json, write_json
 from unbox.words import UnboxError
 
-#: File beside `model_index.json` that says how the folder's weights are sampled.
+#: Beginning of the `base` of a model that comes with the package.
+BUNDLED = "bundled:"
+#: File that makes a folder a diffusers pipeline.
+PIPELINE_FILE = "model_index.json"
+#: File beside it that says how the folder's weights are sampled.
 SYSTEM_FILE = "system.json"
 
 
@@ -52,7 +56,9 @@ class System:
     split: float | None = None
     image_to_image: bool = False
     bytes: int = 0
-    """Size of the base (and refiner) in half precision; with the parts': what would be downloaded."""
+    """Size of the base in half precision."""
+    refiner_bytes: int = 0
+    """Size of the refiner in half precision."""
     paper: str = ""
     licence: str = ""
     verified: str = "settings and sampler, with random weights"
@@ -61,7 +67,17 @@ class System:
     @property
     def download(self) -> int:
         """Bytes fetched when nothing is present."""
-        return self.bytes + sum(part.bytes for part in self.parts)
+        return sum(size for _, _, size in self.needs)
+
+    @property
+    def needs(self) -> list[tuple[str, str, int]]:
+        """What is on the Hub: repository, file in it ("": a folder), bytes."""
+        found = [(part.repo, part.file, part.bytes) for part in self.parts]
+        if self.refiner:
+            found.insert(0, (self.refiner, PIPELINE_FILE, self.refiner_bytes))
+        if self.base and not self.base.startswith(BUNDLED):
+            found.insert(0, (self.base, PIPELINE_FILE, self.bytes))
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The row as JSON values."""

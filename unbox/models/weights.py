@@ -1,20 +1,23 @@
 """Finding weights: a bundled folder, a local one, the Hub's cache, and only then the network."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from diffusers import DiffusionPipeline
 from huggingface_hub import constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from activation_store.files import read_json
 from unbox.models.rows import SYSTEMS
-from unbox.models.systems import Part, System
+from unbox.models.systems import BUNDLED, PIPELINE_FILE, Part, System
 from unbox.words import UnboxError
 
-BUNDLED = "bundled:"
+#: Parts of a pipeline that have weights.
+WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
+#: Half precision without the single files and other formats that the rows' repositories hold beside it.
+ONLY_NEEDED = '--include "*.json" --include "*.txt" --include "*/*.fp16.safetensors"'
 
 
 def bundled_folder(reference: str) -> Path:
@@ -26,60 +29,93 @@ def base_folder(reference: str, download: bool = True) -> Path:
     """Local folder of a pipeline: bundled, or a Hub id from the cache or (if `download`) the network."""
     if reference.startswith(BUNDLED):
         folder = bundled_folder(reference)
-        if not (folder / "model_index.json").is_file():
+        if not whole(folder):
             raise UnboxError(
                 f"the bundled model {folder.name} is not in this installation (looked in {folder}); "
                 f"install the whole repository, or train it: unbox recipe {folder.name}. {ready_line()}"
             )
         return folder
 
-    def fetch(variant: str | None, local: bool) -> Path:
+    def fetch(variant: str | None) -> Path:
         with quiet():
-            return Path(
-                DiffusionPipeline.download(
-                    reference, variant=variant, use_safetensors=True, local_files_only=local
-                )
-            )
+            return Path(DiffusionPipeline.download(reference, variant=variant, use_safetensors=True))
 
-    return _fetch(reference, "", fetch, download)
+    known = any(reference in (system.base, system.refiner) for system in SYSTEMS.values())
+    return _fetch(reference, PIPELINE_FILE, ONLY_NEEDED * known, ("fp16", None), fetch, download)
 
 
 def part_file(part: Part, download: bool = True) -> Path:
     """Local path of a part: a file, or for a repository without a named file its folder."""
 
-    def fetch(_variant: str | None, local: bool) -> Path:
+    def fetch(_variant: str | None) -> Path:
         if part.file:
-            return Path(hf_hub_download(part.repo, part.file, local_files_only=local))
-        patterns = ["*.safetensors", "*.json"]
-        return Path(snapshot_download(part.repo, allow_patterns=patterns, local_files_only=local))
+            return Path(hf_hub_download(part.repo, part.file))
+        return Path(snapshot_download(part.repo, allow_patterns=["*.safetensors", "*.json"]))
 
-    return _fetch(part.repo, part.file, fetch, download)
+    return _fetch(part.repo, part.file, part.file, (None,), fetch, download)
 
 
-def _fetch(repo: str, file: str, fetch: Any, download: bool) -> Path:
-    """Try the cache and then the network, half precision first."""
-    attempts = [("fp16", True), (None, True)]
-    if download and not constants.HF_HUB_OFFLINE:
-        attempts += [("fp16", False), (None, False)]
+def _fetch(
+    repo: str,
+    file: str,
+    wanted: str,
+    variants: Sequence[str | None],
+    fetch: Callable[[str | None], Path],
+    download: bool,
+) -> Path:
+    """Look in the cache, then on the network, half precision first. `wanted`: what to tell `hf download`."""
+    found = _cached(repo, file)
+    if found is not None and whole(found):
+        return found
+    online = download and not constants.HF_HUB_OFFLINE
     reason: Exception | None = None
-    for variant, local in attempts:
+    for variant in variants if online else ():
         try:
-            path = fetch(variant, local)
-            if path.is_file() or any(path.iterdir()):
-                return path
+            return fetch(variant)
         except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             reason = error
-    what = f"{repo}/{file}" if file else repo
+    what = repo if file in ("", PIPELINE_FILE) else f"{repo}/{file}"
+    command = f"hf download {repo} {wanted}".strip()
     raise UnboxError(
         f"no weights: looked for {what} in the cache at {constants.HF_HUB_CACHE}"
-        + (
-            " and on the Hub, which did not give it"
-            if download and not constants.HF_HUB_OFFLINE
-            else " (offline)"
-        )
-        + f". Fetch it where there is a network with `hf download {repo}{' ' + file if file else ''}` "
-        f"and copy the cache here, or give a local diffusers folder. {ready_line()}"
+        + (f", where {found} is only a piece of it" if found else "")
+        + (", and on the Hub, which did not give it" if online else " (offline)")
+        + f". Fetch it where there is a network with `{command}` and copy the cache here, or give a local "
+        f"diffusers folder. {ready_line()}"
     ) from reason
+
+
+def _cached(repo: str, file: str) -> Path | None:
+    """Place in the Hub's cache: of a file, of the pipeline that `model_index.json` makes, of a folder ("").
+
+    Reads the disk alone: the Hub's own functions may ask the network even for local files.
+    """
+    if not file:
+        folders = (Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}").glob("snapshots/*")
+        return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
+    try:
+        found = try_to_load_from_cache(repo, file)
+    except HFValidationError:
+        return None
+    if not isinstance(found, str):
+        return None
+    return Path(found).parent if file == PIPELINE_FILE else Path(found)
+
+
+def whole(path: Path) -> bool:
+    """Whether a file is there, or a folder has weights: a pipeline's, for each part that its index names."""
+    index = path / PIPELINE_FILE
+    if not index.is_file():
+        return path.is_file() or any(path.glob("*.safetensors"))
+    parts = read_json(index)
+    named = [name for name in WEIGHTED if parts.get(name, (None,))[0]]
+    return bool(named) and all(any((path / name).glob("*.safetensors")) for name in named)
+
+
+def missing(system: System) -> list[tuple[str, str, int]]:
+    """What of `system.needs` is not in the Hub's cache (nothing is fetched)."""
+    found = {need: _cached(*need[:2]) for need in system.needs}
+    return [need for need, place in found.items() if place is None or not whole(place)]
 
 
 def present(system: System) -> bool:
@@ -87,10 +123,8 @@ def present(system: System) -> bool:
     if system.base is None:
         return False
     if system.base.startswith(BUNDLED):
-        return (bundled_folder(system.base) / "model_index.json").is_file()
-    needed = [(repo, "model_index.json") for repo in (system.base, system.refiner) if repo]
-    needed += [(part.repo, part.file or "README.md") for part in system.parts]
-    return all(isinstance(try_to_load_from_cache(repo, file), str) for repo, file in needed)
+        return whole(bundled_folder(system.base))
+    return not missing(system)
 
 
 def ready_line() -> str:
