@@ -140,14 +140,16 @@ def test_the_first_page_shows_a_picture_and_a_tour_that_stays_closed(page, url):
 
 def test_a_run_can_be_stopped(page, url):
     page.goto(url)
-    page.locator("input[aria-label*='Steps'], label:has-text('Steps') input").first.fill("100")
+    steps = page.get_by_label("Steps").first
+    steps.fill("100")
     seen = picture(page, "#explore-stage .ub-picture")
     page.click("#explore-make")
     page.wait_for_timeout(300)
     page.click("#explore-stop")
-    page.locator("input[aria-label*='Steps'], label:has-text('Steps') input").first.fill("1")
+    steps.fill("3")
     page.click("#explore-make")
     changed(page, "#explore-stage .ub-picture", seen)
+    assert page.get_by_role("radio", name="2", exact=True).count()  # the steps of the second run
 
 
 def test_features_have_pages_links_and_keys(page, url, shoot):
