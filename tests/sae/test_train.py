@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.sae.worlds import noise, planted
 from unbox.sae import (
@@ -20,6 +21,7 @@ from unbox.sae import (
     evaluate,
     fit,
     load_saes,
+    select,
     sparse,
     specs,
     train,
@@ -166,6 +168,49 @@ def test_dead_latents_are_revived():
         dead[aux] = evaluate(next(run.finished()), ArrayRows(x)).dead_fraction
     assert dead[0.0] > 0.25
     assert dead[1 / 32] < 0.1
+
+
+def test_all_latents_dead():
+    """Latents that no row can reach stay dead (AuxK has the model's ReLU), and nothing turns NaN."""
+    spec = Spec("", 3, 48)
+    run = Run(make_plan([spec], tokens=10_000, batch_size=256, dead_after=1000), {"": noise()})
+    run.fits[spec.title].weights["b_lat"][:] = -50.0
+    steps(run, False)
+    sae = next(run.finished())
+    line = run.fits[spec.title].read_meter()
+    assert (line["dead"], line["l0"]) == (48, 0)
+    figures = evaluate(sae, noise())
+    assert (figures.dead_fraction, figures.l0) == (1, 0)
+    assert figures.fvu == pytest.approx(1, abs=0.05)  # b_pre alone is left, near the mean
+    assert all(torch.isfinite(w).all() for w in weights(sae).values())
+
+
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor that any operation gives."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for one in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(one, torch.Tensor):
+                self.entries = max(self.entries, one.numel())
+        return found
+
+
+@pytest.mark.parametrize(("name", "dead"), [*((name, 0) for name in VARIANTS), ("topk", 20_000)])
+def test_no_dense_array_of_a_batch_by_latents(name, dead):
+    n, rows = 131_072, noise(rows=256)
+    spec = Spec("", 4, n, name)
+    run = Run(make_plan([spec], tokens=10**6, batch_size=256), {"": rows})
+    one = run.fits[spec.title]
+    one.dead = torch.arange(dead)
+    one._count_dead()
+    with Largest() as seen:
+        run.advance()
+    assert 256 * n > 7 * seen.entries
+    assert seen.entries <= max(select.SLICE["cpu"], n * rows.width)
+    assert all(torch.isfinite(w).all() for w in one.weights.values())
 
 
 def test_without_dead_latents_auxk_costs_and_changes_nothing():
