@@ -118,21 +118,19 @@ def position_iou(
     """
     _, steps, branches, height, width, _ = rows.shape
     placed = np.stack([_grid(mask, height, width) for mask in drawn.values()])  # (values, images, positions)
-    both = np.zeros((len(drawn), sae.latents))
-    active = np.zeros(sae.latents)
-    first = 0
+    both = torch.zeros(len(drawn), sae.latents, dtype=torch.float64)
+    active = torch.zeros(sae.latents, dtype=torch.float64)
+    first, views = 0, steps * branches
     for codes in blocks_of(sae, rows, images, batch):
-        fired = (codes.values > 0).numpy()
-        where = codes.indices.numpy()[fired]
-        active += np.bincount(where, minlength=sae.latents)
-        here = np.tile(placed[:, first : first + len(fired)], (1, 1, steps * branches))
-        for row, mask in zip(both, here, strict=True):
-            weights = np.broadcast_to(mask[..., None], fired.shape)[fired]
-            row += np.bincount(where, weights, minlength=sae.latents)
-        first += len(fired)
+        for values, indices in zip(codes.values, codes.indices.long(), strict=True):  # an image at a time
+            fired = torch.zeros(len(values), sae.latents).scatter_(1, indices, (values > 0).float())
+            active += fired.sum(0)
+            seen = fired.reshape(views, height * width, -1).sum(0)  # how often at each position
+            both += torch.from_numpy(placed[:, first]) @ seen
+            first += 1
     area = placed.sum((1, 2))[:, None] * steps * branches
     with np.errstate(invalid="ignore", divide="ignore"):
-        return Scores(tuple(drawn), both / (active + area - both))
+        return Scores(tuple(drawn), (both / (active + torch.from_numpy(area) - both)).numpy())
 
 
 def _grid(drawn: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -86,6 +86,10 @@ class MeanMaps:
         maps, averaged over the other values."""
         return np.sqrt((self.contrasts(name, value) ** 2).sum((1, 2))).mean(0)
 
+    def moved(self, value: Value, name: str = "neurons") -> float:
+        """Root mean square, over positions and other values, of how far a value moves the codes."""
+        return float(np.sqrt((self.contrasts(name, value) ** 2).sum(-1).mean()))
+
     def gain(self, name: str, value: Value) -> np.ndarray:
         """(n,) how much more of each feature a value has than the others: summed over positions."""
         return self.contrasts(name, value).sum((1, 2)).mean(0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,10 @@ class Bench:
     progress: bool = True
     held: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Block -> its dictionaries."""
-    maps: dict[str, MeanMaps] = field(default_factory=dict)
-    """Block -> mean maps of its dictionaries by factor value."""
+    moved: dict[str, dict[Value, float]] = field(default_factory=dict)
+    """Block -> how far each value moves its update, in deviations of a position's update."""
+    maps: Callable[[str], MeanMaps] = field(init=False)
+    """Mean maps of a block's dictionaries by factor value, made when first asked for."""
 
     def bar(self, items: Sequence[Any], what: str) -> Iterator[Any]:
         """Iterate with a progress bar."""
@@ -120,8 +122,10 @@ def bench_shapes(
     for block, sae in saes.items():
         bench.held[block] = dictionaries(sae, store[block].sample(4096, settings.seed), settings.seed)
     results: dict[str, Any] = {"meaning": _meaning(bench, store, scenes)}
-    for block in bench.bar(list(saes), "mean maps"):
-        bench.maps[block] = MeanMaps(bench.held[block], store[block], scenes)
+    for block, sae in bench.bar(list(saes.items()), "movers"):
+        neurons = MeanMaps({"neurons": bench.held[block]["neurons"]}, Read.of(store[block]), scenes)
+        bench.moved[block] = {value: neurons.moved(value) / float(sae.update_std) for value in MAPPED}
+    bench.maps = cache(lambda block: MeanMaps(bench.held[block], Read.of(store[block]), scenes))
     trials, tests = _cases(bench)
     results["reliable"] = _reliable(tests)
     results["causation"], results["removal"] = _causation(bench, trials, tests)
@@ -129,6 +133,26 @@ def bench_shapes(
     write_json(out / "results.json", results)
     write_bench(results, context, out)
     return results
+
+
+@dataclass(frozen=True)
+class Read:
+    """A block's rows in memory: they are read a dozen times, and a store opens a shard for each image."""
+
+    updates: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Any) -> "Read":
+        """All images of a store's rows."""
+        return cls(np.stack([rows.read(i) for i in range(rows.shape[0])]))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.updates.shape
+
+    def read(self, image: int) -> np.ndarray:
+        """(step, branch, y, x, d) of an image."""
+        return self.updates[image]
 
 
 def _held_out(bench: Bench) -> tuple[list[Scene], Any]:
@@ -150,8 +174,9 @@ def _held_out(bench: Bench) -> tuple[list[Scene], Any]:
 def _meaning(bench: Bench, store: Any, scenes: list[Scene]) -> list[dict[str, Any]]:
     rows = []
     for block in bench.bar(list(bench.saes), "meaning"):
+        read = Read.of(store[block])
         for name, dictionary in bench.held[block].items():
-            found = bench.kept.get(["meaning", block, name], probe, dictionary, store[block], scenes)
+            found = bench.kept.get(["meaning", block, name], probe, dictionary, read, scenes)
             rows += [{"block": block, "method": name, **row} for row in found]
     return rows
 
@@ -194,18 +219,13 @@ def _causation(
 
 
 def _movers(bench: Bench, value: Value) -> list[str]:
-    """The blocks whose updates the value moves most, in deviations of a position's update."""
-    moved = {
-        block: float(np.sqrt((maps.contrasts("neurons", value) ** 2).sum((1, 2, 3))).mean())
-        / (float(bench.saes[block].update_std) * np.prod(maps.grid) ** 0.5)
-        for block, maps in bench.maps.items()
-    }
-    return sorted(moved, key=lambda block: -moved[block])[: bench.settings.blocks_tried]
+    """The blocks whose updates the value moves most."""
+    return sorted(bench.moved, key=lambda block: -bench.moved[block][value])[: bench.settings.blocks_tried]
 
 
 def _change(bench: Bench, method: str, value: Value, option: Mapping[str, Any]) -> Change:
     block = option["block"]
-    return change(bench.held[block], bench.maps[block], method, value, option["size"], option["spread"])
+    return change(bench.held[block], bench.maps(block), method, value, option["size"], option["spread"])
 
 
 def _trace(
@@ -278,7 +298,7 @@ def _removal(
         return measure(bench.model, bench.detector, of, recipe, value, gone=True, **settings.sampling)
 
     options = [(block, size) for block in blocks for size in settings.sizes]
-    chosen = [(b, carriers(bench.held[b], bench.maps[b], value, size)) for b, size in options]
+    chosen = [(b, carriers(bench.held[b], bench.maps(b), value, size)) for b, size in options]
     tried = [(pair, causing.figures(gone(few, *pair))) for pair in chosen if pair[1]]
     (block, features), _ = causing.best_of(tried)
     alive = np.setdiff1d(np.flatnonzero(np.asarray(bench.saes[block].stats.density) > 0), features)

@@ -29,11 +29,13 @@ def save_edits(folder: Path, results: Sequence[dict[str, Any]]) -> list[Path]:
     return paths
 
 
-def following(plan: Plan, collected: Stage, trained: Stage, edit: Path) -> str:
+def following(plan: Plan, collected: Stage, trained: Stage, atlas: Stage, edit: Path) -> str:
     """Commands to go on with, one under the other."""
     store, saes = collected.folder / "store", trained.folder / "saes"
     return "\n".join(
         [
+            "# browse these features, look at pictures of your own through them, paint with them",
+            f"unbox app --model {plan.model} --saes {saes} --atlas {atlas.folder / 'atlas'}",
             "# one of the edits above, on a caption of your own",
             f'unbox generate --model {plan.model} --steps {plan.steps} --prompt "{CAPTION}" --seed 1 \\',
             f"    --saes {saes} --edits {edit} --out edited.png",

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from activation_store import Store
+from unbox.atlas import Atlas, build
 from unbox.capture import collect
 from unbox.experiments.demo.pictures import uri
 from unbox.experiments.demo.plan import Plan
@@ -59,6 +60,12 @@ def fit(store: Stage, plan: Plan, to: Path) -> list[str]:
     """An SAE for every block of a store."""
     spec = Spec(latents=plan.latents, k=plan.k, seed=plan.seed)
     return list(train(opened(store), to, [spec], tokens=plan.tokens, batch_size=BATCH, seed=plan.seed))
+
+
+def describe(model: Model, heldout: Stage, trained: Stage, to: Path) -> int:
+    """An atlas of the SAEs' features from the held-out pictures; gives how many features it holds."""
+    build(opened(heldout), autoencoders(trained), to, model=model)
+    return len(Atlas.open(to))
 
 
 def opened(collected: Stage) -> Store:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unbox.experiments.demo.following import following, save_edits
-from unbox.experiments.demo.make import autoencoders, draw, fit, gather, unpacked
+from unbox.experiments.demo.make import autoencoders, describe, draw, fit, gather, unpacked
 from unbox.experiments.demo.measure import find, measure
 from unbox.experiments.demo.plan import Plan
 from unbox.experiments.demo.report import CHANCE, SUCCESS, Findings, rate, write_report
@@ -51,24 +51,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = print) -> Finishe
     """
     model = load(plan.model)
     stages = Stages(folder / "stages", say)
-    drawing = {"model": model.fingerprint, "blocks": model.blocks, **plan.part("steps", "guidance", "seed")}
-    drawn = stages.run(
-        "draw",
-        f"Drawing {plan.trial_pool + plan.test_pool} held-out captions, and reading them",
-        {**drawing, **plan.part("trial_pool", "test_pool")},
-        lambda _: draw(model, plan),
-    )
-
-    def collected(split: Split, n: int, seed: int) -> Stage:
-        return stages.run(
-            f"collect-{split}",
-            f"Recording what {len(model.blocks)} blocks add to {n} {split} pictures",
-            {**drawing, "n": n},
-            lambda to: gather(model, plan, to / "store", split, n, seed),
-        )
-
-    store = collected("train", plan.prompts, plan.seed + 1)
-    heldout = collected("heldout", plan.heldout, plan.seed + 2)
+    drawn, store, heldout = pictures(stages, model, plan)
     trained = stages.run(
         "train",
         f"Fitting {len(model.blocks)} sparse autoencoders of {plan.latents} latents, {plan.k} active",
@@ -81,6 +64,13 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = print) -> Finishe
         "Measuring them on held-out pictures",
         {},
         lambda _: measure(heldout, trained),
+        (trained, heldout),
+    )
+    atlas = stages.run(
+        "atlas",
+        "Making their atlas, for the explorer",
+        {},
+        lambda to: describe(model, heldout, trained, to / "atlas"),
         (trained, heldout),
     )
     found = stages.run(
@@ -103,9 +93,31 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = print) -> Finishe
     )
     saved = save_edits(folder / "edits", findings.edits)
     best = max(range(len(saved)), key=lambda i: rate(findings.edits[i]["edited"]))
-    further = following(plan, store, trained, saved[best])
+    further = following(plan, store, trained, atlas, saved[best])
     path = write_report(folder / "report.html", findings, further)
     return Finished(path, findings, further)
+
+
+def pictures(stages: Stages, model: Model, plan: Plan) -> tuple[Stage, Stage, Stage]:
+    """The stages that draw: pictures to edit, and the stores to learn from and to measure on."""
+    drawing = {"model": model.fingerprint, "blocks": model.blocks, **plan.part("steps", "guidance", "seed")}
+    drawn = stages.run(
+        "draw",
+        f"Drawing {plan.trial_pool + plan.test_pool} held-out captions, and reading them",
+        {**drawing, **plan.part("trial_pool", "test_pool")},
+        lambda _: draw(model, plan),
+    )
+
+    def collected(split: Split, n: int, seed: int) -> Stage:
+        return stages.run(
+            f"collect-{split}",
+            f"Recording what {len(model.blocks)} blocks add to {n} {split} pictures",
+            {**drawing, "n": n},
+            lambda to: gather(model, plan, to / "store", split, n, seed),
+        )
+
+    store = collected("train", plan.prompts, plan.seed + 1)
+    return drawn, store, collected("heldout", plan.heldout, plan.seed + 2)
 
 
 def turn_on(
