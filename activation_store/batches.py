@@ -20,7 +20,7 @@ from activation_store.errors import StoreError
 POOL_BYTES = 256 << 20
 
 #: Rows decoded at once.
-_BLOCK = 256
+_BLOCK = 64
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The rows of one block: filters, one image's updates, samples, training batches, statistics."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import groupby
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from activation_store.batches import POOL_BYTES, Batches, Pool
+from activation_store.chunks import read_chunk
 from activation_store.encoding import ENCODINGS, decode
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest
@@ -18,6 +20,9 @@ from activation_store.shard import chunk_samples
 
 if TYPE_CHECKING:
     from activation_store.store import Store
+
+#: Threads that fill a pool: enough that the disk always has something to read.
+READERS = 4
 
 
 @dataclass(frozen=True)
@@ -190,14 +195,19 @@ class Rows:
         starts = np.cumsum([0, *(units[:, 2] - units[:, 1])]) * prod(self.shape[1:-1])
         values = np.empty((int(starts[-1]), self.width), encoding.stored)
         scale = np.empty(len(values), np.float32) if encoding.scale_bytes else None
+
+        def read(places: np.ndarray) -> None:
+            for shard, some in groupby(places.tolist(), key=lambda place: int(units[place, 0])):
+                with self.store.shard(shard) as file:
+                    for place in some:
+                        _, first, last = units[place]
+                        wanted = np.asarray(self.samples[first:last]) - self.store.offsets[shard]
+                        where = slice(starts[place], starts[place + 1])
+                        self._read(file, wanted, values[where], None if scale is None else scale[where])
+
         in_file_order = np.lexsort((units[:, 1], units[:, 0]))
-        for shard, places in groupby(in_file_order.tolist(), key=lambda place: int(units[place, 0])):
-            with self.store.shard(shard) as file:
-                for place in places:
-                    _, first, last = units[place]
-                    wanted = np.asarray(self.samples[first:last]) - self.store.offsets[shard]
-                    where = slice(starts[place], starts[place + 1])
-                    self._read(file, wanted, values[where], None if scale is None else scale[where])
+        with ThreadPoolExecutor(READERS, "unbox-chunks") as readers:
+            list(readers.map(read, np.array_split(in_file_order, READERS)))
         return Pool(values, scale, self.store.schema.dtype)
 
     def _load(self, file: Any, number: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -209,22 +219,23 @@ class Rows:
         return values, scale
 
     def _read(self, file: Any, numbers: np.ndarray, values: np.ndarray, scale: np.ndarray | None) -> None:
-        """Read samples of a shard (ascending) into `values` (rows, d) and `scale` (rows,), without a copy
-        between
-        where the samples lie side by side."""
+        """Read samples of one chunk of a shard (ascending) into `values` (rows, d) and `scale` (rows,)."""
         shape = (len(numbers), *self.shape[1:])
         self._read_dataset(file[f"{self.block}/values"], numbers, values.reshape(shape))
         if scale is not None:
             self._read_dataset(file[f"{self.block}/scale"], numbers, scale.reshape(shape[:-1]))
 
     def _read_dataset(self, dataset: Any, numbers: np.ndarray, out: np.ndarray) -> None:
-        start, stop = int(numbers[0]), int(numbers[-1]) + 1
-        whole = out if stop - start == len(numbers) else np.empty((stop - start, *out.shape[1:]), out.dtype)
+        """One chunk for each step and branch, without a copy between where all of it is wanted in a row."""
+        together, rest = dataset.chunks[0], (0,) * (dataset.ndim - 3)
+        start = int(numbers[0]) // together * together
+        whole = len(numbers) == together and out.shape[1:3] == (1, 1)
+        chunk = out if whole else np.empty(dataset.chunks, out.dtype)
         for i, step in enumerate(self._steps):
             for j, branch in enumerate(self._branches):
-                dataset.read_direct(whole, np.s_[start:stop, step, branch], np.s_[:, i, j])
-        if whole is not out:
-            out[:] = whole[numbers - start]
+                read_chunk(dataset, (start, step, branch, *rest), chunk)
+                if not whole:
+                    out[:, i, j] = chunk[numbers - start, 0, 0]
 
 
 def _choose(kind: str, wanted: set, have: Sequence, indices: Sequence[int]) -> tuple[int, ...]:

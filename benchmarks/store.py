@@ -1,13 +1,13 @@
 """The activation store against raw files on the same disk, in the same run.
 
-    python benchmarks/store.py --folder /data/scratch              # 2 GB written and read: about a minute
-    python benchmarks/store.py --model shapes-turbo                # also: an SAE on float16 against int8 rows
-    python benchmarks/store.py --real-size FOLDER                  # also: what recording adds to generation
+    python benchmarks/store.py --folder /data/scratch              # 2 GB written and read, some minutes
+    python benchmarks/store.py --only int8 --model shapes-turbo    # an SAE on float16 against int8 rows
+    python benchmarks/store.py --only recording --real-size FOLDER # what recording adds to generation
 
-Writing is timed from arrays in memory to the last fsync, checksums, statistics and digests included; a raw
-file is written and fsynced in pieces of a shard's size. Rounds alternate and the best of each counts.
-Reading is timed once from the disk (the page cache is asked to forget the files) and once from the page
-cache.
+Writing is timed from arrays in memory to the last fsync, checksums, statistics and digests included; raw
+files are written and fsynced in pieces of a shard's size. Reading is timed from the disk (the page cache is
+asked to forget the files) and from the page cache; shuffled batches are float32, decoded from float16.
+Rounds alternate; figures are the median and, in brackets, the range over the rounds.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -99,36 +100,47 @@ def read_shuffled(folder: Path) -> float:
     return time.perf_counter() - begin
 
 
+def spread(values: list[float], digits: int = 2) -> str:
+    """Median and range."""
+    return f"{np.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
 def speed(folder: Path, images: int, rounds: int) -> list[tuple[str, str]]:
-    """Rows of the table about writing and reading."""
-    total = images * schema("float16").sample_bytes
-    piece = schema("float16").shard_samples * schema("float16").sample_bytes
-    raw, ours = [], []
-    for number in range(rounds):
-        raw.append(write_raw(folder / f"raw{number}", total, piece))
-        shutil.rmtree(folder / f"raw{number}")
-        ours.append(write_store(folder / f"store{number}", images))
-        if number:
-            shutil.rmtree(folder / f"store{number}")
-    rows = [
-        ("raw write with fsync", f"{total / min(raw) / 1e9:.2f} GB/s"),
-        ("store write", f"{total / min(ours) / 1e9:.2f} GB/s = {min(raw) / min(ours):.2f} x raw"),
-    ]
-    for name, prepare in (("disk", lambda: forget(folder / "store0")), ("page cache", lambda: None)):
+    """Rows of the table about writing and reading. A ratio is of two runs that follow each other."""
+    kind = schema("float16")
+    total = images * kind.sample_bytes
+    raw, ours, cores = [], [], []
+    for _ in range(rounds + 1):  # the first round is not counted: the disk's free space is laid out in it
+        raw.append(write_raw(folder / "raw", total, kind.shard_samples * kind.sample_bytes))
+        shutil.rmtree(folder / "raw")
+        shutil.rmtree(folder / "store", ignore_errors=True)
+        begin = time.process_time()
+        ours.append(write_store(folder / "store", images))
+        cores.append(time.process_time() - begin)
+    rows = compare("write", "raw files with fsync", "store", total, raw[1:], ours[1:])
+    rows.append(("write: core seconds an image, store", f"{np.median(cores[1:]) / images:.4f}"))
+    for place in ("disk", "page cache"):
         plain, shuffled = [], []
         for _ in range(rounds):
-            prepare()
-            plain.append(read_raw(folder / "store0"))
-            prepare()
-            shuffled.append(read_shuffled(folder / "store0"))
-        rows += [
-            (f"raw sequential read, {name}", f"{total / min(plain) / 1e9:.2f} GB/s"),
-            (
-                f"shuffled batches, {name}",
-                f"{total / min(shuffled) / 1e9:.2f} GB/s = {min(plain) / min(shuffled):.2f} x raw",
-            ),
-        ]
+            for read, times in ((read_raw, plain), (read_shuffled, shuffled)):
+                if place == "disk":
+                    forget(folder / "store")
+                times.append(read(folder / "store"))
+        rows += compare(f"read, {place}", "raw, sequential", "shuffled batches", total, plain, shuffled)
     return rows
+
+
+def compare(
+    what: str, plain: str, ours: str, total: int, base: list[float], times: list[float]
+) -> list[tuple[str, str]]:
+    """Three rows: GB/s of both, and their ratio in each round."""
+    rates = [[total / second / 1e9 for second in seconds] for seconds in (base, times)]
+    ratios = [one / other for one, other in zip(base, times, strict=True)]
+    return [
+        (f"{what}: {plain}, GB/s", spread(rates[0])),
+        (f"{what}: {ours}, GB/s", spread(rates[1])),
+        (f"{what}: ratio", spread(ratios)),
+    ]
 
 
 def sizes(folder: Path) -> list[tuple[str, str]]:
@@ -141,6 +153,17 @@ def sizes(folder: Path) -> list[tuple[str, str]]:
         whole = sum(entry.bytes for entry in Store.open(folder / dtype).entries)
         per_vector = kind.sample_bytes / kind.sample_vectors
         rows.append((f"bytes a vector, {dtype}", f"{per_vector:g} ({whole / vectors:.1f} with all else)"))
+    return rows
+
+
+def memory(folder: Path, images: int) -> list[tuple[str, str]]:
+    """Peak resident memory of processes that write and then read a small, a middling and a large store."""
+    rows = []
+    for count in (images // 16, images // 4, images):
+        peak = peak_memory(folder / f"memory{count}", count)
+        shutil.rmtree(folder / f"memory{count}")
+        stored = count * schema("float16").sample_bytes / 1e6
+        rows.append((f"peak memory, store of {stored:,.0f} MB", f"{peak:,.0f} MB"))
     return rows
 
 
@@ -179,28 +202,60 @@ def quantisation(folder: Path, model_name: str, images: int) -> list[tuple[str, 
     return rows
 
 
-def recording(folder: Path, model_name: str, images: int) -> list[tuple[str, str]]:
-    """Seconds an image with and without collecting the four blocks; runs alternate."""
+def recording(folder: Path, model_name: str, images: int, rounds: int) -> list[tuple[str, str]]:
+    """What collecting the four blocks adds to generating the same images, pictures decoded in both.
+
+    Runs alternate. Hashing the weights is done once a run, however long it is, and counted apart.
+    """
     import torch
 
     import unbox
+    from unbox.capture.settings import Settings, run_facts
 
-    model = unbox.load(model_name)
-    prompts, plain, collected = ["a dog"] * images, [], []
-    model.generate(prompts[:1], seed=0)
-    model.fingerprint  # noqa: B018 - hashing the weights is done once and is not part of a run
-    for number in range(3):
-        begin = time.perf_counter()
-        model.generate(prompts, seed=0, batch_size=BATCH)
-        plain.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-        unbox.collect(model, prompts, folder / f"recorded{number}", progress=False, batch_size=BATCH)
-        collected.append(time.perf_counter() - begin)
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    share = (min(collected) - min(plain)) / min(plain)
+    model = unbox.load(model_name, system="sdxl-turbo")
+    prompts = [f"a picture of {n} dogs" for n in range(images)]
+    call = {"steps": 1, "height": 512, "width": 512, "batch_size": min(images, BATCH)}
+    model.generate(prompts[:1], seed=0, **{**call, "batch_size": 1})
+
+    def hashing() -> object:
+        return run_facts(model, Settings(**call))
+
+    def generating() -> object:
+        return model.generate(prompts, seed=0, **call)
+
+    def collecting() -> object:
+        return unbox.collect(model, prompts, folder / f"recorded{len(added)}", progress=False, **call)
+
+    base, added, cores = [], [], []
+    for _ in range(rounds):
+        (start, start_cores), (plain, plain_cores), (whole, whole_cores) = map(
+            timed, (hashing, generating, collecting)
+        )
+        base.append(plain / images)
+        added.append((whole - start - plain) / plain * 100)
+        cores.append((whole_cores - start_cores - plain_cores) / plain_cores * 100)
+    where = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     return [
-        (f"collecting on {where}", f"{min(collected) / images:.3g} s an image, {share:+.1%} over generating")
+        (f"generate at 512 px on {where}: seconds an image", spread(base)),
+        ("collect: more time than generating, %", spread(added, 1)),
+        ("collect: more core seconds than generating, %", spread(cores, 1)),
+        ("collect: seconds to hash the weights, once", f"{start:.1f}"),
+        ("collect: peak memory, GB", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f}"),
     ]
+
+
+def timed(function: Callable[[], object]) -> tuple[float, float]:
+    """Seconds and core seconds of a call."""
+    begin, cores = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - begin, time.process_time() - cores
+
+
+PARTS = ("speed", "size", "memory", "int8", "recording")
 
 
 def main() -> None:
@@ -208,27 +263,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=["speed", "size", "memory"])
     parser.add_argument("--folder", type=Path, help="where to write; default the system's temporary folder")
     parser.add_argument("--images", type=int, default=768, help="images of the large store, 2.6 MB each")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", help="a model of the Shapes world, for the figures of int8")
-    parser.add_argument("--model-images", type=int, default=300)
-    parser.add_argument(
-        "--real-size", help="an SDXL model to time recording with (see `unbox recipe real-size`)"
-    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", default="shapes-turbo", help="a model of the Shapes world, for int8")
+    parser.add_argument("--model-images", type=int, default=1000)
+    parser.add_argument("--real-size", help="an SDXL model for recording (see `unbox recipe real-size`)")
+    parser.add_argument("--real-images", type=int, default=BATCH)
     arguments = parser.parse_args()
+    if "recording" in arguments.only and not arguments.real_size:
+        parser.error("recording needs --real-size FOLDER")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        rows = speed(folder, arguments.images, arguments.rounds) + sizes(folder)
-        few, many = arguments.images // 4, arguments.images
-        for images in (few, many):
-            megabytes = peak_memory(folder / f"memory{images}", images)
-            stored = images * schema("float16").sample_bytes / 1e6
-            rows.append((f"peak memory, store of {stored:,.0f} MB", f"{megabytes:,.0f} MB"))
-        if arguments.model:
-            rows += quantisation(folder, arguments.model, arguments.model_images)
-        if arguments.real_size:
-            rows += recording(folder, arguments.real_size, 2 * BATCH)
+        run = {
+            "speed": lambda: speed(folder, arguments.images, arguments.rounds),
+            "size": lambda: sizes(folder),
+            "memory": lambda: memory(folder, arguments.images),
+            "int8": lambda: quantisation(folder, arguments.model, arguments.model_images),
+            "recording": lambda: recording(
+                folder, arguments.real_size, arguments.real_images, arguments.rounds
+            ),
+        }
+        rows = [row for part in arguments.only for row in run[part]()]
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
 

@@ -56,6 +56,8 @@ def test_no_flipped_byte_is_read_wrongly_and_each_is_found(small, stride):
         assert digest(path) != small.entries[0].digest
         found = outcome(lambda: raw(small))
         assert found == truth or "is damaged" in found, f"byte {at} was read wrongly"
+        given = outcome(lambda: rows(small))
+        assert given == truth[-2:] or "is damaged" in given, f"byte {at} was read wrongly by rows"
         refused += found != truth
     assert refused > len(places) / 4
     path.write_bytes(whole)
@@ -63,9 +65,17 @@ def test_no_flipped_byte_is_read_wrongly_and_each_is_found(small, stride):
 
 
 def raw(store):
-    """The bytes of every dataset of the first shard, opened and checked anew."""
+    """The bytes of every dataset of the first shard, opened and checked anew, and of the rows that a reader
+    gets.
+    """
     with open_shard(shard_path(store), store.schema, 2, store.entries[0].bytes) as file:
-        return [file[name][()].tobytes() for name in layout(store.schema, 2)]
+        by_hdf5 = [file[name][()].tobytes() for name in layout(store.schema, 2)]
+    return [*by_hdf5, *rows(store)]
+
+
+def rows(store):
+    """The rows that a reader gets."""
+    return [Store.open(store.path)["mid.0"].read(i).tobytes() for i in (0, 1)]
 
 
 def outcome(function):

@@ -1,0 +1,88 @@
+"""Chunks read past HDF5: the same bytes, the same checksum."""
+
+import os
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from activation_store.chunks import fletcher32, read_chunk
+
+
+def hdf5_checksum(folder, data):
+    """What HDF5 itself writes behind a chunk of these bytes."""
+    with h5py.File(folder / "x.h5", "w") as file:
+        dataset = file.create_dataset("x", data=data, chunks=data.shape, fletcher32=True)
+        mask, raw = dataset.id.read_direct_chunk((0,))
+    assert mask == 0
+    assert raw[:-4] == data.tobytes()
+    return int.from_bytes(raw[-4:], "little")
+
+
+def same(one, other):
+    """Halves are equal modulo 65535: zero may be written either way."""
+    return all((one >> shift & 0xFFFF) % 65535 == (other >> shift & 0xFFFF) % 65535 for shift in (0, 16))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("chunks")
+
+
+@given(data=st.binary(min_size=1, max_size=5000), times=st.integers(1, 40))
+def test_the_checksum_is_hdf5s(folder, data, times):
+    data = np.frombuffer(data * times, np.uint8)
+    assert same(fletcher32(data), hdf5_checksum(folder, data))
+
+
+@pytest.mark.parametrize("value", [0, 255, 1])
+@pytest.mark.parametrize("size", [1, 2, 2047, 2048, 2049, 4096, 1_300_001])
+def test_the_checksum_of_constant_bytes_is_hdf5s(folder, value, size):
+    data = np.full(size, value, np.uint8)
+    assert same(fletcher32(data), hdf5_checksum(folder, data))
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A dataset of two chunks, and its path."""
+    data = np.arange(60, dtype=np.float16).reshape(4, 15)
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file.create_dataset("x", data=data, chunks=(2, 15), fletcher32=True)
+    return tmp_path / "two.h5", data
+
+
+def test_a_chunk_comes_back_and_one_that_is_not_as_written_is_refused(written):
+    path, data = written
+    with h5py.File(path, "r") as file:
+        place = file["x"].id.get_chunk_info_by_coord((2, 0)).byte_offset
+        out = np.empty((2, 15), np.float16)
+        read_chunk(file["x"], (2, 0), out)
+        assert np.array_equal(out, data[2:])
+        with pytest.raises(OSError, match="no whole, checksummed chunk"):
+            read_chunk(file["x"], (0, 0), np.empty((2, 14), np.float16))
+    whole = path.read_bytes()
+    for at in range(place, place + 64):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        with h5py.File(path, "r") as file, pytest.raises(OSError, match="checksum of /x"):
+            read_chunk(file["x"], (2, 0), out)
+    with h5py.File(path, "r") as file:
+        os.truncate(path, place + 30)
+        with pytest.raises(OSError, match="ends within"):
+            read_chunk(file["x"], (2, 0), out)
+
+
+@pytest.mark.parametrize("creation", [{}, {"compression": "gzip", "fletcher32": True}])
+def test_chunks_with_other_filters_are_refused(tmp_path, creation):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("x", data=np.zeros(64), chunks=(64,), **creation)
+        with pytest.raises(OSError, match="no whole, checksummed chunk"):
+            read_chunk(dataset, (0,), np.empty(64))
+
+
+def test_a_chunk_that_was_never_written_is_refused(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("x", (128,), "f8", chunks=(64,), fletcher32=True)
+        with pytest.raises(OSError, match="no whole, checksummed chunk"):
+            read_chunk(dataset, (64,), np.empty(64))
