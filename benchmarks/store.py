@@ -183,7 +183,10 @@ def measure_memory(folder: str, images: int) -> None:
 
 
 def quantisation(folder: Path, model_name: str, images: int) -> list[tuple[str, str]]:
-    """FVU on held-out float16 rows of SAEs trained on the float16 and on the int8 form of one store."""
+    """FVU on held-out float16 rows of SAEs trained on the float16 and on the int8 form of one store.
+
+    512 latents, 8 active; each sees every row three times, in the same order.
+    """
     import unbox
     from unbox.capture import read_prompts
 
@@ -194,7 +197,11 @@ def quantisation(folder: Path, model_name: str, images: int) -> list[tuple[str, 
     coarse = subset(train.path, folder / "train8", dtype="int8")
     rows = []
     for block in train.blocks:
-        fitted = [unbox.fit(store[block], k=8, latents=512, seed=0) for store in (train, coarse)]
+        tokens = 3 * len(train[block])
+        fitted = [
+            unbox.fit(store[block], k=8, latents=512, tokens=tokens, seed=0, batch_size=1024, progress=False)
+            for store in (train, coarse)
+        ]
         fvu = [unbox.evaluate(sae, held[block]).fvu for sae in fitted]
         rows.append(
             (f"FVU of {block}: float16, int8", f"{fvu[0]:.4f}, {fvu[1]:.4f} ({fvu[1] - fvu[0]:+.4f})")
@@ -268,7 +275,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=768, help="images of the large store, 2.6 MB each")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", default="shapes-turbo", help="a model of the Shapes world, for int8")
-    parser.add_argument("--model-images", type=int, default=1000)
+    parser.add_argument("--model-images", type=int, default=400)
     parser.add_argument("--real-size", help="an SDXL model for recording (see `unbox recipe real-size`)")
     parser.add_argument("--real-images", type=int, default=BATCH)
     arguments = parser.parse_args()
