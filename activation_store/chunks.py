@@ -1,7 +1,7 @@
 """Reading one chunk of a dataset: its bytes straight from the file into their place, and its checksum.
 
-HDF5 finds the chunk (from checksummed metadata) and its own reading would give the same bytes, but slower by
-five: it copies twice, verifies `fletcher32` word by word, and lets one thread in at a time.
+HDF5 finds the chunk (from checksummed metadata). Its own reading would give the same bytes, but takes 1.7
+times as long (it copies twice and sums `fletcher32` word by word) and lets one thread in at a time.
 """
 
 import os
