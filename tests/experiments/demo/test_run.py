@@ -1,10 +1,12 @@
 """The whole demo on a tiny random SDXL: every stage really runs, and what is done is not done again."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from tests.models.tiny import tiny_pipeline
+from unbox.atlas import Atlas
 from unbox.cli.main import main
 from unbox.experiments.demo.plan import Plan
 from unbox.experiments.demo.run import run
@@ -39,6 +41,9 @@ def test_the_demo_runs_and_goes_on(plan, tmp_path):
     assert "report.html" in finished.summary()
     saved = list((tmp_path / "edits").glob("*.json"))
     assert len(saved) == 1
+    atlas = re.search(r"unbox app .* --atlas (\S+)", finished.summary())
+    assert atlas is not None
+    assert len(Atlas.open(atlas[1])) == 11 * 16
 
     page = finished.report.read_text()
     said.clear()
