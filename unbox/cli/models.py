@@ -5,8 +5,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from unbox.models.systems import PIPELINE_FILE
-
 
 @dataclass(frozen=True)
 class Models:
@@ -98,6 +96,8 @@ def table(lines: list[tuple[str, ...]]) -> str:
 
 def page(row: Any, present: bool, lacks: Lacks) -> str:
     """Everything about one system."""
+    from unbox.models.systems import PIPELINE_FILE
+
     weights = [
         repo
         + (f"/{file}" if file not in ("", PIPELINE_FILE) else "")
