@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from PIL import Image
 
-SHOWN = ("colour-red", "texture-striped", "background-olive", "size-small")
+SHOWN = ("colour-green", "texture-striped", "background-olive", "light-dim")
 HERE = Path(__file__).parent
 
 
