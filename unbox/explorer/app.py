@@ -18,10 +18,10 @@ from unbox.words import UnboxError
 
 #: Prompts to try in the Shapes world, and elsewhere.
 SHAPES = (
-    "a large solid red circle in the center on a gray background, bright light",
-    "a small striped blue star left of a large checkered green heart on a navy background, dim light",
+    "a large striped red heart left of a large dotted yellow star on a teal background, bright light",
     "a large dotted yellow triangle at the top on a teal background, light from the left",
     "a small solid white cross on the right on a plum background, bright light",
+    "a large solid blue square in the center on a gray background, bright light",
 )
 OTHERS = (
     "a dog on a beach, cartoon",

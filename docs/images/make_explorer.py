@@ -1,0 +1,119 @@
+"""The explorer's pictures in the README, from the bundled model: `python docs/images/make_explorer.py`.
+
+Opens `python app.py` and uses it in the system's Chromium, as `tests/explorer/test_browser.py` does.
+"""
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+HERE = Path(__file__).parent
+#: Width and height of the window, and most bytes of a picture.
+SIZE, MOST = (1440, 1000), 300_000
+#: Features of `up.1.1`: one that fires on the yellow star, one for green; and the seed of the picture.
+YELLOW, GREEN, SEED = "up.1.1/304", "up.1.1/8", "4"
+
+
+def main(out: Path) -> None:
+    with tempfile.TemporaryFile("w+") as log:
+        app = [sys.executable, str(HERE.parents[1] / "app.py")]
+        process = subprocess.Popen(app, stdout=log, stderr=subprocess.STDOUT, text=True)
+        try:
+            url = address(log, process)
+            chromium = shutil.which("chromium") or shutil.which("google-chrome")
+            with sync_playwright() as playwright:
+                options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+                browser = playwright.chromium.launch(executable_path=chromium, args=options)
+                page = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
+                page.goto(url)
+                page.click("[data-tour=close]")
+                for name, use in (("explore", explore), ("paint", paint), ("feature", feature)):
+                    use(page, url)
+                    save(page, out / f"explorer-{name}.png")
+                browser.close()
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def address(log: io.TextIOBase, process: subprocess.Popen) -> str:
+    """Where the app answers, once it does."""
+    while True:
+        log.seek(0)
+        said = log.read()
+        if found := re.search(r"at (http\S+)", said):
+            return found[1]
+        if process.poll() is not None:
+            raise RuntimeError(said)
+        time.sleep(0.2)
+
+
+def explore(page: Page, _: str) -> None:
+    """A picture, the heat of a feature on it, what fires at a place."""
+    page.get_by_label("Seed").first.fill(SEED)
+    page.click("#explore-make")
+    page.wait_for_url("**view=explore**")
+    page.click(f"#explore-features .ub-chip:has-text('{YELLOW} ')")
+    page.wait_for_selector("#explore-stage .ub-heat")
+    box = page.locator("#explore-stage .ub-stage").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 0.48 * box["height"])
+    page.wait_for_selector("#explore-place .ub-chip")
+
+
+def paint(page: Page, _: str) -> None:
+    """One of two shapes painted over with another colour's feature."""
+    page.click("#explore-paint")
+    canvas = page.locator("#paint-canvas canvas")
+    canvas.wait_for()
+    page.locator("#paint-canvas [data-brush]").fill("8")
+    box = canvas.bounding_box()
+    assert box is not None
+    for height in (0.36, 0.48, 0.6):
+        page.mouse.move(box["x"] + 0.12 * box["width"], box["y"] + height * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.38 * box["width"], box["y"] + height * box["height"], steps=8)
+        page.mouse.up()
+    page.get_by_role("radio", name="painted mask", checked=True).wait_for()
+    page.fill("#paint-feature input, #paint-feature textarea", GREEN)
+    page.fill("#paint-strength input", "4")
+    page.click("#paint-add")
+    page.wait_for_selector("#paint-edits .ub-edit")
+    page.click("#paint-make")
+    page.wait_for_selector("#paint-result .ub-compare")
+    page.locator("#paint-result [data-cut]").fill("25")
+
+
+def feature(page: Page, url: str) -> None:
+    """A feature's page with its icon and strengths."""
+    page.goto(f"{url}?{urlencode({'view': 'feature', 'f': GREEN})}")
+    page.wait_for_selector(f"#feature-body .ub-title:has-text('{GREEN}')")
+    page.get_by_label("Seed").locator("visible=true").first.fill(SEED)
+    page.click("#feature-try")
+    page.wait_for_selector("#feature-strip img")
+
+
+def save(page: Page, path: Path) -> None:
+    """The window, from the top of the page, as a PNG; in 256 colours where all of them take too much."""
+    page.evaluate("window.scrollTo(0, 0)")
+    page.mouse.move(2, 2)
+    page.wait_for_timeout(1000)
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    picture.save(path, optimize=True)
+    if path.stat().st_size > MOST:
+        picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size:,} bytes")
+    assert path.stat().st_size <= MOST
+
+
+if __name__ == "__main__":
+    main(HERE)
