@@ -171,7 +171,9 @@ class Rows:
         """Mean, variance, count and norms over all these rows together."""
         if self._samples is None:
             return self.store.moments(self.block).select(list(self._steps), list(self._branches))
-        parts = (moments_of(self.read(i).reshape(-1, self.width)) for i in range(len(self.samples)))
+        parts = (
+            moments_of(self.read(i).reshape(-1, self.width), overwrite=True) for i in range(len(self.samples))
+        )
         return reduce(Moments.__add__, parts, empty((), self.width))
 
     @property

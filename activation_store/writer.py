@@ -249,7 +249,8 @@ class Filling:
             if scale is not None:
                 self._arrays[f"{block}/scale"][at + offset] = scale
             stored = decode(values, scale, self.schema.dtype)
-            self._moments[block] += moments_of(stored.reshape(*stored.shape[:2], -1, stored.shape[-1]))
+            rows = stored.reshape(*stored.shape[:2], -1, stored.shape[-1])
+            self._moments[block] += moments_of(rows, overwrite=True)  # in place: it stays in the cache
 
     def require_full(self) -> None:
         """Raise StoreError unless every image has come, in order."""

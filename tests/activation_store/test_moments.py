@@ -24,6 +24,16 @@ def test_mean_variance_and_count_are_numpys(seed, rows, width, mean, deviation):
     assert np.allclose(found.variance, x.var(0, dtype=np.float64), rtol=1e-3, atol=(1e-6 * scale) ** 2)
 
 
+def test_statistics_leave_their_argument_alone_unless_told_otherwise():
+    x = np.random.default_rng(0).normal(3, 2, (2, 7, 5)).astype(np.float32)
+    before = x.copy()
+    found = moments_of(x)
+    assert np.array_equal(x, before)
+    again = moments_of(x, overwrite=True)
+    for name in ("mean", "m2", "norms"):
+        assert np.array_equal(getattr(found, name), getattr(again, name))
+
+
 @given(SEEDS, st.lists(st.integers(1, 9), min_size=1, max_size=8), st.randoms())
 def test_merging_is_exact_in_any_grouping(seed, sizes, order):
     rng = np.random.default_rng(seed)
