@@ -14,8 +14,8 @@ from torch import Tensor
 from unbox.sae.parallel import Alone, Group, Team
 from unbox.sae.sparse import Active
 
-#: Pre-activations at a time: 8 MB in bf16 on CPU, to stay in cache; on a GPU launches cost more than memory.
-SLICE = {"cpu": 1 << 22}
+#: Pre-activations at a time: 4 MB in bf16 on CPU, to stay in cache; on a GPU launches cost more than memory.
+SLICE = {"cpu": 1 << 21}
 SLICE_ELSEWHERE = 1 << 28
 ALONE = Team(Alone(), Alone())
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from unbox.sae.fitting import Fit
 from unbox.sae.init import check_finite, measure
 from unbox.sae.logs import Sink
+from unbox.sae.memory import keep_freed
 from unbox.sae.model import SAE
 from unbox.sae.parallel import local_device, team
 from unbox.sae.plan import Budget, Plan
@@ -55,6 +56,8 @@ class Run:
         if not plan.saes:
             raise UnboxError("no SAE to train: the plan names none")
         self.plan, self.device = plan, local_device(device)
+        if self.device.type == "cpu":
+            keep_freed()
         self.team = team(plan.share, self.device)
         self.names = plan.names()
         self.rounds = 0
