@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unbox.sae.parallel import Alone, Group
-from unbox.sae.select import SLICE, SLICE_ELSEWHERE
+from unbox.sae.select import SLICE, SLICE_ELSEWHERE, shared
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,10 @@ def _kth(z: Tensor, k: int) -> Tensor:
         return z.topk(k, dim=1).values[:, -1:]
     # bf16 as int16: the same order for what is not negative.
     array = (z.view(torch.int16) if z.dtype == torch.bfloat16 else z).numpy()
-    at = array.shape[1] - k
-    return torch.from_numpy(np.partition(array, at, axis=1)[:, at : at + 1].copy()).view(z.dtype)
+    at, found = array.shape[1] - k, np.empty((len(array), 1), array.dtype)
+
+    def some(rows: slice) -> None:
+        found[rows] = np.partition(array[rows], at, axis=1)[:, at : at + 1]
+
+    shared(some, len(array))
+    return torch.from_numpy(found).view(z.dtype)
