@@ -144,8 +144,11 @@ def page(plan: Plan, table: Table, means: list[dict[str, Any]], plots: dict[str,
 
 
 def _grid(plan: Plan, table: Table, means: list[dict[str, Any]], out: Path) -> dict[str, Any]:
-    """Images of the first seed: a line for each of the first prompts, a column for each condition."""
-    columns = [entry["condition"] for entry in means][:SHOWN_CONDITIONS]
+    """Images of the first seed: a line for each of the first prompts, a column for each condition (where
+    there are many, for those in which the first figure is largest)."""
+    first = metrics_of(table)[0]
+    told = sorted(means, key=lambda entry: -entry[first])[:SHOWN_CONDITIONS]
+    columns = [entry["condition"] for entry in means if entry in told]
     lines = []
     for index in range(min(len(plan.prompts), SHOWN_PROMPTS)):
         cells = [r for r in table if r["prompt_index"] == index and r["seed"] == plan.seeds[0]]

@@ -46,9 +46,9 @@ class Settings:
     """Multiples of the difference of the mean maps."""
     draws: int = 3
     """Random draws of each control."""
-    trial_cases: int = 8
+    trial_cases: int = 6
     """Images on which block, size and strength are chosen, for each value and method."""
-    test_cases: int = 24
+    test_cases: int = 20
     """Other images on which success is measured."""
     pairs: int = 12
     """Pairs of captions of each kind of edit."""
@@ -115,13 +115,14 @@ def bench_shapes(
     }
     # What is asked does not change an answer: runs over some of the values fill the folder of a run over all.
     shared = {**context, "settings": {k: v for k, v in asdict(settings).items() if k != "values"}}
+    probed = {**context, "settings": {k: asdict(settings)[k] for k in ("steps", "prompts", "seed")}}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "manifest.json", context)
     bench = Bench(model, Detector.load(), saes, settings, out, Kept(out / "kept", shared), progress)
     scenes, store = _held_out(bench)
     for block, sae in saes.items():
         bench.held[block] = dictionaries(sae, store[block].sample(4096, settings.seed), settings.seed)
-    results: dict[str, Any] = {"meaning": _meaning(bench, store, scenes)}
+    results: dict[str, Any] = {"meaning": _meaning(bench, Kept(out / "kept", probed), store, scenes)}
     for block, sae in bench.bar(list(saes.items()), "movers"):
         neurons = MeanMaps({"neurons": bench.held[block]["neurons"]}, Read.of(store[block]), scenes)
         bench.moved[block] = {value: neurons.moved(value) / float(sae.update_std) for value in MAPPED}
@@ -171,12 +172,12 @@ def _held_out(bench: Bench) -> tuple[list[Scene], Any]:
     return scenes_of(store), store
 
 
-def _meaning(bench: Bench, store: Any, scenes: list[Scene]) -> list[dict[str, Any]]:
+def _meaning(bench: Bench, kept: Kept, store: Any, scenes: list[Scene]) -> list[dict[str, Any]]:
     rows = []
     for block in bench.bar(list(bench.saes), "meaning"):
         read = Read.of(store[block])
         for name, dictionary in bench.held[block].items():
-            found = bench.kept.get(["meaning", block, name], probe, dictionary, read, scenes)
+            found = kept.get(["meaning", block, name], probe, dictionary, read, scenes)
             rows += [{"block": block, "method": name, **row} for row in found]
     return rows
 
