@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from activation_store.chunks import write_chunks
 from activation_store.encoding import ENCODINGS
 from activation_store.errors import StoreError
 from activation_store.moments import BINS
@@ -87,8 +88,11 @@ def write_shard(path: Path, schema: Schema, samples: int, data: Mapping[str, np.
                 chunk = plan.chunk or (min(len(array), CHUNK_BYTES),)
                 if plan.shape is not None and array.shape != plan.shape:
                     raise StoreError(f"{name} of a shard has shape {array.shape}, not {plan.shape}")
-                file.create_dataset(name, data=array, dtype=plan.dtype, chunks=chunk, fletcher32=True,
-                                    track_times=False)  # fmt: skip
+                rule = {"chunks": chunk, "fletcher32": True, "track_times": False}
+                if name.endswith("/values"):
+                    write_chunks(file.create_dataset(name, plan.shape, plan.dtype, **rule), array)
+                else:
+                    file.create_dataset(name, data=array, dtype=plan.dtype, **rule)
         if disk.error is not None:
             raise disk.error
     finally:

@@ -59,6 +59,8 @@ class Writer:
         self._held = ExitStack()
         self._pending: deque[Future] = deque()
         self._commit = threading.Lock()
+        self._used: list[dict[str, np.ndarray]] = []
+        """Arrays of published shards, to be filled again: new memory would cost more than what goes in."""
 
     def __enter__(self) -> Self:
         try:
@@ -110,7 +112,7 @@ class Writer:
             raise StoreError(
                 f"images {start}..{stop - 1} are no shard of rank {self.rank} of {self.world} (size {size})"
             )
-        filling = Filling(self.schema, start, stop)
+        filling = Filling(self.schema, start, stop, self._used.pop() if self._used else None)
         yield filling
         filling.require_full()
         if len(self._pending) == PUBLISHING:
@@ -176,6 +178,8 @@ class Writer:
                     start, stop, temporary.stat().st_size, digest(temporary), prompts_digest(filling.samples)
                 )
             self._enter(entry)
+            if filling.full_size:
+                self._used.append(filling.memory)
         except OSError as error:
             raise StoreError(
                 f"images {start}..{stop - 1} could not be written to {self.path}: {error.strerror or error}. "
@@ -195,17 +199,21 @@ class Writer:
 class Filling:
     """A shard in memory, being filled in order."""
 
-    def __init__(self, schema: Schema, start: int, stop: int) -> None:
+    def __init__(
+        self, schema: Schema, start: int, stop: int, memory: dict[str, np.ndarray] | None = None
+    ) -> None:
+        """`memory`: of a full shard of the same schema that is not needed any more."""
         self.schema, self.start, self.stop = schema, start, stop
         self.samples: list[Sample] = []
         self._thumbnails: list[bytes] = []
         plan = layout(schema, stop - start)
         kept = ("values", "scale", "positions")
-        self._arrays = {
+        self.memory = memory or {
             name: np.empty(entry.shape, entry.dtype)
             for name, entry in plan.items()
             if entry.shape is not None and name.split("/")[-1] in kept
         }
+        self._arrays = {name: array[: stop - start] for name, array in self.memory.items()}
         self._moments = {
             block: empty(schema.shape(block, 1)[1:3], shape[2]) for block, shape in schema.blocks.items()
         }
@@ -251,6 +259,11 @@ class Filling:
             stored = decode(values, scale, self.schema.dtype)
             rows = stored.reshape(*stored.shape[:2], -1, stored.shape[-1])
             self._moments[block] += moments_of(rows, overwrite=True)  # in place: it stays in the cache
+
+    @property
+    def full_size(self) -> bool:
+        """Whether the shard is as large as they come."""
+        return self.stop - self.start == self.schema.shard_samples
 
     def require_full(self) -> None:
         """Raise StoreError unless every image has come, in order."""
