@@ -21,14 +21,15 @@ def main(folder: Path) -> None:
     blocks = list(dict.fromkeys(row["grid_block"] for row in rows))
     figure = Figure(figsize=(len(blocks) + 1, PROMPTS), layout="constrained")
     axes = figure.subplots(PROMPTS, len(blocks) + 1)
-    for line, prompt in zip(axes, dict.fromkeys(row["prompt_index"] for row in rows), strict=False):
+    prompts = list(dict.fromkeys(row["prompt_index"] for row in rows))[:PROMPTS]
+    for first, line, prompt in zip((True, *[False] * PROMPTS), axes, prompts, strict=False):
         mine = {row["grid_block"]: row for row in rows if row["prompt_index"] == prompt}
         names = [mine[blocks[0]]["unedited"], *(mine[block]["image"] for block in blocks)]
         for cell, name, title in zip(line, names, ["no edit", *blocks], strict=True):
             with Image.open(folder / name) as image:
                 cell.imshow(image.convert("RGB"))
             cell.set_axis_off()
-            if line is axes[0]:
+            if first:
                 cell.set_title(title, fontsize=9)
     figure.savefig(Path(__file__).parent / "ablation.png", dpi=75)
 
