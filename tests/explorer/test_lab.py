@@ -193,6 +193,22 @@ def test_a_copy_of_a_guarded_picture_makes_the_same_picture(lab, recipe):
     np.testing.assert_array_equal(np.asarray(made["image"]), np.asarray(image))
 
 
+def test_blocks_show_what_bench_and_evaluate_wrote(lab, tmp_path):
+    from unbox.explorer.lab import Lab
+
+    judged = {"success": 0.75, "success_low": 0.5, "success_high": 0.9}
+    bench = {
+        "ownership": [{"kind": "colour", "block": "mid.0", **judged}],
+        "meaning": [{"block": "mid.0", "method": "sae", "factor": "colour", "value": "red", "auroc": auroc}
+                    for auroc in (0.9, 1.0)],
+    }  # fmt: skip
+    figures = {"mid.0": {"explained_variance": 0.123}}
+    body = blocks.body(Lab(lab.model("tiny"), lab.saes, lab.atlas, figures=figures, bench=bench))
+    assert "0.75 (0.50 to 0.90)" in body
+    assert "0.950" in body
+    assert "0.123" in body
+
+
 def test_strengths_go_from_icon_to_picture(lab):
     html = feature.strengths(lab, "mid.0/3", "a red cat")
     assert html.count("<img") == len(feature.STRIP) + 1

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.stats import rankdata
 
 #: Words that label nothing.
 STOP = frozenset(
@@ -174,6 +173,8 @@ def label_scores(picks: Sequence[Sequence[int]], z: np.ndarray, has: csr_matrix)
 
 def auroc_rows(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """(m,) area under the ROC curve of each row of scores (m, images); NaN where a side has too few."""
+    from scipy.stats import rankdata  # slow to import, and only a build needs it
+
     if scores.shape[1] == 0:
         return np.full(len(scores), np.nan)
     ranks = rankdata(scores, axis=1)

@@ -25,8 +25,10 @@ def add(shell: Shell) -> None:
     """Add the endpoints to the app; call inside `gr.Blocks`."""
     for name, (function, device) in Endpoints(shell.lab).table().items():
         queue: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": DEVICE} if device else {}
+        answer = polite(function)
+        answer.__name__ = name  # Gradio names an MCP tool after its function, not after its endpoint
         gr.api(
-            polite(function),
+            answer,
             api_name=name,
             api_description=" ".join((function.__doc__ or "").split()),
             **queue,

@@ -1,5 +1,6 @@
 """Blocks: what each block's SAE keeps, and what its features mean, in figures."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ def body(lab: Lab) -> str:
     sections = ["<h4>SAEs</h4>", _saes(lab)]
     if figures := {name: found for name, sae in lab.saes.items() if (found := figures_of(lab, name))}:
         sections += ["<h4>Held-out figures <small>unbox evaluate</small></h4>", _figures(figures)]
+    if lab.bench:
+        sections += ["<h4>What a block can cause <small>unbox bench shapes</small></h4>", *_bench(lab.bench)]
     if lab.atlas is not None:
         sections += ["<h4>Atlas</h4>", _atlas(lab)]
     return f'<div class="ub-gallery">{"".join(sections)}</div>'
@@ -70,6 +73,30 @@ def _figures(figures: dict[str, dict[str, Any]]) -> str:
     more = views.table(("SAE", "step", "branch", "explained variance", "active a place", "rows"), groups)
     detail = f"<details><summary>By step and branch</summary>{more}</details>" if groups else ""
     return views.table(heads, rows) + detail
+
+
+def _bench(results: Mapping[str, Any]) -> tuple[str, str]:
+    """What `unbox bench shapes` found by block: how often copying a block's updates between two pictures
+    carries a kind of edit over, and how well each method's best unit tells the values of a factor."""
+    owned = {(row["kind"], row["block"]): row for row in results.get("ownership", ())}
+    blocks = list(dict.fromkeys(block for _, block in owned))
+    kinds = list(dict.fromkeys(kind for kind, _ in owned))
+    carried = [(kind, *(_share(owned.get((kind, block))) for block in blocks)) for kind in kinds]
+    told: dict[tuple[str, str], list[float]] = {}
+    for row in results.get("meaning", ()):
+        told.setdefault((row["block"], row["method"]), []).append(row["auroc"])
+    meaning = [(*key, sum(found) / len(found), len(found)) for key, found in told.items()]
+    return (
+        views.table(("edits carried by a block's updates alone", *blocks), carried),
+        views.table(("block", "method", "mean held-out AUROC of the best unit", "values"), meaning),
+    )
+
+
+def _share(row: Mapping[str, Any] | None) -> str | None:
+    """A rate with its interval."""
+    if row is None:
+        return None
+    return f"{row['success']:.2f} ({row['success_low']:.2f} to {row['success_high']:.2f})"
 
 
 def _atlas(lab: Lab) -> str:
