@@ -8,12 +8,13 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+import torch
 from PIL import Image
 
 from unbox.explorer import api, arrivals, shell
 from unbox.explorer.lab import Lab
 from unbox.explorer.pages import blocks, compare, explore, feature, paint, search
-from unbox.explorer.parts import Opening, Shell
+from unbox.explorer.parts import SMALL, Opening, Shell
 from unbox.words import UnboxError
 
 #: Prompts to try in the Shapes world, and elsewhere.
@@ -82,6 +83,10 @@ def serve(
     """Serve the app. Away from this machine's own address a password is always asked for: the one given, or
     one that is made up and printed (the user is `unbox`)."""
     Image.MAX_IMAGE_PIXELS = 4096 * 4096  # a small file must not inflate to gigabytes, whoever opens it
+    if lab.model(lab.default).size <= SMALL:
+        torch.set_num_threads(
+            1
+        )  # threads of so small a model wait for each other: 4 s for 0.2 beside other work
     local = is_local(host)
     if password is None and not local:
         password = secrets.token_urlsafe(9)
