@@ -6,8 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
+from activation_store import Sample, Schema, Store, Writer
 from tests.atlas.conftest import PLAN
-from tests.atlas.planted import GRIDS, IMAGES, LATENTS, activations, planted_sae, scene
+from tests.atlas.planted import GRIDS, IMAGES, LATENTS, activations, caption, planted_sae, scene
 from unbox.atlas import Atlas, build, gather, set_label
 from unbox.atlas.best import Best, pair_noise
 from unbox.words import UnboxError
@@ -165,6 +166,32 @@ def test_saes_of_other_blocks_and_widths_are_refused(store, tmp_path):
             tmp_path,
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_places_that_a_store_keeps_are_read_by_the_shard(tmp_path):
+    """Three images a shard, five places of each 4x4 grid: read together they are what each image says."""
+    grid, rng = GRIDS["mid.0"], np.random.default_rng(0)
+    schema = Schema({"mid.0": (*grid, 12)}, (0,), ("cond",), shard_samples=3, positions=5)
+    with Writer(tmp_path / "store", schema) as writer:
+        for start in range(0, 9, 3):
+            kept = np.sort(np.stack([rng.permutation(16)[:5] for _ in range(3)]), 1)
+            samples = [Sample(start + i, caption(start + i), i) for i in range(3)]
+            values = np.stack([activations(start + i, "mid.0")[:1].reshape(1, 1, 16, 12)[:, :, kept[i]]
+                               for i in range(3)])[:, :, :, None]  # fmt: skip
+            with writer.shard(start, start + 3) as shard:
+                shard.append(samples, {"mid.0": values}, None, {"mid.0": kept})
+    store = Store.open(tmp_path / "store")
+    rows = store["mid.0"]
+    expected = np.stack([rows.positions(i) for i in range(2, 8)])
+    np.testing.assert_array_equal(gather.kept_places(rows, range(2, 8)), expected)
+    found = Atlas.open(
+        build(store, {"mid.0": planted_sae("mid.0")}, tmp_path / "atlas", plan=PLAN, progress=False)
+    )
+    for each in found.examples("mid.0/0", "top"):
+        there = np.zeros(16, bool)
+        there[rows.positions(each.image)] = True
+        planted = np.where(there.reshape(grid), activations(each.image, "mid.0")[0, 0, ..., 0], 0)
+        np.testing.assert_allclose(each.heat, planted, atol=each.peak / 255)
 
 
 def test_best_keeps_exactly_the_largest():

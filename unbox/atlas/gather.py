@@ -125,10 +125,7 @@ def encode(sae: SAE, rows: Any, part: range, grid: Grid) -> tuple[Entries, np.nd
     values, latents = values.reshape(shape), latents.reshape(shape)
     where = np.nonzero(values > 0)
     image, step, branch, place, _ = where
-    if rows.store.schema.positions is None:
-        position = place
-    else:
-        position = np.stack([rows.positions(i) for i in part])[image, place]
+    position = place if rows.store.schema.positions is None else kept_places(rows, part)[image, place]
     entries = Entries(
         latents[where], values[where], image + part.start, step, branch, place, grid.cell(position)
     )
@@ -136,21 +133,34 @@ def encode(sae: SAE, rows: Any, part: range, grid: Grid) -> tuple[Entries, np.nd
 
 
 def updates_of(rows: Any, part: range) -> np.ndarray:
-    """Updates of neighbouring images, (images, step, branch, y, x, channel) float32.
+    """Updates of neighbouring images, (images, step, branch, y, x, channel) float32."""
+    parts = []
+    for file, some in shards(rows.store, part):
+        values = file[f"{rows.block}/values"][some]
+        scale = file[f"{rows.block}/scale"][some] if f"{rows.block}/scale" in file else None
+        parts.append(decode(values, scale, rows.store.schema.dtype))
+    return np.concatenate(parts)
 
-    Each shard is opened once for all its images: opening one checks it, which costs more than an image.
+
+def kept_places(rows: Any, part: range) -> np.ndarray:
+    """(images, places) flat positions that a store of sampled positions keeps of neighbouring images."""
+    found = [file[f"{rows.block}/positions"][some] for file, some in shards(rows.store, part)]
+    return np.concatenate(found).astype(np.int64)
+
+
+def shards(store: Any, part: range) -> Iterator[tuple[Any, slice]]:
+    """Each shard that holds some of the images, open, and where in it they are.
+
+    A shard is opened once for all its images: opening one checks it, which costs more than an image.
     """
-    store, block, at, parts = rows.store, rows.block, part.start, []
+    at = part.start
     while at < part.stop:
         number = int(np.searchsorted(store.offsets, at, side="right")) - 1
         first = int(store.offsets[number])
         stop = min(part.stop, int(store.offsets[number + 1]))
         with store.shard(number) as file:
-            values = file[f"{block}/values"][at - first : stop - first]
-            scale = file[f"{block}/scale"][at - first : stop - first] if f"{block}/scale" in file else None
-        parts.append(decode(values, scale, store.schema.dtype))
+            yield file, slice(at - first, stop - first)
         at = stop
-    return np.concatenate(parts)
 
 
 def sampled_places(
