@@ -119,6 +119,7 @@ class Batches(Iterator[np.ndarray]):
                 if sum(map(len, held)) == self.batch_size:
                     yield self._emit(held)
                     held = []
+            del pool  # before the one after next is read: two in memory, never three
         if held:
             yield self._emit(held)
 

@@ -157,9 +157,9 @@ def sizes(folder: Path) -> list[tuple[str, str]]:
 
 
 def memory(folder: Path, images: int) -> list[tuple[str, str]]:
-    """Peak resident memory of processes that write and then read a small, a middling and a large store."""
+    """Peak memory of processes that write and then read a small, a large and a twice as large store."""
     rows = []
-    for count in (images // 16, images // 4, images):
+    for count in (images // 4, images, 2 * images):
         peak = peak_memory(folder / f"memory{count}", count)
         shutil.rmtree(folder / f"memory{count}")
         stored = count * schema("float16").sample_bytes / 1e6
