@@ -28,8 +28,9 @@ class RealSize:
         from unbox.models.real_size import write_random
 
         folder = write_random(self.out, self.architecture, getattr(torch, self.dtype), self.seed, True)
+        refine = "--image IMAGE.png --steps 4" if self.architecture == "refiner" else "--steps 1"
         print(
             f"wrote {folder}; its images are noise. Try:\n"
-            f"  unbox generate --model {folder} --prompt test --steps 1 --size 512"
+            f"  unbox generate --model {folder} --prompt test {refine} --size 512"
         )
         return 0
