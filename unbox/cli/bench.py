@@ -24,9 +24,9 @@ class Shapes:
     """Sampling steps of every image."""
     prompts: int = 800
     """Held-out captions whose updates are probed."""
-    trial_cases: int = 8
+    trial_cases: int = 6
     """Images on which each edit's block, spread, size and strength are chosen."""
-    test_cases: int = 24
+    test_cases: int = 20
     """Other images on which each edit is measured."""
     pairs: int = 12
     """Pairs of captions of each kind of edit."""
