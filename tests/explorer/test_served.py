@@ -1,11 +1,13 @@
 """The explorer as it is served: routes, the API, hostile requests, a crowd."""
 
 import asyncio
+import io
 import json
 import re
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.explorer.conftest import served, stop
 from unbox.explorer.app import is_local
@@ -17,7 +19,19 @@ def http(url):
         yield client
 
 
+#: Files and addresses that nobody may make the app read.
+FILES = (
+    "/etc/passwd",
+    "http://127.0.0.1:9/x.png",
+    "http://169.254.169.254/latest/meta-data",
+    "file:///etc/passwd",
+)
 EDIT = {"block": "mid.0", "feature": [1], "op": "add", "value": 50, "unit": "deviation"}
+
+
+def file(path: str) -> dict:
+    """What Gradio's components take for a file."""
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
 def call(http, name: str, *data):
@@ -73,6 +87,8 @@ def test_the_api_does_what_the_pages_do(http):
     [
         *(("generate", ["a", 0, steps, "", []]) for steps in (-1, 10**9, 2.5, "x", [1])),
         *(("generate", [prompt, 0, 0, "", []]) for prompt in ("x" * 10**6, None, 7, {})),
+        *(("generate", [file(path), 0, 0, "", []]) for path in FILES),
+        *(("strengths", [file(path), "", 0]) for path in FILES),
         *(("generate", ["a", seed, 0, "", []]) for seed in (-1, 2**70, 1e308, "0")),
         *(("generate", ["a", 0, 0, system, []]) for system in ("sdxl-turbo", "../..", "http://x.example", 7)),
         *(("generate", ["a", 0, 0, "", edits]) for edits in (
@@ -118,6 +134,19 @@ def test_nothing_is_served_that_should_not_be(http, lab):
 def test_large_uploads_are_refused(http):
     answer = http.post("/gradio_api/upload", files={"files": ("x.png", bytes(3 << 20))})
     assert answer.status_code >= 400
+
+
+def test_a_small_picture_that_inflates_is_never_opened(http):
+    """5 KB that would be 36 million pixels: an upload has no use, whatever is done with it."""
+    data = io.BytesIO()
+    Image.new("1", (6000, 6000)).save(data, "PNG")
+    assert len(data.getvalue()) < 35_000
+    answer = http.post("/gradio_api/upload", files={"files": ("x.png", data.getvalue())})
+    if answer.status_code == 200:
+        sent = file(answer.json()[0])
+        assert str(call(http, "generate", sent, 0, 0, "", [])).startswith(("error", "refused"))
+        assert str(call(http, "edit", sent, False)).startswith(("error", "refused"))
+    assert call(http, "systems")
 
 
 def test_a_crowd_is_queued_or_refused_and_the_app_lives(url, http):
