@@ -232,7 +232,7 @@ def test_painting_changes_the_picture_and_a_png_restores_it(page, url, shoot, tm
     page.wait_for_selector("#paint-result .ub-compare")
     same(page, "#paint-result [alt=after]", after)
     page.click("#paint-control")
-    page.wait_for_selector("text=random features instead")
+    page.wait_for_selector("#paint-result p:has-text('random features instead')")
     page.click("#paint-edits button[aria-label='on or off']")
     page.wait_for_selector("#paint-edits .ub-off")
     page.click("#paint-make")
