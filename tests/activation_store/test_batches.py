@@ -147,7 +147,7 @@ def test_an_abandoned_iterator_leaves_no_thread(rows):
     before = threading.active_count()
     batches = rows.batches(8, epochs=None, pool_bytes=600)
     next(batches)
-    assert threading.active_count() == before + 1
+    assert any(thread.name.startswith("unbox-read") for thread in threading.enumerate())
     batches.close()
     assert threading.active_count() == before
 
