@@ -24,8 +24,8 @@ class Shapes:
     """Sampling steps of every image."""
     prompts: int = 800
     """Held-out captions whose updates are probed."""
-    trial_cases: int = 6
-    """Images on which each edit's block, spread, size and strength are chosen."""
+    trial_cases: int = 10
+    """Images on which each edit's blocks, spread, size and strength are chosen."""
     test_cases: int = 20
     """Other images on which each edit is measured."""
     pairs: int = 12

@@ -9,7 +9,7 @@ from unbox.edits.transport import Pair
 from unbox.experiments.bench.causing import area_under, best
 from unbox.experiments.bench.kept import Kept
 from unbox.experiments.bench.maps import MeanMaps, centred
-from unbox.experiments.bench.methods import DICTIONARIES, carriers, change, dictionaries, untrained
+from unbox.experiments.bench.methods import DICTIONARIES, Joint, carriers, change, dictionaries, untrained
 from unbox.experiments.bench.pairs import KINDS, patch, scene_pairs
 from unbox.experiments.bench.probing import probe
 from unbox.shapes import FACTORS, masks, sample_scenes
@@ -212,6 +212,15 @@ def test_the_control_has_the_norm_of_the_change_on_other_features(planted):
     assert norm(controls[0]) == pytest.approx(norm(made.edits(scene, 1.5)), rel=1e-4)
     assert controls[0][0].feature != controls[1][0].feature
     assert not {f for c in controls for e in c for f in e.feature} & set(made.features)
+
+
+def test_a_joint_change_is_its_parts_each_at_its_block(planted):
+    held, maps = planted
+    value, scene = ("light", "dim"), next(s for s in alone(50) if s.light != "dim")
+    parts = tuple(change(held, maps, "sae", value, size, "map") for size in (1, 2))
+    made = Joint(parts)
+    assert list(made.edits(scene, 2.0)) == [e for part in parts for e in part.edits(scene, 2.0)]
+    assert len(made.control(scene, 2.0, draw=0)) == 2
 
 
 def test_carriers_are_the_features_a_value_has_most_of(planted):

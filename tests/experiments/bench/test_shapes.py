@@ -31,11 +31,12 @@ def test_the_whole_benchmark(tmp_path):
 
     model = unbox.load("shapes-turbo")
     width = model.block("up.1.1").in_channels
-    saes = {"up.1.1": random_sae("up.1.1", width=width, latents=4 * width, k=8)}
+    saes = {b: random_sae(b, width=width, latents=4 * width, k=8) for b in ("up.1.0", "up.1.1")}
     results = bench_shapes(model, saes, tmp_path / "out", SMALL, progress=False)
     assert {row["method"] for row in results["causation"]} == {
         "sae", "untrained", "neurons", "pca", "steering", "random"
     }  # fmt: skip
+    assert all(1 <= len(row["blocks"]) <= 2 for row in results["causation"] + results["removal"])
     assert {row["kind"] for row in results["ownership"]} == set(KINDS)
     assert all(
         0 <= row["success_low"] <= row["success"] <= row["success_high"] <= 1 for row in results["transport"]

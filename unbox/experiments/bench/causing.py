@@ -55,10 +55,10 @@ def curve(
     ]
 
 
-def ablating(sae: Any, features: Sequence[int], factor: str) -> Recipe:
-    """Take features out where the factor is seen."""
-    subject = Feature(sae.block, tuple(features), sae=sae)
-    return lambda scene: Edits.of(subject.ablate(where=place(factor, scene)))
+def ablating(saes: Mapping[str, Any], features: Mapping[str, Sequence[int]], factor: str) -> Recipe:
+    """Take features (block -> numbers) out where the factor is seen."""
+    subjects = [Feature(block, tuple(some), sae=saes[block]) for block, some in features.items()]
+    return lambda scene: Edits(tuple(s.ablate(where=place(factor, scene)) for s in subjects))
 
 
 def figures(*draws: Outcome) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """What is compared: dictionaries of directions, and how each changes an image's value into another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,35 @@ class Change:
     def _norm(self, features: Sequence[int], amounts: np.ndarray) -> float:
         directions = self.dictionary.W_dec.detach().cpu().numpy()[list(features)]
         return float(np.linalg.norm(amounts.reshape(len(amounts), -1).T @ directions))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Changes of several blocks in one run, all at the same strength."""
+
+    parts: tuple[Change, ...]
+
+    @property
+    def name(self) -> str:
+        """Blocks and features, as far as they can be told in a line."""
+        return " + ".join(part.name for part in self.parts)
+
+    @property
+    def features(self) -> dict[str, list[int]]:
+        """Block -> features."""
+        return {part.dictionary.block: list(part.features) for part in self.parts}
+
+    def edits(self, scene: Scene, strength: float) -> Edits:
+        """The edits of an image of the scene."""
+        return _all(part.edits(scene, strength) for part in self.parts)
+
+    def control(self, scene: Scene, strength: float, draw: int) -> Edits:
+        """The same maps on random features of each block, each with its block's norm."""
+        return _all(part.control(scene, strength, draw) for part in self.parts)
+
+
+def _all(several: Iterable[Edits]) -> Edits:
+    return reduce(Edits.__add__, several, Edits())
 
 
 def change(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from unbox.edits.transport import Pair, steer, transport
 from unbox.experiments.bench import causing
 from unbox.experiments.bench.kept import Kept
 from unbox.experiments.bench.maps import MAPPED, MeanMaps
-from unbox.experiments.bench.methods import METHODS, SPREADS, Change, carriers, change, dictionaries
+from unbox.experiments.bench.methods import METHODS, SPREADS, Joint, carriers, change, dictionaries
 from unbox.experiments.bench.pairs import KINDS, ScenePair, patch, recorded, scene_pairs
 from unbox.experiments.bench.probing import VALUES, probe
 from unbox.experiments.effects import Cases, Outcome, draw_cases, measure
@@ -39,15 +40,17 @@ class Settings:
     prompts: int = 800
     """Held-out captions whose updates are probed."""
     blocks_tried: int = 2
-    """Blocks tried for each value: those that the value moves most."""
+    """Blocks tried one by one for each value: those that the value moves most."""
+    together: tuple[int, ...] = (2, 4)
+    """Numbers of those blocks that are edited together."""
     sizes: tuple[int, ...] = (1, 8, 32)
-    """Sizes of feature sets tried."""
+    """Numbers of features tried, in each block that is edited."""
     strengths: tuple[float, ...] = causing.STRENGTHS
     """Multiples of the difference of the mean maps."""
     draws: int = 3
     """Random draws of each control."""
-    trial_cases: int = 6
-    """Images on which block, size and strength are chosen, for each value and method."""
+    trial_cases: int = 10
+    """Images on which blocks, spread, size and strength are chosen, for each value and method."""
     test_cases: int = 20
     """Other images on which success is measured."""
     pairs: int = 12
@@ -219,14 +222,17 @@ def _causation(
     return added, removed
 
 
-def _movers(bench: Bench, value: Value) -> list[str]:
-    """The blocks whose updates the value moves most."""
-    return sorted(bench.moved, key=lambda block: -bench.moved[block][value])[: bench.settings.blocks_tried]
+def _movers(bench: Bench, value: Value) -> list[list[str]]:
+    """Sets of blocks to edit: those whose updates the value moves most, one by one and together."""
+    order = sorted(bench.moved, key=lambda block: -bench.moved[block][value])
+    together = sorted({min(count, len(order)) for count in bench.settings.together} - {1})
+    return [[block] for block in order[: bench.settings.blocks_tried]] + [order[:n] for n in together]
 
 
-def _change(bench: Bench, method: str, value: Value, option: Mapping[str, Any]) -> Change:
-    block = option["block"]
-    return change(bench.held[block], bench.maps(block), method, value, option["size"], option["spread"])
+def _change(bench: Bench, method: str, value: Value, option: Mapping[str, Any]) -> Joint:
+    size, spread = option["size"], option["spread"]
+    parts = (change(bench.held[b], bench.maps(b), method, value, size, spread) for b in option["blocks"])
+    return Joint(tuple(parts))
 
 
 def _trace(
@@ -240,30 +246,30 @@ def _trace(
 
 
 def _one_method(
-    bench: Bench, method: str, value: Value, blocks: list[str], trials: Cases, tests: Cases
+    bench: Bench, method: str, value: Value, blocks: list[list[str]], trials: Cases, tests: Cases
 ) -> dict[str, Any]:
-    """Choose block and spread, then size and strength, on trial cases; the whole curve on test cases."""
+    """Choose blocks, then spread, then size, each with its best strength, on trial cases; the whole curve of
+    what was chosen on test cases."""
     settings = bench.settings
     few = causing.lacking(trials, value, settings.trial_cases)
-    largest = max(settings.sizes)
+    sizes = [size for size in settings.sizes if method != "steering"]
+    first = {"blocks": blocks[0], "spread": SPREADS[0], "size": max(settings.sizes)}
     points: list[tuple[dict[str, Any], Mapping[str, float]]] = []
-    for options in (
-        [{"block": b, "spread": spread, "size": largest} for b in blocks for spread in SPREADS],
-        [{"size": size} for size in sorted(settings.sizes) if size < largest and method != "steering"],
-    ):
-        for option in options:
-            told = {**causing.best_of(points)[0], **option} if "block" not in option else option
-            points += [(told, p) for p in _trace(bench, few, method, value, told)]
+    for name, choices in {"blocks": blocks, "spread": SPREADS[1:], "size": sorted(sizes)[:-1]}.items():
+        base = causing.best_of(points)[0] if points else first
+        for choice in choices:
+            option = {**base, name: choice}
+            points += [(option, p) for p in _trace(bench, few, method, value, option)]
     option, point = causing.best_of(points)
     curve = _trace(bench, causing.lacking(tests, value, settings.test_cases), method, value, option)
     chosen = next(p for p in curve if p["strength"] == point["strength"])
     made = _change(bench, method, value, option)
-    told = {**option, "size": len(made.features), "name": made.name, "features": list(made.features)}
+    told = {**option, "name": made.name, "features": made.features}
     return {**told, **chosen, "area": causing.area_under(curve), "curve": curve}
 
 
 def _control(bench: Bench, value: Value, best: Mapping[str, Any], tests: Cases) -> dict[str, Any]:
-    """The SAE's chosen edit on random features: the same block, maps, size and norm, at every strength."""
+    """The SAE's chosen edit on random features: the same blocks, maps, size and norm, at every strength."""
     settings, made = bench.settings, _change(bench, "sae", value, best)
     cases = causing.lacking(tests, value, settings.test_cases)
     curve = []
@@ -281,41 +287,47 @@ def _control(bench: Bench, value: Value, best: Mapping[str, Any], tests: Cases) 
         ]
         curve.append({"strength": strength, **causing.figures(*outcomes)})
     chosen = next(p for p in curve if p["strength"] == best["strength"])
-    told = {name: best[name] for name in ("block", "spread", "size")} | {"name": "random features"}
+    told = {name: best[name] for name in ("blocks", "spread", "size")} | {"name": "random features"}
     return {**told, **chosen, "area": causing.area_under(curve), "curve": curve}
 
 
 def _removal(
-    bench: Bench, value: Value, blocks: list[str], trials: Cases, tests: Cases
+    bench: Bench, value: Value, blocks: list[list[str]], trials: Cases, tests: Cases
 ) -> list[dict[str, Any]]:
-    """Ablate the features that a value has most of, and as many random ones; block and size by trial."""
+    """Ablate the features that a value has most of, and as many random ones; blocks and size by trial."""
     settings = bench.settings
     few, cases = trials.having(value, settings.trial_cases), tests.having(value, settings.test_cases)
     if not len(few) or not len(cases):
         return []
 
-    def gone(of: Cases, block: str, features: Sequence[int]) -> Outcome:
-        recipe = causing.ablating(bench.saes[block], features, value[0])
+    def gone(of: Cases, features: Mapping[str, Sequence[int]]) -> Outcome:
+        recipe = causing.ablating(bench.saes, features, value[0])
         return measure(bench.model, bench.detector, of, recipe, value, gone=True, **settings.sampling)
 
-    options = [(block, size) for block in blocks for size in settings.sizes]
-    chosen = [(b, carriers(bench.held[b], bench.maps(b), value, size)) for b, size in options]
-    tried = [(pair, causing.figures(gone(few, *pair))) for pair in chosen if pair[1]]
-    (block, features), _ = causing.best_of(tried)
-    alive = np.setdiff1d(np.flatnonzero(np.asarray(bench.saes[block].stats.density) > 0), features)
-    others = [
-        np.random.default_rng([draw, *features]).choice(alive, min(len(features), len(alive)), replace=False)
-        for draw in range(settings.draws)
-    ]
-    about = {"block": block, "size": len(features)}
+    tried = []
+    for some, size in product(blocks, settings.sizes):
+        carried = {b: carriers(bench.held[b], bench.maps(b), value, size) for b in some}
+        if all(carried.values()):
+            tried.append(({"size": size, "features": carried}, causing.figures(gone(few, carried))))
+    if not tried:
+        return []
+    chosen, _ = causing.best_of(tried)
+    controls = [_others(bench, chosen["features"], draw) for draw in range(settings.draws)]
+    about = {"blocks": list(chosen["features"]), "size": chosen["size"]}
     return [
-        {"method": "sae", **about, **causing.figures(gone(cases, block, features))},
-        {
-            "method": "random",
-            **about,
-            **causing.figures(*(gone(cases, block, [int(f) for f in o]) for o in others)),
-        },
+        {"method": "sae", **about, **causing.figures(gone(cases, chosen["features"]))},
+        {"method": "random", **about, **causing.figures(*(gone(cases, others) for others in controls))},
     ]
+
+
+def _others(bench: Bench, features: Mapping[str, Sequence[int]], draw: int) -> dict[str, list[int]]:
+    """As many other living features of each block, drawn at random."""
+    drawn = {}
+    for block, some in features.items():
+        alive = np.setdiff1d(np.flatnonzero(np.asarray(bench.saes[block].stats.density) > 0), some)
+        size = min(len(some), len(alive))
+        drawn[block] = np.random.default_rng([draw, *some]).choice(alive, size, replace=False).tolist()
+    return drawn
 
 
 def _transport(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

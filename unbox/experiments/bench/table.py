@@ -36,7 +36,7 @@ def _values(results: Mapping[str, Any], told: Mapping[tuple[str, str], Mapping[s
     for row in results["causation"]:
         caused.setdefault((row["factor"], row["value"]), {})[row["method"]] = row
     others = [m for m in METHODS if m not in ("sae", "random")]
-    head = ["value", "drawn", "AUROC", "IoU", "edit: block, spread, features x strength"]
+    head = ["value", "drawn", "AUROC", "IoU", "edit: blocks, spread, features in each x strength"]
     rows = []
     for value in dict.fromkeys([*told, *caused]):
         feature, by = told.get(value, {}).get("sae"), caused.get(value, {})
@@ -52,7 +52,7 @@ def _values(results: Mapping[str, Any], told: Mapping[tuple[str, str], Mapping[s
                 "" if feature is None or "iou" not in feature else f"{feature['iou']:.2f}",
                 ""
                 if edit is None
-                else f"{edit['block']}, {edit['spread']}, {edit['size']} x {edit['strength']:g}",
+                else f"{' + '.join(edit['blocks'])}, {edit['spread']}, {edit['size']} x {edit['strength']:g}",
                 *("" if m not in by else rate(by[m]) for m in ("sae", "random")),
                 *(_short(by.get(m)) for m in others),
             ]
@@ -65,7 +65,12 @@ def _removed(rows: Rows) -> str:
     for row in rows:
         by.setdefault((row["factor"], row["value"]), {})[row["method"]] = row
     lines = [
-        [f"{f} {v}", f"{of['sae']['size']} of {of['sae']['block']}", rate(of["sae"]), rate(of["random"])]
+        [
+            f"{f} {v}",
+            f"{of['sae']['size']} of {' + '.join(of['sae']['blocks'])}",
+            rate(of["sae"]),
+            rate(of["random"]),
+        ]
         for (f, v), of in by.items()
     ]
     return table(["value", "ablated", "gone", "random features"], lines)
