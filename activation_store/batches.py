@@ -25,7 +25,7 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Pool:
-    """Rows in memory, still encoded: values (rows, d), scales (rows,) for int8."""
+    """Rows in memory, still encoded: values (rows, d), scales (rows,) for int8; and room for more."""
 
     values: np.ndarray
     scale: np.ndarray | None
@@ -48,7 +48,7 @@ class Batches(Iterator[np.ndarray]):
         self,
         *,
         unit_rows: np.ndarray,
-        load: Callable[[np.ndarray], Pool],
+        load: Callable[[np.ndarray, Pool | None], Pool],
         width: int,
         batch_size: int,
         seed: int,
@@ -59,7 +59,8 @@ class Batches(Iterator[np.ndarray]):
         pool_rows: int,
         identity: str,
     ) -> None:
-        """`unit_rows[k]` rows lie in unit k; `load(units)` reads some units' rows in the order given.
+        """`unit_rows[k]` rows lie in unit k; `load(units, used)` reads some units' rows in the
+        order given; it may do so in the memory of a used pool.
 
         `identity` names the rows; a cursor of other rows is refused.
         """
@@ -119,7 +120,6 @@ class Batches(Iterator[np.ndarray]):
                 if sum(map(len, held)) == self.batch_size:
                     yield self._emit(held)
                     held = []
-            del pool  # before the one after next is read: two in memory, never three
         if held:
             yield self._emit(held)
 
@@ -137,11 +137,13 @@ class Batches(Iterator[np.ndarray]):
         bounds = np.flatnonzero(np.diff(pool_of_unit, prepend=-1, append=-1))
         jobs = [(first, last) for first, last in pairwise(bounds) if starts[last] > self._row]
         skip = self._row
-        ahead = [reader.submit(self._load, order[first:last]) for first, last in jobs[:1]]
+        spare: Pool | None = None  # memory of the pool before: new memory costs a tenth of what goes in
+        ahead = [reader.submit(self._load, order[first:last], None) for first, last in jobs[:1]]
         for number, (first, last) in enumerate(jobs):
             pool = ahead.pop().result()
             if number + 1 < len(jobs):
-                ahead.append(reader.submit(self._load, order[slice(*jobs[number + 1])]))
+                ahead.append(reader.submit(self._load, order[slice(*jobs[number + 1])], spare))
             rows = int(starts[last] - starts[first])
             permutation = np.random.default_rng([seed, self._epoch, 1, rank, int(first)]).permutation(rows)
             yield pool, permutation[max(0, skip - int(starts[first])) :]
+            spare = pool

@@ -6,8 +6,10 @@ thread in at a time.
 """
 
 import os
+from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,21 +18,58 @@ _ROW = 1024
 _MODULUS = 65535
 
 
-def read_chunk(dataset: Any, coordinate: tuple[int, ...], out: np.ndarray) -> None:
-    """Read the chunk that begins at `coordinate` into `out`, contiguous, of the chunk's shape and type.
+@dataclass(frozen=True)
+class Places:
+    """Where the chunks of a dataset lie in its file: asked of HDF5 once, and then read without it.
 
-    The dataset (`h5py.Dataset`) has `fletcher32` as its one filter. Raises OSError where the chunk is not
-    there, not whole, or not what was written.
+    A few million chunks are a few million numbers; opening the dataset for each would take longer than
+    reading it.
     """
-    place = dataset.id.get_chunk_info_by_coord(coordinate)
-    if place.byte_offset is None or place.filter_mask or place.size != out.nbytes + 4:
-        raise OSError(f"{dataset.name} has no whole, checksummed chunk at {coordinate}")
-    written = bytearray(4)
-    data = out.reshape(-1).view(np.uint8)
-    if _read(dataset.file.id.get_vfd_handle(), [data, written], place.byte_offset) != place.size:
-        raise OSError(f"{dataset.name} ends within the chunk at {coordinate}")
-    if fletcher32(data) != int.from_bytes(written, "little"):
-        raise OSError(f"the checksum of {dataset.name} does not match its data at {coordinate}")
+
+    name: str
+    chunk: tuple[int, ...]
+    """Shape of a chunk."""
+    bytes: int
+    """Of a chunk, its checksum among them."""
+    offsets: np.ndarray
+    """int64, an axis for each of the dataset's: a chunk's first byte in the file, -1 where there is none."""
+
+    @classmethod
+    def of(cls, dataset: Any) -> Self:
+        """Those of an `h5py.Dataset` whose one filter is `fletcher32`."""
+        chunk, shape = dataset.chunks, dataset.shape
+        size = prod(chunk) * dataset.dtype.itemsize + 4
+        offsets = np.full([-(-n // c) for n, c in zip(shape, chunk, strict=True)], -1, np.int64)
+
+        def put(place: Any) -> None:
+            if not place.filter_mask and place.size == size:  # else it is not whole: as if it were not there
+                index = tuple(at // c for at, c in zip(place.chunk_offset, chunk, strict=True))
+                offsets[index] = place.byte_offset
+
+        dataset.id.chunk_iter(put)
+        return cls(dataset.name, chunk, size, offsets)
+
+    def read(self, descriptor: int, index: tuple[int, ...], out: np.ndarray) -> None:
+        """Read the chunk at `index` (in chunks) into `out`, contiguous, of its shape and type.
+
+        `descriptor`: of the file. Raises OSError where the chunk is not there, not whole, or not what was
+        written.
+        """
+        offset = int(self.offsets[index])
+        if offset < 0 or out.nbytes + 4 != self.bytes:
+            raise OSError(f"{self.name} has no whole, checksummed chunk at {index}")
+        written = bytearray(4)
+        data = out.reshape(-1).view(np.uint8)
+        if _read(descriptor, [data, written], offset) != self.bytes:
+            raise OSError(f"{self.name} ends within the chunk at {index}")
+        if fletcher32(data) != int.from_bytes(written, "little"):
+            raise OSError(f"the checksum of {self.name} does not match its data at {index}")
+
+    def announce(self, descriptor: int, index: tuple[Any, ...]) -> None:
+        """Ask the system to have chunks ready that are read soon: the disk works while others are summed."""
+        for offset in np.ravel(self.offsets[index]).tolist():
+            if offset >= 0:
+                os.posix_fadvise(descriptor, offset, self.bytes, os.POSIX_FADV_WILLNEED)
 
 
 def write_chunks(dataset: Any, array: np.ndarray) -> None:
@@ -61,18 +100,25 @@ def fletcher32(data: np.ndarray) -> int:
     if len(data) % 2:
         data = np.append(data, np.uint8(0))
     words = data.view("<u2")
-    count, rows = len(words), len(words) // _ROW
-    table, rest = words[: rows * _ROW].reshape(rows, _ROW), words[rows * _ROW :].astype(np.uint64)
+    rows = len(words) // _ROW
+    table, rest = words[: rows * _ROW].reshape(rows, _ROW), words[rows * _ROW :]
     kind = np.uint32 if rows <= 1 << 16 else np.uint64  # the narrower is twice as fast, and holds 2^16 words
-    by_row, by_column = (table.sum(axis, dtype=kind).astype(np.uint64) % _MODULUS for axis in (1, 0))
-    first = int(by_row.sum()) + int(rest.sum())
-    second = _weighted(count - _ROW * np.arange(rows), by_row) + _weighted(-np.arange(_ROW), by_column)
-    second += _weighted(len(rest) - np.arange(len(rest)), rest)
+    by_row, by_column = (table.sum(axis, dtype=kind) % _MODULUS for axis in (1, 0))
+    of_rows, of_columns, of_rest = _weights(len(words))
+    last = rest.astype(np.int64)
+    first = int(by_row.sum(dtype=np.int64)) + int(last.sum())
+    second = int(of_rows @ by_row.astype(np.int64)) + int(of_columns @ by_column.astype(np.int64))
+    second += int(of_rest @ last)
     return _half(second, data) << 16 | _half(first, data)
 
 
-def _weighted(weights: np.ndarray, sums: np.ndarray) -> int:
-    return int((weights % _MODULUS * sums.astype(np.int64)).sum())
+@lru_cache(64)
+def _weights(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the second sum weighs rows, columns and the words left over by, modulo 65535, int64."""
+    rows = count // _ROW
+    weights = count - _ROW * np.arange(rows), -np.arange(_ROW), count - np.arange(rows * _ROW, count)
+    of_rows, of_columns, of_rest = (some.astype(np.int64) % _MODULUS for some in weights)
+    return of_rows, of_columns, of_rest
 
 
 def _half(total: int, data: np.ndarray) -> int:

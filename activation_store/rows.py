@@ -1,6 +1,6 @@
 """The rows of one block: filters, one image's updates, samples, training batches, statistics."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from activation_store.batches import POOL_BYTES, Batches, Pool
-from activation_store.chunks import read_chunk
+from activation_store.chunks import Places
 from activation_store.encoding import ENCODINGS, decode
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest
@@ -21,8 +21,8 @@ from activation_store.shard import chunk_samples
 if TYPE_CHECKING:
     from activation_store.store import Store
 
-#: Threads that fill a pool: enough that the disk always has something to read.
-READERS = 4
+#: Threads that fill a pool: what is read next is announced to the disk, and more would wait for each other.
+READERS = 2
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class Rows:
     def read(self, i: int) -> np.ndarray:
         """Updates of the i-th image of these rows, (step, branch, y, x, channel) float32."""
         shard, offset = self.store._shard_of(self.samples[i])
-        with self.store.shard(shard) as file:
-            values, scale = self._load(file, offset)
+        with self.store.chunks(shard) as (descriptor, places):
+            values, scale = self._load(descriptor, places, offset)
         return decode(values, scale, self.store.schema.dtype).reshape(self.shape[1:])
 
     def positions(self, i: int) -> np.ndarray:
@@ -146,9 +146,12 @@ class Rows:
         most two pools of `pool_bytes` and a batch.
         """
         units = self._units()
+        unit_rows = (units[:, 2] - units[:, 1]) * prod(self.shape[1:-1])
+        pool_rows = max(1, pool_bytes // self._row_bytes)
+        capacity = min(len(self), pool_rows + int(unit_rows.max(initial=0)))
         return Batches(
-            unit_rows=(units[:, 2] - units[:, 1]) * prod(self.shape[1:-1]),
-            load=lambda chosen: self._pool(units[chosen]),
+            unit_rows=unit_rows,
+            load=lambda chosen, used: self._pool(units[chosen], used, capacity),
             width=self.width,
             batch_size=batch_size,
             seed=seed,
@@ -156,7 +159,7 @@ class Rows:
             rank=rank,
             world=world,
             cursor=cursor,
-            pool_rows=max(1, pool_bytes // self._row_bytes),
+            pool_rows=pool_rows,
             identity=self.digest,
         )
 
@@ -191,53 +194,77 @@ class Rows:
         first = np.flatnonzero(np.diff(shard, prepend=-1) | np.diff(chunk, prepend=-1))
         return np.stack([shard[first], first, np.append(first, len(chosen))[1:]], axis=1)
 
-    def _pool(self, units: np.ndarray) -> Pool:
-        """Rows of units, in the units' order, still encoded."""
+    def _pool(self, units: np.ndarray, used: Pool | None, capacity: int = 0) -> Pool:
+        """Rows of units, in the units' order, still encoded: in the memory of a `used` pool, or in new memory
+        for them or for `capacity` rows."""
         encoding = ENCODINGS[self.store.schema.dtype]
         starts = np.cumsum([0, *(units[:, 2] - units[:, 1])]) * prod(self.shape[1:-1])
-        values = np.empty((int(starts[-1]), self.width), encoding.stored)
-        scale = np.empty(len(values), np.float32) if encoding.scale_bytes else None
+        if used is None:
+            room = max(int(starts[-1]), capacity)
+            scale = np.empty(room, np.float32) if encoding.scale_bytes else None
+            used = Pool(np.empty((room, self.width), encoding.stored), scale, self.store.schema.dtype)
+        values, scale = used.values, used.scale
 
-        def read(places: np.ndarray) -> None:
-            for shard, some in groupby(places.tolist(), key=lambda place: int(units[place, 0])):
-                with self.store.shard(shard) as file:
-                    for place in some:
-                        _, first, last = units[place]
-                        wanted = np.asarray(self.samples[first:last]) - self.store.offsets[shard]
-                        where = slice(starts[place], starts[place + 1])
-                        self._read(file, wanted, values[where], None if scale is None else scale[where])
+        def read(some: np.ndarray) -> None:
+            for shard, numbers in groupby(some.tolist(), key=lambda unit: int(units[unit, 0])):
+                with self.store.chunks(shard) as (descriptor, places):
+                    wanted = [
+                        (unit, np.asarray(self.samples[units[unit, 1] : units[unit, 2]]) - offsets[shard])
+                        for unit in numbers
+                    ]
+                    for _, samples in wanted:
+                        self._announce(descriptor, places, samples)
+                    for unit, samples in wanted:
+                        rows = slice(starts[unit], starts[unit + 1])
+                        part = None if scale is None else scale[rows]
+                        self._read(descriptor, places, samples, values[rows], part)
 
+        offsets = self.store.offsets
         in_file_order = np.lexsort((units[:, 1], units[:, 0]))
         with ThreadPoolExecutor(READERS, "unbox-chunks") as readers:
             list(readers.map(read, np.array_split(in_file_order, READERS)))
-        return Pool(values, scale, self.store.schema.dtype)
+        return used
 
-    def _load(self, file: Any, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _load(
+        self, descriptor: int, places: Mapping[str, Places], number: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Encoded rows (rows, d) and scales (rows,) of one sample of a shard."""
         encoding, count = ENCODINGS[self.store.schema.dtype], prod(self.shape[1:-1])
         values = np.empty((count, self.width), encoding.stored)
         scale = np.empty(count, np.float32) if encoding.scale_bytes else None
-        self._read(file, np.array([number]), values, scale)
+        self._read(descriptor, places, np.array([number]), values, scale)
         return values, scale
 
-    def _read(self, file: Any, numbers: np.ndarray, values: np.ndarray, scale: np.ndarray | None) -> None:
-        """Read samples of one chunk of a shard (ascending) into `values` (rows, d) and `scale` (rows,)."""
-        shape = (len(numbers), *self.shape[1:])
-        self._read_dataset(file[f"{self.block}/values"], numbers, values.reshape(shape))
-        if scale is not None:
-            self._read_dataset(file[f"{self.block}/scale"], numbers, scale.reshape(shape[:-1]))
+    def _announce(self, descriptor: int, places: Mapping[str, Places], samples: np.ndarray) -> None:
+        place = places[f"{self.block}/values"]
+        first = int(samples[0]) // place.chunk[0]
+        place.announce(descriptor, (first, *np.ix_(self._steps, self._branches)))
 
-    def _read_dataset(self, dataset: Any, numbers: np.ndarray, out: np.ndarray) -> None:
+    def _read(
+        self,
+        descriptor: int,
+        places: Mapping[str, Places],
+        samples: np.ndarray,
+        values: np.ndarray,
+        scale: np.ndarray | None,
+    ) -> None:
+        """Read samples of one chunk of a shard (ascending) into `values` (rows, d) and `scale` (rows,)."""
+        shape = (len(samples), *self.shape[1:])
+        self._read_dataset(descriptor, places[f"{self.block}/values"], samples, values.reshape(shape))
+        if scale is not None:
+            self._read_dataset(descriptor, places[f"{self.block}/scale"], samples, scale.reshape(shape[:-1]))
+
+    def _read_dataset(self, descriptor: int, place: Places, samples: np.ndarray, out: np.ndarray) -> None:
         """One chunk for each step and branch, without a copy between where all of it is wanted in a row."""
-        together, rest = dataset.chunks[0], (0,) * (dataset.ndim - 3)
-        start = int(numbers[0]) // together * together
-        whole = len(numbers) == together and out.shape[1:3] == (1, 1)
-        chunk = out if whole else np.empty(dataset.chunks, out.dtype)
+        together, rest = place.chunk[0], (0,) * (place.offsets.ndim - 3)
+        first = int(samples[0]) // together
+        whole = len(samples) == together and out.shape[1:3] == (1, 1)
+        chunk = out if whole else np.empty(place.chunk, out.dtype)
         for i, step in enumerate(self._steps):
             for j, branch in enumerate(self._branches):
-                read_chunk(dataset, (start, step, branch, *rest), chunk)
+                place.read(descriptor, (first, step, branch, *rest), chunk)
                 if not whole:
-                    out[:, i, j] = chunk[numbers - start, 0, 0]
+                    out[:, i, j] = chunk[samples - first * together, 0, 0]
 
 
 def _choose(kind: str, wanted: set, have: Sequence, indices: Sequence[int]) -> tuple[int, ...]:

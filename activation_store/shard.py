@@ -101,7 +101,7 @@ def write_shard(path: Path, schema: Schema, samples: int, data: Mapping[str, np.
 
 @contextmanager
 def open_shard(
-    path: Path, schema: Schema, samples: int, size: int, checked: set[tuple[str, int, int]] | None = None
+    path: Path, schema: Schema, samples: int, size: int, checked: set[tuple[int, int, int, int]] | None = None
 ) -> Iterator[h5py.File]:
     """Open a shard for reading after checking that it is what the manifest says and nothing else.
 
@@ -118,16 +118,27 @@ def open_shard(
         raise StoreError(f"shard {path.name} is not a regular file")
     if status.st_size != size:
         raise damaged(path, f"it has {status.st_size:,} bytes instead of {size:,}")
+    with blaming(path), h5py.File(path, "r", locking=False) as file:
+        version = version_of(status)
+        if checked is None or version not in checked:
+            _check(file, path, layout(schema, samples), size)
+            if checked is not None:
+                checked.add(version)
+        yield file
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """What goes wrong while a shard is read becomes a StoreError that names it."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            version = (path.name, status.st_ino, status.st_mtime_ns)
-            if checked is None or version not in checked:
-                _check(file, path, layout(schema, samples), size)
-                if checked is not None:
-                    checked.add(version)
-            yield file
+        yield
     except (OSError, RuntimeError, KeyError, OverflowError) as error:
         raise damaged(path, " ".join(str(error).split())[:200]) from error
+
+
+def version_of(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What tells a file from another in its place, and from itself once it has changed."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def damaged(path: Path, reason: str) -> StoreError:

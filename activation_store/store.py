@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, lru_cache, reduce
 from pathlib import Path
 from typing import Any, Self, overload
 
 import numpy as np
 
+from activation_store.chunks import Places
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest, read_json
 from activation_store.manifest import SHARDS, Entry, manifest_paths, read_manifests
@@ -15,10 +17,14 @@ from activation_store.moments import Moments, empty
 from activation_store.records import Sample, unpack, unpack_samples
 from activation_store.rows import Rows
 from activation_store.schema import Schema
-from activation_store.shard import damaged, open_shard
+from activation_store.shard import blaming, damaged, open_shard, version_of
 
 #: Shards whose samples or thumbnails are kept in memory once read.
 _KEPT = 8
+
+
+#: What tells a file from another in its place: `version_of` its status.
+Version = tuple[int, int, int, int]
 
 
 class Store:
@@ -30,7 +36,8 @@ class Store:
         self.path, self.schema, self.entries = Path(path), schema, tuple(entries)
         self.offsets = np.cumsum([0, *(entry.samples for entry in self.entries)], dtype=np.int64)
         """Number of the first image of each shard, and the number of images."""
-        self._checked: set[tuple[str, int, int]] = set()
+        self._checked: set[Version] = set()
+        self._places: dict[int, tuple[Version, dict[str, Places]]] = {}
         self.samples = Samples(len(self), self._shard_of, lru_cache(_KEPT)(self._read_samples))
         self._thumbnails = lru_cache(_KEPT)(self._read_thumbnails)
         self._moments = lru_cache(16)(self._merge_moments)
@@ -104,6 +111,23 @@ class Store:
             self.path / SHARDS / entry.name, self.schema, entry.samples, entry.bytes, self._checked
         )
 
+    @contextmanager
+    def chunks(self, number: int) -> Iterator[tuple[int, Mapping[str, Places]]]:
+        """Descriptor of shard `number`'s file, open for reading and checked, and where the chunks of
+        BLOCK/values (and BLOCK/scale) lie in it. HDF5 opens a shard once, and again when it has changed.
+        """
+        path = self.path / SHARDS / self.entries[number].name
+        version, places = self._places.get(number, (None, {}))
+        with blaming(path), ExitStack() as opened:
+            if version is None or (descriptor := _open(path, version, opened)) is None:
+                with self.shard(number) as file:
+                    names = [n for b in self.blocks for n in (f"{b}/values", f"{b}/scale") if n in file]
+                    places = {name: Places.of(file[name]) for name in names}
+                    descriptor = os.dup(file.id.get_vfd_handle())
+                opened.callback(os.close, descriptor)
+                self._places[number] = version_of(os.fstat(descriptor)), places
+            yield descriptor, places
+
     def _merge_moments(self, block: str) -> Moments:
         groups, width = self.schema.shape(block, 1)[1:3], self.schema.blocks[block][2]
         parts = (self._read_moments(shard, block) for shard in range(len(self.entries)))
@@ -164,6 +188,16 @@ class Samples(Sequence[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(self._count))
+
+
+def _open(path: Path, version: Version, opened: ExitStack) -> int | None:
+    """Descriptor of a file, for as long as `opened` is; None if it is not as it was."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    opened.callback(os.close, descriptor)
+    return descriptor if version_of(os.fstat(descriptor)) == version else None
 
 
 def read_schema(folder: Path) -> Schema:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activation_store.chunks import fletcher32, read_chunk, write_chunks
+from activation_store.chunks import Places, fletcher32, write_chunks
 
 
 def hdf5_checksum(folder, data):
@@ -63,36 +63,52 @@ def written(tmp_path):
     return tmp_path / "two.h5", data
 
 
+def read(path, index, out):
+    """Read a chunk of /x."""
+    with h5py.File(path, "r") as file:
+        Places.of(file["x"]).read(file.id.get_vfd_handle(), index, out)
+
+
 def test_a_chunk_comes_back_and_one_that_is_not_as_written_is_refused(written):
     path, data = written
+    out = np.empty((2, 15), np.float16)
+    read(path, (1, 0), out)
+    assert np.array_equal(out, data[2:])
+    with pytest.raises(OSError, match="no whole, checksummed chunk"):
+        read(path, (0, 0), np.empty((2, 14), np.float16))
     with h5py.File(path, "r") as file:
-        place = file["x"].id.get_chunk_info_by_coord((2, 0)).byte_offset
-        out = np.empty((2, 15), np.float16)
-        read_chunk(file["x"], (2, 0), out)
-        assert np.array_equal(out, data[2:])
-        with pytest.raises(OSError, match="no whole, checksummed chunk"):
-            read_chunk(file["x"], (0, 0), np.empty((2, 14), np.float16))
+        offset = int(Places.of(file["x"]).offsets[1, 0])
     whole = path.read_bytes()
-    for at in range(place, place + 64):
+    for at in range(offset, offset + 64):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
-        with h5py.File(path, "r") as file, pytest.raises(OSError, match="checksum of /x"):
-            read_chunk(file["x"], (2, 0), out)
+        with pytest.raises(OSError, match="checksum of /x"):
+            read(path, (1, 0), out)
     with h5py.File(path, "r") as file:
-        os.truncate(path, place + 30)
+        places, descriptor = Places.of(file["x"]), file.id.get_vfd_handle()
+        os.truncate(path, offset + 30)
         with pytest.raises(OSError, match="ends within"):
-            read_chunk(file["x"], (2, 0), out)
+            places.read(descriptor, (1, 0), out)
 
 
 @pytest.mark.parametrize("creation", [{}, {"compression": "gzip", "fletcher32": True}])
 def test_chunks_with_other_filters_are_refused(tmp_path, creation):
     with h5py.File(tmp_path / "x.h5", "w") as file:
-        dataset = file.create_dataset("x", data=np.zeros(64), chunks=(64,), **creation)
-        with pytest.raises(OSError, match="no whole, checksummed chunk"):
-            read_chunk(dataset, (0,), np.empty(64))
+        file.create_dataset("x", data=np.zeros(64), chunks=(64,), **creation)
+    with pytest.raises(OSError, match="no whole, checksummed chunk"):
+        read(tmp_path / "x.h5", (0,), np.empty(64))
 
 
 def test_a_chunk_that_was_never_written_is_refused(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
-        dataset = file.create_dataset("x", (128,), "f8", chunks=(64,), fletcher32=True)
-        with pytest.raises(OSError, match="no whole, checksummed chunk"):
-            read_chunk(dataset, (64,), np.empty(64))
+        file.create_dataset("x", (128,), "f8", chunks=(64,), fletcher32=True)[:64] = 1
+    read(tmp_path / "x.h5", (0,), np.empty(64))
+    with pytest.raises(OSError, match="no whole, checksummed chunk"):
+        read(tmp_path / "x.h5", (1,), np.empty(64))
+
+
+def test_a_chunk_whose_checksum_was_left_out_is_refused(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("x", (64,), "f8", chunks=(64,), fletcher32=True)
+        dataset.id.write_direct_chunk((0,), bytes(64 * 8 + 4), filter_mask=1)
+    with pytest.raises(OSError, match="no whole, checksummed chunk"):
+        read(tmp_path / "x.h5", (0,), np.empty(64))

@@ -97,7 +97,7 @@ class Stream:
     def _per_image(self) -> int:
         return prod(self.shape[1:-1])
 
-    def _generate(self, groups: np.ndarray) -> Pool:
+    def _generate(self, groups: np.ndarray, used: Pool | None = None) -> Pool:
         """Rows of some groups of images, encoded as a store would."""
         parts = []
         for number in groups:
