@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbox.sae import select, sparse
+from unbox.sae import native, select, sparse
 from unbox.sae.gradients import Pass, through
 from unbox.sae.init import Start, directions
 from unbox.sae.losses import Aux
@@ -83,9 +83,14 @@ class Fit:
             "b_pre": start.centre.clone(),
             "b_lat": torch.zeros(len(first)),
         }
-        self.weights = {name: w.to(device) for name, w in weights.items()}
-        self.moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in self.weights.items()}
-        self.low_encoder = self.weights["W_enc"].to(self.lowp, copy=True)
+        self.weights = {name: native.in_large_pages(w.to(device)) for name, w in weights.items()}
+        self.moments = {
+            name: (native.in_large_pages(torch.zeros_like(w)), native.in_large_pages(torch.zeros_like(w)))
+            for name, w in self.weights.items()
+        }
+        n, d = self.weights["W_enc"].shape
+        self.low = torch.zeros(n, d + native.EXTRA, dtype=self.lowp, device=device)
+        self._copy_low()
         self.silent = torch.zeros(len(first), dtype=torch.int64, device=device)
         self.dead = torch.zeros(0, dtype=torch.int64, device=device)
         self.dead_everywhere = 0
@@ -107,20 +112,67 @@ class Fit:
         each = self.spec.latents // latents.world
         return slice(latents.rank * each, (latents.rank + 1) * each)
 
+    @property
+    def low_encoder(self) -> Tensor:
+        """(n, d): the encoder in the precision of its product."""
+        return self.low[:, : self.weights["W_enc"].shape[1]]
+
+    def _copy_low(self) -> None:
+        d = self.weights["W_enc"].shape[1]
+        self.low[:, :d] = self.weights["W_enc"]
+        self.low[:, d] = self.weights["b_lat"]
+
     @torch.no_grad()
     def step(self, x: Tensor, rows: int, factor: float) -> None:
         """One optimiser step. x (B, d) is this process's share of `rows` rows; `factor` is on the rate."""
+        scale, rate = 1 / (rows * self.start.variance), self.peak * factor
+        self.clock += 1
+        error, fired, active = (self._compiled if self.native else self._plain)(x, rows, scale, rate)
+        self._count(fired, rows)
+        self.meter.error += error
+        self.meter.active += active
+        self.meter.rows += len(x)
+
+    @property
+    def native(self) -> bool:
+        """Whether a step is taken by the compiled loops."""
+        plain = not self.variant.batchwise and not self.spec.levels and self.plan.clip is None
+        on_cpu = self.silent.device.type == "cpu"
+        return native.AVAILABLE and plain and on_cpu and self.team.everyone.world == 1
+
+    def _compiled(
+        self, x: Tensor, rows: int, scale: float, rate: float
+    ) -> tuple[float | Tensor, Tensor, int | Tensor]:
+        """A step by `native`: the squared error, which latents fired, and the number of active entries."""
+        w, aux = self.weights, bool(self.dead_everywhere and self.plan.aux)
+        chosen = native.through(x, w, self.low, self.spec.k, 2 * scale, error=aux)
+        dead = self.dead if aux else None
+        revival = self._revive(chosen.error, x - w["b_pre"], rows) if aux else None
+        adam = native.adam_numbers(*BETAS, EPS, rate, int(self.clock))
+        gradient, fired = native.update(chosen, w, self.moments, self.low, adam, dead, revival)
+        self._adam("b_pre", gradient, slice(None), rate)
+        return chosen.squares, fired, (chosen.values > 0).sum()
+
+    def _plain(
+        self, x: Tensor, rows: int, scale: float, rate: float
+    ) -> tuple[float | Tensor, Tensor, int | Tensor]:
+        """The same by torch's operations, for every case."""
         levels, others = self.spec.levels, self.team.latents
         centred = x - self.weights["b_pre"]
         active, known = self._winners(centred)
         level = self.variant.level and self.variant.level(active, self.spec.k, levels, self._own.start)
-        scale = 1 / (rows * self.start.variance)
         found = through(centred, active, self.weights, scale, level, len(levels) or 1, known, others)
-        revival = self._revive(found, centred, rows) if self.dead_everywhere and self.plan.aux else None
-        self._update(found, centred, revival, factor)
-        self._count(found.active, found.values > 0, rows)
-        self.meter.error += found.squares[-1]
-        self.meter.rows += len(x)
+        revival = None
+        if self.dead_everywhere and self.plan.aux:
+            revival = Revival(len(self.silent), self.dead, *self._revive(found.error, centred, rows))
+        self._update(found, centred, revival, rate)
+        on = found.values > 0
+        fired = torch.zeros(len(self.silent), device=on.device)
+        return (
+            found.squares[-1],
+            fired.index_add_(0, found.active.indices, on.float()) > 0,
+            on.sum(),
+        )
 
     def _winners(self, centred: Tensor) -> tuple[sparse.Active, Tensor | None]:
         """The active entries, and their pre-activations where those are exact."""
@@ -129,9 +181,9 @@ class Fit:
         active, pre = choose(centred.to(self.lowp), self.low_encoder, bias, self.spec.k, self.team)
         return active, pre if self.lowp == torch.float32 else None
 
-    def _revive(self, found: Pass, centred: Tensor, rows: int) -> "Revival":
-        """AuxK's gradients; its loss is noted."""
-        error = -found.error
+    def _revive(self, error: Tensor, centred: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """AuxK's gradients by the dead latents' W_enc, W_dec and b_lat; its loss is noted. error = x^ - x."""
+        error = -error
         total, square = error.sum(0), error.square().sum()
         self.team.rows.sum_(total, square)
         norm = square - total.square().sum() / rows
@@ -139,9 +191,10 @@ class Fit:
             error, centred, self.dead, self.weights, norm, self.lowp, self.team.latents, self.dead_everywhere
         )
         self.meter.aux += loss
-        return Revival(len(self.silent), self.dead, *gradients)
+        d_encoder, d_decoder, d_bias = gradients
+        return d_encoder, d_decoder, d_bias
 
-    def _update(self, found: Pass, centred: Tensor, revival: "Revival | None", factor: float) -> None:
+    def _update(self, found: Pass, centred: Tensor, revival: Revival | None, rate: float) -> None:
         """Adam, by ranges of latents; the decoder's gradient loses its radial part before, its rows are unit
         again after."""
         w, first = self.weights, self.team.latents.rank == 0
@@ -151,7 +204,6 @@ class Fit:
             d_pre -= revival.b_lat @ w["W_enc"][revival.dead]
             d_lat.index_add_(0, revival.dead, revival.b_lat)
             radial.index_add_(0, revival.dead, torch.linalg.vecdot(revival.W_dec, w["W_dec"][revival.dead]))
-        self.clock += 1
         for part in self._parts():
             gradients = {
                 "W_enc": found.W_enc(centred, part),
@@ -165,7 +217,7 @@ class Fit:
                 gradients["b_pre"] = d_pre
             self._together(gradients)
             for name, gradient in gradients.items():
-                self._adam(name, gradient, part, self.peak * factor)
+                self._adam(name, gradient, part, rate)
             W_dec = w["W_dec"][part]
             W_dec.div_(torch.linalg.vector_norm(W_dec, dim=1, keepdim=True).clamp_min(1e-12))
             self.low_encoder[part].copy_(w["W_enc"][part])
@@ -213,11 +265,8 @@ class Fit:
         norm = (square + gradients["b_pre"].square().sum()).sqrt()
         torch._foreach_mul_(list(gradients.values()), (largest / norm.clamp_min(1e-30)).clamp_max(1.0))
 
-    def _count(self, active: sparse.Active, on: Tensor, rows: int) -> None:
-        """Rows of silence of each latent, and now and then who is dead. `on` (E,): which entries fired."""
-        self.meter.active += on.sum()
-        fired = torch.zeros(len(self.silent), device=on.device).index_add_(0, active.indices, on.float())
-        heard = fired > 0
+    def _count(self, heard: Tensor, rows: int) -> None:
+        """Rows of silence of each latent, and now and then who is dead. `heard` (n,) bool: which fired."""
         self.team.rows.any_(heard)
         self.silent += rows
         self.silent.masked_fill_(heard, 0)
@@ -276,7 +325,7 @@ class Fit:
             weight.copy_(own[name])
             for key, moment in zip(MOMENTS, self.moments[name], strict=True):
                 moment.copy_(own[f"adam.{key}.{name}"])
-        self.low_encoder.copy_(self.weights["W_enc"])
+        self._copy_low()
         self.silent = own["silent"].clone().to(device)
         self.dead = own["dead"].to(device).nonzero().squeeze(1)
         self._count_dead()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from unbox.sae.parallel import Alone, Group
-from unbox.sae.select import SLICE, SLICE_ELSEWHERE, shared
+from unbox.sae.select import SLICE, SLICE_ELSEWHERE
+from unbox.sae.workers import shared
 
 
 @dataclass(frozen=True)

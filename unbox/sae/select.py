@@ -3,9 +3,7 @@
 A slice holds at most `SLICE` pre-activations, so the dense array (B, n) never exists whole.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from unbox.sae.parallel import Alone, Group, Team
 from unbox.sae.sparse import Active
+from unbox.sae.workers import shared
 
 #: Pre-activations at a time: 4 MB in bf16 on CPU, to stay in cache; on a GPU launches cost more than memory.
 SLICE = {"cpu": 1 << 21}
@@ -25,12 +24,16 @@ def pre_activations(centred: Tensor, weight: Tensor, bias: Tensor) -> Iterator[t
 
     A slice is overwritten by the next: take what is wanted of it first.
     """
-    per = SLICE.get(centred.device.type, SLICE_ELSEWHERE)
-    size = min(max(1, len(centred)), max(1, per // max(1, len(weight))))
+    size = min(max(1, len(centred)), slice_rows(centred.device, len(weight)))
     room = centred.new_empty(size, len(weight))
     for start in range(0, max(1, len(centred)), size):
         rows = centred[start : start + size]
         yield start, torch.addmm(bias, rows, weight.T, out=room[: len(rows)])
+
+
+def slice_rows(device: torch.device, latents: int) -> int:
+    """Rows of a slice of pre-activations."""
+    return max(1, SLICE.get(device.type, SLICE_ELSEWHERE) // max(1, latents))
 
 
 def by_row(
@@ -98,13 +101,13 @@ def largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     up to the choice among equals (here the first). In bf16 negative entries come in any order: they are 0
     after the ReLU.
     """
-    groups = _group(pre.shape[1], k)
+    groups = group(pre.shape[1], k)
     if pre.device.type != "cpu" or groups == 1 or pre.dtype not in (torch.float32, torch.bfloat16):
         return pre.topk(k)
     return _largest_by_groups(pre, k, groups)
 
 
-def _group(n: int, k: int) -> int:
+def group(n: int, k: int) -> int:
     """Size of a group: a power of two that leaves at least 4 k groups; 1 where that saves nothing."""
     size = 1
     while size < 32 and n // (size * 2) >= 4 * k:
@@ -118,14 +121,14 @@ def _largest_by_groups(pre: Tensor, k: int, size: int) -> tuple[Tensor, Tensor]:
     values, indices = np.empty((len(array), k), array.dtype), np.empty((len(array), k), np.int64)
 
     def some(rows: slice) -> None:
-        indices[rows] = _places_of_largest(array[rows], k, size)
+        indices[rows] = places_of_largest(array[rows], k, size)
         values[rows] = np.take_along_axis(array[rows], indices[rows], 1)
 
     shared(some, len(array))
     return torch.from_numpy(values).view(pre.dtype), torch.from_numpy(indices)
 
 
-def _places_of_largest(array: np.ndarray, k: int, size: int) -> np.ndarray:
+def places_of_largest(array: np.ndarray, k: int, size: int) -> np.ndarray:
     """(B, k) places of the largest of each row of (B, n), descending; of equals the first."""
     count, n = array.shape
     groups = n // size
@@ -148,22 +151,6 @@ def _ordered(values: np.ndarray) -> np.ndarray:
         return values
     bits = values.view(np.int32)
     return np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-
-
-def shared(work: Callable[[slice], None], count: int) -> None:
-    """Do `work` on ranges of `count` rows, in as many threads as torch uses: NumPy has one, and lets go of
-    Python's lock while it is busy."""
-    parts = min(torch.get_num_threads(), count)
-    if parts <= 1:
-        work(slice(0, count))
-        return
-    bounds = [count * i // parts for i in range(parts + 1)]
-    list(_helpers().map(work, map(slice, bounds, bounds[1:])))
-
-
-@cache
-def _helpers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="select")
 
 
 def _positions(flat: Tensor, floor: float) -> Tensor:
