@@ -30,11 +30,13 @@ def one_step(x, w, k, dtype, factor=2.0, dead=None, revival=None):
     """The pass, the gradients that Adam's first moments tell of, and what the update returns."""
     plain = {name: t.detach().clone() for name, t in w.items()}
     low = low_of(plain, dtype)
-    chosen = native.through(x, plain, low, k, factor, error=True)
+    with leading():
+        chosen = native.through(x, plain, low, k, factor, error=True)
     moments = {name: (torch.zeros_like(t), torch.zeros_like(t)) for name, t in plain.items()}
     adam = native.adam_numbers(BETA1, 0.999, 1e-8, 1e-3, 1).astype(x.numpy().dtype)
     adam[0] = BETA1  # as a number of fp64, where the rows are
-    d_pre, fired = native.update(chosen, plain, moments, low, adam, dead, revival)
+    with leading():
+        d_pre, fired = native.update(chosen, plain, moments, low, adam, dead, revival)
     found = {name: moments[name][0] / (1 - BETA1) for name in ("W_enc", "W_dec", "b_lat")}
     return chosen, {**found, "b_pre": d_pre}, fired, plain, low
 

@@ -15,6 +15,7 @@ from unbox.sae.parallel import Team
 from unbox.sae.plan import Budget, Plan, Spec
 from unbox.sae.select import ALONE
 from unbox.sae.variants import variant
+from unbox.sae.workers import leading
 from unbox.words import UnboxError
 
 #: Steps between looks at which latents are dead. A look makes a GPU wait for its host.
@@ -145,13 +146,15 @@ class Fit:
     ) -> tuple[float | Tensor, Tensor, int | Tensor]:
         """A step by `native`: the squared error, which latents fired, and the number of active entries."""
         w, aux = self.weights, bool(self.dead_everywhere and self.plan.aux)
-        chosen = native.through(x, w, self.low, self.spec.k, 2 * scale, error=aux)
-        dead = self.dead if aux else None
+        with leading():
+            chosen = native.through(x, w, self.low, self.spec.k, 2 * scale, error=aux)
         revival = self._revive(chosen.error, x - w["b_pre"], rows) if aux else None
-        adam = native.adam_numbers(*BETAS, EPS, rate, int(self.clock))
-        gradient, fired = native.update(chosen, w, self.moments, self.low, adam, dead, revival)
-        self._adam("b_pre", gradient, slice(None), rate)
-        return chosen.squares, fired, (chosen.values > 0).sum()
+        with leading():
+            adam = native.adam_numbers(*BETAS, EPS, rate, int(self.clock))
+            dead = self.dead if aux else None
+            gradient, fired = native.update(chosen, w, self.moments, self.low, adam, dead, revival)
+            self._adam("b_pre", gradient, slice(None), rate)
+            return chosen.squares, fired, (chosen.values > 0).sum()
 
     def _plain(
         self, x: Tensor, rows: int, scale: float, rate: float

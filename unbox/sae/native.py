@@ -2,7 +2,7 @@
 
 The case is a plain reconstruction (`topk`), one process, gradients not clipped. The encoder's product is
 torch's. Where it is in bf16, so are the rows and errors that the weights' gradients are summed from, as under
-autocast; codes, reconstructions and sums are in float32.
+autocast; codes, reconstructions and sums are in float32. To be called within `workers.leading`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unbox.sae import select, sparse
-from unbox.sae.workers import leading, shared
+from unbox.sae.workers import shared
 
 #: Whether loops can be compiled here.
 AVAILABLE = find_spec("numba") is not None
@@ -30,6 +30,8 @@ EXTRA = 32
 SLICE, STEP = 5 << 19, 128
 #: Bytes of a number -> whole numbers of as many.
 WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+#: Groups are as many as for so many winners: with fewer the time goes into going from row to row.
+LEAST = 64
 #: Winners of a row that are sorted by insertion; more by NumPy.
 FEW = 32
 
@@ -72,7 +74,7 @@ def through(
     whole = x.new_empty(count if error or not half else 0, d)
     short = torch.empty(count if half else 0, d, dtype=torch.bfloat16)
     kind = x.numpy().dtype.type
-    size, step = select.group(n, k), max(STEP, SLICE // n // STEP * STEP)
+    size, step = select.group(n, max(k, LEAST)), max(STEP, SLICE // n // STEP * STEP)
     squares: dict[int, float] = {}
     sums: dict[int, np.ndarray] = {}
 
@@ -103,9 +105,8 @@ def through(
             sums[part.start],
         )
 
-    with leading():
-        shared(choose, count)
-        shared(reconstruct, count)
+    shared(choose, count)
+    shared(reconstruct, count)
     return Chosen(
         indices,
         values,
@@ -162,8 +163,7 @@ def update(
             fired,
         )
 
-    with leading():
-        shared(some, n)
+    shared(some, n)
     return _sum(pulls) + chosen.bias * chosen.factor, torch.from_numpy(fired)
 
 

@@ -6,6 +6,7 @@ checkpoint is the weights, the optimiser's state, the counters and the cursors.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from unbox.sae.parallel import local_device, team
 from unbox.sae.plan import Budget, Plan
 from unbox.sae.rows import Batches, RowSource, source_of
 from unbox.sae.stats import calibrated, latent_stats
+from unbox.sae.workers import leading
 from unbox.words import UnboxError
 
 #: Rows that the finished SAE's statistics are taken over.
@@ -182,10 +184,12 @@ class Run:
         """This process's share of the next batch, scaled, on the device."""
         share = len(range(self.team.rows.rank, lane.left, self.team.rows.world))
         x = torch.from_numpy(next(lane.batches, np.zeros((0, lane.rows.width), np.float32))[:share])
-        if self.device.type == "cpu":
-            check_finite(x)
         scale = next(iter(lane.fits.values())).start.scale
-        return x.to(self.device, non_blocking=True) * scale
+        with leading() if self.device.type == "cpu" else nullcontext():
+            if self.device.type == "cpu":
+                check_finite(x)
+            x = x.to(self.device, non_blocking=True)
+            return x if scale == 1 else x * scale
 
 
 def fit(
