@@ -249,12 +249,14 @@ def installed(python: str) -> list[str]:
     return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
-def best(python: str, task: dict[str, Any], precisions: tuple[bool, ...]) -> dict[str, Any] | None:
-    """The faster of the precisions."""
-    found = [
-        {**result, "bf16": bf16} for bf16 in precisions if (result := spawn(python, {**task, "bf16": bf16}))
-    ]
-    return min(found, key=lambda r: statistics.median(r["seconds"]), default=None)
+def best(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The faster of the precisions, the passes of each taken together."""
+    pooled = []
+    for bf16 in (False, True):
+        if of := [run for run in runs if run["bf16"] is bf16]:
+            seconds = [second for run in of for second in run["seconds"]]
+            pooled.append({"bf16": bf16, "seconds": seconds, "peak": max(run["peak"] for run in of)})
+    return min(pooled, key=lambda result: statistics.median(result["seconds"]), default=None)
 
 
 def row(name: str, result: dict[str, Any], batch: int, reference: float) -> str:
@@ -278,10 +280,13 @@ def measure(options: argparse.Namespace, shape: str, aux: bool, peers: list[str]
         "device": options.device,
         "clock": options.clock,
     }
-    results = {name: best(options.python, {**task, "name": name}, (False, True)) for name in peers}
-    for name in ("unbox", "limit"):
-        results[name] = best(options.python, {**task, "name": name}, (False,))
-    timed = {name: result for name, result in results.items() if result is not None}
+    turns = [(name, bf16) for name in peers for bf16 in (False, True)] + [("unbox", False), ("limit", False)]
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in turns}
+    for _ in range(options.passes):  # all in turn, so that a slow minute of the machine is not one package's
+        for name, bf16 in turns:
+            if result := spawn(options.python, {**task, "name": name, "bf16": bf16}):
+                runs[name].append({**result, "bf16": bf16})
+    timed = {name: result for name, of in runs.items() if (result := best(of)) is not None}
     fastest = min(
         (statistics.median(timed[name]["seconds"]) for name in peers if name in timed), default=float("nan")
     )
@@ -303,7 +308,8 @@ def main() -> int:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--aux", choices=("off", "on", "both"), default="both")
     parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="steps that are timed in each pass")
+    parser.add_argument("--passes", type=int, default=2, help="processes of each package, in turn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
@@ -318,7 +324,7 @@ def main() -> int:
     missing = sorted(set(options.peers) - set(there))
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, batch {options.batch}, "
-        f"median of {options.rounds} steps ± half the range, {options.clock} seconds"
+        f"median of {options.passes} x {options.rounds} steps ± half the range, {options.clock} seconds"
         + (f"; not installed: {', '.join(missing)}" if missing else "")
     )
     for shape in options.shapes:
