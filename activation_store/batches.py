@@ -13,14 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from activation_store.encoding import decode
+from activation_store.encoding import take
 from activation_store.errors import StoreError
 
 #: Encoded bytes of a pool: rows are shuffled across all that fits.
 POOL_BYTES = 256 << 20
-
-#: Rows decoded at once.
-_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -33,12 +30,7 @@ class Pool:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Some rows, (len(rows), d) float32."""
-        out = np.empty((len(rows), self.values.shape[1]), np.float32)
-        for start in range(0, len(rows), _BLOCK):  # what is between stays in the cache
-            some = rows[start : start + _BLOCK]
-            scale = None if self.scale is None else self.scale[some]
-            out[start : start + _BLOCK] = decode(self.values.take(some, axis=0), scale, self.dtype)
-        return out
+        return take(self.values, self.scale, rows, self.dtype)
 
 
 class Batches(Iterator[np.ndarray]):

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from activation_store import loops
 from activation_store.errors import StoreError
+
+#: Rows that `take` decodes at once.
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,19 @@ def encode(array: np.ndarray, dtype: str, where: str = "the update") -> tuple[np
 def decode(values: np.ndarray, scale: np.ndarray | None, dtype: str) -> np.ndarray:
     """Float32 array (..., d) of stored values, a new array."""
     return ENCODINGS[dtype].decode(values, scale)
+
+
+def take(values: np.ndarray, scale: np.ndarray | None, rows: np.ndarray, dtype: str) -> np.ndarray:
+    """Some rows (m,) of stored values (n, d) and scales (n,): (m, d) float32, a new array."""
+    out = np.empty((len(rows), values.shape[1]), np.float32)
+    if loops.AVAILABLE and dtype == "float16":
+        loops.take_half(values.view(np.int16), rows, out, out.view(np.int32))
+        return out
+    for start in range(0, len(rows), _BLOCK):  # what is between stays in the cache
+        some = rows[start : start + _BLOCK]
+        part = None if scale is None else scale[some]
+        out[start : start + _BLOCK] = decode(values.take(some, axis=0), part, dtype)
+    return out
 
 
 def _finite(values: np.ndarray, dtype: str) -> bool:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activation_store import Store, StoreError
+from activation_store import Store, StoreError, loops
 from activation_store.batches import Batches, Pool
+from activation_store.encoding import ENCODINGS, decode, encode, take
 from tests.activation_store import fakes
 
 
@@ -189,3 +190,17 @@ def test_a_store_opened_earlier_is_not_disturbed_by_one_that_grows(tmp_path):
     fakes.make(tmp_path, 20)
     assert len(np.concatenate([first, *batches])) == len(store["mid.0"])
     assert len(Store.open(tmp_path)) == 20
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", list(ENCODINGS))
+def test_taking_rows_is_decoding_them(monkeypatch, compiled, dtype):
+    """Every float16 but NaN and infinity, subnormal ones too, in rows in any order."""
+    monkeypatch.setattr(loops, "AVAILABLE", compiled)
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    x = every[np.isfinite(every)].astype(np.float32).reshape(-1, 62)
+    values, scale = encode(x, dtype)
+    rows = np.random.default_rng(0).integers(0, len(x), 500)
+    expected = decode(values, scale, dtype)[rows]
+    assert np.array_equal(take(values, scale, rows, dtype), expected)
+    assert dtype in ("int8", "bfloat16") or np.array_equal(expected, x[rows])

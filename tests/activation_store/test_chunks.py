@@ -5,9 +5,10 @@ import os
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from activation_store import loops
 from activation_store.chunks import Places, fletcher32, write_chunks
 
 
@@ -26,15 +27,23 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("chunks")
 
 
+@pytest.fixture(params=[True, False], ids=["compiled", "numpy"])
+def compiled(request, monkeypatch):
+    """Checksums by the compiled loop, and by NumPy."""
+    monkeypatch.setattr(loops, "AVAILABLE", request.param)
+    return request.param
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(min_size=1, max_size=5000), times=st.integers(1, 40))
-def test_the_checksum_is_hdf5s(folder, data, times):
+def test_the_checksum_is_hdf5s(compiled, folder, data, times):
     data = np.frombuffer(data * times, np.uint8)
     assert fletcher32(data) == hdf5_checksum(folder, data)
 
 
 @pytest.mark.parametrize("value", [0, 255, 1])
 @pytest.mark.parametrize("size", [1, 2, 2047, 2048, 2049, 4096, 1_300_001])
-def test_the_checksum_of_constant_bytes_is_hdf5s(folder, value, size):
+def test_the_checksum_of_constant_bytes_is_hdf5s(compiled, folder, value, size):
     data = np.full(size, value, np.uint8)
     assert fletcher32(data) == hdf5_checksum(folder, data)
 
