@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from activation_store.store import Store
 
 #: Threads that fill a pool: what is read next is announced to the disk, and more would wait for each other.
-READERS = 2
+READERS = 3
 
 
 @dataclass(frozen=True)
