@@ -104,7 +104,7 @@ def fletcher32(data: np.ndarray) -> int:
     words = data.view("<u2")
     if loops.AVAILABLE:
         first, second = loops.sums(words)
-        return _half(int(second), data) << 16 | _half(int(first), data)
+        return _half(second, data) << 16 | _half(first, data)
     rows = len(words) // _ROW
     table, rest = words[: rows * _ROW].reshape(rows, _ROW), words[rows * _ROW :]
     kind = np.uint32 if rows <= 1 << 16 else np.uint64  # the narrower is twice as fast, and holds 2^16 words

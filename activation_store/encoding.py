@@ -56,7 +56,7 @@ def take(values: np.ndarray, scale: np.ndarray | None, rows: np.ndarray, dtype: 
     """Some rows (m,) of stored values (n, d) and scales (n,): (m, d) float32, a new array."""
     out = np.empty((len(rows), values.shape[1]), np.float32)
     if loops.AVAILABLE and dtype == "float16":
-        loops.take_half(values.view(np.int16), rows, out, out.view(np.int32))
+        loops.take_half(values, rows, out)
         return out
     for start in range(0, len(rows), _BLOCK):  # what is between stays in the cache
         some = rows[start : start + _BLOCK]

@@ -1,7 +1,9 @@
 """Two loops in machine code (numba) for reading many rows; each does what NumPy does beside it, in one pass
-and without Python's lock. Where numba is not installed, NumPy does it.
+and without Python's lock. The store needs no numba: where it is not installed, NumPy does it.
 """
 
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,24 +12,32 @@ import numpy as np
 #: Whether loops can be compiled here.
 AVAILABLE = find_spec("numba") is not None
 
-if AVAILABLE:
-    from numba import njit
-
-    _compiled: Any = njit(nogil=True, cache=True)
-else:
-
-    def _compiled(function: Any) -> Any:
-        return function
-
-
 #: Words of a row of `sums`: place times word, summed over a row, fits 32 bits.
 _ROW = 256
 _MODULUS = 65535
 
 
-@_compiled
-def sums(words: Any) -> Any:
+def sums(words: np.ndarray) -> tuple[int, int]:
     """Fletcher's two sums of n words (n,) uint16, modulo 65535: of word i, and of (n - i) times word i."""
+    first, second = _compiled(_sums)(words)
+    return int(first), int(second)
+
+
+def take_half(values: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
+    """Some rows (m,) of float16 `values` (n, d) to `out` (m, d) float32. See `encoding._from_half` for the
+    arithmetic.
+    """
+    _compiled(_take_half)(values.view(np.int16), rows, out, out.view(np.int32))
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    from numba import njit
+
+    return njit(nogil=True, cache=True)(function)
+
+
+def _sums(words: Any) -> Any:
     count = len(words)
     first, second = np.int64(0), np.int64(0)
     for base in range(0, count, _ROW):
@@ -43,11 +53,7 @@ def sums(words: Any) -> Any:
     return first, second
 
 
-@_compiled
-def take_half(values: Any, rows: Any, out: Any, bits: Any) -> None:
-    """Some rows (m,) of float16 `values` (n, d), given as int16, to `out` (m, d) float32; `bits` is out's
-    memory as int32. See `encoding._from_half` for the arithmetic.
-    """
+def _take_half(values: Any, rows: Any, out: Any, bits: Any) -> None:
     mask, scale = np.int32(-0x70002000), np.float32(2.0**112)
     for r in range(len(rows)):
         row, raised, to = values[rows[r]], bits[r], out[r]
