@@ -19,11 +19,9 @@ from unbox.sae.workers import shared
 #: Whether loops can be compiled here.
 AVAILABLE = find_spec("numba") is not None
 
-
 #: Columns of the low-precision arrays beyond d. The first carries a one and the latents' bias through the
 #: product; rows of a length that is no multiple of a large power of two meet fewer others in the caches.
 EXTRA = 32
-
 
 #: Pre-activations of a product, which stay in cache until they are chosen from, and what its rows are a
 #: multiple of: with others it is slower by a fifth.

@@ -24,16 +24,12 @@ def pre_activations(centred: Tensor, weight: Tensor, bias: Tensor) -> Iterator[t
 
     A slice is overwritten by the next: take what is wanted of it first.
     """
-    size = min(max(1, len(centred)), slice_rows(centred.device, len(weight)))
+    per = SLICE.get(centred.device.type, SLICE_ELSEWHERE)
+    size = min(max(1, len(centred)), max(1, per // max(1, len(weight))))
     room = centred.new_empty(size, len(weight))
     for start in range(0, max(1, len(centred)), size):
         rows = centred[start : start + size]
         yield start, torch.addmm(bias, rows, weight.T, out=room[: len(rows)])
-
-
-def slice_rows(device: torch.device, latents: int) -> int:
-    """Rows of a slice of pre-activations."""
-    return max(1, SLICE.get(device.type, SLICE_ELSEWHERE) // max(1, latents))
 
 
 def by_row(

@@ -100,13 +100,9 @@ class Change:
 
     def control(self, scene: Scene, strength: float, draw: int) -> Edits:
         """The same maps on living features drawn at random, scaled to the same norm over the image."""
-        alive = np.setdiff1d(np.flatnonzero(np.asarray(self.dictionary.stats.density) > 0), self.features)
-        seed = [draw, *self.features]
-        size = min(len(self.features), len(alive))
-        chosen = np.random.default_rng(seed).choice(alive, size, replace=False).tolist()
-        amounts = self.amounts(scene)
-        own, other = self._norm(self.features, amounts), self._norm(chosen, amounts[:size])
-        return self._added(chosen, amounts[:size], strength * own / max(other, 1e-9))
+        chosen, amounts = others(self.dictionary, self.features, draw), self.amounts(scene)
+        own, other = self._norm(self.features, amounts), self._norm(chosen, amounts[: len(chosen)])
+        return self._added(chosen, amounts[: len(chosen)], strength * own / max(other, 1e-9))
 
     def _added(self, features: Sequence[int], amounts: np.ndarray, strength: float) -> Edits:
         if not amounts.any():
@@ -164,3 +160,10 @@ def carriers(held: Mapping[str, Any], maps: MeanMaps, value: Value, size: int) -
     """The SAE's `size` features of which a value has most more than the others: those to take out."""
     gain = maps.gain("sae", value) * held["sae"].W_dec.detach().norm(dim=1).numpy()
     return tuple(int(f) for f in np.argsort(-gain, kind="stable")[:size] if gain[f] > 0)
+
+
+def others(dictionary: Any, features: Sequence[int], draw: int) -> list[int]:
+    """As many other living features, drawn at random: the control of every edit."""
+    alive = np.setdiff1d(np.flatnonzero(np.asarray(dictionary.stats.density) > 0), features)
+    size = min(len(features), len(alive))
+    return np.random.default_rng([draw, *features]).choice(alive, size, replace=False).tolist()

@@ -17,7 +17,7 @@ from unbox.edits.transport import Pair, steer, transport
 from unbox.experiments.bench import causing
 from unbox.experiments.bench.kept import Kept
 from unbox.experiments.bench.maps import MAPPED, MeanMaps
-from unbox.experiments.bench.methods import METHODS, SPREADS, Joint, carriers, change, dictionaries
+from unbox.experiments.bench.methods import METHODS, SPREADS, Joint, carriers, change, dictionaries, others
 from unbox.experiments.bench.pairs import KINDS, ScenePair, patch, recorded, scene_pairs
 from unbox.experiments.bench.probing import VALUES, probe
 from unbox.experiments.effects import Cases, Outcome, draw_cases, measure
@@ -312,22 +312,15 @@ def _removal(
     if not tried:
         return []
     chosen, _ = causing.best_of(tried)
-    controls = [_others(bench, chosen["features"], draw) for draw in range(settings.draws)]
+    controls = [
+        {block: others(bench.saes[block], some, draw) for block, some in chosen["features"].items()}
+        for draw in range(settings.draws)
+    ]
     about = {"blocks": list(chosen["features"]), "size": chosen["size"]}
     return [
         {"method": "sae", **about, **causing.figures(gone(cases, chosen["features"]))},
-        {"method": "random", **about, **causing.figures(*(gone(cases, others) for others in controls))},
+        {"method": "random", **about, **causing.figures(*(gone(cases, control) for control in controls))},
     ]
-
-
-def _others(bench: Bench, features: Mapping[str, Sequence[int]], draw: int) -> dict[str, list[int]]:
-    """As many other living features of each block, drawn at random."""
-    drawn = {}
-    for block, some in features.items():
-        alive = np.setdiff1d(np.flatnonzero(np.asarray(bench.saes[block].stats.density) > 0), some)
-        size = min(len(some), len(alive))
-        drawn[block] = np.random.default_rng([draw, *some]).choice(alive, size, replace=False).tolist()
-    return drawn
 
 
 def _transport(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
