@@ -17,7 +17,7 @@ _compiled: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath={"re
 
 
 def _single(value: Any) -> Any:
-    """float32 of a float32, or of the bits of a bf16. In compiled code numba puts what is below in its place."""
+    """float32 of a float32, or of the bits of a bf16. Compiled code has what is below in its place."""
     raise NotImplementedError
 
 
@@ -238,7 +238,7 @@ def latents(
 
 
 def _copy(row: Any, to: Any) -> None:
-    """float32 to float32, or to the bits of bf16. In compiled code numba puts what is below in its place."""
+    """float32 to float32, or to the bits of bf16. Compiled code has what is below in its place."""
     raise NotImplementedError
 
 
