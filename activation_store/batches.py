@@ -6,7 +6,7 @@ So a cursor is only (epoch, row), and resuming loads one pool.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,6 +27,10 @@ class Pool:
     values: np.ndarray
     scale: np.ndarray | None
     dtype: str
+
+    def holds(self, rows: int, width: int, dtype: str) -> bool:
+        """Whether so many rows of another pool fit in here, and are of this kind."""
+        return self.dtype == dtype and self.values.shape[1] == width and len(self.values) >= rows
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Some rows, (len(rows), d) float32."""
@@ -50,11 +54,13 @@ class Batches(Iterator[np.ndarray]):
         cursor: dict[str, Any] | None,
         pool_rows: int,
         identity: str,
+        spare: list[Pool] | None = None,
     ) -> None:
         """`unit_rows[k]` rows lie in unit k; `load(units, used)` reads some units' rows in the
         order given; it may do so in the memory of a used pool.
 
-        `identity` names the rows; a cursor of other rows is refused.
+        `identity` names the rows; a cursor of other rows is refused. `spare`: used pools, taken from here and
+        left here at the end.
         """
         if batch_size < 1 or seed < 0 or not 0 <= rank < world or (epochs is not None and epochs < 0):
             raise StoreError(
@@ -65,6 +71,7 @@ class Batches(Iterator[np.ndarray]):
             raise StoreError("there are no rows to make batches of")
         self.width, self.batch_size, self.epochs = width, batch_size, epochs
         self._unit_rows, self._load, self._pool_rows = unit_rows, load, pool_rows
+        self._spare = [] if spare is None else spare
         self._seed, self._rank, self._world = seed, rank, world
         self._fixed = {"rows": identity, "seed": seed, "rank": rank, "world": world, "pool_rows": pool_rows}
         self._epoch, self._row = self._restore(cursor) if cursor is not None else (0, 0)
@@ -129,13 +136,24 @@ class Batches(Iterator[np.ndarray]):
         bounds = np.flatnonzero(np.diff(pool_of_unit, prepend=-1, append=-1))
         jobs = [(first, last) for first, last in pairwise(bounds) if starts[last] > self._row]
         skip = self._row
-        spare: Pool | None = None  # memory of the pool before: new memory costs a tenth of what goes in
-        ahead = [reader.submit(self._load, order[first:last], None) for first, last in jobs[:1]]
+
+        def load(number: int) -> Future[Pool]:
+            return reader.submit(self._load, order[slice(*jobs[number])], _pop(self._spare))
+
+        ahead = [load(0)] if jobs else []
         for number, (first, last) in enumerate(jobs):
             pool = ahead.pop().result()
             if number + 1 < len(jobs):
-                ahead.append(reader.submit(self._load, order[slice(*jobs[number + 1])], spare))
+                ahead.append(load(number + 1))
             rows = int(starts[last] - starts[first])
             permutation = np.random.default_rng([seed, self._epoch, 1, rank, int(first)]).permutation(rows)
             yield pool, permutation[max(0, skip - int(starts[first])) :]
-            spare = pool
+            if len(self._spare) < 2:
+                self._spare.append(pool)
+
+
+def _pop(pools: list[Pool]) -> Pool | None:
+    try:
+        return pools.pop()
+    except IndexError:
+        return None

@@ -5,7 +5,6 @@ way takes half as long again and more (it copies twice and sums `fletcher32` wor
 thread in at a time.
 """
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -14,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from activation_store import loops
+from activation_store.source import Source
 
 #: Words of a row in the table that `fletcher32` sums along both sides.
 _ROW = 1024
@@ -51,27 +51,19 @@ class Places:
         dataset.id.chunk_iter(put)
         return cls(dataset.name, chunk, size, offsets)
 
-    def read(self, descriptor: int, index: tuple[int, ...], out: np.ndarray) -> None:
+    def read(self, source: Source, index: tuple[int, ...], out: np.ndarray) -> None:
         """Read the chunk at `index` (in chunks) into `out`, contiguous, of its shape and type.
 
-        `descriptor`: of the file. Raises OSError where the chunk is not there, not whole, or not what was
-        written.
+        Raises OSError where the chunk is not there, not whole, or not what was written.
         """
         offset = int(self.offsets[index])
         if offset < 0 or out.nbytes + 4 != self.bytes:
             raise OSError(f"{self.name} has no whole, checksummed chunk at {index}")
-        written = bytearray(4)
-        data = out.reshape(-1).view(np.uint8)
-        if _read(descriptor, [data, written], offset) != self.bytes:
+        data, written = out.reshape(-1).view(np.uint8), np.empty(4, np.uint8)
+        if source.read([data, written], offset) != self.bytes:
             raise OSError(f"{self.name} ends within the chunk at {index}")
-        if fletcher32(data) != int.from_bytes(written, "little"):
+        if fletcher32(data) != int.from_bytes(written.tobytes(), "little"):
             raise OSError(f"the checksum of {self.name} does not match its data at {index}")
-
-    def announce(self, descriptor: int, index: tuple[Any, ...]) -> None:
-        """Ask the system to have chunks ready that are read soon: the disk works while others are summed."""
-        for offset in np.ravel(self.offsets[index]).tolist():
-            if offset >= 0:
-                os.posix_fadvise(descriptor, offset, self.bytes, os.POSIX_FADV_WILLNEED)
 
 
 def write_chunks(dataset: Any, array: np.ndarray) -> None:
@@ -129,16 +121,3 @@ def _weights(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _half(total: int, data: np.ndarray) -> int:
     """HDF5 writes a sum of no remainder as 65535, unless every word is zero."""
     return total * 256 % _MODULUS or (_MODULUS if data.any() else 0)
-
-
-def _read(descriptor: int, buffers: list[Any], offset: int) -> int:
-    """Bytes read from `offset` on: all that the buffers hold, or fewer at the end of the file."""
-    views = [memoryview(buffer).cast("B") for buffer in buffers]
-    done = 0
-    while views and (count := os.preadv(descriptor, views, offset + done)):
-        done += count
-        while views and count >= len(views[0]):
-            count -= len(views.pop(0))
-        if views:
-            views[0] = views[0][count:]
-    return done

@@ -1,5 +1,6 @@
 """The rows of one block: filters, one image's updates, samples, training batches, statistics."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,12 +18,16 @@ from activation_store.errors import StoreError
 from activation_store.files import canonical, digest
 from activation_store.moments import Moments, empty, moments_of
 from activation_store.shard import chunk_samples
+from activation_store.source import Source
 
 if TYPE_CHECKING:
     from activation_store.store import Store
 
-#: Threads that fill a pool: what is read next is announced to the disk, and more would wait for each other.
-READERS = 3
+#: Threads that fill a pool: some wait for the disk while others sum.
+READERS = 4
+
+#: Pools (two at most) that nobody reads any more. New memory in their place would cost more than reading.
+_SPARE: list[Pool] = []
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,8 @@ class Rows:
     def read(self, i: int) -> np.ndarray:
         """Updates of the i-th image of these rows, (step, branch, y, x, channel) float32."""
         shard, offset = self.store._shard_of(self.samples[i])
-        with self.store.chunks(shard) as (descriptor, places):
-            values, scale = self._load(descriptor, places, offset)
+        with self.store.chunks(shard) as (source, places):
+            values, scale = self._load(source, places, offset)
         return decode(values, scale, self.store.schema.dtype).reshape(self.shape[1:])
 
     def positions(self, i: int) -> np.ndarray:
@@ -142,16 +147,20 @@ class Rows:
 
         Chunks of the store are drawn at random into a pool in memory, rows at random from the pool. Ranks
         share an epoch without overlap. `epochs=None` never ends. `.cursor` of the iterator, given back as
-        `cursor`, goes on with the very next row; nothing is read again but the pool it stood in. Memory: at
-        most two pools of `pool_bytes` and a batch.
+        `cursor`, goes on with the very next row; nothing is read again but the pool it stood in.
+
+        One epoch, and rows of more than half the machine's memory, are read past the system's page cache;
+        other rows stay in it for the next epoch. Memory: at most two pools of `pool_bytes`, kept for the
+        next batches of any store, and a batch.
         """
         units = self._units()
         unit_rows = (units[:, 2] - units[:, 1]) * prod(self.shape[1:-1])
         pool_rows = max(1, pool_bytes // self._row_bytes)
         capacity = min(len(self), pool_rows + int(unit_rows.max(initial=0)))
+        once = epochs == 1 or len(self) * self._row_bytes > _memory() // 2
         return Batches(
             unit_rows=unit_rows,
-            load=lambda chosen, used: self._pool(units[chosen], used, capacity),
+            load=lambda chosen, used: self._pool(units[chosen], used, capacity, once),
             width=self.width,
             batch_size=batch_size,
             seed=seed,
@@ -161,6 +170,7 @@ class Rows:
             cursor=cursor,
             pool_rows=pool_rows,
             identity=self.digest,
+            spare=_SPARE,
         )
 
     @property
@@ -194,30 +204,25 @@ class Rows:
         first = np.flatnonzero(np.diff(shard, prepend=-1) | np.diff(chunk, prepend=-1))
         return np.stack([shard[first], first, np.append(first, len(chosen))[1:]], axis=1)
 
-    def _pool(self, units: np.ndarray, used: Pool | None, capacity: int = 0) -> Pool:
+    def _pool(self, units: np.ndarray, used: Pool | None, capacity: int = 0, once: bool = False) -> Pool:
         """Rows of units, in the units' order, still encoded: in the memory of a `used` pool, or in new memory
-        for them or for `capacity` rows."""
-        encoding = ENCODINGS[self.store.schema.dtype]
+        for them or for `capacity` rows. `once`: they will not be read again."""
+        dtype, encoding = self.store.schema.dtype, ENCODINGS[self.store.schema.dtype]
         starts = np.cumsum([0, *(units[:, 2] - units[:, 1])]) * prod(self.shape[1:-1])
-        if used is None:
+        if used is None or not used.holds(int(starts[-1]), self.width, dtype):
             room = max(int(starts[-1]), capacity)
             scale = np.empty(room, np.float32) if encoding.scale_bytes else None
-            used = Pool(np.empty((room, self.width), encoding.stored), scale, self.store.schema.dtype)
+            used = Pool(np.empty((room, self.width), encoding.stored), scale, dtype)
         values, scale = used.values, used.scale
 
         def read(some: np.ndarray) -> None:
             for shard, numbers in groupby(some.tolist(), key=lambda unit: int(units[unit, 0])):
-                with self.store.chunks(shard) as (descriptor, places):
-                    wanted = [
-                        (unit, np.asarray(self.samples[units[unit, 1] : units[unit, 2]]) - offsets[shard])
-                        for unit in numbers
-                    ]
-                    for _, samples in wanted:
-                        self._announce(descriptor, places, samples)
-                    for unit, samples in wanted:
+                with self.store.chunks(shard, once) as (source, places):
+                    for unit in numbers:
+                        samples = np.asarray(self.samples[units[unit, 1] : units[unit, 2]]) - offsets[shard]
                         rows = slice(starts[unit], starts[unit + 1])
                         part = None if scale is None else scale[rows]
-                        self._read(descriptor, places, samples, values[rows], part)
+                        self._read(source, places, samples, values[rows], part)
 
         offsets = self.store.offsets
         in_file_order = np.lexsort((units[:, 1], units[:, 0]))
@@ -226,23 +231,18 @@ class Rows:
         return used
 
     def _load(
-        self, descriptor: int, places: Mapping[str, Places], number: int
+        self, source: Source, places: Mapping[str, Places], number: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Encoded rows (rows, d) and scales (rows,) of one sample of a shard."""
         encoding, count = ENCODINGS[self.store.schema.dtype], prod(self.shape[1:-1])
         values = np.empty((count, self.width), encoding.stored)
         scale = np.empty(count, np.float32) if encoding.scale_bytes else None
-        self._read(descriptor, places, np.array([number]), values, scale)
+        self._read(source, places, np.array([number]), values, scale)
         return values, scale
-
-    def _announce(self, descriptor: int, places: Mapping[str, Places], samples: np.ndarray) -> None:
-        place = places[f"{self.block}/values"]
-        first = int(samples[0]) // place.chunk[0]
-        place.announce(descriptor, (first, *np.ix_(self._steps, self._branches)))
 
     def _read(
         self,
-        descriptor: int,
+        source: Source,
         places: Mapping[str, Places],
         samples: np.ndarray,
         values: np.ndarray,
@@ -250,11 +250,11 @@ class Rows:
     ) -> None:
         """Read samples of one chunk of a shard (ascending) into `values` (rows, d) and `scale` (rows,)."""
         shape = (len(samples), *self.shape[1:])
-        self._read_dataset(descriptor, places[f"{self.block}/values"], samples, values.reshape(shape))
+        self._read_dataset(source, places[f"{self.block}/values"], samples, values.reshape(shape))
         if scale is not None:
-            self._read_dataset(descriptor, places[f"{self.block}/scale"], samples, scale.reshape(shape[:-1]))
+            self._read_dataset(source, places[f"{self.block}/scale"], samples, scale.reshape(shape[:-1]))
 
-    def _read_dataset(self, descriptor: int, place: Places, samples: np.ndarray, out: np.ndarray) -> None:
+    def _read_dataset(self, source: Source, place: Places, samples: np.ndarray, out: np.ndarray) -> None:
         """One chunk for each step and branch, without a copy between where all of it is wanted in a row."""
         together, rest = place.chunk[0], (0,) * (place.offsets.ndim - 3)
         first = int(samples[0]) // together
@@ -262,9 +262,14 @@ class Rows:
         chunk = out if whole else np.empty(place.chunk, out.dtype)
         for i, step in enumerate(self._steps):
             for j, branch in enumerate(self._branches):
-                place.read(descriptor, (first, step, branch, *rest), chunk)
+                place.read(source, (first, step, branch, *rest), chunk)
                 if not whole:
                     out[:, i, j] = chunk[samples - first * together, 0, 0]
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _choose(kind: str, wanted: set, have: Sequence, indices: Sequence[int]) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, lru_cache, reduce
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self, overload
 
 import numpy as np
@@ -18,6 +19,7 @@ from activation_store.records import Sample, unpack, unpack_samples
 from activation_store.rows import Rows
 from activation_store.schema import Schema
 from activation_store.shard import blaming, damaged, open_shard, version_of
+from activation_store.source import Source
 
 #: Shards whose samples or thumbnails are kept in memory once read.
 _KEPT = 8
@@ -38,6 +40,7 @@ class Store:
         """Number of the first image of each shard, and the number of images."""
         self._checked: set[Version] = set()
         self._places: dict[int, tuple[Version, dict[str, Places]]] = {}
+        self._opening = Lock()  # HDF5 lets one thread in at a time; two at its door take three times as long
         self.samples = Samples(len(self), self._shard_of, lru_cache(_KEPT)(self._read_samples))
         self._thumbnails = lru_cache(_KEPT)(self._read_thumbnails)
         self._moments = lru_cache(16)(self._merge_moments)
@@ -112,21 +115,21 @@ class Store:
         )
 
     @contextmanager
-    def chunks(self, number: int) -> Iterator[tuple[int, Mapping[str, Places]]]:
-        """Descriptor of shard `number`'s file, open for reading and checked, and where the chunks of
-        BLOCK/values (and BLOCK/scale) lie in it. HDF5 opens a shard once, and again when it has changed.
+    def chunks(self, number: int, once: bool = False) -> Iterator[tuple[Source, Mapping[str, Places]]]:
+        """Shard `number`'s file, open for reading and checked, and where the chunks of BLOCK/values (and
+        BLOCK/scale) lie in it. HDF5 opens a shard once, and again when it has changed. `once`: see `Source`.
         """
         path = self.path / SHARDS / self.entries[number].name
         version, places = self._places.get(number, (None, {}))
         with blaming(path), ExitStack() as opened:
             if version is None or (descriptor := _open(path, version, opened)) is None:
-                with self.shard(number) as file:
+                with self._opening, self.shard(number) as file:
                     names = [n for b in self.blocks for n in (f"{b}/values", f"{b}/scale") if n in file]
                     places = {name: Places.of(file[name]) for name in names}
                     descriptor = os.dup(file.id.get_vfd_handle())
                 opened.callback(os.close, descriptor)
                 self._places[number] = version_of(os.fstat(descriptor)), places
-            yield descriptor, places
+            yield Source.read_once(descriptor, opened) if once else Source(descriptor), places
 
     def _merge_moments(self, block: str) -> Moments:
         groups, width = self.schema.shape(block, 1)[1:3], self.schema.blocks[block][2]

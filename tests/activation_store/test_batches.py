@@ -88,6 +88,18 @@ def test_every_number_format_is_batched(tmp_path, dtype):
     assert np.array_equal(as_set(np.concatenate(list(rows.batches(11)))), as_set(everything(rows)))
 
 
+def test_stores_of_all_kinds_are_read_side_by_side_in_the_memory_of_those_before(tmp_path):
+    stores = [fakes.make(tmp_path / dtype, 10, dtype=dtype) for dtype in ENCODINGS]
+    for _ in range(2):
+        some = [store[block] for store in stores for block in store.blocks]
+        read = [list(rows.batches(7, pool_bytes=600)) for rows in some]  # one after another
+        together = zip(*(rows.batches(7, pool_bytes=600) for rows in some), strict=False)
+        for rows, batches in zip(some, read, strict=True):
+            assert np.array_equal(as_set(np.concatenate(batches)), as_set(everything(rows)))
+        for number, batches in enumerate(together):
+            assert all(np.array_equal(one, other[number]) for one, other in zip(batches, read, strict=True))
+
+
 @pytest.mark.parametrize(
     ("filters", "images"),
     [

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from activation_store import loops
 from activation_store.chunks import Places, fletcher32, write_chunks
+from activation_store.source import Source
 
 
 def hdf5_checksum(folder, data):
@@ -75,7 +76,7 @@ def written(tmp_path):
 def read(path, index, out):
     """Read a chunk of /x."""
     with h5py.File(path, "r") as file:
-        Places.of(file["x"]).read(file.id.get_vfd_handle(), index, out)
+        Places.of(file["x"]).read(Source(file.id.get_vfd_handle()), index, out)
 
 
 def test_a_chunk_comes_back_and_one_that_is_not_as_written_is_refused(written):
@@ -93,10 +94,10 @@ def test_a_chunk_comes_back_and_one_that_is_not_as_written_is_refused(written):
         with pytest.raises(OSError, match="checksum of /x"):
             read(path, (1, 0), out)
     with h5py.File(path, "r") as file:
-        places, descriptor = Places.of(file["x"]), file.id.get_vfd_handle()
+        places, source = Places.of(file["x"]), Source(file.id.get_vfd_handle())
         os.truncate(path, offset + 30)
         with pytest.raises(OSError, match="ends within"):
-            places.read(descriptor, (1, 0), out)
+            places.read(source, (1, 0), out)
 
 
 @pytest.mark.parametrize("creation", [{}, {"compression": "gzip", "fletcher32": True}])
