@@ -89,11 +89,11 @@ def _take(size: int) -> np.ndarray:
     try:
         memory = _spare.pop()
     except IndexError:
-        return _memory(size)
-    return memory if len(memory) >= size else _memory(size)
+        return huge_pages(size)
+    return memory if len(memory) >= size else huge_pages(size)
 
 
-def _memory(size: int) -> np.ndarray:
+def huge_pages(size: int) -> np.ndarray:
     """At least `size` new bytes, uint8, in huge pages if the system has them.
 
     A disk is handed a list of the pages to fill: one huge page in place of 512 makes it twice as fast.

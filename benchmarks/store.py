@@ -1,6 +1,7 @@
 """The activation store against raw files on the same disk, in the same run.
 
     python benchmarks/store.py --folder /data/scratch              # 4 GB written and read, 10 minutes
+    python benchmarks/store.py --only disk                         # what the disk gives to reads alone
     python benchmarks/store.py --only int8 --model shapes-turbo    # an SAE on float16 against int8 rows
     python benchmarks/store.py --only recording --real-size FOLDER # what recording adds to generation
 
@@ -12,6 +13,7 @@ Rounds alternate; figures are the median and, in brackets, the range over the ro
 """
 
 import argparse
+import mmap
 import os
 import resource
 import shutil
@@ -20,11 +22,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from activation_store import Sample, Schema, Store, Writer, subset
+from activation_store.rows import READERS
+from activation_store.source import huge_pages
 
 BLOCKS = ("down.2.1", "mid.0", "up.0.0", "up.0.1")
 GRID, WIDTH, BATCH = (16, 16), 1280, 8
@@ -140,14 +145,18 @@ def reading(folder: Path, images: int, rounds: int) -> list[tuple[str, str]]:
     """
     total = images * schema("float16").sample_bytes
     write_store(folder / "read", images)
+    cores: dict[str, list[float]] = {}
 
-    def twice(read: Callable[[Path], float], where: str) -> tuple[float, ...]:
+    def twice(read: Callable[[Path], float], where: str) -> list[float]:
         times = []
-        for _ in range(2):
+        for turn in ("new memory", "once more"):
             if where == "disk":
                 forget(folder / "read")
+            begin = time.process_time()
             times.append(read(folder / "read"))
-        return tuple(times)
+            name = f"read, {where}: core seconds a GB, {read.__name__}, {turn}"
+            cores.setdefault(name, []).append((time.process_time() - begin) / total * 1e9)
+        return times
 
     rows: list[tuple[str, str]] = []
     for where, shuffle in (("disk", read_shuffled), ("page cache", read_again)):
@@ -156,8 +165,66 @@ def reading(folder: Path, images: int, rounds: int) -> list[tuple[str, str]]:
         if where == "disk":
             rows += compare("read, disk", "raw, into new memory", "shuffled batches", total, first, ours)
         rows += compare(f"read, {where}", "raw, once more", "shuffled batches", total, second, ours)
+    rows += [(name, spread(some)) for name, some in cores.items() if "disk" in name]
+    opening = [open_shards(folder / "read") * 1000 for _ in range(rounds)]
     shutil.rmtree(folder / "read")
-    return rows
+    return [*rows, ("opening a shard from the disk, ms", spread(opening, 1))]
+
+
+def open_shards(folder: Path) -> float:
+    """Seconds a shard to open and check them all and to find their chunks."""
+    forget(folder)
+    store = Store.open(folder)
+    begin = time.perf_counter()
+    for number in range(len(store.entries)):
+        with store.chunks(number):
+            pass
+    return (time.perf_counter() - begin) / len(store.entries)
+
+
+def disk(folder: Path, images: int, rounds: int) -> list[tuple[str, str]]:
+    """What the disk gives to a reader's threads that ask for pieces of a chunk's size at random, and do
+    nothing with them: through the page cache, and past it into memory of small and of huge pages.
+    """
+    piece = 640 << 10
+    write_store(folder / "disk", images)
+    paths = sorted((folder / "disk" / "shards").iterdir())
+    places = [(path, at) for path in paths for at in range(0, path.stat().st_size - piece, piece)]
+    np.random.default_rng(0).shuffle(places)
+
+    def read(flags: int, memory: Callable[[int], np.ndarray]) -> float:
+        files = {path: os.open(path, os.O_RDONLY | flags) for path in paths}
+
+        def some(numbers: range) -> None:
+            buffer = memory(piece)[:piece].data
+            for path, at in (places[number] for number in numbers):
+                os.preadv(files[path], [buffer], at)
+
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(READERS) as threads:
+            list(threads.map(some, [range(start, len(places), READERS) for start in range(READERS)]))
+        for descriptor in files.values():
+            os.close(descriptor)
+        return time.perf_counter() - begin
+
+    ways: dict[str, tuple[int, Callable[[int], np.ndarray]]] = {
+        "through the page cache": (0, huge_pages),
+        "past it, small pages": (os.O_DIRECT, lambda size: np.frombuffer(mmap.mmap(-1, size), np.uint8)),
+        "past it, huge pages": (os.O_DIRECT, huge_pages),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    cores: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            forget(folder / "disk")
+            begin = time.process_time()
+            rates[name].append(len(places) * piece / 1e9 / read(*way))
+            cores[name].append((time.process_time() - begin) / (len(places) * piece / 1e9))
+    shutil.rmtree(folder / "disk")
+    return [
+        (f"disk, at random, {name}: GB/s; core seconds a GB", f"{spread(rates[name])}; {spread(cores[name])}")
+        for name in ways
+    ]
 
 
 def compare(
@@ -292,7 +359,7 @@ def timed(function: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - begin, time.process_time() - cores
 
 
-PARTS = ("write", "read", "size", "memory", "int8", "recording")
+PARTS = ("write", "read", "disk", "size", "memory", "int8", "recording")
 
 
 def main() -> None:
@@ -316,6 +383,7 @@ def main() -> None:
         run = {
             "write": lambda: writing(folder, arguments.images, arguments.rounds),
             "read": lambda: reading(folder, arguments.images, arguments.rounds),
+            "disk": lambda: disk(folder, arguments.images, arguments.rounds),
             "size": lambda: sizes(folder),
             "memory": lambda: memory(folder, arguments.images),
             "int8": lambda: quantisation(folder, arguments.model, arguments.model_images),
