@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from activation_store.encoding import take
 from activation_store.errors import StoreError
+from activation_store.number_formats import take
 
 #: Encoded bytes of a pool: rows are shuffled across all that fits.
 POOL_BYTES = 256 << 20

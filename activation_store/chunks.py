@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from activation_store import loops
-from activation_store.source import Source
+from activation_store import compiled_loops
+from activation_store.file_reader import Source
 
 #: Words of a row in the table that `fletcher32` sums along both sides.
 _ROW = 1024
@@ -94,8 +94,8 @@ def fletcher32(data: np.ndarray) -> int:
     if len(data) % 2:
         data = np.append(data, np.uint8(0))
     words = data.view("<u2")
-    if loops.AVAILABLE:
-        first, second = loops.sums(words)
+    if compiled_loops.AVAILABLE:
+        first, second = compiled_loops.sums(words)
         return _half(second, data) << 16 | _half(first, data)
     rows = len(words) // _ROW
     table, rest = words[: rows * _ROW].reshape(rows, _ROW), words[rows * _ROW :]

@@ -13,12 +13,12 @@ import numpy as np
 
 from activation_store.batches import POOL_BYTES, Batches, Pool
 from activation_store.chunks import Places
-from activation_store.encoding import ENCODINGS, decode
 from activation_store.errors import StoreError
+from activation_store.file_reader import Source
 from activation_store.files import canonical, digest
 from activation_store.moments import Moments, empty, moments_of
+from activation_store.number_formats import ENCODINGS, decode
 from activation_store.shard import chunk_samples
-from activation_store.source import Source
 
 if TYPE_CHECKING:
     from activation_store.store import Store

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
 
-from activation_store.encoding import ENCODINGS
 from activation_store.errors import StoreError
+from activation_store.number_formats import ENCODINGS
 
 FORMAT = "unbox activation store"
 VERSION = 1

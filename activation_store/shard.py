@@ -19,9 +19,9 @@ import h5py
 import numpy as np
 
 from activation_store.chunks import write_chunks
-from activation_store.encoding import ENCODINGS
 from activation_store.errors import StoreError
 from activation_store.moments import BINS
+from activation_store.number_formats import ENCODINGS
 from activation_store.schema import Schema
 
 #: Bytes of a chunk to aim at: what is read to reach one image, and the unit of shuffling.

@@ -12,14 +12,14 @@ import numpy as np
 
 from activation_store.chunks import Places
 from activation_store.errors import StoreError
+from activation_store.file_reader import Source
 from activation_store.files import canonical, digest, read_json
 from activation_store.manifest import SHARDS, Entry, manifest_paths, read_manifests
 from activation_store.moments import Moments, empty
-from activation_store.records import Sample, unpack, unpack_samples
 from activation_store.rows import Rows
+from activation_store.samples import Sample, unpack, unpack_samples
 from activation_store.schema import Schema
 from activation_store.shard import blaming, damaged, open_shard, version_of
-from activation_store.source import Source
 
 #: Shards whose samples or thumbnails are kept in memory once read.
 _KEPT = 8

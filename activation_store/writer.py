@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from activation_store.encoding import decode, encode
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest, publish_file, read_json, sweep, write_json
 from activation_store.locks import holder, lock
@@ -26,7 +25,8 @@ from activation_store.manifest import (
     writer_tag,
 )
 from activation_store.moments import Moments, empty, moments_of
-from activation_store.records import Sample, pack, pack_samples, prompts_digest
+from activation_store.number_formats import decode, encode
+from activation_store.samples import Sample, pack, pack_samples, prompts_digest
 from activation_store.schema import Schema
 from activation_store.shard import layout, write_shard
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from activation_store import Sample, Schema, Store, Writer
 from unbox.atlas import Atlas, build
-from unbox.explorer.pages.feature import page
+from unbox.explorer.pages.feature_page import page
 from unbox.sae.model import SAE, Stats
 
 WORDS = [

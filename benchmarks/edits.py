@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from unbox.blocks import DEFAULT_BLOCKS
+from unbox.edit import Edits, Feature
 from unbox.edits.apply import EditInstrument, Site
 from unbox.edits.program import Program
 from unbox.sae.model import SAE, Stats
-from unbox.words import DEFAULT_BLOCKS, Edits, Feature
 
 WIDTH, LATENTS, K = 1280, 5120, 10
 
@@ -130,7 +131,7 @@ def unet_inputs(batch: int, side: int, dtype: torch.dtype, device: torch.device)
 
 def in_place(model: Any, edits: Edits, batch: int, side: int, repeats: int) -> tuple[float, float]:
     """Median seconds of the hooks in a step, and of the step, with the edits attached to a real UNet."""
-    from unbox.models.run import clock
+    from unbox.models.clock import clock
 
     spent, steps, hooks, edited = [0.0], [], [], Site.edited
 

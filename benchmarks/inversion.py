@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from unbox.edits import invert
-from unbox.experiments.statistics import bootstrap
 from unbox.models import load
 from unbox.shapes import Scene, prompts, render
+from unbox.statistics import bootstrap
 
 
 def main() -> None:

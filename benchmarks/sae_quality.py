@@ -21,10 +21,10 @@ from scipy import stats
 from torch import Tensor
 
 from unbox.sae import ArrayRows, Spec
-from unbox.sae.fitting import BETAS, EPS
-from unbox.sae.init import directions, geometric_median
+from unbox.sae.fit import Run, steps
+from unbox.sae.initialization import directions, geometric_median
 from unbox.sae.plan import make_plan
-from unbox.sae.trainer import Run, steps
+from unbox.sae.train_step import BETAS, EPS
 
 #: Learning rates tried, as multiples of 2e-4 / sqrt(n / 16384).
 GRID = (3.0, 10.0, 30.0)

@@ -54,8 +54,8 @@ def unbox_step(d: int, n: int, k: int, x: Any, dead: int, device: str) -> Step:
     import torch
 
     from unbox.sae import ArrayRows, Spec
+    from unbox.sae.fit import Run
     from unbox.sae.plan import make_plan
-    from unbox.sae.trainer import Run
 
     plan = make_plan([Spec("", k, n)], tokens=10**12, batch_size=len(x), warmup=0, dead_after=10**11)
     fit = next(iter(Run(plan, {"": ArrayRows(x.cpu())}, device).fits.values()))
@@ -162,7 +162,7 @@ def limit_step(d: int, n: int, k: int, x: Any, dead: int, device: str) -> Step:
     """The encoder's product alone: what no step can do without."""
     import torch
 
-    from unbox.sae.fitting import low_precision
+    from unbox.sae.train_step import low_precision
 
     dtype = low_precision("auto", torch.device(device))
     weight = torch.randn(n, d, device=device).to(dtype)

@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from activation_store import Sample, Schema, Store, Writer, subset
+from activation_store.file_reader import huge_pages
 from activation_store.rows import READERS
-from activation_store.source import huge_pages
 
 BLOCKS = ("down.2.1", "mid.0", "up.0.0", "up.0.1")
 GRID, WIDTH, BATCH = (16, 16), 1280, 8
@@ -314,7 +314,7 @@ def recording(folder: Path, model_name: str, images: int, rounds: int) -> list[t
     import torch
 
     import unbox
-    from unbox.capture.settings import Settings, run_facts
+    from unbox.capture.collect_settings import Settings, run_facts
 
     model = unbox.load(model_name, system="sdxl-turbo")
     prompts = [f"a picture of {n} dogs" for n in range(images)]

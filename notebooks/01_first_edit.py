@@ -84,7 +84,7 @@ unbox.evaluate(sae, store["up.1.1"])
 # area under its ROC curve over pictures, 0.5 is chance.
 
 # %%
-from unbox.experiments.factors import factor_labels, feature_scores, image_codes, scenes_of
+from unbox.ground_truth.factor_scores import factor_labels, feature_scores, image_codes, scenes_of
 
 labels = factor_labels(scenes_of(store))
 scores = feature_scores(image_codes(sae, store["up.1.1"]), labels)

@@ -14,14 +14,14 @@ from typing import Any
 
 #: Public name -> the room it lives in.
 _HOME = {
-    "DEFAULT_BLOCKS": "unbox.words",
-    "Edit": "unbox.words.edit",
-    "Edits": "unbox.words.edit",
-    "Feature": "unbox.words.edit",
-    "Prompt": "unbox.words",
+    "DEFAULT_BLOCKS": "unbox.blocks",
+    "Edit": "unbox.edit",
+    "Edits": "unbox.edit",
+    "Feature": "unbox.edit",
+    "Prompt": "unbox.prompt",
     "SAE": "unbox.sae",
     "Store": "activation_store",
-    "UnboxError": "unbox.words",
+    "UnboxError": "unbox.errors",
     "bind": "unbox.edits",
     "collect": "unbox.capture",
     "evaluate": "unbox.sae",

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activation_store import Store, StoreError, loops
+from activation_store import Store, StoreError, compiled_loops
 from activation_store.batches import Batches, Pool
-from activation_store.encoding import ENCODINGS, decode, encode, take
+from activation_store.number_formats import ENCODINGS, decode, encode, take
 from tests.activation_store import fakes
 
 
@@ -208,7 +208,7 @@ def test_a_store_opened_earlier_is_not_disturbed_by_one_that_grows(tmp_path):
 @pytest.mark.parametrize("dtype", list(ENCODINGS))
 def test_taking_rows_is_decoding_them(monkeypatch, compiled, dtype):
     """Every float16 but NaN and infinity, subnormal ones too, in rows in any order."""
-    monkeypatch.setattr(loops, "AVAILABLE", compiled)
+    monkeypatch.setattr(compiled_loops, "AVAILABLE", compiled)
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     x = every[np.isfinite(every)].astype(np.float32).reshape(-1, 62)
     values, scale = encode(x, dtype)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from activation_store import loops
+from activation_store import compiled_loops
 from activation_store.chunks import Places, fletcher32, write_chunks
-from activation_store.source import Source
+from activation_store.file_reader import Source
 
 
 def hdf5_checksum(folder, data):
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(params=[True, False], ids=["compiled", "numpy"])
 def compiled(request, monkeypatch):
     """Checksums by the compiled loop, and by NumPy."""
-    monkeypatch.setattr(loops, "AVAILABLE", request.param)
+    monkeypatch.setattr(compiled_loops, "AVAILABLE", request.param)
     return request.param
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from activation_store import Store, StoreError, digest, repair, verify
 from activation_store.manifest import Entry, manifest_path, write_manifest
-from activation_store.records import prompts_digest
+from activation_store.samples import prompts_digest
 from activation_store.shard import layout, open_shard
 from tests.activation_store import fakes
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from activation_store import Sample, Schema, Store, StoreError, Writer
-from activation_store.encoding import ENCODINGS, decode, encode
+from activation_store.number_formats import ENCODINGS, decode, encode
 from tests.activation_store import fakes
 
 #: Largest error of each format, relative to the vector's largest magnitude.

@@ -9,9 +9,9 @@ import pytest
 from activation_store import Sample, Schema, Store, Writer
 from tests.atlas.conftest import PLAN
 from tests.atlas.planted import GRIDS, IMAGES, LATENTS, activations, caption, planted_sae, scene
-from unbox.atlas import Atlas, build, gather, set_label
-from unbox.atlas.best import Best, pair_noise
-from unbox.words import UnboxError
+from unbox.atlas import Atlas, build, encode_pass, set_label
+from unbox.atlas.top_images import Best, pair_noise
+from unbox.errors import UnboxError
 
 
 def table(block: str) -> np.ndarray:
@@ -117,7 +117,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("after", [1, 3])
 def test_stopped_and_begun_again_gives_the_same(store, saes, tmp_path, monkeypatch, after):
-    monkeypatch.setattr(gather, "ROWS", 16 * 32)  # 16 images at a time for mid.0, 4 for up.0.0
+    monkeypatch.setattr(encode_pass, "ROWS", 16 * 32)  # 16 images at a time for mid.0, 4 for up.0.0
     whole = Atlas.open(build(store, saes, tmp_path / "whole", plan=PLAN, progress=False))
 
     def interrupted(images: int, start: int, size: int) -> Iterator[range]:
@@ -126,10 +126,10 @@ def test_stopped_and_begun_again_gives_the_same(store, saes, tmp_path, monkeypat
                 raise Stop
             yield range(first, min(first + size, images))
 
-    monkeypatch.setattr(gather, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(encode_pass, "SAVE_EVERY", 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(gather, "batches", interrupted)
-        patch.setattr(gather.gather, "__defaults__", (None, 0.0))
+        patch.setattr(encode_pass, "batches", interrupted)
+        patch.setattr(encode_pass.gather, "__defaults__", (None, 0.0))
         with pytest.raises(Stop):
             build(store, saes, tmp_path / "atlas", plan=PLAN, progress=False)
         assert list((tmp_path / "atlas").rglob("*.npz"))
@@ -183,7 +183,7 @@ def test_places_that_a_store_keeps_are_read_by_the_shard(tmp_path):
     store = Store.open(tmp_path / "store")
     rows = store["mid.0"]
     expected = np.stack([rows.positions(i) for i in range(2, 8)])
-    np.testing.assert_array_equal(gather.kept_places(rows, range(2, 8)), expected)
+    np.testing.assert_array_equal(encode_pass.kept_places(rows, range(2, 8)), expected)
     found = Atlas.open(
         build(store, {"mid.0": planted_sae("mid.0")}, tmp_path / "atlas", plan=PLAN, progress=False)
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 import unbox
 from activation_store import Store, StoreError, verify
 from unbox.models import Model
-from unbox.words import Prompt
+from unbox.prompt import Prompt
 
 PROMPTS = ["a dog", "a cat", Prompt("a boat", {"colour": "red"}), "a house", "moon and star"]
 RUN = {

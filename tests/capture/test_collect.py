@@ -18,8 +18,9 @@ from tests.capture import killed
 from tests.capture.test_record import by_hand, plain_hooks
 from unbox.capture import Stream, estimate, record
 from unbox.capture.collect import own_images
+from unbox.errors import UnboxError
 from unbox.models.seeds import image_seed
-from unbox.words import Prompt, UnboxError
+from unbox.prompt import Prompt
 
 PROMPTS, RUN = killed.PROMPTS, killed.RUN
 

@@ -12,7 +12,7 @@ import pytest
 import unbox
 from activation_store import StoreError
 from unbox.cli import main as cli
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from tests.edits.dictionaries import dense, random_sae
+from unbox.edit import Block, Direction, Edits, Feature
 from unbox.edits import Guard, applied, guarded
 from unbox.edits.apply import Site
 from unbox.edits.program import Program
-from unbox.words import Block, Direction, Edits, Feature, UnboxError
+from unbox.errors import UnboxError
 
 DEEP = ("down.2.1", "mid.0", "up.0.0", "up.0.1")
 SAES = {block: random_sae(block, width=128, latents=256, k=8, seed=i) for i, block in enumerate(DEEP)}
@@ -254,7 +255,7 @@ def test_whole_runs_in_half_precision(tiny_folder, dtype):
 
 def test_sequential_guidance_edits_the_branch_that_runs(tiny):
     """A loop that runs the branches one after the other says which is which."""
-    from unbox.models.run import clock
+    from unbox.models.clock import clock
 
     edit = Direction("mid.0", [30.0] + [0.0] * 127).add(1, branch="contrast")
     added = {"text_embeds": torch.zeros(2, 32), "time_ids": torch.zeros(2, 6)}

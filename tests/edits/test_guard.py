@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unbox.edits import Guard, norm_limits
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
 
 UPDATE = torch.randn(2, 4, 4, 6, generator=torch.Generator().manual_seed(0))
 DELTA = torch.zeros_like(UPDATE)

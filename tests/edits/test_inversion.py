@@ -9,7 +9,7 @@ from tests.edits.dictionaries import random_sae
 from unbox import record
 from unbox.edits import Block
 from unbox.edits.inversion import encoded, invert, psnr
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
 EDIT = random_sae("up.0.1", width=128, latents=64, k=4).feature(3).add(60, unit="absolute")

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.edits.dictionaries import dense, random_sae
+from unbox.edit import Block, Direction, Edits, Feature
 from unbox.edits.program import Program
-from unbox.words import Block, Direction, Edits, Feature, UnboxError
+from unbox.errors import UnboxError
 
 WIDTH, GRID = 6, (4, 4)
 SAE = random_sae()
@@ -36,7 +37,7 @@ def weights(edit, z0, step):
 
 
 def reference(edits, update, step, branch):
-    """One feature edit after another on the dense codes, as `unbox.words.edit` documents."""
+    """One feature edit after another on the dense codes, as `unbox.edit` documents."""
     read = dense(SAE, update)
     codes = read.clone()
     for edit in edits:

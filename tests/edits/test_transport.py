@@ -11,7 +11,7 @@ from tests.edits.dictionaries import random_sae
 from unbox.edits.erasure import erase, mean_codes
 from unbox.edits.program import Program
 from unbox.edits.transport import SPREADS, Pair, choose_features, steer, transport
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
 
 SAES = {"mid.0": random_sae("mid.0", seed=1), "up.0.1": random_sae("up.0.1", seed=2)}
 STEPS, GRID, WIDTH = 3, (4, 4), 6

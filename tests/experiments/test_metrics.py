@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unbox.errors import UnboxError
 from unbox.experiments.metrics import Pair, colour, make_metric, pixels, structure
-from unbox.experiments.statistics import bootstrap
-from unbox.words import UnboxError
+from unbox.statistics import bootstrap
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (32, 32, 3), np.uint8)

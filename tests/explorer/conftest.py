@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.models.tiny import tiny_pipeline
-from unbox.explorer.lab import Lab
-from unbox.explorer.recipe import Recipe
+from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.session import Lab
 
 BLOCKS = ("mid.0", "up.1.2")
 PROMPTS = [
@@ -52,7 +52,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def lab(home) -> Lab:
-    from unbox.explorer.start import open_lab
+    from unbox.explorer.open_session import open_lab
 
     return open_lab(str(home / "tiny"), home / "saes", home / "atlas")
 

@@ -5,10 +5,10 @@ import stat
 
 import pytest
 
-from unbox.explorer import start
-from unbox.explorer.app import SHAPES
-from unbox.explorer.pages import explore, feature
-from unbox.explorer.parts import Opening
+from unbox.explorer import open_session
+from unbox.explorer.interface import SHAPES
+from unbox.explorer.pages import explore_page, feature_page
+from unbox.explorer.shared_components import Opening
 
 #: Bytes that the package may spend on it.
 MOST = 25_000_000
@@ -17,27 +17,27 @@ MOST = 25_000_000
 @pytest.fixture(scope="module")
 def bundled():
     """The lab of a first visit."""
-    return start.open_lab(start.SYSTEM)
+    return open_session.open_lab(open_session.SYSTEM)
 
 
 def test_it_is_there_and_small():
-    sizes = [path.stat().st_size for path in start.BUNDLED.rglob("*") if path.is_file()]
-    assert (start.BUNDLED / "atlas" / "atlas.json").is_file()
+    sizes = [path.stat().st_size for path in open_session.BUNDLED.rglob("*") if path.is_file()]
+    assert (open_session.BUNDLED / "atlas" / "atlas.json").is_file()
     assert sum(sizes) <= MOST
-    assert not list(start.BUNDLED.rglob("store"))
+    assert not list(open_session.BUNDLED.rglob("store"))
 
 
 def test_it_is_of_the_weights_that_the_package_brings(bundled):
     told = bundled.atlas.index["store"]["provenance"]["model"]["weights"]
-    assert told == bundled.model(start.SYSTEM).fingerprint["weights"]
-    assert set(bundled.saes) == {sae.name for sae in bundled.atlas.saes} == set(start.BLOCKS)
+    assert told == bundled.model(open_session.SYSTEM).fingerprint["weights"]
+    assert set(bundled.saes) == {sae.name for sae in bundled.atlas.saes} == set(open_session.BLOCKS)
 
 
 def test_the_features_have_labels_examples_and_meaning(bundled):
     best = bundled.atlas.search(labelled=True, order="label score", limit=20)
     assert all(facts.score > 0.8 for facts in best)
     assert all(e.thumbnail is not None for e in bundled.atlas.examples(best[0].name, "top"))
-    near = bundled.atlas.meaning(bundled.model(start.SYSTEM), "a red circle", limit=10)
+    near = bundled.atlas.meaning(bundled.model(open_session.SYSTEM), "a red circle", limit=10)
     assert any("red" in r.facts.label or "circle" in r.facts.label for r in near)
 
 
@@ -46,23 +46,23 @@ def test_the_first_page_is_full(bundled):
     assert opening.sight is not None
     assert opening.feature
     assert all(opening.sight.strongest(name, None, 3) for name in bundled.saes)
-    _, stage, features, _ = explore.show(
-        bundled, opening.sight, explore.ALL, explore.TELLING, opening.feature
+    _, stage, features, _ = explore_page.show(
+        bundled, opening.sight, explore_page.ALL, explore_page.TELLING, opening.feature
     )
     assert "ub-heat" in stage
     assert features.count("data-go") > 20
-    assert "ub-histogram" in feature.page(bundled, opening.feature, 0)
+    assert "ub-histogram" in feature_page.page(bundled, opening.feature, 0)
 
 
 def test_it_works_from_a_folder_that_nobody_may_write_to(tmp_path, monkeypatch):
     from unbox.atlas import set_label
 
-    shutil.copytree(start.BUNDLED, tmp_path / "bundled")
+    shutil.copytree(open_session.BUNDLED, tmp_path / "bundled")
     for path in [tmp_path / "bundled", *(tmp_path / "bundled").rglob("*")]:
         path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
-    monkeypatch.setattr(start, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(open_session, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    lab = start.open_lab(start.SYSTEM)
+    lab = open_session.open_lab(open_session.SYSTEM)
     name = lab.atlas.search(limit=1)[0].name
     set_label(lab.atlas, name, "my word", "me")
     assert lab.atlas.search("my word")[0].name == name

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.explorer.conftest import served, stop
-from unbox.explorer.app import is_local
+from unbox.explorer.interface import is_local
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_numbers_that_are_no_json_are_refused(http):
 
 def test_nothing_is_served_that_should_not_be(http, lab):
     secrets = ["/etc/passwd", "/root/.bashrc", str(lab.atlas.database_path), f"{lab.atlas.path}/atlas.json",
-               "pyproject.toml", "unbox/explorer/app.py", "../../../etc/passwd", "https://example.com/x.png",
+               "pyproject.toml", "unbox/explorer/interface.py", "../../../etc/passwd", "https://example.com/x.png",
                "file:///etc/passwd", "/proc/self/environ"]  # fmt: skip
     for secret in secrets:
         for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/"):

@@ -7,8 +7,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.models.tiny import tiny_unet
+from unbox.errors import UnboxError
 from unbox.models import SYSTEMS, load
-from unbox.words import UnboxError
 
 
 def small(name, **changes):

@@ -1,7 +1,7 @@
 import pytest
 
+from unbox.errors import UnboxError
 from unbox.models import BUCKETS, nearest_bucket
-from unbox.words import UnboxError
 
 
 def test_buckets_are_as_published():

@@ -6,9 +6,10 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionXLImg2ImgPipeline
 from PIL import Image
 
+from unbox.errors import UnboxError
 from unbox.models import SYSTEMS, Micro, image_seed, load
 from unbox.models.conditioning import MicroInstrument
-from unbox.words import Prompt, UnboxError
+from unbox.prompt import Prompt
 
 TRAILING = {"timestep_spacing": "trailing"}
 

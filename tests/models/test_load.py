@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.original_layout import save_original
 from tests.models.tiny import tiny_pipeline, tiny_unet
+from unbox.errors import UnboxError
 from unbox.models import SYSTEMS, System, load, weight_hash
 from unbox.models.weights import missing, present, quiet
-from unbox.words import UnboxError
 
 TURBO = replace(SYSTEMS["sdxl-turbo"], size=64)
 
@@ -167,7 +167,7 @@ def refuse(*address):
     raise OSError("no network")
 socket.socket.connect = socket.getaddrinfo = refuse
 import unbox
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
 folder, file = sys.argv[1:]
 for source, more in ((folder, {}), (file, {"config": folder}), (folder, {"unet": folder})):
     unbox.load(source, **more).generate("a cat", seed=1, steps=10)

@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from tests.models.tiny import tiny_unet
+from unbox.errors import UnboxError
 from unbox.models import SYSTEMS, load, weight_hash
-from unbox.words import UnboxError
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 RANK, ALPHA = 4, 2.0

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from unbox.errors import UnboxError
 from unbox.models.prediction import KINDS, from_x0, to_x0
-from unbox.words import UnboxError
 
 
 @pytest.mark.parametrize("kind", KINDS)

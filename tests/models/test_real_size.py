@@ -12,8 +12,8 @@ from safetensors import safe_open
 from tests.models.test_parts import everything
 from tests.models.tiny import tiny_unet, tiny_vae
 from unbox.cli.main import main
+from unbox.errors import UnboxError
 from unbox.models import SYSTEMS, load, real_size
-from unbox.words import UnboxError
 
 
 @pytest.mark.parametrize(

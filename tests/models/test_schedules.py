@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.models.reference import alphas_bar, leading, sigmas_of, trailing
+from unbox.errors import UnboxError
 from unbox.models import SYSTEMS
 from unbox.models.schedulers import (
     V3_SIGMA_MAX,
@@ -14,7 +15,6 @@ from unbox.models.schedulers import (
     scheduler_class,
     sigma_max_for,
 )
-from unbox.words import UnboxError
 
 #: As SDXL and every checkpoint made from it ship.
 SHIPPED = {

@@ -9,11 +9,11 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from torch import nn
 
-from unbox.recipes.loop import Optimizer, Plan, rate_at, train
-from unbox.recipes.shapes.card import draw
 from unbox.recipes.shapes.recipe import STAGES, small
-from unbox.recipes.shapes.text import make_tokenizer
-from unbox.recipes.shapes.unet import Diffusion, draw_times
+from unbox.recipes.shapes.train_text_encoders import make_tokenizer
+from unbox.recipes.shapes.train_unet import Diffusion, draw_times
+from unbox.recipes.shapes.weights_card import draw
+from unbox.recipes.training_loop import Optimizer, Plan, rate_at, train
 from unbox.shapes import prompts
 
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from tests.sae.worlds import noise, planted
+from unbox.errors import UnboxError
 from unbox.sae import ArrayRows, evaluate, fit
-from unbox.sae.figures import decoder_cosine, density_histogram
-from unbox.sae.init import active_subspace, geometric_median
+from unbox.sae.evaluate import decoder_cosine, density_histogram
+from unbox.sae.initialization import active_subspace, geometric_median
 from unbox.sae.model import SAE
 from unbox.sae.report import write_report
 from unbox.sae.stability import agreement, matching, seed_stability
-from unbox.words import UnboxError
 
 
 class Images(ArrayRows):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.sae.worlds import noise
+from unbox.errors import UnboxError
 from unbox.sae import SAE, fit, hub
 from unbox.sae.interop import FORMATS, export_sae, import_all, import_sae
-from unbox.sae.tensors import read_tensors, write_tensors
-from unbox.words import UnboxError
+from unbox.sae.safetensors_io import read_tensors, write_tensors
 
 X = torch.from_numpy(noise().array[:200])
 

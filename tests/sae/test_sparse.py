@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unbox.sae import select, sparse
-from unbox.sae.gradients import through
+from unbox.sae import sparse, topk
+from unbox.sae.backward import through
 from unbox.sae.losses import Aux, strongest
 from unbox.sae.variants import variant
 
@@ -57,7 +57,7 @@ def test_topk_step_equals_dense_autograd(shape):
     count, d, n, k = shape
     x, w = problem(count, d, n)
     with torch.no_grad():
-        active, pre = select.by_row(x - w["b_pre"], w["W_enc"], w["b_lat"], k)
+        active, pre = topk.by_row(x - w["b_pre"], w["W_enc"], w["b_lat"], k)
     found, ours = sparse_pass(x, w, active)
     dense = dense_codes(x, w, pattern(active, count))
     expected = dense @ w["W_dec"] + w["b_pre"]
@@ -79,7 +79,7 @@ def test_topk_step_equals_dense_autograd(shape):
 def test_nested_losses_equal_dense_autograd(name, levels):
     x, w = problem(12, 6, 40)
     kind = variant(name)
-    chooser = select.by_batch if kind.batchwise else select.by_row
+    chooser = topk.by_batch if kind.batchwise else topk.by_row
     with torch.no_grad():
         active, _ = chooser(x - w["b_pre"], w["W_enc"], w["b_lat"], 4)
     found, ours = sparse_pass(x, w, active, kind.level(active, 4, levels), len(levels))
@@ -102,7 +102,7 @@ def test_nested_losses_equal_dense_autograd(name, levels):
 def test_a_range_of_latents_has_the_gradients_of_the_whole():
     x, w = problem(30, 6, 50)
     with torch.no_grad():
-        active, _ = select.by_row(x - w["b_pre"], w["W_enc"], w["b_lat"], 3)
+        active, _ = topk.by_row(x - w["b_pre"], w["W_enc"], w["b_lat"], 3)
     found, whole = sparse_pass(x, w, active)
     centred = (x - w["b_pre"]).detach()
     for part in (slice(0, 20), slice(20, 49), slice(49, 50)):
@@ -112,7 +112,7 @@ def test_a_range_of_latents_has_the_gradients_of_the_whole():
 
 @pytest.mark.parametrize("dead", [1, 3, 30])
 def test_auxk_equals_dense_autograd(dead, monkeypatch):
-    monkeypatch.setitem(select.SLICE, "cpu", 40)  # several slices of rows
+    monkeypatch.setitem(topk.SLICE, "cpu", 40)  # several slices of rows
     x, w = problem(9, 8, 40)
     ids = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:dead]
     error = torch.randn(9, 8, dtype=torch.float64)
@@ -144,7 +144,7 @@ def test_largest_is_topk(count, n, k, seed, kind):
     k = min(k, n)
     pre = torch.randn(count, n, generator=torch.Generator().manual_seed(seed))
     pre = pre.abs().bfloat16() if kind == "b" else pre  # bf16 promises the order of what is positive
-    values, indices = select.largest(pre, k)
+    values, indices = topk.largest(pre, k)
     assert torch.equal(values, pre.topk(k).values)
     assert torch.equal(pre.gather(1, indices), values)
     assert all(len(set(row)) == k for row in indices.tolist())
@@ -152,9 +152,9 @@ def test_largest_is_topk(count, n, k, seed, kind):
 
 @pytest.mark.parametrize("slice_size", [10, 1 << 22])
 def test_by_batch_takes_the_largest_of_the_batch(slice_size, monkeypatch):
-    monkeypatch.setitem(select.SLICE, "cpu", slice_size)
+    monkeypatch.setitem(topk.SLICE, "cpu", slice_size)
     x, w = problem(20, 6, 30)
-    active, values = select.by_batch(x, w["W_enc"].detach(), w["b_lat"].detach(), 4)
+    active, values = topk.by_batch(x, w["W_enc"].detach(), w["b_lat"].detach(), 4)
     pre = (x @ w["W_enc"].T + w["b_lat"]).detach().relu()
     expected = pre.flatten().topk(80).values
     assert torch.allclose(values.sort(descending=True).values, expected)
@@ -164,9 +164,9 @@ def test_by_batch_takes_the_largest_of_the_batch(slice_size, monkeypatch):
 
 def test_by_batch_with_ties_and_with_nothing_positive():
     weight, bias = torch.ones(6, 2), torch.zeros(6)
-    active, _ = select.by_batch(torch.ones(3, 2), weight, bias, 2)
+    active, _ = topk.by_batch(torch.ones(3, 2), weight, bias, 2)
     assert len(active.indices) == 6
-    active, values = select.by_batch(-torch.ones(3, 2), weight, bias, 2)
+    active, values = topk.by_batch(-torch.ones(3, 2), weight, bias, 2)
     assert len(active.indices) == len(values) == 0
     assert torch.equal(sparse.mix(values, active, weight), torch.zeros(3, 2))
     assert torch.equal(sparse.spread(values, active, torch.ones(3, 2)), torch.zeros(6, 2))
@@ -174,18 +174,18 @@ def test_by_batch_with_ties_and_with_nothing_positive():
 
 def test_slices_change_nothing(monkeypatch):
     x, w = problem(50, 6, 64)
-    whole, _ = select.by_row(x, w["W_enc"].detach(), w["b_lat"].detach(), 3)
-    monkeypatch.setitem(select.SLICE, "cpu", 64 * 7)
-    parts, _ = select.by_row(x, w["W_enc"].detach(), w["b_lat"].detach(), 3)
+    whole, _ = topk.by_row(x, w["W_enc"].detach(), w["b_lat"].detach(), 3)
+    monkeypatch.setitem(topk.SLICE, "cpu", 64 * 7)
+    parts, _ = topk.by_row(x, w["W_enc"].detach(), w["b_lat"].detach(), 3)
     assert torch.equal(whole.indices, parts.indices)
 
 
 def test_selection_in_threads_equals_one(monkeypatch):
     pre = torch.randn(37, 640, generator=torch.Generator().manual_seed(0))
     pre[3] = 0  # all equal: the first k
-    one = select.largest(pre, 5)
+    one = topk.largest(pre, 5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    for ours, theirs in zip(one, select.largest(pre, 5), strict=True):
+    for ours, theirs in zip(one, topk.largest(pre, 5), strict=True):
         assert torch.equal(ours, theirs)
     assert one[1][3].tolist() == [0, 1, 2, 3, 4]
 

@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.sae.worlds import noise, planted
+from unbox.errors import UnboxError
 from unbox.sae import (
     SAE,
     VARIANTS,
@@ -21,15 +22,14 @@ from unbox.sae import (
     evaluate,
     fit,
     load_saes,
-    select,
     sparse,
     specs,
+    topk,
     train,
 )
-from unbox.sae.fitting import LOOK
+from unbox.sae.fit import Run, steps
 from unbox.sae.plan import make_plan
-from unbox.sae.trainer import Run, steps
-from unbox.words import UnboxError
+from unbox.sae.train_step import LOOK
 
 QUICK = {"batch_size": 128, "progress": False}
 
@@ -209,7 +209,7 @@ def test_no_dense_array_of_a_batch_by_latents(name, dead):
     with Largest() as seen:
         run.advance()
     assert 256 * n > 7 * seen.entries
-    assert seen.entries <= max(select.SLICE["cpu"], n * rows.width)
+    assert seen.entries <= max(topk.SLICE["cpu"], n * rows.width)
     assert all(torch.isfinite(w).all() for w in one.weights.values())
 
 

@@ -6,10 +6,10 @@ from itertools import product
 import numpy as np
 import pytest
 
+from unbox.errors import UnboxError
 from unbox.shapes import FACTORS, Object, Scene, caption, masks, prompts, render, sample_scenes, scene_rng
 from unbox.shapes.captions import WORDS
 from unbox.shapes.render import COLOURS
-from unbox.words import UnboxError
 
 PLAIN = Scene((Object("circle", "red", "large", "solid", "center"),), "alone", "gray", "bright")
 

@@ -1,10 +1,10 @@
 """All that is known of the features of a set of SAEs: built in one pass over a store, asked by queries."""
 
-from unbox.atlas.atlas import Atlas
+from unbox.atlas.atlas_plan import Plan
 from unbox.atlas.build import build
+from unbox.atlas.feature_records import Example, Facts, Histogram, Label, Life, Related, SAEInfo
 from unbox.atlas.labels import set_label
-from unbox.atlas.plan import Plan
-from unbox.atlas.records import Example, Facts, Histogram, Label, Life, Related, SAEInfo
+from unbox.atlas.query import Atlas
 
 __all__ = [
     "Atlas",

@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 
 from activation_store import digest, publish_file, publish_folder, read_json, write_json
 from activation_store.files import canonical, parse_json
-from unbox.atlas import database, meaning, relations, words
-from unbox.atlas.gather import Gathered, gather, pass_key
-from unbox.atlas.plan import Plan
+from unbox.atlas import caption_labels, database, relations, text_embeddings
+from unbox.atlas.atlas_plan import Plan
+from unbox.atlas.encode_pass import Gathered, gather, pass_key
+from unbox.errors import UnboxError
 from unbox.sae.model import SAE
-from unbox.words import UnboxError
 
 FORMAT, VERSION = "unbox atlas", 1
 INDEX, DATABASE, RELATIONS, MEANING, THUMBNAILS = (
@@ -60,7 +60,7 @@ def build(
     if current(out) == folder.name:
         return out
     folder.mkdir(parents=True, exist_ok=True)
-    captions = words.Captions.of([sample.prompt for sample in store.samples])
+    captions = caption_labels.Captions.of([sample.prompt for sample in store.samples])
     for number, (name, sae) in enumerate(saes.items()):
         file = folder / f"{number:03d}.h5"
         if not file.exists():
@@ -95,16 +95,16 @@ def current(out: Path) -> str | None:
 
 
 def _one_sae(
-    store: Any, name: str, sae: SAE, plan: Plan, captions: words.Captions, file: Path, progress: bool
+    store: Any, name: str, sae: SAE, plan: Plan, captions: caption_labels.Captions, file: Path, progress: bool
 ) -> None:
     rows, saved = store[sae.block], file.with_suffix(".npz")
     with tqdm(total=len(store), desc=name, unit="image", disable=not progress) as bar:
         found = gather(sae, rows, plan, saved, bar.update)
     tally, examples = found.tally, found.examples
-    labels = words.label_features(
+    labels = caption_labels.label_features(
         captions, examples.captions.image, examples.captions.peak, found.scale, found.probes, tally.probe_peak
     )
-    silent = words.decoys(
+    silent = caption_labels.decoys(
         captions, examples.captions.image[:, : plan.top], found.probes, tally.probe_peak, plan.decoys
     )
     own = relations.presence(tally.place_row, tally.place_feature, found.place_rows, sae.latents)
@@ -164,7 +164,7 @@ def write_arrays(target: h5py.Group, arrays: Mapping[str, np.ndarray]) -> None:
         )
 
 
-def write_labels(target: h5py.Group, labels: Sequence[words.Label]) -> None:
+def write_labels(target: h5py.Group, labels: Sequence[caption_labels.Label]) -> None:
     """Labels as one JSON text: they are read once, into the database."""
     text = canonical([asdict(label) for label in labels])
     target.create_dataset("labels", data=np.frombuffer(text, np.uint8), fletcher32=True, chunks=True)
@@ -223,13 +223,13 @@ def _meanings(folder: Path, store: Any, count: int, model: Any, progress: bool) 
     number = {text: i for i, text in enumerate(texts)}
     step = 64
     parts = [
-        meaning.embed(model, texts[start : start + step])
+        text_embeddings.embed(model, texts[start : start + step])
         for start in tqdm(range(0, len(texts), step), desc="captions", disable=not progress)
     ]
     vectors = np.concatenate(parts)
     place = np.zeros(len(store), np.int64)
     place[used] = [number[store.samples[int(i)].prompt] for i in used]
-    features, mean = meaning.feature_vectors(vectors, np.where(images >= 0, place[images], -1), peaks)
+    features, mean = text_embeddings.feature_vectors(vectors, np.where(images >= 0, place[images], -1), peaks)
     with publish_file(folder / MEANING) as temporary, h5py.File(temporary, "x") as target:
         write_arrays(target, {"features": features.astype(np.float32), "mean": mean[None]})
 

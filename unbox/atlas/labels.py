@@ -11,8 +11,8 @@ from typing import Any
 
 from activation_store import publish_file
 from unbox.atlas import database
-from unbox.atlas.atlas import Atlas
-from unbox.words import UnboxError
+from unbox.atlas.query import Atlas
+from unbox.errors import UnboxError
 
 #: Longest label and author, in characters.
 LONGEST = 200

@@ -1,10 +1,10 @@
 """Capture: record what blocks add, in memory (`record`) or into an activation store (`collect`)."""
 
+from unbox.capture.block_hooks import BRANCHES
 from unbox.capture.collect import collect
+from unbox.capture.collect_settings import Settings
 from unbox.capture.estimate import Estimate, estimate
-from unbox.capture.prompts import read_prompts
-from unbox.capture.settings import Settings
-from unbox.capture.sites import BRANCHES
+from unbox.capture.prompt_reader import read_prompts
 from unbox.capture.stream import Stream
 from unbox.capture.tape import Tape, record
 

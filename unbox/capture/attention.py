@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from unbox.errors import UnboxError
 from unbox.models.model import Model
-from unbox.words import UnboxError
 
 #: Kind of map -> the attention module of a transformer layer that makes it.
 KINDS = {"self": "attn1", "cross": "attn2"}

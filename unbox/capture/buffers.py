@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from activation_store import Schema
-from unbox.capture.sites import update, watch
+from unbox.capture.block_hooks import update, watch
+from unbox.errors import UnboxError
+from unbox.models.clock import Run, clock
 from unbox.models.model import Model
-from unbox.models.run import Run, clock
-from unbox.words import UnboxError
 
 #: Store's number format -> what the device sends.
 _TORCH = {

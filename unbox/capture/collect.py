@@ -15,10 +15,11 @@ from activation_store import Sample, Schema, Store, Writer, files
 from activation_store.store import read_schema
 from activation_store.writer import Filling
 from unbox.capture.buffers import Buffers, buffered
-from unbox.capture.settings import Settings, as_prompt, run_facts, schema_of
+from unbox.capture.collect_settings import Settings, as_prompt, run_facts, schema_of
+from unbox.errors import UnboxError
 from unbox.models.model import Model
 from unbox.models.seeds import image_seed
-from unbox.words import Prompt, UnboxError
+from unbox.prompt import Prompt
 
 
 def collect(

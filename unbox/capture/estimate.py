@@ -7,9 +7,10 @@ from itertools import islice
 from typing import Any
 
 from unbox.capture.collect import generate_batch, length, shards
-from unbox.capture.settings import Settings, schema_of
+from unbox.capture.collect_settings import Settings, schema_of
+from unbox.errors import UnboxError
 from unbox.models.model import Model
-from unbox.words import Prompt, UnboxError
+from unbox.prompt import Prompt
 
 
 @dataclass(frozen=True)

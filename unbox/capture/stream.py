@@ -8,13 +8,14 @@ import numpy as np
 
 from activation_store import Batches, Pool
 from activation_store.batches import POOL_BYTES
-from activation_store.encoding import ENCODINGS, encode
 from activation_store.files import canonical, digest
-from activation_store.records import prompts_digest
+from activation_store.number_formats import ENCODINGS, encode
+from activation_store.samples import prompts_digest
 from unbox.capture.collect import generate_batch, shards
-from unbox.capture.settings import Settings, run_facts, schema_of
+from unbox.capture.collect_settings import Settings, run_facts, schema_of
+from unbox.errors import UnboxError
 from unbox.models.model import Model
-from unbox.words import Prompt, UnboxError
+from unbox.prompt import Prompt
 
 
 class Stream:

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from unbox.blocks import DEFAULT_BLOCKS
 from unbox.capture.attention import KINDS, watch_attention
-from unbox.capture.sites import BRANCHES, spatial_last, update, watch
+from unbox.capture.block_hooks import BRANCHES, spatial_last, update, watch
+from unbox.errors import UnboxError
+from unbox.models.clock import Run, clock
 from unbox.models.model import Model
-from unbox.models.run import Run, clock
-from unbox.words import DEFAULT_BLOCKS, UnboxError
 
 #: What can be recorded of a block.
 WHAT = ("update", "input", "output", *KINDS)

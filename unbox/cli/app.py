@@ -35,8 +35,8 @@ class App:
 
         # Gradio reads it while it is imported: nothing is reported to anybody.
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-        from unbox.explorer.app import serve
-        from unbox.explorer.start import open_lab
+        from unbox.explorer.interface import serve
+        from unbox.explorer.open_session import open_lab
 
         lab = open_lab(self.model, self.saes, self.atlas, self.figures, self.bench, self.device)
         app = serve(lab, self.host, self.port, password=self.password, open_browser=self.browser, block=False)

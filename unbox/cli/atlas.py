@@ -32,8 +32,8 @@ class Atlas:
         from activation_store import Store
         from unbox.atlas import Atlas as Opened
         from unbox.atlas import Plan, build
+        from unbox.errors import UnboxError
         from unbox.sae import load_saes
-        from unbox.words import UnboxError
 
         store, saes = Store.open(self.store), load_saes(self.saes, self.device)
         chosen = {name: sae for name, sae in saes.items() if not self.blocks or sae.block in self.blocks}
@@ -52,8 +52,8 @@ class Atlas:
 
     def _encoders(self, store: object) -> object:
         """The model whose text encoders are used, or None with a word why."""
+        from unbox.errors import UnboxError
         from unbox.models import load
-        from unbox.words import UnboxError
 
         if self.model == "none":
             return None

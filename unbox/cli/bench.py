@@ -40,12 +40,12 @@ class Shapes:
 
     def run(self) -> None:
         """Run what is missing, and say what came out."""
-        from unbox.experiments.bench.probing import VALUES
-        from unbox.experiments.bench.report import verdict
-        from unbox.experiments.bench.shapes import Settings, bench_shapes
+        from unbox.errors import UnboxError
+        from unbox.ground_truth.bench.benchmark import Settings, bench_shapes
+        from unbox.ground_truth.bench.probing import VALUES
+        from unbox.ground_truth.bench.report import verdict
         from unbox.models import load
         from unbox.sae import load_saes
-        from unbox.words import UnboxError
 
         named = tuple((factor, value) for factor, _, value in (v.partition("=") for v in self.values))
         unknown = [v for v in named if v not in VALUES]
@@ -100,7 +100,7 @@ class Riebench:
 
     def run(self) -> None:
         """Run what is missing, and print the table."""
-        from unbox.experiments.bench.riebench import Settings, bench_riebench, markdown, read_examples
+        from unbox.experiments.riebench import Settings, bench_riebench, markdown, read_examples
         from unbox.models import load
         from unbox.sae import load_saes
 

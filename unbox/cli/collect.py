@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from unbox.blocks import DEFAULT_BLOCKS
 from unbox.cli.model_options import ModelOptions
-from unbox.words import DEFAULT_BLOCKS, UnboxError
+from unbox.errors import UnboxError
 
 
 @dataclass(frozen=True)

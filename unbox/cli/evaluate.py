@@ -38,9 +38,9 @@ class Evaluate:
     def run(self) -> int:
         """Evaluate, print, write."""
         from activation_store import Store
+        from unbox.errors import UnboxError
         from unbox.sae import evaluate, load_saes
         from unbox.sae.report import write_report
-        from unbox.words import UnboxError
 
         if self.images and self.model is None:
             raise UnboxError("--images draws images again: say with --model which model the store is of")
@@ -72,7 +72,7 @@ class Evaluate:
         return pages
 
     def _pictures(self, saes: "Mapping[str, SAE]", store: "Store") -> str:
-        from unbox.experiments.faithful import faithfulness, faithfulness_table
+        from unbox.experiments.faithfulness import faithfulness, faithfulness_table
         from unbox.models import load
 
         assert self.model is not None

@@ -28,8 +28,8 @@ class Experiment:
         """Run what is missing, and say where the results are."""
         from dataclasses import replace
 
-        from unbox.experiments.plan import read_plan
-        from unbox.experiments.run import run_experiment
+        from unbox.experiments.experiment_plan import read_plan
+        from unbox.experiments.sweep import run_experiment
 
         changes = {name: value for name in ("model", "saes") if (value := getattr(self, name)) is not None}
         plan = replace(read_plan(self.file), **changes)

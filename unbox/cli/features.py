@@ -43,7 +43,7 @@ class Features:
     def run(self) -> None:
         """Print what is found."""
         from unbox.atlas import Atlas
-        from unbox.words import UnboxError
+        from unbox.errors import UnboxError
 
         atlas, text = Atlas.open(self.atlas), " ".join(self.words)
         found = self._found(atlas, text)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from unbox.cli.model_options import ModelOptions
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
 
 Size = tuple[int, int]
 
@@ -99,7 +99,7 @@ class Generate:
     def run(self) -> int:
         from secrets import randbits
 
-        from unbox.models.png import png_path, save_png
+        from unbox.models.png_record import png_path, save_png
 
         png_path(self.out)
         edits = self.read_edits()

@@ -48,7 +48,7 @@ class Invert:
         from PIL import Image, ImageOps
 
         from unbox.edits import invert, load_edits
-        from unbox.models.png import png_path, save_png
+        from unbox.models.png_record import png_path, save_png
         from unbox.sae import load_saes
 
         png_path(self.out)

@@ -30,7 +30,7 @@ class Label:
         import os
 
         from unbox.atlas import Atlas
-        from unbox.atlas.vision import Endpoint, label_feature
+        from unbox.atlas.vlm_labels import Endpoint, label_feature
 
         atlas = Atlas.open(self.atlas)
         asked = Endpoint(self.endpoint, self.model, os.environ.get("UNBOX_ENDPOINT_KEY", ""))

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
 
 #: Exit codes: a user's mistake, and a stop by Ctrl-C (128 + SIGINT).
 MISTAKE, STOPPED = 2, 130

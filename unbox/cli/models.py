@@ -21,7 +21,7 @@ class Models:
     """The rows as JSON."""
 
     def run(self) -> int:
-        from unbox.models.rows import SYSTEMS, find_system
+        from unbox.models.system_table import SYSTEMS, find_system
         from unbox.models.weights import missing, present
 
         rows = [find_system(name) for name in self.names] or list(SYSTEMS.values())

@@ -9,7 +9,7 @@ import tyro
 
 if TYPE_CHECKING:
     from activation_store import Report, Store
-    from activation_store.upkeep import Progress
+    from activation_store.verify import Progress
 
 T = TypeVar("T")
 Folder = Annotated[Path, tyro.conf.Positional]

@@ -3,12 +3,13 @@
 The values themselves (`Edit`, `Feature`, `Mask`) are words, shared by every room; here they act.
 """
 
+from unbox.edit import Block, Direction, Edit, Edits, Feature
 from unbox.edits.apply import EditInstrument, applied, guarded
-from unbox.edits.bases import Basis, neurons, principal, random_directions
-from unbox.edits.files import bind, load_edits, save_edits
+from unbox.edits.baselines import Basis, neurons, principal, random_directions
+from unbox.edits.edit_files import bind, load_edits, save_edits
 from unbox.edits.guard import Guard, norm_limits
 from unbox.edits.inversion import Inversion, invert
-from unbox.words import Block, Direction, Edit, Edits, Feature, Mask
+from unbox.mask import Mask
 
 __all__ = [
     "Basis",

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbox.capture.sites import refuse_compiled
+from unbox.capture.block_hooks import refuse_compiled
+from unbox.edit import Edit, Edits, with_sae
 from unbox.edits.guard import Guard
 from unbox.edits.program import Program
-from unbox.models.instruments import as_instrument
-from unbox.models.run import clock
-from unbox.words import Edit, Edits
-from unbox.words.edit import with_sae
+from unbox.models.clock import clock
+from unbox.models.hooks import as_instrument
 
 
 @dataclass(frozen=True)

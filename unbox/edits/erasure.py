@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from unbox.words import Edits, Feature, UnboxError
+from unbox.edit import Edits, Feature
+from unbox.errors import UnboxError
 
 
 def erase(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
 
 #: What a guard does: pull norms back to the nearest limit, or give each position its unedited norm back.
 MODES = ("clip", "rescale")

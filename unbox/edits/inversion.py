@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unbox.errors import UnboxError
 from unbox.models import Model
-from unbox.models.instruments import as_instrument
+from unbox.models.clock import clock
+from unbox.models.hooks import as_instrument
 from unbox.models.prediction import to_x0
-from unbox.models.run import clock
 from unbox.models.seeds import generator
-from unbox.words import UnboxError
 
 
 @dataclass(frozen=True)

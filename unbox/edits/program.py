@@ -1,6 +1,6 @@
 """What the edits of one block do to its update, as a delta: h' + (z' - z) W_dec.
 
-Composition is documented in `unbox.words.edit`; this is its arithmetic. Edits that only add are static: their
+Composition is documented in `unbox.edit`; this is its arithmetic. Edits that only add are static: their
 delta depends on nothing the model computes, so it is made once and a run pays one tensor addition. The others
 read the update: features through one encode per SAE, whatever their number.
 """
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbox.words import Edit, Mask, UnboxError
+from unbox.edit import Edit
+from unbox.errors import UnboxError
+from unbox.mask import Mask
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from unbox.words import Direction, Edits, Feature, Mask, UnboxError
+from unbox.edit import Direction, Edits, Feature
+from unbox.errors import UnboxError
+from unbox.mask import Mask
 
 #: How a feature's strength varies over positions. `map`: as recorded, position by position. `mean`, `max`,
 #: `quantile` (.95): one number per step, the same at every masked position. `live`: the donor's map is added;

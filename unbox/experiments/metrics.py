@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unbox.errors import UnboxError
 from unbox.shapes import FACTORS, OBJECT_FACTORS
-from unbox.words import UnboxError
 
 Figures = dict[str, float]
 
@@ -69,7 +69,7 @@ def colour(pairs: Sequence[Pair]) -> list[Figures]:
 def factors(pairs: Sequence[Pair]) -> list[Figures]:
     """What the Shapes detector reads: `changed`, the share of factors (other than the target) whose reading
     changed; with a target `success`, whether its value is read afterwards, and `had`, whether before."""
-    from unbox.experiments.effects import readings
+    from unbox.ground_truth.effects import readings
     from unbox.shapes.detector import Detector
 
     detector = Detector.load()

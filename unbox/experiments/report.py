@@ -12,8 +12,8 @@ import jinja2
 import numpy as np
 
 from activation_store.files import publish_file, write_text
-from unbox.experiments.plan import Plan
-from unbox.experiments.statistics import bootstrap
+from unbox.experiments.experiment_plan import Plan
+from unbox.statistics import bootstrap
 
 #: Columns of a row that say what it is; the others are figures.
 IDENTITY = ("condition", "edit", "control", "prompt", "prompt_index", "seed", "image", "unedited")

@@ -8,14 +8,14 @@ from typing import Any
 import gradio as gr
 
 from unbox.atlas import Atlas, set_label
-from unbox.explorer import limits, pictures, seen
-from unbox.explorer.lab import Lab
-from unbox.explorer.pages import blocks, compare
-from unbox.explorer.pages import feature as page
-from unbox.explorer.parts import Shell
-from unbox.explorer.recipe import Recipe
-from unbox.explorer.shell import DEVICE, polite
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
+from unbox.explorer import feature_summaries, image_uris, limits
+from unbox.explorer.events import DEVICE, polite
+from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.pages import blocks_page, compare_page
+from unbox.explorer.pages import feature_page as page
+from unbox.explorer.session import Lab
+from unbox.explorer.shared_components import Shell
 
 #: Features that a request may ask for at most.
 MOST = 200
@@ -97,16 +97,18 @@ class Endpoints:
         place of the edits', to see what any feature would do."""
         asked = Recipe.from_json(recipe)
         made = self.lab.random_control(asked) if control else asked
-        before, after = (pictures.uri(image, "PNG") for image in self.lab.generate([asked.plain, made]))
+        before, after = (image_uris.uri(image, "PNG") for image in self.lab.generate([asked.plain, made]))
         return {"before": before, "after": after, "recipe": made.to_json()}
 
     def compared(self, recipe: dict, other: dict) -> dict:
         """Make the pictures of two recipes and list the features that fire more in the one or in the other,
         by SAE: left, right (data URIs), more_left, more_right (name, label, difference of activation)."""
         one, two = (self.lab.look(Recipe.from_json(each)) for each in (recipe, other))
-        sides = {sae: compare.differing(self.lab, one, two, sae) for sae in one.values if sae in two.values}
+        sides = {
+            sae: compare_page.differing(self.lab, one, two, sae) for sae in one.values if sae in two.values
+        }
         more, less = ({sae: _indexed(both[i]) for sae, both in sides.items()} for i in (0, 1))
-        return {"left": pictures.uri(one.image, "PNG"), "right": pictures.uri(two.image, "PNG"),
+        return {"left": image_uris.uri(one.image, "PNG"), "right": image_uris.uri(two.image, "PNG"),
                 "more_left": _named(self.lab, less), "more_right": _named(self.lab, more)}  # fmt: skip
 
     def strengths(self, name: str, prompt: str = "", seed: int = 0) -> dict:
@@ -114,9 +116,9 @@ class Endpoints:
         deviations of the block's updates: icon, strengths (list of strength and image)."""
         icon, row = page.strip(self.lab, limits.text("name", name, 200), limits.text("prompt", prompt), seed)
         images = [
-            {"strength": s, "image": pictures.uri(i, "PNG")} for s, i in zip(page.STRIP, row, strict=True)
+            {"strength": s, "image": image_uris.uri(i, "PNG")} for s, i in zip(page.STRIP, row, strict=True)
         ]
-        return {"icon": pictures.uri(icon, "PNG"), "strengths": images}
+        return {"icon": image_uris.uri(icon, "PNG"), "strengths": images}
 
     def feature(self, name: str) -> dict:
         """What is known about a feature, named like up.0.1/17: statistics, label, words, related features."""
@@ -140,7 +142,7 @@ class Endpoints:
         which = limits.whole("interval", interval, 0, 99) if kind == "interval" else None
         found = self._atlas().examples(limits.text("name", name, 200), limits.text("kind", kind, 20), which)
         return [
-            {"prompt": e.prompt, "seed": e.seed, "peak": e.peak, "image": pictures.file_uri(e.thumbnail),
+            {"prompt": e.prompt, "seed": e.seed, "peak": e.peak, "image": image_uris.file_uri(e.thumbnail),
              "heat": e.heat.round(3).tolist()}
             for e in found
         ]  # fmt: skip
@@ -151,7 +153,7 @@ class Endpoints:
         names = ("features", "active", "labelled", "median_density", "mean_label_score", "scored_labels")
         return {
             name: {"block": sae.block, "width": sae.width, "latents": sae.latents, "k": sae.k,
-                   "held_out": blocks.figures_of(self.lab, name),
+                   "held_out": blocks_page.figures_of(self.lab, name),
                    "atlas": dict(zip(names, rows[name], strict=True)) if name in rows else {}}
             for name, sae in self.lab.saes.items()
         }  # fmt: skip
@@ -179,7 +181,7 @@ class Endpoints:
 
 def _named(lab: Any, found: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, list[dict[str, Any]]]:
     """Features by SAE, (index, activation) each, as JSON with their labels."""
-    facts = seen.facts_of(lab, [f"{sae}/{i}" for sae, rows in found.items() for i, _ in rows])
+    facts = feature_summaries.facts_of(lab, [f"{sae}/{i}" for sae, rows in found.items() for i, _ in rows])
     labels = {name: each.label for name, each in facts.items()}
     return {
         sae: [{"name": (name := f"{sae}/{i}"), "label": labels.get(name, ""), "activation": value}
@@ -201,5 +203,5 @@ def recipe_of(lab: Any, prompt: Any, seed: Any, steps: Any, system: Any, edits: 
 
 
 def _picture(image: Any, recipe: Recipe) -> dict:
-    data = base64.b64encode(pictures.png_with_recipe(image, recipe.to_json())).decode("ascii")
+    data = base64.b64encode(image_uris.png_with_recipe(image, recipe.to_json())).decode("ascii")
     return {"image": f"data:image/png;base64,{data}", "recipe": recipe.to_json()}

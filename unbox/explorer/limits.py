@@ -5,7 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from unbox.words import Edits, UnboxError
+from unbox.edit import Edits
+from unbox.errors import UnboxError
 
 PROMPT, JSON_BYTES, EDITS, MASK_CELLS = 2000, 1 << 20, 64, 512 * 512
 STEPS, GUIDANCE, SIDE = 100, 50.0, 2048

@@ -1,12 +1,12 @@
 """The generation stack: systems as data, loading, sampling, and the clock that instruments read."""
 
+from unbox.models.clock import Run, clock
 from unbox.models.conditioning import BUCKETS, Micro, nearest_bucket
-from unbox.models.instruments import Instrument, as_instrument
+from unbox.models.hooks import Instrument, as_instrument
 from unbox.models.load import load
 from unbox.models.model import Model, weight_hash
-from unbox.models.rows import SYSTEMS, find_system
-from unbox.models.run import Run, clock
 from unbox.models.seeds import image_seed
+from unbox.models.system_table import SYSTEMS, find_system
 from unbox.models.systems import Part, System
 
 __all__ = [

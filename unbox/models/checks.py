@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from unbox.models.rows import SYSTEMS
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
+from unbox.models.system_table import SYSTEMS
 
 if TYPE_CHECKING:
     from unbox.models.generate import Settings

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unbox.models.run import clock
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
+from unbox.models.clock import clock
 
 if TYPE_CHECKING:
     from unbox.models.model import Model

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
+from unbox.errors import UnboxError
 from unbox.models.checks import check_run
+from unbox.models.clock import clock
 from unbox.models.conditioning import Micro, MicroInstrument
-from unbox.models.instruments import Instrument, as_instrument
-from unbox.models.run import clock
+from unbox.models.hooks import Instrument, as_instrument
 from unbox.models.schedulers import V3_SIGMA_MAX, NativeEulerScheduler, sigma_max_for
 from unbox.models.seeds import generator
-from unbox.words import Prompt, UnboxError
+from unbox.prompt import Prompt
 
 if TYPE_CHECKING:
     from unbox.models.model import Model

@@ -12,13 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from unbox.errors import UnboxError
 from unbox.models.checks import check_part, check_weights
 from unbox.models.model import Model
-from unbox.models.rows import GENERIC, SDXL, SYSTEMS, find_system
 from unbox.models.schedulers import NativeEulerScheduler, scheduler_class
+from unbox.models.system_table import GENERIC, SDXL, SYSTEMS, find_system
 from unbox.models.systems import System, folder_system
 from unbox.models.weights import base_folder, part_file, quiet, ready_line
-from unbox.words import UnboxError
 
 OFFLOADS = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
 SINGLE_FILE = (".safetensors", ".ckpt")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
+from unbox.blocks import block_path, short_name
+from unbox.errors import UnboxError
 from unbox.models.generate import generate
 from unbox.models.systems import System
-from unbox.words import UnboxError, block_path, short_name
 
 if TYPE_CHECKING:
-    from unbox.models.run import Run
+    from unbox.models.clock import Run
 
 _ORDER = ("down", "mid", "up")
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
@@ -35,7 +36,7 @@ class Model:
         self.source = source
         self.refiner = refiner
         self.run: Run | None = None
-        """The clock while the model is watched (`unbox.models.run.clock`)."""
+        """The clock while the model is watched (`unbox.models.clock.clock`)."""
 
     def __repr__(self) -> str:
         return f"Model({self.system.name}, {self.source}, {self.dtype}, {self.device})"

@@ -6,7 +6,7 @@ v = sqrt(abar) eps - sqrt(1 - abar) x0 (arXiv 2202.00512). At abar = 0 only v te
 
 import torch
 
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
 
 KINDS = ("epsilon", "sample", "v_prediction")
 

@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from activation_store.files import publish_folder, write_json
-from unbox.models.rows import SYSTEMS
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
+from unbox.models.system_table import SYSTEMS
 
 SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",

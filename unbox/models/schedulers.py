@@ -13,8 +13,8 @@ from diffusers.schedulers.scheduling_euler_discrete import (
     EulerDiscreteSchedulerOutput,
 )
 
+from unbox.errors import UnboxError
 from unbox.models.prediction import to_x0
-from unbox.words import UnboxError
 
 #: Sigma that stands for infinity in NovelAI V3's schedule (arXiv 2409.15997).
 V3_SIGMA_MAX = 20000.0

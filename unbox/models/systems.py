@@ -1,6 +1,6 @@
 """A system is one way to generate, as a row of data: weights, scheduler, steps, guidance, prediction, size.
 
-The rows are in `unbox.models.rows`; a diffusers folder may carry its own row as `system.json`.
+The rows are in `unbox.models.system_table`; a diffusers folder may carry its own row as `system.json`.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from activation_store.files import read_json, write_json
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
 
 #: Beginning of the `base` of a model that comes with the package.
 BUNDLED = "bundled:"

@@ -10,9 +10,9 @@ from huggingface_hub import constants, hf_hub_download, snapshot_download, try_t
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from activation_store.files import read_json
-from unbox.models.rows import SYSTEMS
+from unbox.errors import UnboxError
+from unbox.models.system_table import SYSTEMS
 from unbox.models.systems import BUNDLED, PIPELINE_FILE, Part, System
-from unbox.words import UnboxError
 
 #: Parts of a pipeline that have weights.
 WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")

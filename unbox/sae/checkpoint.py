@@ -13,11 +13,11 @@ from typing import Any
 
 from activation_store import StoreError
 from activation_store.files import publish_folder, read_json, sweep, write_json
-from unbox.sae.files import is_sae
-from unbox.sae.fitting import state_shapes
-from unbox.sae.tensors import read_tensors, write_tensors
-from unbox.sae.trainer import Run
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
+from unbox.sae.fit import Run
+from unbox.sae.sae_folder import is_sae
+from unbox.sae.safetensors_io import read_tensors, write_tensors
+from unbox.sae.train_step import state_shapes
 
 RUN, METRICS, STATE = "run.json", "metrics.jsonl", "state.json"
 #: Largest state.json, in bytes: a few hundred per block.

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from unbox.sae.files import CARD, CONFIG, FIGURES, TENSORS, is_sae, load_saes
+from unbox.errors import UnboxError
 from unbox.sae.model import SAE
-from unbox.words import UnboxError
+from unbox.sae.sae_folder import CARD, CONFIG, FIGURES, TENSORS, is_sae, load_saes
 
 #: The only files that go up or come down.
 FILES = (CONFIG, TENSORS, FIGURES, CARD)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbox.sae.parallel import Alone, Group
-from unbox.sae.select import SLICE, SLICE_ELSEWHERE
-from unbox.sae.workers import shared
+from unbox.sae.cpu.threads import shared
+from unbox.sae.distributed import Alone, Group
+from unbox.sae.topk import SLICE, SLICE_ELSEWHERE
 
 
 @dataclass(frozen=True)

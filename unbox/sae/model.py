@@ -13,10 +13,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from unbox.sae import select, sparse
+from unbox.edit import Feature
+from unbox.errors import UnboxError
+from unbox.sae import sparse, topk
 from unbox.sae.codes import Codes, pack
-from unbox.words import UnboxError
-from unbox.words.edit import Feature
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,22 +129,22 @@ class SAE:
 
     def save(self, folder: Any, overwrite: bool = False) -> None:
         """Write a folder of safetensors and JSON, whole or not at all."""
-        from unbox.sae.files import save
+        from unbox.sae.sae_folder import save
 
         save(self, folder, overwrite)
 
     @classmethod
     def load(cls, folder: Any, device: Any = "cpu") -> "SAE":
         """Read a folder that `save` wrote; every shape and number is checked."""
-        from unbox.sae.files import load
+        from unbox.sae.sae_folder import load
 
         return load(folder, device)
 
     def _active(self, centred: Tensor) -> tuple[sparse.Active, Tensor]:
         if self.threshold is None:
-            return select.by_row(centred, self.W_enc, self.b_lat, self.k)
+            return topk.by_row(centred, self.W_enc, self.b_lat, self.k)
         threshold = torch.tensor(self.threshold, device=self.device, dtype=self.dtype)
-        return select.above(centred, self.W_enc, self.b_lat, threshold)
+        return topk.above(centred, self.W_enc, self.b_lat, threshold)
 
     def _flat(self, x: Tensor) -> Tensor:
         if x.shape[-1:] != (self.width,):

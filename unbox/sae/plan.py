@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from unbox.sae.init import CENTRES, STARTS
+from unbox.errors import UnboxError
+from unbox.sae.initialization import CENTRES, STARTS
 from unbox.sae.variants import variant
-from unbox.words import UnboxError
 
 PRECISIONS = ("auto", "bf16", "fp32")
 SHARES = ("rows", "latents")

@@ -7,8 +7,8 @@ from typing import Any
 
 from activation_store import StoreError
 from activation_store.files import publish_folder, write_json, write_text
-from unbox.sae.figures import DENSITY_EDGES, Figures
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
+from unbox.sae.evaluate import DENSITY_EDGES, Figures
 
 COLUMNS = (
     "fvu",

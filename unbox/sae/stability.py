@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from unbox.errors import UnboxError
 from unbox.sae.model import SAE
-from unbox.words import UnboxError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unbox.errors import UnboxError
 from unbox.sae.sparse import Active
-from unbox.words import UnboxError
 
 #: Default nested prefixes of Matryoshka, as fractions of n (about those of arXiv 2503.17547).
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from unbox.prompt import Prompt
 from unbox.shapes.scene import OBJECT_FACTORS, Object, Scene, Split, sample_scene, scene_rng
-from unbox.words import Prompt
 
 #: Every way to say each value; the first is the plainest.
 WORDS: dict[str, dict[str, tuple[str, ...]]] = {

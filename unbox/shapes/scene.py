@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unbox.words import UnboxError
+from unbox.errors import UnboxError
 
 Split = Literal["train", "heldout"]
 

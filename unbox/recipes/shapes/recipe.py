@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from activation_store.files import publish_file, publish_folder
-from unbox.recipes.loop import Plan, finished
-from unbox.recipes.shapes import detector, text, unet, vae
-from unbox.recipes.shapes.card import write_card
-from unbox.recipes.shapes.data import Pictures, make_pictures
+from unbox.recipes.shapes import train_detector, train_text_encoders, train_unet, train_vae
+from unbox.recipes.shapes.training_pictures import Pictures, make_pictures
+from unbox.recipes.shapes.weights_card import write_card
+from unbox.recipes.training_loop import Plan, finished
 from unbox.shapes.detector import Detector
 
 
@@ -44,11 +44,11 @@ class ShapesRecipe:
     sizes: Sizes = Sizes()
     plans: dict[str, Plan] = field(
         default_factory=lambda: {
-            "vae": vae.PLAN,
-            "text": text.PLAN,
-            "base": unet.BASE,
-            "turbo": unet.TURBO,
-            "detector": detector.PLAN,
+            "vae": train_vae.PLAN,
+            "text": train_text_encoders.PLAN,
+            "base": train_unet.BASE,
+            "turbo": train_unet.TURBO,
+            "detector": train_detector.PLAN,
         }
     )
 
@@ -70,17 +70,17 @@ class ShapesRecipe:
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with publish_folder(folder) as new:
-                text.make_tokenizer().save_pretrained(new)
+                train_text_encoders.make_tokenizer().save_pretrained(new)
         return CLIPTokenizer.from_pretrained(folder)
 
     @cached_property
     def vae(self) -> AutoencoderKL:
-        return vae.train_vae(self._pictures("vae", seed=1), self.folder, self.plans["vae"])
+        return train_vae.train_vae(self._pictures("vae", seed=1), self.folder, self.plans["vae"])
 
     @cached_property
-    def text(self) -> text.TextPair:
+    def text(self) -> train_text_encoders.TextPair:
         data = self._pictures("text", seed=2)
-        return text.train_text(data, self.tokenizer, self.folder, self.plans["text"])
+        return train_text_encoders.train_text(data, self.tokenizer, self.folder, self.plans["text"])
 
     @cached_property
     def data(self) -> Pictures:
@@ -92,38 +92,42 @@ class ShapesRecipe:
         file = self.folder / "latents.safetensors"
         if not file.exists():
             latents = (
-                vae.encode(self.vae, self.data, torch.arange(len(self.data)).numpy()).half().contiguous()
+                train_vae.encode(self.vae, self.data, torch.arange(len(self.data)).numpy())
+                .half()
+                .contiguous()
             )
             with publish_file(file) as new:
                 save_file({"latents": latents}, new)
         return load_file(file)["latents"]
 
     @cached_property
-    def conditions(self) -> unet.Conditions:
-        return unet.Conditions(self.text, self.tokenizer)
+    def conditions(self) -> train_unet.Conditions:
+        return train_unet.Conditions(self.text, self.tokenizer)
 
     @cached_property
     def base(self) -> UNet2DConditionModel:
-        return unet.train_base(self.data, self.latents, self.conditions, self.folder, self.plans["base"])
+        return train_unet.train_base(
+            self.data, self.latents, self.conditions, self.folder, self.plans["base"]
+        )
 
     @cached_property
     def pairs(self) -> dict[str, Tensor]:
-        return unet.make_pairs(self.base, self.data, self.conditions, self.folder, self.sizes.pairs)
+        return train_unet.make_pairs(self.base, self.data, self.conditions, self.folder, self.sizes.pairs)
 
     @cached_property
     def turbo(self) -> UNet2DConditionModel:
-        return unet.train_turbo(
+        return train_unet.train_turbo(
             self.base, self.data, self.latents, self.conditions, self.pairs, self.folder, self.plans["turbo"]
         )
 
     @cached_property
     def detector(self) -> Detector:
         data = self._pictures("detector", seed=4)
-        return detector.train_detector(data, self.folder, self.plans["detector"])
+        return train_detector.train_detector(data, self.folder, self.plans["detector"])
 
     def pipeline(self, network: UNet2DConditionModel, few_steps: bool) -> StableDiffusionXLPipeline:
         """Copies of the parts as an SDXL pipeline, with the scheduler that suits the number of steps."""
-        scheduler = unet.make_scheduler()
+        scheduler = train_unet.make_scheduler()
         if few_steps:
             scheduler = EulerAncestralDiscreteScheduler.from_config(scheduler.config)
         return StableDiffusionXLPipeline(

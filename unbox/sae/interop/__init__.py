@@ -9,10 +9,10 @@ from pathlib import Path
 
 from activation_store import StoreError
 from activation_store.files import publish_folder
+from unbox.errors import UnboxError
 from unbox.sae.interop import saelens, sdxl_unbox, sparsify
 from unbox.sae.interop.common import Format
 from unbox.sae.model import SAE
-from unbox.words import UnboxError
 
 #: Name -> how to recognise, read and write it.
 FORMATS: dict[str, Format] = {

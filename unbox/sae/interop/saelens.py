@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from activation_store.files import write_json
+from unbox.blocks import block_path
 from unbox.sae.interop.common import block_of, peek, read_config, refuse_unless, whole_number
 from unbox.sae.model import SAE
-from unbox.sae.tensors import Shape, read_tensors, write_tensors
-from unbox.words import block_path
+from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 

@@ -1,0 +1,145 @@
+"""Number formats of a store: float16, bfloat16 (as its bits), float32, and int8 with a scale per vector."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from activation_store import compiled_loops
+from activation_store.errors import StoreError
+
+#: Rows that `take` decodes at once.
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How vectors lie on disk."""
+
+    stored: np.dtype
+    """Type of the stored values, shape (..., d)."""
+    scale_bytes: int
+    """Bytes of the float32 scale per vector: 4 for int8, else 0."""
+    encode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+    """Float array (..., d) -> stored values and scales (...,)."""
+    decode: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    """Inverse of `encode`, to float32 (a new array)."""
+
+
+def encode(array: np.ndarray, dtype: str, where: str = "the update") -> tuple[np.ndarray, np.ndarray | None]:
+    """Stored values and scales of `array` (..., d), float32 or float16.
+
+    Raises StoreError for NaN and infinity, and for values that the format cannot hold (float16 ends at
+    65,504).
+    """
+    values, scale = ENCODINGS[dtype].encode(array)
+    if _finite(values, dtype) and (scale is None or bool(np.isfinite(scale).all())):
+        return values, scale
+    if not np.isfinite(array).all():
+        count = int(array.size - np.isfinite(array).sum())
+        raise StoreError(
+            f"{where} holds {count:,} values that are NaN or infinite; nothing of it was stored. "
+            "If they were over float16's range, keep them as bfloat16 or float32"
+        )
+    raise StoreError(
+        f"{where} reaches {float(np.abs(array).max()):g}, over the largest {dtype}: "
+        "nothing of it was stored; use bfloat16 or float32"
+    )
+
+
+def decode(values: np.ndarray, scale: np.ndarray | None, dtype: str) -> np.ndarray:
+    """Float32 array (..., d) of stored values, a new array."""
+    return ENCODINGS[dtype].decode(values, scale)
+
+
+def take(values: np.ndarray, scale: np.ndarray | None, rows: np.ndarray, dtype: str) -> np.ndarray:
+    """Some rows (m,) of stored values (n, d) and scales (n,): (m, d) float32, a new array."""
+    out = np.empty((len(rows), values.shape[1]), np.float32)
+    if compiled_loops.AVAILABLE and dtype == "float16":
+        compiled_loops.take_half(values, rows, out)
+        return out
+    for start in range(0, len(rows), _BLOCK):  # what is between stays in the cache
+        some = rows[start : start + _BLOCK]
+        part = None if scale is None else scale[some]
+        out[start : start + _BLOCK] = decode(values.take(some, axis=0), part, dtype)
+    return out
+
+
+def _finite(values: np.ndarray, dtype: str) -> bool:
+    """Whether encoded values are finite. Half floats are looked at as integers: ten times as fast."""
+    exponent = {"float16": 0x7C00, "bfloat16": 0x7F80}.get(dtype)
+    if exponent is None:
+        return dtype == "int8" or bool(np.isfinite(values).all())
+    return values.size == 0 or int((values.view(np.uint16) & 0x7FFF).max()) < exponent
+
+
+def _to_half(array: np.ndarray) -> tuple[np.ndarray, None]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(array, np.float16), None
+
+
+def _from_half(values: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    """float16 -> float32 by moving bits, exact for finite values; three times as fast as NumPy's cast.
+
+    Exponent and mantissa are shifted into float32's place; the difference of the exponents' biases (127 -
+    15) is made up by a multiplication with 2^112, which also normalises subnormal numbers.
+    """
+    bits = values.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= np.int32(-0x70002000)  # sign, 5 bits of exponent, 10 of mantissa: 0x8FFFE000
+    floats = bits.view(np.float32)
+    floats *= np.float32(2.0**112)
+    return floats
+
+
+def _to_bfloat(array: np.ndarray) -> tuple[np.ndarray, None]:
+    """Round to nearest even on the bits. bfloat16 bits (uint16) pass as they are."""
+    if array.dtype == np.uint16:
+        return np.ascontiguousarray(array), None
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    nan = np.isnan(array)
+    return np.where(nan, np.uint16(0x7FC0), rounded), None
+
+
+def _from_bfloat(values: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    return (values.astype(np.uint32) << 16).view(np.float32)
+
+
+def _to_single(array: np.ndarray) -> tuple[np.ndarray, None]:
+    return np.ascontiguousarray(array, np.float32), None
+
+
+def _from_single(values: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    return values.astype(np.float32)
+
+
+def _to_int8(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric, per vector: scale = max|x| / 127, error at most scale / 2. A zero vector has scale zero.
+
+    The scale is rounded up to 17 significant bits: its multiples up to 127 are then exact in float32, and a
+    decoded vector encodes to itself.
+    """
+    array = np.ascontiguousarray(array, np.float32)
+    exact = np.abs(array).max(-1) / np.float32(127)
+    scale = ((exact.view(np.uint32) + np.uint32(0x7F)) & ~np.uint32(0x7F)).view(np.float32)
+    if not np.isfinite(scale).all():
+        return np.zeros(array.shape, np.int8), scale
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(scale > 0, np.float32(1) / scale, 0).astype(np.float32)
+    if not np.isfinite(inverse).all():  # subnormal scales: divide in double, where their inverse exists
+        inverse = np.divide(1.0, scale, where=scale > 0, out=np.zeros(scale.shape), dtype=np.float64)
+    return np.clip(np.rint(array * inverse[..., None]), -127, 127).astype(np.int8), scale
+
+
+def _from_int8(values: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    assert scale is not None
+    return values.astype(np.float32) * scale[..., None]
+
+
+ENCODINGS = {
+    "float16": Encoding(np.dtype("<f2"), 0, _to_half, _from_half),
+    "bfloat16": Encoding(np.dtype("<u2"), 0, _to_bfloat, _from_bfloat),
+    "float32": Encoding(np.dtype("<f4"), 0, _to_single, _from_single),
+    "int8": Encoding(np.dtype("i1"), 4, _to_int8, _from_int8),
+}

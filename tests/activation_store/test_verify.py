@@ -1,0 +1,148 @@
+"""Repair, merge, subset."""
+
+import os
+
+import numpy as np
+import pytest
+
+from activation_store import Store, StoreError, Writer, merge, repair, subset, verify
+from activation_store.manifest import manifest_path
+from activation_store.number_formats import ENCODINGS
+from tests.activation_store import fakes
+
+
+def damage(store, number):
+    path = store.path / "shards" / store.entries[number].name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_repair_keeps_every_good_shard_and_collecting_fills_exactly_the_holes(tmp_path):
+    store = fakes.make(tmp_path, 22)
+    damage(store, 1)
+    damage(store, 4)
+    assert [f.file for f in verify(tmp_path).findings] == [
+        "shards/000000004-000000008.h5",
+        "shards/000000016-000000020.h5",
+    ]
+    report = repair(tmp_path)
+    assert (report.shards, report.images, report.missing) == (4, 14, ((4, 8), (16, 20)))
+    opened = Store.open(tmp_path)
+    assert len(opened) == 14
+    assert opened.missing(24) == [(4, 8), (16, 20), (22, 24)]
+    assert [sample.index for sample in opened.samples] == [0, 1, 2, 3, *range(8, 16), 20, 21]
+    assert np.array_equal(opened["mid.0"].read(4), store["mid.0"].read(8))
+    kept = {name: os.stat(tmp_path / "shards" / name).st_mtime_ns for name in fakes.contents(tmp_path)}
+    assert fakes.make(tmp_path, 22).digest == store.digest
+    for name, when in kept.items():
+        assert os.stat(tmp_path / "shards" / name).st_mtime_ns == when
+
+
+def test_repairing_a_good_store_changes_nothing(tmp_path):
+    store = fakes.make(tmp_path, 10)
+    report = repair(tmp_path)
+    assert report.good
+    assert report.images == 10
+    assert Store.open(tmp_path).digest == store.digest
+
+
+def test_repair_adopts_what_a_killed_writer_published_without_its_manifest(tmp_path):
+    store = fakes.make(tmp_path, 10)
+    manifest_path(tmp_path, 0).unlink()
+    assert len(Store.open(tmp_path)) == 0
+    assert repair(tmp_path).images == 10
+    assert Store.open(tmp_path).digest == store.digest
+
+
+def test_repair_is_refused_while_a_process_writes(tmp_path):
+    with Writer(tmp_path, fakes.schema()), pytest.raises(StoreError, match="in use"):
+        repair(tmp_path)
+
+
+def test_repair_joins_the_manifests_of_ranks_and_drops_the_superseded(tmp_path):
+    fakes.make(tmp_path, 6, rank=0, world=2)
+    fakes.make(tmp_path, 6, rank=1, world=2)
+    fakes.make(tmp_path, 10)  # rank 0 of 1 makes 4..7 anew, longer than rank 1's 4..5
+    report = verify(tmp_path)
+    assert [f.file for f in report.findings] == ["shards/000000004-000000006.h5"]
+    repair(tmp_path)
+    assert verify(tmp_path).good
+    assert Store.open(tmp_path).digest == fakes.make(tmp_path / "whole", 10).digest
+
+
+@pytest.mark.parametrize("dtype", ENCODINGS)
+def test_merging_the_parts_of_a_run_gives_the_run(tmp_path, dtype):
+    whole = fakes.make(tmp_path / "whole", 10, dtype=dtype)
+    parts = [tmp_path / "even", tmp_path / "odd"]
+    for rank, part in enumerate(parts):
+        fakes.make(part, 10, rank=rank, world=2, dtype=dtype)
+    merged = merge(parts, tmp_path / "merged")
+    assert merged.digest == whole.digest
+    assert fakes.contents(tmp_path / "merged") == fakes.contents(whole.path)
+
+
+def test_merging_different_runs_numbers_on_and_says_of_what(tmp_path):
+    one = fakes.make(tmp_path / "1", 5)
+    two = fakes.make(tmp_path / "2", 6, provenance={"system": "fake", "seed": 1})
+    merged = merge([one.path, two.path], tmp_path / "merged")
+    assert len(merged) == 11
+    assert [sample.index for sample in merged.samples] == list(range(11))
+    assert [sample.prompt for sample in merged.samples[5:]] == [sample.prompt for sample in two.samples]
+    for i in range(11):
+        source, j = (one, i) if i < 5 else (two, i - 5)
+        assert np.array_equal(merged["up.1.0"].read(i), source["up.1.0"].read(j))
+        assert merged.thumbnail(i) == source.thumbnail(j)
+    assert [part["digest"] for part in merged.provenance["merged"]] == [one.digest, two.digest]
+    count = one["mid.0"].moments.count + two["mid.0"].moments.count
+    both = one["mid.0"].moments + two["mid.0"].moments
+    assert merged["mid.0"].moments.count == count
+    assert np.allclose(merged["mid.0"].moments.variance, both.variance, rtol=1e-9)
+    assert np.array_equal(merged["mid.0"].moments.norms, both.norms)
+
+
+def test_what_cannot_be_merged_is_named(tmp_path):
+    fakes.make(tmp_path / "1", 4)
+    fakes.make(tmp_path / "2", 4, dtype="int8")
+    with pytest.raises(StoreError, match="differ in dtype \\(float16 and int8\\)"):
+        merge([tmp_path / "1", tmp_path / "2"], tmp_path / "out")
+    with pytest.raises(StoreError, match="not empty"):
+        merge([tmp_path / "1"], tmp_path / "2")
+    with pytest.raises(StoreError, match="no stores"):
+        merge([], tmp_path / "out")
+
+
+def test_a_subset_is_what_was_chosen(tmp_path):
+    store = fakes.make(tmp_path / "all", 10)
+    part = subset(
+        store.path, tmp_path / "part", blocks=["up.1.0"], steps=[1], branches=["cond"], samples=range(2, 9)
+    )
+    assert part.blocks == ("up.1.0",)
+    assert part["up.1.0"].shape == (7, 1, 1, 4, 4, 4)
+    assert part["up.1.0"].steps == (1,)
+    for i in range(7):
+        whole = store["up.1.0"].filter(steps=1, branches="cond").read(i + 2)
+        assert np.array_equal(part["up.1.0"].read(i), whole)
+        assert part.samples[i].prompt == store.samples[i + 2].prompt
+        assert part.samples[i].seed == store.samples[i + 2].seed
+        assert part.thumbnail(i) == store.thumbnail(i + 2)
+    assert part.provenance["subset_of"] == store.digest
+    assert verify(part.path).good
+
+
+def test_a_subset_may_change_the_number_format(tmp_path):
+    store = fakes.make(tmp_path / "all", 6)
+    part = subset(store.path, tmp_path / "part", dtype="int8")
+    exact, rough = store["mid.0"].read(3), part["mid.0"].read(3)
+    assert not np.array_equal(exact, rough)
+    assert (np.abs(exact - rough) <= 0.51 / 127 * np.abs(exact).max(-1, keepdims=True)).all()
+
+
+def test_a_store_without_thumbnails_says_so(tmp_path):
+    kind = fakes.schema()
+    with Writer(tmp_path / "s", kind) as writer, writer.shard(0, 1) as shard:
+        shard.append([fakes.sample(0)], fakes.updates(kind, 0))
+    store = Store.open(tmp_path / "s")
+    with pytest.raises(StoreError, match="without thumbnails"):
+        store.thumbnail(0)
+    assert subset(store.path, tmp_path / "t").thumbnail_or_empty(0) == b""

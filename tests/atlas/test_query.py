@@ -1,0 +1,150 @@
+"""Questions to an atlas, words, labels, meaning."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.models.tiny import tiny_pipeline
+from unbox.atlas import Atlas, set_label
+from unbox.atlas.caption_labels import auroc_rows, log_odds, terms_of
+from unbox.atlas.database import match
+from unbox.atlas.relations import neighbours
+from unbox.atlas.text_embeddings import embed, feature_vectors, nearest
+from unbox.errors import UnboxError
+
+
+@pytest.fixture
+def own(atlas, tmp_path):
+    """A copy that may be written to."""
+    shutil.copytree(atlas.path, tmp_path / "atlas")
+    return Atlas.open(tmp_path / "atlas")
+
+
+def test_search_by_words_statistics_and_name(atlas):
+    assert {f.name for f in atlas.search("red")} >= {"mid.0/0", "up.0.0/0"}
+    assert {f.block for f in atlas.search("red", block="mid.0")} == {"mid.0"}
+    assert [f.name for f in atlas.search("mid.0/5")] == ["mid.0/5"]
+    dense = atlas.search(density=(0.4, 1.0))
+    assert {f.index for f in dense} == {7}
+    assert {f.peak_step for f in atlas.search(step=1)} == {1}
+    assert all(f.label for f in atlas.search(labelled=True))
+    order = [f.density for f in atlas.search(order="rarest", limit=24)]
+    assert order == sorted(order)
+    assert len(atlas.search(limit=3)) == 3
+    assert atlas.search(limit=3, offset=3)[0].id not in {f.id for f in atlas.search(limit=3)}
+
+
+@pytest.mark.parametrize(
+    "words", ['"', "red OR", "red NOT", "a:b", "(", "NEAR(", "x'; DROP TABLE features; --", "*", "-"]
+)
+def test_a_search_is_words_and_never_a_query_language(atlas, words):
+    assert isinstance(atlas.search(words), list)
+    assert len(atlas) == len(atlas.search(limit=1000))
+
+
+def test_match_quotes_every_word():
+    assert match('dog "cat" re') == '"dog" "cat" "re"*'
+    assert match(" ' ") == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mid.0/12", "mid.0/-1", "mid.0/1.5", "mid.0/", "up.9.9/0", "0", "", "mid.0/٣", "../../etc/passwd"],
+)
+def test_features_that_are_not_there(atlas, name):
+    with pytest.raises(UnboxError, match=r"mid\.0"):
+        atlas.feature(name)
+
+
+def test_unknown_kinds_are_named(atlas):
+    for ask in (
+        lambda: atlas.examples("mid.0/0", "best"),
+        lambda: atlas.examples("mid.0/0", "interval", 9),
+        lambda: atlas.related("mid.0/0", "friends"),
+        lambda: atlas.search(block="up.1.1"),
+        lambda: atlas.search(order="beauty"),
+    ):
+        with pytest.raises(UnboxError):
+            ask()
+
+
+def test_labels_of_people_go_first_and_can_be_taken_back(own):
+    set_label(own, "mid.0/0", "  crimson   <b>things</b> ", "Ada")
+    facts = own.feature("mid.0/0")
+    assert (facts.label, facts.author) == ("crimson <b>things</b>", "Ada")
+    assert own.search("crimson")[0].name == "mid.0/0"
+    assert {label.kind for label in own.labels("mid.0/0")} == {"human", "words"}
+    set_label(own, "mid.0/0", "", "Ada")
+    assert own.feature("mid.0/0").label.startswith("red")
+    assert own.search("crimson") == []
+
+
+@pytest.mark.parametrize("text", ["x" * 201, "bell\x07", "zero\u200bwidth"])
+def test_labels_that_cannot_be(own, text):
+    with pytest.raises(UnboxError):
+        set_label(own, "mid.0/0", text, "Ada")
+
+
+def test_no_atlas_and_damaged_ones(atlas, tmp_path):
+    with pytest.raises(UnboxError, match="unbox atlas"):
+        Atlas.open(tmp_path)
+    shutil.copytree(atlas.path, tmp_path / "a")
+    index = json.loads((tmp_path / "a/atlas.json").read_text())
+    for change in ({"version": 99}, {"format": "x"}, {"data": "../../etc"}, {"data": "gone"}):
+        (tmp_path / "a/atlas.json").write_text(json.dumps(index | change))
+        with pytest.raises(UnboxError, match="build it again"):
+            Atlas.open(tmp_path / "a")
+    (tmp_path / "a/atlas.json").write_text('{"format": NaN}')
+    with pytest.raises(UnboxError):
+        Atlas.open(tmp_path / "a")
+
+
+def test_log_odds_by_hand():
+    chosen, rest = np.array([[8.0, 1.0, 3.0]]), np.array([[2.0, 9.0, 27.0]])
+    z = log_odds(chosen, rest)[0]
+    assert z[0] > 2 > 0 > z[1]
+    swapped = log_odds(rest, chosen)[0]
+    np.testing.assert_allclose(z, -swapped)
+
+
+def test_auroc_of_rows_counts_ties_half():
+    scores = np.array([[0, 0, 1, 1, 1, 0, 0, 1, 2, 2.0]])
+    positive = np.array([[0, 0, 0, 0, 0, 1, 1, 1, 1, 1]], bool)
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[0, 5:] for b in scores[0, :5]]
+    assert auroc_rows(scores, positive)[0] == pytest.approx(np.mean(pairs))
+    assert np.isnan(auroc_rows(scores, np.zeros_like(positive)))[0]
+
+
+def test_terms_are_words_and_neighbours_without_stop_words():
+    assert list(terms_of("A large RED circle, on the left")) == [
+        "large", "red", "large red", "circle", "red circle", "left",
+    ]  # fmt: skip
+
+
+def test_decoder_neighbours_are_the_nearest():
+    rng = np.random.default_rng(0)
+    decoder = rng.normal(size=(300, 5))
+    unit = decoder / np.linalg.norm(decoder, axis=1, keepdims=True)
+    cosine = unit @ unit.T - 2 * np.eye(300)
+    found = neighbours(decoder, 3)
+    np.testing.assert_array_equal(found.other, np.argsort(-cosine, 1)[:, :3])
+    np.testing.assert_allclose(found.score[:, 0], cosine.max(1), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_meaning_by_the_pipelines_own_encoders(tmp_path):
+    from unbox import load
+
+    model = load(str(tiny_pipeline(tmp_path / "model", timestep_spacing="trailing")))
+    texts = ["a red cat", "a blue house", "a red cat on a tree", "moon and boat"]
+    vectors = embed(model, texts, batch=3)
+    np.testing.assert_allclose(vectors, np.concatenate([embed(model, [t]) for t in texts]), atol=1e-5)
+    images, peaks = np.array([[0, 2], [1, -1], [-1, -1]]), np.array([[2.0, 1.0], [1.0, 0], [0, 0]])
+    features, mean = feature_vectors(vectors, images, peaks)
+    assert features.shape == (3, vectors.shape[1])
+    assert not features[2].any()
+    scores = nearest(features, mean, embed(model, ["a blue house"])[0])
+    assert scores.argmax() == 1
+    assert scores[1] == pytest.approx(1, abs=1e-4)

@@ -1,0 +1,85 @@
+"""Labels by a model, from an endpoint that really answers over HTTP: it judges the pixels that it is sent."""
+
+import base64
+import io
+import json
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from PIL import Image
+
+from unbox.atlas import Atlas
+from unbox.atlas.vlm_labels import Endpoint, label_feature
+from unbox.errors import UnboxError
+
+
+def is_red(data: bytes) -> bool:
+    """Whether a planted thumbnail is red."""
+    red, green, blue = Image.open(io.BytesIO(data)).convert("RGB").getpixel((4, 4))
+    return red > green + blue
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Calls everything red; in a test of the label it names the images it is told to."""
+
+    asked: list[dict] = []  # noqa: RUF012
+    wrong = False
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        type(self).asked.append({"body": body, "key": self.headers.get("Authorization")})
+        text, *pictures = body["messages"][0]["content"]
+        seen = [is_red(base64.b64decode(p["image_url"]["url"].split(",")[1])) for p in pictures]
+        reds = [place + 1 for place, red in enumerate(seen) if red != self.wrong]
+        answer = "red things." if "label of at most" in text["text"] else ", ".join(map(str, reds))
+        data = json.dumps({"choices": [{"message": {"content": answer}}]}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        """Quiet."""
+
+
+@pytest.fixture
+def judge():
+    with HTTPServer(("127.0.0.1", 0), Judge) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        Judge.asked, Judge.wrong = [], False
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def own(atlas, tmp_path):
+    shutil.copytree(atlas.path, tmp_path / "atlas")
+    return Atlas.open(tmp_path / "atlas")
+
+
+def test_a_label_is_made_tested_and_kept(own, judge):
+    found = label_feature(own, "mid.0/0", Endpoint(judge, "a-model", "key"))
+    assert found.text == "red things"
+    assert found.score == 1
+    assert [each["key"] for each in Judge.asked] == ["Bearer key"] * 2
+    assert Judge.asked[0]["body"]["model"] == "a-model"
+    label = own.labels("mid.0/0")[0]
+    assert (label.kind, label.author, label.text) == ("model", "a-model", "red things")
+    assert label.score == pytest.approx(found.score)
+    assert own.feature("mid.0/0").label == "red things"
+
+
+def test_a_wrong_judge_scores_low(own, judge):
+    Judge.wrong = True
+    assert label_feature(own, "mid.0/0", Endpoint(judge, "a-model")).score == 0
+    assert Judge.asked[0]["key"] is None
+
+
+def test_endpoints_that_do_not_answer(own):
+    for url in ("http://127.0.0.1:9/v1", "ftp://x", "file:///etc/passwd"):
+        with pytest.raises(UnboxError):
+            label_feature(own, "mid.0/0", Endpoint(url, "m"))
+    assert all(label.kind != "model" for label in own.labels("mid.0/0"))

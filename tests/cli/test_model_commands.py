@@ -1,0 +1,119 @@
+"""`unbox models`, `unbox generate`, `unbox recipe real-size` as they are typed."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unbox.cli.main import main
+from unbox.edit import Direction, Edits
+from unbox.errors import UnboxError
+from unbox.models import SYSTEMS
+from unbox.models.png_record import read_png
+from unbox.models.weights import present
+
+CAT = ("--system", "sdxl-turbo", "--prompt", "a cat", "--size", "64")
+READY = [name for name, row in SYSTEMS.items() if present(row)]
+
+
+def test_models_lists_every_system(capsys):
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : len(SYSTEMS) + 1]] == list(SYSTEMS)
+    turbo = next(line for line in lines if line.startswith("sdxl-turbo "))
+    assert "download 6.9 GB" in turbo or "here" in turbo
+    assert turbo.endswith("random weights")
+
+
+def test_models_tells_all_of_one(capsys):
+    assert main(["models", "sdxl-lightning-1step"]) == 0
+    page = capsys.readouterr().out
+    assert "sdxl_lightning_1step_unet_x0.safetensors (5.1 GB to download)" in page
+    assert "arXiv:2402.13929" in page
+    assert main(["models", "--json", "novelai-v3"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["present"] is False
+    assert main(["models", "novelai"]) == 2
+    assert "near: novelai-v3" in capsys.readouterr().err
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image, int)
+
+
+def test_generate_writes_what_it_did(tiny, tmp_path):
+    call = ["generate", "--model", str(tiny), *CAT]
+    assert main([*call, "--seed", "7", "--count", "2", "--out", str(tmp_path / "new" / "cat.png")]) == 0
+    files = sorted((tmp_path / "new").iterdir())
+    assert [file.name for file in files] == ["cat-0.png", "cat-1.png"]
+    record = read_png(files[1])
+    assert (record["prompt"], record["seed"], record["steps"], record["guidance"]) == ("a cat", 8, 1, 0.0)
+    assert main([*call, "--seed", "8", "--out", str(tmp_path / "again.png")]) == 0
+    first, again = pixels_of(files[1]), pixels_of(tmp_path / "again.png")
+    assert first.shape == (64, 64, 3)
+    assert np.abs(first - again).max() <= 1
+
+
+def test_generate_records_conditions_and_weights(tiny, tmp_path):
+    out = tmp_path / "cat.png"
+    call = ["generate", "--model", str(tiny), *CAT, "--seed", "7", "--out", str(out)]
+    assert main(call) == 0
+    plain = pixels_of(out)
+    assert {"micro", "unet", "strength"}.isdisjoint(read_png(out))
+    assert main([*call, "--original-size", "8", "16", "--crop", "0", "4", "--unet", str(tiny)]) == 0
+    record = read_png(out)
+    assert (record["unet"], record["micro"]["original"], record["micro"]["crop"]) == (
+        str(tiny),
+        [8, 16],
+        [0, 4],
+    )
+    assert np.abs(pixels_of(out) - plain).max() > 0
+
+
+def test_generate_applies_edits(tiny, tmp_path):
+    edits = Edits.of(Direction("up.0.1", np.full(128, 3.0).tolist()).add(1.0))
+    (tmp_path / "edits.json").write_text(json.dumps(edits.to_json()))
+    call = ["generate", "--model", str(tiny), *CAT, "--seed", "1", "--out"]
+    assert main([*call, str(tmp_path / "plain.png")]) == 0
+    assert main([*call, str(tmp_path / "edited.png"), "--edits", str(tmp_path / "edits.json")]) == 0
+    plain, edited = (pixels_of(tmp_path / f"{name}.png") for name in ("plain", "edited"))
+    assert np.abs(plain - edited).max() > 3
+    assert read_png(tmp_path / "plain.png")["edits"] is None
+    assert Edits.from_json(read_png(tmp_path / "edited.png")["edits"]) == edits
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--saes", "somewhere"], "--saes has no use without --edits"),
+        (["--edits", "nowhere.json"], "no file of edits nowhere.json"),
+        (["--size", "64", "--aspect", "16:9"], "--size or --aspect, not both"),
+        (["--aspect", "wide"], "WIDTH:HEIGHT like 16:9, not 'wide'"),
+        (["--size", "64", "64", "64"], "a side, or HEIGHT WIDTH"),
+        (["--out", "image.jpg"], "written as .png"),
+        (["--steps", "1"], "begin at timestep 1 of 1000"),
+    ],
+)
+def test_generate_mistakes(tiny, options, message, capsys):
+    call = ["generate", "--model", str(tiny), "--prompt", "a cat", "--size", "64"]
+    if "--size" in options or "--aspect" in options:
+        call = call[:-2]
+    assert main([*call, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name in READY if name.startswith("shapes")])
+def test_generate_with_each_shapes_system(name, tmp_path):
+    out = tmp_path / "shape.png"
+    call = ["generate", "--model", name, "--prompt", "a large solid red circle", "--seed", "1"]
+    assert main([*call, "--out", str(out)]) == 0
+    assert pixels_of(out).shape == (64, 64, 3)
+    assert pixels_of(out).std() > 5
+
+
+def test_a_png_without_a_record(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "plain.png")
+    with pytest.raises(UnboxError, match="no record"):
+        read_png(tmp_path / "plain.png")

@@ -1,0 +1,55 @@
+"""The ground-truth benchmark from SAEs to its page, on the bundled model, as small as it gets."""
+
+import json
+
+import pytest
+
+from tests.edits.dictionaries import random_sae
+from unbox.errors import UnboxError
+from unbox.ground_truth.bench.benchmark import Settings, bench_shapes
+from unbox.ground_truth.bench.scene_pairs import KINDS
+
+SMALL = Settings(
+    steps=1,
+    prompts=24,
+    blocks_tried=1,
+    sizes=(2,),
+    strengths=(1.0, 4.0),
+    draws=2,
+    trial_cases=2,
+    test_cases=2,
+    pairs=1,
+    transported=(8,),
+    moved=(1.0,),
+    values=(("colour", "red"),),
+)
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark(tmp_path):
+    import unbox
+
+    model = unbox.load("shapes-turbo")
+    width = model.block("up.1.1").in_channels
+    saes = {b: random_sae(b, width=width, latents=4 * width, k=8) for b in ("up.1.0", "up.1.1")}
+    results = bench_shapes(model, saes, tmp_path / "out", SMALL, progress=False)
+    assert {row["method"] for row in results["causation"]} == {
+        "sae", "untrained", "neurons", "pca", "steering", "random"
+    }  # fmt: skip
+    assert all(1 <= len(row["blocks"]) <= 2 for row in results["causation"] + results["removal"])
+    assert {row["kind"] for row in results["ownership"]} == set(KINDS)
+    assert all(
+        0 <= row["success_low"] <= row["success"] <= row["success_high"] <= 1 for row in results["transport"]
+    )
+    assert json.loads((tmp_path / "out/results.json").read_text()) == json.loads(json.dumps(results))
+    page = (tmp_path / "out/report.html").read_text()
+    assert "colour: red" in page
+    assert "<svg" in page
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/kept").iterdir()}
+    assert bench_shapes(model, saes, tmp_path / "out", SMALL, progress=False) == results
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/kept").iterdir()} == kept
+
+
+def test_without_saes_it_says_what_to_do(tmp_path):
+    with pytest.raises(UnboxError, match="unbox train"):
+        bench_shapes(None, {}, tmp_path)

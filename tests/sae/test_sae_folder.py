@@ -1,0 +1,221 @@
+"""SAEs on disk: round trips, and files that should not be trusted."""
+
+import json
+import pickle
+import struct
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from activation_store.files import digest
+from tests.sae.worlds import noise
+from unbox.errors import UnboxError
+from unbox.sae import SAE, Plan, Spec, fit, load_saes, read_toml, specs
+from unbox.sae.metric_trackers import rewind, trackers
+from unbox.sae.sae_folder import CONFIG, TENSORS
+
+
+@pytest.fixture(scope="module")
+def sae():
+    found = fit(noise(), 2, 24, variant="batchtopk", tokens=2000, batch_size=128, progress=False)
+    return replace(
+        found, block="mid.0", name="mid.0", meta={"training": {"lr": 1e-3}, "figures": {"fvu": 0.5}}
+    )
+
+
+@pytest.fixture
+def folder(sae, tmp_path):
+    sae.save(tmp_path / "mid.0")
+    return tmp_path / "mid.0"
+
+
+def test_round_trip(sae, folder):
+    found = SAE.load(folder)
+    x = torch.from_numpy(noise().array[:50])
+    for ours, theirs in zip(sae.encode(x), found.encode(x), strict=True):
+        assert torch.equal(ours, theirs)
+    for name in ("k", "block", "name", "threshold", "update_std", "meta"):
+        assert getattr(found, name) == getattr(sae, name)
+    assert torch.equal(found.stats.mean_active, sae.stats.mean_active)
+    assert "fvu | 0.5" in (folder / "README.md").read_text()
+    with pytest.raises(UnboxError, match="exists already"):
+        sae.save(folder)
+    sae.save(folder, overwrite=True)
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_load_saes(sae, tmp_path):
+    replace(sae, name="a").save(tmp_path / "a")
+    assert list(load_saes(tmp_path)) == ["mid.0"]
+    replace(sae, name="b").save(tmp_path / "b")
+    assert list(load_saes(tmp_path)) == ["a", "b"]
+    assert list(load_saes(tmp_path / "b")) == ["mid.0"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnboxError, match="no SAE in"):
+        load_saes(tmp_path / "empty")
+    with pytest.raises(UnboxError, match="not a folder"):
+        load_saes(tmp_path / "nowhere")
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "sae import"),
+        ({"version": 2}, "update it"),
+        ({"k": 0}, "k = 0"),
+        ({"latents": 10**12}, "latents = 1000000000000"),
+        ({"latents": 25}, "shape"),
+        ({"width": True}, "width = True"),
+        ({"threshold": "x"}, "threshold"),
+        ({"update_std": -1}, "update_std"),
+        ({"digest": "0"}, "damaged"),
+        ({"meta": 3}, "meta"),
+        ({"stats": False}, "stats"),
+    ],
+)
+def test_crafted_config(folder, changes, message):
+    edit_config(folder, **changes)
+    with pytest.raises(UnboxError, match=message):
+        SAE.load(folder)
+
+
+@pytest.mark.parametrize("text", ["{", '{"format": NaN}', "[" * 10**5, "null", ""])
+def test_config_that_is_not_json(folder, text):
+    (folder / CONFIG).write_text(text)
+    with pytest.raises(UnboxError, match=r"JSON|not of an SAE"):
+        SAE.load(folder)
+
+
+def swap_tensors(folder, data):
+    (folder / TENSORS).write_bytes(data)
+    edit_config(folder, digest=digest(folder / TENSORS))
+
+
+class Trap:
+    def __reduce__(self):
+        return (pytest.fail, ("the pickle was run",))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pickle.dumps(Trap()),
+        struct.pack("<Q", 200 << 20) + b"{}",
+        struct.pack("<Q", 2) + b"{}",
+        struct.pack("<Q", 4) + b"null",
+        b"",
+        struct.pack("<Q", 90)
+        + b'{"W_enc":{"dtype":"F32","shape":[99999999,99999999],"data_offsets":[0,4]}}'.ljust(90),
+    ],
+)
+def test_crafted_tensors_are_refused(folder, data):
+    swap_tensors(folder, data)
+    with pytest.raises(UnboxError, match=r"safetensors|lacks"):
+        SAE.load(folder)
+
+
+def test_nan_weights_and_flipped_bits_are_refused(folder):
+    tensors = load_file(folder / TENSORS)
+    tensors["b_lat"][3] = torch.nan
+    save_file(tensors, folder / TENSORS)
+    with pytest.raises(UnboxError, match="damaged"):
+        SAE.load(folder)
+    edit_config(folder, digest=digest(folder / TENSORS))
+    with pytest.raises(UnboxError, match="b_lat holds NaN"):
+        SAE.load(folder)
+
+
+def test_feature(sae):
+    feature = sae.feature(7)
+    assert (feature.block, feature.index, feature.sae) == ("mid.0", 7, sae)
+    assert replace(sae, name="other").feature(7).source == "other"
+    for i in (-1, 24):
+        with pytest.raises(UnboxError, match="it has 0 to 23"):
+            sae.feature(i)
+
+
+def test_codes_of_any_shape(sae):
+    for one in (sae, sae.with_threshold(None)):
+        x = torch.from_numpy(noise().array[:24]).view(2, 3, 4, 16)
+        codes = one.encode(x)
+        assert codes.values.shape[:-1] == codes.indices.shape[:-1] == (2, 3, 4)
+        dense = codes.dense(24)
+        assert torch.allclose(dense @ one.W_dec + one.b_pre, one.decode(codes), atol=1e-5)
+        assert torch.allclose(codes.of(5), dense[..., 5])
+        single = one.encode(x[1, 2, 3])
+        assert torch.allclose(single.dense(24), dense[1, 2, 3], atol=1e-5)
+    with pytest.raises(UnboxError, match="width 16"):
+        sae.encode(torch.zeros(3, 8))
+    assert sae.decode(sae.encode(torch.zeros(0, 16))).shape == (0, 16)
+
+
+def test_plan_round_trip_and_toml(tmp_path):
+    plan = Plan(saes=specs(["mid.0", "up.0.1"], k=[5, 10], latents=640, variant="matryoshka"), tokens=10**6)
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        "tokens = 1_000_000\naux = 0.0\n"
+        '[[sae]]\nblock = ["mid.0", "up.0.1"]\nk = [5, 10]\nlatents = 640\n'
+        '[[sae]]\nblock = "up.0.0"\nvariant = "matryoshka"\nk = 4\nlatents = 64\nlevels = [8, 64]\n'
+    )
+    found = read_toml(path)
+    assert [spec.title for spec in found.saes] == [
+        "mid.0_k5_n640",
+        "mid.0_k10_n640",
+        "up.0.1_k5_n640",
+        "up.0.1_k10_n640",
+        "up.0.0_k4_n64_matryoshka",
+    ]
+    assert found.saes[-1].levels == (8, 64)
+    assert found.aux == 0.0
+    assert found.names()[-1] == "up.0.0"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tokens = ", "not valid TOML"),
+        ("token = 3", "no option token"),
+        ("[[sae]]\nkk = 3", "no option kk"),
+        ("sae = 3", r"\[\[sae\]\]"),
+        ("[[sae]]\nk = 3.5", "k = 3.5"),
+        ("[[sae]]\nk = 5\n[[sae]]\nk = 5", None),
+    ],
+)
+def test_bad_toml(tmp_path, text, message):
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    if message is None:
+        with pytest.raises(UnboxError, match="more than once"):
+            read_toml(path).names()
+    else:
+        with pytest.raises(UnboxError, match=message):
+            read_toml(path)
+
+
+def test_names_of_plan():
+    assert Plan(saes=(Spec("mid.0"), Spec("up.0.1"))).names() == ["mid.0", "up.0.1"]
+    assert Plan(saes=(Spec("mid.0"), Spec("mid.0", seed=1))).names() == [
+        "mid.0_k10_n5120",
+        "mid.0_k10_n5120_s1",
+    ]
+
+
+def test_metrics_are_rewound(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"sae": "a", "tokens": t} for t in (10, 20, 30)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"sae": "a", "tok')
+    rewind(path, {"a": 20})
+    assert [json.loads(line)["tokens"] for line in path.read_text().splitlines()] == [10, 20]
+
+
+def test_trackers(tmp_path):
+    with pytest.raises(UnboxError, match="there are tensorboard, trackio, wandb"):
+        trackers(["paper"], tmp_path)

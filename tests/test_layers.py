@@ -1,0 +1,126 @@
+"""The rooms import one way. Read from the source, so that an import inside a function counts too."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+#: A room may import the rooms in the lines above its own, never its own line's other rooms.
+STOREYS = (
+    {"edit", "mask", "blocks", "prompt", "errors", "statistics", "activation_store"},
+    {"shapes"},
+    {"models"},
+    {"capture", "sae"},
+    {"edits"},
+    {"atlas"},
+    {"experiments"},
+    {"ground_truth"},
+    {"recipes"},
+    {"explorer"},
+    {"cli"},
+)
+ROOMS = sorted(set.union(*STOREYS))
+
+#: What a room may not import at all, by the first word of the module.
+FORBIDDEN = {
+    "sae": {"diffusers", "transformers"},
+    "words": {"torch", "diffusers", "transformers", "h5py"},
+    "capture": {"gradio"},
+    "models": {"gradio", "h5py"},
+}
+
+
+def folder(room: str) -> Path:
+    return ROOT / room if room == "activation_store" else ROOT / "unbox" / room
+
+
+def modules(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively; rooms are named in full"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room_of(module: str) -> str | None:
+    """The room that a full module name belongs to; the package `unbox` itself is the top ("")."""
+    words = module.split(".")
+    if words[0] == "activation_store":
+        return "activation_store"
+    if words[0] != "unbox":
+        return None
+    return words[1] if len(words) > 1 and words[1] in ROOMS else ""
+
+
+def imports(room: str) -> set[tuple[str, str]]:
+    return {(str(path.relative_to(ROOT)), m) for path in folder(room).rglob("*.py") for m in modules(path)}
+
+
+def storey(room: str) -> int:
+    return next(i for i, rooms in enumerate(STOREYS) if room in rooms)
+
+
+def test_every_folder_is_a_room():
+    folders = {path.parent.name for path in (ROOT / "unbox").glob("*/__init__.py")} | {"activation_store"}
+    assert folders == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_is_below(room):
+    wrong = [
+        f"{path} imports {module}"
+        for path, module in sorted(imports(room))
+        if (other := room_of(module)) is not None
+        and other != room
+        and (other == "" or storey(other) >= storey(room))
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("room", sorted(FORBIDDEN))
+def test_a_room_keeps_to_its_trade(room):
+    wrong = [f"{p} imports {m}" for p, m in sorted(imports(room)) if m.split(".")[0] in FORBIDDEN[room]]
+    assert not wrong
+
+
+def test_the_store_needs_only_numpy_and_h5py():
+    allowed = {"numpy", "h5py", "activation_store"} | sys.stdlib_module_names
+    optional = {"activation_store/compiled_loops.py": {"numba"}}
+    wrong = [
+        f"{p} imports {m}"
+        for p, m in sorted(imports("activation_store"))
+        if m.split(".")[0] not in allowed | optional.get(str(p), set())
+    ]
+    assert not wrong
+
+
+def test_the_store_is_written_and_read_without_what_is_optional(tmp_path):
+    code = (
+        "import importlib.util as u, sys, numpy as np\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'numba' else find(name, *rest)\n"
+        "from tests.activation_store import fakes\n"
+        "from pathlib import Path\n"
+        f"rows = fakes.make(Path({str(tmp_path / 'store')!r}), 6)['mid.0']\n"
+        "print(sum(len(batch) for batch in rows.batches(7)) == len(rows), 'numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout.strip(), done.stderr) == ("True False", "")
+
+
+def test_importing_the_command_line_loads_no_heavy_library():
+    names = [f"unbox.cli.{path.stem}" for path in (ROOT / "unbox" / "cli").glob("[a-z]*.py")]
+    code = (
+        f"import sys, importlib\nfor name in {names!r}: importlib.import_module(name)\n"
+        "print({'torch', 'diffusers', 'transformers', 'gradio', 'matplotlib'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,221 @@
+"""The pass over a store: codes of a few images at a time, counted; saved now and then, resumed."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from activation_store import digest, publish_file
+from activation_store.files import canonical
+from activation_store.number_formats import decode
+from unbox.atlas.atlas_plan import Plan
+from unbox.atlas.feature_statistics import Entries, Examples, Grid, Tally, pairs_of
+from unbox.errors import UnboxError
+from unbox.sae.latent_statistics import latent_stats
+from unbox.sae.model import SAE
+
+#: Vectors encoded at a time, and seconds between two savings of a pass.
+ROWS, SAVE_EVERY = 16_384, 60.0
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the pass found of one SAE."""
+
+    grid: Grid
+    tally: Tally
+    examples: Examples
+    scale: np.ndarray
+    """(n,) float32: the activation that a histogram and the intervals end at."""
+    probes: np.ndarray
+    """(probes,) images, ascending."""
+    place_rows: int
+    """Places that were sampled: rows of the sparse matrix in the tally."""
+
+
+def gather(
+    sae: SAE, rows: Any, plan: Plan, saved: Path, progress: Any = None, save_every: float = SAVE_EVERY
+) -> Gathered:
+    """Count an SAE's codes over all images of `rows` (a store's rows of its block).
+
+    The state is saved at `saved` about every `save_every` seconds; called again after a kill it goes on from
+    there, and the result is the same. `progress(images)` is told how many images were done.
+    """
+    grid = grid_of(rows)
+    images = rows.shape[0]
+    scale = activation_scale(sae, rows)
+    probes = probe_images(images, plan)
+    per_image = places_per_image(images, plan)
+    key = pass_key(sae, rows, plan)
+    tally, examples = restore(saved, key) or (
+        Tally.empty(sae.latents, grid, plan, len(probes)),
+        Examples.empty(sae.latents, grid.cells, plan),
+    )
+    column = {int(image): i for i, image in enumerate(probes)}
+    told = time.monotonic()
+    if progress:
+        progress(int(tally.images))
+    for part in batches(images, int(tally.images), max(1, ROWS // (grid.steps * grid.branches * grid.kept))):
+        entries, active = encode(sae, rows, part, grid)
+        pairs = pairs_of(entries, sae.latents)
+        tally.count(entries, scale)
+        tally.count_lives(entries, pairs)
+        is_probe = np.isin(pairs.image, probes)
+        at = np.array([column[int(i)] for i in pairs.image[is_probe]], np.int64)
+        tally.probe_peak[pairs.feature[is_probe], at] = pairs.peak[is_probe]
+        examples.offer(entries, pairs, scale, is_probe, plan)
+        tally.add_places(*sampled_places(active, part, per_image, plan, grid))
+        tally.images += len(part)
+        if progress:
+            progress(len(part))
+        if time.monotonic() - told > save_every:
+            save(saved, key, tally, examples)
+            told = time.monotonic()
+    best = Examples(*(getattr(examples, k).sorted() for k in ("top", "random", "intervals", "captions")))
+    return Gathered(grid, tally, best, scale, probes, images * per_image)
+
+
+def grid_of(rows: Any) -> Grid:
+    """The axes of a store's rows."""
+    _, steps, branches, y, x, _ = rows.shape
+    height, width, _ = rows.store.schema.blocks[rows.block]
+    return Grid(steps, branches, height, width, y * x)
+
+
+def activation_scale(sae: SAE, rows: Any) -> np.ndarray:
+    """(n,) the largest activation in training; of latents that never fired there, the median of the others'.
+
+    Known before the pass, so that histograms need no second one.
+    """
+    stats = sae.stats or latent_stats(sae, [torch.from_numpy(rows.sample(ROWS)).to(sae.device)])
+    largest = stats.max.numpy().astype(np.float32)
+    fired = largest > 0
+    return np.where(fired, largest, np.median(largest[fired]) if fired.any() else 1.0).astype(np.float32)
+
+
+def probe_images(images: int, plan: Plan) -> np.ndarray:
+    """Images kept from the words: at most a quarter of all."""
+    count = min(plan.probes, images // 4)
+    chosen = np.random.default_rng([plan.seed, 1]).choice(images, count, replace=False)
+    return np.sort(chosen)
+
+
+def places_per_image(images: int, plan: Plan) -> int:
+    """Places sampled in each image: about `plan.places` in all, at most 64 an image."""
+    return min(64, -(-plan.places // max(images, 1)))
+
+
+def batches(images: int, start: int, size: int) -> Iterator[range]:
+    """Ranges of images from `start` on."""
+    for first in range(start, images, size):
+        yield range(first, min(first + size, images))
+
+
+def encode(sae: SAE, rows: Any, part: range, grid: Grid) -> tuple[Entries, np.ndarray]:
+    """Entries of some images, and the active latents of each place, (images, steps, branches, places, k) with
+    -1 where a place of the code is unused."""
+    codes = sae.encode(torch.from_numpy(updates_of(rows, part)).to(sae.device))
+    values = codes.values.float().cpu().numpy()
+    latents = codes.indices.cpu().numpy()
+    shape = (*values.shape[:3], grid.kept, values.shape[-1])
+    values, latents = values.reshape(shape), latents.reshape(shape)
+    where = np.nonzero(values > 0)
+    image, step, branch, place, _ = where
+    position = place if rows.store.schema.positions is None else kept_places(rows, part)[image, place]
+    entries = Entries(
+        latents[where], values[where], image + part.start, step, branch, place, grid.cell(position)
+    )
+    return entries, np.where(values > 0, latents, -1)
+
+
+def updates_of(rows: Any, part: range) -> np.ndarray:
+    """Updates of neighbouring images, (images, step, branch, y, x, channel) float32."""
+    parts = []
+    for file, some in shards(rows.store, part):
+        values = file[f"{rows.block}/values"][some]
+        scale = file[f"{rows.block}/scale"][some] if f"{rows.block}/scale" in file else None
+        parts.append(decode(values, scale, rows.store.schema.dtype))
+    return np.concatenate(parts)
+
+
+def kept_places(rows: Any, part: range) -> np.ndarray:
+    """(images, places) flat positions that a store of sampled positions keeps of neighbouring images."""
+    found = [file[f"{rows.block}/positions"][some] for file, some in shards(rows.store, part)]
+    return np.concatenate(found).astype(np.int64)
+
+
+def shards(store: Any, part: range) -> Iterator[tuple[Any, slice]]:
+    """Each shard that holds some of the images, open, and where in it they are.
+
+    A shard is opened once for all its images: opening one checks it, which costs more than an image.
+    """
+    at = part.start
+    while at < part.stop:
+        number = int(np.searchsorted(store.offsets, at, side="right")) - 1
+        first = int(store.offsets[number])
+        stop = min(part.stop, int(store.offsets[number + 1]))
+        with store.shard(number) as file:
+            yield file, slice(at - first, stop - first)
+        at = stop
+
+
+def sampled_places(
+    active: np.ndarray, part: range, per_image: int, plan: Plan, grid: Grid
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and features of the places sampled in some images.
+
+    A place is a fraction of the image, so that blocks with other grids are looked at in the same places.
+    """
+    rows, features = [], []
+    for offset, image in enumerate(part):
+        u = np.random.default_rng([plan.seed, 2, image]).random((per_image, 4))
+        step, branch = (u[:, 0] * grid.steps).astype(int), (u[:, 1] * grid.branches).astype(int)
+        if grid.kept == grid.height * grid.width:
+            place = (u[:, 2] * grid.height).astype(int) * grid.width + (u[:, 3] * grid.width).astype(int)
+        else:
+            place = (u[:, 2] * grid.kept).astype(int)
+        found = active[offset, step, branch, place]
+        row, column = np.nonzero(found >= 0)
+        rows.append(image * per_image + row)
+        features.append(found[row, column])
+    return np.concatenate(rows), np.concatenate(features)
+
+
+def pass_key(sae: SAE, rows: Any, plan: Plan) -> str:
+    """What a pass depends on: weights, rows, sizes."""
+    weights = [
+        digest(np.ascontiguousarray(getattr(sae, name).cpu().float().numpy()).tobytes())
+        for name in ("W_enc", "W_dec", "b_pre", "b_lat")
+    ]
+    return digest(canonical([weights, sae.k, sae.threshold, rows.digest, plan.to_json()]))
+
+
+def save(path: Path, key: str, tally: Tally, examples: Examples) -> None:
+    """Write the state of a pass, whole or not at all."""
+    arrays = {f"tally/{name}": array for name, array in tally.arrays().items()} | examples.arrays()
+    with publish_file(path) as temporary, open(temporary, "xb") as file:
+        np.savez(file, **{"key": np.frombuffer(key.encode(), np.uint8), **arrays})  # type: ignore[arg-type]
+
+
+def restore(path: Path, key: str) -> tuple[Tally, Examples] | None:
+    """The state of the same pass, or None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if file["key"].tobytes().decode() != key:
+                return None
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, KeyError) as error:
+        raise UnboxError(f"{path} is damaged ({error}); remove it and build the atlas again") from error
+    tally = Tally(**{name[6:]: array for name, array in arrays.items() if name.startswith("tally/")})
+    examples = Examples.empty(1, 0, Plan())
+    for name, array in arrays.items():
+        kind, _, part = name.partition("/")
+        if kind in ("top", "random", "intervals", "captions"):
+            setattr(examples, kind, replace(getattr(examples, kind), **{part: array}))
+    return tally, examples

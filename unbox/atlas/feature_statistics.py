@@ -1,0 +1,241 @@
+"""Everything that one pass over a block's codes counts, as plain arrays that can be saved and restored."""
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from unbox.atlas.atlas_plan import MAP_SIDE, Plan
+from unbox.atlas.top_images import Best, pair_noise
+
+
+class Entries(NamedTuple):
+    """Active places of some images, one element each, (E,): a sparse view of codes."""
+
+    feature: np.ndarray
+    value: np.ndarray
+    image: np.ndarray
+    step: np.ndarray
+    branch: np.ndarray
+    place: np.ndarray
+    """Index into what is kept of the image's grid, y * width + x."""
+    cell: np.ndarray
+    """Index into the grid of maps."""
+
+
+class Pairs(NamedTuple):
+    """Each feature in each image in which it is active, (m,), and the pair of every entry."""
+
+    feature: np.ndarray
+    image: np.ndarray
+    peak: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    of_entry: np.ndarray
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The axes of a block's codes in a store."""
+
+    steps: int
+    branches: int
+    height: int
+    width: int
+    kept: int
+    """Places kept of each image: height * width unless the store samples positions."""
+
+    @cached_property
+    def factor(self) -> int:
+        """Positions pooled into a cell, along each axis."""
+        return -(-max(self.height, self.width) // MAP_SIDE)
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        """(y, x) of the maps."""
+        return -(-self.height // self.factor), -(-self.width // self.factor)
+
+    @property
+    def cells(self) -> int:
+        return self.map_shape[0] * self.map_shape[1]
+
+    def cell(self, position: np.ndarray) -> np.ndarray:
+        """Cells of flat positions on the block's grid."""
+        y, x = np.divmod(position, self.width)
+        return (y // self.factor) * self.map_shape[1] + x // self.factor
+
+
+@dataclass
+class Tally:
+    """Counts of an SAE's n latents. Arrays only; `images` says how many images of the store are in."""
+
+    images: np.ndarray
+    """() int64."""
+    active: np.ndarray
+    """(n,) places where active; float64, as `total` and `square`, the sums of values and of their squares."""
+    total: np.ndarray
+    square: np.ndarray
+    largest: np.ndarray
+    """(n,) float32."""
+    pictures: np.ndarray
+    """(n,) images where active anywhere."""
+    histogram: np.ndarray
+    """(n, bins) values between 0 and the feature's scale; the last bin holds all above."""
+    by_step: np.ndarray
+    """(n, steps) places where active."""
+    by_branch: np.ndarray
+    """(n, branches)."""
+    by_cell: np.ndarray
+    """(n, cells)."""
+    first: np.ndarray
+    """(n, steps) images by the first step where active."""
+    last: np.ndarray
+    """(n, steps) images by the last step."""
+    both: np.ndarray
+    """(n, steps - 1) places where active at a step and the next."""
+    probe_peak: np.ndarray
+    """(n, probes) float16: peak in each probe image."""
+    place_row: np.ndarray
+    """(P,) int32: sampled place of each active latent, ascending; with `place_feature`, a sparse matrix."""
+    place_feature: np.ndarray
+
+    @classmethod
+    def empty(cls, latents: int, grid: Grid, plan: Plan, probes: int) -> "Tally":
+        """Nothing seen yet."""
+
+        def count(*shape: int) -> np.ndarray:
+            return np.zeros((latents, *shape), np.int64)
+
+        return cls(
+            images=np.zeros((), np.int64),
+            active=count(),
+            total=np.zeros(latents),
+            square=np.zeros(latents),
+            largest=np.zeros(latents, np.float32),
+            pictures=count(),
+            histogram=count(plan.bins),
+            by_step=count(grid.steps),
+            by_branch=count(grid.branches),
+            by_cell=count(grid.cells),
+            first=count(grid.steps),
+            last=count(grid.steps),
+            both=count(grid.steps - 1),
+            probe_peak=np.zeros((latents, probes), np.float16),
+            place_row=np.zeros(0, np.int32),
+            place_feature=np.zeros(0, np.int32),
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array by its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @property
+    def latents(self) -> int:
+        return len(self.active)
+
+    def count(self, e: Entries, scale: np.ndarray) -> None:
+        """Count entries by feature, value, step, branch and cell."""
+        n = self.latents
+        self.active += np.bincount(e.feature, minlength=n)
+        self.total += np.bincount(e.feature, e.value, n)
+        self.square += np.bincount(e.feature, np.square(e.value, dtype=np.float64), n)
+        np.maximum.at(self.largest, e.feature, e.value)
+        bins = self.histogram.shape[1]
+        height = np.minimum(e.value / scale[e.feature] * bins, bins - 1).astype(np.int64)
+        for table, column in (
+            (self.histogram, height),
+            (self.by_step, e.step),
+            (self.by_branch, e.branch),
+            (self.by_cell, e.cell),
+        ):
+            table += np.bincount(e.feature * table.shape[1] + column, minlength=table.size).reshape(
+                table.shape
+            )
+
+    def count_lives(self, e: Entries, pairs: Pairs) -> None:
+        """Count first and last steps by image, and places where a feature is active in two steps running."""
+        n, steps = self.by_step.shape
+        self.pictures += np.bincount(pairs.feature, minlength=n)
+        for table, when in ((self.first, pairs.first), (self.last, pairs.last)):
+            table += np.bincount(pairs.feature * steps + when, minlength=n * steps).reshape(n, steps)
+        where = (e.image * (int(e.branch.max(initial=0)) + 1) + e.branch) * (int(e.place.max(initial=0)) + 1)
+        key = (where + e.place) * n + e.feature
+        at = [key[e.step == step] for step in range(steps)]
+        for step in range(steps - 1):
+            kept = np.intersect1d(at[step], at[step + 1], assume_unique=True)
+            self.both[:, step] += np.bincount(kept % n, minlength=n)
+
+    def add_places(self, rows: np.ndarray, features: np.ndarray) -> None:
+        """Keep which features are active at sampled places."""
+        self.place_row = np.concatenate([self.place_row, rows.astype(np.int32)])
+        self.place_feature = np.concatenate([self.place_feature, features.astype(np.int32)])
+
+
+@dataclass
+class Examples:
+    """The chosen images of each feature, by kind."""
+
+    top: Best
+    random: Best
+    intervals: Best
+    """Rows are feature * intervals + interval."""
+    captions: Best
+    """More top images, none of them a probe, without maps."""
+
+    @classmethod
+    def empty(cls, latents: int, cells: int, plan: Plan) -> "Examples":
+        """Nothing seen yet."""
+        return cls(
+            top=Best.empty(latents, plan.top, cells),
+            random=Best.empty(latents, plan.random, cells),
+            intervals=Best.empty(latents * plan.intervals, plan.per_interval, cells),
+            captions=Best.empty(latents, plan.caption_images, 0),
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array, named `kind/part`."""
+        return {
+            f"{kind.name}/{part.name}": getattr(getattr(self, kind.name), part.name)
+            for kind in fields(self)
+            for part in fields(Best)
+        }
+
+    def offer(self, e: Entries, pairs: Pairs, scale: np.ndarray, probe: np.ndarray, plan: Plan) -> None:
+        """Offer the pairs of some images to every kind. `probe` (m,) bool: the pair's image is a probe."""
+        noise = pair_noise(pairs.feature, pairs.image, plan.seed)
+        level = np.minimum(pairs.peak / scale[pairs.feature] * plan.intervals, plan.intervals - 1)
+        _offer(self.top, pairs.feature, pairs.peak, e, pairs)
+        _offer(self.random, pairs.feature, noise, e, pairs)
+        _offer(self.intervals, pairs.feature * plan.intervals + level.astype(np.int64), noise, e, pairs)
+        words = ~probe
+        self.captions.offer(
+            pairs.feature[words], pairs.peak[words].astype(float), pairs.image[words], pairs.peak[words]
+        )
+
+
+def _offer(best: Best, row: np.ndarray, key: np.ndarray, e: Entries, pairs: Pairs) -> None:
+    slots = best.offer(row, key.astype(np.float64), pairs.image, pairs.peak)
+    slot = slots[pairs.of_entry]
+    taken = slot >= 0
+    pair = pairs.of_entry[taken]
+    level = np.rint(255 * e.value[taken] / pairs.peak[pair]).astype(np.uint8)
+    np.maximum.at(best.maps, (row[pair], slot[taken], e.cell[taken]), level)
+
+
+def pairs_of(e: Entries, latents: int) -> Pairs:
+    """Group entries by image and feature."""
+    keys, of_entry = np.unique(e.image * latents + e.feature, return_inverse=True)
+    order = np.argsort(of_entry, kind="stable")
+    starts = np.searchsorted(of_entry[order], np.arange(len(keys)))
+    if len(keys) == 0:
+        nothing = np.zeros(0, np.int64)
+        return Pairs(nothing, nothing, np.zeros(0, np.float32), nothing, nothing, nothing)
+    return Pairs(
+        feature=keys % latents,
+        image=keys // latents,
+        peak=np.maximum.reduceat(e.value[order], starts),
+        first=np.minimum.reduceat(e.step[order], starts),
+        last=np.maximum.reduceat(e.step[order], starts),
+        of_entry=of_entry,
+    )

@@ -1,0 +1,114 @@
+"""Labels by a vision-language model behind an OpenAI-compatible endpoint, each tested on other images."""
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unbox.atlas.feature_records import Example
+from unbox.atlas.labels import set_label
+from unbox.atlas.query import Atlas
+from unbox.errors import UnboxError
+
+#: Longest answer that is read, in bytes, and seconds to wait for it.
+ANSWER, PATIENCE = 1 << 20, 120.0
+
+NAME = (
+    "These images make one feature of an image model's internals fire, the strongest first. "
+    "What do they have in common? Answer with a label of at most eight words, nothing else."
+)
+DETECT = (
+    "A feature of an image model fires in images that show: {label}. "
+    "In which of these images, numbered from 1, does it fire? Answer with the numbers alone, with commas."
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where and what to ask."""
+
+    url: str
+    """Base of the API, e.g. http://localhost:8000/v1."""
+    model: str
+    key: str = ""
+
+    def ask(self, text: str, images: Sequence[bytes]) -> str:
+        """The model's answer about some WebP images. Raises UnboxError where there is none."""
+        parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+        for data in images:
+            uri = f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
+            parts.append({"type": "image_url", "image_url": {"url": uri}})
+        body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": parts}]}
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        if not self.url.startswith(("http://", "https://")):
+            raise UnboxError(f"'{self.url}' is not the address of an endpoint, like http://localhost:8000/v1")
+        request = urllib.request.Request(
+            f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                content = json.loads(answer.read(ANSWER))["choices"][0]["message"]["content"]
+        except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise UnboxError(f"{self.url} gave no answer that can be read: {error}") from error
+        if not isinstance(content, str) or not content.strip():
+            raise UnboxError(f"{self.url} gave an empty answer")
+        return content.strip()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A label and how it did: balanced accuracy on images that it was not made from (0.5 is chance)."""
+
+    text: str
+    score: float | None
+    images: int
+
+
+def label_feature(atlas: Atlas, feature: str | int, endpoint: Endpoint, seed: int = 0) -> Verdict:
+    """Ask for a label, test it on random firing and silent images, and keep it in the atlas.
+
+    Raises UnboxError where the feature has no images, or the endpoint does not answer.
+    """
+    top = _pictured(atlas.examples(feature, "top"))[:9]
+    if not top:
+        raise UnboxError(f"{atlas.feature(feature).name} has no images to show")
+    text = " ".join(endpoint.ask(NAME, [_read(each) for each in top]).split())[:200].strip("\"'. ")
+    seen = {each.image for each in top}
+    firing = [each for each in _pictured(atlas.examples(feature, "random")) if each.image not in seen]
+    score, count = detect(endpoint, text, firing, _pictured(atlas.examples(feature, "decoys")), seed)
+    details = {"endpoint": endpoint.url, "images": count, "seed": seed}
+    set_label(atlas, feature, text, endpoint.model, kind="model", score=score, details=details)
+    return Verdict(text, score, count)
+
+
+def detect(
+    endpoint: Endpoint, label: str, firing: Sequence[Example], silent: Sequence[Example], seed: int
+) -> tuple[float | None, int]:
+    """Balanced accuracy of the model's choice among shuffled images, and their number; None where a kind is
+    missing."""
+    if not firing or not silent:
+        return None, 0
+    shown = [*firing, *silent]
+    truth = np.array([True] * len(firing) + [False] * len(silent))
+    order = np.random.default_rng(seed).permutation(len(shown))
+    answer = endpoint.ask(DETECT.format(label=label), [_read(shown[i]) for i in order])
+    said = {int(word) for word in answer.replace(",", " ").split() if word.isascii() and word.isdigit()}
+    chosen = np.array([place + 1 in said for place in range(len(order))])
+    truth = truth[order]
+    return float((chosen[truth].mean() + (~chosen[~truth]).mean()) / 2), len(shown)
+
+
+def _pictured(found: Sequence[Example]) -> list[Example]:
+    return [each for each in found if each.thumbnail is not None]
+
+
+def _read(found: Example) -> bytes:
+    assert found.thumbnail is not None
+    return found.thumbnail.read_bytes()

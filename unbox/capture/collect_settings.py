@@ -1,0 +1,128 @@
+"""What is collected: the settings that collecting, streaming and estimating share."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from activation_store import Schema
+from unbox.blocks import DEFAULT_BLOCKS
+from unbox.capture.block_hooks import BRANCHES
+from unbox.errors import UnboxError
+from unbox.models.model import Model
+from unbox.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which updates of which runs. None takes what the system says."""
+
+    blocks: tuple[str, ...] = DEFAULT_BLOCKS
+    """Short names of the blocks to record."""
+    steps: int | None = None
+    """Sampling steps of each image."""
+    guidance: float | None = None
+    """Guidance scale."""
+    negative_prompt: str | None = None
+    """Negative prompt of every image."""
+    height: int | None = None
+    """Pixels."""
+    width: int | None = None
+    """Pixels."""
+    seed: int = 0
+    """The run's seed; image i has the seed image_seed(seed, i), whatever the batch size and number of ranks.
+    """
+    keep_steps: tuple[int, ...] | None = None
+    """Steps to keep, of the scheduler's indices from 0; None keeps all."""
+    branches: tuple[str, ...] | None = None
+    """Branches to keep; None keeps all there are: "cond", and "uncond" under guidance."""
+    positions: int | None = None
+    """Positions kept of each image, drawn by its seed; None keeps all."""
+    dtype: str = "float16"
+    """Number format of the store: float16, bfloat16, float32 or int8."""
+    thumbnail: int | None = 128
+    """Longer side of the kept WebP pictures in pixels; None keeps none and does not decode the latents."""
+    batch_size: int = 8
+    """Images generated together; changes nothing but rounding."""
+    shard_samples: int = 0
+    """Images in a file of the store; 0 makes files of about 128 MB."""
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "keep_steps", "branches"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(value))
+        if self.batch_size < 1 or (self.thumbnail is not None and self.thumbnail < 1):
+            raise UnboxError("the batch size and the thumbnails' side must be at least 1")
+
+    def call(self) -> dict[str, Any]:
+        """Arguments of `Model.generate` that hold for every image."""
+        names = ("steps", "guidance", "negative_prompt", "height", "width", "batch_size")
+        return {name: getattr(self, name) for name in names} | {
+            "output": "latent" if self.thumbnail is None else "pil"
+        }
+
+
+def schema_of(model: Model, settings: Settings) -> Schema:
+    """The store's schema for a model and settings. Raises UnboxError for blocks, steps and branches that are
+    not.
+    """
+    steps = model.system.steps if settings.steps is None else settings.steps
+    guidance = model.system.guidance if settings.guidance is None else settings.guidance
+    guided = guidance > 1 and _config(model).time_cond_proj_dim is None
+    there = BRANCHES if guided else BRANCHES[:1]
+    if steps < 1:
+        raise UnboxError(f"{steps} steps make no image; there is at least 1")
+    keep = settings.keep_steps or tuple(range(steps))
+    branches = settings.branches or there
+    if beyond := [step for step in keep if not 0 <= step < steps]:
+        raise UnboxError(f"step {beyond[0]} is not of a run of {steps} steps; they are 0 to {steps - 1}")
+    if absent := [branch for branch in branches if branch not in there]:
+        raise UnboxError(
+            f"branch {absent[0]} does not occur at guidance {guidance:g}; there is {', '.join(there)}"
+        )
+    height, width = (settings.height or model.size, settings.width or model.size)
+    return Schema(
+        blocks={name: block_shape(model, name, height, width) for name in dict.fromkeys(settings.blocks)},
+        steps=tuple(sorted(set(keep))),
+        branches=tuple(branch for branch in there if branch in branches),
+        dtype=settings.dtype,
+        positions=settings.positions,
+        shard_samples=settings.shard_samples,
+    )
+
+
+def block_shape(model: Model, name: str, height: int, width: int) -> tuple[int, int, int]:
+    """(y, x, channels) of a block's updates for images of `height` x `width` pixels.
+
+    Every level of the UNet halves the latent's sides, rounding up.
+    """
+    block: Any = model.block(name)
+    side, *numbers = name.split(".")
+    deepest = len(_config(model).block_out_channels) - 1
+    level = {"down": int(numbers[0]), "mid": deepest, "up": deepest - int(numbers[0])}[side]
+    scale = model.pipeline.vae_scale_factor
+    return (-(-(height // scale) // 2**level), -(-(width // scale) // 2**level), block.in_channels)
+
+
+def _config(model: Model) -> Any:
+    return model.pipeline.unet.config
+
+
+def run_facts(model: Model, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """JSON: what must be equal for rows to belong together (provenance), and the software and source
+    (versions).
+    """
+    facts = model.fingerprint
+    versions = {"libraries": facts.pop("libraries"), "source": facts.pop("source", "")}
+    run = {
+        name: getattr(settings, name)
+        for name in ("steps", "guidance", "negative_prompt", "height", "width", "seed")
+    }
+    run["steps"] = model.system.steps if settings.steps is None else settings.steps
+    run["guidance"] = model.system.guidance if settings.guidance is None else settings.guidance
+    run["height"], run["width"] = settings.height or model.size, settings.width or model.size
+    return {"model": facts, **run, "thumbnail": settings.thumbnail}, versions
+
+
+def as_prompt(prompt: str | Prompt) -> Prompt:
+    """A prompt and its facts, of either."""
+    return prompt if isinstance(prompt, Prompt) else Prompt(prompt)

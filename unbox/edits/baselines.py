@@ -1,0 +1,106 @@
+"""Baselines of SAE features, behind the same door: neurons, principal components, random directions.
+
+A `Basis` offers what edits and benchmarks ask of an SAE (`encode`, `W_dec`, `stats.mean_active`,
+`update_std`), so that `Feature(block, i, sae=basis)` edits with it and the same code scores both.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unbox.edit import Feature
+from unbox.sae.codes import Codes
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """A linear dictionary: coefficient i of x is <x - mean, W_enc[i]>, and its direction is W_dec[i]."""
+
+    block: str
+    name: str
+    mean: Tensor
+    """(d,)"""
+    W_enc: Tensor
+    """(n, d)"""
+    W_dec: Tensor
+    """(n, d)"""
+    update_std: float
+    """Root mean square norm of the updates' deviation from their mean."""
+    rows: Tensor
+    """(m, d) updates that the statistics are taken over."""
+
+    def to(self, device: Any = None) -> "Basis":
+        """The same basis with its tensors elsewhere."""
+        moved = {name: getattr(self, name).to(device) for name in ("mean", "W_enc", "W_dec", "rows")}
+        return replace(self, **moved)
+
+    @property
+    def latents(self) -> int:
+        return len(self.W_dec)
+
+    @property
+    def width(self) -> int:
+        return self.W_dec.shape[1]
+
+    def coefficients(self, update: Tensor) -> Tensor:
+        """(..., d) -> (..., n), all of them."""
+        return (update - self.mean.to(update)) @ self.W_enc.to(update).T
+
+    def encode(self, update: Tensor) -> Codes:
+        """Every coefficient, in the order of the features: codes of k = n."""
+        values = self.coefficients(update)
+        return Codes(values, torch.arange(self.latents, device=values.device).expand_as(values))
+
+    def decode(self, codes: Codes) -> Tensor:
+        """(..., d) from the codes that `encode` gave."""
+        return codes.values @ self.W_dec.to(codes.values) + self.mean.to(codes.values)
+
+    def feature(self, index: int | tuple[int, ...]) -> Feature:
+        """A feature ready to be edited, as of an SAE."""
+        return Feature(self.block, index, sae=self)
+
+    @cached_property
+    def stats(self) -> Any:
+        """`mean_active` and `std_active` (n,): mean and deviation of a coefficient where it is positive."""
+        values = self.coefficients(self.rows)
+        active = values > 0
+        count = active.sum(0).clamp(min=1)
+        mean = (values * active).sum(0) / count
+        spread = (((values - mean) ** 2 * active).sum(0) / count).sqrt()
+        return SimpleNamespace(mean_active=mean, std_active=spread, density=active.float().mean(0))
+
+
+def _basis(block: str, name: str, rows: Any, directions: Tensor, mean: Tensor, deviation: float) -> Basis:
+    return Basis(block, name, mean, directions, directions, deviation, rows)
+
+
+def _moments(rows: np.ndarray) -> tuple[Tensor, Tensor, float]:
+    sample = torch.as_tensor(np.asarray(rows), dtype=torch.float32)
+    mean = sample.mean(0)
+    return sample, mean, float((sample - mean).square().sum(1).mean().sqrt())
+
+
+def neurons(block: str, rows: np.ndarray) -> Basis:
+    """The channels of the update themselves, about their mean. `rows` (m, d): a sample of updates."""
+    sample, mean, deviation = _moments(rows)
+    return _basis(block, "neurons", sample, torch.eye(sample.shape[1]), mean, deviation)
+
+
+def principal(block: str, rows: np.ndarray, count: int | None = None) -> Basis:
+    """Principal components in both senses (+v, -v), so that each is found whichever way it points."""
+    sample, mean, deviation = _moments(rows)
+    components = torch.linalg.svd(sample - mean, full_matrices=False).Vh[:count]
+    return _basis(block, "pca", sample, torch.cat([components, -components]), mean, deviation)
+
+
+def random_directions(block: str, rows: np.ndarray, count: int, seed: int = 0) -> Basis:
+    """Unit vectors drawn uniformly: what any direction of the same norm does."""
+    sample, mean, deviation = _moments(rows)
+    drawn = torch.randn(count, sample.shape[1], generator=torch.Generator().manual_seed(seed))
+    directions = drawn / drawn.norm(dim=1, keepdim=True)
+    return _basis(block, "random", sample, directions, mean, deviation)

@@ -1,0 +1,55 @@
+"""Edits in files, and their SAEs put back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from activation_store.files import read_json, write_json
+from unbox.edit import Edit, Edits, with_sae
+from unbox.errors import UnboxError
+
+
+def save_edits(edits: Edit | Edits, path: str | Path) -> Path:
+    """Write edits as JSON, whole or not at all."""
+    path = Path(path)
+    write_json(path, Edits.of(edits).to_json())
+    return path
+
+
+def load_edits(path: str | Path, saes: Mapping[str, Any] | None = None) -> Edits:
+    """Read edits from JSON and, where SAEs are given, attach them. Raises UnboxError, naming the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise UnboxError(f"there is no file of edits {path}")
+    try:
+        edits = Edits.from_json(read_json(path))
+    except ValueError as error:
+        raise UnboxError(f"{path}: {error}") from error
+    return edits if saes is None else bind(edits, saes)
+
+
+def bind(edits: Edit | Edits, saes: Mapping[str, Any]) -> Edits:
+    """The same edits carrying their SAEs: `saes` by block or by the name in an edit's `source`.
+
+    Edits that need none (directions without units, scaled blocks) are left as they are. Raises UnboxError for
+    an SAE that is not there.
+    """
+    return Edits(tuple(_bound(edit, saes) for edit in Edits.of(edits)))
+
+
+def _bound(edit: Edit, saes: Mapping[str, Any]) -> Edit:
+    needed = edit.subject == "feature" or edit.op == "reconstruct" or edit.unit == "deviation"
+    if not needed:
+        return edit
+    names = [name for name in (edit.source, edit.block) if name is not None]
+    named = [saes[name] for name in names if name in saes]
+    fitting = named or [sae for sae in saes.values() if sae.block == edit.block]
+    if edit.source is not None and edit.source not in saes:
+        fitting = [sae for sae in fitting if getattr(sae, "name", None) == edit.source]
+    if len(fitting) == 0 or (not named and len(fitting) > 1):
+        why = "no SAE" if not fitting else f"{len(fitting)} SAEs and no word which"
+        asked = f"{edit.block} ({edit.source})" if edit.source else edit.block
+        raise UnboxError(
+            f"an edit of {asked} has {why}; there are SAEs of {', '.join(sorted(saes)) or 'no block'}"
+        )
+    return with_sae(edit, fitting[0])

@@ -1,0 +1,60 @@
+"""What reconstructions cost in pictures: the same images drawn with a block's updates replaced by its SAE's.
+
+Beside each stands the same with the block ablated: where that changes little, a faithful picture says little
+about the SAE.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unbox.edit import Block, Edit
+from unbox.experiments.metrics import Pair, pixels, structure
+from unbox.models import Model
+from unbox.statistics import Interval, bootstrap
+
+#: Figures of a pair of images, by name: root mean square difference in 0..1, and (1 - SSIM) / 2.
+FIGURES = ("rmse", "dssim")
+
+
+def faithfulness(
+    model: Model,
+    saes: Mapping[str, Any],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    steps: int | None = None,
+    guidance: float | None = None,
+    batch_size: int = 8,
+) -> dict[str, dict[str, Interval]]:
+    """For each SAE, by name: `rmse` and `dssim` between the image and the one with reconstructions, and
+    `ablated_rmse`, `ablated_dssim` with the block ablated; means over images with 95 % intervals."""
+
+    run: dict[str, Any] = {"seeds": list(seeds), "steps": steps, "guidance": guidance}
+
+    def draw(edit: Edit | None) -> list[Any]:
+        return model.generate(list(prompts), edits=edit, batch_size=batch_size, **run)
+
+    plain = draw(None)
+
+    def compared(edit: Edit) -> dict[str, Interval]:
+        pairs = [Pair(b, a, p) for b, a, p in zip(plain, draw(edit), prompts, strict=True)]
+        rows = [x | y for x, y in zip(pixels(pairs), structure(pairs), strict=True)]
+        return {name: bootstrap(np.array([row[name] for row in rows])) for name in FIGURES}
+
+    found = {}
+    for name, sae in saes.items():
+        block = Block(sae.block)
+        ablated = compared(block.ablate())
+        found[name] = compared(block.reconstruct(sae)) | {f"ablated_{k}": v for k, v in ablated.items()}
+    return found
+
+
+def faithfulness_table(found: Mapping[str, Mapping[str, Interval]]) -> str:
+    """Markdown: one line an SAE."""
+    columns = [*FIGURES, *(f"ablated_{name}" for name in FIGURES)]
+    head = " | ".join(column.replace("_", ", ") for column in columns)
+    lines = [f"| SAE | {head} |", "|" + " --- |" * (len(columns) + 1)]
+    lines += [f"| {name} | {' | '.join(str(row[c]) for c in columns)} |" for name, row in found.items()]
+    return "\n".join(lines) + "\n"

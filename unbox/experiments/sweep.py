@@ -1,0 +1,250 @@
+"""Running an experiment: a manifest first, then one file per row, so that any stop loses one batch at most.
+
+A **row** is one image: a condition, a prompt, a seed. Its name is a hash of everything that decides it, so a
+second run of the same line makes only what is missing, and a changed file keeps what still holds.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from activation_store.files import canonical, read_json, write_json
+from unbox.edit import Edit, Edits
+from unbox.edits import EditInstrument, bind
+from unbox.errors import UnboxError
+from unbox.experiments.experiment_plan import Condition, Plan
+from unbox.experiments.metrics import Metric, Pair, make_metric
+from unbox.ground_truth.effects import object_mask
+from unbox.mask import Mask
+from unbox.models.png_record import save_png
+from unbox.prompt import Prompt
+from unbox.shapes import Scene
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image to make: `condition` None is the unedited one."""
+
+    condition: Condition | None
+    prompt: Prompt
+    prompt_index: int
+    seed: int
+    edits: Edits
+    mask: Mask | None
+
+    def key(self, context: str) -> str:
+        """Content hash of what decides the image and its figures. `context`: of model, SAEs, settings."""
+        control = None if self.condition is None else self.condition.control
+        target = None if self.condition is None else self.condition.target
+        mask = None if self.mask is None else self.mask.to_json()
+        told = [context, self.prompt.text, self.seed, self.edits.to_json(), control, target, mask]
+        return hashlib.sha256(canonical(told)).hexdigest()[:24]
+
+
+def run_experiment(
+    plan: Plan, out: str | Path, model: Any = None, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Run what is missing of an experiment and write its tables, plots and report into `out`.
+
+    `model`: a loaded model, in place of the plan's. Returns the rows, each a dict of what it is and its
+    figures. Raises UnboxError where the folder holds something else, or an edit cannot be made.
+    """
+    from unbox.experiments.report import write_report
+
+    out = Path(out)
+    metrics = [make_metric(name, plan.clip) for name in plan.metrics]
+    model = model or _load(plan)
+    saes = _saes(plan)
+    rows = list(_rows(plan, saes))
+    for row in rows:
+        EditInstrument(row.edits).attach(model)  # attaching checks; only entering installs
+    context = _manifest(plan, model, saes, out, len(rows))
+    with tqdm(total=len(rows), disable=not progress, desc="experiment", unit="image") as bar:
+        done = _images(plan, model, rows, context, out, bar)
+    figures = _measured(plan, rows, metrics, context, out, done)
+    write_report(plan, figures, out)
+    return figures
+
+
+def _load(plan: Plan) -> Any:
+    from unbox.models import load
+
+    return load(plan.model)
+
+
+def _saes(plan: Plan) -> dict[str, Any]:
+    if plan.saes is None:
+        return {}
+    from unbox.sae import load_saes
+
+    return dict(load_saes(plan.saes))
+
+
+def _rows(plan: Plan, saes: dict[str, Any]) -> Iterator[Row]:
+    """The unedited images first, then every condition's."""
+    for condition in (None, *plan.conditions):
+        bound = Edits() if condition is None else bind(condition.edits, saes)
+        if condition is not None and condition.control is not None:
+            bound = random_control(bound, condition.control)
+        for index, prompt in enumerate(plan.prompts):
+            mask = _mask(condition, prompt)
+            edits = bound if mask is None else Edits(tuple(replace(edit, where=mask) for edit in bound))
+            mask = mask or next((e.where for e in edits if e.where is not None and not e.where.own), None)
+            for seed in plan.seeds:
+                yield Row(condition, prompt, index, seed, edits, mask)
+
+
+def _mask(condition: Condition | None, prompt: Prompt) -> Mask | None:
+    if condition is None or condition.place is None:
+        return None
+    if "scene" not in prompt.meta:
+        raise UnboxError(
+            f"the place '{condition.place}' is known in the Shapes world only; "
+            "take prompts from { shapes = N }, or give a mask"
+        )
+    mask = object_mask(Scene.from_json(prompt.meta["scene"]))
+    return Mask.of(1 - mask.array) if mask is not None and condition.place == "background" else mask
+
+
+def random_control(edits: Edits, draw: int) -> Edits:
+    """The same edits on living features drawn at random. What an `add`, `set` or `replace` puts in has the
+    same norm; `scale` keeps its factor (what it moves depends on the features' own activity)."""
+    return Edits(tuple(_random(edit, draw, i) for i, edit in enumerate(edits)))
+
+
+def _random(edit: Edit, draw: int, place: int) -> Edit:
+    if edit.subject != "feature":
+        return edit
+    sae = edit.sae
+    density = np.asarray(sae.stats.density)
+    alive = np.setdiff1d(np.flatnonzero(density > 0), edit.feature)
+    if len(alive) < len(edit.feature):
+        raise UnboxError(
+            f"{edit.block} has too few living features for a random control of {len(edit.feature)}"
+        )
+    rng = np.random.default_rng([draw, place, *edit.feature])
+    chosen = tuple(int(f) for f in rng.choice(alive, len(edit.feature), replace=False))
+    if edit.op == "scale" or edit.unit == "deviation":
+        return replace(edit, feature=chosen)
+    ratio = _norm(edit, edit.feature) / _norm(edit, chosen)
+    value = tuple(v * ratio for v in edit.value) if isinstance(edit.value, tuple) else edit.value * ratio
+    return replace(edit, feature=chosen, value=value)
+
+
+def _norm(edit: Edit, features: Sequence[int]) -> float:
+    """Norm of the summed decoder directions, each in the edit's unit."""
+    chosen = list(features)
+    directions = np.asarray(edit.sae.W_dec.detach().cpu())[chosen]
+    units = np.asarray(edit.sae.stats.mean_active)[chosen] if edit.unit == "mean" else np.ones(len(chosen))
+    return float(np.linalg.norm(units @ directions))
+
+
+def _manifest(plan: Plan, model: Any, saes: dict[str, Any], out: Path, count: int) -> str:
+    """Write `manifest.json` before anything else; returns the digest of what all rows share."""
+    shared = {
+        "model": model.fingerprint,
+        "sampling": plan.sampling,
+        "saes": {n: sae_digest(s) for n, s in saes.items()},
+    }
+    context = hashlib.sha256(canonical(shared)).hexdigest()
+    for name in ("images", "rows"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    held = {"title": plan.title, "rows": count, "context": context, **shared, "plan": _plain(plan.source)}
+    write_json(out / "manifest.json", held)
+    return context
+
+
+def sae_digest(sae: Any) -> str:
+    parts = (sae.W_enc, sae.W_dec, sae.b_pre, sae.b_lat)
+    return hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in parts)).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The file's content as JSON (TOML has dates)."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool) else str(value)
+
+
+def _images(plan: Plan, model: Any, rows: list[Row], context: str, out: Path, bar: Any) -> dict[str, Path]:
+    """Make the images that are missing, a batch at a time; row key -> file."""
+    files = {row.key(context): out / "images" / f"{row.key(context)}.png" for row in rows}
+    missing = [row for row in rows if not files[row.key(context)].is_file()]
+    bar.update(len(rows) - len(missing))
+    for start in range(0, len(missing), plan.batch_size):
+        batch = missing[start : start + plan.batch_size]
+        images = model.generate(
+            [row.prompt.text for row in batch],
+            seeds=[row.seed for row in batch],
+            edits=[row.edits if len(row.edits) else None for row in batch],
+            batch_size=plan.batch_size,
+            **plan.sampling,
+        )
+        for row, image in zip(batch, images, strict=True):
+            record = {
+                "prompt": row.prompt.text,
+                "seed": row.seed,
+                **row.edits.to_json(),
+                "sampling": plan.sampling,
+            }
+            save_png(image, files[row.key(context)], record)
+        bar.update(len(batch))
+    return files
+
+
+def _measured(
+    plan: Plan, rows: list[Row], metrics: list[Metric], context: str, out: Path, files: dict[str, Path]
+) -> list[dict[str, Any]]:
+    """Figures of every edited row, kept in `rows/`."""
+    plain = {(r.prompt_index, r.seed): files[r.key(context)] for r in rows if r.condition is None}
+    kinds = hashlib.sha256(canonical([list(plan.metrics), plan.clip])).hexdigest()[:8]
+    table = []
+    for start in range(0, len(rows), 64):
+        part = [row for row in rows[start : start + 64] if row.condition is not None]
+        stored = {row.key(context): out / "rows" / f"{row.key(context)}-{kinds}.json" for row in part}
+        missing = [row for row in part if not stored[row.key(context)].is_file()]
+        pairs = [_pair(row, plain[row.prompt_index, row.seed], files[row.key(context)]) for row in missing]
+        scores: list[dict[str, float]] = [{} for _ in missing]
+        for metric in metrics if pairs else ():
+            scores = [old | new for old, new in zip(scores, metric(pairs), strict=True)]
+        for row, score in zip(missing, scores, strict=True):
+            write_json(stored[row.key(context)], score)
+        table += [
+            _described(row, files[row.key(context)], plain, stored[row.key(context)], out) for row in part
+        ]
+    return table
+
+
+def _pair(row: Row, before: Path, after: Path) -> Pair:
+    with Image.open(before) as first, Image.open(after) as second:
+        images = first.convert("RGB"), second.convert("RGB")
+    mask = None if row.mask is None else row.mask.on(images[0].height, images[0].width)
+    if mask is not None and mask.ndim > 2:
+        mask = mask.reshape(-1, *mask.shape[-2:]).max(0)
+    assert row.condition is not None
+    return Pair(*images, row.prompt.text, mask, row.condition.target)
+
+
+def _described(row: Row, image: Path, plain: dict[Any, Path], stored: Path, out: Path) -> dict[str, Any]:
+    condition = row.condition
+    assert condition is not None
+    return {
+        "condition": condition.label,
+        "edit": condition.name,
+        "control": -1 if condition.control is None else condition.control,
+        **{f"grid_{axis}": value for axis, value in condition.settings.items()},
+        "prompt": row.prompt.text,
+        "prompt_index": row.prompt_index,
+        "seed": row.seed,
+        "image": str(image.relative_to(out)),
+        "unedited": str(plain[row.prompt_index, row.seed].relative_to(out)),
+        **read_json(stored),
+    }

@@ -1,0 +1,141 @@
+"""The sheet that is painted on: a recipe, its history, the mask in hand. Every change is a new value."""
+
+import base64
+import binascii
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unbox.edit import Edit, Edits
+from unbox.errors import UnboxError
+from unbox.explorer import limits
+from unbox.explorer.image_recipe import Recipe
+from unbox.mask import Mask
+
+#: Cells of a painted mask along the longer side of the picture.
+MASK_SIDE = 64
+#: Changes that can be undone.
+HISTORY = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """What the Paint page holds for one visitor."""
+
+    recipe: Recipe
+    past: tuple[Recipe, ...] = ()
+    future: tuple[Recipe, ...] = ()
+    mask: Mask | None = None
+    """What is painted, not yet given to an edit."""
+    chosen: int | None = None
+    """The edit that the controls show."""
+    before: Image.Image | None = None
+    after: Image.Image | None = None
+    made: Recipe | None = None
+    """The recipe of `after`."""
+
+    def changed(self, recipe: Recipe, chosen: int | None = None) -> "Sheet":
+        """The sheet with another recipe; undo brings this one back."""
+        if recipe == self.recipe:
+            return replace(self, chosen=chosen)
+        past = (*self.past, self.recipe)[-HISTORY:]
+        return replace(self, recipe=recipe, past=past, future=(), chosen=chosen)
+
+    def undo(self) -> "Sheet":
+        """Before the last change. Raises UnboxError when there was none."""
+        if not self.past:
+            raise UnboxError("there is nothing to undo")
+        *past, recipe = self.past
+        return replace(self, recipe=recipe, past=tuple(past), future=(self.recipe, *self.future), chosen=None)
+
+    def redo(self) -> "Sheet":
+        """After the change that was undone."""
+        if not self.future:
+            raise UnboxError("there is nothing to redo")
+        recipe, *future = self.future
+        return replace(self, recipe=recipe, past=(*self.past, self.recipe), future=tuple(future), chosen=None)
+
+    def add(self, edit: Edit) -> "Sheet":
+        """One more edit, at the end."""
+        if len(self.recipe.edits) >= limits.EDITS:
+            raise UnboxError(f"a picture takes at most {limits.EDITS} edits")
+        edits = self.recipe.edits + edit
+        return self.changed(replace(self.recipe, edits=edits), len(edits) - 1)
+
+    def put(self, edit: Edit) -> "Sheet":
+        """The chosen edit replaced."""
+        place = self._place(self.chosen)
+        edits = list(self.recipe.edits)
+        edits[place] = edit
+        return self.changed(replace(self.recipe, edits=Edits(tuple(edits))), place)
+
+    def choose(self, place: int) -> "Sheet":
+        """Show an edit in the controls, its mask on the picture."""
+        edit = self.recipe.edits[self._place(place)]
+        return replace(self, chosen=place, mask=edit.where)
+
+    def toggle(self, place: int) -> "Sheet":
+        """Switch an edit on or off."""
+        off = self.recipe.off ^ {self._place(place)}
+        return self.changed(replace(self.recipe, off=frozenset(off)), self.chosen)
+
+    def remove(self, place: int) -> "Sheet":
+        """Take an edit out."""
+        place = self._place(place)
+        order = [i for i in range(len(self.recipe.edits)) if i != place]
+        return self.changed(self._ordered(order))
+
+    def move(self, place: int, by: int) -> "Sheet":
+        """Exchange an edit with the one before (-1) or after (+1); at the ends nothing happens."""
+        place = self._place(place)
+        other = place + by
+        if not 0 <= other < len(self.recipe.edits):
+            return self
+        order = list(range(len(self.recipe.edits)))
+        order[place], order[other] = other, place
+        return self.changed(self._ordered(order), other)
+
+    def _ordered(self, order: list[int]) -> Recipe:
+        edits = Edits(tuple(self.recipe.edits[i] for i in order))
+        off = frozenset(new for new, old in enumerate(order) if old in self.recipe.off)
+        return replace(self.recipe, edits=edits, off=off)
+
+    def _place(self, place: int | None) -> int:
+        if place is None or not 0 <= place < len(self.recipe.edits):
+            raise UnboxError(f"there is no edit {place}; the list has {len(self.recipe.edits)}")
+        return place
+
+
+def painted(mask: Any, width: Any, height: Any) -> Mask | None:
+    """The mask that the page's canvas sends: base64 of a level a cell. None where nothing is painted.
+
+    Raises UnboxError for what no canvas of ours sends.
+    """
+    if not isinstance(mask, str) or len(mask) > 4 * MASK_SIDE * MASK_SIDE:
+        raise UnboxError("not a painted mask")
+    width, height = limits.whole("width", width, 1, MASK_SIDE), limits.whole("height", height, 1, MASK_SIDE)
+    try:
+        levels = np.frombuffer(base64.b64decode(mask, validate=True), np.uint8)
+        found = levels.reshape(height, width).astype(np.float32) / 255
+    except (ValueError, binascii.Error) as error:
+        raise UnboxError(f"not a painted mask: {error}") from error
+    return Mask.of(found) if found.any() else None
+
+
+def mask_size(recipe: Recipe) -> tuple[int, int]:
+    """(width, height) of the canvas for a picture, in cells."""
+    longest = max(recipe.width, recipe.height)
+    return max(1, MASK_SIDE * recipe.width // longest), max(1, MASK_SIDE * recipe.height // longest)
+
+
+def mask_text(mask: Mask | None, size: tuple[int, int]) -> str:
+    """A mask for the canvas: base64 of a level a cell; empty for none and for the feature's own map."""
+    if mask is None or mask.own:
+        return ""
+    width, height = size
+    levels = mask.on(height, width)
+    while levels.ndim > 2:
+        levels = levels.max(0)
+    return base64.b64encode(np.rint(255 * levels).astype(np.uint8).tobytes()).decode("ascii")

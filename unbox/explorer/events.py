@@ -1,0 +1,105 @@
+"""What every page needs from Gradio: events that answer mistakes politely, clicks on HTML, runs that stop."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from activation_store import StoreError
+from unbox.errors import UnboxError
+from unbox.explorer.session import Cancelled
+
+#: The queue of everything that runs the model: one at a time.
+DEVICE = "device"
+#: Requests that may wait; further ones are refused.
+QUEUE = 32
+
+_FOLDER = Path(__file__).parent
+#: Hands a click on an element with `data-go`, or the place of one on `data-place`, to the server.
+CLICKS = (_FOLDER / "clicks.js").read_text(encoding="utf-8")
+PAINT = (_FOLDER / "paint.js").read_text(encoding="utf-8")
+TOUR = (_FOLDER / "tour.js").read_text(encoding="utf-8")
+DROP = (_FOLDER / "drop.js").read_text(encoding="utf-8")
+STYLE = (_FOLDER / "style.css").read_text(encoding="utf-8")
+KEYS = (_FOLDER / "keys.js").read_text(encoding="utf-8")
+
+
+def live(value: str = "", script: str = CLICKS, **options: Any) -> gr.HTML:
+    """HTML whose buttons speak to the server: `.click` with what `data-go` holds, `.select` with a place."""
+    return gr.HTML(value, js_on_load=script, apply_default_css=False, padding=False, **options)
+
+
+def on(
+    event: Callable[..., Any],
+    fn: Callable,
+    inputs: Any,
+    outputs: Any,
+    *,
+    device: bool = False,
+    **options: Any,
+) -> Any:
+    """Wire an event of a page. It is no API endpoint: those are in `unbox.explorer.api`.
+
+    `device`: it runs the model, so it waits in the device's queue.
+    """
+    queue = {"concurrency_limit": 1, "concurrency_id": DEVICE} if device else {"concurrency_limit": 8}
+    options = {"show_progress": "minimal", "api_visibility": "private", **queue, **options}
+    return event(polite(fn), inputs, outputs, **options)
+
+
+def polite(fn: Callable) -> Callable:
+    """The function with mistakes of the user turned into Gradio's messages. Texts in them are escaped."""
+
+    @wraps(fn)
+    def answer(*arguments: Any, **named: Any) -> Any:
+        try:
+            return fn(*arguments, **named)
+        except Cancelled:
+            raise gr.Error("Stopped.", title="Stopped", print_exception=False, duration=3) from None
+        except (UnboxError, StoreError) as error:
+            raise gr.Error(escape(str(error)), title="Not possible", print_exception=False) from None
+
+    return answer
+
+
+def asked(event: gr.EventData, name: str, kind: type) -> Any:
+    """What a click's data says under a name, if it is of the kind that it should be; else None."""
+    value = event._data.get(name) if isinstance(event._data, dict) else None
+    return value if isinstance(value, kind) and not (kind is int and isinstance(value, bool)) else None
+
+
+class Stops:
+    """One stop switch per session."""
+
+    def __init__(self) -> None:
+        self._switches: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def running(self, request: gr.Request | None) -> Iterator[threading.Event]:
+        """A fresh switch for a run of this session, forgotten after it."""
+        session, switch = _session(request), threading.Event()
+        with self._lock:
+            self._switches[session] = switch
+        try:
+            yield switch
+        finally:
+            with self._lock:
+                if self._switches.get(session) is switch:
+                    del self._switches[session]
+
+    def stop(self, request: gr.Request) -> None:
+        """Stop this session's run at the next step of the sampler."""
+        with self._lock:
+            switch = self._switches.get(_session(request))
+        if switch is not None:
+            switch.set()
+
+
+def _session(request: gr.Request | None) -> str:
+    return str(getattr(request, "session_hash", None) or "")

@@ -1,0 +1,228 @@
+"""A picture as a value: what it was made of, and every way to hand that on.
+
+The same JSON is the permalink, the record in a saved PNG (the one that `unbox generate` writes), the API's
+argument and, with its edits, a row of an experiment.
+"""
+
+import base64
+import json
+import shlex
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from activation_store import StoreError
+from activation_store.files import parse_json
+from unbox.edit import Edit, Edits
+from unbox.errors import UnboxError
+from unbox.explorer import limits
+
+VERSION = 1
+#: Keys of the JSON that only the explorer reads; the others are as in `unbox generate`'s PNGs.
+_OWN = ("version", "off", "guard")
+#: Keys of `unbox generate`'s record that say nothing here.
+_FOREIGN = ("model", "guidance_rescale")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a picture is made. Values are checked against `limits` when it is read from JSON."""
+
+    system: str
+    prompt: str
+    seed: int
+    steps: int
+    guidance: float
+    height: int
+    width: int
+    negative_prompt: str = ""
+    edits: Edits = field(default_factory=Edits)
+    off: frozenset[int] = frozenset()
+    """Places of edits that are switched off."""
+    guard: bool = False
+    """Keep edited updates within the norms that updates have."""
+
+    @property
+    def active(self) -> Edits:
+        """The edits that are switched on."""
+        return Edits(tuple(edit for i, edit in enumerate(self.edits) if i not in self.off))
+
+    @property
+    def plain(self) -> "Recipe":
+        """The same picture without edits."""
+        return replace(self, edits=Edits(), off=frozenset(), guard=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON object; inverse of `from_json`."""
+        own = {"off": sorted(self.off), "guard": self.guard}
+        return {
+            "version": VERSION,
+            "system": self.system,
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "height": self.height,
+            "width": self.width,
+            "negative_prompt": self.negative_prompt or None,
+            "edits": self.edits.to_json(),
+        } | {name: value for name, value in own.items() if value}
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Recipe":
+        """A recipe from JSON that may be anybody's. Raises UnboxError naming what is wrong with it."""
+        if not isinstance(value, Mapping):
+            raise UnboxError("not a recipe: it is an object with system, prompt, seed, steps and edits")
+        fields = set(cls.__dataclass_fields__)
+        unknown = sorted(set(value) - fields - set(_OWN) - set(_FOREIGN))
+        if unknown:
+            raise UnboxError(
+                f"not a recipe: unknown {', '.join(unknown)[:100]}; it may have {', '.join(fields)}"
+            )
+        if value.get("version", VERSION) != VERSION:
+            raise UnboxError(f"a recipe of version {value['version']} cannot be read; this is {VERSION}")
+        if missing := [name for name in ("system", "prompt", "seed") if name not in value]:
+            raise UnboxError(f"not a recipe: it lacks {', '.join(missing)}")
+        edits = limits.edits(value.get("edits") or [])
+        return cls(
+            system=limits.text("system", value["system"], 200),
+            prompt=limits.text("prompt", value["prompt"]),
+            seed=limits.seed(value["seed"]),
+            steps=limits.steps(value.get("steps", 1)),
+            guidance=limits.guidance(value.get("guidance", 0.0)),
+            height=limits.side("height", value.get("height", 512)),
+            width=limits.side("width", value.get("width", 512)),
+            negative_prompt=limits.text("negative_prompt", value.get("negative_prompt") or ""),
+            edits=edits,
+            off=limits.places("off", value.get("off", []), len(edits)),
+            guard=bool(value.get("guard", False)),
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> "Recipe":
+        """A recipe from JSON text of at most `limits.JSON_BYTES`."""
+        return cls.from_json(parse(text))
+
+    def to_link(self) -> str:
+        """The recipe in a URL: JSON, deflated, in URL-safe base64."""
+        data = json.dumps(self.to_json(), separators=(",", ":"), allow_nan=False).encode()
+        return base64.urlsafe_b64encode(zlib.compress(data, 9)).decode().rstrip("=")
+
+    @classmethod
+    def from_link(cls, link: str) -> "Recipe":
+        """Inverse of `to_link`. Raises UnboxError for a link that is damaged, or too long once inflated."""
+        try:
+            packed = base64.b64decode(link.encode("ascii") + b"=" * (-len(link) % 4), b"-_", validate=True)
+            inflater = zlib.decompressobj()
+            data = inflater.decompress(packed, limits.JSON_BYTES + 1)
+            if not inflater.eof and len(data) <= limits.JSON_BYTES:
+                raise ValueError("it is cut off")
+        except (ValueError, zlib.error) as error:
+            raise UnboxError(f"this link is damaged: {error}") from error
+        return cls.from_json(parse(data))
+
+    def to_python(self, saes: str = "saes/", norms: Mapping[str, tuple[float, float]] | None = None) -> str:
+        """Python lines that make this picture. `saes`: folder of the SAEs; `norms`: the guard's limits."""
+        lines = ["import unbox", "", f"model = unbox.load({self.system!r})"]
+        call = f"{self.prompt!r}, seed={self.seed}, steps={self.steps}, guidance={self.guidance:g}"
+        call += f", height={self.height}, width={self.width}"
+        if self.negative_prompt:
+            call += f", negative_prompt={self.negative_prompt!r}"
+        if len(self.active):
+            lines += [
+                f"saes = unbox.load_saes({saes!r})",
+                f"edits = unbox.Edits.from_json({self._literal()})",
+            ]
+            edits = "unbox.bind(edits, saes)"
+            if self.guard:
+                lines.insert(1, "from unbox.edits import Guard, guarded")
+                edits = f"guarded({edits}, Guard({dict(norms or {})!r}))"
+            call += f", edits={edits}"
+        return "\n".join([*lines, f"(image,) = model.generate({call})", 'image.save("image.png")'])
+
+    def to_command(self, saes: str = "saes/") -> str:
+        """Command lines that make this picture, with the edits in a file."""
+        size = [str(self.height)] if self.height == self.width else [str(self.height), str(self.width)]
+        words = [
+            "unbox",
+            "generate",
+            "--model",
+            self.system,
+            "--prompt",
+            self.prompt,
+            "--seed",
+            str(self.seed),
+        ]
+        words += ["--steps", str(self.steps), "--guidance", f"{self.guidance:g}", "--size", *size]
+        if self.negative_prompt:
+            words += ["--negative", self.negative_prompt]
+        lines = []
+        if len(self.active):
+            lines.append(f"echo {shlex.quote(json.dumps(self.active.to_json()))} > edits.json")
+            words += ["--edits", "edits.json", "--saes", saes]
+        return "\n".join([*self._unguarded(), *lines, shlex.join([*words, "--out", "image.png"])])
+
+    def _unguarded(self) -> list[str]:
+        """A comment, where the guard is on, for the forms that have none."""
+        return ["# without the guard on norms, which only the explorer and Python have"] * (
+            self.guard and len(self.active) > 0
+        )
+
+    def to_experiment(self, saes: str = "saes/") -> str:
+        """A TOML file for `unbox experiment`: this prompt and seed, each edit that is on as a row.
+
+        Masks that were painted cannot be written there; their edits act everywhere, which a comment says.
+        """
+        lines = [
+            *self._unguarded(),
+            f"model = {_toml(self.system)}",
+            f"prompts = [{_toml(self.prompt)}]",
+            f"seeds = [{self.seed}]",
+        ]
+        lines += [f"steps = {self.steps}", f"guidance = {self.guidance:g}"]
+        lines += [f"height = {self.height}", f"width = {self.width}"]
+        if any(edit.subject == "feature" for edit in self.active):
+            lines.append(f"saes = {_toml(saes)}")
+        for number, edit in enumerate(self.active):
+            lines += ["", "[[edit]]", f"name = {_toml(f'{describe(edit)} ({number + 1})')}"]
+            for key, value in edit.to_json().items():
+                if key == "where" and not isinstance(value, str) and "box" not in value:
+                    lines.append(
+                        '# a painted mask: save it as a picture, then where = { image = "mask.png" }'
+                    )
+                else:
+                    lines.append(f"{key} = {_toml(value)}")
+        return "\n".join(lines)
+
+    def _literal(self) -> str:
+        return repr(self.active.to_json())
+
+
+def parse(text: str | bytes) -> Any:
+    """Strict JSON of at most `limits.JSON_BYTES`. Raises UnboxError."""
+    if len(text) > limits.JSON_BYTES:
+        raise UnboxError(f"this JSON is over {limits.JSON_BYTES:,} bytes")
+    try:
+        return parse_json(text, "what was given")
+    except StoreError as error:
+        raise UnboxError(str(error)) from None
+
+
+def describe(edit: Edit) -> str:
+    """An edit in a few words: `up.0.1/17 add 3 mean`."""
+    subject = (
+        f"{edit.source or edit.block}/{','.join(map(str, edit.feature))}" if edit.feature else edit.block
+    )
+    value = edit.value if isinstance(edit.value, float) else edit.value[0]
+    unit = f" {edit.unit}" if edit.op in ("add", "set", "replace") and edit.feature else ""
+    return f"{subject} {edit.op} {value:g}{unit}"
+
+
+def _toml(value: Any) -> str:
+    """A JSON value in TOML: the same but for objects, which have other braces' insides."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)

@@ -1,0 +1,164 @@
+"""The explorer: its pages in one Gradio app, and how it is served."""
+
+import importlib.util
+import ipaddress
+import secrets
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+import torch
+from PIL import Image
+
+from unbox.errors import UnboxError
+from unbox.explorer import api, events, links
+from unbox.explorer.pages import (
+    blocks_page,
+    compare_page,
+    explore_page,
+    feature_page,
+    paint_page,
+    search_page,
+)
+from unbox.explorer.session import Lab
+from unbox.explorer.shared_components import SMALL, Opening, Shell
+
+#: Prompts to try in the Shapes world, and elsewhere.
+SHAPES = (
+    "a large striped red heart left of a large dotted yellow star on a teal background, bright light",
+    "a large dotted yellow triangle at the top on a teal background, light from the left",
+    "a small solid white cross on the right on a plum background, bright light",
+    "a large solid blue square in the center on a gray background, bright light",
+)
+OTHERS = (
+    "a dog on a beach, cartoon",
+    "a photo of a red sports car in the mountains",
+    "portrait of an old sailor, oil painting",
+)
+#: Steps of the tour: the page, what to do there.
+TOUR = (
+    ("Explore", "Choose a prompt. The features that fire appear beside the picture, by block; choose one to "
+                "see where, or click the picture to see what fires there."),
+    ("Feature", "What one feature means: its strongest images beside random ones, statistics, relatives."),
+    ("Search", "Find features by words, by meaning or by figures."),
+    ("Paint", "Paint a mask, add the feature there, generate; the saved PNG carries its recipe."),
+    ("Compare", "Two systems or two sets of edits side by side, and the features that differ."),
+)  # fmt: skip
+
+
+def build(lab: Lab) -> gr.Blocks:
+    """The app of a lab, not yet served."""
+    shapes = lab.default.startswith("shapes") or lab.model(lab.default).size <= 128
+    examples = list(SHAPES if shapes else OTHERS)
+    opening = Opening.of(lab, examples[0])
+    with gr.Blocks(
+        title="unbox", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
+    ) as app:
+        gr.HTML(_top(lab), js_on_load=events.TOUR, apply_default_css=False, padding=False)
+        link = gr.Textbox(visible="hidden", elem_id="ub-link")
+        with gr.Tabs(elem_id="ub-tabs") as tabs:
+            pages: dict[str, Any] = {}
+            for name, page, draw in (
+                ("explore", explore_page, lambda: explore_page.draw(lab, opening, examples)),
+                ("feature", feature_page, lambda: feature_page.draw(lab, opening)),
+                ("search", search_page, lambda: search_page.draw(lab)),
+                ("paint", paint_page, lambda: paint_page.draw(lab, opening)),
+                ("compare", compare_page, lambda: compare_page.draw(lab, opening.recipe)),
+                ("blocks", blocks_page, lambda: blocks_page.draw(lab)),
+            ):
+                with gr.Tab(page.TITLE, id=name):
+                    pages[name] = draw()
+        frame = Shell(lab, events.Stops(), tabs, link, pages)
+        for wired in (explore_page, feature_page, search_page, paint_page, compare_page):
+            wired.wire(frame)
+        links.wire(app, frame)
+        api.add(frame)
+        app.unload(frame.stops.stop)
+    return app.queue(max_size=events.QUEUE, default_concurrency_limit=8)
+
+
+def serve(
+    lab: Lab,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    *,
+    password: str | None = None,
+    open_browser: bool = False,
+    block: bool = True,
+) -> gr.Blocks:
+    """Serve the app. Away from this machine's own address a password is always asked for: the one given, or
+    one that is made up and printed (the user is `unbox`)."""
+    Image.MAX_IMAGE_PIXELS = 4096 * 4096  # a small file must not inflate to gigabytes, whoever opens it
+    if lab.model(lab.default).size <= SMALL:
+        torch.set_num_threads(
+            1
+        )  # threads of so small a model wait for each other: 4 s for 0.2 beside other work
+    local = is_local(host)
+    if password is None and not local:
+        password = secrets.token_urlsafe(9)
+        print(f"Served beyond this machine: user unbox, password {password}")
+    app = build(lab)
+    try:
+        app.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            prevent_thread_lock=not block,
+            auth=("unbox", password) if password else None,
+            share=False,
+            quiet=True,
+            ssr_mode=False,
+            enable_monitoring=False,
+            allowed_paths=[],
+            max_file_size="1mb",
+            state_session_capacity=200,
+            strict_cors=True,
+            mcp_server=importlib.util.find_spec("mcp") is not None,
+            footer_links=["api", "settings"],
+            theme=theme(),
+            css=events.STYLE,
+            head=events.KEYS,
+        )  # fmt: skip
+    except OSError as error:
+        raise UnboxError(f"cannot serve at {host}:{port}: {error}; try another --port") from error
+    return app
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's own theme, tighter and quieter."""
+    return gr.themes.Default(
+        primary_hue="orange", neutral_hue="stone", spacing_size="sm", radius_size="md",
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"],
+    ).set(
+        button_secondary_background_fill="*background_fill_primary",
+        button_secondary_background_fill_dark="*background_fill_secondary",
+        button_secondary_background_fill_hover="*background_fill_secondary",
+        button_secondary_border_color="*border_color_primary", button_border_width="1px",
+    )  # fmt: skip
+
+
+def is_local(host: str) -> bool:
+    """True for an address that only this machine reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _top(lab: Lab) -> str:
+    names = ", ".join(dict.fromkeys(sae.block for sae in lab.saes.values()))
+    what = f"{sum(sae.latents for sae in lab.saes.values()):,} features of {names}" if names else "no SAEs"
+    steps = "".join(
+        f'<button data-tab="{page}"><b>{page}</b><span>{escape(text)}</span></button>' for page, text in TOUR
+    )
+    return (
+        f'<header class="ub-top"><h1>unbox</h1><p>{escape(lab.default)} \u00b7 {escape(what)}</p>'
+        '<span class="ub-keys"><kbd>/</kbd> search <kbd>n</kbd> <kbd>p</kbd> next, previous feature</span>'
+        '<button data-tour="open">Tour</button></header>'
+        f'<nav class="ub-tour" aria-label="tour" hidden>{steps}'
+        '<button data-tour="close" aria-label="close the tour">\u2715</button></nav>'
+    )
+
+
+__all__: Sequence[str] = ("build", "serve")

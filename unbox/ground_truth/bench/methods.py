@@ -1,0 +1,169 @@
+"""What is compared: dictionaries of directions, and how each changes an image's value into another."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+
+from unbox.edits import Edits, Feature, neurons, principal
+from unbox.ground_truth.bench.causation import place
+from unbox.ground_truth.bench.mean_maps import MeanMaps
+from unbox.ground_truth.factor_scores import Value
+from unbox.sae import SAE
+from unbox.sae.model import Stats
+from unbox.shapes import Scene
+
+#: Dictionaries that are compared; the whole mean difference; random features with the SAE edit's maps.
+DICTIONARIES = ("sae", "untrained", "neurons", "pca")
+METHODS = (*DICTIONARIES, "steering", "random")
+
+
+def dictionaries(sae: SAE, sample: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """The dictionaries of a block, by name. `sample` (m, d): updates, for their mean and components."""
+    return {
+        "sae": sae,
+        "untrained": untrained(sae, sample, seed),
+        "neurons": neurons(sae.block, sample),
+        "pca": principal(sae.block, sample),
+    }
+
+
+def untrained(sae: SAE, sample: np.ndarray, seed: int = 0) -> SAE:
+    """An SAE of the same shape as it is before training: random unit decoder, its transpose as the encoder,
+    the updates' mean as the bias."""
+    draw = torch.Generator().manual_seed(seed)
+    weights = torch.nn.functional.normalize(torch.randn(sae.latents, sae.width, generator=draw), dim=1)
+    rows = torch.from_numpy(np.asarray(sample, np.float32))
+    blank = SAE(
+        W_enc=weights,
+        W_dec=weights,
+        b_pre=rows.mean(0),
+        b_lat=torch.zeros(sae.latents),
+        k=sae.k,
+        block=sae.block,
+        name="untrained",
+        update_std=sae.update_std,
+    )
+    codes = blank.encode(rows)
+    values, indices = codes.values.flatten(), codes.indices.flatten()
+    count = torch.zeros(sae.latents).index_add(0, indices, (values > 0).float())
+    mean = torch.zeros(sae.latents).index_add(0, indices, values) / count.clamp(min=1)
+    square = torch.zeros(sae.latents).index_add(0, indices, values**2) / count.clamp(min=1)
+    peak = torch.zeros(sae.latents).scatter_reduce(0, indices, values, "amax")
+    stats = Stats(mean, (square - mean**2).clamp(min=0).sqrt(), peak, count / len(rows))
+    return SAE(**{**vars(blank), "stats": stats})
+
+
+#: How an edit varies over positions: as the mean maps do, or one number where the factor is seen.
+SPREADS = ("map", "flat")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Features of one block moved from the value that an image has to the value wanted.
+
+    Every method makes its edits so; only the dictionary differs, so that a difference in success is the
+    dictionary's. With all channels as features it is mean-difference steering.
+    """
+
+    dictionary: Any
+    maps: MeanMaps
+    source: str
+    """Name of the dictionary among the maps."""
+    features: tuple[int, ...]
+    value: Value
+    spread: str = "map"
+
+    @property
+    def name(self) -> str:
+        """Block and features, as far as they can be told in a line."""
+        shown = ",".join(map(str, self.features[:8]))
+        return f"{self.dictionary.block}/{shown}{',...' if len(self.features) > 8 else ''}"
+
+    def amounts(self, scene: Scene) -> np.ndarray:
+        """(features, y, x): what strength 1 adds to each feature's codes in an image of the scene."""
+        factor, wanted = self.value
+        change = self.maps.difference(self.source, factor, wanted, scene)[..., list(self.features)]
+        if self.spread == "flat":
+            mask = place(factor, scene)
+            weights = np.ones(self.maps.grid, np.float32) if mask is None else mask.on(*self.maps.grid)
+            level = np.einsum("yxf,yx->f", change, weights) / weights.sum()
+            change = weights[..., None] * level
+        return np.ascontiguousarray(np.moveaxis(change, -1, 0), np.float32)
+
+    def edits(self, scene: Scene, strength: float) -> Edits:
+        """The edit of an image of the scene; none where it has the value already."""
+        return self._added(self.features, self.amounts(scene), strength)
+
+    def control(self, scene: Scene, strength: float, draw: int) -> Edits:
+        """The same maps on living features drawn at random, scaled to the same norm over the image."""
+        chosen, amounts = others(self.dictionary, self.features, draw), self.amounts(scene)
+        own, other = self._norm(self.features, amounts), self._norm(chosen, amounts[: len(chosen)])
+        return self._added(chosen, amounts[: len(chosen)], strength * own / max(other, 1e-9))
+
+    def _added(self, features: Sequence[int], amounts: np.ndarray, strength: float) -> Edits:
+        if not amounts.any():
+            return Edits()
+        subject = Feature(self.dictionary.block, tuple(features), sae=self.dictionary)
+        return Edits.of(subject.add(strength, unit="absolute", where=amounts[:, None]))
+
+    def _norm(self, features: Sequence[int], amounts: np.ndarray) -> float:
+        directions = self.dictionary.W_dec.detach().cpu().numpy()[list(features)]
+        return float(np.linalg.norm(amounts.reshape(len(amounts), -1).T @ directions))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Changes of several blocks in one run, all at the same strength."""
+
+    parts: tuple[Change, ...]
+
+    @property
+    def name(self) -> str:
+        """Blocks and features, as far as they can be told in a line."""
+        return " + ".join(part.name for part in self.parts)
+
+    @property
+    def features(self) -> dict[str, list[int]]:
+        """Block -> features."""
+        return {part.dictionary.block: list(part.features) for part in self.parts}
+
+    def edits(self, scene: Scene, strength: float) -> Edits:
+        """The edits of an image of the scene."""
+        return _all(part.edits(scene, strength) for part in self.parts)
+
+    def control(self, scene: Scene, strength: float, draw: int) -> Edits:
+        """The same maps on random features of each block, each with its block's norm."""
+        return _all(part.control(scene, strength, draw) for part in self.parts)
+
+
+def _all(several: Iterable[Edits]) -> Edits:
+    return reduce(Edits.__add__, several, Edits())
+
+
+def change(
+    held: Mapping[str, Any], maps: MeanMaps, method: str, value: Value, size: int, spread: str
+) -> Change:
+    """A method's change towards a value: the `size` features whose maps it changes most ("steering": all)."""
+    source = "neurons" if method == "steering" else method
+    dictionary = held[source]
+    weight = maps.weight(source, value) * dictionary.W_dec.detach().norm(dim=1).numpy()
+    count = len(weight) if method == "steering" else size
+    chosen = [int(f) for f in np.argsort(-weight, kind="stable")[:count] if weight[f] > 0]
+    return Change(dictionary, maps, source, tuple(chosen), value, spread)
+
+
+def carriers(held: Mapping[str, Any], maps: MeanMaps, value: Value, size: int) -> tuple[int, ...]:
+    """The SAE's `size` features of which a value has most more than the others: those to take out."""
+    gain = maps.gain("sae", value) * held["sae"].W_dec.detach().norm(dim=1).numpy()
+    return tuple(int(f) for f in np.argsort(-gain, kind="stable")[:size] if gain[f] > 0)
+
+
+def others(dictionary: Any, features: Sequence[int], draw: int) -> list[int]:
+    """As many other living features, drawn at random: the control of every edit."""
+    alive = np.setdiff1d(np.flatnonzero(np.asarray(dictionary.stats.density) > 0), features)
+    size = min(len(features), len(alive))
+    return np.random.default_rng([draw, *features]).choice(alive, size, replace=False).tolist()

@@ -1,0 +1,59 @@
+"""Meaning: which feature of each dictionary tells a factor value best, on images and on positions.
+
+Features are chosen on one half of the held-out captions and scored on the other: the best of hundreds of
+features on the same images would look good by luck alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from unbox.ground_truth.factor_scores import (
+    Value,
+    factor_labels,
+    feature_scores,
+    image_codes,
+    position_iou,
+    value_masks,
+)
+from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene
+
+#: Least number of images with and without a value in either half.
+LEAST = 5
+
+VALUES: tuple[Value, ...] = tuple((factor, value) for factor, options in FACTORS.items() for value in options)
+
+
+def probe(dictionary: Any, rows: Any, scenes: Sequence[Scene]) -> list[dict[str, Any]]:
+    """Per value: the best feature by AUROC, by mean and by peak over the image, and by mask IoU.
+
+    Each is chosen on even images and scored on odd ones. Values that either half shows too rarely are left
+    out.
+    """
+    halves = list(range(0, len(scenes), 2)), list(range(1, len(scenes), 2))
+    labels = [factor_labels([scenes[i] for i in half]) for half in halves]
+    enough = [v for v in VALUES if all(LEAST <= of[v].sum() <= len(of[v]) - LEAST for of in labels)]
+    if not enough:
+        return []
+    found: dict[Value, dict[str, Any]] = {v: {"factor": v[0], "value": v[1], "auroc": 0.0} for v in enough}
+    for pool in ("mean", "peak"):
+        chosen, scored = (
+            feature_scores(image_codes(dictionary, rows, pool, half), {v: of[v] for v in enough})
+            for half, of in zip(halves, labels, strict=True)
+        )
+        for value in enough:
+            feature, first = chosen.best(value)[0]
+            if first > found[value].get("chosen_at", 0.0):
+                held_out = float(scored.of(value)[feature])
+                found[value] |= {"feature": feature, "pool": pool, "chosen_at": first, "auroc": held_out}
+    there = [v for v in enough if v[0] in OBJECT_FACTORS]
+    if not there:
+        return list(found.values())
+    drawn = [value_masks([scenes[i] for i in half]) for half in halves]
+    chosen, scored = (
+        position_iou(dictionary, rows, {v: of[v] for v in there}, half)
+        for half, of in zip(halves, drawn, strict=True)
+    )
+    for value in there:
+        feature, _ = chosen.best(value)[0]
+        found[value] |= {"iou_feature": feature, "iou": float(scored.of(value)[feature])}
+    return list(found.values())

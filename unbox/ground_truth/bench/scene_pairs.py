@@ -1,0 +1,141 @@
+"""RIEBench's kinds of edits that exist in Shapes, made by transport between two captions.
+
+A pair is a scene and the same scene with one thing changed, captioned in the same words but for the change.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from unbox.capture import record
+from unbox.edits import Edits, Feature, neurons
+from unbox.edits.transport import Pair
+from unbox.ground_truth.effects import object_mask
+from unbox.mask import Mask
+from unbox.shapes import FACTORS, SCENE_FACTORS, Object, Scene, caption, sample_scene, scene_rng
+
+#: RIEBench's kinds that Shapes has -> the factor that changes.
+KINDS = {
+    "change object": "shape",
+    "add object": "relation",
+    "delete object": "relation",
+    "change colour": "colour",
+    "change texture": "texture",
+    "change size": "size",
+    "change position": "position",
+    "change background": "background",
+    "change light": "light",
+}
+
+
+@dataclass(frozen=True)
+class ScenePair:
+    """What is to be edited and what the edit should make of it."""
+
+    kind: str
+    original: Scene
+    edited: Scene
+    original_prompt: str
+    edited_prompt: str
+    seed: int
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """The factor that changes and its value afterwards."""
+        factor = KINDS[self.kind]
+        return factor, self.edited.factors()[factor]
+
+    @property
+    def masks(self) -> tuple[Mask | None, Mask | None]:
+        """Masks of what changes, in the original and in the edited image, as RIEBench takes them: `add` uses
+        the edited image's for both, `delete` the original's; the light is everywhere."""
+        slot = 1 if self.kind in ("add object", "delete object") else 0
+        if self.kind == "change light":
+            return None, None
+        if self.kind == "change background":
+            return _around(self.original), _around(self.edited)
+        if self.kind == "add object":
+            return (object_mask(self.edited, slot),) * 2
+        if self.kind == "delete object":
+            return (object_mask(self.original, slot),) * 2
+        return object_mask(self.original), object_mask(self.edited)
+
+    def succeeded(self, reading: dict[str, Any]) -> bool:
+        """Does the detector's reading say what the edit should make?"""
+        if self.kind in ("add object", "delete object"):
+            return reading["objects"] == len(self.edited.objects)
+        factor, value = self.target
+        return _held(reading, factor) == value
+
+    def harm(self, before: dict[str, Any], after: dict[str, Any]) -> float:
+        """Share of the other factors whose reading changed."""
+        others = [
+            name for name in FACTORS if name != self.target[0] and (name != "position" or self._keeps_place)
+        ]
+        return float(np.mean([_held(before, n) != _held(after, n) for n in others]))
+
+    @property
+    def _keeps_place(self) -> bool:
+        return self.kind not in ("add object", "delete object")
+
+
+def _held(reading: dict[str, Any], factor: str) -> str:
+    return reading[factor] if factor in SCENE_FACTORS else reading["slots"][0][factor]
+
+
+def _around(scene: Scene) -> Mask | None:
+    inside = object_mask(scene)
+    return None if inside is None else Mask.of(1 - inside.array)
+
+
+def scene_pairs(kind: str, count: int, seed: int = 0) -> list[ScenePair]:
+    """`count` pairs of a kind, of held-out looks and wordings; the i-th depends on (kind, seed, i) alone."""
+    found = []
+    for index in range(count):
+        rng = scene_rng(seed + 7919 * list(KINDS).index(kind), index, "heldout")
+        original, edited = _scenes(kind, rng)
+        words = int(rng.integers(2**32))
+        before, after = (
+            caption(s, np.random.default_rng(words), "heldout", full=True)[0] for s in (original, edited)
+        )
+        found.append(ScenePair(kind, original, edited, before, after, int(rng.integers(2**31))))
+    return found
+
+
+def _scenes(kind: str, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    scene = sample_scene(rng, "heldout", pairs=0.0)
+    if kind not in ("add object", "delete object"):
+        factor = KINDS[kind]
+        others = [v for v in FACTORS[factor] if v != scene.factors()[factor]]
+        return scene, scene.with_factor(factor, str(rng.choice(others)))
+    second = sample_scene(rng, "heldout", pairs=0.0).objects[0]
+    first: Object = replace(scene.objects[0], position="left")
+    alone = replace(scene, objects=(first,))
+    both = replace(scene, objects=(first, replace(second, position="right")), relation="left of")
+    return (alone, both) if kind == "add object" else (both, alone)
+
+
+def recorded(model: Any, pairs: Sequence[ScenePair], blocks: Sequence[str], **options: Any) -> list[Pair]:
+    """Run both prompts of each pair from its seed and record their updates."""
+    texts = [p.edited_prompt for p in pairs] + [p.original_prompt for p in pairs]
+    seeds = [p.seed for p in pairs] * 2
+    with record(model, blocks) as tape:
+        model.generate(texts, seeds=seeds, output="latent", **options)
+    updates = {block: tape.read(block, "update", "cond").float().numpy() for block in blocks}
+    n = len(pairs)
+    return [
+        Pair({b: u[i] for b, u in updates.items()}, {b: u[n + i] for b, u in updates.items()}, *p.masks[::-1])
+        for i, p in enumerate(pairs)
+    ]
+
+
+def patch(pair: Pair, block: str) -> Edits:
+    """The donor's update in place of the original's, at every step and position: what a block can carry."""
+    difference = pair.donor[block] - pair.original[block]
+    width = difference.shape[-1]
+    basis = neurons(block, difference.reshape(-1, width))
+    maps = difference.transpose(3, 0, 1, 2)
+    every = Feature(block, tuple(range(width)), sae=basis)
+    return Edits.of(every.add(1.0, unit="absolute", where=maps))

@@ -1,0 +1,49 @@
+"""What to type after the demo: commands that work on what it left behind."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from activation_store import write_json
+from unbox.edit import Edits
+from unbox.ground_truth.demo.demo_plan import Plan
+from unbox.ground_truth.demo.stages import Stage
+from unbox.shapes import SCENE_FACTORS
+from unbox.shapes.render import RADIUS, SIDE
+
+#: A caption whose object is where the saved edits of objects act.
+CAPTION = "a large solid orange square in the center on a gray background, light from the left"
+
+
+def save_edits(folder: Path, results: Sequence[dict[str, Any]]) -> list[Path]:
+    """Write each edit for `unbox generate --edits`; edits of objects act on the middle of the picture."""
+    radius = (RADIUS["large"] + 4) / SIDE
+    middle = {"box": [0.5 - radius, 0.5 - radius, 0.5 + radius, 0.5 + radius]}
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for result in results:
+        where = None if result["factor"] in SCENE_FACTORS else middle
+        edits = Edits.from_json([edit | ({"where": where} if where else {}) for edit in result["edits"]])
+        paths.append(folder / f"{result['factor']}-{result['value']}.json".replace(" ", "-"))
+        write_json(paths[-1], edits.to_json())
+    return paths
+
+
+def following(plan: Plan, collected: Stage, trained: Stage, atlas: Stage, edit: Path) -> str:
+    """Commands to go on with, one under the other."""
+    store, saes = collected.folder / "store", trained.folder / "saes"
+    return "\n".join(
+        [
+            "# browse these features, look at pictures of your own through them, paint with them",
+            f"unbox app --model {plan.model} --saes {saes} --atlas {atlas.folder / 'atlas'}",
+            "# one of the edits above, on a caption of your own",
+            f'unbox generate --model {plan.model} --steps {plan.steps} --prompt "{CAPTION}" --seed 1 \\',
+            f"    --saes {saes} --edits {edit} --out edited.png",
+            "# autoencoders of your own on the activations that the demo left",
+            f"unbox train --store {store} --out saes --k 16 --latents 1024",
+            "# the same path on the real model, with a GPU",
+            "unbox collect --model stabilityai/sdxl-turbo --prompts captions.txt --store acts",
+            "# the library, in twenty cells",
+            "notebooks/01_first_edit.py",
+        ]
+    )

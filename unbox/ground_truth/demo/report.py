@@ -1,0 +1,187 @@
+"""The demo's page: one HTML file with its pictures inside."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+
+from activation_store.files import write_text
+from unbox.ground_truth.demo.demo_plan import Plan
+from unbox.ground_truth.demo.stages import Stage
+from unbox.ground_truth.demo.turn_on import wilson
+from unbox.ground_truth.effects import Cases
+from unbox.shapes import FACTORS
+
+SECTIONS = (
+    ("samples", "Samples"),
+    ("blocks", "Autoencoders"),
+    ("owners", "Who owns what"),
+    ("features", "Features"),
+    ("edits", "Edits"),
+    ("made", "How it was made"),
+    ("next", "What next"),
+)
+
+#: An edit counts as working when it succeeds at least this often, and random features at most that often.
+SUCCESS, CHANCE = 0.70, 0.10
+
+#: How many of the pictures read are shown.
+SAMPLES = 24
+
+
+class Findings(NamedTuple):
+    """Results of the stages, as the page needs them."""
+
+    plan: Plan
+    model: str
+    fingerprint: dict[str, Any]
+    cases: Cases
+    blocks: list[dict[str, Any]]
+    found: dict[str, Any]
+    edits: list[dict[str, Any]]
+    stages: Sequence[Stage]
+
+    def working(self) -> list[dict[str, Any]]:
+        """The edits that turn their value on, where random features do not."""
+        return [
+            e
+            for e in self.edits
+            if rate(e["edited"]) >= SUCCESS and rate(e["control"]) <= CHANCE and e["edited"]["n"]
+        ]
+
+
+def write_report(path: Path, findings: Findings, following: str) -> Path:
+    """Write the page; `following` is what to type next. Returns its path."""
+    write_text(path, page(content(findings) | {"next": following}))
+    return path
+
+
+def page(values: dict[str, Any]) -> str:
+    """The template, filled. A name that it uses and `values` lacks is an error."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["percent"] = percent
+    source = files("unbox.ground_truth.demo").joinpath("report.html").read_text(encoding="utf-8")
+    return environment.from_string(source).render(values)
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """0.123 as `12%`."""
+    return f"{100 * share:.{digits}f}%"
+
+
+def rate(outcome: dict[str, Any]) -> float:
+    """Share of an outcome's pictures in which the value was read."""
+    return outcome["hits"] / max(outcome["n"], 1)
+
+
+def content(f: Findings) -> dict[str, Any]:
+    """Everything that the template names."""
+    samples = sample_rows(f.cases)
+    seconds = sum(stage.seconds for stage in f.stages)
+    return {
+        "sections": SECTIONS,
+        "model": f.model,
+        "plan": f.plan,
+        "facts": facts(f),
+        "samples": samples[:SAMPLES],
+        "pictures_read": len(samples),
+        "accuracy": [(name, np.mean([name not in s["missed"] for s in samples])) for name in FACTORS],
+        "blocks": f.blocks,
+        "factors": list(FACTORS),
+        **owners(f.found["owners"]),
+        "features": f.found["features"],
+        "edits": [edit(e) for e in f.edits],
+        "minutes": f"{seconds / 60:.1f} minutes",
+        "machine": f"{os.cpu_count()} cores ({platform.machine()})",
+        "stages": [{"folder": stage.folder.name, "seconds": stage.seconds} for stage in f.stages],
+        "settings": json.dumps(
+            {
+                "plan": f.plan.part(*f.plan.__dataclass_fields__),
+                "model": f.fingerprint,
+                "unbox": version("unbox"),
+            },
+            indent=1,
+            default=str,
+        ),
+    }
+
+
+def facts(f: Findings) -> list[tuple[str, str]]:
+    """The figures at the top of the page."""
+    working = f.working()
+    return [
+        (f"{f.plan.prompts:,}", "pictures taken apart"),
+        (str(len(f.blocks)), "transformer blocks, an autoencoder each"),
+        (f"{np.mean([b['explained'] for b in f.blocks]):.2f}", "mean explained variance, held out"),
+        (
+            f"{len(working)} of {len(f.edits)}",
+            f"factor values turned on in at least {percent(SUCCESS)} of pictures "
+            f"(random features at most {percent(CHANCE)})",
+        ),
+        (str(len({e["factor"] for e in working})), "factors among them"),
+    ]
+
+
+def sample_rows(cases: Cases) -> list[dict[str, Any]]:
+    """Pictures, captions, and the factors that the detector reads otherwise than they say."""
+    return [
+        {
+            "caption": p.text,
+            "picture": image,
+            "missed": [f for f, v in scene.factors().items() if read[f] != v],
+        }
+        for p, scene, image, read in zip(
+            cases.prompts, cases.scenes, cases.images, cases.readings, strict=True
+        )
+    ]
+
+
+def owners(table: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Block by factor, AUROC with shades from chance to certainty, and the best block of each factor."""
+    best = {name: max(table, key=lambda block: table[block][name]) for name in FACTORS}
+    rows = [
+        {
+            "block": block,
+            "cells": [
+                {
+                    "auroc": row[name],
+                    "shade": max(0.0, 2 * row[name] - 1) ** 1.5 * 0.8,
+                    "best": best[name] == block,
+                }
+                for name in FACTORS
+            ],
+        }
+        for block, row in table.items()
+    ]
+    return {"owners": rows, "best": [(name, block, table[block][name]) for name, block in best.items()]}
+
+
+def edit(e: dict[str, Any]) -> dict[str, Any]:
+    """One edit with its intervals."""
+    rates = [
+        {"name": name, "kind": kind, "rate": rate(o), "hits": o["hits"], "n": o["n"]}
+        | dict(zip(("low", "high"), wilson(o["hits"], o["n"]), strict=True))
+        for name, kind, o in (
+            ("these features", "edited", e["edited"]),
+            ("random features", "control", e["control"]),
+        )
+    ]
+    return {
+        "factor": e["factor"],
+        "value": e["value"],
+        "strength": e["strength"],
+        "size": len(e["features"]),
+        "names": e["features"],
+        "blocks": list(dict.fromkeys(name.split("/")[0] for name in e["features"])),
+        "rates": rates,
+        "kept": e["edited"]["kept"],
+        "kept_control": e["control"]["kept"],
+        "pictures": e["pictures"],
+    }

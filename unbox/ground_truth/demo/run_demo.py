@@ -1,0 +1,151 @@
+"""The demo's stages, from a model to a report."""
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unbox.ground_truth.demo.collect_and_fit import autoencoders, describe, draw, fit, gather, unpacked
+from unbox.ground_truth.demo.demo_plan import Plan
+from unbox.ground_truth.demo.feature_search import Weighted
+from unbox.ground_truth.demo.measure import find, measure
+from unbox.ground_truth.demo.next_commands import following, save_edits
+from unbox.ground_truth.demo.report import CHANCE, SUCCESS, Findings, rate, write_report
+from unbox.ground_truth.demo.stages import Stage, Stages
+from unbox.ground_truth.demo.turn_on import Addition, assess, choose
+from unbox.models import Model, load
+from unbox.shapes import Split
+
+
+class Finished(NamedTuple):
+    """Where the report is, what it reports, and what to type next."""
+
+    report: Path
+    findings: Findings
+    following: str
+
+    def summary(self) -> str:
+        """What was found, what to open, what to try: lines for the terminal."""
+        found = self.findings
+        explained = ", ".join(f"{row['block']} {row['explained']:.2f}" for row in found.blocks)
+        worked = found.working()
+        factors = sorted({edit["factor"] for edit in worked})
+        return "\n".join(
+            [
+                "",
+                f"Held-out explained variance: {explained}.",
+                f"{len(worked)} of {len(found.edits)} factor values turned on in at least {SUCCESS:.0%} of "
+                f"pictures, random features in at most {CHANCE:.0%}: {', '.join(factors) or 'none'}.",
+                "",
+                f"Open {self.report} in a browser. Then try:",
+                "",
+                self.following,
+            ]
+        )
+
+
+def run(plan: Plan, folder: Path, say: Callable[[str], None] = print) -> Finished:
+    """Run the demo in a folder, going on from what is there.
+
+    Raises UnboxError where the model cannot be found.
+    """
+    model = load(plan.model)
+    stages = Stages(folder / "stages", say)
+    drawn, store, heldout = pictures(stages, model, plan)
+    trained = stages.run(
+        "train",
+        f"Fitting {len(model.blocks)} sparse autoencoders of {plan.latents} latents, {plan.k} active",
+        plan.part("k", "latents", "tokens", "seed"),
+        lambda to: fit(store, plan, to / "saes"),
+        (store,),
+    )
+    measured = stages.run(
+        "evaluate",
+        "Measuring them on held-out pictures",
+        {},
+        lambda _: measure(heldout, trained),
+        (trained, heldout),
+    )
+    atlas = stages.run(
+        "atlas",
+        "Making their atlas, for the explorer",
+        {},
+        lambda to: describe(model, heldout, trained, to / "atlas"),
+        (trained, heldout),
+    )
+    found = stages.run(
+        "find",
+        "Asking which feature tells which factor",
+        plan.part("targets", "searched"),
+        lambda _: find(plan, store, heldout, trained),
+        (trained, store, heldout),
+    )
+    edited = [turn_on(stages, model, plan, drawn, trained, found, i) for i in range(len(plan.targets))]
+    findings = Findings(
+        plan,
+        model.system.name,
+        model.fingerprint,
+        unpacked(drawn.result["test"]),
+        measured.result,
+        found.result,
+        [stage.result for stage in edited],
+        stages.done,
+    )
+    saved = save_edits(folder / "edits", findings.edits)
+    best = max(range(len(saved)), key=lambda i: rate(findings.edits[i]["edited"]))
+    further = following(plan, store, trained, atlas, saved[best])
+    path = write_report(folder / "report.html", findings, further)
+    return Finished(path, findings, further)
+
+
+def pictures(stages: Stages, model: Model, plan: Plan) -> tuple[Stage, Stage, Stage]:
+    """The stages that draw: pictures to edit, and the stores to learn from and to measure on."""
+    drawing = {"model": model.fingerprint, "blocks": model.blocks, **plan.part("steps", "guidance", "seed")}
+    drawn = stages.run(
+        "draw",
+        f"Drawing {plan.trial_pool + plan.test_pool} held-out captions, and reading them",
+        {**drawing, **plan.part("trial_pool", "test_pool")},
+        lambda _: draw(model, plan),
+    )
+
+    def collected(split: Split, n: int, seed: int) -> Stage:
+        return stages.run(
+            f"collect-{split}",
+            f"Recording what {len(model.blocks)} blocks add to {n} {split} pictures",
+            {**drawing, "n": n},
+            lambda to: gather(model, plan, to / "store", split, n, seed),
+        )
+
+    store = collected("train", plan.prompts, plan.seed + 1)
+    return drawn, store, collected("heldout", plan.heldout, plan.seed + 2)
+
+
+def turn_on(
+    stages: Stages, model: Model, plan: Plan, drawn: Stage, trained: Stage, found: Stage, number: int
+) -> Stage:
+    """Choose the edit for one target on the trial pool, count its success on the test pool."""
+    factor, value = target = plan.targets[number]
+
+    def build(_: Path) -> dict[str, Any]:
+        saes, cases = autoencoders(trained), {name: unpacked(saved) for name, saved in drawn.result.items()}
+        ranked = [Weighted(*feature) for feature in found.result["ranked"][number]]
+        additions = [Addition(tuple(ranked[:n]), s) for n, s in product(plan.features, plan.strengths)]
+        trial, test = (
+            cases[name].lacking(target, n) for name, n in (("trial", plan.trial), ("test", plan.test))
+        )
+        chosen = choose(model, trial, target, additions, saes, **plan.drawing)
+        return assess(model, test, target, chosen, saes, plan.seed + number, **plan.drawing)
+
+    settings = {"target": target, **plan.part("features", "strengths", "trial", "test")}
+    stage = stages.run(
+        f"edit-{factor}-{value}".replace(" ", "-"),
+        f"Turning on {factor}: {value}",
+        settings,
+        build,
+        (drawn, trained, found),
+    )
+    edited, control = (stage.result[kind] for kind in ("edited", "control"))
+    stages.say(
+        f"    {edited['hits']} of {edited['n']} pictures; random features {control['hits']} of {control['n']}"
+    )
+    return stage

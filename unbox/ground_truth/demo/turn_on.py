@@ -1,0 +1,142 @@
+"""Turning one factor value on with a small set of features, beside random features of equal norm."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unbox.edit import Edits, Feature
+from unbox.ground_truth.demo.feature_search import Weighted
+from unbox.ground_truth.demo.picture_uris import uri
+from unbox.ground_truth.effects import Cases, Outcome, measure, object_mask
+from unbox.ground_truth.factor_scores import Value
+from unbox.mask import Mask
+from unbox.shapes import OBJECT_FACTORS, Scene
+from unbox.shapes.detector import Detector
+
+#: Success on trial cases that is given up for leaving the other factors alone.
+SLACK = 0.1
+
+#: How many test pictures the report shows of each edit.
+SHOWN = 6
+
+Saes = Mapping[str, Any]  # block -> SAE
+
+
+@dataclass(frozen=True)
+class Addition:
+    """Weighted features of several blocks, added together `strength` times."""
+
+    parts: tuple[Weighted, ...]
+    strength: float
+
+    @property
+    def names(self) -> list[str]:
+        """`up.0.1/17` and so on."""
+        return [f"{part.block}/{part.latent}" for part in self.parts]
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The blocks that are edited, in order of first mention."""
+        return tuple(dict.fromkeys(part.block for part in self.parts))
+
+    def edits(self, saes: Saes, where: Mask | None) -> Edits:
+        """The edit, over `where`."""
+        adds = Edits()
+        for block, latent, weight in self.parts:
+            feature = Feature(block, latent, saes[block])
+            adds += feature.add(self.strength * weight, unit="absolute", where=where)
+        return adds
+
+    def random(self, saes: Saes, rng: np.random.Generator) -> "Addition":
+        """As many other living features of the same blocks, whose sum has the same norm in each block."""
+        parts: list[Weighted] = []
+        for block in self.blocks:
+            own = [part for part in self.parts if part.block == block]
+            living = np.flatnonzero(saes[block].stats.density.numpy() > 0)
+            others = np.setdiff1d(living, [part.latent for part in own])
+            drawn = [
+                Weighted(block, int(i), part.weight)
+                for i, part in zip(rng.choice(others, len(own), replace=False), own, strict=True)
+            ]
+            ratio = _norm(saes[block], own) / _norm(saes[block], drawn)
+            parts += [part._replace(weight=part.weight * ratio) for part in drawn]
+        return Addition(tuple(parts), self.strength)
+
+
+def place(factor: str, scene: Scene) -> Mask | None:
+    """Where a factor is seen in a scene: the object, all but the object, or everywhere (None)."""
+    if factor in OBJECT_FACTORS:
+        return object_mask(scene)
+    covered = object_mask(scene)
+    return Mask.of(1 - covered.array) if factor == "background" and covered else None
+
+
+def choose(
+    model: Any, cases: Cases, value: Value, additions: Sequence[Addition], saes: Saes, **options: Any
+) -> Addition:
+    """Of the additions that succeed nearly as often as the best, the one that changes other factors least."""
+    outcomes = [
+        tried(model, cases, value, lambda where, a=a: a.edits(saes, where), **options) for a in additions
+    ]
+    enough = max(outcome.success.mean() for outcome in outcomes) - SLACK
+    harms = [
+        (outcome.collateral.mean(), i)
+        for i, outcome in enumerate(outcomes)
+        if outcome.success.mean() >= enough
+    ]
+    return additions[min(harms)[1]]
+
+
+def assess(
+    model: Any, cases: Cases, value: Value, addition: Addition, saes: Saes, seed: int, **options: Any
+) -> dict[str, Any]:
+    """What an addition and its random control do to cases: JSON for the report, with pictures."""
+    rng = np.random.default_rng(seed)
+    edited = tried(model, cases, value, lambda where: addition.edits(saes, where), **options)
+    control = tried(
+        model, cases, value, lambda where: addition.random(saes, rng).edits(saes, where), **options
+    )
+    shown = zip(cases.prompts, cases.images, edited.images, control.images, strict=True)
+    return {
+        "factor": value[0],
+        "value": value[1],
+        "features": addition.names,
+        "edits": [edit.to_json() for edit in addition.edits(saes, None)],
+        "strength": addition.strength,
+        "edited": counted(edited),
+        "control": counted(control),
+        "pictures": [
+            {"caption": p.text, "before": b, "after": uri(a), "control": uri(c)}
+            for p, b, a, c in list(shown)[:SHOWN]
+        ],
+    }
+
+
+def tried(model: Any, cases: Cases, value: Value, edits: Any, **options: Any) -> Outcome:
+    """Outcome of `edits`, a function from where the factor is seen to the edits, on every case."""
+    return measure(
+        model, Detector.load(), cases, lambda scene: edits(place(value[0], scene)), value, **options
+    )
+
+
+def counted(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON: successes, pictures, and the share of other factors that read as before."""
+    hits, n = int(outcome.success.sum()), len(outcome.success)
+    return {"hits": hits, "n": n, "kept": float(1 - outcome.collateral.mean())}
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927); unlike a bootstrap's, sound at 0 and at n."""
+    if n == 0:
+        return 0.0, 1.0
+    p, f = hits / n, z * z / n
+    middle, half = p + f / 2, z * np.sqrt(p * (1 - p) / n + f / (4 * n))
+    return float((middle - half) / (1 + f)), float((middle + half) / (1 + f))
+
+
+def _norm(sae: Any, parts: Sequence[Weighted]) -> float:
+    """Norm of the sum of weighted features of one block."""
+    weights = np.array([part.weight for part in parts], np.float32)
+    return float(np.linalg.norm(weights @ sae.W_dec.detach().numpy()[[part.latent for part in parts]]))

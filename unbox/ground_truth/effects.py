@@ -1,0 +1,130 @@
+"""What edits cause in the Shapes world: does the factor change, and do the others stay?
+
+Success is read by the detector, never by eye: an edit towards a value succeeds in an image when slot 0 (or
+the scene) has the value afterwards. Collateral is the share of the other factors whose reading changed from
+the image's own unedited version. Controls are random features of the same block and norm.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unbox.edit import Edits
+from unbox.errors import UnboxError
+from unbox.ground_truth.factor_scores import Value
+from unbox.mask import Mask
+from unbox.prompt import Prompt
+from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, masks, prompts
+from unbox.statistics import Interval, bootstrap
+
+#: Edits for one image, from its scene (for its mask).
+Recipe = Callable[[Scene], Edits]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Prompts, seeds, and the unedited images with what the detector reads in them."""
+
+    prompts: tuple[Prompt, ...]
+    seeds: tuple[int, ...]
+    images: tuple[Any, ...]
+    readings: tuple[dict[str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def scenes(self) -> list[Scene]:
+        return [Scene.from_json(prompt.meta["scene"]) for prompt in self.prompts]
+
+    def lacking(self, value: Value, limit: int | None = None) -> "Cases":
+        """The cases whose unedited image does not have the value: those that an edit could flip."""
+        factor, wanted = value
+        return self._pick([i for i, r in enumerate(self.readings) if r[factor] != wanted][:limit])
+
+    def having(self, value: Value, limit: int | None = None) -> "Cases":
+        """The cases whose unedited image has the value: those in which it could be removed."""
+        factor, wanted = value
+        return self._pick([i for i, r in enumerate(self.readings) if r[factor] == wanted][:limit])
+
+    def where(self, chosen: Sequence[bool], limit: int | None = None) -> "Cases":
+        """The first `limit` of the chosen cases."""
+        return self._pick([i for i, wanted in enumerate(chosen) if wanted][:limit])
+
+    def _pick(self, indices: Sequence[int]) -> "Cases":
+        def of(column: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(column[i] for i in indices)
+
+        return Cases(of(self.prompts), of(self.seeds), of(self.images), of(self.readings))
+
+
+def draw_cases(
+    model: Any, detector: Any, count: int, seed: int = 0, split: Split = "heldout", **options: Any
+) -> Cases:
+    """Generate `count` held-out single-object scenes from full captions, and read them.
+
+    `options` go to `model.generate` (steps, batch_size).
+    """
+    drawn = prompts(count, seed=seed, split=split, full=True, pairs=0.0)
+    seeds = [seed * 1_000_003 + i for i in range(count)]
+    images = model.generate([p.text for p in drawn], seeds=seeds, **options)
+    return Cases(tuple(drawn), tuple(seeds), tuple(images), tuple(readings(detector, images)))
+
+
+def readings(detector: Any, images: Sequence[Any]) -> list[dict[str, str]]:
+    """What the detector reads of each image: every factor, those of an object taken from slot 0."""
+    return [
+        {f: said["slots"][0][f] if f in OBJECT_FACTORS else said[f] for f in FACTORS}
+        for said in detector.read(images)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Per case: did the edit succeed, and which share of the other factors did it change?"""
+
+    success: np.ndarray
+    """bool (cases,)"""
+    collateral: np.ndarray
+    """float (cases,)"""
+    images: tuple[Any, ...]
+
+    @property
+    def rate(self) -> Interval:
+        """Success rate with its 95 % interval."""
+        return bootstrap(self.success)
+
+    @property
+    def harm(self) -> Interval:
+        """Mean collateral with its 95 % interval."""
+        return bootstrap(self.collateral)
+
+
+def measure(
+    model: Any, detector: Any, cases: Cases, recipe: Recipe, value: Value, gone: bool = False, **options: Any
+) -> Outcome:
+    """Generate the cases with `recipe`'s edits. Success: the value is there (with `gone`: no longer is)."""
+    if not len(cases):
+        raise UnboxError(f"no image to try '{value[1]}' on: every case already counts as the outcome")
+    edits = [recipe(scene) for scene in cases.scenes]
+    texts = [prompt.text for prompt in cases.prompts]
+    images = model.generate(texts, seeds=list(cases.seeds), edits=edits, **options)
+    after = readings(detector, images)
+    factor, wanted = value
+    others = [name for name in FACTORS if name != factor]
+    success = np.array([(r[factor] == wanted) != gone for r in after])
+    changed = [np.mean([b[n] != a[n] for n in others]) for b, a in zip(cases.readings, after, strict=True)]
+    return Outcome(success, np.array(changed), tuple(images))
+
+
+def object_mask(scene: Scene, slot: int = 0, margin: int = 4) -> Mask | None:
+    """The box of an object as the scene has it, `margin` pixels wider: jitter and another shape fit in."""
+    drawn = masks(scene)[slot]
+    rows, columns = np.nonzero(drawn)
+    wide = np.zeros_like(drawn)
+    top, bottom = max(rows.min() - margin, 0), rows.max() + margin + 1
+    left, right = max(columns.min() - margin, 0), columns.max() + margin + 1
+    wide[top:bottom, left:right] = True
+    return Mask.of(wide)

@@ -1,0 +1,168 @@
+"""The run's clock: which step, timestep, branch and image each row of a UNet forward belongs to.
+
+The step comes from the scheduler's timesteps and the branch from the pipeline's guidance; neither is ever
+counted or guessed from batch size. `with clock(model) as run:` works around `model.generate`, around a bare
+`model.pipeline(...)` call, and around calls of `model.unet`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from unbox.errors import UnboxError
+
+if TYPE_CHECKING:
+    from unbox.models.model import Model
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One UNet forward: the scheduler's step from 0, the timestep, and per batch row the branch and image."""
+
+    step: int
+    timestep: float
+    branches: tuple[str, ...]
+    samples: np.ndarray
+
+
+class Run:
+    """The clock of a model while it is watched; use `clock(model)` to get it."""
+
+    def __init__(self) -> None:
+        self._moment: Moment | None = None
+        self._sampling: Any = None
+        self._samples: np.ndarray | None = None
+        self._branches: tuple[str, ...] | None = None
+
+    @property
+    def moment(self) -> Moment:
+        """The present UNet forward, or the last one. Raises UnboxError before the first."""
+        if self._moment is None:
+            raise UnboxError("the run has no step yet: step and branch are known once the UNet is called")
+        return self._moment
+
+    @property
+    def step(self) -> int:
+        """Index into the scheduler's timesteps, from 0."""
+        return self.moment.step
+
+    @property
+    def timestep(self) -> float:
+        """The timestep that the UNet is given, as in the scheduler's table."""
+        return self.moment.timestep
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Per batch row "cond" or "uncond"."""
+        return self.moment.branches
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Per batch row the index of the image, int64 (rows,)."""
+        return self.moment.samples
+
+    @contextmanager
+    def rows(
+        self, *, samples: Sequence[int] | None = None, branches: Sequence[str] | None = None
+    ) -> Iterator[None]:
+        """Say what the rows are: `samples` the image of each row of one branch, `branches` of each row.
+
+        For loops that know better than the pipeline: batches of a longer list, guidance run sequentially.
+        """
+        before = self._samples, self._branches
+        self._samples = None if samples is None else np.asarray(samples, dtype=np.int64)
+        self._branches = None if branches is None else tuple(branches)
+        try:
+            yield
+        finally:
+            self._samples, self._branches = before
+
+    def _observe(self, pipeline: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        timestep = _scalar(args[1] if len(args) > 1 else kwargs["timestep"])
+        rows, branches = len(sample), self._branches
+        if branches is None:
+            guided = pipeline is self._sampling and pipeline.do_classifier_free_guidance
+            branches = ("uncond",) * (rows // 2) + ("cond",) * (rows // 2) if guided else ("cond",) * rows
+        images = rows // len(set(branches))
+        samples = np.arange(images) if self._samples is None else self._samples
+        samples = np.tile(samples, rows // len(samples))
+        if len(branches) != rows or len(samples) != rows:
+            raise UnboxError(
+                f"the UNet was called with {rows} rows, but {len(branches)} branches and "
+                f"{len(samples)} images are known; say what the rows are with run.rows(samples=, branches=)"
+            )
+        self._moment = Moment(_step_of(timestep, pipeline.scheduler), timestep, branches, samples)
+
+    @contextmanager
+    def _loop(self, pipeline: Any, bar: Any) -> Iterator[Any]:
+        before, self._sampling = self._sampling, pipeline
+        try:
+            with bar as inner:
+                yield inner
+        finally:
+            self._sampling = before
+
+
+@contextmanager
+def clock(model: "Model") -> Iterator[Run]:
+    """Watch `model`'s UNet and give the `Run`. Re-entrant: an inner clock is the outer one."""
+    if model.run is not None:
+        yield model.run
+        return
+    run = Run()
+    with ExitStack() as stack:
+        for pipeline in model.pipelines:
+            stack.enter_context(_watched(pipeline, run))
+        model.run = run
+        stack.callback(setattr, model, "run", None)
+        yield run
+
+
+@contextmanager
+def _watched(pipeline: Any, run: Run) -> Iterator[None]:
+    """Report the pipeline's UNet forwards and its denoising loop to `run`."""
+
+    def observe(unet: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        run._observe(pipeline, args, kwargs)
+
+    original = pipeline.progress_bar
+
+    def progress_bar(*args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
+        return run._loop(pipeline, original(*args, **kwargs))
+
+    handle = pipeline.unet.register_forward_pre_hook(observe, with_kwargs=True, prepend=True)
+    # A diffusers pipeline holds its progress bar open for exactly the denoising loop. Only inside it does the
+    # pipeline's guidance say what the rows are; outside it is left over from the last call.
+    pipeline.progress_bar = progress_bar
+    try:
+        yield
+    finally:
+        del pipeline.progress_bar
+        handle.remove()
+
+
+def _scalar(timestep: torch.Tensor | float) -> float:
+    values = torch.as_tensor(timestep).reshape(-1)
+    if bool((values != values[0]).any()):
+        raise UnboxError(
+            f"the rows of this UNet call are at different timesteps ({values.tolist()[:4]}...): they have no "
+            "common step; call the UNet with one timestep at a time while a run is watched"
+        )
+    return float(values[0])
+
+
+def _step_of(timestep: float, scheduler: Any) -> int:
+    """Rank of `timestep` among the scheduler's distinct timesteps (two-stage solvers visit some twice)."""
+    table = list(dict.fromkeys(scheduler.timesteps.tolist()))
+    if timestep not in table:
+        shown = ", ".join(f"{t:g}" for t in table[:8]) + (", ..." if len(table) > 8 else "")
+        raise UnboxError(
+            f"the UNet was called at timestep {timestep:g}, which is not one of the scheduler's ({shown}); "
+            "call pipeline.scheduler.set_timesteps(...) with the timesteps that you use"
+        )
+    return table.index(timestep)

@@ -1,0 +1,41 @@
+"""Images that say how they were made: a JSON record in a PNG's text chunk."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from activation_store.files import parse_json, publish_file
+from unbox.errors import UnboxError
+
+#: Keyword of the PNG text chunk.
+KEYWORD = "unbox"
+
+
+def save_png(image: Image.Image, path: str | Path, record: Mapping[str, Any]) -> Path:
+    """Write `image` with `record` (JSON values: system, prompt, seed, edits, ...), whole or not at all."""
+    path = png_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chunk = PngImagePlugin.PngInfo()
+    chunk.add_itxt(KEYWORD, json.dumps(record, allow_nan=False, ensure_ascii=False))
+    with publish_file(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=chunk)
+    return path
+
+
+def png_path(path: str | Path) -> Path:
+    """The path, if it names a PNG. Raises UnboxError otherwise: other formats cannot hold the record."""
+    if Path(path).suffix.lower() != ".png":
+        raise UnboxError(f"{path} cannot hold the record of an image; images are written as .png")
+    return Path(path)
+
+
+def read_png(path: str | Path) -> dict[str, Any]:
+    """The record of a PNG written by `save_png`. Raises UnboxError where there is none."""
+    with Image.open(path) as image:
+        text = getattr(image, "text", {}).get(KEYWORD)
+    if text is None:
+        raise UnboxError(f"{path} holds no record of how it was made")
+    return parse_json(text, str(path))

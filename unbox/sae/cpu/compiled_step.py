@@ -1,0 +1,190 @@
+"""A training step on CPU by the compiled loops of `kernels`: the commonest case, at the commonest place.
+
+The case is a plain reconstruction (`topk`), one process, gradients not clipped. The encoder's product is
+torch's. Where it is in bf16, so are the rows and errors that the weights' gradients are summed from, as under
+autocast; codes, reconstructions and sums are in float32. To be called within `workers.leading`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unbox.sae import sparse, topk
+from unbox.sae.cpu.threads import shared
+
+#: Whether loops can be compiled here.
+AVAILABLE = find_spec("numba") is not None
+
+#: Columns of the low-precision arrays beyond d. The first carries a one and the latents' bias through the
+#: product; rows of a length that is no multiple of a large power of two meet fewer others in the caches.
+EXTRA = 32
+
+#: Pre-activations of a product, which stay in cache until they are chosen from, and what its rows are a
+#: multiple of: with others it is slower by a fifth.
+SLICE, STEP = 5 << 19, 128
+#: Bytes of a number -> whole numbers of as many.
+WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+#: Groups are as many as for so many winners: with fewer the time goes into going from row to row.
+LEAST = 64
+#: Winners of a row that are sorted by insertion; more by NumPy.
+FEW = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A batch with its winners, and what they reconstruct."""
+
+    indices: Tensor
+    """(B, k) int64."""
+    values: Tensor
+    """(B, k): codes."""
+    slopes: Tensor
+    """(B, k): gradient of the loss by the pre-activation."""
+    rows: Tensor
+    """(B, d or more): the rows for the encoder's gradient: x, or x - b_pre in bf16."""
+    error: Tensor
+    """(B, d): x^ - x, for AuxK; of no rows where it is not asked for and products are in bf16."""
+    owed: Tensor
+    """(B, d): x^ - x for the decoder's gradient, in the precision of the products."""
+    bias: Tensor
+    """(d,): sum of the errors."""
+    squares: float
+    """Sum of the squared errors."""
+    factor: float
+    """2 / (rows * variance)."""
+
+
+def through(
+    x: Tensor, weights: Mapping[str, Tensor], low: Tensor, k: int, factor: float, error: bool
+) -> Chosen:
+    """The pass of a batch x (B, d). `low` (n, d + EXTRA) has the encoder, and b_lat in column d, in the
+    precision of the products. `error`: whether AuxK wants it."""
+    from unbox.sae.cpu import kernels
+
+    (count, d), n, half = x.shape, len(low), low.dtype == torch.bfloat16
+    given = low.new_empty(count, d + EXTRA)
+    indices = torch.empty(count, k, dtype=torch.int64)
+    values, slopes = x.new_empty(count, k), x.new_empty(count, k)
+    whole = x.new_empty(count if error or not half else 0, d)
+    short = torch.empty(count if half else 0, d, dtype=torch.bfloat16)
+    kind = x.numpy().dtype.type
+    size, step = topk.group(n, max(k, LEAST)), max(STEP, SLICE // n // STEP * STEP)
+    squares: dict[int, float] = {}
+    sums: dict[int, np.ndarray] = {}
+
+    def choose(part: slice) -> None:
+        kernels.centre(part.start, part.stop, x.numpy(), weights["b_pre"].numpy(), _bits(given))
+        room, groups = low.new_empty(min(step, part.stop - part.start), n), n // size
+        for start in range(part.start, part.stop, step):
+            at = slice(start, min(start + step, part.stop))
+            pre = torch.mm(given[at], low.T, out=room[: at.stop - at.start])
+            # As whole numbers: in the order of all that is positive, and the rest is 0 after the ReLU.
+            bits = pre.view(WHOLE[pre.itemsize]).numpy()
+            if k > FEW:
+                indices[at] = torch.from_numpy(topk.places_of_largest(bits, k, size))
+            else:
+                maxima = bits[:, : size * groups].reshape(len(bits), size, groups).max(1)
+                kernels.winners(bits, maxima, k, indices[at].numpy())
+
+    def reconstruct(part: slice) -> None:
+        sums[part.start] = np.zeros(d, kind)
+        names = ("W_enc", "b_lat", "W_dec")
+        read = (x, weights["b_pre"], indices, *(weights[name] for name in names))
+        squares[part.start] = kernels.rows(
+            part.start,
+            part.stop,
+            *(t.numpy() for t in read),
+            kind(factor),
+            *(_bits(t) for t in (values, slopes, whole, short)),
+            sums[part.start],
+        )
+
+    shared(choose, count)
+    shared(reconstruct, count)
+    return Chosen(
+        indices,
+        values,
+        slopes,
+        rows=given if half else x,
+        error=whole,
+        owed=short if half else whole,
+        bias=_sum(sums),
+        squares=sum(squares[start] for start in sorted(squares)),
+        factor=factor,
+    )
+
+
+def update(
+    chosen: Chosen,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, tuple[Tensor, Tensor]],
+    low: Tensor,
+    adam: np.ndarray,
+    dead: Tensor | None = None,
+    revival: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Take the step of every latent; returns the gradient of b_pre (d,) and which latents fired (n,) bool.
+
+    `adam`: of `adam_numbers`. `revival`: AuxK's gradients by the `dead` latents' W_enc (r, d), W_dec (r, d)
+    and b_lat (r,).
+    """
+    from unbox.sae.cpu import kernels
+
+    n, d = weights["W_enc"].shape
+    order = sparse.stable_argsort(chosen.indices.reshape(-1), n)
+    starts = torch.searchsorted(chosen.indices.reshape(-1)[order], torch.arange(n + 1))
+    revived = torch.full((n,), -1, dtype=torch.int64)
+    if dead is not None:
+        revived[dead] = torch.arange(len(dead))
+    blank, kind = weights["b_pre"].new_zeros(0), weights["b_pre"].numpy().dtype.type
+    added = revival or (blank.view(0, d), blank.view(0, d), blank)
+    b_pre = blank if low.dtype == torch.bfloat16 else weights["b_pre"]
+    names = ("W_enc", "W_dec", "b_lat")
+    state = [weights[name] for name in names] + [moments[name][i] for i in (0, 1) for name in names]
+    fired, pulls = np.empty(n, np.bool_), {}
+    given = (order, starts, chosen.values, chosen.slopes, chosen.rows, b_pre, chosen.owed)
+
+    def some(part: slice) -> None:
+        pulls[part.start] = np.zeros(d, kind)
+        kernels.latents(
+            part.start,
+            part.stop,
+            *(_bits(t) for t in given),
+            kind(chosen.factor),
+            *(_bits(t) for t in (revived, *added, *state, low)),
+            adam,
+            pulls[part.start],
+            fired,
+        )
+
+    shared(some, n)
+    return _sum(pulls) + chosen.bias * chosen.factor, torch.from_numpy(fired)
+
+
+def adam_numbers(beta1: float, beta2: float, eps: float, rate: float, step: int) -> np.ndarray:
+    """What the loop over latents wants to know of Adam at its `step`-th step: the betas, eps,
+    rate / (1 - beta1^step) and 1 / sqrt(1 - beta2^step), float32."""
+    return np.array([beta1, beta2, eps, rate / (1 - beta1**step), (1 - beta2**step) ** -0.5], np.float32)
+
+
+def in_large_pages(tensor: Tensor) -> Tensor:
+    """A copy in memory that Linux is asked to keep in pages of 2 MB, as NumPy's is: what is read a row here
+    and a row there then costs fewer looks into the tables of pages."""
+    if tensor.device.type != "cpu":
+        return tensor
+    room = torch.from_numpy(np.empty(tensor.shape, np.float32))
+    return room.copy_(tensor)
+
+
+def _sum(parts: Mapping[int, np.ndarray]) -> Tensor:
+    """The sum over ranges, in their order."""
+    return torch.stack([torch.from_numpy(parts[start]) for start in sorted(parts)]).sum(0)
+
+
+def _bits(tensor: Tensor) -> np.ndarray:
+    """As NumPy has it: bf16 as its bits."""
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()

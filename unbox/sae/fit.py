@@ -1,0 +1,255 @@
+"""The loop: any number of SAEs on one pass over their rows, stopped and resumed to the same bits.
+
+Nothing random is drawn after the start: the order of rows is a function of the seed and the cursor, so a
+checkpoint is the weights, the optimiser's state, the counters and the cursors.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from unbox.errors import UnboxError
+from unbox.sae.cpu.malloc import keep_freed
+from unbox.sae.cpu.threads import leading
+from unbox.sae.distributed import local_device, team
+from unbox.sae.initialization import check_finite, measure
+from unbox.sae.latent_statistics import calibrated, latent_stats
+from unbox.sae.metric_trackers import Sink
+from unbox.sae.model import SAE
+from unbox.sae.plan import Budget, Plan
+from unbox.sae.row_source import Batches, RowSource, source_of
+from unbox.sae.train_step import Fit
+
+#: Rows that the finished SAE's statistics are taken over.
+STATS_ROWS = 65_536
+
+
+@dataclass
+class Lane:
+    """One block: its rows, where it is in them, and the SAEs that learn from them."""
+
+    rows: RowSource
+    budget: Budget
+    fits: dict[str, Fit]
+    batches: Batches
+    done: int = 0
+    """Rows seen by each SAE, over all processes."""
+
+    @property
+    def left(self) -> int:
+        """Rows still to see."""
+        return max(0, self.budget.tokens - self.done)
+
+
+class Run:
+    """SAEs in training. `advance` takes one step of every SAE; `state` and `restore` carry it over a stop."""
+
+    def __init__(
+        self, plan: Plan, sources: Mapping[str, RowSource], device: str | torch.device | None = None
+    ) -> None:
+        """Raises UnboxError for blocks without rows, and for rows that nothing can be fitted to."""
+        if not plan.saes:
+            raise UnboxError("no SAE to train: the plan names none")
+        self.plan, self.device = plan, local_device(device)
+        if self.device.type == "cpu":
+            keep_freed()
+        self.team = team(plan.share, self.device)
+        self.names = plan.names()
+        self.rounds = 0
+        blocks = dict.fromkeys(spec.block for spec in plan.saes)
+        self.lanes = {block: self._lane(block, source_of(sources, block)) for block in blocks}
+
+    @property
+    def fits(self) -> dict[str, Fit]:
+        """Every SAE in training, by name."""
+        return {name: fit for lane in self.lanes.values() for name, fit in lane.fits.items()}
+
+    @property
+    def left(self) -> int:
+        """Rows still to see, over all blocks."""
+        return sum(lane.left for lane in self.lanes.values())
+
+    def advance(self) -> int:
+        """One step of every SAE whose block has rows left; returns the rows taken, over all blocks."""
+        self.rounds += 1
+        return sum(self._step(lane) for lane in self.lanes.values() if lane.left)
+
+    def every(self, name: str) -> int:
+        """Steps between events that the plan gives in rows: `log_every`, `checkpoint_every`."""
+        rows = max(getattr(lane.budget, name) for lane in self.lanes.values())
+        return max(1, round(rows / self.plan.batch_size))
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on: `fits` name -> tensors, and `place`, which is JSON: how far it is."""
+        lanes = {
+            block: {"done": lane.done, "cursors": self.team.rows.collect(lane.batches.cursor)}
+            for block, lane in self.lanes.items()
+        }
+        fits = {name: fit.state() for name, fit in self.fits.items()}
+        return {"fits": fits, "place": {"rounds": self.rounds, "lanes": lanes}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state`, for a new run of the same plan on as many processes."""
+        for name, fit in self.fits.items():
+            fit.restore(state["fits"][name])
+        self.rounds = state["place"]["rounds"]
+        for block, lane in self.lanes.items():
+            place = state["place"]["lanes"][block]
+            if len(place["cursors"]) != self.team.rows.world:
+                raise UnboxError(
+                    f"the checkpoint is of {len(place['cursors'])} processes and these are "
+                    f"{self.team.rows.world}: go on with as many"
+                )
+            lane.done = place["done"]
+            lane.batches = self._batches(lane.rows, lane.budget, place["cursors"][self.team.rows.rank])
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Figures of each SAE since they were last read; raises UnboxError if one is no longer finite."""
+        found = []
+        for lane in self.lanes.values():
+            for name, fit in lane.fits.items():
+                seen = fit.meter.rows
+                figures = fit.read_meter()
+                if not all(np.isfinite(value) for value in figures.values()):
+                    raise UnboxError(
+                        f"{name} is no longer finite after {lane.done:,} rows: "
+                        f"rows hold NaN or infinity, or the learning rate {fit.peak:g} is too high"
+                    )
+                if seen:
+                    rate = fit.peak * lane.budget.rate(lane.done)
+                    found.append({"sae": name, "tokens": lane.done, "lr": rate, **figures})
+        return found
+
+    def finished(self) -> Iterator[SAE]:
+        """The SAEs as they stand: thresholds calibrated, statistics of their latents taken.
+
+        Every process must run it through; the first one is given the SAEs.
+        """
+        for lane in self.lanes.values():
+            saes = [fit.sae(name) for name, fit in lane.fits.items()]
+            if not self.team.first:
+                continue
+            sample = torch.from_numpy(np.array(lane.rows.sample(STATS_ROWS, self.plan.seed + 1), np.float32))
+            deviation = float((sample - sample.mean(0)).square().sum(1).mean().sqrt())
+            for sae in saes:
+                sae = replace(sae, update_std=deviation)
+                if lane.fits[sae.name].variant.batchwise:
+                    sae = calibrated(sae, sample)
+                yield replace(sae, stats=latent_stats(sae, sample.split(4096)))
+
+    def _lane(self, block: str, rows: RowSource) -> Lane:
+        if not len(rows):
+            raise UnboxError(f"there are no rows of '{block}' to train on")
+        plan, budget = self.plan, self.plan.budget(len(rows))
+        start = measure(rows, plan.seed, plan.centre, plan.start, plan.scaled)
+        fits = {
+            name: Fit(spec, plan, budget, start, self.device, self.team)
+            for name, spec in zip(self.names, plan.saes, strict=True)
+            if spec.block == block
+        }
+        return Lane(rows, budget, fits, self._batches(rows, budget, None))
+
+    def _batches(self, rows: RowSource, budget: Budget, cursor: dict[str, Any] | None) -> Batches:
+        return rows.batches(
+            max(1, budget.batch_size // self.team.rows.world),
+            seed=self.plan.seed,
+            # Ranks may hold slightly different shares of the rows; the count of tokens ends the run.
+            epochs=-(-budget.tokens // len(rows)) + (self.team.rows.world > 1),
+            rank=self.team.rows.rank,
+            world=self.team.rows.world,
+            cursor=cursor,
+        )
+
+    def _step(self, lane: Lane) -> int:
+        x = self._next(lane)
+        count = torch.tensor(len(x), device=self.device)
+        self.team.rows.sum_(count)
+        rows = int(count) if self.team.rows.world > 1 else len(x)
+        if not rows:
+            raise UnboxError(f"the rows ended {lane.left:,} short of the {lane.budget.tokens:,} asked for")
+        factor = lane.budget.rate(lane.done)
+        for fit in lane.fits.values():
+            fit.step(x, rows, factor)
+        lane.done += rows
+        return rows
+
+    def _next(self, lane: Lane) -> Tensor:
+        """This process's share of the next batch, scaled, on the device."""
+        share = len(range(self.team.rows.rank, lane.left, self.team.rows.world))
+        x = torch.from_numpy(next(lane.batches, np.zeros((0, lane.rows.width), np.float32))[:share])
+        scale = next(iter(lane.fits.values())).start.scale
+        with leading() if self.device.type == "cpu" else nullcontext():
+            if self.device.type == "cpu":
+                check_finite(x)
+            x = x.to(self.device, non_blocking=True)
+            return x if scale == 1 else x * scale
+
+
+def fit(
+    rows: Any,
+    k: int,
+    latents: int,
+    *,
+    tokens: int | None = None,
+    seed: int = 0,
+    batch_size: int = 4096,
+    lr: float | None = None,
+    variant: str = "topk",
+    levels: Sequence[int] = (),
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> SAE:
+    """Fits one SAE to rows: a block of a store, or an array (..., d). Nothing is written.
+
+    `tokens` is the number of rows it sees (None: each once); `options` are those of `Plan`. Raises UnboxError
+    for k > latents, rows that are constant or not finite, and unknown options.
+    """
+    from unbox.sae.plan import Spec, make_plan
+    from unbox.sae.row_source import row_sources
+
+    sources = row_sources(rows)
+    if len(sources) != 1:
+        raise UnboxError(f"fit takes the rows of one block, these are of {', '.join(sources)}")
+    spec = Spec(next(iter(sources)), k, latents, variant, tuple(levels), seed, lr)
+    plan = make_plan([spec], tokens=tokens, seed=seed, batch_size=batch_size, **options)
+    run = Run(plan, sources, device=device)
+    steps(run, progress)
+    return next(run.finished()).to("cpu")
+
+
+def steps(
+    run: Run, progress: bool, sinks: Sequence[Sink] = (), checkpoint: Callable[[Run], None] | None = None
+) -> None:
+    """Advances a run to its end, with a bar, lines of metrics, and checkpoints when the plan wants them.
+
+    Metrics are read at every checkpoint too, so that a resumed run writes the same lines.
+    """
+    log, save = run.every("log_every"), run.every("checkpoint_every")
+    total = sum(lane.budget.tokens for lane in run.lanes.values())
+    silent = not progress or not run.team.first
+    bar = tqdm(total=total, initial=total - run.left, unit="row", unit_scale=True, disable=silent)
+    began, taken = time.perf_counter(), 0
+    with bar:
+        while run.left:
+            moved = run.advance()
+            taken += moved
+            bar.update(moved)
+            saving = checkpoint is not None and run.rounds % save == 0
+            if saving or run.rounds % log == 0 or not run.left:
+                speed = taken / (time.perf_counter() - began)
+                lines = run.metrics()
+                for line in lines if run.team.first else ():
+                    for sink in sinks:
+                        sink.write({**line, "rows_per_second": round(speed, 1)})
+                bar.set_postfix_str(", ".join(f"{m['sae']} FVU {m['fvu']:.3f}" for m in lines[:3]))
+                began, taken = time.perf_counter(), 0
+            if checkpoint is not None and saving:
+                checkpoint(run)

@@ -1,0 +1,98 @@
+"""Where training starts: the centre and scale of the rows, and the first directions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unbox.errors import UnboxError
+from unbox.sae.row_source import RowSource
+
+#: Rows that the start is measured on.
+SAMPLE = 32_768
+CENTRES = ("median", "mean")
+STARTS = ("tied", "subspace")
+#: Part of the variance that the active subspace holds.
+SUBSPACE_VARIANCE = 0.99
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What is measured once of a block's rows, on a sample."""
+
+    centre: Tensor
+    """(d,) geometric median or mean, in scaled units."""
+    scale: float
+    """Rows are multiplied by it in training; folded away in the finished SAE."""
+    variance: float
+    """E |x - E x|^2 in scaled units."""
+    basis: Tensor | None
+    """(r, d) orthonormal basis of the active subspace, where it is asked for."""
+
+
+def measure(rows: RowSource, seed: int, centre: str, start: str, scaled: bool) -> Start:
+    """Measures a sample of up to 32,768 rows. Raises UnboxError for constant, NaN or too few rows."""
+    for name, value, known in (("centre", centre, CENTRES), ("start", start, STARTS)):
+        if value not in known:
+            raise UnboxError(f"no {name} '{value}'; there are {', '.join(known)}")
+    x = torch.from_numpy(np.array(rows.sample(SAMPLE, seed), np.float32))
+    if len(x) < 2:
+        raise UnboxError(f"{len(x)} rows are too few to fit anything to")
+    check_finite(x)
+    mean = x.mean(0, dtype=torch.float64).float()
+    deviations = x - mean
+    variance = float(deviations.square().sum(dtype=torch.float64)) / len(x)
+    if variance <= 1e-12 * float(mean.square().sum(dtype=torch.float64)) or variance == 0:
+        raise UnboxError("the rows are all the same vector: there is nothing to explain")
+    scale = (rows.width / variance) ** 0.5 if scaled else 1.0
+    middle = mean + geometric_median(deviations) if centre == "median" else mean
+    basis = active_subspace(deviations) if start == "subspace" else None
+    return Start(middle * scale, scale, variance * scale**2, basis)
+
+
+def check_finite(x: Tensor) -> None:
+    """Raises UnboxError if any row holds NaN or infinity, saying how many. One pass over finite rows."""
+    if not torch.isfinite(x.sum()):
+        bad = int((~torch.isfinite(x).all(-1)).sum())
+        if bad:
+            raise UnboxError(
+                f"{bad} of {len(x)} rows hold NaN or infinity; record them again or leave them out"
+            )
+
+
+def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Tensor:
+    """(d,): the point of least total distance to the rows of x (N, d), by Weiszfeld's iteration.
+
+    x should be roughly centred: distances come from norms and products.
+    """
+    squares = x.square().sum(1)
+    floor = 1e-6 * float(squares.mean().sqrt()) + 1e-30
+    median = x.mean(0)
+    for _ in range(iterations):
+        distances = (squares - 2 * (x @ median) + median.square().sum()).clamp_min(0).sqrt().clamp_min(floor)
+        weights = 1 / distances
+        new = (weights @ x) / weights.sum()
+        moved, median = float((new - median).norm()), new
+        if moved <= tolerance * float(distances.median()):
+            break
+    return median
+
+
+def active_subspace(deviations: Tensor) -> Tensor:
+    """(r, d): the leading principal directions that hold 99 % of the variance (arXiv 2508.16929)."""
+    covariance = deviations.double().T @ deviations.double()
+    values, vectors = torch.linalg.eigh(covariance)
+    held = values.flip(0).clamp_min(0).cumsum(0) / values.clamp_min(0).sum()
+    rank = int((held < SUBSPACE_VARIANCE).sum()) + 1
+    return vectors.flip(1)[:, :rank].T.float()
+
+
+def directions(latents: int, width: int, seed: int, basis: Tensor | None = None) -> Tensor:
+    """(n, d): unit vectors, uniform on the sphere, or on that of the subspace."""
+    generator = torch.Generator().manual_seed(seed)
+    rank = width if basis is None else len(basis)
+    drawn = torch.randn(latents, rank, generator=generator)
+    if basis is not None:
+        drawn = drawn @ basis
+    return torch.nn.functional.normalize(drawn, dim=1)

@@ -1,0 +1,67 @@
+"""Sums over rows from which figures of an SAE and of its latents are made."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unbox.sae.codes import Codes
+from unbox.sae.model import SAE, Stats
+
+#: Rows encoded at a time.
+ROWS = 4096
+
+
+@dataclass
+class LatentSums:
+    """Sums over rows for each latent, (n,) float64."""
+
+    rows: int
+    active: Tensor
+    value: Tensor
+    square: Tensor
+    largest: Tensor
+
+    @classmethod
+    def zero(cls, latents: int) -> "LatentSums":
+        """Nothing seen yet."""
+        return cls(0, *(torch.zeros(latents, dtype=torch.float64) for _ in range(4)))
+
+    def add(self, codes: Codes) -> None:
+        """Count the codes (..., k) of some rows."""
+        self.rows += codes.values[..., 0].numel()
+        on = codes.values > 0
+        ids, values = codes.indices[on].cpu(), codes.values[on].double().cpu()
+        self.active += torch.bincount(ids, minlength=len(self.active))
+        self.value.index_add_(0, ids, values)
+        self.square.index_add_(0, ids, values.square())
+        self.largest.scatter_reduce_(0, ids, values, "amax")
+
+    def stats(self) -> Stats:
+        """Per-latent statistics of the rows seen."""
+        count = self.active.clamp_min(1)
+        mean = self.value / count
+        std = (self.square / count - mean.square()).clamp_min(0).sqrt()
+        density = self.active / max(1, self.rows)
+        return Stats(mean.float(), std.float(), self.largest.float(), density.float())
+
+
+def latent_stats(sae: SAE, parts: Iterable[Tensor]) -> Stats:
+    """Statistics of an SAE's latents over parts (B, d) of rows."""
+    sums = LatentSums.zero(sae.latents)
+    for x in parts:
+        sums.add(sae.encode(x))
+    return sums.stats()
+
+
+def calibrated(sae: SAE, x: Tensor) -> SAE:
+    """The SAE with the threshold over which k latents of a row of x (N, d) are active on average."""
+    from unbox.sae import topk
+
+    kept = [
+        topk.by_batch(part.to(sae.W_enc) - sae.b_pre, sae.W_enc, sae.b_lat, sae.k)[1]
+        for part in x.split(ROWS * 8)
+    ]
+    least = torch.stack([values.min() for values in kept if len(values)]) if any(map(len, kept)) else None
+    return sae.with_threshold(0.0 if least is None else float(least.mean()))

@@ -1,0 +1,149 @@
+"""Where training rows come from: a block of an activation store, or an array in memory.
+
+Anything that answers to `RowSource` can be fitted; `activation_store.Rows` does.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from unbox.errors import UnboxError
+
+
+class Batches(Protocol):
+    """Batches of float32 (B, d), B at most the size asked for; `cursor` is the place after the last one."""
+
+    @property
+    def cursor(self) -> dict[str, Any]: ...
+
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+
+    def __next__(self) -> np.ndarray: ...
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """Vectors of one width, served shuffled: each exactly once an epoch, restorable from a cursor."""
+
+    @property
+    def width(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def sample(self, n: int, seed: int = 0) -> np.ndarray: ...
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        epochs: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        cursor: dict[str, Any] | None = None,
+    ) -> Batches: ...
+
+
+class ArrayRows:
+    """Rows in memory: an array (..., d), flattened to (rows, d) float32 for training.
+
+    `block` names where the rows were recorded, if anywhere.
+    """
+
+    def __init__(self, array: Any, block: str = "") -> None:
+        array = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
+        if array.ndim < 2 or array.shape[-1] == 0:
+            raise UnboxError(f"rows have shape (..., width), this array has {array.shape}")
+        self.array = np.ascontiguousarray(array.reshape(-1, array.shape[-1]), dtype=np.float32)
+        self.block = block
+
+    @property
+    def width(self) -> int:
+        """Length d of a row."""
+        return self.array.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def sample(self, n: int, seed: int = 0) -> np.ndarray:
+        """(min(n, rows), d): rows drawn without replacement."""
+        chosen = np.random.default_rng(seed).permutation(len(self))[:n]
+        return self.array[chosen]
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        epochs: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        cursor: dict[str, Any] | None = None,
+    ) -> "ArrayBatches":
+        """Iterator of (B, d): a new permutation each epoch; the last batch of an epoch may be smaller.
+
+        Of `world` ranks each is given `batch_size` rows, its share of the same `world * batch_size` rows.
+        """
+        return ArrayBatches(self, batch_size, seed, epochs, rank, world, cursor)
+
+
+class ArrayBatches:
+    """Batches of `ArrayRows`."""
+
+    def __init__(
+        self,
+        rows: ArrayRows,
+        batch_size: int,
+        seed: int,
+        epochs: int,
+        rank: int,
+        world: int,
+        cursor: dict[str, Any] | None,
+    ) -> None:
+        self.rows, self.size, self.seed, self.epochs = rows, batch_size * world, seed, epochs
+        self.rank, self.world = rank, world
+        self.epoch: int = 0 if cursor is None else cursor["epoch"]
+        self.at: int = 0 if cursor is None else cursor["at"]
+        self._order = self._permutation()
+
+    @property
+    def cursor(self) -> dict[str, Any]:
+        """Where the next batch begins; the same for every rank."""
+        return {"epoch": self.epoch, "at": self.at}
+
+    def __iter__(self) -> "ArrayBatches":
+        return self
+
+    def __next__(self) -> np.ndarray:
+        if self.at >= len(self.rows):
+            self.epoch, self.at = self.epoch + 1, 0
+            self._order = self._permutation()
+        if self.epoch >= self.epochs:
+            raise StopIteration
+        taken = self._order[self.at : self.at + self.size]
+        self.at += len(taken)
+        return self.rows.array[taken[self.rank :: self.world]]
+
+    def _permutation(self) -> np.ndarray:
+        return np.random.default_rng((self.seed, self.epoch)).permutation(len(self.rows))
+
+
+def row_sources(rows: Any) -> dict[str, RowSource]:
+    """Block name -> source: of a store (its blocks), a mapping, one source, or one array.
+
+    A single source is under its own `block`, or "" where it has none.
+    """
+    if isinstance(rows, Mapping):
+        found = dict(rows)
+    elif hasattr(rows, "blocks") and hasattr(rows, "__getitem__") and not hasattr(rows, "__array__"):
+        found = {block: rows[block] for block in rows.blocks}
+    else:
+        source = rows if isinstance(rows, RowSource) else ArrayRows(rows)
+        found = {getattr(source, "block", ""): source}
+    return found
+
+
+def source_of(sources: Mapping[str, RowSource], block: str) -> RowSource:
+    """The rows of a block; raises UnboxError, naming those that there are, if it has none."""
+    if block not in sources:
+        raise UnboxError(f"no rows of '{block}'; there are rows of {', '.join(sources) or 'no block'}")
+    return sources[block]

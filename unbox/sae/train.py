@@ -1,0 +1,184 @@
+"""Training into a folder: many SAEs, checkpoints, metrics, and the finished SAEs with their figures."""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unbox.errors import UnboxError
+from unbox.sae import checkpoint, metric_trackers
+from unbox.sae.distributed import group, local_device
+from unbox.sae.evaluate import evaluate
+from unbox.sae.fit import Run, steps
+from unbox.sae.model import SAE
+from unbox.sae.plan import Plan, Spec, make_plan
+from unbox.sae.row_source import ArrayRows, RowSource, row_sources, source_of
+from unbox.sae.sae_folder import save
+
+#: Part of the images kept from training, unless told.
+HELD_OUT = 0.02
+#: Rows or images of the held-out part that figures are taken on, at most.
+HELD_OUT_ROWS = 65_536
+
+
+def train(
+    rows: Any,
+    out: str | os.PathLike,
+    specs: Sequence[Spec] | None = None,
+    *,
+    plan: Plan | None = None,
+    resume: bool = False,
+    held_out: float | None = None,
+    trackers: Sequence[str] = (),
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> dict[str, SAE]:
+    """Trains SAEs on one pass over their rows and writes each as a folder under `out`; returns them by name.
+
+    `rows` is a store, a mapping of block to rows, one block's rows, or an array. `specs` (with `options` of
+    `Plan`) or a whole `plan` say what to train; a spec without a block stands for every block. Called again
+    with the same arguments, a stopped run goes on from its last checkpoint, to the same bits, and a finished
+    one is read. With `resume` and neither specs nor plan, the plan is the one recorded in `out`.
+
+    `held_out` is the part of the images (or, in an array, rows) kept from training, for the figures: 2 %
+    unless given.
+    """
+    out, sources = Path(out), row_sources(rows)
+    plan = _plan(out, sources, specs, plan, resume, options)
+    if held_out is None:
+        held_out = (
+            checkpoint.recorded(out).get("held_out", HELD_OUT) if resume and specs is None else HELD_OUT
+        )
+    learn, test = _split(sources, {spec.block for spec in plan.saes}, held_out)
+    names, processes = plan.names(), group(local_device(device))
+    record = {
+        "plan": plan.to_json(),
+        "held_out": held_out,
+        "rows": {spec.block: _identity(source_of(learn, spec.block)) for spec in plan.saes},
+        "provenance": provenance(rows),
+    }
+    if processes.rank == 0:
+        checkpoint.begin(out, record)
+    processes.collect("begun")
+    if not checkpoint.finished(out, names):
+        run = Run(plan, learn, device=device)
+        _train(run, out, trackers, progress)
+        _finish(run, out, test, record)
+        processes.collect("written")
+    return load_saes_of(out, names)
+
+
+def load_saes_of(out: Path, names: Sequence[str]) -> dict[str, SAE]:
+    """The SAEs of a run, by name, in the plan's order."""
+    return {name: SAE.load(out / name) for name in names}
+
+
+def provenance(rows: Any = None) -> dict[str, Any]:
+    """Versions and the store's own digest, JSON-able."""
+    found = {name: version(name) for name in ("unbox", "torch", "numpy")}
+    facts = {"versions": found, "python": platform.python_version(), "machine": platform.machine()}
+    if hasattr(rows, "digest"):
+        facts["store"] = str(rows.digest)
+    return facts
+
+
+def _plan(
+    out: Path,
+    sources: dict[str, RowSource],
+    specs: Sequence[Spec] | None,
+    plan: Plan | None,
+    resume: bool,
+    options: dict[str, Any],
+) -> Plan:
+    if plan is not None and (specs is not None or options):
+        raise UnboxError("give either a whole plan, or specs and options")
+    if plan is None and specs is None:
+        if not resume:
+            raise UnboxError("nothing to train: give specs, a plan, or resume=True for the run in the folder")
+        return Plan.from_json(checkpoint.recorded(out)["plan"])
+    if plan is None:
+        plan = make_plan(specs or (), **options)
+    everywhere = [
+        replace(spec, block=block)
+        for spec in plan.saes
+        for block in ([spec.block] if spec.block else sources)
+    ]
+    return replace(plan, saes=tuple(everywhere))
+
+
+def _split(
+    sources: dict[str, RowSource], blocks: set[str], part: float
+) -> tuple[dict[str, RowSource], dict[str, RowSource | None]]:
+    """Rows to learn from and rows to test on, by block: the last images (or rows) are for the test."""
+    if not 0 <= part < 1:
+        raise UnboxError(f"held_out = {part}: the part of the rows kept from training is from 0 to under 1")
+    pairs = {b: _split_one(source, part) for b, source in sources.items() if b in blocks}
+    learn = {b: pair[0] for b, pair in pairs.items()}
+    return ({**sources, **learn}, {b: pair[1] for b, pair in pairs.items()})
+
+
+def _split_one(source: Any, part: float) -> tuple[RowSource, RowSource | None]:
+    filterable = hasattr(source, "filter") and hasattr(source, "samples")
+    total = len(source.samples) if filterable else len(source)
+    kept = total - int(total * part)
+    if kept == total:
+        return source, None
+    if filterable:
+        return source.filter(samples=slice(0, kept)), source.filter(samples=slice(kept, None))
+    if isinstance(source, ArrayRows):
+        return ArrayRows(source.array[:kept], source.block), ArrayRows(source.array[kept:], source.block)
+    return source, None
+
+
+def _identity(source: Any) -> dict[str, Any]:
+    """What tells a block's rows from others: their number, width, and digest where they have one."""
+    facts = {"rows": len(source), "width": source.width}
+    if hasattr(source, "digest"):
+        return {**facts, "digest": str(source.digest)}
+    return {**facts, "sum": float(np.float64(source.sample(64, 0).sum(dtype=np.float64)))}
+
+
+def _train(run: Run, out: Path, trackers: Sequence[str], progress: bool) -> None:
+    state = checkpoint.read_checkpoint(out, run)
+    if state is not None:
+        run.restore(state)
+    first = run.team.first
+    done = {name: lane.done for lane in run.lanes.values() for name in lane.fits}
+    if first:
+        metric_trackers.rewind(out / checkpoint.METRICS, done)
+    sinks: list[metric_trackers.Sink] = [metric_trackers.JsonLines(out / checkpoint.METRICS)] if first else []
+    try:
+        sinks += metric_trackers.trackers(trackers, out) if first else []
+        steps(run, progress, sinks, partial(checkpoint.write_checkpoint, out))
+    finally:
+        for sink in sinks:
+            sink.close()
+
+
+def _finish(run: Run, out: Path, test: dict[str, RowSource | None], record: dict[str, Any]) -> None:
+    for sae in run.finished():
+        fit = run.fits[sae.name]
+        rows = test[sae.block]
+        on = "held-out rows" if rows is not None else "rows of the training"
+        figures = evaluate(sae, rows or run.lanes[sae.block].rows, limit=HELD_OUT_ROWS).to_json()
+        lane = run.lanes[sae.block]
+        training = {k: v for k, v in run.plan.to_json().items() if k != "saes"} | asdict(lane.budget)
+        training |= {"variant": fit.spec.variant, "seed": fit.spec.seed, "lr": fit.peak}
+        training |= {"levels": list(fit.spec.levels), "encoder_dtype": str(fit.lowp).removeprefix("torch.")}
+        meta = {
+            "training": training,
+            "rows": record["rows"][sae.block],
+            "provenance": record["provenance"],
+            "figures": {**figures, "rows_from": on},
+        }
+        save(replace(sae.to("cpu"), meta=meta), out / sae.name, overwrite=True)
+    if run.team.first:
+        checkpoint.clear_checkpoints(out)

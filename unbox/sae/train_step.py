@@ -1,0 +1,373 @@
+"""One SAE being trained: its parameters, its optimiser, its counters, and one step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unbox.errors import UnboxError
+from unbox.sae import sparse, topk
+from unbox.sae.backward import Pass, through
+from unbox.sae.cpu import compiled_step
+from unbox.sae.cpu.threads import leading
+from unbox.sae.distributed import Team
+from unbox.sae.initialization import Start, directions
+from unbox.sae.losses import Aux
+from unbox.sae.model import SAE, WEIGHTS
+from unbox.sae.plan import Budget, Plan, Spec
+from unbox.sae.topk import ALONE
+from unbox.sae.variants import variant
+
+#: Steps between looks at which latents are dead. A look makes a GPU wait for its host.
+LOOK = 16
+#: Adam of the paper (arXiv 2410.22366): betas and eps.
+BETAS, EPS = (0.9, 0.999), 6.25e-10
+MOMENTS = ("exp_avg", "exp_avg_sq")
+#: Latents whose gradients are made and used at a time on CPU, so that they are never whole: 4 MB of each.
+CHUNK = 1 << 20
+
+
+@dataclass
+class Meter:
+    """Sums since the last line of metrics, kept on the device; reading them changes nothing in training."""
+
+    error: Tensor
+    active: Tensor
+    aux: Tensor
+    rows: int = 0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> "Meter":
+        error, active, aux = torch.zeros(3, dtype=torch.float64, device=device)
+        return cls(error, active, aux)
+
+
+@dataclass(frozen=True, eq=False)
+class Revival:
+    """AuxK's gradients of the dead latents (r of them)."""
+
+    latents: int
+    dead: Tensor
+    """(r,) ids, ascending."""
+    W_enc: Tensor
+    W_dec: Tensor
+    b_lat: Tensor
+
+    def add(self, gradients: dict[str, Tensor], part: slice) -> None:
+        """Add those of a range of latents to its gradients of W_enc and W_dec."""
+        own = slice(None)
+        if part != slice(0, self.latents):
+            own = slice(*torch.searchsorted(self.dead, torch.tensor([part.start, part.stop])).tolist())
+        for name, mine in (("W_enc", self.W_enc), ("W_dec", self.W_dec)):
+            gradients[name].index_add_(0, self.dead[own] - part.start, mine[own])
+
+
+class Fit:
+    """Trains one SAE on batches of scaled rows."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        plan: Plan,
+        budget: Budget,
+        start: Start,
+        device: torch.device,
+        team: Team = ALONE,
+    ) -> None:
+        self.spec, self.plan, self.budget, self.start, self.team = spec, plan, budget, start, team
+        self.variant, self.peak = variant(spec.variant), budget.peak(spec)
+        self.lowp = low_precision(plan.precision, device)
+        first = directions(spec.latents, len(start.centre), spec.seed, start.basis)[self._own]
+        weights = {
+            "W_enc": first,
+            "W_dec": first.clone(),
+            "b_pre": start.centre.clone(),
+            "b_lat": torch.zeros(len(first)),
+        }
+        self.weights = {name: compiled_step.in_large_pages(w.to(device)) for name, w in weights.items()}
+        self.moments = {
+            name: (
+                compiled_step.in_large_pages(torch.zeros_like(w)),
+                compiled_step.in_large_pages(torch.zeros_like(w)),
+            )
+            for name, w in self.weights.items()
+        }
+        n, d = self.weights["W_enc"].shape
+        self.low = torch.zeros(n, d + compiled_step.EXTRA, dtype=self.lowp, device=device)
+        self._copy_low()
+        self.silent = torch.zeros(len(first), dtype=torch.int64, device=device)
+        self.dead = torch.zeros(0, dtype=torch.int64, device=device)
+        self.dead_everywhere = 0
+        self.steps = 0
+        self.clock = torch.zeros((), device=device)  # the steps, as Adam wants them
+        self.aux = Aux(plan.aux)
+        self.meter = Meter.zero(device)
+
+    @property
+    def _own(self) -> slice:
+        """The latents that this process holds."""
+        latents = self.team.latents
+        if self.spec.latents % latents.world or (latents.world > 1 and self.spec.variant == "multik"):
+            raise UnboxError(
+                f"{self.spec.title} cannot share its latents among {latents.world} processes: their number "
+                "must divide by that of the processes, and multik needs the order of all winners; "
+                "share rows instead"
+            )
+        each = self.spec.latents // latents.world
+        return slice(latents.rank * each, (latents.rank + 1) * each)
+
+    @property
+    def low_encoder(self) -> Tensor:
+        """(n, d): the encoder in the precision of its product."""
+        return self.low[:, : self.weights["W_enc"].shape[1]]
+
+    def _copy_low(self) -> None:
+        d = self.weights["W_enc"].shape[1]
+        self.low[:, :d] = self.weights["W_enc"]
+        self.low[:, d] = self.weights["b_lat"]
+
+    @torch.no_grad()
+    def step(self, x: Tensor, rows: int, factor: float) -> None:
+        """One optimiser step. x (B, d) is this process's share of `rows` rows; `factor` is on the rate."""
+        scale, rate = 1 / (rows * self.start.variance), self.peak * factor
+        self.clock += 1
+        error, fired, active = (self._compiled if self.native else self._plain)(x, rows, scale, rate)
+        self._count(fired, rows)
+        self.meter.error += error
+        self.meter.active += active
+        self.meter.rows += len(x)
+
+    @property
+    def native(self) -> bool:
+        """Whether a step is taken by the compiled loops."""
+        plain = not self.variant.batchwise and not self.spec.levels and self.plan.clip is None
+        on_cpu = self.silent.device.type == "cpu"
+        return compiled_step.AVAILABLE and plain and on_cpu and self.team.everyone.world == 1
+
+    def _compiled(
+        self, x: Tensor, rows: int, scale: float, rate: float
+    ) -> tuple[float | Tensor, Tensor, int | Tensor]:
+        """A step by `native`: the squared error, which latents fired, and the number of active entries."""
+        w, aux = self.weights, bool(self.dead_everywhere and self.plan.aux)
+        with leading():
+            chosen = compiled_step.through(x, w, self.low, self.spec.k, 2 * scale, error=aux)
+        revival = self._revive(chosen.error, x - w["b_pre"], rows) if aux else None
+        with leading():
+            adam = compiled_step.adam_numbers(*BETAS, EPS, rate, int(self.clock))
+            dead = self.dead if aux else None
+            gradient, fired = compiled_step.update(chosen, w, self.moments, self.low, adam, dead, revival)
+            self._adam("b_pre", gradient, slice(None), rate)
+            return chosen.squares, fired, (chosen.values > 0).sum()
+
+    def _plain(
+        self, x: Tensor, rows: int, scale: float, rate: float
+    ) -> tuple[float | Tensor, Tensor, int | Tensor]:
+        """The same by torch's operations, for every case."""
+        levels, others = self.spec.levels, self.team.latents
+        centred = x - self.weights["b_pre"]
+        active, known = self._winners(centred)
+        level = self.variant.level and self.variant.level(active, self.spec.k, levels, self._own.start)
+        found = through(centred, active, self.weights, scale, level, len(levels) or 1, known, others)
+        revival = None
+        if self.dead_everywhere and self.plan.aux:
+            revival = Revival(len(self.silent), self.dead, *self._revive(found.error, centred, rows))
+        self._update(found, centred, revival, rate)
+        on = found.values > 0
+        fired = torch.zeros(len(self.silent), device=on.device)
+        return (
+            found.squares[-1],
+            fired.index_add_(0, found.active.indices, on.float()) > 0,
+            on.sum(),
+        )
+
+    def _winners(self, centred: Tensor) -> tuple[sparse.Active, Tensor | None]:
+        """The active entries, and their pre-activations where those are exact."""
+        choose = topk.by_batch if self.variant.batchwise else topk.by_row
+        bias = self.weights["b_lat"].to(self.lowp)
+        active, pre = choose(centred.to(self.lowp), self.low_encoder, bias, self.spec.k, self.team)
+        return active, pre if self.lowp == torch.float32 else None
+
+    def _revive(self, error: Tensor, centred: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """AuxK's gradients by the dead latents' W_enc, W_dec and b_lat; its loss is noted. error = x^ - x."""
+        error = -error
+        total, square = error.sum(0), error.square().sum()
+        self.team.rows.sum_(total, square)
+        norm = square - total.square().sum() / rows
+        loss, *gradients = self.aux.gradients(
+            error, centred, self.dead, self.weights, norm, self.lowp, self.team.latents, self.dead_everywhere
+        )
+        self.meter.aux += loss
+        d_encoder, d_decoder, d_bias = gradients
+        return d_encoder, d_decoder, d_bias
+
+    def _update(self, found: Pass, centred: Tensor, revival: Revival | None, rate: float) -> None:
+        """Adam, by ranges of latents; the decoder's gradient loses its radial part before, its rows are unit
+        again after."""
+        w, first = self.weights, self.team.latents.rank == 0
+        d_lat, radial = found.b_lat(), found.radial()
+        d_pre = found.b_pre(w["W_enc"], d_lat, decoded=first)
+        if revival is not None:
+            d_pre -= revival.b_lat @ w["W_enc"][revival.dead]
+            d_lat.index_add_(0, revival.dead, revival.b_lat)
+            radial.index_add_(0, revival.dead, torch.linalg.vecdot(revival.W_dec, w["W_dec"][revival.dead]))
+        for part in self._parts():
+            gradients = {
+                "W_enc": found.W_enc(centred, part),
+                "W_dec": found.W_dec(part),
+                "b_lat": d_lat[part],
+            }
+            if revival is not None:
+                revival.add(gradients, part)
+            gradients["W_dec"].addcmul_(w["W_dec"][part], radial[part, None], value=-1)
+            if part.start == 0:
+                gradients["b_pre"] = d_pre
+            self._together(gradients)
+            for name, gradient in gradients.items():
+                self._adam(name, gradient, part, rate)
+            W_dec = w["W_dec"][part]
+            W_dec.div_(torch.linalg.vector_norm(W_dec, dim=1, keepdim=True).clamp_min(1e-12))
+            self.low_encoder[part].copy_(w["W_enc"][part])
+
+    def _parts(self) -> list[slice]:
+        """Ranges of latents to update one after the other; one where the gradient is looked at whole."""
+        n, d = self.weights["W_enc"].shape
+        size = n
+        if self.silent.device.type == "cpu" and self.team.everyone.world == 1 and self.plan.clip is None:
+            size = max(1, CHUNK // d)
+        return [slice(at, min(n, at + size)) for at in range(0, n, size)]
+
+    def _together(self, gradients: dict[str, Tensor]) -> None:
+        """Sum the gradients over processes, and clip them if the plan says so."""
+        self.team.rows.sum_(*gradients.values())
+        if "b_pre" in gradients:
+            self.team.latents.sum_(gradients["b_pre"])
+        if self.plan.clip is not None:
+            self._clip(gradients, self.plan.clip)
+
+    def _adam(self, name: str, gradient: Tensor, part: slice, rate: float) -> None:
+        """Adam's step of a range of one weight."""
+        whole = (self.weights[name], *self.moments[name])
+        weight, mean, square = whole if name == "b_pre" else (t[part] for t in whole)
+        torch._fused_adam_(
+            [weight],
+            [gradient],
+            [mean],
+            [square],
+            [],
+            [self.clock],
+            lr=rate,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            weight_decay=0.0,
+            eps=EPS,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def _clip(self, gradients: dict[str, Tensor], largest: float) -> None:
+        """Scale the gradients of the whole SAE to a norm of at most `largest`."""
+        square = torch.stack([g.square().sum() for name, g in gradients.items() if name != "b_pre"]).sum()
+        self.team.latents.sum_(square)
+        norm = (square + gradients["b_pre"].square().sum()).sqrt()
+        torch._foreach_mul_(list(gradients.values()), (largest / norm.clamp_min(1e-30)).clamp_max(1.0))
+
+    def _count(self, heard: Tensor, rows: int) -> None:
+        """Rows of silence of each latent, and now and then who is dead. `heard` (n,) bool: which fired."""
+        self.team.rows.any_(heard)
+        self.silent += rows
+        self.silent.masked_fill_(heard, 0)
+        self.steps += 1
+        if self.steps % LOOK == 0:
+            self.dead = (self.silent > self.budget.dead_after).nonzero().squeeze(1)
+            self._count_dead()
+
+    def _count_dead(self) -> None:
+        number = torch.tensor(len(self.dead), device=self.dead.device)
+        self.team.latents.sum_(number)
+        self.dead_everywhere = int(number)
+
+    def read_meter(self) -> dict[str, float]:
+        """Figures since the last reading: FVU (about the start's variance), L0, AuxK's loss, dead latents."""
+        sums = torch.stack([self.meter.error, self.meter.aux, self.meter.active])
+        rows = torch.tensor(float(self.meter.rows), dtype=torch.float64, device=sums.device)
+        self.team.rows.sum_(sums, rows)
+        self.team.latents.sum_(sums[2])
+        error, aux, active = (sums / rows.clamp_min(1)).tolist()
+        self.meter = Meter.zero(sums.device)
+        dead = float(self.dead_everywhere)
+        return {"fvu": error / self.start.variance, "l0": active, "aux": aux, "dead": dead}
+
+    def sae(self, name: str) -> SAE:
+        """The SAE as it stands, for rows as they are: the scaling divides the biases and leaves W alone.
+
+        Where latents are shared, every process must call it.
+        """
+        w = {key: self._whole(key, value).clone() for key, value in self.weights.items()}
+        return SAE(
+            W_enc=w["W_enc"],
+            W_dec=w["W_dec"],
+            b_pre=w["b_pre"] / self.start.scale,
+            b_lat=w["b_lat"] / self.start.scale,
+            k=self.spec.k,
+            block=self.spec.block,
+            name=name,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, of all latents; every process must call it."""
+        tensors = dict(self.weights)
+        for name, moments in self.moments.items():
+            tensors |= {f"adam.{key}.{name}": t for key, t in zip(MOMENTS, moments, strict=True)}
+        dead = torch.zeros_like(self.silent, dtype=torch.uint8)
+        dead[self.dead] = 1
+        tensors |= {"silent": self.silent, "dead": dead}
+        return {key: self._whole(key, t) for key, t in tensors.items()} | {"steps": torch.tensor(self.steps)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state`."""
+        own = {key: self._part(key, tensor) for key, tensor in state.items()}
+        device = self.silent.device
+        for name, weight in self.weights.items():
+            weight.copy_(own[name])
+            for key, moment in zip(MOMENTS, self.moments[name], strict=True):
+                moment.copy_(own[f"adam.{key}.{name}"])
+        self._copy_low()
+        self.silent = own["silent"].clone().to(device)
+        self.dead = own["dead"].to(device).nonzero().squeeze(1)
+        self._count_dead()
+        self.steps = int(own["steps"])
+        self.clock.fill_(self.steps)
+
+    def _whole(self, key: str, tensor: Tensor) -> Tensor:
+        """A tensor of all latents, from this process's part."""
+        return self.team.latents.gather_rows(tensor) if _by_latent(key, tensor) else tensor
+
+    def _part(self, key: str, tensor: Tensor) -> Tensor:
+        return tensor[self._own] if _by_latent(key, tensor) else tensor
+
+
+def _by_latent(key: str, tensor: Tensor) -> bool:
+    """True for tensors with a row for each latent."""
+    return tensor.ndim > 0 and not key.endswith("b_pre")
+
+
+def low_precision(precision: str, device: torch.device) -> torch.dtype:
+    """dtype of the encoder's products; `auto` is bf16 where the processor has instructions for it."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" or _cpu_has_bf16() else "fp32"
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def _cpu_has_bf16() -> bool:
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def state_shapes(fit: Fit) -> dict[str, Any]:
+    """Name -> shape of what `restore` needs."""
+    n, d = fit.spec.latents, len(fit.start.centre)
+    shapes: dict[str, Any] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
+    for name in WEIGHTS:
+        shapes |= {f"adam.{key}.{name}": shapes[name] for key in MOMENTS}
+    return {**shapes, "silent": (n,), "dead": (n,), "steps": ()}
