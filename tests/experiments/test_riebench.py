@@ -82,7 +82,7 @@ def test_an_example_that_cannot_run_is_told_not_dropped(data, tmp_path, tiny, sa
 
 def test_the_example_file_is_of_the_published_format():
     """Every kind, bracketed words, and the fields that segmenters read."""
-    path = Path(__file__).parents[3] / "examples" / "riebench_shapes.json"
+    path = Path(__file__).parents[2] / "examples" / "riebench_shapes.json"
     examples = read_examples(path)
     assert sorted({e.kind for e in examples}) == sorted(KINDS.values())
     assert len({e.id for e in examples}) == len(examples)

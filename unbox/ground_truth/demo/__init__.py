@@ -1,4 +1,4 @@
 """The demo: the whole path on a model that draws the Shapes world, ending in a report with pictures.
 
-`run.py` holds the stages in order; `plan.py` every number they depend on.
+`run_demo.py` holds the stages in order; `demo_plan.py` every number they depend on.
 """
