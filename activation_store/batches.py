@@ -9,12 +9,14 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from activation_store.errors import StoreError
 from activation_store.number_formats import take
+
+#: JSON: whose rows, seed, rank and pools these are, and the epoch and row where the next batch begins.
+Cursor = dict[str, str | int]
 
 #: Encoded bytes of a pool: rows are shuffled across all that fits.
 POOL_BYTES = 256 << 20
@@ -51,7 +53,7 @@ class Batches(Iterator[np.ndarray]):
         epochs: int | None,
         rank: int,
         world: int,
-        cursor: dict[str, Any] | None,
+        cursor: Cursor | None,
         pool_rows: int,
         identity: str,
         spare: list[Pool] | None = None,
@@ -73,12 +75,18 @@ class Batches(Iterator[np.ndarray]):
         self._unit_rows, self._load, self._pool_rows = unit_rows, load, pool_rows
         self._spare = [] if spare is None else spare
         self._seed, self._rank, self._world = seed, rank, world
-        self._fixed = {"rows": identity, "seed": seed, "rank": rank, "world": world, "pool_rows": pool_rows}
+        self._fixed: Cursor = {
+            "rows": identity,
+            "seed": seed,
+            "rank": rank,
+            "world": world,
+            "pool_rows": pool_rows,
+        }
         self._epoch, self._row = self._restore(cursor) if cursor is not None else (0, 0)
         self._batches = self._generate()
 
     @property
-    def cursor(self) -> dict[str, Any]:
+    def cursor(self) -> Cursor:
         """JSON: where the next batch begins. Give it to the call that made this iterator to go on from
         there.
         """
@@ -91,7 +99,7 @@ class Batches(Iterator[np.ndarray]):
         """Stop reading ahead."""
         self._batches.close()
 
-    def _restore(self, cursor: dict[str, Any]) -> tuple[int, int]:
+    def _restore(self, cursor: Cursor) -> tuple[int, int]:
         wrong = [key for key, value in self._fixed.items() if cursor.get(key) != value]
         if wrong:
             raise StoreError(
@@ -109,18 +117,18 @@ class Batches(Iterator[np.ndarray]):
                 self._epoch, self._row = self._epoch + 1, 0
 
     def _generate_epoch(self, reader: ThreadPoolExecutor) -> Iterator[np.ndarray]:
-        held: list[np.ndarray] = []  # parts of the next batch, from the ends of pools
+        parts: list[np.ndarray] = []  # of the next batch, from the ends of pools
         for pool, order in self._pools(reader):
             at = 0
             while at < len(order):
-                part = pool.take(order[at : at + self.batch_size - sum(map(len, held))])
+                part = pool.take(order[at : at + self.batch_size - sum(map(len, parts))])
                 at += len(part)
-                held.append(part)
-                if sum(map(len, held)) == self.batch_size:
-                    yield self._emit(held)
-                    held = []
-        if held:
-            yield self._emit(held)
+                parts.append(part)
+                if sum(map(len, parts)) == self.batch_size:
+                    yield self._emit(parts)
+                    parts = []
+        if parts:
+            yield self._emit(parts)
 
     def _emit(self, parts: list[np.ndarray]) -> np.ndarray:
         batch = parts[0] if len(parts) == 1 else np.concatenate(parts)

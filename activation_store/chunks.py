@@ -5,15 +5,17 @@ way takes half as long again and more (it copies twice and sums `fletcher32` wor
 thread in at a time.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any, Self
+from typing import Self
 
+import h5py
 import numpy as np
 
 from activation_store import compiled_loops
-from activation_store.file_reader import Source
+from activation_store.file_reader import FileReader
 
 #: Words of a row in the table that `fletcher32` sums along both sides.
 _ROW = 1024
@@ -21,7 +23,7 @@ _MODULUS = 65535
 
 
 @dataclass(frozen=True)
-class Places:
+class ChunkIndex:
     """Where the chunks of a dataset lie in its file: asked of HDF5 once, and then read without it.
 
     A few million chunks are a few million numbers; opening the dataset for each would take longer than
@@ -37,13 +39,13 @@ class Places:
     """int64, an axis for each of the dataset's: a chunk's first byte in the file, -1 where there is none."""
 
     @classmethod
-    def of(cls, dataset: Any) -> Self:
+    def of(cls, dataset: h5py.Dataset) -> Self:
         """Those of an `h5py.Dataset` whose one filter is `fletcher32`."""
         chunk, shape = dataset.chunks, dataset.shape
         size = prod(chunk) * dataset.dtype.itemsize + 4
         offsets = np.full([-(-n // c) for n, c in zip(shape, chunk, strict=True)], -1, np.int64)
 
-        def put(place: Any) -> None:
+        def put(place: h5py.h5d.StoreInfo) -> None:
             if not place.filter_mask and place.size == size:  # else it is not whole: as if it were not there
                 index = tuple(at // c for at, c in zip(place.chunk_offset, chunk, strict=True))
                 offsets[index] = place.byte_offset
@@ -51,7 +53,7 @@ class Places:
         dataset.id.chunk_iter(put)
         return cls(dataset.name, chunk, size, offsets)
 
-    def read(self, source: Source, index: tuple[int, ...], out: np.ndarray) -> None:
+    def read(self, reader: FileReader, index: tuple[int, ...], out: np.ndarray) -> None:
         """Read the chunk at `index` (in chunks) into `out`, contiguous, of its shape and type.
 
         Raises OSError where the chunk is not there, not whole, or not what was written.
@@ -60,13 +62,17 @@ class Places:
         if offset < 0 or out.nbytes + 4 != self.bytes:
             raise OSError(f"{self.name} has no whole, checksummed chunk at {index}")
         data, written = out.reshape(-1).view(np.uint8), np.empty(4, np.uint8)
-        if source.read([data, written], offset) != self.bytes:
+        if reader.read([data, written], offset) != self.bytes:
             raise OSError(f"{self.name} ends within the chunk at {index}")
         if fletcher32(data) != int.from_bytes(written.tobytes(), "little"):
             raise OSError(f"the checksum of {self.name} does not match its data at {index}")
 
 
-def write_chunks(dataset: Any, array: np.ndarray) -> None:
+#: A shard's file, open for reading, and the chunks of its datasets by name.
+ShardChunks = tuple[FileReader, Mapping[str, ChunkIndex]]
+
+
+def write_chunks(dataset: h5py.Dataset, array: np.ndarray) -> None:
     """Write all of `array` (samples, steps, branches, ...) to a dataset of its shape and type.
 
     The dataset has chunks of (some samples, 1, 1, all the rest) and `fletcher32` as its one filter; chunks

@@ -24,8 +24,8 @@ def sums(words: np.ndarray) -> tuple[int, int]:
 
 
 def take_half(values: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
-    """Some rows (m,) of float16 `values` (n, d) to `out` (m, d) float32. See `encoding._from_half` for the
-    arithmetic.
+    """Some rows (m,) of float16 `values` (n, d) to `out` (m, d) float32. See
+    `number_formats._from_half` for the arithmetic.
     """
     _compiled(_take_half)(values.view(np.int16), rows, out, out.view(np.int32))
 
@@ -37,7 +37,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return njit(nogil=True, cache=True)(function)
 
 
-def _sums(words: Any) -> Any:
+def _sums(words: np.ndarray) -> tuple[np.int64, np.int64]:
     count = len(words)
     first, second = np.int64(0), np.int64(0)
     for base in range(0, count, _ROW):
@@ -53,7 +53,7 @@ def _sums(words: Any) -> Any:
     return first, second
 
 
-def _take_half(values: Any, rows: Any, out: Any, bits: Any) -> None:
+def _take_half(values: np.ndarray, rows: np.ndarray, out: np.ndarray, bits: np.ndarray) -> None:
     mask, scale = np.int32(-0x70002000), np.float32(2.0**112)
     for r in range(len(rows)):
         row, raised, to = values[rows[r]], bits[r], out[r]

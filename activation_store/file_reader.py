@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 
-#: Places, lengths and memory of a direct read are multiples of the disk's blocks; these divide this.
+#: ChunkIndex, lengths and memory of a direct read are multiples of the disk's blocks; these divide this.
 _BLOCK = 4096
 #: Bytes of a huge page.
 _HUGE = 2 << 20
@@ -23,7 +23,7 @@ _HUGE = 2 << 20
 _spare: deque[np.ndarray] = deque(maxlen=8)
 
 
-class Source:
+class FileReader:
     """A file open for reading."""
 
     def __init__(self, descriptor: int, direct: int | None = None) -> None:

@@ -10,12 +10,15 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from activation_store.errors import StoreError
+
+#: What JSON can say.
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 #: Largest JSON file that `read_json` accepts unless told otherwise, in bytes.
 JSON_LIMIT = 64 << 20
@@ -80,7 +83,7 @@ def write_text(path: str | os.PathLike, text: str, tag: str = "") -> None:
     write_bytes(path, text.encode(), tag)
 
 
-def write_json(path: str | os.PathLike, value: Any, indent: int | None = 1, tag: str = "") -> None:
+def write_json(path: str | os.PathLike, value: JSON, indent: int | None = 1, tag: str = "") -> None:
     """Write `value` as JSON, whole or not at all. NaN and infinity raise StoreError: they are not JSON."""
     try:
         text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
@@ -119,7 +122,7 @@ def digest(source: str | os.PathLike | bytes | memoryview) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: JSON) -> bytes:
     """The one JSON text of a value (sorted keys, no spaces), for digests and comparisons."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
@@ -167,7 +170,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError("a key is repeated")

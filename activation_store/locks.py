@@ -10,17 +10,18 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from activation_store.errors import StoreError
+from activation_store.files import JSON
 
 
 @contextmanager
 def lock(
-    path: Path, *, shared: bool = False, wait: bool = False, note: dict[str, Any] | None = None
+    path: Path, *, shared: bool = False, wait: bool = False, note: Mapping[str, JSON] | None = None
 ) -> Iterator[None]:
     """Hold the lock at `path`; `note` (and this process) is written into it for whoever is refused.
 

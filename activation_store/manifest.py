@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from activation_store.errors import StoreError
-from activation_store.files import canonical, digest, read_json, write_json
+from activation_store.files import JSON, canonical, digest, read_json, write_json
 from activation_store.schema import Schema
 
 FORMAT = "unbox activation store manifest"
@@ -34,7 +33,7 @@ class Entry:
     digest: str
     """SHA-256 of the file."""
     prompts: str
-    """SHA-256 of its samples' prompts, seeds and facts (`records.prompts_digest`)."""
+    """SHA-256 of its samples' prompts, seeds and facts (`samples.prompts_digest`)."""
 
     @property
     def samples(self) -> int:
@@ -68,9 +67,9 @@ def manifest_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("manifest-*.json"))
 
 
-def write_manifest(folder: Path, rank: int, schema: Schema, entries: Iterable[Entry], versions: Any) -> None:
+def write_manifest(folder: Path, rank: int, schema: Schema, entries: Iterable[Entry], versions: JSON) -> None:
     """Replace the manifest of a rank. `versions` (JSON) says what software wrote the shards."""
-    value = {
+    value: JSON = {
         "format": FORMAT,
         "version": VERSION,
         "schema": digest(canonical(schema.to_json())),

@@ -12,7 +12,7 @@ from activation_store.files import canonical
 from activation_store.schema import Schema
 from activation_store.store import Store
 from activation_store.verify import Progress
-from activation_store.writer import Filling, Writer
+from activation_store.writer import ShardBuffer, Writer
 
 #: An image to copy: its number in the new store, the store it is in, its number there.
 Image = tuple[int, Store, int]
@@ -104,7 +104,7 @@ def _copy(
     return Store.open(out)
 
 
-def _copy_image(filling: Filling, schema: Schema, number: int, store: Store, i: int) -> None:
+def _copy_image(filling: ShardBuffer, schema: Schema, number: int, store: Store, i: int) -> None:
     sample = replace(store.samples[i], index=number)
     rows = {b: store[b].filter(steps=schema.steps, branches=schema.branches) for b in schema.blocks}
     positions = {b: row.positions(i)[None] for b, row in rows.items()} if schema.positions else None

@@ -13,7 +13,7 @@ _BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Encoding:
+class NumberFormat:
     """How vectors lie on disk."""
 
     stored: np.dtype
@@ -32,7 +32,7 @@ def encode(array: np.ndarray, dtype: str, where: str = "the update") -> tuple[np
     Raises StoreError for NaN and infinity, and for values that the format cannot hold (float16 ends at
     65,504).
     """
-    values, scale = ENCODINGS[dtype].encode(array)
+    values, scale = NUMBER_FORMATS[dtype].encode(array)
     if _finite(values, dtype) and (scale is None or bool(np.isfinite(scale).all())):
         return values, scale
     if not np.isfinite(array).all():
@@ -49,7 +49,7 @@ def encode(array: np.ndarray, dtype: str, where: str = "the update") -> tuple[np
 
 def decode(values: np.ndarray, scale: np.ndarray | None, dtype: str) -> np.ndarray:
     """Float32 array (..., d) of stored values, a new array."""
-    return ENCODINGS[dtype].decode(values, scale)
+    return NUMBER_FORMATS[dtype].decode(values, scale)
 
 
 def take(values: np.ndarray, scale: np.ndarray | None, rows: np.ndarray, dtype: str) -> np.ndarray:
@@ -137,9 +137,9 @@ def _from_int8(values: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
     return values.astype(np.float32) * scale[..., None]
 
 
-ENCODINGS = {
-    "float16": Encoding(np.dtype("<f2"), 0, _to_half, _from_half),
-    "bfloat16": Encoding(np.dtype("<u2"), 0, _to_bfloat, _from_bfloat),
-    "float32": Encoding(np.dtype("<f4"), 0, _to_single, _from_single),
-    "int8": Encoding(np.dtype("i1"), 4, _to_int8, _from_int8),
+NUMBER_FORMATS = {
+    "float16": NumberFormat(np.dtype("<f2"), 0, _to_half, _from_half),
+    "bfloat16": NumberFormat(np.dtype("<u2"), 0, _to_bfloat, _from_bfloat),
+    "float32": NumberFormat(np.dtype("<f4"), 0, _to_single, _from_single),
+    "int8": NumberFormat(np.dtype("i1"), 4, _to_int8, _from_int8),
 }

@@ -3,25 +3,29 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import groupby
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Protocol, TypeVar
 
+import h5py
 import numpy as np
 
-from activation_store.batches import POOL_BYTES, Batches, Pool
-from activation_store.chunks import Places
+from activation_store.batches import POOL_BYTES, Batches, Cursor, Pool
+from activation_store.chunks import ChunkIndex, ShardChunks
 from activation_store.errors import StoreError
-from activation_store.file_reader import Source
+from activation_store.file_reader import FileReader
 from activation_store.files import canonical, digest
+from activation_store.manifest import Entry
 from activation_store.moments import Moments, empty, moments_of
-from activation_store.number_formats import ENCODINGS, decode
+from activation_store.number_formats import NUMBER_FORMATS, decode
+from activation_store.schema import Schema
 from activation_store.shard import chunk_samples
 
-if TYPE_CHECKING:
-    from activation_store.store import Store
+#: A step or a branch.
+Name = TypeVar("Name", int, str)
 
 #: Threads that fill a pool: some wait for the disk while others sum.
 READERS = 4
@@ -30,11 +34,27 @@ READERS = 4
 _SPARE: list[Pool] = []
 
 
+class ShardedStore(Protocol):
+    """What rows ask of the store that they are of; `Store` answers."""
+
+    schema: Schema
+    entries: tuple[Entry, ...]
+    offsets: np.ndarray
+
+    def __len__(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+    def shard_of(self, i: int) -> tuple[int, int]: ...
+    def moments(self, block: str) -> Moments: ...
+    def shard(self, number: int) -> AbstractContextManager[h5py.File]: ...
+    def chunks(self, number: int, once: bool = False) -> AbstractContextManager[ShardChunks]: ...
+
+
 @dataclass(frozen=True)
 class Rows:
     """Updates of one block in a store: one row (a vector of `width`) per image, step, branch and position."""
 
-    store: "Store"
+    store: ShardedStore
     block: str
     _steps: tuple[int, ...]
     _branches: tuple[int, ...]
@@ -101,16 +121,16 @@ class Rows:
 
     def read(self, i: int) -> np.ndarray:
         """Updates of the i-th image of these rows, (step, branch, y, x, channel) float32."""
-        shard, offset = self.store._shard_of(self.samples[i])
-        with self.store.chunks(shard) as (source, places):
-            values, scale = self._load(source, places, offset)
+        shard, offset = self.store.shard_of(self.samples[i])
+        with self.store.chunks(shard) as (reader, places):
+            values, scale = self._load(reader, places, offset)
         return decode(values, scale, self.store.schema.dtype).reshape(self.shape[1:])
 
     def positions(self, i: int) -> np.ndarray:
         """Flat indices (y * width + x) on the block's grid of what `read(i)` holds, (y * x,) int64."""
         if self.store.schema.positions is None:
             return np.arange(prod(self.store.schema.grid(self.block)))
-        shard, offset = self.store._shard_of(self.samples[i])
+        shard, offset = self.store.shard_of(self.samples[i])
         with self.store.shard(shard) as file:
             return file[f"{self.block}/positions"][offset].astype(np.int64)
 
@@ -139,7 +159,7 @@ class Rows:
         epochs: int | None = 1,
         rank: int = 0,
         world: int = 1,
-        cursor: dict[str, Any] | None = None,
+        cursor: Cursor | None = None,
         pool_bytes: int = POOL_BYTES,
     ) -> Batches:
         """Shuffled batches, (batch_size, width) float32: every row exactly once an epoch, the last batch
@@ -191,7 +211,7 @@ class Rows:
 
     @property
     def _row_bytes(self) -> int:
-        encoding = ENCODINGS[self.store.schema.dtype]
+        encoding = NUMBER_FORMATS[self.store.schema.dtype]
         return self.width * encoding.stored.itemsize + encoding.scale_bytes
 
     def _units(self) -> np.ndarray:
@@ -207,7 +227,7 @@ class Rows:
     def _pool(self, units: np.ndarray, used: Pool | None, capacity: int = 0, once: bool = False) -> Pool:
         """Rows of units, in the units' order, still encoded: in the memory of a `used` pool, or in new memory
         for them or for `capacity` rows. `once`: they will not be read again."""
-        dtype, encoding = self.store.schema.dtype, ENCODINGS[self.store.schema.dtype]
+        dtype, encoding = self.store.schema.dtype, NUMBER_FORMATS[self.store.schema.dtype]
         starts = np.cumsum([0, *(units[:, 2] - units[:, 1])]) * prod(self.shape[1:-1])
         if used is None or not used.holds(int(starts[-1]), self.width, dtype):
             room = max(int(starts[-1]), capacity)
@@ -217,12 +237,12 @@ class Rows:
 
         def read(some: np.ndarray) -> None:
             for shard, numbers in groupby(some.tolist(), key=lambda unit: int(units[unit, 0])):
-                with self.store.chunks(shard, once) as (source, places):
+                with self.store.chunks(shard, once) as (reader, places):
                     for unit in numbers:
                         samples = np.asarray(self.samples[units[unit, 1] : units[unit, 2]]) - offsets[shard]
                         rows = slice(starts[unit], starts[unit + 1])
                         part = None if scale is None else scale[rows]
-                        self._read(source, places, samples, values[rows], part)
+                        self._read(reader, places, samples, values[rows], part)
 
         offsets = self.store.offsets
         in_file_order = np.lexsort((units[:, 1], units[:, 0]))
@@ -231,30 +251,32 @@ class Rows:
         return used
 
     def _load(
-        self, source: Source, places: Mapping[str, Places], number: int
+        self, reader: FileReader, places: Mapping[str, ChunkIndex], number: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Encoded rows (rows, d) and scales (rows,) of one sample of a shard."""
-        encoding, count = ENCODINGS[self.store.schema.dtype], prod(self.shape[1:-1])
+        encoding, count = NUMBER_FORMATS[self.store.schema.dtype], prod(self.shape[1:-1])
         values = np.empty((count, self.width), encoding.stored)
         scale = np.empty(count, np.float32) if encoding.scale_bytes else None
-        self._read(source, places, np.array([number]), values, scale)
+        self._read(reader, places, np.array([number]), values, scale)
         return values, scale
 
     def _read(
         self,
-        source: Source,
-        places: Mapping[str, Places],
+        reader: FileReader,
+        places: Mapping[str, ChunkIndex],
         samples: np.ndarray,
         values: np.ndarray,
         scale: np.ndarray | None,
     ) -> None:
         """Read samples of one chunk of a shard (ascending) into `values` (rows, d) and `scale` (rows,)."""
         shape = (len(samples), *self.shape[1:])
-        self._read_dataset(source, places[f"{self.block}/values"], samples, values.reshape(shape))
+        self._read_dataset(reader, places[f"{self.block}/values"], samples, values.reshape(shape))
         if scale is not None:
-            self._read_dataset(source, places[f"{self.block}/scale"], samples, scale.reshape(shape[:-1]))
+            self._read_dataset(reader, places[f"{self.block}/scale"], samples, scale.reshape(shape[:-1]))
 
-    def _read_dataset(self, source: Source, place: Places, samples: np.ndarray, out: np.ndarray) -> None:
+    def _read_dataset(
+        self, reader: FileReader, place: ChunkIndex, samples: np.ndarray, out: np.ndarray
+    ) -> None:
         """One chunk for each step and branch, without a copy between where all of it is wanted in a row."""
         together, rest = place.chunk[0], (0,) * (place.offsets.ndim - 3)
         first = int(samples[0]) // together
@@ -262,7 +284,7 @@ class Rows:
         chunk = out if whole else np.empty(place.chunk, out.dtype)
         for i, step in enumerate(self._steps):
             for j, branch in enumerate(self._branches):
-                place.read(source, (first, step, branch, *rest), chunk)
+                place.read(reader, (first, step, branch, *rest), chunk)
                 if not whole:
                     out[:, i, j] = chunk[samples - first * together, 0, 0]
 
@@ -272,7 +294,7 @@ def _memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _choose(kind: str, wanted: set, have: Sequence, indices: Sequence[int]) -> tuple[int, ...]:
+def _choose(kind: str, wanted: set[Name], have: Sequence[Name], indices: Sequence[int]) -> tuple[int, ...]:
     if unknown := wanted - set(have):
         some = ", ".join(sorted(map(str, unknown))[:5])
         raise StoreError(f"these rows have no {kind} {some}; they have {', '.join(map(str, have))}")

@@ -7,7 +7,8 @@ from math import prod
 from typing import Any
 
 from activation_store.errors import StoreError
-from activation_store.number_formats import ENCODINGS
+from activation_store.files import JSON
+from activation_store.number_formats import NUMBER_FORMATS
 
 FORMAT = "unbox activation store"
 VERSION = 1
@@ -56,8 +57,8 @@ class Schema:
         _require(bool(branches) and len(set(branches)) == len(branches), f"branches {branches} are not a set")
         _require(all(map(_NAME.fullmatch, branches)), f"branches {branches} are not plain names")
         _require(
-            self.dtype in ENCODINGS,
-            f"{self.dtype!r} is not a number format of a store; there are " + ", ".join(ENCODINGS),
+            self.dtype in NUMBER_FORMATS,
+            f"{self.dtype!r} is not a number format of a store; there are " + ", ".join(NUMBER_FORMATS),
         )
         if self.positions is not None:
             object.__setattr__(self, "positions", _size(self.positions))
@@ -85,7 +86,7 @@ class Schema:
     @property
     def sample_bytes(self) -> int:
         """Bytes of one image's values (and scales), over all blocks."""
-        encoding = ENCODINGS[self.dtype]
+        encoding = NUMBER_FORMATS[self.dtype]
         shapes = [self.shape(block, 1) for block in self.blocks]
         return sum(prod(s[:-1]) * (s[-1] * encoding.stored.itemsize + encoding.scale_bytes) for s in shapes)
 
@@ -116,17 +117,15 @@ def _require(condition: bool, message: str) -> None:
         raise StoreError(message)
 
 
-def _index(value: Any) -> int:
-    _require(
-        isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LIMIT,
-        f"{str(value)[:40]} is not an index from 0 to {_LIMIT - 1}",
-    )
-    return value
+def _index(value: JSON) -> int:
+    return _whole(value, 0, "an index")
 
 
-def _size(value: Any) -> int:
-    _require(
-        isinstance(value, int) and not isinstance(value, bool) and 0 < value < _LIMIT,
-        f"{str(value)[:40]} is not a size from 1 to {_LIMIT - 1}",
-    )
-    return value
+def _size(value: JSON) -> int:
+    return _whole(value, 1, "a size")
+
+
+def _whole(value: JSON, least: int, what: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value < _LIMIT:
+        return value
+    raise StoreError(f"{str(value)[:40]} is not {what} from {least} to {_LIMIT - 1}")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -21,7 +20,7 @@ import numpy as np
 from activation_store.chunks import write_chunks
 from activation_store.errors import StoreError
 from activation_store.moments import BINS
-from activation_store.number_formats import ENCODINGS
+from activation_store.number_formats import NUMBER_FORMATS
 from activation_store.schema import Schema
 
 #: Bytes of a chunk to aim at: what is read to reach one image, and the unit of shuffling.
@@ -47,17 +46,19 @@ def chunk_samples(schema: Schema, block: str, samples: int) -> int:
     least.
     """
     _, _, _, *vectors = schema.shape(block, 1)
-    size = prod(vectors) * ENCODINGS[schema.dtype].stored.itemsize
+    size = prod(vectors) * NUMBER_FORMATS[schema.dtype].stored.itemsize
     most = max(1, min(CHUNK_BYTES // size, samples))
     return min(range(most, most // 2, -1), key=lambda chunk: -samples % chunk)
 
 
 def layout(schema: Schema, samples: int) -> dict[str, Layout]:
     """Every dataset of a shard of so many samples, by its name in the file."""
-    encoding = ENCODINGS[schema.dtype]
+    encoding = NUMBER_FORMATS[schema.dtype]
     table: dict[str, Layout] = {}
 
-    def put(name: str, dtype: Any, shape: tuple[int, ...], chunk: tuple[int, ...] | None = None) -> None:
+    def put(
+        name: str, dtype: np.dtype | str, shape: tuple[int, ...], chunk: tuple[int, ...] | None = None
+    ) -> None:
         table[name] = Layout(np.dtype(dtype), shape, chunk or shape)
 
     for block in schema.blocks:
@@ -119,7 +120,7 @@ def open_shard(
         raise StoreError(f"shard {path.name} is not a regular file")
     if status.st_size != size:
         raise damaged(path, f"it has {status.st_size:,} bytes instead of {size:,}")
-    with blaming(path), h5py.File(path, "r", locking=False) as file:
+    with naming_damage(path), h5py.File(path, "r", locking=False) as file:
         version = version_of(status)
         if checked is None or version not in checked:
             _check(file, path, layout(schema, samples), size)
@@ -129,7 +130,7 @@ def open_shard(
 
 
 @contextmanager
-def blaming(path: Path) -> Iterator[None]:
+def naming_damage(path: Path) -> Iterator[None]:
     """What goes wrong while a shard is read becomes a StoreError that names it."""
     try:
         yield
@@ -168,7 +169,7 @@ class _Disk:
     def tell(self) -> int:
         return self.at
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data).cast("B")
         done = 0
         try:
@@ -180,7 +181,7 @@ class _Disk:
         self.end = max(self.end, self.at)
         return len(view)
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: memoryview) -> int:
         view = memoryview(buffer).cast("B")
         data = os.pread(self.descriptor, len(view), self.at)
         view[: len(data)] = data
@@ -218,7 +219,7 @@ def _check(file: h5py.File, path: Path, table: Mapping[str, Layout], size: int) 
         raise damaged(path, f"its datasets declare {total:,} bytes in a file of {size:,}")
 
 
-def _check_names(group: Any, path: Path, names: set[str]) -> None:
+def _check_names(group: h5py.h5g.GroupID, path: Path, names: set[str]) -> None:
     count, wanted = len(group), {name.encode() for name in names}
     if count != len(names) or set(group) != wanted:
         some = [name.decode(errors="replace") for name in islice(group, 20)]

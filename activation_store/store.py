@@ -2,27 +2,28 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, lru_cache, reduce
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self, overload
 
+import h5py
 import numpy as np
 
-from activation_store.chunks import Places
+from activation_store.chunks import ChunkIndex, ShardChunks
 from activation_store.errors import StoreError
-from activation_store.file_reader import Source
-from activation_store.files import canonical, digest, read_json
+from activation_store.file_reader import FileReader
+from activation_store.files import JSON, canonical, digest, read_json
 from activation_store.manifest import SHARDS, Entry, manifest_paths, read_manifests
 from activation_store.moments import Moments, empty
 from activation_store.rows import Rows
 from activation_store.samples import Sample, unpack, unpack_samples
 from activation_store.schema import Schema
-from activation_store.shard import blaming, damaged, open_shard, version_of
+from activation_store.shard import damaged, naming_damage, open_shard, version_of
 
-#: Shards whose samples or thumbnails are kept in memory once read.
-_KEPT = 8
+#: Shards whose samples or thumbnails stay in memory once read.
+_CACHED = 8
 
 
 #: What tells a file from another in its place: `version_of` its status.
@@ -39,10 +40,10 @@ class Store:
         self.offsets = np.cumsum([0, *(entry.samples for entry in self.entries)], dtype=np.int64)
         """Number of the first image of each shard, and the number of images."""
         self._checked: set[Version] = set()
-        self._places: dict[int, tuple[Version, dict[str, Places]]] = {}
+        self._places: dict[int, tuple[Version, dict[str, ChunkIndex]]] = {}
         self._opening = Lock()  # HDF5 lets one thread in at a time; two at its door take three times as long
-        self.samples = Samples(len(self), self._shard_of, lru_cache(_KEPT)(self._read_samples))
-        self._thumbnails = lru_cache(_KEPT)(self._read_thumbnails)
+        self.samples = Samples(len(self), self.shard_of, lru_cache(_CACHED)(self._read_samples))
+        self._thumbnails = lru_cache(_CACHED)(self._read_thumbnails)
         self._moments = lru_cache(16)(self._merge_moments)
 
     @classmethod
@@ -74,7 +75,7 @@ class Store:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the settings and of all shards' digests: equal for equal contents, however written."""
-        content = [[entry.start, entry.stop, entry.digest] for entry in self.entries]
+        content: JSON = [[entry.start, entry.stop, entry.digest] for entry in self.entries]
         return digest(canonical([self.schema.to_json(), content]))
 
     def __getitem__(self, block: str) -> Rows:
@@ -93,7 +94,7 @@ class Store:
 
     def thumbnail_or_empty(self, i: int) -> bytes:
         """Like `thumbnail`, but empty when none was kept."""
-        shard, offset = self._shard_of(i)
+        shard, offset = self.shard_of(i)
         return self._thumbnails(shard)[offset]
 
     def missing(self, total: int) -> list[tuple[int, int]]:
@@ -107,7 +108,7 @@ class Store:
         """Statistics per (step, branch) over all images, merged from the shards' own in order."""
         return self._moments(block)
 
-    def shard(self, number: int) -> Any:
+    def shard(self, number: int) -> AbstractContextManager[h5py.File]:
         """Context manager of shard `number`, open for reading and checked (an `h5py.File`)."""
         entry = self.entries[number]
         return open_shard(
@@ -115,28 +116,30 @@ class Store:
         )
 
     @contextmanager
-    def chunks(self, number: int, once: bool = False) -> Iterator[tuple[Source, Mapping[str, Places]]]:
+    def chunks(self, number: int, once: bool = False) -> Iterator[ShardChunks]:
         """Shard `number`'s file, open for reading and checked, and where the chunks of BLOCK/values (and
-        BLOCK/scale) lie in it. HDF5 opens a shard once, and again when it has changed. `once`: see `Source`.
+        BLOCK/scale) lie in it. HDF5 opens a shard once, and again when it has changed. `once`: see
+        `FileReader`.
         """
         path = self.path / SHARDS / self.entries[number].name
         version, places = self._places.get(number, (None, {}))
-        with blaming(path), ExitStack() as opened:
+        with naming_damage(path), ExitStack() as opened:
             if version is None or (descriptor := _open(path, version, opened)) is None:
                 with self._opening, self.shard(number) as file:
                     names = [n for b in self.blocks for n in (f"{b}/values", f"{b}/scale") if n in file]
-                    places = {name: Places.of(file[name]) for name in names}
+                    places = {name: ChunkIndex.of(file[name]) for name in names}
                     descriptor = os.dup(file.id.get_vfd_handle())
                 opened.callback(os.close, descriptor)
                 self._places[number] = version_of(os.fstat(descriptor)), places
-            yield Source.read_once(descriptor, opened) if once else Source(descriptor), places
+            yield FileReader.read_once(descriptor, opened) if once else FileReader(descriptor), places
 
     def _merge_moments(self, block: str) -> Moments:
         groups, width = self.schema.shape(block, 1)[1:3], self.schema.blocks[block][2]
         parts = (self._read_moments(shard, block) for shard in range(len(self.entries)))
         return reduce(Moments.__add__, parts, empty(groups, width))
 
-    def _shard_of(self, i: int) -> tuple[int, int]:
+    def shard_of(self, i: int) -> tuple[int, int]:
+        """The shard of image `i`, and its number there. Raises IndexError where there is no such image."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"image {i} of a store with {len(self)}")
         i %= len(self)
@@ -173,7 +176,7 @@ class Samples(Sequence[Sample]):
     def __init__(
         self, count: int, shard_of: Callable[[int], tuple[int, int]], read: Callable[[int], list[Sample]]
     ) -> None:
-        self._count, self._shard_of, self._read = count, shard_of, read
+        self._count, self.shard_of, self._read = count, shard_of, read
 
     def __len__(self) -> int:
         return self._count
@@ -186,7 +189,7 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, i: int | slice) -> Sample | list[Sample]:
         if isinstance(i, slice):
             return [self[j] for j in range(*i.indices(self._count))]
-        shard, offset = self._shard_of(i)
+        shard, offset = self.shard_of(i)
         return self._read(shard)[offset]
 
     def __iter__(self) -> Iterator[Sample]:

@@ -29,7 +29,7 @@ from activation_store.store import read_schema
 #: Called with (done, all) shards; for progress bars.
 Progress = Callable[[int, int], None]
 
-#: Where repair puts what it does not keep.
+#: Where repair puts damaged shards.
 DAMAGED = "damaged"
 
 
@@ -90,8 +90,8 @@ def repair(path: str | os.PathLike, progress: Progress | None = None) -> Report:
     """
     folder = Path(path)
     schema = read_schema(folder)
-    with ExitStack() as held:
-        held.enter_context(lock(folder / "store.lock"))
+    with ExitStack() as locks:
+        locks.enter_context(lock(folder / "store.lock"))
         listed, findings = _read_what_can_be(folder, schema)
         for place in (folder, folder / SHARDS):
             sweep(place)

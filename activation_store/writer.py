@@ -1,4 +1,7 @@
-"""Writing a store: a rank fills one shard after another; each is published whole or not at all."""
+"""Writing a store: a rank fills one shard after another; each is published whole or not at all.
+
+The manifest is written once a shard, when the shard's file is in its place (`Writer._commit_to_manifest`).
+"""
 
 import os
 import threading
@@ -8,12 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from activation_store.errors import StoreError
-from activation_store.files import canonical, digest, publish_file, read_json, sweep, write_json
+from activation_store.files import JSON, canonical, digest, publish_file, read_json, sweep, write_json
 from activation_store.locks import holder, lock
 from activation_store.manifest import (
     SHARDS,
@@ -50,15 +53,15 @@ class Writer:
         *,
         rank: int = 0,
         world: int = 1,
-        versions: Mapping[str, Any] | None = None,
+        versions: Mapping[str, JSON] | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise StoreError(f"rank {rank} of {world}: ranks count from 0 to {world - 1}")
         self.path, self.schema, self.rank, self.world = Path(path), schema, rank, world
         self.versions = dict(versions or {})
-        self._held = ExitStack()
+        self._locks = ExitStack()
         self._pending: deque[Future] = deque()
-        self._commit = threading.Lock()
+        self._manifest_lock = threading.Lock()
         self._used: list[dict[str, np.ndarray]] = []
         """Arrays of published shards, to be filled again: new memory would cost more than what goes in."""
 
@@ -66,7 +69,7 @@ class Writer:
         try:
             self._open()
         except BaseException:
-            self._held.close()
+            self._locks.close()
             raise
         return self
 
@@ -79,9 +82,9 @@ class Writer:
             if error is None:  # else the first error is the one to show
                 raise
         finally:
-            self._held.close()
+            self._locks.close()
 
-    def mine(self, start: int) -> bool:
+    def owns(self, start: int) -> bool:
         """Whether the shard that begins at image `start` is this rank's to write."""
         return (start // self.schema.shard_samples) % self.world == self.rank
 
@@ -103,16 +106,16 @@ class Writer:
         return entry.samples >= len(samples)
 
     @contextmanager
-    def shard(self, start: int, stop: int) -> Iterator["Filling"]:
+    def shard(self, start: int, stop: int) -> Iterator["ShardBuffer"]:
         """Fill the shard of images [start, stop); it is published in the background when the block ends
         well.
         """
         size = self.schema.shard_samples
-        if start % size or not start < stop <= start + size or not self.mine(start):
+        if start % size or not start < stop <= start + size or not self.owns(start):
             raise StoreError(
                 f"images {start}..{stop - 1} are no shard of rank {self.rank} of {self.world} (size {size})"
             )
-        filling = Filling(self.schema, start, stop, self._used.pop() if self._used else None)
+        filling = ShardBuffer(self.schema, start, stop, self._used.pop() if self._used else None)
         yield filling
         filling.require_full()
         if len(self._pending) == PUBLISHING:
@@ -132,19 +135,19 @@ class Writer:
             raise StoreError(f"cannot write a store at {self.path}: {error.strerror}") from error
         if not os.access(self.path, os.W_OK) or not os.access(self.path / SHARDS, os.W_OK):
             raise StoreError(f"cannot write a store at {self.path}: the folder is read-only")
-        self._held.enter_context(lock(self.path / "store.lock", shared=True))
+        self._locks.enter_context(lock(self.path / "store.lock", shared=True))
         with lock(self.path / "setup.lock", wait=True):
             self._refuse_other_worlds()
-            own = self.path / f"{writer_tag(self.rank)}.lock"
-            self._held.enter_context(lock(own, note={"rank": self.rank, "world": self.world}))
+            rank_lock = self.path / f"{writer_tag(self.rank)}.lock"
+            self._locks.enter_context(lock(rank_lock, note={"rank": self.rank, "world": self.world}))
             self._settle_schema()
         for folder in (self.path, self.path / SHARDS):
             sweep(folder, writer_tag(self.rank))
         self._entries = {entry.start: entry for entry in read_manifests(self.path, self.schema)}
-        self._own = self._read_own()
-        self._publisher = self._held.enter_context(ThreadPoolExecutor(PUBLISHING, "unbox-publish"))
+        self._listed = self._read_manifest()
+        self._publisher = self._locks.enter_context(ThreadPoolExecutor(PUBLISHING, "unbox-publish"))
 
-    def _read_own(self) -> dict[int, Entry]:
+    def _read_manifest(self) -> dict[int, Entry]:
         path = manifest_path(self.path, self.rank)
         return {e.start: e for e in read_manifest(path, self.schema)} if path.exists() else {}
 
@@ -168,7 +171,7 @@ class Writer:
             raise StoreError(f"{self.path} was begun with other settings: {_difference(kept, wanted)}; "
                              "use the same, or choose another folder")  # fmt: skip
 
-    def _publish(self, filling: "Filling") -> None:
+    def _publish(self, filling: "ShardBuffer") -> None:
         start, stop = filling.start, filling.stop
         path = self.path / SHARDS / Entry(start, stop, 0, "", "").name
         try:
@@ -177,7 +180,7 @@ class Writer:
                 entry = Entry(
                     start, stop, temporary.stat().st_size, digest(temporary), prompts_digest(filling.samples)
                 )
-            self._enter(entry)
+            self._commit_to_manifest(entry)
             if filling.full_size:
                 self._used.append(filling.memory)
         except OSError as error:
@@ -186,17 +189,18 @@ class Writer:
                 "All shards before are safe; make room and run the same command again"
             ) from error
 
-    def _enter(self, entry: Entry) -> None:
-        """Commit a published shard, and remove the shorter one that it supersedes."""
-        with self._commit:
-            old, own = self._own.get(entry.start), {**self._own, entry.start: entry}
-            write_manifest(self.path, self.rank, self.schema, own.values(), self.versions)
-            self._own, self._entries = own, {**self._entries, entry.start: entry}
+    def _commit_to_manifest(self, entry: Entry) -> None:
+        """Write the manifest with one more shard (once a published shard), and remove the shorter shard that
+        it supersedes."""
+        with self._manifest_lock:
+            old, listed = self._listed.get(entry.start), {**self._listed, entry.start: entry}
+            write_manifest(self.path, self.rank, self.schema, listed.values(), self.versions)
+            self._listed, self._entries = listed, {**self._entries, entry.start: entry}
         if old is not None and old.name != entry.name:
             (self.path / SHARDS / old.name).unlink(missing_ok=True)
 
 
-class Filling:
+class ShardBuffer:
     """A shard in memory, being filled in order."""
 
     def __init__(

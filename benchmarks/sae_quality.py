@@ -21,7 +21,7 @@ from scipy import stats
 from torch import Tensor
 
 from unbox.sae import ArrayRows, Spec
-from unbox.sae.fit import Run, steps
+from unbox.sae.fit import TrainingRun, steps
 from unbox.sae.initialization import directions, geometric_median
 from unbox.sae.plan import make_plan
 from unbox.sae.train_step import BETAS, EPS
@@ -64,7 +64,7 @@ def budget(options: argparse.Namespace) -> Any:
 def ours(rows: Any, lr: float, seed: int, options: argparse.Namespace) -> Reconstruct:
     """The trainer."""
     spec = Spec("", options.k, options.latents, seed=seed, lr=lr)
-    run = Run(make_plan([spec], tokens=options.tokens, batch_size=options.batch), {"": rows})
+    run = TrainingRun(make_plan([spec], tokens=options.tokens, batch_size=options.batch), {"": rows})
     steps(run, False)
     sae = run.fits[spec.title].sae("")
     return lambda x: sae.decode(sae.encode(x))

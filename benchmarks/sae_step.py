@@ -54,11 +54,11 @@ def unbox_step(d: int, n: int, k: int, x: Any, dead: int, device: str) -> Step:
     import torch
 
     from unbox.sae import ArrayRows, Spec
-    from unbox.sae.fit import Run
+    from unbox.sae.fit import TrainingRun
     from unbox.sae.plan import make_plan
 
     plan = make_plan([Spec("", k, n)], tokens=10**12, batch_size=len(x), warmup=0, dead_after=10**11)
-    fit = next(iter(Run(plan, {"": ArrayRows(x.cpu())}, device).fits.values()))
+    fit = next(iter(TrainingRun(plan, {"": ArrayRows(x.cpu())}, device).fits.values()))
     fit.dead = torch.arange(dead, device=device)
     fit._count_dead()
     # A look at who is dead comes every few steps, and would find what was marked alive.

@@ -39,7 +39,7 @@ def fill(writer: Writer, count: int, batch: int = 3, pause: float = 0) -> None:
     for start in range(0, count, size):
         stop = min(start + size, count)
         samples = [sample(i) for i in range(start, stop)]
-        if not writer.mine(start) or writer.has(start, samples):
+        if not writer.owns(start) or writer.has(start, samples):
             continue
         with writer.shard(start, stop) as shard:
             for first in range(start, stop, batch):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from activation_store import Store, StoreError, compiled_loops
 from activation_store.batches import Batches, Pool
-from activation_store.number_formats import ENCODINGS, decode, encode, take
+from activation_store.number_formats import NUMBER_FORMATS, decode, encode, take
 from tests.activation_store import fakes
 
 
@@ -89,7 +89,7 @@ def test_every_number_format_is_batched(tmp_path, dtype):
 
 
 def test_stores_of_all_kinds_are_read_side_by_side_in_the_memory_of_those_before(tmp_path):
-    stores = [fakes.make(tmp_path / dtype, 10, dtype=dtype) for dtype in ENCODINGS]
+    stores = [fakes.make(tmp_path / dtype, 10, dtype=dtype) for dtype in NUMBER_FORMATS]
     for _ in range(2):
         some = [store[block] for store in stores for block in store.blocks]
         read = [list(rows.batches(7, pool_bytes=600)) for rows in some]  # one after another
@@ -205,7 +205,7 @@ def test_a_store_opened_earlier_is_not_disturbed_by_one_that_grows(tmp_path):
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("dtype", list(ENCODINGS))
+@pytest.mark.parametrize("dtype", list(NUMBER_FORMATS))
 def test_taking_rows_is_decoding_them(monkeypatch, compiled, dtype):
     """Every float16 but NaN and infinity, subnormal ones too, in rows in any order."""
     monkeypatch.setattr(compiled_loops, "AVAILABLE", compiled)

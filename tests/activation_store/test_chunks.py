@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from activation_store import compiled_loops
-from activation_store.chunks import Places, fletcher32, write_chunks
-from activation_store.file_reader import Source
+from activation_store.chunks import ChunkIndex, fletcher32, write_chunks
+from activation_store.file_reader import FileReader
 
 
 def hdf5_checksum(folder, data):
@@ -76,7 +76,7 @@ def written(tmp_path):
 def read(path, index, out):
     """Read a chunk of /x."""
     with h5py.File(path, "r") as file:
-        Places.of(file["x"]).read(Source(file.id.get_vfd_handle()), index, out)
+        ChunkIndex.of(file["x"]).read(FileReader(file.id.get_vfd_handle()), index, out)
 
 
 def test_a_chunk_comes_back_and_one_that_is_not_as_written_is_refused(written):
@@ -87,14 +87,14 @@ def test_a_chunk_comes_back_and_one_that_is_not_as_written_is_refused(written):
     with pytest.raises(OSError, match="no whole, checksummed chunk"):
         read(path, (0, 0), np.empty((2, 14), np.float16))
     with h5py.File(path, "r") as file:
-        offset = int(Places.of(file["x"]).offsets[1, 0])
+        offset = int(ChunkIndex.of(file["x"]).offsets[1, 0])
     whole = path.read_bytes()
     for at in range(offset, offset + 64):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
         with pytest.raises(OSError, match="checksum of /x"):
             read(path, (1, 0), out)
     with h5py.File(path, "r") as file:
-        places, source = Places.of(file["x"]), Source(file.id.get_vfd_handle())
+        places, source = ChunkIndex.of(file["x"]), FileReader(file.id.get_vfd_handle())
         os.truncate(path, offset + 30)
         with pytest.raises(OSError, match="ends within"):
             places.read(source, (1, 0), out)

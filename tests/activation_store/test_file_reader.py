@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from activation_store import file_reader
 from activation_store import rows as rows_module
-from activation_store.file_reader import Source
+from activation_store.file_reader import FileReader
 from tests.activation_store import fakes
 
 SIZE = 3 * 4096 + 1234
@@ -58,7 +58,7 @@ def test_the_bytes_are_the_files_whatever_is_asked(kind, file, offset, first, se
     path, data = file
     buffers = [np.full(first, 7, np.uint8), np.full(second, 7, np.uint8)]
     with open(path, "rb") as opened, ExitStack() as stack:
-        count = Source.read_once(opened.fileno(), stack).read(buffers, offset)
+        count = FileReader.read_once(opened.fileno(), stack).read(buffers, offset)
     wanted = data[offset : offset + first + second]
     assert count == len(wanted)
     assert np.concatenate(buffers)[:count].tobytes() == wanted
@@ -68,7 +68,7 @@ def test_many_threads_share_the_memory_of_direct_reads(file):
     path, data = file
     rng = np.random.default_rng(1)
     with open(path, "rb") as opened, ExitStack() as stack, ThreadPoolExecutor(12) as threads:
-        once = Source.read_once(opened.fileno(), stack)
+        once = FileReader.read_once(opened.fileno(), stack)
 
         def right(ends):
             begin, end = sorted(ends)

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from activation_store import Sample, Schema, Store, StoreError, Writer
-from activation_store.number_formats import ENCODINGS, decode, encode
+from activation_store.number_formats import NUMBER_FORMATS, decode, encode
 from tests.activation_store import fakes
 
 #: Largest error of each format, relative to the vector's largest magnitude.
 TOLERANCE = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 0, "int8": 0.5 / 127 * 1.0001}
 
 
-@pytest.mark.parametrize("dtype", ENCODINGS)
+@pytest.mark.parametrize("dtype", NUMBER_FORMATS)
 def test_updates_samples_and_thumbnails_come_back(tmp_path, dtype):
     store = fakes.make(tmp_path, 10, dtype=dtype)
     assert len(store) == 10
@@ -30,7 +30,7 @@ def test_updates_samples_and_thumbnails_come_back(tmp_path, dtype):
         assert (np.abs(got - truth) <= bound).all()
 
 
-@pytest.mark.parametrize("dtype", ENCODINGS)
+@pytest.mark.parametrize("dtype", NUMBER_FORMATS)
 @given(x=arrays(np.float32, (3, 5), elements=st.floats(-6e4, 6e4, width=32, allow_subnormal=False)))
 def test_encoding_keeps_every_vector_and_encodes_its_own_output_to_itself(dtype, x):
     values, scale = encode(x, dtype)
@@ -83,7 +83,7 @@ def test_what_a_format_cannot_hold_is_refused_and_nothing_is_lost(tmp_path, dtyp
     assert fakes.make(tmp_path, 6, dtype=dtype).digest == fakes.make(tmp_path / "b", 6, dtype=dtype).digest
 
 
-@pytest.mark.parametrize("dtype", ENCODINGS)
+@pytest.mark.parametrize("dtype", NUMBER_FORMATS)
 def test_zero_and_constant_updates_are_kept(tmp_path, dtype):
     kind = fakes.schema(dtype, blocks={"mid.0": (2, 2, 8)})
     with Writer(tmp_path, kind) as writer, writer.shard(0, 2) as shard:

@@ -7,7 +7,7 @@ import pytest
 
 from activation_store import Store, StoreError, Writer, merge, repair, subset, verify
 from activation_store.manifest import manifest_path
-from activation_store.number_formats import ENCODINGS
+from activation_store.number_formats import NUMBER_FORMATS
 from tests.activation_store import fakes
 
 
@@ -71,7 +71,7 @@ def test_repair_joins_the_manifests_of_ranks_and_drops_the_superseded(tmp_path):
     assert Store.open(tmp_path).digest == fakes.make(tmp_path / "whole", 10).digest
 
 
-@pytest.mark.parametrize("dtype", ENCODINGS)
+@pytest.mark.parametrize("dtype", NUMBER_FORMATS)
 def test_merging_the_parts_of_a_run_gives_the_run(tmp_path, dtype):
     whole = fakes.make(tmp_path / "whole", 10, dtype=dtype)
     parts = [tmp_path / "even", tmp_path / "odd"]

@@ -3,9 +3,11 @@
 import pytest
 
 from tests.atlas.planted import GRIDS, planted_sae, planted_store
-from unbox.atlas import Atlas, Plan, build
+from unbox.atlas import Atlas, AtlasPlan, build
 
-PLAN = Plan(top=6, random=5, intervals=4, per_interval=3, decoys=4, caption_images=16, probes=30, places=4000)
+PLAN = AtlasPlan(
+    top=6, random=5, intervals=4, per_interval=3, decoys=4, caption_images=16, probes=30, places=4000
+)
 
 
 @pytest.fixture(scope="session")

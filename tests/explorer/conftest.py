@@ -28,7 +28,7 @@ def home(tmp_path_factory) -> Path:
     from dataclasses import replace
 
     from unbox import collect, fit, load
-    from unbox.atlas import Atlas, Plan, build, set_label
+    from unbox.atlas import Atlas, AtlasPlan, build, set_label
     from unbox.models import System
 
     home = tmp_path_factory.mktemp("explorer")
@@ -44,7 +44,7 @@ def home(tmp_path_factory) -> Path:
         fitted = fit(store[block], k=4, latents=32, tokens=4000, batch_size=512, progress=False)
         saes[block] = replace(fitted, name=block)
         saes[block].save(home / "saes" / block)
-    plan = Plan(top=4, random=3, per_interval=2, decoys=2, caption_images=8, probes=6, places=500)
+    plan = AtlasPlan(top=4, random=3, per_interval=2, decoys=2, caption_images=8, probes=6, places=500)
     build(store, saes, home / "atlas", plan=plan, model=model, progress=False)
     set_label(Atlas.open(home / "atlas"), "mid.0/3", "something red", "the tests")
     return home

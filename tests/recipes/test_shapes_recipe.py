@@ -13,7 +13,7 @@ from unbox.recipes.shapes.recipe import STAGES, small
 from unbox.recipes.shapes.train_text_encoders import make_tokenizer
 from unbox.recipes.shapes.train_unet import Diffusion, draw_times
 from unbox.recipes.shapes.weights_card import draw
-from unbox.recipes.training_loop import Optimizer, Plan, rate_at, train
+from unbox.recipes.training_loop import Optimizer, StagePlan, rate_at, train
 from unbox.shapes import prompts
 
 
@@ -33,7 +33,7 @@ def _model():
 
 
 def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
-    plan = Plan(steps=12, rate=1e-2, warmup=2)
+    plan = StagePlan(steps=12, rate=1e-2, warmup=2)
     whole = _model()
     train("stage", whole, whole.loss, plan, tmp_path / "whole")
 
@@ -53,7 +53,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
 
 
 def test_a_finished_stage_is_loaded_not_trained(tmp_path):
-    plan = Plan(steps=3, rate=1e-2, warmup=1)
+    plan = StagePlan(steps=3, rate=1e-2, warmup=1)
     first = _model()
     train("stage", first, first.loss, plan, tmp_path)
 
@@ -74,7 +74,7 @@ def test_the_optimizer_moves_convolutions_through_their_flat_views():
 
 
 def test_the_rate_warms_up_stays_and_falls_to_nothing():
-    plan = Plan(steps=100, rate=1.0, warmup=10, decay_from=0.5)
+    plan = StagePlan(steps=100, rate=1.0, warmup=10, decay_from=0.5)
     assert rate_at(plan, 0.0, 0) == pytest.approx(0.1)
     assert rate_at(plan, 0.4, 40) == pytest.approx(1.0)
     assert rate_at(plan, 1.0, 100) == pytest.approx(0.0)

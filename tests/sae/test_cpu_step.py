@@ -12,15 +12,15 @@ from tests.sae.test_sparse import close, dense_codes, gradients, pattern, proble
 from tests.sae.worlds import noise
 from unbox.sae import Spec, topk
 from unbox.sae.cpu import compiled_step, kernels
-from unbox.sae.cpu.threads import leading, shared
-from unbox.sae.fit import Run
+from unbox.sae.cpu.threads import parallel_for, worker_threads
+from unbox.sae.fit import TrainingRun
 from unbox.sae.plan import make_plan
 
 BETA1 = 0.9
 
 
 def low_of(weights, dtype):
-    """The encoder with b_lat in the next column, as `Fit` keeps it."""
+    """The encoder with b_lat in the next column, as `SAETrainer` keeps it."""
     n, d = weights["W_enc"].shape
     low = torch.zeros(n, d + compiled_step.EXTRA, dtype=dtype)
     low[:, :d], low[:, d] = weights["W_enc"], weights["b_lat"]
@@ -31,13 +31,13 @@ def one_step(x, w, k, dtype, factor=2.0, dead=None, revival=None):
     """The pass, the gradients that Adam's first moments tell of, and what the update returns."""
     plain = {name: t.detach().clone() for name, t in w.items()}
     low = low_of(plain, dtype)
-    with leading():
-        chosen = compiled_step.through(x, plain, low, k, factor, error=True)
+    with worker_threads():
+        chosen = compiled_step.forward(x, plain, low, k, factor, error=True)
     moments = {name: (torch.zeros_like(t), torch.zeros_like(t)) for name, t in plain.items()}
     adam = compiled_step.adam_numbers(BETA1, 0.999, 1e-8, 1e-3, 1).astype(x.numpy().dtype)
     adam[0] = BETA1  # as a number of fp64, where the rows are
-    with leading():
-        d_pre, fired = compiled_step.update(chosen, plain, moments, low, adam, dead, revival)
+    with worker_threads():
+        d_pre, fired = compiled_step.backward_and_update(chosen, plain, moments, low, adam, dead, revival)
     found = {name: moments[name][0] / (1 - BETA1) for name in ("W_enc", "W_dec", "b_lat")}
     return chosen, {**found, "b_pre": d_pre}, fired, plain, low
 
@@ -113,7 +113,7 @@ def test_training_goes_as_by_torchs_path(monkeypatch, dead, k):
     for available in (True, False):
         monkeypatch.setattr(compiled_step, "AVAILABLE", available)
         plan = make_plan([Spec("", k, 480)], precision="fp32", batch_size=128, tokens=128 * 60)
-        run = Run(plan, {"": noise(rows=1000)})
+        run = TrainingRun(plan, {"": noise(rows=1000)})
         (fit,) = run.fits.values()
         assert fit.native is available
         fit.dead = torch.arange(dead)
@@ -147,9 +147,9 @@ def test_workers_share_a_range_and_leave_torchs_threads_as_they_were():
     before, seen, inside = torch.get_num_threads(), [], []
     torch.set_num_threads(2)
     try:
-        with leading():
+        with worker_threads():
             inside.append(torch.get_num_threads())
-            shared(lambda part: seen.append((part.start, part.stop, torch.get_num_threads())), 11)
+            parallel_for(lambda part: seen.append((part.start, part.stop, torch.get_num_threads())), 11)
         assert torch.get_num_threads() == 2
         thread = threading.Thread(target=lambda: inside.append(torch.get_num_threads()))
         thread.start()
@@ -165,6 +165,6 @@ def test_an_error_of_a_worker_is_raised_and_torchs_threads_are_restored():
         raise RuntimeError("stop")
 
     before = torch.get_num_threads()
-    with pytest.raises(RuntimeError, match="stop"), leading():
-        shared(work, 10)
+    with pytest.raises(RuntimeError, match="stop"), worker_threads():
+        parallel_for(work, 10)
     assert torch.get_num_threads() == before

@@ -13,10 +13,10 @@ import torch
 from tests.sae.worlds import noise
 from unbox.errors import UnboxError
 from unbox.sae import SAE, Spec, train
-from unbox.sae.distributed import Alone, Team
+from unbox.sae.distributed import SingleProcess, Team
 from unbox.sae.initialization import measure
 from unbox.sae.plan import make_plan
-from unbox.sae.train_step import Fit
+from unbox.sae.train_step import SAETrainer
 
 CHILD = """
 import json
@@ -89,11 +89,11 @@ def test_two_processes_equal_one(share, names, tmp_path):
 
 
 def test_what_cannot_be_shared():
-    team = Team(Alone(), SimpleNamespace(rank=0, world=3))
+    team = Team(SingleProcess(), SimpleNamespace(rank=0, world=3))
     plan = make_plan([], share="latents")
     start = measure(noise(), 0, "mean", "tied", True)
     for spec in (Spec("", 2, 40), Spec("", 2, 42, "multik")):
         with pytest.raises(UnboxError, match="share rows instead"):
-            Fit(spec, plan, plan.budget(3000), start, torch.device("cpu"), team)
-    fit = Fit(Spec("", 2, 42), plan, plan.budget(3000), start, torch.device("cpu"), team)
+            SAETrainer(spec, plan, plan.budget(3000), start, torch.device("cpu"), team)
+    fit = SAETrainer(Spec("", 2, 42), plan, plan.budget(3000), start, torch.device("cpu"), team)
     assert fit.weights["W_enc"].shape == (14, 16)

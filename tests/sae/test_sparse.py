@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unbox.sae import sparse, topk
-from unbox.sae.backward import through
-from unbox.sae.losses import Aux, strongest
+from unbox.sae.auxk_loss import AuxK, keep_topk
+from unbox.sae.backward import forward_backward
 from unbox.sae.variants import variant
 
 SHAPES = [(7, 5, 11, 3), (1, 4, 4, 4), (16, 8, 64, 1), (32, 16, 70_000, 2)]
@@ -46,7 +46,7 @@ def sparse_pass(x, w, active, level=None, levels=1):
     """The pass and its gradients; the loss is the mean over levels of the summed squares."""
     plain = {name: weight.detach() for name, weight in w.items()}
     centred = x - plain["b_pre"]
-    found = through(centred, active, plain, 1.0, level, levels)
+    found = forward_backward(centred, active, plain, 1.0, level, levels)
     d_lat = found.b_lat()
     ours = {"W_enc": found.W_enc(centred), "W_dec": found.W_dec(), "b_lat": d_lat}
     return found, {**ours, "b_pre": found.b_pre(plain["W_enc"], d_lat)}
@@ -118,10 +118,10 @@ def test_auxk_equals_dense_autograd(dead, monkeypatch):
     error = torch.randn(9, 8, dtype=torch.float64)
     norm = (error - error.mean(0)).square().sum()
     with torch.no_grad():
-        loss, d_encoder, d_decoder, d_lat = Aux(1 / 32).gradients(
+        loss, d_encoder, d_decoder, d_lat = AuxK(1 / 32).gradients(
             error, x - w["b_pre"], ids, w, norm, torch.float64
         )
-    z = strongest(((x - w["b_pre"]) @ w["W_enc"][ids].T + w["b_lat"][ids]).relu(), min(4, dead))
+    z = keep_topk(((x - w["b_pre"]) @ w["W_enc"][ids].T + w["b_lat"][ids]).relu(), min(4, dead))
     expected = (z @ w["W_dec"][ids] - error).square().sum() / norm / 32
     close(loss, expected)
     theirs = gradients(expected, w)
@@ -132,7 +132,7 @@ def test_auxk_equals_dense_autograd(dead, monkeypatch):
 
 def test_strongest_keeps_the_largest():
     z = torch.rand(5, 9)
-    kept = strongest(z, 3)
+    kept = keep_topk(z, 3)
     assert torch.equal((kept > 0).sum(1), torch.full((5,), 3))
     assert torch.equal(kept.amax(1), z.amax(1))
 

@@ -27,7 +27,7 @@ from unbox.sae import (
     topk,
     train,
 )
-from unbox.sae.fit import Run, steps
+from unbox.sae.fit import TrainingRun, steps
 from unbox.sae.plan import make_plan
 from unbox.sae.train_step import LOOK
 
@@ -131,7 +131,9 @@ def test_logging_changes_nothing():
     rows = {"": noise()}
 
     def trained(log_every, sinks):
-        run = Run(make_plan([Spec("", 2, 40)], tokens=6000, batch_size=128, log_every=log_every), rows)
+        run = TrainingRun(
+            make_plan([Spec("", 2, 40)], tokens=6000, batch_size=128, log_every=log_every), rows
+        )
         steps(run, False, sinks)
         return run.fits["rows_k2_n40"].sae("")
 
@@ -162,7 +164,7 @@ def test_dead_latents_are_revived():
     for aux in (0.0, 1 / 32):
         spec = Spec("", 3, 48, lr=1e-2)
         plan = make_plan([spec], tokens=60_000, batch_size=256, aux=aux, dead_after=3000)
-        run = Run(plan, {"": ArrayRows(x)})
+        run = TrainingRun(plan, {"": ArrayRows(x)})
         run.fits[spec.title].weights["b_lat"][:24] = -2.5
         steps(run, False)
         dead[aux] = evaluate(next(run.finished()), ArrayRows(x)).dead_fraction
@@ -173,7 +175,7 @@ def test_dead_latents_are_revived():
 def test_all_latents_dead():
     """Latents that no row can reach stay dead (AuxK has the model's ReLU), and nothing turns NaN."""
     spec = Spec("", 3, 48)
-    run = Run(make_plan([spec], tokens=10_000, batch_size=256, dead_after=1000), {"": noise()})
+    run = TrainingRun(make_plan([spec], tokens=10_000, batch_size=256, dead_after=1000), {"": noise()})
     run.fits[spec.title].weights["b_lat"][:] = -50.0
     steps(run, False)
     sae = next(run.finished())
@@ -202,7 +204,7 @@ class Largest(TorchDispatchMode):
 def test_no_dense_array_of_a_batch_by_latents(name, dead):
     n, rows = 131_072, noise(rows=256)
     spec = Spec("", 4, n, name)
-    run = Run(make_plan([spec], tokens=10**6, batch_size=256), {"": rows})
+    run = TrainingRun(make_plan([spec], tokens=10**6, batch_size=256), {"": rows})
     one = run.fits[spec.title]
     one.dead = torch.arange(dead)
     one._count_dead()
@@ -233,7 +235,9 @@ def test_threshold_is_exported_and_gives_k_on_average():
 def test_bf16_chooses_winners_and_fp32_gives_their_values():
     generator = torch.Generator().manual_seed(0)
     x, W = torch.randn(200, 64, generator=generator), torch.randn(512, 64, generator=generator)
-    runs = [Run(make_plan([Spec("", 8, 512)], precision=p), {"": ArrayRows(x)}) for p in ("bf16", "fp32")]
+    runs = [
+        TrainingRun(make_plan([Spec("", 8, 512)], precision=p), {"": ArrayRows(x)}) for p in ("bf16", "fp32")
+    ]
     fits = [run.fits["rows_k8_n512"] for run in runs]
     found = []
     for one in fits:
@@ -252,12 +256,12 @@ def test_starts():
     for start in ("tied", "subspace"):
         for centre in ("mean", "median"):
             plan = make_plan([Spec("", 2, 24)], start=start, centre=centre)
-            fit_ = Run(plan, {"": ArrayRows(x)}).fits["rows_k2_n24"]
+            fit_ = TrainingRun(plan, {"": ArrayRows(x)}).fits["rows_k2_n24"]
             assert torch.equal(fit_.weights["W_enc"], fit_.weights["W_dec"])
             assert fit_.weights["W_dec"].norm(dim=1) == pytest.approx(np.ones(24), abs=1e-5)
     flat = np.concatenate([x, np.zeros_like(x)], 1)
     plan = make_plan([Spec("", 2, 24)], start="subspace")
-    directions = Run(plan, {"": ArrayRows(flat)}).fits["rows_k2_n24"].weights["W_dec"]
+    directions = TrainingRun(plan, {"": ArrayRows(flat)}).fits["rows_k2_n24"].weights["W_dec"]
     assert directions[:, 16:].abs().max() < 1e-5
 
 
@@ -304,15 +308,15 @@ def test_bad_rows():
     with pytest.raises(UnboxError, match="too few"):
         fit(np.ones((1, 5)), 1, 8, progress=False)
     with pytest.raises(UnboxError, match="no rows of 'up'"):
-        Run(Plan(saes=(Spec("up", 1, 8),)), {"mid.0": noise()})
+        TrainingRun(Plan(saes=(Spec("up", 1, 8),)), {"mid.0": noise()})
     with pytest.raises(UnboxError, match="names none"):
-        Run(Plan(), {"mid.0": noise()})
+        TrainingRun(Plan(), {"mid.0": noise()})
 
 
 def test_a_rate_that_blows_up_is_an_error():
     big = ArrayRows(noise().array)
     plan = make_plan([Spec("", 2, 8)], batch_size=64, scaled=False, log_every=64)
-    run = Run(plan, {"": big})
+    run = TrainingRun(plan, {"": big})
     run.fits["rows_k2_n8"].weights["W_dec"].fill_(1e30)
     with pytest.raises(UnboxError, match="no longer finite"):
         steps(run, False)
@@ -340,7 +344,7 @@ def test_another_run_is_not_overwritten(tmp_path):
 
 def test_dead_are_looked_for_every_few_steps():
     plan = make_plan([Spec("", 1, 64)], tokens=10**6, batch_size=32, dead_after=33)
-    run = Run(plan, {"": noise()})
+    run = TrainingRun(plan, {"": noise()})
     fit_ = run.fits["rows_k1_n64"]
     for _ in range(LOOK):
         assert not len(fit_.dead)

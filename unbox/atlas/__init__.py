@@ -1,6 +1,6 @@
 """All that is known of the features of a set of SAEs: built in one pass over a store, asked by queries."""
 
-from unbox.atlas.atlas_plan import Plan
+from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.build import build
 from unbox.atlas.feature_records import Example, Facts, Histogram, Label, Life, Related, SAEInfo
 from unbox.atlas.labels import set_label
@@ -8,12 +8,12 @@ from unbox.atlas.query import Atlas
 
 __all__ = [
     "Atlas",
+    "AtlasPlan",
     "Example",
     "Facts",
     "Histogram",
     "Label",
     "Life",
-    "Plan",
     "Related",
     "SAEInfo",
     "build",

@@ -10,7 +10,7 @@ MAP_SIDE = 32
 
 
 @dataclass(frozen=True)
-class Plan:
+class AtlasPlan:
     """What is kept of each feature. Memory grows with latents x examples x cells of the block's grid."""
 
     top: int = 20

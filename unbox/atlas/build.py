@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from activation_store import digest, publish_file, publish_folder, read_json, write_json
 from activation_store.files import canonical, parse_json
 from unbox.atlas import caption_labels, database, relations, text_embeddings
-from unbox.atlas.atlas_plan import Plan
+from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.encode_pass import Gathered, gather, pass_key
 from unbox.errors import UnboxError
 from unbox.sae.model import SAE
@@ -37,7 +37,7 @@ def build(
     saes: Mapping[str, SAE],
     out: str | os.PathLike,
     *,
-    plan: Plan | None = None,
+    plan: AtlasPlan | None = None,
     model: Any = None,
     progress: bool = True,
 ) -> Path:
@@ -49,7 +49,7 @@ def build(
     a time, about latents x (52 maps + 1024 probes x 2 bytes), with the default plan some 300 MB for 5120
     latents on 32x32 maps. Raises UnboxError when a block is not in the store.
     """
-    plan, out = plan or Plan(), Path(out)
+    plan, out = plan or AtlasPlan(), Path(out)
     check(store, saes)
     keys = {name: pass_key(sae, store[sae.block], plan) for name, sae in saes.items()}
     encoders = None if model is None else model.fingerprint["weights"]
@@ -95,7 +95,13 @@ def current(out: Path) -> str | None:
 
 
 def _one_sae(
-    store: Any, name: str, sae: SAE, plan: Plan, captions: caption_labels.Captions, file: Path, progress: bool
+    store: Any,
+    name: str,
+    sae: SAE,
+    plan: AtlasPlan,
+    captions: caption_labels.Captions,
+    file: Path,
+    progress: bool,
 ) -> None:
     rows, saved = store[sae.block], file.with_suffix(".npz")
     with tqdm(total=len(store), desc=name, unit="image", disable=not progress) as bar:
@@ -122,7 +128,7 @@ def _one_sae(
     saved.unlink(missing_ok=True)
 
 
-def _arrays(found: Gathered, plan: Plan, silent: np.ndarray) -> dict[str, np.ndarray]:
+def _arrays(found: Gathered, plan: AtlasPlan, silent: np.ndarray) -> dict[str, np.ndarray]:
     """What is kept of a pass, named as in the file; every array has a row per latent."""
     tally, latents = found.tally, found.tally.latents
     arrays = {
@@ -164,7 +170,7 @@ def write_arrays(target: h5py.Group, arrays: Mapping[str, np.ndarray]) -> None:
         )
 
 
-def write_labels(target: h5py.Group, labels: Sequence[caption_labels.Label]) -> None:
+def write_labels(target: h5py.Group, labels: Sequence[caption_labels.CaptionLabel]) -> None:
     """Labels as one JSON text: they are read once, into the database."""
     text = canonical([asdict(label) for label in labels])
     target.create_dataset("labels", data=np.frombuffer(text, np.uint8), fletcher32=True, chunks=True)
@@ -174,7 +180,7 @@ def _places(file: Path) -> Path:
     return file.with_suffix(".places.h5")
 
 
-def relate(folder: Path, saes: Sequence[SAE], plan: Plan) -> None:
+def relate(folder: Path, saes: Sequence[SAE], plan: AtlasPlan) -> None:
     """For every feature those of other blocks that are active in the same places: ids over all SAEs."""
     if (folder / RELATIONS).exists():
         return
@@ -191,27 +197,27 @@ def relate(folder: Path, saes: Sequence[SAE], plan: Plan) -> None:
         others = [i for i, other in enumerate(saes) if other.block != sae.block and full[i] and full[number]]
         tables.append(_elsewhere(found, others, number, starts, plan))
     with publish_file(folder / RELATIONS) as temporary, h5py.File(temporary, "x") as target:
-        for part in relations.Related._fields:
+        for part in relations.RelatedArrays._fields:
             write_arrays(target, {part: np.concatenate([getattr(t, part) for t in tables])})
     for number in range(len(saes)):
         _places(folder / f"{number:03d}.h5").unlink()
 
 
 def _elsewhere(
-    found: list[Any], others: list[int], number: int, starts: np.ndarray, plan: Plan
-) -> relations.Related:
+    found: list[Any], others: list[int], number: int, starts: np.ndarray, plan: AtlasPlan
+) -> relations.RelatedArrays:
     """The most related features over several SAEs, the best of each SAE's best."""
     tables = [relations.together(found[number], found[i], plan.related) for i in others]
     rows = found[number].shape[1]
     empty = np.zeros((rows, plan.related), np.float32)
     index = [np.where(t.other >= 0, t.other + starts[i], -1) for i, t in zip(others, tables, strict=True)]
-    joined = relations.Related(
+    joined = relations.RelatedArrays(
         np.concatenate([*index, np.full((rows, plan.related), -1, np.int64)], 1),
         np.concatenate([*(t.score for t in tables), empty], 1),
         np.concatenate([*(t.share for t in tables), empty], 1),
     )
     order = np.argsort(-joined.score, axis=1, kind="stable")[:, : plan.related]
-    return relations.Related(*(np.take_along_axis(part, order, 1) for part in joined))
+    return relations.RelatedArrays(*(np.take_along_axis(part, order, 1) for part in joined))
 
 
 def _meanings(folder: Path, store: Any, count: int, model: Any, progress: bool) -> None:
@@ -357,7 +363,7 @@ def carried_labels(previous: Path, keys: Mapping[str, str]) -> dict[str, list[tu
 
 
 def _index(
-    store: Any, saes: Mapping[str, SAE], keys: Mapping[str, str], plan: Plan, data: str, model: Any
+    store: Any, saes: Mapping[str, SAE], keys: Mapping[str, str], plan: AtlasPlan, data: str, model: Any
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,

@@ -72,7 +72,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Label:
+class CaptionLabel:
     """What a feature is called. `score`: AUROC on probe images, None where too few fire."""
 
     text: str
@@ -134,7 +134,7 @@ def log_odds(chosen: np.ndarray, rest: np.ndarray) -> np.ndarray:
 def label_features(
     captions: Captions, images: np.ndarray, peaks: np.ndarray, scale: np.ndarray,
     probes: np.ndarray, probe_peak: np.ndarray,
-) -> list[Label]:  # fmt: skip
+) -> list[CaptionLabel]:  # fmt: skip
     """A label for each of n features.
 
     images, peaks (n, m): captions of the most active images, -1 where fewer. scale (n,). probes (p,) images;
@@ -142,7 +142,7 @@ def label_features(
     """
     total = np.asarray(captions.has.sum(0)).ravel()
     strong = (images >= 0) & (peaks > STRONG * peaks.max(1, keepdims=True))
-    labels: list[Label] = []
+    labels: list[CaptionLabel] = []
     for part in _parts(len(images), 256):
         row, column = np.nonzero(strong[part])
         picked = csr_matrix(
@@ -158,7 +158,7 @@ def label_features(
         for (words, picks), score, firing in zip(chosen, scores, fires.sum(1), strict=True):
             text = ", ".join(captions.terms[i] for i in picks)
             labels.append(
-                Label(text, None if np.isnan(score) or not text else float(score), int(firing), words)
+                CaptionLabel(text, None if np.isnan(score) or not text else float(score), int(firing), words)
             )
     return labels
 

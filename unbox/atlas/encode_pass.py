@@ -12,7 +12,7 @@ import torch
 from activation_store import digest, publish_file
 from activation_store.files import canonical
 from activation_store.number_formats import decode
-from unbox.atlas.atlas_plan import Plan
+from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.feature_statistics import Entries, Examples, Grid, Tally, pairs_of
 from unbox.errors import UnboxError
 from unbox.sae.latent_statistics import latent_stats
@@ -38,7 +38,7 @@ class Gathered:
 
 
 def gather(
-    sae: SAE, rows: Any, plan: Plan, saved: Path, progress: Any = None, save_every: float = SAVE_EVERY
+    sae: SAE, rows: Any, plan: AtlasPlan, saved: Path, progress: Any = None, save_every: float = SAVE_EVERY
 ) -> Gathered:
     """Count an SAE's codes over all images of `rows` (a store's rows of its block).
 
@@ -97,14 +97,14 @@ def activation_scale(sae: SAE, rows: Any) -> np.ndarray:
     return np.where(fired, largest, np.median(largest[fired]) if fired.any() else 1.0).astype(np.float32)
 
 
-def probe_images(images: int, plan: Plan) -> np.ndarray:
+def probe_images(images: int, plan: AtlasPlan) -> np.ndarray:
     """Images kept from the words: at most a quarter of all."""
     count = min(plan.probes, images // 4)
     chosen = np.random.default_rng([plan.seed, 1]).choice(images, count, replace=False)
     return np.sort(chosen)
 
 
-def places_per_image(images: int, plan: Plan) -> int:
+def places_per_image(images: int, plan: AtlasPlan) -> int:
     """Places sampled in each image: about `plan.places` in all, at most 64 an image."""
     return min(64, -(-plan.places // max(images, 1)))
 
@@ -164,7 +164,7 @@ def shards(store: Any, part: range) -> Iterator[tuple[Any, slice]]:
 
 
 def sampled_places(
-    active: np.ndarray, part: range, per_image: int, plan: Plan, grid: Grid
+    active: np.ndarray, part: range, per_image: int, plan: AtlasPlan, grid: Grid
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and features of the places sampled in some images.
 
@@ -185,7 +185,7 @@ def sampled_places(
     return np.concatenate(rows), np.concatenate(features)
 
 
-def pass_key(sae: SAE, rows: Any, plan: Plan) -> str:
+def pass_key(sae: SAE, rows: Any, plan: AtlasPlan) -> str:
     """What a pass depends on: weights, rows, sizes."""
     weights = [
         digest(np.ascontiguousarray(getattr(sae, name).cpu().float().numpy()).tobytes())
@@ -213,7 +213,7 @@ def restore(path: Path, key: str) -> tuple[Tally, Examples] | None:
     except (ValueError, OSError, KeyError) as error:
         raise UnboxError(f"{path} is damaged ({error}); remove it and build the atlas again") from error
     tally = Tally(**{name[6:]: array for name, array in arrays.items() if name.startswith("tally/")})
-    examples = Examples.empty(1, 0, Plan())
+    examples = Examples.empty(1, 0, AtlasPlan())
     for name, array in arrays.items():
         kind, _, part = name.partition("/")
         if kind in ("top", "random", "intervals", "captions"):

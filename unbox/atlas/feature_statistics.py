@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unbox.atlas.atlas_plan import MAP_SIDE, Plan
+from unbox.atlas.atlas_plan import MAP_SIDE, AtlasPlan
 from unbox.atlas.top_images import Best, pair_noise
 
 
@@ -101,7 +101,7 @@ class Tally:
     place_feature: np.ndarray
 
     @classmethod
-    def empty(cls, latents: int, grid: Grid, plan: Plan, probes: int) -> "Tally":
+    def empty(cls, latents: int, grid: Grid, plan: AtlasPlan, probes: int) -> "Tally":
         """Nothing seen yet."""
 
         def count(*shape: int) -> np.ndarray:
@@ -184,7 +184,7 @@ class Examples:
     """More top images, none of them a probe, without maps."""
 
     @classmethod
-    def empty(cls, latents: int, cells: int, plan: Plan) -> "Examples":
+    def empty(cls, latents: int, cells: int, plan: AtlasPlan) -> "Examples":
         """Nothing seen yet."""
         return cls(
             top=Best.empty(latents, plan.top, cells),
@@ -201,7 +201,7 @@ class Examples:
             for part in fields(Best)
         }
 
-    def offer(self, e: Entries, pairs: Pairs, scale: np.ndarray, probe: np.ndarray, plan: Plan) -> None:
+    def offer(self, e: Entries, pairs: Pairs, scale: np.ndarray, probe: np.ndarray, plan: AtlasPlan) -> None:
         """Offer the pairs of some images to every kind. `probe` (m,) bool: the pair's image is a probe."""
         noise = pair_noise(pairs.feature, pairs.image, plan.seed)
         level = np.minimum(pairs.peak / scale[pairs.feature] * plan.intervals, plan.intervals - 1)

@@ -10,7 +10,7 @@ ENOUGH = 3
 _CHUNK = 256
 
 
-class Related(NamedTuple):
+class RelatedArrays(NamedTuple):
     """For each of n features the `count` most related: (n, count) indices in `other`, -1 where fewer."""
 
     other: np.ndarray
@@ -20,7 +20,7 @@ class Related(NamedTuple):
     """Share of the feature's places where the other is active too (0 for decoder neighbours)."""
 
 
-def neighbours(decoder: np.ndarray, count: int) -> Related:
+def neighbours(decoder: np.ndarray, count: int) -> RelatedArrays:
     """The features with the nearest decoder directions. decoder (n, d)."""
     unit = decoder / np.maximum(np.linalg.norm(decoder, axis=1, keepdims=True), 1e-12)
     result = _nothing(len(unit), count)
@@ -37,7 +37,7 @@ def presence(rows: np.ndarray, features: np.ndarray, places: int, latents: int) 
     return csr_matrix((np.ones(len(rows), np.float32), (rows, features)), (places, latents))
 
 
-def together(here: csr_matrix, there: csr_matrix, count: int) -> Related:
+def together(here: csr_matrix, there: csr_matrix, count: int) -> RelatedArrays:
     """The features of `there` most often active in the places where those of `here` are.
 
     (places, n) and (places, m), of the same places. Cosine of presence: n_ab / sqrt(n_a n_b). Where both are
@@ -60,12 +60,14 @@ def together(here: csr_matrix, there: csr_matrix, count: int) -> Related:
     return result
 
 
-def _nothing(rows: int, count: int) -> Related:
+def _nothing(rows: int, count: int) -> RelatedArrays:
     shape = (rows, count)
-    return Related(np.full(shape, -1, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+    return RelatedArrays(
+        np.full(shape, -1, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    )
 
 
-def _keep(result: Related, start: int, score: np.ndarray, share: np.ndarray) -> None:
+def _keep(result: RelatedArrays, start: int, score: np.ndarray, share: np.ndarray) -> None:
     order = np.argsort(-score, axis=1, kind="stable")[:, : result.other.shape[1]]
     best = np.take_along_axis(score, order, 1)
     good = np.isfinite(best)

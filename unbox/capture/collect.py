@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from activation_store import Sample, Schema, Store, Writer, files
 from activation_store.store import read_schema
-from activation_store.writer import Filling
+from activation_store.writer import ShardBuffer
 from unbox.capture.buffers import Buffers, buffered
 from unbox.capture.collect_settings import Settings, as_prompt, run_facts, schema_of
 from unbox.errors import UnboxError
@@ -56,7 +56,7 @@ def collect(
         with _bar(total, schema.shard_samples, rank, world, progress) as bar:
             for samples in shards(prompts, limit, schema.shard_samples, chosen.seed):
                 start = samples[0].index
-                if not writer.mine(start):
+                if not writer.owns(start):
                     continue
                 if writer.has(start, samples):
                     pass_over(bar, len(samples))
@@ -120,7 +120,12 @@ def generate_batch(
 
 
 def _fill(
-    model: Model, settings: Settings, schema: Schema, samples: Sequence[Sample], filling: Filling, bar: tqdm
+    model: Model,
+    settings: Settings,
+    schema: Schema,
+    samples: Sequence[Sample],
+    filling: ShardBuffer,
+    bar: tqdm,
 ) -> None:
     """Generate a shard in batches; while one is generated, the one before is encoded and appended."""
     with ThreadPoolExecutor(1, "unbox-collect") as keeper:
@@ -137,7 +142,7 @@ def _fill(
 
 
 def _append(
-    filling: Filling, batch: Sequence[Sample], images: Sequence[Any], buffers: Buffers, settings: Settings
+    filling: ShardBuffer, batch: Sequence[Sample], images: Sequence[Any], buffers: Buffers, settings: Settings
 ) -> None:
     side = settings.thumbnail
     pictures = None if side is None else [thumbnail(image, side) for image in images]

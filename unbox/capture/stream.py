@@ -9,7 +9,7 @@ import numpy as np
 from activation_store import Batches, Pool
 from activation_store.batches import POOL_BYTES
 from activation_store.files import canonical, digest
-from activation_store.number_formats import ENCODINGS, encode
+from activation_store.number_formats import NUMBER_FORMATS, encode
 from activation_store.samples import prompts_digest
 from unbox.capture.collect import generate_batch, shards
 from unbox.capture.collect_settings import Settings, run_facts, schema_of
@@ -68,7 +68,7 @@ class Stream:
         pool_bytes: int = POOL_BYTES,
     ) -> Batches:
         """As `activation_store.Rows.batches`: every row exactly once an epoch, shuffled, with a `cursor`."""
-        encoding = ENCODINGS[self.schema.dtype]
+        encoding = NUMBER_FORMATS[self.schema.dtype]
         row_bytes = self.width * encoding.stored.itemsize + encoding.scale_bytes
         return Batches(
             unit_rows=np.array([len(group) * self._per_image for group in self._groups], np.int64),

@@ -31,7 +31,7 @@ class Atlas:
         """Build the atlas and say what it holds."""
         from activation_store import Store
         from unbox.atlas import Atlas as Opened
-        from unbox.atlas import Plan, build
+        from unbox.atlas import AtlasPlan, build
         from unbox.errors import UnboxError
         from unbox.sae import load_saes
 
@@ -42,7 +42,7 @@ class Atlas:
             raise UnboxError(
                 f"no SAE in {self.saes} is of {', '.join(self.blocks)}; there are SAEs of {there}"
             )
-        build(store, chosen, self.out, plan=Plan(top=self.top), model=self._encoders(store))
+        build(store, chosen, self.out, plan=AtlasPlan(top=self.top), model=self._encoders(store))
         atlas = Opened.open(self.out)
         found = atlas.search(labelled=True, limit=3, order="label score")
         print(f"{len(atlas):,} features of {', '.join(atlas.blocks)} in {self.out}")

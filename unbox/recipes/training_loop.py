@@ -21,7 +21,7 @@ from activation_store.files import publish_folder, read_json
 
 
 @dataclass(frozen=True)
-class Plan:
+class StagePlan:
     """How long and how fast a stage trains."""
 
     steps: int
@@ -88,7 +88,7 @@ def finished(name: str, folder: Path) -> bool:
     return state.exists() and read_json(state)["done"]
 
 
-def rate_at(plan: Plan, progress: float, step: int) -> float:
+def rate_at(plan: StagePlan, progress: float, step: int) -> float:
     """Learning-rate factor: linear warm-up, level, cosine to zero."""
     warm = min(1.0, (step + 1) / plan.warmup)
     fall = max(0.0, progress - plan.decay_from) / (1 - plan.decay_from)
@@ -132,7 +132,7 @@ def train(
     name: str,
     module: nn.Module,
     loss: Callable[[int, np.random.Generator, float], Tensor],
-    plan: Plan,
+    plan: StagePlan,
     folder: Path,
     *,
     matrices: bool = True,
@@ -156,7 +156,7 @@ def _descend(
     name: str,
     run: _Run,
     loss: Callable[[int, np.random.Generator, float], Tensor],
-    plan: Plan,
+    plan: StagePlan,
     here: Path,
     save_every: float,
 ) -> None:

@@ -3,7 +3,7 @@
     loss = scale / L * sum over levels of |x^_l - x|^2,   x^_l = b_pre + the sum of entries of levels 0 ... l
 
 Each of the L nested reconstructions adds its level's entries to the one before, so all cost one decode; an
-entry of level l is owed the errors of the reconstructions l ... L - 1. Without levels, L = 1.
+entry of level l is reconstruction_grad the errors of the reconstructions l ... L - 1. Without levels, L = 1.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from unbox.sae import sparse
-from unbox.sae.distributed import Alone, Group
+from unbox.sae.distributed import ProcessGroup, SingleProcess
 
 
 @dataclass(frozen=True, eq=False)
-class Pass:
+class SparseGradients:
     """What a batch says of an SAE, by entry: the gradients are sums of these over each latent's entries."""
 
     active: sparse.Active
@@ -28,7 +28,7 @@ class Pass:
     """(E,) codes: pre-activations after the ReLU."""
     slopes: Tensor
     """(E,) gradient of the loss by the pre-activation."""
-    owed: Tensor
+    reconstruction_grad: Tensor
     """(L * B, d) gradient of the loss by the decoded sum of each row of `active`, over `factor`."""
     factor: float
     """2 scale / L."""
@@ -43,7 +43,7 @@ class Pass:
 
     def W_dec(self, part: slice | None = None) -> Tensor:
         """Gradient of the decoder (n, d), or of a range of latents."""
-        return sparse.spread(self.values * self.factor, self.active, self.owed, part=part)
+        return sparse.spread(self.values * self.factor, self.active, self.reconstruction_grad, part=part)
 
     def b_lat(self) -> Tensor:
         """Gradient of the latents' bias (n,)."""
@@ -56,14 +56,14 @@ class Pass:
         """
         count = len(self.error)
         encoder = -(d_lat @ W_enc)
-        return encoder + self.owed[:count].sum(0) * self.factor if decoded else encoder
+        return encoder + self.reconstruction_grad[:count].sum(0) * self.factor if decoded else encoder
 
     def radial(self) -> Tensor:
         """(n,): <gradient of W_dec, W_dec> of each latent, without forming either product whole."""
         return sparse.total(self.values * self.slopes, self.active)
 
 
-def through(
+def forward_backward(
     centred: Tensor,
     active: sparse.Active,
     weights: Mapping[str, Tensor],
@@ -71,8 +71,8 @@ def through(
     level: Tensor | None = None,
     levels: int = 1,
     known: Tensor | None = None,
-    latents: Group | None = None,
-) -> Pass:
+    latents: ProcessGroup | None = None,
+) -> SparseGradients:
     """The pass of a batch: centred (B, d) = x - b_pre, and the entries chosen for it.
 
     `level` (E,) int says which of `levels` nested reconstructions an entry first takes part in; `known` (E,)
@@ -90,7 +90,7 @@ def through(
         pre, rows = pre[order], rows[order]
     values, count, factor = pre.relu(), len(centred), 2 * scale / levels
     decoded = sparse.mix(values, active, weights["W_dec"])
-    (latents or Alone()).sum_(decoded)
+    (latents or SingleProcess()).sum_(decoded)
     errors = decoded.view(levels, count, -1)
     for i in range(1, levels):
         errors[i] += errors[i - 1]
@@ -99,4 +99,4 @@ def through(
     for i in range(levels - 1, 0, -1):
         errors[i - 1] += errors[i]
     slopes = sparse.dots(decoded, active, weights["W_dec"]) * (values > 0) * factor
-    return Pass(active, rows, values, slopes, decoded, factor, squares, errors[-1])
+    return SparseGradients(active, rows, values, slopes, decoded, factor, squares, errors[-1])

@@ -14,7 +14,7 @@ from typing import Any
 from activation_store import StoreError
 from activation_store.files import publish_folder, read_json, sweep, write_json
 from unbox.errors import UnboxError
-from unbox.sae.fit import Run
+from unbox.sae.fit import TrainingRun
 from unbox.sae.sae_folder import is_sae
 from unbox.sae.safetensors_io import read_tensors, write_tensors
 from unbox.sae.train_step import state_shapes
@@ -24,7 +24,7 @@ RUN, METRICS, STATE = "run.json", "metrics.jsonl", "state.json"
 STATE_LIMIT = 1 << 24
 
 
-def write_checkpoint(out: Path, run: Run) -> None:
+def write_checkpoint(out: Path, run: TrainingRun) -> None:
     """Write where a run stands, whole or not at all, and drop the checkpoints before it.
 
     Every process calls it; the first writes.
@@ -49,7 +49,7 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(path for path in found if (path / STATE).is_file())
 
 
-def read_checkpoint(out: Path, run: Run) -> Mapping[str, Any] | None:
+def read_checkpoint(out: Path, run: TrainingRun) -> Mapping[str, Any] | None:
     """The state to restore a run from, or None where there is none. Raises UnboxError if damaged."""
     found = checkpoints(out)
     if not found:

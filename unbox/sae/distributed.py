@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-class Group(Protocol):
+class ProcessGroup(Protocol):
     """What the trainer asks of its fellow processes."""
 
     rank: int
@@ -36,13 +36,13 @@ class Group(Protocol):
 class Team:
     """Who trains an SAE together: at most one of the two has more than one process."""
 
-    rows: "Group"
+    rows: "ProcessGroup"
     """The processes that hold other rows of the batch, and the same latents."""
-    latents: "Group"
+    latents: "ProcessGroup"
     """The processes that hold other latents of the SAE, and the same rows."""
 
     @property
-    def everyone(self) -> "Group":
+    def everyone(self) -> "ProcessGroup":
         """All the processes."""
         return self.latents if self.latents.world > 1 else self.rows
 
@@ -52,7 +52,7 @@ class Team:
         return self.everyone.rank == 0
 
 
-class Alone:
+class SingleProcess:
     """One process: nothing to exchange."""
 
     rank, world = 0, 1
@@ -76,7 +76,7 @@ class Alone:
         return [value]
 
 
-class Processes:
+class TorchProcessGroup:
     """The default group of `torch.distributed`."""
 
     def __init__(self) -> None:
@@ -119,12 +119,12 @@ class Processes:
         return found
 
 
-def group(device: torch.device | str = "cpu") -> Group:
+def group(device: torch.device | str = "cpu") -> ProcessGroup:
     """The processes that `torchrun` started with this one (joined on first use), or this one alone."""
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)  # else gloo's threads may outlive what they use
-    return Processes() if dist.is_initialized() and dist.get_world_size() > 1 else Alone()
+    return TorchProcessGroup() if dist.is_initialized() and dist.get_world_size() > 1 else SingleProcess()
 
 
 def local_device(device: str | torch.device | None) -> torch.device:
@@ -139,4 +139,4 @@ def local_device(device: str | torch.device | None) -> torch.device:
 def team(share: str, device: torch.device | str = "cpu") -> Team:
     """This process's fellows, who share the `rows` of a batch or the `latents` of an SAE."""
     found = group(device)
-    return Team(found, Alone()) if share == "rows" else Team(Alone(), found)
+    return Team(found, SingleProcess()) if share == "rows" else Team(SingleProcess(), found)

@@ -23,7 +23,7 @@ BOOTSTRAPS, LEVEL = 1000, 0.95
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupFigures:
     """Figures of one step, branch, or step and branch."""
 
     step: int | None
@@ -58,7 +58,7 @@ class Figures:
     """Latents by firing density: those below 1e-7 (dead ones too), then by decade up to 1."""
     decoder_cosine: Mapping[str, float]
     """Largest cosine of each decoder direction with another: mean, median, 99th percentile."""
-    groups: tuple[Group, ...] = ()
+    groups: tuple[GroupFigures, ...] = ()
     """By step, by branch, and by both, where the rows have them."""
     positions: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     """FVU at each position of the block's grid, (y, x), where the rows have one."""
@@ -70,7 +70,7 @@ class Figures:
     def table(self) -> str:
         """Lines of text: the whole, then each group."""
         head = f"{'step':>5} {'branch':>7} {'rows':>10} {'FVU':>8} {'expl. var.':>10} {'L0':>7}"
-        whole = Group(None, None, self.rows, self.fvu, self.explained_variance, self.l0)
+        whole = GroupFigures(None, None, self.rows, self.fvu, self.explained_variance, self.l0)
         lines = [
             f"{'all' if g.step is None else g.step:>5} {g.branch or 'all':>7} {g.rows:>10,} {g.fvu:>8.4f} "
             f"{g.explained_variance:>10.4f} {g.l0:>7.1f}"
@@ -227,7 +227,7 @@ def _cells(source: Any, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int | No
         yield (int(step), str(branch)), slice(i * size, (i + 1) * size)
 
 
-def _groups(cells: Mapping[tuple[int | None, str | None], Sums]) -> Iterator[Group]:
+def _groups(cells: Mapping[tuple[int | None, str | None], Sums]) -> Iterator[GroupFigures]:
     """Each step, each branch, and each step of each branch, where there are several."""
     if None in {step for step, _ in cells}:
         return
@@ -238,7 +238,7 @@ def _groups(cells: Mapping[tuple[int | None, str | None], Sums]) -> Iterator[Gro
         wanted += [(None, branch) for branch in branches] + list(product(steps, branches))
     for step, branch in wanted:
         s = _total([c for k, c in cells.items() if step in (None, k[0]) and branch in (None, k[1])])
-        yield Group(step, branch, s.rows, s.fvu, 1 - s.fvu, s.l0)
+        yield GroupFigures(step, branch, s.rows, s.fvu, 1 - s.fvu, s.l0)
 
 
 def _total(parts: list[Sums]) -> Sums:

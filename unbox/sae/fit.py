@@ -16,16 +16,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unbox.errors import UnboxError
-from unbox.sae.cpu.malloc import keep_freed
-from unbox.sae.cpu.threads import leading
+from unbox.sae.cpu.malloc import reuse_freed_memory
+from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import local_device, team
 from unbox.sae.initialization import check_finite, measure
 from unbox.sae.latent_statistics import calibrated, latent_stats
 from unbox.sae.metric_trackers import Sink
 from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Plan
-from unbox.sae.row_source import Batches, RowSource, source_of
-from unbox.sae.train_step import Fit
+from unbox.sae.row_source import RowBatches, RowSource, source_of
+from unbox.sae.train_step import SAETrainer
 
 #: Rows that the finished SAE's statistics are taken over.
 STATS_ROWS = 65_536
@@ -37,8 +37,8 @@ class Lane:
 
     rows: RowSource
     budget: Budget
-    fits: dict[str, Fit]
-    batches: Batches
+    fits: dict[str, SAETrainer]
+    batches: RowBatches
     done: int = 0
     """Rows seen by each SAE, over all processes."""
 
@@ -48,7 +48,7 @@ class Lane:
         return max(0, self.budget.tokens - self.done)
 
 
-class Run:
+class TrainingRun:
     """SAEs in training. `advance` takes one step of every SAE; `state` and `restore` carry it over a stop."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Run:
             raise UnboxError("no SAE to train: the plan names none")
         self.plan, self.device = plan, local_device(device)
         if self.device.type == "cpu":
-            keep_freed()
+            reuse_freed_memory()
         self.team = team(plan.share, self.device)
         self.names = plan.names()
         self.rounds = 0
@@ -67,7 +67,7 @@ class Run:
         self.lanes = {block: self._lane(block, source_of(sources, block)) for block in blocks}
 
     @property
-    def fits(self) -> dict[str, Fit]:
+    def fits(self) -> dict[str, SAETrainer]:
         """Every SAE in training, by name."""
         return {name: fit for lane in self.lanes.values() for name, fit in lane.fits.items()}
 
@@ -150,13 +150,13 @@ class Run:
         plan, budget = self.plan, self.plan.budget(len(rows))
         start = measure(rows, plan.seed, plan.centre, plan.start, plan.scaled)
         fits = {
-            name: Fit(spec, plan, budget, start, self.device, self.team)
+            name: SAETrainer(spec, plan, budget, start, self.device, self.team)
             for name, spec in zip(self.names, plan.saes, strict=True)
             if spec.block == block
         }
         return Lane(rows, budget, fits, self._batches(rows, budget, None))
 
-    def _batches(self, rows: RowSource, budget: Budget, cursor: dict[str, Any] | None) -> Batches:
+    def _batches(self, rows: RowSource, budget: Budget, cursor: dict[str, Any] | None) -> RowBatches:
         return rows.batches(
             max(1, budget.batch_size // self.team.rows.world),
             seed=self.plan.seed,
@@ -185,7 +185,7 @@ class Run:
         share = len(range(self.team.rows.rank, lane.left, self.team.rows.world))
         x = torch.from_numpy(next(lane.batches, np.zeros((0, lane.rows.width), np.float32))[:share])
         scale = next(iter(lane.fits.values())).start.scale
-        with leading() if self.device.type == "cpu" else nullcontext():
+        with worker_threads() if self.device.type == "cpu" else nullcontext():
             if self.device.type == "cpu":
                 check_finite(x)
             x = x.to(self.device, non_blocking=True)
@@ -220,13 +220,16 @@ def fit(
         raise UnboxError(f"fit takes the rows of one block, these are of {', '.join(sources)}")
     spec = Spec(next(iter(sources)), k, latents, variant, tuple(levels), seed, lr)
     plan = make_plan([spec], tokens=tokens, seed=seed, batch_size=batch_size, **options)
-    run = Run(plan, sources, device=device)
+    run = TrainingRun(plan, sources, device=device)
     steps(run, progress)
     return next(run.finished()).to("cpu")
 
 
 def steps(
-    run: Run, progress: bool, sinks: Sequence[Sink] = (), checkpoint: Callable[[Run], None] | None = None
+    run: TrainingRun,
+    progress: bool,
+    sinks: Sequence[Sink] = (),
+    checkpoint: Callable[[TrainingRun], None] | None = None,
 ) -> None:
     """Advances a run to its end, with a bar, lines of metrics, and checkpoints when the plan wants them.
 

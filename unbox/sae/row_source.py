@@ -11,7 +11,7 @@ import numpy as np
 from unbox.errors import UnboxError
 
 
-class Batches(Protocol):
+class RowBatches(Protocol):
     """Batches of float32 (B, d), B at most the size asked for; `cursor` is the place after the last one."""
 
     @property
@@ -41,7 +41,7 @@ class RowSource(Protocol):
         rank: int = 0,
         world: int = 1,
         cursor: dict[str, Any] | None = None,
-    ) -> Batches: ...
+    ) -> RowBatches: ...
 
 
 class ArrayRows:

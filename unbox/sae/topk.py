@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbox.sae.cpu.threads import shared
-from unbox.sae.distributed import Alone, Group, Team
+from unbox.sae.cpu.threads import parallel_for
+from unbox.sae.distributed import ProcessGroup, SingleProcess, Team
 from unbox.sae.sparse import Active
 
 #: Pre-activations at a time: 4 MB in bf16 on CPU, to stay in cache; on a GPU launches cost more than memory.
 SLICE = {"cpu": 1 << 21}
 SLICE_ELSEWHERE = 1 << 28
-ALONE = Team(Alone(), Alone())
+SINGLE = Team(SingleProcess(), SingleProcess())
 
 
 def pre_activations(centred: Tensor, weight: Tensor, bias: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -33,7 +33,7 @@ def pre_activations(centred: Tensor, weight: Tensor, bias: Tensor) -> Iterator[t
 
 
 def by_row(
-    centred: Tensor, weight: Tensor, bias: Tensor, k: int, team: Team = ALONE
+    centred: Tensor, weight: Tensor, bias: Tensor, k: int, team: Team = SINGLE
 ) -> tuple[Active, Tensor]:
     """The k largest of every row, descending: the pattern, and their pre-activations (E,).
 
@@ -51,7 +51,7 @@ def by_row(
 
 
 def by_batch(
-    centred: Tensor, weight: Tensor, bias: Tensor, k: int, team: Team = ALONE
+    centred: Tensor, weight: Tensor, bias: Tensor, k: int, team: Team = SINGLE
 ) -> tuple[Active, Tensor]:
     """The B * k largest positive ones of the whole batch: the pattern, and their pre-activations (E,).
 
@@ -120,7 +120,7 @@ def _largest_by_groups(pre: Tensor, k: int, size: int) -> tuple[Tensor, Tensor]:
         indices[rows] = places_of_largest(array[rows], k, size)
         values[rows] = np.take_along_axis(array[rows], indices[rows], 1)
 
-    shared(some, len(array))
+    parallel_for(some, len(array))
     return torch.from_numpy(values).view(pre.dtype), torch.from_numpy(indices)
 
 
@@ -161,7 +161,7 @@ def _true(flags: Tensor) -> Tensor:
     return flags.nonzero().squeeze(1)
 
 
-def _among_all(values: Tensor, k: int, group: Group) -> Tensor:
+def _among_all(values: Tensor, k: int, group: ProcessGroup) -> Tensor:
     """(B * kept,) bool: which of this process's largest (B, kept) are among the k largest of all processes'.
 
     Of equals, those of the earlier process.

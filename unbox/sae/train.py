@@ -16,7 +16,7 @@ from unbox.errors import UnboxError
 from unbox.sae import checkpoint, metric_trackers
 from unbox.sae.distributed import group, local_device
 from unbox.sae.evaluate import evaluate
-from unbox.sae.fit import Run, steps
+from unbox.sae.fit import TrainingRun, steps
 from unbox.sae.model import SAE
 from unbox.sae.plan import Plan, Spec, make_plan
 from unbox.sae.row_source import ArrayRows, RowSource, row_sources, source_of
@@ -69,7 +69,7 @@ def train(
         checkpoint.begin(out, record)
     processes.collect("begun")
     if not checkpoint.finished(out, names):
-        run = Run(plan, learn, device=device)
+        run = TrainingRun(plan, learn, device=device)
         _train(run, out, trackers, progress)
         _finish(run, out, test, record)
         processes.collect("written")
@@ -146,7 +146,7 @@ def _identity(source: Any) -> dict[str, Any]:
     return {**facts, "sum": float(np.float64(source.sample(64, 0).sum(dtype=np.float64)))}
 
 
-def _train(run: Run, out: Path, trackers: Sequence[str], progress: bool) -> None:
+def _train(run: TrainingRun, out: Path, trackers: Sequence[str], progress: bool) -> None:
     state = checkpoint.read_checkpoint(out, run)
     if state is not None:
         run.restore(state)
@@ -163,7 +163,7 @@ def _train(run: Run, out: Path, trackers: Sequence[str], progress: bool) -> None
             sink.close()
 
 
-def _finish(run: Run, out: Path, test: dict[str, RowSource | None], record: dict[str, Any]) -> None:
+def _finish(run: TrainingRun, out: Path, test: dict[str, RowSource | None], record: dict[str, Any]) -> None:
     for sae in run.finished():
         fit = run.fits[sae.name]
         rows = test[sae.block]

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from unbox.errors import UnboxError
 from unbox.sae import sparse, topk
-from unbox.sae.backward import Pass, through
+from unbox.sae.auxk_loss import AuxK
+from unbox.sae.backward import SparseGradients, forward_backward
 from unbox.sae.cpu import compiled_step
-from unbox.sae.cpu.threads import leading
+from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import Team
 from unbox.sae.initialization import Start, directions
-from unbox.sae.losses import Aux
 from unbox.sae.model import SAE, WEIGHTS
 from unbox.sae.plan import Budget, Plan, Spec
-from unbox.sae.topk import ALONE
+from unbox.sae.topk import SINGLE
 from unbox.sae.variants import variant
 
 #: Steps between looks at which latents are dead. A look makes a GPU wait for its host.
@@ -29,7 +29,7 @@ CHUNK = 1 << 20
 
 
 @dataclass
-class Meter:
+class RunningSums:
     """Sums since the last line of metrics, kept on the device; reading them changes nothing in training."""
 
     error: Tensor
@@ -38,13 +38,13 @@ class Meter:
     rows: int = 0
 
     @classmethod
-    def zero(cls, device: torch.device) -> "Meter":
+    def zero(cls, device: torch.device) -> "RunningSums":
         error, active, aux = torch.zeros(3, dtype=torch.float64, device=device)
         return cls(error, active, aux)
 
 
 @dataclass(frozen=True, eq=False)
-class Revival:
+class AuxKGradients:
     """AuxK's gradients of the dead latents (r of them)."""
 
     latents: int
@@ -63,7 +63,7 @@ class Revival:
             gradients[name].index_add_(0, self.dead[own] - part.start, mine[own])
 
 
-class Fit:
+class SAETrainer:
     """Trains one SAE on batches of scaled rows."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Fit:
         budget: Budget,
         start: Start,
         device: torch.device,
-        team: Team = ALONE,
+        team: Team = SINGLE,
     ) -> None:
         self.spec, self.plan, self.budget, self.start, self.team = spec, plan, budget, start, team
         self.variant, self.peak = variant(spec.variant), budget.peak(spec)
@@ -101,8 +101,8 @@ class Fit:
         self.dead_everywhere = 0
         self.steps = 0
         self.clock = torch.zeros((), device=device)  # the steps, as Adam wants them
-        self.aux = Aux(plan.aux)
-        self.meter = Meter.zero(device)
+        self.aux = AuxK(plan.aux)
+        self.meter = RunningSums.zero(device)
 
     @property
     def _own(self) -> slice:
@@ -150,13 +150,15 @@ class Fit:
     ) -> tuple[float | Tensor, Tensor, int | Tensor]:
         """A step by `native`: the squared error, which latents fired, and the number of active entries."""
         w, aux = self.weights, bool(self.dead_everywhere and self.plan.aux)
-        with leading():
-            chosen = compiled_step.through(x, w, self.low, self.spec.k, 2 * scale, error=aux)
+        with worker_threads():
+            chosen = compiled_step.forward(x, w, self.low, self.spec.k, 2 * scale, error=aux)
         revival = self._revive(chosen.error, x - w["b_pre"], rows) if aux else None
-        with leading():
+        with worker_threads():
             adam = compiled_step.adam_numbers(*BETAS, EPS, rate, int(self.clock))
             dead = self.dead if aux else None
-            gradient, fired = compiled_step.update(chosen, w, self.moments, self.low, adam, dead, revival)
+            gradient, fired = compiled_step.backward_and_update(
+                chosen, w, self.moments, self.low, adam, dead, revival
+            )
             self._adam("b_pre", gradient, slice(None), rate)
             return chosen.squares, fired, (chosen.values > 0).sum()
 
@@ -168,10 +170,10 @@ class Fit:
         centred = x - self.weights["b_pre"]
         active, known = self._winners(centred)
         level = self.variant.level and self.variant.level(active, self.spec.k, levels, self._own.start)
-        found = through(centred, active, self.weights, scale, level, len(levels) or 1, known, others)
+        found = forward_backward(centred, active, self.weights, scale, level, len(levels) or 1, known, others)
         revival = None
         if self.dead_everywhere and self.plan.aux:
-            revival = Revival(len(self.silent), self.dead, *self._revive(found.error, centred, rows))
+            revival = AuxKGradients(len(self.silent), self.dead, *self._revive(found.error, centred, rows))
         self._update(found, centred, revival, rate)
         on = found.values > 0
         fired = torch.zeros(len(self.silent), device=on.device)
@@ -201,7 +203,9 @@ class Fit:
         d_encoder, d_decoder, d_bias = gradients
         return d_encoder, d_decoder, d_bias
 
-    def _update(self, found: Pass, centred: Tensor, revival: Revival | None, rate: float) -> None:
+    def _update(
+        self, found: SparseGradients, centred: Tensor, revival: AuxKGradients | None, rate: float
+    ) -> None:
         """Adam, by ranges of latents; the decoder's gradient loses its radial part before, its rows are unit
         again after."""
         w, first = self.weights, self.team.latents.rank == 0
@@ -294,7 +298,7 @@ class Fit:
         self.team.rows.sum_(sums, rows)
         self.team.latents.sum_(sums[2])
         error, aux, active = (sums / rows.clamp_min(1)).tolist()
-        self.meter = Meter.zero(sums.device)
+        self.meter = RunningSums.zero(sums.device)
         dead = float(self.dead_everywhere)
         return {"fvu": error / self.start.variance, "l0": active, "aux": aux, "dead": dead}
 
@@ -364,7 +368,7 @@ def _cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
-def state_shapes(fit: Fit) -> dict[str, Any]:
+def state_shapes(fit: SAETrainer) -> dict[str, Any]:
     """Name -> shape of what `restore` needs."""
     n, d = fit.spec.latents, len(fit.start.centre)
     shapes: dict[str, Any] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}

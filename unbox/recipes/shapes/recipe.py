@@ -21,7 +21,7 @@ from activation_store.files import publish_file, publish_folder
 from unbox.recipes.shapes import train_detector, train_text_encoders, train_unet, train_vae
 from unbox.recipes.shapes.training_pictures import Pictures, make_pictures
 from unbox.recipes.shapes.weights_card import write_card
-from unbox.recipes.training_loop import Plan, finished
+from unbox.recipes.training_loop import StagePlan, finished
 from unbox.shapes.detector import Detector
 
 
@@ -42,7 +42,7 @@ class ShapesRecipe:
 
     folder: Path
     sizes: Sizes = Sizes()
-    plans: dict[str, Plan] = field(
+    plans: dict[str, StagePlan] = field(
         default_factory=lambda: {
             "vae": train_vae.PLAN,
             "text": train_text_encoders.PLAN,

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unbox.recipes.shapes.training_pictures import Pictures
-from unbox.recipes.training_loop import Plan, train
+from unbox.recipes.training_loop import StagePlan, train
 from unbox.shapes import Scene
 from unbox.shapes.detector import HEADS, Detector, truth
 
-PLAN = Plan(steps=1200, rate=2e-3, warmup=50, ema=0.99, decay_from=0.3)
+PLAN = StagePlan(steps=1200, rate=2e-3, warmup=50, ema=0.99, decay_from=0.3)
 
 
 def targets(scenes: list[Scene]) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def _worn(x: Tensor, rng: np.random.Generator) -> Tensor:
     return x + noise.float() * torch.randn_like(x)
 
 
-def train_detector(data: Pictures, folder: Path, plan: Plan = PLAN, batch: int = 96) -> Detector:
+def train_detector(data: Pictures, folder: Path, plan: StagePlan = PLAN, batch: int = 96) -> Detector:
     """Cross-entropy over every head, second objects only where there are any."""
     torch.manual_seed(plan.seed)
     detector = Detector()

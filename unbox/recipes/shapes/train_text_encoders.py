@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from unbox.recipes.shapes.training_pictures import Pictures
-from unbox.recipes.training_loop import Plan, train
+from unbox.recipes.training_loop import StagePlan, train
 from unbox.shapes import FACTORS, OBJECT_FACTORS, SCENE_FACTORS, Scene, prompts
 
 LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
-PLAN = Plan(steps=800, rate=2e-3, warmup=40, ema=0.99, decay_from=0.3)
+PLAN = StagePlan(steps=800, rate=2e-3, warmup=40, ema=0.99, decay_from=0.3)
 PARTIAL = 0.5
 EMPTY = 0.03
 
@@ -136,7 +136,7 @@ def labels(scenes: list[Scene]) -> Tensor:
 
 
 def train_text(
-    data: Pictures, tokenizer: CLIPTokenizer, folder: Path, plan: Plan = PLAN, batch: int = 96
+    data: Pictures, tokenizer: CLIPTokenizer, folder: Path, plan: StagePlan = PLAN, batch: int = 96
 ) -> TextPair:
     torch.manual_seed(plan.seed)
     both = nn.ModuleDict({"text": TextPair(tokenizer), "reader": Reader()})

@@ -18,10 +18,10 @@ from transformers import CLIPTokenizer
 from activation_store.files import publish_file
 from unbox.recipes.shapes.train_text_encoders import EMPTY, TextPair, tokenize
 from unbox.recipes.shapes.training_pictures import Pictures
-from unbox.recipes.training_loop import Plan, train
+from unbox.recipes.training_loop import StagePlan, train
 
-BASE = Plan(steps=200_000, minutes=50, rate=3e-3, warmup=200, ema=0.999, decay_from=0.35)
-TURBO = Plan(steps=200_000, minutes=15, rate=1e-3, warmup=100, ema=0.998, decay_from=0.3)
+BASE = StagePlan(steps=200_000, minutes=50, rate=3e-3, warmup=200, ema=0.999, decay_from=0.35)
+TURBO = StagePlan(steps=200_000, minutes=15, rate=1e-3, warmup=100, ema=0.998, decay_from=0.3)
 UNCONDITIONAL = 0.08
 OBJECT_WEIGHT = 4.0
 TURBO_STEPS = (999, 749, 499, 249)
@@ -124,7 +124,7 @@ def train_base(
     latents: Tensor,
     conditions: Conditions,
     folder: Path,
-    plan: Plan = BASE,
+    plan: StagePlan = BASE,
     batch: int = 32,
 ) -> UNet2DConditionModel:
     """The many-step model: v-prediction, pixels of objects weighted, half of the captions partial."""
@@ -219,7 +219,7 @@ def train_turbo(
     conditions: Conditions,
     pairs: dict[str, Tensor],
     folder: Path,
-    plan: Plan = TURBO,
+    plan: StagePlan = TURBO,
     batch: int = 32,
 ) -> UNet2DConditionModel:
     """The few-step finish, at the four timesteps alone.

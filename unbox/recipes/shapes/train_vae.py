@@ -9,9 +9,9 @@ from torch import Tensor
 
 from activation_store.files import read_json, write_json
 from unbox.recipes.shapes.training_pictures import Pictures
-from unbox.recipes.training_loop import Plan, train
+from unbox.recipes.training_loop import StagePlan, train
 
-PLAN = Plan(steps=1500, rate=3e-3, warmup=50, ema=0.99, decay_from=0.3)
+PLAN = StagePlan(steps=1500, rate=3e-3, warmup=50, ema=0.99, decay_from=0.3)
 
 
 def make_vae() -> AutoencoderKL:
@@ -35,7 +35,7 @@ def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
-def train_vae(data: Pictures, folder: Path, plan: Plan = PLAN, batch: int = 12) -> AutoencoderKL:
+def train_vae(data: Pictures, folder: Path, plan: StagePlan = PLAN, batch: int = 12) -> AutoencoderKL:
     """Fit by L1 + L1 of gradients + MSE + a weak KL; then measure the latents' mean and deviation."""
     torch.manual_seed(plan.seed)
     vae = make_vae()

@@ -158,7 +158,7 @@ def write_card(folder: Path, detector: Detector, captions: int = 512) -> dict[st
     """Measure the exported model in `folder` (its name says which) and write `skill.json` and `README.md`."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
     settings, opened = MEASURED[folder.name]
-    report = {
+    report: dict[str, Any] = {
         "skill": [
             skill(pipeline, detector, steps, captions, guidance) | {"seconds": seconds(pipeline, steps)}
             for steps, guidance in settings

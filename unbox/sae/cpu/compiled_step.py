@@ -2,7 +2,7 @@
 
 The case is a plain reconstruction (`topk`), one process, gradients not clipped. The encoder's product is
 torch's. Where it is in bf16, so are the rows and errors that the weights' gradients are summed from, as under
-autocast; codes, reconstructions and sums are in float32. To be called within `workers.leading`.
+autocast; codes, reconstructions and sums are in float32. To be called within `threads.worker_threads`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unbox.sae import sparse, topk
-from unbox.sae.cpu.threads import shared
+from unbox.sae.cpu.threads import parallel_for
 
 #: Whether loops can be compiled here.
 AVAILABLE = find_spec("numba") is not None
@@ -35,7 +35,7 @@ FEW = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class ForwardPass:
     """A batch with its winners, and what they reconstruct."""
 
     indices: Tensor
@@ -48,7 +48,7 @@ class Chosen:
     """(B, d or more): the rows for the encoder's gradient: x, or x - b_pre in bf16."""
     error: Tensor
     """(B, d): x^ - x, for AuxK; of no rows where it is not asked for and products are in bf16."""
-    owed: Tensor
+    reconstruction_grad: Tensor
     """(B, d): x^ - x for the decoder's gradient, in the precision of the products."""
     bias: Tensor
     """(d,): sum of the errors."""
@@ -58,9 +58,9 @@ class Chosen:
     """2 / (rows * variance)."""
 
 
-def through(
+def forward(
     x: Tensor, weights: Mapping[str, Tensor], low: Tensor, k: int, factor: float, error: bool
-) -> Chosen:
+) -> ForwardPass:
     """The pass of a batch x (B, d). `low` (n, d + EXTRA) has the encoder, and b_lat in column d, in the
     precision of the products. `error`: whether AuxK wants it."""
     from unbox.sae.cpu import kernels
@@ -103,23 +103,23 @@ def through(
             sums[part.start],
         )
 
-    shared(choose, count)
-    shared(reconstruct, count)
-    return Chosen(
+    parallel_for(choose, count)
+    parallel_for(reconstruct, count)
+    return ForwardPass(
         indices,
         values,
         slopes,
         rows=given if half else x,
         error=whole,
-        owed=short if half else whole,
+        reconstruction_grad=short if half else whole,
         bias=_sum(sums),
         squares=sum(squares[start] for start in sorted(squares)),
         factor=factor,
     )
 
 
-def update(
-    chosen: Chosen,
+def backward_and_update(
+    chosen: ForwardPass,
     weights: Mapping[str, Tensor],
     moments: Mapping[str, tuple[Tensor, Tensor]],
     low: Tensor,
@@ -146,7 +146,7 @@ def update(
     names = ("W_enc", "W_dec", "b_lat")
     state = [weights[name] for name in names] + [moments[name][i] for i in (0, 1) for name in names]
     fired, pulls = np.empty(n, np.bool_), {}
-    given = (order, starts, chosen.values, chosen.slopes, chosen.rows, b_pre, chosen.owed)
+    given = (order, starts, chosen.values, chosen.slopes, chosen.rows, b_pre, chosen.reconstruction_grad)
 
     def some(part: slice) -> None:
         pulls[part.start] = np.zeros(d, kind)
@@ -161,7 +161,7 @@ def update(
             fired,
         )
 
-    shared(some, n)
+    parallel_for(some, n)
     return _sum(pulls) + chosen.bias * chosen.factor, torch.from_numpy(fired)
 
 

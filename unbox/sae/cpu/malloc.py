@@ -10,7 +10,7 @@ BLOCK, KEPT = 32 << 20, 1 << 30
 
 
 @cache
-def keep_freed() -> None:
+def reuse_freed_memory() -> None:
     """Keep freed blocks in the process instead of giving them back to the system.
 
     A step frees and asks for the same arrays of a batch each time. Given back, they return as fresh pages

@@ -18,8 +18,8 @@ _led: ContextVar[int] = ContextVar("workers")
 
 
 @contextmanager
-def leading() -> Iterator[None]:
-    """Within, `shared` has as many threads as torch had, and torch in this thread one.
+def worker_threads() -> Iterator[None]:
+    """Within, `parallel_for` has as many threads as torch had, and torch in this thread one.
 
     After each operation torch's own threads keep their cores busy for milliseconds, waiting for the next:
     cores that the workers need.
@@ -35,7 +35,7 @@ def leading() -> Iterator[None]:
         _led.reset(token)
 
 
-def shared(work: Callable[[slice], None], count: int) -> None:
+def parallel_for(work: Callable[[slice], None], count: int) -> None:
     """Do `work` on ranges that make up range(count), one for each of as many threads as torch uses.
 
     Within `work` torch has one thread, and gradients are off. An error of one thread is raised here.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from activation_store.files import write_json
+from activation_store.files import JSON, write_json
 from unbox.blocks import block_path
 from unbox.sae.interop.common import block_of, peek, read_config, refuse_unless, whole_number
 from unbox.sae.model import SAE
@@ -58,7 +58,7 @@ def read(folder: Path) -> SAE:
 
 def write(sae: SAE, folder: Path) -> None:
     """A `topk` SAE of theirs, or, with a threshold, a `jumprelu` one."""
-    config = {
+    config: dict[str, JSON] = {
         "architecture": "topk" if sae.threshold is None else "jumprelu",
         "d_in": sae.width,
         "d_sae": sae.latents,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from activation_store.files import write_json
+from activation_store.files import JSON, write_json
 from unbox.errors import UnboxError
 from unbox.sae.interop.common import block_of, peek, read_config, refuse_unless, whole_number
 from unbox.sae.model import SAE
@@ -46,7 +46,7 @@ def write(sae: SAE, folder: Path) -> None:
     """cfg.json and sae.safetensors."""
     if sae.threshold is not None:
         raise UnboxError("the sparsify layout has no threshold; export sae.with_threshold(None) instead")
-    config = {
+    config: dict[str, JSON] = {
         "activation": "topk",
         "expansion_factor": max(1, sae.latents // sae.width),
         "normalize_decoder": True,

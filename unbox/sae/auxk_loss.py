@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbox.sae.cpu.threads import shared
-from unbox.sae.distributed import Alone, Group
+from unbox.sae.cpu.threads import parallel_for
+from unbox.sae.distributed import ProcessGroup, SingleProcess
 from unbox.sae.topk import SLICE, SLICE_ELSEWHERE
 
 
 @dataclass(frozen=True)
-class Aux:
+class AuxK:
     """AuxK (arXiv 2406.04093, appendix A.2): dead latents reconstruct what the living leave over.
 
     (coefficient) * |e - D top_kappa(pre-activations of the dead)|^2 / |e - mean e|^2, with e = x - x^ taken
@@ -30,7 +30,7 @@ class Aux:
         weights: Mapping[str, Tensor],
         norm: Tensor,
         lowp: torch.dtype,
-        latents: Group | None = None,
+        latents: ProcessGroup | None = None,
         everywhere: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """AuxK's loss, and its gradients by the dead latents' W_enc (r, d), W_dec (r, d) and b_lat (r,).
@@ -46,13 +46,13 @@ class Aux:
         low_encoder, low_decoder = encoder.to(lowp), decoder.to(lowp)
         d_encoder, d_decoder = torch.zeros_like(encoder), torch.zeros_like(decoder)
         d_bias, loss = torch.zeros_like(bias), error.new_zeros(())
-        latents = latents or Alone()
+        latents = latents or SingleProcess()
         number = len(dead) if everywhere is None else everywhere
         size = max(1, SLICE.get(error.device.type, SLICE_ELSEWHERE) // number)
         kappa = max(1, min(error.shape[1] // 2, number))
         for start in range(0, len(error), size):
             e, c = error[start : start + size], centred[start : start + size].to(lowp)
-            z = strongest(torch.addmm(bias.to(lowp), c, low_encoder.T).relu(), kappa, latents)
+            z = keep_topk(torch.addmm(bias.to(lowp), c, low_encoder.T).relu(), kappa, latents)
             found = (z @ low_decoder).to(e.dtype)
             latents.sum_(found)
             difference = found - e
@@ -65,7 +65,7 @@ class Aux:
         return loss * self.coefficient / norm, d_encoder, d_decoder, d_bias
 
 
-def strongest(z: Tensor, k: int, latents: Group | None = None) -> Tensor:
+def keep_topk(z: Tensor, k: int, latents: ProcessGroup | None = None) -> Tensor:
     """z (B, r) >= 0 with all but the k largest of each row set to 0 (equals of the k-th are kept); the k
     largest of all processes' where `latents` are shared."""
     if latents is not None and latents.world > 1:
@@ -91,5 +91,5 @@ def _kth(z: Tensor, k: int) -> Tensor:
     def some(rows: slice) -> None:
         found[rows] = np.partition(array[rows], at, axis=1)[:, at : at + 1]
 
-    shared(some, len(array))
+    parallel_for(some, len(array))
     return torch.from_numpy(found).view(z.dtype)
