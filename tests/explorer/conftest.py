@@ -1,4 +1,4 @@
-"""A lab on a tiny random SDXL: real pictures, SAEs fitted to them, a real atlas; and an explorer of it."""
+"""A session on a tiny random SDXL: pictures, SAEs fitted to them, an atlas; and an explorer of it."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 from tests.models.tiny import tiny_pipeline
 from unbox.explorer.image_recipe import Recipe
-from unbox.explorer.session import Lab
+from unbox.explorer.session import ExplorerSession
 
 BLOCKS = ("mid.0", "up.1.2")
 PROMPTS = [
@@ -51,10 +51,10 @@ def home(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lab(home) -> Lab:
-    from unbox.explorer.open_session import open_lab
+def session(home) -> ExplorerSession:
+    from unbox.explorer.open_session import open_session
 
-    return open_lab(str(home / "tiny"), home / "saes", home / "atlas")
+    return open_session(str(home / "tiny"), home / "saes", home / "atlas")
 
 
 @pytest.fixture

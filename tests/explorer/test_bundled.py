@@ -8,7 +8,7 @@ import pytest
 from unbox.explorer import open_session
 from unbox.explorer.interface import SHAPES
 from unbox.explorer.pages import explore_page, feature_page
-from unbox.explorer.shared_components import Opening
+from unbox.explorer.shared_components import InitialState
 
 #: Bytes that the package may spend on it.
 MOST = 25_000_000
@@ -16,8 +16,8 @@ MOST = 25_000_000
 
 @pytest.fixture(scope="module")
 def bundled():
-    """The lab of a first visit."""
-    return open_session.open_lab(open_session.SYSTEM)
+    """The session of a first visit."""
+    return open_session.open_session(open_session.SYSTEM)
 
 
 def test_it_is_there_and_small():
@@ -28,8 +28,8 @@ def test_it_is_there_and_small():
 
 
 def test_it_is_of_the_weights_that_the_package_brings(bundled):
-    told = bundled.atlas.index["store"]["provenance"]["model"]["weights"]
-    assert told == bundled.model(open_session.SYSTEM).fingerprint["weights"]
+    weights = bundled.atlas.index["store"]["provenance"]["model"]["weights"]
+    assert weights == bundled.model(open_session.SYSTEM).fingerprint["weights"]
     assert set(bundled.saes) == {sae.name for sae in bundled.atlas.saes} == set(open_session.BLOCKS)
 
 
@@ -42,16 +42,16 @@ def test_the_features_have_labels_examples_and_meaning(bundled):
 
 
 def test_the_first_page_is_full(bundled):
-    opening = Opening.of(bundled, SHAPES[0])
-    assert opening.sight is not None
-    assert opening.feature
-    assert all(opening.sight.strongest(name, None, 3) for name in bundled.saes)
+    initial = InitialState.of(bundled, SHAPES[0])
+    assert initial.recorded is not None
+    assert initial.feature
+    assert all(initial.recorded.strongest(name, None, 3) for name in bundled.saes)
     _, stage, features, _ = explore_page.show(
-        bundled, opening.sight, explore_page.ALL, explore_page.TELLING, opening.feature
+        bundled, initial.recorded, explore_page.ALL, explore_page.TELLING, initial.feature
     )
     assert "ub-heat" in stage
     assert features.count("data-go") > 20
-    assert "ub-histogram" in feature_page.page(bundled, opening.feature, 0)
+    assert "ub-histogram" in feature_page.page(bundled, initial.feature, 0)
 
 
 def test_it_works_from_a_folder_that_nobody_may_write_to(tmp_path, monkeypatch):
@@ -62,10 +62,10 @@ def test_it_works_from_a_folder_that_nobody_may_write_to(tmp_path, monkeypatch):
         path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
     monkeypatch.setattr(open_session, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    lab = open_session.open_lab(open_session.SYSTEM)
-    name = lab.atlas.search(limit=1)[0].name
-    set_label(lab.atlas, name, "my word", "me")
-    assert lab.atlas.search("my word")[0].name == name
-    assert lab.atlas.database_path.is_relative_to(tmp_path / "cache")
+    session = open_session.open_session(open_session.SYSTEM)
+    name = session.atlas.search(limit=1)[0].name
+    set_label(session.atlas, name, "my word", "me")
+    assert session.atlas.search("my word")[0].name == name
+    assert session.atlas.database_path.is_relative_to(tmp_path / "cache")
     for path in [*(tmp_path / "bundled").rglob("*"), tmp_path / "bundled"]:
         path.chmod(path.stat().st_mode | stat.S_IWUSR)

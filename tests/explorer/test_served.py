@@ -121,10 +121,19 @@ def test_numbers_that_are_no_json_are_refused(http):
     assert call(http, "systems")
 
 
-def test_nothing_is_served_that_should_not_be(http, lab):
-    secrets = ["/etc/passwd", "/root/.bashrc", str(lab.atlas.database_path), f"{lab.atlas.path}/atlas.json",
-               "pyproject.toml", "unbox/explorer/interface.py", "../../../etc/passwd", "https://example.com/x.png",
-               "file:///etc/passwd", "/proc/self/environ"]  # fmt: skip
+def test_nothing_is_served_that_should_not_be(http, session):
+    secrets = [
+        "/etc/passwd",
+        "/root/.bashrc",
+        str(session.atlas.database_path),
+        f"{session.atlas.path}/atlas.json",
+        "pyproject.toml",
+        "unbox/explorer/interface.py",
+        "../../../etc/passwd",
+        "https://example.com/x.png",
+        "file:///etc/passwd",
+        "/proc/self/environ",
+    ]
     for secret in secrets:
         for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/"):
             answer = http.get(f"{route}{secret}")

@@ -23,66 +23,66 @@ from unbox.explorer.pages import (
 from unbox.explorer.session import Cancelled
 
 
-def test_what_is_seen_is_what_the_sae_says(lab, recipe):
+def test_what_is_seen_is_what_the_sae_says(session, recipe):
     from unbox import record
 
-    sight = lab.look(recipe)
-    model = lab.model("tiny")
+    recorded = session.record(recipe)
+    model = session.model("tiny")
     with record(model, blocks=["mid.0"]) as tape:
         (image,) = model.generate("a red cat", seed=7, steps=2, guidance=0.0)
-    np.testing.assert_array_equal(np.asarray(sight.image), np.asarray(image))
-    codes = lab.saes["mid.0"].encode(tape["mid.0"][0])
-    (index, strength), *_ = sight.strongest("mid.0", None, 5)
+    np.testing.assert_array_equal(np.asarray(recorded.image), np.asarray(image))
+    codes = session.saes["mid.0"].encode(tape["mid.0"][0])
+    (index, strength), *_ = recorded.strongest("mid.0", None, 5)
     of = codes.of(index)
     assert strength == pytest.approx(float(of.mean()), rel=1e-2)
     assert strength == pytest.approx(float(codes.dense(32).mean((0, 1, 2, 3)).max()), rel=1e-2)
     torch.testing.assert_close(
-        torch.from_numpy(sight.heat("mid.0", index)), of.amax((0, 1)), rtol=1e-2, atol=1e-3
+        torch.from_numpy(recorded.heat("mid.0", index)), of.amax((0, 1)), rtol=1e-2, atol=1e-3
     )
-    at = dict(sight.at("mid.0", 0.99, 0.0, 1, 4))
+    at = dict(recorded.at("mid.0", 0.99, 0.0, 1, 4))
     here = codes.values[1, 0, 0, -1]
     assert sum(at.values()) == pytest.approx(float(here.sum()), rel=1e-2)
 
 
-def test_a_guided_run_is_seen_on_both_branches(lab, recipe):
-    assert lab.look(replace(recipe, guidance=3.0)).branches == ("cond", "uncond")
+def test_a_guided_run_is_seen_on_both_branches(session, recipe):
+    assert session.record(replace(recipe, guidance=3.0)).branches == ("cond", "uncond")
 
 
-def test_a_painted_edit_changes_the_picture_where_the_mask_is(lab, recipe):
+def test_a_painted_edit_changes_the_picture_where_the_mask_is(session, recipe):
     mask = np.zeros((64, 64), np.float32)
     mask[:, :24] = 1
-    edit = lab.feature("up.1.2/0").add(400.0, unit="deviation", where=mask, steps=(1, 2))
-    sheet = paint_page.paint(lab, Sheet(replace(recipe, edits=Edits((edit,)))))
+    edit = session.feature("up.1.2/0").add(400.0, unit="deviation", where=mask, steps=(1, 2))
+    sheet = paint_page.paint(session, Sheet(replace(recipe, edits=Edits((edit,)))))
     inside, outside = image_uris.changed(sheet.before, sheet.after, mask)
     assert inside > 1.5 * outside  # the tiny VAE's attention and norms spread the rest
     html = paint_page.result_html(sheet)
     assert f"{inside:.1f} inside the mask" in html
-    off = paint_page.paint(lab, Sheet(replace(sheet.recipe, off=frozenset({0}))))
+    off = paint_page.paint(session, Sheet(replace(sheet.recipe, off=frozenset({0}))))
     np.testing.assert_array_equal(np.asarray(off.after), np.asarray(off.before))
 
 
-def test_the_random_control_is_pushed_as_far(lab, recipe):
-    name = next(f"mid.0/{i}" for i in range(32) if lab.saes["mid.0"].stats.mean_active[i] > 0)
-    asked = replace(recipe, edits=lab.feature(name).add(3.0) + lab.feature(name).scale(0.5))
-    control = lab.random_control(asked)
+def test_the_random_control_is_pushed_as_far(session, recipe):
+    name = next(f"mid.0/{i}" for i in range(32) if session.saes["mid.0"].stats.mean_active[i] > 0)
+    asked = replace(recipe, edits=session.feature(name).add(3.0) + session.feature(name).scale(0.5))
+    control = session.random_control(asked)
     first, second = control.edits
-    mean = float(lab.saes["mid.0"].stats.mean_active[int(name.split("/")[1])])
+    mean = float(session.saes["mid.0"].stats.mean_active[int(name.split("/")[1])])
     assert first.value == pytest.approx(3 * mean)
     assert first.unit == "absolute"
     assert second.op == "scale"
-    assert control == lab.random_control(asked)
-    assert lab.random_control(replace(asked, seed=8)) != control
+    assert control == session.random_control(asked)
+    assert session.random_control(replace(asked, seed=8)) != control
 
 
-def test_the_guard_keeps_the_picture_nearer(lab, recipe):
-    wild = replace(recipe, edits=Edits((lab.feature("mid.0/1").add(500.0, unit="deviation"),)))
-    plain, loose, kept = lab.generate([recipe, wild, replace(wild, guard=True)])
+def test_the_guard_keeps_the_picture_nearer(session, recipe):
+    wild = replace(recipe, edits=Edits((session.feature("mid.0/1").add(500.0, unit="deviation"),)))
+    plain, loose, kept = session.generate([recipe, wild, replace(wild, guard=True)])
     assert image_uris.changed(plain, kept)[0] < image_uris.changed(plain, loose)[0]
 
 
-def test_stopping_leaves_the_model_as_it_was(lab, recipe):
+def test_stopping_leaves_the_model_as_it_was(session, recipe):
     stop = threading.Event()
-    before = np.asarray(lab.generate([recipe])[0])
+    before = np.asarray(session.generate([recipe])[0])
     seen_steps = []
 
     def progress(done):
@@ -90,56 +90,60 @@ def test_stopping_leaves_the_model_as_it_was(lab, recipe):
         stop.set()
 
     with pytest.raises(Cancelled):
-        lab.look(
-            replace(recipe, edits=Edits((lab.feature("mid.0/1").add(3.0, unit="deviation"),))), stop, progress
+        session.record(
+            replace(recipe, edits=Edits((session.feature("mid.0/1").add(3.0, unit="deviation"),))),
+            stop,
+            progress,
         )
     assert seen_steps == [0]
-    model = lab.model("tiny")
+    model = session.model("tiny")
     assert not model.unet._forward_pre_hooks
     assert not any(model.block(block)._forward_hooks for block in model.blocks)
-    np.testing.assert_array_equal(np.asarray(lab.generate([recipe])[0]), before)
+    np.testing.assert_array_equal(np.asarray(session.generate([recipe])[0]), before)
 
 
 @pytest.mark.parametrize(
     "name", ["mid.0/32", "mid.0/-1", "up.9/1", "x", "", "mid.0/1e3", "mid.0/" + "9" * 99]
 )
-def test_features_that_are_not_there(lab, name):
+def test_features_that_are_not_there(session, name):
     with pytest.raises(UnboxError):
-        lab.feature(name)
+        session.feature(name)
 
 
-def test_systems_that_are_not_there(lab):
+def test_systems_that_are_not_there(session):
     with pytest.raises(UnboxError, match="there are tiny"):
-        lab.model("../../etc/passwd")
+        session.model("../../etc/passwd")
 
 
-def test_pages_say_what_is_known(lab, recipe):
-    sight = lab.look(recipe)
-    _, stage, features, card = explore_page.show(lab, sight, "all", explore_page.TELLING, "mid.0/0")
+def test_pages_say_what_is_known(session, recipe):
+    recorded = session.record(recipe)
+    _, stage, features, card = explore_page.show(session, recorded, "all", explore_page.TELLING, "mid.0/0")
     assert "ub-heat" in stage
     assert features.count("data-go") == sum(
-        len(sight.strongest(s, None, feature_summaries.SHOWN, lab.rarity(s))) for s in sight.values
+        len(recorded.strongest(s, None, feature_summaries.SHOWN, session.rarity(s))) for s in recorded.values
     )
     assert "Open its page" in card
-    body = feature_page.page(lab, "mid.0/0", 0)
+    body = feature_page.page(session, "mid.0/0", 0)
     assert "In this interval" in body
     assert "Most active" in body
-    assert "ub-card" in search_page.results(lab, search_page.Asked("red"))
-    assert "likeness" in search_page.results(lab, search_page.Asked("a red circle", search_page.MEANING))
-    assert "No feature fits" in search_page.results(lab, search_page.Asked("zebra crossing"))
-    assert "mid.0" in blocks_page.body(lab)
-    edited = replace(recipe, edits=Edits((lab.feature("mid.0/1").add(8.0, unit="deviation"),)))
-    differs = compare_page.compared(lab, sight, lab.look(edited))
+    assert "ub-card" in search_page.results(session, search_page.Asked("red"))
+    assert "likeness" in search_page.results(session, search_page.Asked("a red circle", search_page.MEANING))
+    assert "No feature fits" in search_page.results(session, search_page.Asked("zebra crossing"))
+    assert "mid.0" in blocks_page.body(session)
+    edited = replace(recipe, edits=Edits((session.feature("mid.0/1").add(8.0, unit="deviation"),)))
+    differs = compare_page.compared(session, recorded, session.record(edited))
     assert "mid.0: more on the right" in differs
 
 
-def test_meaning_heeds_the_other_filters(lab):
+def test_meaning_heeds_the_other_filters(session):
     whole = search_page.Asked("a red circle", search_page.MEANING)
-    everywhere = search_page.results(lab, whole)
+    everywhere = search_page.results(session, whole)
     assert "up.1.2/" in everywhere
     assert "mid.0/" in everywhere
-    assert "up.1.2/" not in search_page.results(lab, replace(whole, block="mid.0"))
-    assert search_page.results(lab, replace(whole, low=-0.1)).count("ub-card") < everywhere.count("ub-card")
+    assert "up.1.2/" not in search_page.results(session, replace(whole, block="mid.0"))
+    assert search_page.results(session, replace(whole, low=-0.1)).count("ub-card") < everywhere.count(
+        "ub-card"
+    )
 
 
 def test_a_search_and_its_link():
@@ -160,33 +164,33 @@ def test_a_search_and_its_link():
         search_page.Asked("a" * 301),
     ],
 )
-def test_searches_that_cannot_be(lab, asked):
+def test_searches_that_cannot_be(session, asked):
     with pytest.raises(UnboxError):
-        search_page.results(lab, asked)
+        search_page.results(session, asked)
 
 
-def test_both_sides_of_a_comparison(lab, recipe):
-    edits = Edits((lab.feature("mid.0/1").add(8.0, unit="deviation"),))
+def test_both_sides_of_a_comparison(session, recipe):
+    edits = Edits((session.feature("mid.0/1").add(8.0, unit="deviation"),))
     painted, kept = replace(recipe, edits=edits), replace(recipe, edits=edits + edits)
     sets = {compare_page.PAINTED: painted, compare_page.KEPT: kept}
-    assert compare_page.side(lab, recipe, compare_page.PLAIN, sets) == recipe
-    assert compare_page.side(lab, recipe, compare_page.PAINTED, sets) == painted
-    assert compare_page.side(lab, recipe, compare_page.KEPT, sets) == kept
-    control = compare_page.side(lab, recipe, compare_page.CONTROL, sets)
+    assert compare_page.side(session, recipe, compare_page.PLAIN, sets) == recipe
+    assert compare_page.side(session, recipe, compare_page.PAINTED, sets) == painted
+    assert compare_page.side(session, recipe, compare_page.KEPT, sets) == kept
+    control = compare_page.side(session, recipe, compare_page.CONTROL, sets)
     assert control.edits != edits
-    assert control == lab.random_control(painted)
-    assert compare_page.side(lab, replace(recipe, steps=9), "tiny", sets).steps == 2
+    assert control == session.random_control(painted)
+    assert compare_page.side(session, replace(recipe, steps=9), "tiny", sets).steps == 2
     for choice, instead in ((compare_page.KEPT, None), (compare_page.PAINTED, recipe)):
         with pytest.raises(UnboxError, match="add an edit"):
-            compare_page.side(lab, recipe, choice, {**sets, choice: instead})
+            compare_page.side(session, recipe, choice, {**sets, choice: instead})
 
 
-def test_the_labels_of_a_bundled_atlas_are_the_users_own(lab, tmp_path):
+def test_the_labels_of_a_bundled_atlas_are_the_users_own(session, tmp_path):
     import shutil
 
     from unbox.atlas import Atlas, set_label
 
-    shutil.copytree(lab.atlas.path, tmp_path / "bundled")
+    shutil.copytree(session.atlas.path, tmp_path / "bundled")
     bundled = Atlas.open(tmp_path / "bundled", own=tmp_path / "cache")
     before = bundled.database_path.read_bytes()
     set_label(bundled, "mid.0/2", "my word", "me")
@@ -196,22 +200,22 @@ def test_the_labels_of_a_bundled_atlas_are_the_users_own(lab, tmp_path):
     assert Atlas.open(tmp_path / "bundled", own=tmp_path / "cache").search("my word")[0].name == "mid.0/2"
 
 
-def test_a_copy_of_a_guarded_picture_makes_the_same_picture(lab, recipe):
-    edit = lab.feature("mid.0/1").add(500.0, unit="deviation")
+def test_a_copy_of_a_guarded_picture_makes_the_same_picture(session, recipe):
+    edit = session.feature("mid.0/1").add(500.0, unit="deviation")
     guarded = replace(recipe, edits=Edits((edit,)), guard=True)
     assert "without the guard" in guarded.to_command()
-    code = guarded.to_python(lab.folder, lab.norms_of(guarded)).replace(
-        "'tiny'", repr(str(lab.model("tiny").source))
+    code = guarded.to_python(session.folder, session.norms_of(guarded)).replace(
+        "'tiny'", repr(str(session.model("tiny").source))
     )
     code = code[: code.rindex("\n")]  # all but the saving
     made: dict = {}
     exec(code, made)
-    (image,) = lab.generate([guarded])
+    (image,) = session.generate([guarded])
     np.testing.assert_array_equal(np.asarray(made["image"]), np.asarray(image))
 
 
-def test_blocks_show_what_bench_and_evaluate_wrote(lab, tmp_path):
-    from unbox.explorer.session import Lab
+def test_blocks_show_what_bench_and_evaluate_wrote(session, tmp_path):
+    from unbox.explorer.session import ExplorerSession
 
     judged = {"success": 0.75, "success_low": 0.5, "success_high": 0.9}
     bench = {
@@ -220,36 +224,38 @@ def test_blocks_show_what_bench_and_evaluate_wrote(lab, tmp_path):
                     for auroc in (0.9, 1.0)],
     }  # fmt: skip
     figures = {"mid.0": {"explained_variance": 0.123}}
-    body = blocks_page.body(Lab(lab.model("tiny"), lab.saes, lab.atlas, figures=figures, bench=bench))
+    body = blocks_page.body(
+        ExplorerSession(session.model("tiny"), session.saes, session.atlas, figures=figures, bench=bench)
+    )
     assert "0.75 (0.50 to 0.90)" in body
     assert "0.950" in body
     assert "0.123" in body
 
 
-def test_strengths_go_from_icon_to_picture(lab):
-    html = feature_page.strengths(lab, "mid.0/3", "a red cat")
+def test_strengths_go_from_icon_to_picture(session):
+    html = feature_page.strengths(session, "mid.0/3", "a red cat")
     assert html.count("<img") == len(feature_page.STRIP) + 1
 
 
 HOSTILE = "<script>alert(1)</script> ${alert(2)} {{value}} \"'><img src=x onerror=alert(3)>"
 
 
-def test_no_text_becomes_markup(lab, recipe, tmp_path):
+def test_no_text_becomes_markup(session, recipe, tmp_path):
     import shutil
 
     from unbox.atlas import Atlas, set_label
-    from unbox.explorer.session import Lab
+    from unbox.explorer.session import ExplorerSession
 
-    shutil.copytree(lab.atlas.path, tmp_path / "atlas")
-    own = Lab(lab.model("tiny"), lab.saes, Atlas.open(tmp_path / "atlas"))
+    shutil.copytree(session.atlas.path, tmp_path / "atlas")
+    own = ExplorerSession(session.model("tiny"), session.saes, Atlas.open(tmp_path / "atlas"))
     set_label(own.atlas, "mid.0/0", HOSTILE, HOSTILE)
-    sight = replace(own.look(recipe), recipe=replace(recipe, prompt=HOSTILE))
+    recorded = replace(own.record(recipe), recipe=replace(recipe, prompt=HOSTILE))
     sheet = Sheet(replace(recipe, prompt=HOSTILE))
     pages = [
-        *explore_page.show(own, sight, "all", explore_page.STRONG, "mid.0/0")[1:],
+        *explore_page.show(own, recorded, "all", explore_page.STRONG, "mid.0/0")[1:],
         feature_page.page(own, "mid.0/0", None),
         search_page.results(own, search_page.Asked("script")), paint_page.canvas_html(sheet),
-        compare_page.compared(own, sight, sight),
+        compare_page.compared(own, recorded, recorded),
     ]  # fmt: skip
     assert any("&lt;script&gt;" in page for page in pages)
     for page in pages:
@@ -258,9 +264,9 @@ def test_no_text_becomes_markup(lab, recipe, tmp_path):
         assert "onerror=alert(3)>" not in page.replace("onerror=alert(3)&gt;", "")
 
 
-def test_a_recipe_of_another_system_says_so(lab):
+def test_a_recipe_of_another_system_says_so(session):
     with pytest.raises(UnboxError, match="other-system"):
-        paint_page.restore(lab, Recipe("other-system", "a", 0, 1, 0.0, 64, 64), "JSON")
+        paint_page.restore(session, Recipe("other-system", "a", 0, 1, 0.0, 64, 64), "JSON")
 
 
 def test_steps_of_an_edit():

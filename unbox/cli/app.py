@@ -36,9 +36,11 @@ class App:
         # Gradio reads it while it is imported: nothing is reported to anybody.
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         from unbox.explorer.interface import serve
-        from unbox.explorer.open_session import open_lab
+        from unbox.explorer.open_session import open_session
 
-        lab = open_lab(self.model, self.saes, self.atlas, self.figures, self.bench, self.device)
-        app = serve(lab, self.host, self.port, password=self.password, open_browser=self.browser, block=False)
+        session = open_session(self.model, self.saes, self.atlas, self.figures, self.bench, self.device)
+        app = serve(
+            session, self.host, self.port, password=self.password, open_browser=self.browser, block=False
+        )
         print(f"The explorer is at {app.local_url} (Ctrl-C ends it)", flush=True)
         app.block_thread()

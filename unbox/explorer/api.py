@@ -10,22 +10,22 @@ import gradio as gr
 from unbox.atlas import Atlas, set_label
 from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, image_uris, limits
-from unbox.explorer.events import DEVICE, polite
+from unbox.explorer.events import DEVICE, with_user_errors
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import blocks_page, compare_page
 from unbox.explorer.pages import feature_page as page
-from unbox.explorer.session import Lab
-from unbox.explorer.shared_components import Shell
+from unbox.explorer.session import ExplorerSession
+from unbox.explorer.shared_components import SharedComponents
 
 #: Features that a request may ask for at most.
 MOST = 200
 
 
-def add(shell: Shell) -> None:
+def add(shared: SharedComponents) -> None:
     """Add the endpoints to the app; call inside `gr.Blocks`."""
-    for name, (function, device) in Endpoints(shell.lab).table().items():
+    for name, (function, device) in Endpoints(shared.session).table().items():
         queue: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": DEVICE} if device else {}
-        answer = polite(function)
+        answer = with_user_errors(function)
         answer.__name__ = name  # Gradio names an MCP tool after its function, not after its endpoint
         gr.api(
             answer,
@@ -38,8 +38,8 @@ def add(shell: Shell) -> None:
 class Endpoints:
     """The functions behind the endpoints; what they say of themselves is what a client is told."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    def __init__(self, session: ExplorerSession) -> None:
+        self.session = session
 
     def table(self) -> dict[str, tuple[Callable[..., Any], bool]]:
         """Name -> (function, whether it runs the model)."""
@@ -53,13 +53,13 @@ class Endpoints:
         }  # fmt: skip
 
     def _atlas(self) -> Atlas:
-        if self.lab.atlas is None:
+        if self.session.atlas is None:
             raise UnboxError("the explorer was started without an atlas")
-        return self.lab.atlas
+        return self.session.atlas
 
     def systems(self) -> list:
         """The systems that can make pictures here, and which one is the default."""
-        return [{"system": name, "default": name == self.lab.default} for name in self.lab.systems]
+        return [{"system": name, "default": name == self.session.default} for name in self.session.systems]
 
     def generate(
         self, prompt: str, seed: int = 0, steps: int = 0, system: str = "", edits: list | None = None
@@ -67,17 +67,19 @@ class Endpoints:
         """Make a picture. steps 0 and system "" mean the defaults. edits: list of edit objects, like
         {"block": "up.0.1", "feature": [17], "op": "add", "value": 3, "unit": "deviation", "where":
         {"box": [0, 0, 1, 1]}}. Gives image (a data URI of a PNG that carries its recipe) and recipe."""
-        recipe = recipe_of(self.lab, prompt, seed, steps, system, edits or [])
-        (image,) = self.lab.generate([recipe])
+        recipe = recipe_of(self.session, prompt, seed, steps, system, edits or [])
+        (image,) = self.session.generate([recipe])
         return _picture(image, recipe)
 
     def see(self, prompt: str, seed: int = 0, steps: int = 0, system: str = "", count: int = 10) -> dict:
         """Make a picture and list the features that fire most in it, by SAE: name, label, mean activation."""
-        recipe = recipe_of(self.lab, prompt, seed, steps, system, [])
+        recipe = recipe_of(self.session, prompt, seed, steps, system, [])
         many = limits.whole("count", count, 1, MOST)
-        sight = self.lab.look(recipe)
-        found = {sae: sight.strongest(sae, None, many, self.lab.rarity(sae)) for sae in sight.values}
-        return _picture(sight.image, recipe) | {"features": _named(self.lab, found)}
+        recorded = self.session.record(recipe)
+        found = {
+            sae: recorded.strongest(sae, None, many, self.session.rarity(sae)) for sae in recorded.values
+        }
+        return _picture(recorded.image, recipe) | {"features": _named(self.session, found)}
 
     def at_place(
         self, prompt: str, x: float, y: float, seed: int = 0, steps: int = 0, system: str = "", count: int = 5
@@ -85,10 +87,11 @@ class Endpoints:
         """Make a picture and list the features that fire most at one place of it, by SAE. x and y are
         fractions of the width and height from the upper left corner, 0 to 1 (1 not included)."""
         x, y = (limits.number(name, value, 0.0, 0.9999) for name, value in (("x", x), ("y", y)))
-        sight = self.lab.look(recipe_of(self.lab, prompt, seed, steps, system, []))
+        recorded = self.session.record(recipe_of(self.session, prompt, seed, steps, system, []))
         many = limits.whole("count", count, 1, MOST)
         return _named(
-            self.lab, {sae: sight.at(sae, x, y, None, many, self.lab.rarity(sae)) for sae in sight.values}
+            self.session,
+            {sae: recorded.at(sae, x, y, None, many, self.session.rarity(sae)) for sae in recorded.values},
         )
 
     def edit(self, recipe: dict, control: bool = False) -> dict:
@@ -96,25 +99,33 @@ class Endpoints:
         and with its edits: before, after (data URIs), recipe. control: random features of equal norm in
         place of the edits', to see what any feature would do."""
         asked = Recipe.from_json(recipe)
-        made = self.lab.random_control(asked) if control else asked
-        before, after = (image_uris.uri(image, "PNG") for image in self.lab.generate([asked.plain, made]))
+        made = self.session.random_control(asked) if control else asked
+        before, after = (image_uris.uri(image, "PNG") for image in self.session.generate([asked.plain, made]))
         return {"before": before, "after": after, "recipe": made.to_json()}
 
     def compared(self, recipe: dict, other: dict) -> dict:
         """Make the pictures of two recipes and list the features that fire more in the one or in the other,
         by SAE: left, right (data URIs), more_left, more_right (name, label, difference of activation)."""
-        one, two = (self.lab.look(Recipe.from_json(each)) for each in (recipe, other))
+        one, two = (self.session.record(Recipe.from_json(each)) for each in (recipe, other))
         sides = {
-            sae: compare_page.differing(self.lab, one, two, sae) for sae in one.values if sae in two.values
+            sae: compare_page.differing(self.session, one, two, sae)
+            for sae in one.values
+            if sae in two.values
         }
         more, less = ({sae: _indexed(both[i]) for sae, both in sides.items()} for i in (0, 1))
-        return {"left": image_uris.uri(one.image, "PNG"), "right": image_uris.uri(two.image, "PNG"),
-                "more_left": _named(self.lab, less), "more_right": _named(self.lab, more)}  # fmt: skip
+        return {
+            "left": image_uris.uri(one.image, "PNG"),
+            "right": image_uris.uri(two.image, "PNG"),
+            "more_left": _named(self.session, less),
+            "more_right": _named(self.session, more),
+        }
 
     def strengths(self, name: str, prompt: str = "", seed: int = 0) -> dict:
         """A feature's icon (it alone, on an empty prompt) and one picture at several strengths of it, in
         deviations of the block's updates: icon, strengths (list of strength and image)."""
-        icon, row = page.strip(self.lab, limits.text("name", name, 200), limits.text("prompt", prompt), seed)
+        icon, row = page.strip(
+            self.session, limits.text("name", name, 200), limits.text("prompt", prompt), seed
+        )
         images = [
             {"strength": s, "image": image_uris.uri(i, "PNG")} for s, i in zip(page.STRIP, row, strict=True)
         ]
@@ -149,13 +160,13 @@ class Endpoints:
 
     def figures(self) -> dict:
         """Figures of each block's SAE: width, latents, k, held-out figures, and what the atlas counted."""
-        rows = {} if self.lab.atlas is None else {row[0]: row[1:] for row in self.lab.atlas.summary()}
+        rows = {} if self.session.atlas is None else {row[0]: row[1:] for row in self.session.atlas.summary()}
         names = ("features", "active", "labelled", "median_density", "mean_label_score", "scored_labels")
         return {
             name: {"block": sae.block, "width": sae.width, "latents": sae.latents, "k": sae.k,
-                   "held_out": blocks_page.figures_of(self.lab, name),
+                   "held_out": blocks_page.figures_of(self.session, name),
                    "atlas": dict(zip(names, rows[name], strict=True)) if name in rows else {}}
-            for name, sae in self.lab.saes.items()
+            for name, sae in self.session.saes.items()
         }  # fmt: skip
 
     def find(self, words: str, by: str = "words", block: str = "", limit: int = 20) -> list:
@@ -166,7 +177,7 @@ class Endpoints:
         many = limits.whole("limit", limit, 1, MOST)
         if by == "meaning":
             rows = self._atlas().meaning(
-                self.lab.model(self.lab.default), asked, limit=many, block=block or None
+                self.session.model(self.session.default), asked, limit=many, block=block or None
             )
             return [asdict(r.facts) | {"likeness": r.score} for r in rows]
         if by != "words":
@@ -179,9 +190,11 @@ class Endpoints:
         return f"{name} is now called '{self._atlas().feature(name).label}'"
 
 
-def _named(lab: Any, found: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, list[dict[str, Any]]]:
+def _named(session: Any, found: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, list[dict[str, Any]]]:
     """Features by SAE, (index, activation) each, as JSON with their labels."""
-    facts = feature_summaries.facts_of(lab, [f"{sae}/{i}" for sae, rows in found.items() for i, _ in rows])
+    facts = feature_summaries.facts_of(
+        session, [f"{sae}/{i}" for sae, rows in found.items() for i, _ in rows]
+    )
     labels = {name: each.label for name, each in facts.items()}
     return {
         sae: [{"name": (name := f"{sae}/{i}"), "label": labels.get(name, ""), "activation": value}
@@ -194,9 +207,9 @@ def _indexed(found: Sequence[tuple[str, float]]) -> list[tuple[int, float]]:
     return [(int(name.rpartition("/")[2]), value) for name, value in found]
 
 
-def recipe_of(lab: Any, prompt: Any, seed: Any, steps: Any, system: Any, edits: Any) -> Recipe:
+def recipe_of(session: Any, prompt: Any, seed: Any, steps: Any, system: Any, edits: Any) -> Recipe:
     """The recipe that a request asks for, with the system's own settings where it says nothing."""
-    base = lab.defaults(limits.text("system", system, 200) or lab.default)
+    base = session.defaults(limits.text("system", system, 200) or session.default)
     wanted = base.to_json() | {"prompt": prompt, "seed": seed, "edits": edits}
     recipe = Recipe.from_json(wanted)
     return replace(recipe, steps=limits.steps(steps)) if steps else recipe

@@ -29,12 +29,12 @@ STYLE = (_FOLDER / "style.css").read_text(encoding="utf-8")
 KEYS = (_FOLDER / "keys.js").read_text(encoding="utf-8")
 
 
-def live(value: str = "", script: str = CLICKS, **options: Any) -> gr.HTML:
+def html_component(value: str = "", script: str = CLICKS, **options: Any) -> gr.HTML:
     """HTML whose buttons speak to the server: `.click` with what `data-go` holds, `.select` with a place."""
     return gr.HTML(value, js_on_load=script, apply_default_css=False, padding=False, **options)
 
 
-def on(
+def listen(
     event: Callable[..., Any],
     fn: Callable,
     inputs: Any,
@@ -49,10 +49,10 @@ def on(
     """
     queue = {"concurrency_limit": 1, "concurrency_id": DEVICE} if device else {"concurrency_limit": 8}
     options = {"show_progress": "minimal", "api_visibility": "private", **queue, **options}
-    return event(polite(fn), inputs, outputs, **options)
+    return event(with_user_errors(fn), inputs, outputs, **options)
 
 
-def polite(fn: Callable) -> Callable:
+def with_user_errors(fn: Callable) -> Callable:
     """The function with mistakes of the user turned into Gradio's messages. Texts in them are escaped."""
 
     @wraps(fn)
@@ -67,13 +67,13 @@ def polite(fn: Callable) -> Callable:
     return answer
 
 
-def asked(event: gr.EventData, name: str, kind: type) -> Any:
+def event_value(event: gr.EventData, name: str, kind: type) -> Any:
     """What a click's data says under a name, if it is of the kind that it should be; else None."""
     value = event._data.get(name) if isinstance(event._data, dict) else None
     return value if isinstance(value, kind) and not (kind is int and isinstance(value, bool)) else None
 
 
-class Stops:
+class StopSwitches:
     """One stop switch per session."""
 
     def __init__(self) -> None:
@@ -83,23 +83,23 @@ class Stops:
     @contextmanager
     def running(self, request: gr.Request | None) -> Iterator[threading.Event]:
         """A fresh switch for a run of this session, forgotten after it."""
-        session, switch = _session(request), threading.Event()
+        visitor, switch = _visitor(request), threading.Event()
         with self._lock:
-            self._switches[session] = switch
+            self._switches[visitor] = switch
         try:
             yield switch
         finally:
             with self._lock:
-                if self._switches.get(session) is switch:
-                    del self._switches[session]
+                if self._switches.get(visitor) is switch:
+                    del self._switches[visitor]
 
     def stop(self, request: gr.Request) -> None:
         """Stop this session's run at the next step of the sampler."""
         with self._lock:
-            switch = self._switches.get(_session(request))
+            switch = self._switches.get(_visitor(request))
         if switch is not None:
             switch.set()
 
 
-def _session(request: gr.Request | None) -> str:
+def _visitor(request: gr.Request | None) -> str:
     return str(getattr(request, "session_hash", None) or "")

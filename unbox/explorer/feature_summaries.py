@@ -6,35 +6,37 @@ from unbox.atlas import Facts
 from unbox.errors import UnboxError
 from unbox.explorer import fragments
 from unbox.explorer.image_uris import file_uri
-from unbox.explorer.session import Lab, Sight
+from unbox.explorer.session import ExplorerSession, RecordedImage
 
 #: Features shown of each block, and at a place.
 SHOWN, AT_PLACE = 8, 2
 
 
-def facts_of(lab: Lab, names: Sequence[str]) -> dict[str, Facts]:
+def facts_of(session: ExplorerSession, names: Sequence[str]) -> dict[str, Facts]:
     """What the atlas knows of features; those that it does not know are left out."""
-    if lab.atlas is None:
+    if session.atlas is None:
         return {}
-    known = {sae.name: sae.latents for sae in lab.atlas.saes}
+    known = {sae.name: sae.latents for sae in session.atlas.saes}
     there = [name for name in names if name.rpartition("/")[0] in known]
-    found = lab.atlas.features([lab.atlas.id(name) for name in there]) if there else []
+    found = session.atlas.features([session.atlas.id(name) for name in there]) if there else []
     return {facts.name: facts for facts in found}
 
 
-def cover(lab: Lab, name: str) -> str:
+def cover(session: ExplorerSession, name: str) -> str:
     """The thumbnail of a feature's top image as a data URI; empty where there is none."""
-    if lab.atlas is None:
+    if session.atlas is None:
         return ""
     try:
-        return file_uri(lab.atlas.cover(name))
+        return file_uri(session.atlas.cover(name))
     except UnboxError:
         return ""
 
 
-def feature_chips(lab: Lab, found: Sequence[tuple[str, float]], chosen: str = "") -> list[str]:
+def feature_chips(
+    session: ExplorerSession, found: Sequence[tuple[str, float]], chosen: str = ""
+) -> list[str]:
     """Chips of features by name and strength, with their labels and covers."""
-    facts = facts_of(lab, [name for name, _ in found])
+    facts = facts_of(session, [name for name, _ in found])
     peak = max((strength for _, strength in found), default=1.0)
     return [
         fragments.chip(
@@ -42,7 +44,7 @@ def feature_chips(lab: Lab, found: Sequence[tuple[str, float]], chosen: str = ""
             facts[name].label if name in facts else "",
             strength,
             peak,
-            cover(lab, name),
+            cover(session, name),
             name == chosen,
             facts[name].score if name in facts else None,
         )
@@ -50,34 +52,40 @@ def feature_chips(lab: Lab, found: Sequence[tuple[str, float]], chosen: str = ""
     ]
 
 
-def strongest(lab: Lab, sight: Sight, step: int | None, telling: bool, chosen: str = "") -> str:
+def strongest(
+    session: ExplorerSession, recorded: RecordedImage, step: int | None, telling: bool, chosen: str = ""
+) -> str:
     """The strongest features of each block, as HTML. `telling`: rare features count for more."""
     parts = []
-    for sae, values in sight.values.items():
-        weight = lab.rarity(sae) if telling else None
-        found = [(f"{sae}/{i}", v) for i, v in sight.strongest(sae, step, SHOWN, weight)]
+    for sae, values in recorded.values.items():
+        weight = session.rarity(sae) if telling else None
+        found = [(f"{sae}/{i}", v) for i, v in recorded.strongest(sae, step, SHOWN, weight)]
         height, width = values.shape[2:4]
-        parts.append(fragments.chips(sae, feature_chips(lab, found, chosen), f"{height}\u00d7{width} places"))
+        parts.append(
+            fragments.chips(sae, feature_chips(session, found, chosen), f"{height}\u00d7{width} places")
+        )
     return "".join(parts) or '<p class="ub-none">No SAE reads this system.</p>'
 
 
-def at_place(lab: Lab, sight: Sight, x: float, y: float, step: int | None, telling: bool) -> str:
+def at_place(
+    session: ExplorerSession, recorded: RecordedImage, x: float, y: float, step: int | None, telling: bool
+) -> str:
     """The features that fire at a place, as HTML."""
     rows = []
-    for sae in sight.values:
-        weight = lab.rarity(sae) if telling else None
-        found = [(f"{sae}/{i}", v) for i, v in sight.at(sae, x, y, step, AT_PLACE, weight)]
-        rows += feature_chips(lab, found)
+    for sae in recorded.values:
+        weight = session.rarity(sae) if telling else None
+        found = [(f"{sae}/{i}", v) for i, v in recorded.at(sae, x, y, step, AT_PLACE, weight)]
+        rows += feature_chips(session, found)
     place = f"{100 * x:.0f} % from the left, {100 * y:.0f} % from the top"
     body = fragments.chips("Fires here", rows, place)
     return f'<div class="ub-here">{body}</div>' if body else '<p class="ub-none">Nothing fires here.</p>'
 
 
-def scale_of(lab: Lab, name: str) -> float:
+def scale_of(session: ExplorerSession, name: str) -> float:
     """The activation at which a feature's maps are fully hot: its largest in the atlas, or in training."""
-    found = facts_of(lab, [name])
+    found = facts_of(session, [name])
     if name in found and found[name].largest > 0:
         return found[name].largest
     sae, _, index = name.rpartition("/")
-    stats = lab.saes[sae].stats
+    stats = session.saes[sae].stats
     return float(stats.max[int(index)]) if stats is not None and float(stats.max[int(index)]) > 0 else 1.0

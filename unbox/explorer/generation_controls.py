@@ -8,7 +8,7 @@ import gradio as gr
 
 from unbox.explorer import limits
 from unbox.explorer.image_recipe import Recipe
-from unbox.explorer.session import Lab
+from unbox.explorer.session import ExplorerSession
 
 #: The fields of a recipe that have a control, in their order.
 FIELDS = ("system", "prompt", "seed", "steps", "guidance", "height", "width", "negative_prompt")
@@ -29,14 +29,16 @@ class Controls:
         return self.components[FIELDS.index("system")]
 
 
-def draw(lab: Lab, first: Recipe, key: str) -> Controls:
+def draw(session: ExplorerSession, first: Recipe, key: str) -> Controls:
     """Draw the controls with a recipe's values, inside `gr.Blocks`. `key` tells pages' controls apart."""
     with gr.Row(elem_classes="ub-toolbar"):
         prompt = gr.Textbox(
             first.prompt, label="Prompt", lines=1, max_lines=4, max_length=limits.PROMPT, scale=8,
             min_width=300, elem_id=f"{key}-prompt", placeholder="What to draw",
         )  # fmt: skip
-        system = gr.Dropdown(list(lab.systems), value=first.system, label="System", scale=2, min_width=170)
+        system = gr.Dropdown(
+            list(session.systems), value=first.system, label="System", scale=2, min_width=170
+        )
         seed = gr.Number(first.seed, label="Seed", precision=0, minimum=0, maximum=limits.SEED, scale=1,
                          min_width=90)  # fmt: skip
         steps = gr.Number(first.steps, label="Steps", precision=0, minimum=1, maximum=limits.STEPS, scale=1,
@@ -68,7 +70,7 @@ def values_of(recipe: Recipe) -> tuple[Any, ...]:
     return tuple(getattr(recipe, name) for name in FIELDS)
 
 
-def settings_of(lab: Lab, system: str) -> tuple[Any, ...]:
+def settings_of(session: ExplorerSession, system: str) -> tuple[Any, ...]:
     """Steps, guidance, height and width that a system wants."""
-    own = lab.defaults(system)
+    own = session.defaults(system)
     return own.steps, own.guidance, own.height, own.width

@@ -21,8 +21,8 @@ from unbox.explorer.pages import (
     paint_page,
     search_page,
 )
-from unbox.explorer.session import Lab
-from unbox.explorer.shared_components import SMALL, Opening, Shell
+from unbox.explorer.session import ExplorerSession
+from unbox.explorer.shared_components import SMALL, InitialState, SharedComponents
 
 #: Prompts to try in the Shapes world, and elsewhere.
 SHAPES = (
@@ -47,39 +47,39 @@ TOUR = (
 )  # fmt: skip
 
 
-def build(lab: Lab) -> gr.Blocks:
-    """The app of a lab, not yet served."""
-    shapes = lab.default.startswith("shapes") or lab.model(lab.default).size <= 128
+def build(session: ExplorerSession) -> gr.Blocks:
+    """The app of a session, not yet served."""
+    shapes = session.default.startswith("shapes") or session.model(session.default).size <= 128
     examples = list(SHAPES if shapes else OTHERS)
-    opening = Opening.of(lab, examples[0])
+    initial = InitialState.of(session, examples[0])
     with gr.Blocks(
         title="unbox", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as app:
-        gr.HTML(_top(lab), js_on_load=events.TOUR, apply_default_css=False, padding=False)
+        gr.HTML(_top(session), js_on_load=events.TOUR, apply_default_css=False, padding=False)
         link = gr.Textbox(visible="hidden", elem_id="ub-link")
         with gr.Tabs(elem_id="ub-tabs") as tabs:
             pages: dict[str, Any] = {}
             for name, page, draw in (
-                ("explore", explore_page, lambda: explore_page.draw(lab, opening, examples)),
-                ("feature", feature_page, lambda: feature_page.draw(lab, opening)),
-                ("search", search_page, lambda: search_page.draw(lab)),
-                ("paint", paint_page, lambda: paint_page.draw(lab, opening)),
-                ("compare", compare_page, lambda: compare_page.draw(lab, opening.recipe)),
-                ("blocks", blocks_page, lambda: blocks_page.draw(lab)),
+                ("explore", explore_page, lambda: explore_page.draw(session, initial, examples)),
+                ("feature", feature_page, lambda: feature_page.draw(session, initial)),
+                ("search", search_page, lambda: search_page.draw(session)),
+                ("paint", paint_page, lambda: paint_page.draw(session, initial)),
+                ("compare", compare_page, lambda: compare_page.draw(session, initial.recipe)),
+                ("blocks", blocks_page, lambda: blocks_page.draw(session)),
             ):
                 with gr.Tab(page.TITLE, id=name):
                     pages[name] = draw()
-        frame = Shell(lab, events.Stops(), tabs, link, pages)
+        frame = SharedComponents(session, events.StopSwitches(), tabs, link, pages)
         for wired in (explore_page, feature_page, search_page, paint_page, compare_page):
             wired.wire(frame)
         links.wire(app, frame)
         api.add(frame)
-        app.unload(frame.stops.stop)
+        app.unload(frame.stop_switches.stop)
     return app.queue(max_size=events.QUEUE, default_concurrency_limit=8)
 
 
 def serve(
-    lab: Lab,
+    session: ExplorerSession,
     host: str = "127.0.0.1",
     port: int | None = None,
     *,
@@ -90,7 +90,7 @@ def serve(
     """Serve the app. Away from this machine's own address a password is always asked for: the one given, or
     one that is made up and printed (the user is `unbox`)."""
     Image.MAX_IMAGE_PIXELS = 4096 * 4096  # a small file must not inflate to gigabytes, whoever opens it
-    if lab.model(lab.default).size <= SMALL:
+    if session.model(session.default).size <= SMALL:
         torch.set_num_threads(
             1
         )  # threads of so small a model wait for each other: 4 s for 0.2 beside other work
@@ -98,7 +98,7 @@ def serve(
     if password is None and not local:
         password = secrets.token_urlsafe(9)
         print(f"Served beyond this machine: user unbox, password {password}")
-    app = build(lab)
+    app = build(session)
     try:
         app.launch(
             server_name=host,
@@ -146,14 +146,16 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def _top(lab: Lab) -> str:
-    names = ", ".join(dict.fromkeys(sae.block for sae in lab.saes.values()))
-    what = f"{sum(sae.latents for sae in lab.saes.values()):,} features of {names}" if names else "no SAEs"
+def _top(session: ExplorerSession) -> str:
+    names = ", ".join(dict.fromkeys(sae.block for sae in session.saes.values()))
+    what = (
+        f"{sum(sae.latents for sae in session.saes.values()):,} features of {names}" if names else "no SAEs"
+    )
     steps = "".join(
         f'<button data-tab="{page}"><b>{page}</b><span>{escape(text)}</span></button>' for page, text in TOUR
     )
     return (
-        f'<header class="ub-top"><h1>unbox</h1><p>{escape(lab.default)} \u00b7 {escape(what)}</p>'
+        f'<header class="ub-top"><h1>unbox</h1><p>{escape(session.default)} \u00b7 {escape(what)}</p>'
         '<span class="ub-keys"><kbd>/</kbd> search <kbd>n</kbd> <kbd>p</kbd> next, previous feature</span>'
         '<button data-tour="open">Tour</button></header>'
         f'<nav class="ub-tour" aria-label="tour" hidden>{steps}'

@@ -12,10 +12,10 @@ import gradio as gr
 from activation_store.files import parse_json
 from unbox.errors import UnboxError
 from unbox.explorer import generation_controls
-from unbox.explorer.events import on
+from unbox.explorer.events import listen
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import compare_page, explore_page, feature_page, paint_page, search_page
-from unbox.explorer.shared_components import Shell, select, told
+from unbox.explorer.shared_components import SharedComponents, progress_callback, select
 
 #: Longest value of a query string that is looked at.
 LONGEST = 60_000
@@ -31,96 +31,98 @@ def query(request: gr.Request, name: str) -> str:
     return value
 
 
-def recipe_in(shell: Shell, link: str) -> Recipe:
+def recipe_in(shared: SharedComponents, link: str) -> Recipe:
     """The recipe of a link, of a system that is here."""
     recipe = Recipe.from_link(link)
-    if recipe.system not in shell.lab.systems:
+    if recipe.system not in shared.session.systems:
         raise UnboxError(f"this link is to a picture of {recipe.system}; "
-                         f"here there are {', '.join(shell.lab.systems)}")  # fmt: skip
+                         f"here there are {', '.join(shared.session.systems)}")  # fmt: skip
     return recipe
 
 
-def wire(app: Any, shell: Shell) -> None:
+def wire(app: Any, shared: SharedComponents) -> None:
     """Open what the link says when the page is loaded."""
-    pages = shell.pages
+    pages = shared.pages
     wish = gr.Textbox(visible="hidden", elem_id="ub-wish")
-    made = [*explore_page.outputs(shell), *paint_page.made(shell), pages["compare"].result]
+    made = [*explore_page.outputs(shared), *paint_page.made(shared), pages["compare"].result]
     filled = [c for name in ("explore", "paint", "compare") for c in pages[name].controls.components]
     opened = [
-        *feature_page.outputs(shell),
-        *search_page.outputs(shell),
+        *feature_page.outputs(shared),
+        *search_page.outputs(shared),
         *filled,
-        *paint_page.arrivals(shell),
+        *paint_page.arrivals(shared),
         wish,
     ]
 
     def arrive(request: gr.Request) -> Shown:
         view = query(request, "view")
         if view in ("", "blocks"):
-            return {shell.tabs: select(view)} if view else {shell.link: gr.skip()}
+            return {shared.tabs: select(view)} if view else {shared.link: gr.skip()}
         if view not in OPEN:
             raise UnboxError(f"there is no page '{view[:40]}'; there are {', '.join(pages)}")
-        return OPEN[view](shell, request, wish)
+        return OPEN[view](shared, request, wish)
 
     def fulfil(text: str, request: gr.Request, progress: gr.Progress = gr.Progress()) -> Shown:  # noqa: B008
         asked = parse_json(text, "the link")
-        return MAKE[asked["view"]](shell, asked, request, progress)
+        return MAKE[asked["view"]](shared, asked, request, progress)
 
-    on(app.load, arrive, None, list(dict.fromkeys(opened)), show_progress="hidden")
-    on(wish.change, fulfil, [wish], list(dict.fromkeys(made)), device=True)
+    listen(app.load, arrive, None, list(dict.fromkeys(opened)), show_progress="hidden")
+    listen(wish.change, fulfil, [wish], list(dict.fromkeys(made)), device=True)
 
 
-def to_feature(shell: Shell, request: gr.Request, _: Any) -> Shown:
+def to_feature(shared: SharedComponents, request: gr.Request, _: Any) -> Shown:
     """A feature's page."""
     name = query(request, "f")
-    values = feature_page.opened(shell.lab, name) if name else (select("feature"),)
-    return dict(zip(feature_page.outputs(shell), values, strict=False))
+    values = feature_page.opened(shared.session, name) if name else (select("feature"),)
+    return dict(zip(feature_page.outputs(shared), values, strict=False))
 
 
-def to_search(shell: Shell, request: gr.Request, _: Any) -> Shown:
+def to_search(shared: SharedComponents, request: gr.Request, _: Any) -> Shown:
     """Search with everything that was asked for."""
     asked = search_page.Asked.of({name: query(request, name) for name in vars(search_page.Asked())})
-    shown = dict(zip(search_page.outputs(shell), search_page.found(shell.lab, asked), strict=True))
-    return {**shown, shell.tabs: select("search")}
+    shown = dict(zip(search_page.outputs(shared), search_page.found(shared.session, asked), strict=True))
+    return {**shown, shared.tabs: select("search")}
 
 
-def to_made(shell: Shell, request: gr.Request, wish: Any) -> Shown:
+def to_made(shared: SharedComponents, request: gr.Request, wish: Any) -> Shown:
     """A page with a picture: its controls filled at once, the picture wished for."""
     view, links = query(request, "view"), {k: query(request, k) for k in ("r", "other")}
-    shown = {shell.tabs: select(view)}
+    shown = {shared.tabs: select(view)}
     if not links["r"]:
         return shown
-    recipe = recipe_in(shell, links["r"])
+    recipe = recipe_in(shared, links["r"])
     if view == "paint":
-        values = paint_page.restore(shell.lab, recipe, "JSON")
-        shown |= dict(zip(paint_page.arrivals(shell), values, strict=True))
+        values = paint_page.restore(shared.session, recipe, "JSON")
+        shown |= dict(zip(paint_page.arrivals(shared), values, strict=True))
     shown |= dict(
-        zip(shell.pages[view].controls.components, generation_controls.values_of(recipe), strict=True)
+        zip(shared.pages[view].controls.components, generation_controls.values_of(recipe), strict=True)
     )
     return {**shown, wish: json.dumps({"view": view, **links})}
 
 
-def make_explore(shell: Shell, asked: dict[str, str], request: Any, progress: Any) -> Shown:
+def make_explore(shared: SharedComponents, asked: dict[str, str], request: Any, progress: Any) -> Shown:
     """Explore's picture and what fires in it."""
-    values = explore_page.look(shell, recipe_in(shell, asked["r"]), request, progress)
-    return dict(zip(explore_page.outputs(shell), values, strict=True))
+    values = explore_page.look(shared, recipe_in(shared, asked["r"]), request, progress)
+    return dict(zip(explore_page.outputs(shared), values, strict=True))
 
 
-def make_paint(shell: Shell, asked: dict[str, str], request: Any, progress: Any) -> Shown:
+def make_paint(shared: SharedComponents, asked: dict[str, str], request: Any, progress: Any) -> Shown:
     """Paint's before and after."""
-    recipe = recipe_in(shell, asked["r"])
-    with shell.stops.running(request) as stop:
+    recipe = recipe_in(shared, asked["r"])
+    with shared.stop_switches.running(request) as stop:
         sheet = paint_page.Sheet(recipe)
-        sheet = paint_page.paint(shell.lab, sheet, stop, progress=told(progress, recipe.steps))
-    values = (*paint_page.shown(shell.lab, sheet, "JSON"), paint_page.result_html(sheet))
-    return dict(zip(paint_page.made(shell), values, strict=True))
+        sheet = paint_page.paint(
+            shared.session, sheet, stop, progress=progress_callback(progress, recipe.steps)
+        )
+    values = (*paint_page.shown(shared.session, sheet, "JSON"), paint_page.result_html(sheet))
+    return dict(zip(paint_page.made(shared), values, strict=True))
 
 
-def make_compare(shell: Shell, asked: dict[str, str], request: Any, progress: Any) -> Shown:
+def make_compare(shared: SharedComponents, asked: dict[str, str], request: Any, progress: Any) -> Shown:
     """Compare's two pictures; a link without the second recipe compares with itself unedited."""
-    one = recipe_in(shell, asked["r"])
-    two = recipe_in(shell, asked["other"]) if asked["other"] else one.plain
-    return {shell.pages["compare"].result: compare_page.looked(shell, one, two, request, progress)}
+    one = recipe_in(shared, asked["r"])
+    two = recipe_in(shared, asked["other"]) if asked["other"] else one.plain
+    return {shared.pages["compare"].result: compare_page.looked(shared, one, two, request, progress)}
 
 
 OPEN = {"feature": to_feature, "search": to_search, **dict.fromkeys(("explore", "paint", "compare"), to_made)}

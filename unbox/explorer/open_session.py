@@ -9,7 +9,7 @@ from activation_store import read_json
 from unbox.atlas import Atlas, build
 from unbox.blocks import DEFAULT_BLOCKS
 from unbox.errors import UnboxError
-from unbox.explorer.session import Lab
+from unbox.explorer.session import ExplorerSession
 from unbox.models import SYSTEMS, load
 from unbox.sae import load_saes
 
@@ -20,11 +20,11 @@ BLOCKS = (*DEFAULT_BLOCKS, "up.1.1", "up.1.2")
 IMAGES, LATENTS, ACTIVE, TOKENS = 2000, 384, 8, 600_000
 
 
-def open_lab(
+def open_session(
     model: str, saes: Path | None = None, atlas: Path | None = None, figures: Path | None = None,
     bench: Path | None = None, device: str | None = None,
-) -> Lab:  # fmt: skip
-    """A lab of what was named. The bundled model without SAEs gets those of the package, whose labels are
+) -> ExplorerSession:  # fmt: skip
+    """A session of what was named. The bundled model without SAEs gets those of the package, whose labels are
     kept in the user's cache; any other Shapes model gets its own, made once, in minutes; another model is
     shown without."""
     loaded = load(model, device=device)
@@ -34,7 +34,7 @@ def open_lab(
         folder = BUNDLED if bundled else prepare(loaded, cache() / name)
         saes, own = folder / "saes", None if atlas else cache() / "labels"
         atlas = atlas or folder / "atlas"
-    return Lab(
+    return ExplorerSession(
         loaded,
         {} if saes is None else load_saes(saes, loaded.device),
         None if atlas is None else Atlas.open(atlas, own),

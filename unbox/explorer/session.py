@@ -29,7 +29,7 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class RecordedImage:
     """A picture, and the features that fired while it was made."""
 
     recipe: Recipe
@@ -83,7 +83,7 @@ def _ranked(
     return [(int(i), float(total[i])) for i in order if total[i] > 0]
 
 
-class Watch:
+class ProgressHook:
     """An instrument that tells how far a run is, and stops it when asked to."""
 
     def __init__(self, stop: threading.Event, progress: Callable[[int], None] | None = None) -> None:
@@ -108,7 +108,7 @@ class Watch:
             handle.remove()
 
 
-class Lab:
+class ExplorerSession:
     """Models by system, loaded when first asked for; SAEs by name; the atlas, where there is one.
 
     `systems` are the names (or folders) that may be asked for, the first of them the default; `model` is that
@@ -210,7 +210,7 @@ class Lab:
             [recipe.prompt for recipe in recipes],
             seeds=[recipe.seed for recipe in recipes],
             edits=[self.instrument(recipe) for recipe in recipes],
-            instruments=[Watch(stop or threading.Event(), progress)],
+            instruments=[ProgressHook(stop or threading.Event(), progress)],
             steps=first.steps, guidance=first.guidance, height=first.height, width=first.width,
             **options,
         )  # fmt: skip
@@ -239,14 +239,16 @@ class Lab:
         fitting = self.fitting(recipe.system)
         return self.norm_limits(bind(recipe.active, fitting), fitting) if len(recipe.active) else {}
 
-    def look(self, recipe: Recipe, stop: threading.Event | None = None, progress: Any = None) -> Sight:
+    def record(
+        self, recipe: Recipe, stop: threading.Event | None = None, progress: Any = None
+    ) -> RecordedImage:
         """Make the picture and see which features of every SAE that fits fire, at every step and place.
 
         What fires is read before a block's own edits and after those of earlier blocks.
         """
         model, fitting = self.model(recipe.system), self.fitting(recipe.system)
         if not fitting:
-            return Sight(recipe, self.generate([recipe], stop, progress)[0], (), (), {}, {})
+            return RecordedImage(recipe, self.generate([recipe], stop, progress)[0], (), (), {}, {})
         with record(model, blocks=tuple(dict.fromkeys(sae.block for sae in fitting.values()))) as tape:
             (image,) = self.generate([recipe], stop, progress)
         values, indices = {}, {}
@@ -254,7 +256,7 @@ class Lab:
             codes = sae.encode(tape[sae.block][0].to(sae.device))
             values[name] = codes.values.half().cpu().numpy()
             indices[name] = codes.indices.int().cpu().numpy()
-        return Sight(recipe, image, tape.steps, tape.branches, values, indices)
+        return RecordedImage(recipe, image, tape.steps, tape.branches, values, indices)
 
     def random_control(self, recipe: Recipe, seed: int = 0) -> Recipe:
         """The same edits with random features in the place of theirs, of equal norm: what any feature does.

@@ -1,4 +1,4 @@
-"""What pages share: the lab, the stop switches, the tabs and the link; and how one page opens another."""
+"""What pages share: the session, the stop switches, the tabs and the link; and how one page opens another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from unbox.explorer.events import Stops, on
+from unbox.explorer.events import StopSwitches, listen
 from unbox.explorer.image_recipe import Recipe
-from unbox.explorer.session import Lab, Sight
+from unbox.explorer.session import ExplorerSession, RecordedImage
 
 #: Pixels of a side up to which a picture is made when the app starts.
 SMALL = 128
@@ -18,31 +18,33 @@ SET_LINK = "(link) => { if (link) window.history.replaceState(null, '', link); }
 
 
 @dataclass(frozen=True)
-class Opening:
+class InitialState:
     """What the pages show before anything is asked for."""
 
     recipe: Recipe
-    sight: Sight | None = None
+    recorded: RecordedImage | None = None
     """The recipe's picture, where a picture is made at once."""
     feature: str = ""
     """A feature whose label foretells well where it fires."""
 
     @classmethod
-    def of(cls, lab: Lab, prompt: str) -> "Opening":
-        """The lab's own opening: with a picture where that takes no time, in the Shapes world."""
-        recipe = replace(lab.defaults(lab.default), prompt=prompt)
-        small = lab.model(lab.default).size <= SMALL
-        found = [] if lab.atlas is None else lab.atlas.search(labelled=True, order="label score", limit=1)
-        there = [facts.name for facts in found if facts.name.rpartition("/")[0] in lab.saes]
-        return cls(recipe, lab.look(recipe) if small else None, *there[:1])
+    def of(cls, session: ExplorerSession, prompt: str) -> "InitialState":
+        """The session's own: with a picture where that takes no time, in the Shapes world."""
+        recipe = replace(session.defaults(session.default), prompt=prompt)
+        small = session.model(session.default).size <= SMALL
+        found = (
+            [] if session.atlas is None else session.atlas.search(labelled=True, order="label score", limit=1)
+        )
+        there = [facts.name for facts in found if facts.name.rpartition("/")[0] in session.saes]
+        return cls(recipe, session.record(recipe) if small else None, *there[:1])
 
 
 @dataclass(frozen=True)
-class Shell:
+class SharedComponents:
     """Made once for an app, before its pages are wired."""
 
-    lab: Lab
-    stops: Stops
+    session: ExplorerSession
+    stop_switches: StopSwitches
     tabs: Any
     link: Any
     pages: dict[str, Any]
@@ -56,7 +58,7 @@ class Shell:
 
     def stoppable(self, button: Any, runs: Sequence[Any]) -> None:
         """The button stops this session's run at its next step, and takes back what still waits."""
-        on(button.click, self.stops.stop, None, None, queue=False, cancels=list(runs))
+        listen(button.click, self.stop_switches.stop, None, None, queue=False, cancels=list(runs))
 
 
 # Gradio takes "page" of a query string for itself.
@@ -65,7 +67,7 @@ def link(page: str, **query: str) -> str:
     return "?" + urlencode({"view": page, **query})
 
 
-def told(progress: Any, steps: int) -> Any:
+def progress_callback(progress: Any, steps: int) -> Any:
     """What tells Gradio's progress bar how far a run is; None where nobody looks."""
     return None if progress is None else lambda done: progress((done, steps), desc="sampling", unit="steps")
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from unbox.explorer import fragments
-from unbox.explorer.events import live
-from unbox.explorer.session import Lab
+from unbox.explorer.events import html_component
+from unbox.explorer.session import ExplorerSession
 
 TITLE = "Blocks"
 
@@ -18,32 +18,35 @@ class Parts:
     body: Any
 
 
-def draw(lab: Lab) -> Parts:
+def draw(session: ExplorerSession) -> Parts:
     """The page's components; call inside its tab."""
-    return Parts(live(body(lab), elem_id="blocks-body"))
+    return Parts(html_component(body(session), elem_id="blocks-body"))
 
 
-def body(lab: Lab) -> str:
+def body(session: ExplorerSession) -> str:
     """Tables of the SAEs, of their held-out figures where there are some, and of what the atlas counted."""
-    sections = ["<h4>SAEs</h4>", _saes(lab)]
-    if figures := {name: found for name, sae in lab.saes.items() if (found := figures_of(lab, name))}:
+    sections = ["<h4>SAEs</h4>", _saes(session)]
+    if figures := {name: found for name, sae in session.saes.items() if (found := figures_of(session, name))}:
         sections += ["<h4>Held-out figures <small>unbox evaluate</small></h4>", _figures(figures)]
-    if lab.bench:
-        sections += ["<h4>What a block can cause <small>unbox bench shapes</small></h4>", *_bench(lab.bench)]
-    if lab.atlas is not None:
-        sections += ["<h4>Atlas</h4>", _atlas(lab)]
+    if session.bench:
+        sections += [
+            "<h4>What a block can cause <small>unbox bench shapes</small></h4>",
+            *_bench(session.bench),
+        ]
+    if session.atlas is not None:
+        sections += ["<h4>Atlas</h4>", _atlas(session)]
     return f'<div class="ub-gallery">{"".join(sections)}</div>'
 
 
-def figures_of(lab: Lab, name: str) -> dict[str, Any]:
+def figures_of(session: ExplorerSession, name: str) -> dict[str, Any]:
     """Figures of an SAE: those given to the explorer, else those kept beside it when it was trained."""
-    return dict(lab.figures.get(name) or lab.saes[name].meta.get("figures") or {})
+    return dict(session.figures.get(name) or session.saes[name].meta.get("figures") or {})
 
 
-def _saes(lab: Lab) -> str:
+def _saes(session: ExplorerSession) -> str:
     rows = [
         (name, sae.block, sae.width, sae.latents, sae.k, float(sae.update_std))
-        for name, sae in lab.saes.items()
+        for name, sae in session.saes.items()
     ]
     return fragments.table(("SAE", "block", "width", "latents", "k", "deviation of updates"), rows)
 
@@ -82,10 +85,10 @@ def _bench(results: Mapping[str, Any]) -> tuple[str, str]:
     blocks = list(dict.fromkeys(block for _, block in owned))
     kinds = list(dict.fromkeys(kind for kind, _ in owned))
     carried = [(kind, *(_share(owned.get((kind, block))) for block in blocks)) for kind in kinds]
-    told: dict[tuple[str, str], list[float]] = {}
+    by_method: dict[tuple[str, str], list[float]] = {}
     for row in results.get("meaning", ()):
-        told.setdefault((row["block"], row["method"]), []).append(row["auroc"])
-    meaning = [(*key, sum(found) / len(found), len(found)) for key, found in told.items()]
+        by_method.setdefault((row["block"], row["method"]), []).append(row["auroc"])
+    meaning = [(*key, sum(found) / len(found), len(found)) for key, found in by_method.items()]
     return (
         fragments.table(("edits carried by a block's updates alone", *blocks), carried),
         fragments.table(("block", "method", "mean held-out AUROC of the best unit", "values"), meaning),
@@ -99,9 +102,9 @@ def _share(row: Mapping[str, Any] | None) -> str | None:
     return f"{row['success']:.2f} ({row['success_low']:.2f} to {row['success_high']:.2f})"
 
 
-def _atlas(lab: Lab) -> str:
-    assert lab.atlas is not None
-    rows = lab.atlas.summary()
+def _atlas(session: ExplorerSession) -> str:
+    assert session.atlas is not None
+    rows = session.atlas.summary()
     heads = (
         "SAE",
         "features",

@@ -9,11 +9,11 @@ import numpy as np
 
 from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, fragments, generation_controls, image_uris
-from unbox.explorer.events import live, on
+from unbox.explorer.events import html_component, listen
 from unbox.explorer.generation_controls import Controls
 from unbox.explorer.image_recipe import Recipe, describe
-from unbox.explorer.session import Lab, Sight
-from unbox.explorer.shared_components import Shell, link, told
+from unbox.explorer.session import ExplorerSession, RecordedImage
+from unbox.explorer.shared_components import SharedComponents, link, progress_callback
 
 TITLE = "Compare"
 #: Sides that are no other system.
@@ -43,10 +43,10 @@ class Parts:
     """The recipe that Paint has set aside, or None."""
 
 
-def draw(lab: Lab, first: Recipe) -> Parts:
+def draw(session: ExplorerSession, first: Recipe) -> Parts:
     """The page's components; call inside its tab."""
-    own = generation_controls.draw(lab, first, "compare")
-    others = [name for name in lab.systems if name != lab.default]
+    own = generation_controls.draw(session, first, "compare")
+    others = [name for name in session.systems if name != session.default]
     choices = [PLAIN, PAINTED, KEPT, CONTROL, *others]
     against = others[-1] if others else PAINTED
     with gr.Row(elem_classes="ub-toolbar"):
@@ -56,29 +56,34 @@ def draw(lab: Lab, first: Recipe) -> Parts:
             gr.Dropdown(choices, value=value, label=label, elem_id=f"compare-{label.lower()}", min_width=200)
             for value, label in ((PLAIN, "Left"), (against, "Right"))
         )
-    result = live(f'<p class="ub-none">{ABOUT}</p>', elem_id="compare-result")
+    result = html_component(f'<p class="ub-none">{ABOUT}</p>', elem_id="compare-result")
     return Parts(own, left, right, make, stop, result, gr.State(None, time_to_live=3600))
 
 
-def wire(shell: Shell) -> None:
+def wire(shared: SharedComponents) -> None:
     """The page's events."""
-    lab, parts, paint = shell.lab, shell.pages["compare"], shell.pages["paint"]
+    session, parts, paint = shared.session, shared.pages["compare"], shared.pages["paint"]
     inputs = {*parts.controls.components, parts.left, parts.right, parts.kept, paint.sheet}
 
     def run(data: dict, request: gr.Request, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
         recipe = generation_controls.recipe_of(parts.controls, data)
         sets = {PAINTED: data[paint.sheet].recipe, KEPT: data[parts.kept]}
-        one, two = (side(lab, recipe, data[choice], sets) for choice in (parts.left, parts.right))
-        return looked(shell, one, two, request, progress), link_of(one, two)
+        one, two = (side(session, recipe, data[choice], sets) for choice in (parts.left, parts.right))
+        return looked(shared, one, two, request, progress), link_of(one, two)
 
-    runs = [on(parts.make.click, run, inputs, [parts.result, shell.link], device=True)]
-    runs.append(on(parts.controls.prompt.submit, run, inputs, [parts.result, shell.link], device=True))
+    runs = [listen(parts.make.click, run, inputs, [parts.result, shared.link], device=True)]
+    runs.append(listen(parts.controls.prompt.submit, run, inputs, [parts.result, shared.link], device=True))
     for each in runs:
-        shell.linked(each)
-    shell.stoppable(parts.stop, runs)
+        shared.linked(each)
+    shared.stoppable(parts.stop, runs)
     system, _, _, *sizes = parts.controls.components[:7]
-    on(parts.controls.system.input, lambda name: generation_controls.settings_of(lab, name), [system], sizes,
-       show_progress="hidden")  # fmt: skip
+    listen(
+        parts.controls.system.input,
+        lambda name: generation_controls.settings_of(session, name),
+        [system],
+        sizes,
+        show_progress="hidden",
+    )
 
     def keep(sheet: Any) -> Recipe:
         if not len(sheet.recipe.active):
@@ -86,7 +91,7 @@ def wire(shell: Shell) -> None:
         gr.Info("Kept: Compare can set these edits beside others.", duration=4)
         return sheet.recipe
 
-    on(paint.keep.click, keep, [paint.sheet], [parts.kept], show_progress="hidden")
+    listen(paint.keep.click, keep, [paint.sheet], [parts.kept], show_progress="hidden")
 
 
 def link_of(one: Recipe, two: Recipe) -> str:
@@ -94,19 +99,22 @@ def link_of(one: Recipe, two: Recipe) -> str:
     return link("compare", r=one.to_link(), other=two.to_link())
 
 
-def looked(shell: Shell, one: Recipe, two: Recipe, request: Any, progress: Any = None) -> str:
+def looked(shared: SharedComponents, one: Recipe, two: Recipe, request: Any, progress: Any = None) -> str:
     """Both pictures made, and what the page shows of them."""
-    with shell.stops.running(request) as stop:
-        sights = [shell.lab.look(recipe, stop, told(progress, recipe.steps)) for recipe in (one, two)]
-    return compared(shell.lab, *sights)
+    with shared.stop_switches.running(request) as stop:
+        recorded_images = [
+            shared.session.record(recipe, stop, progress_callback(progress, recipe.steps))
+            for recipe in (one, two)
+        ]
+    return compared(shared.session, *recorded_images)
 
 
-def side(lab: Lab, recipe: Recipe, choice: Any, sets: Mapping[str, Recipe | None]) -> Recipe:
+def side(session: ExplorerSession, recipe: Recipe, choice: Any, sets: Mapping[str, Recipe | None]) -> Recipe:
     """The recipe of a side: with a set of edits, or of another system at its own steps and guidance."""
     if choice == PLAIN:
         return recipe
     if choice not in (PAINTED, KEPT, CONTROL):
-        own = lab.defaults(str(choice))
+        own = session.defaults(str(choice))
         return replace(recipe, system=own.system, steps=own.steps, guidance=own.guidance,
                        height=own.height, width=own.width)  # fmt: skip
     found = sets[PAINTED if choice == CONTROL else choice]
@@ -114,10 +122,10 @@ def side(lab: Lab, recipe: Recipe, choice: Any, sets: Mapping[str, Recipe | None
         where = "Keep for Compare on the Paint page" if choice == KEPT else "Paint"
         raise UnboxError(f"there are no '{choice}': add an edit with {where} first, or choose another side")
     edited = replace(recipe, edits=found.edits, off=found.off, guard=found.guard)
-    return lab.random_control(edited) if choice == CONTROL else edited
+    return session.random_control(edited) if choice == CONTROL else edited
 
 
-def compared(lab: Lab, one: Sight, two: Sight) -> str:
+def compared(session: ExplorerSession, one: RecordedImage, two: RecordedImage) -> str:
     """Both pictures, their difference, and the features that fire more in either, as HTML."""
     names = _names(one.recipe, two.recipe)
     body = "".join(fragments.picture(s.image, name) for s, name in zip((one, two), names, strict=True))
@@ -128,29 +136,31 @@ def compared(lab: Lab, one: Sight, two: Sight) -> str:
     sections = []
     for sae in one.values:
         if sae in two.values:
-            more, less = differing(lab, one, two, sae)
+            more, less = differing(session, one, two, sae)
             sides = ((f"{sae}: more on the left", less), (f"{sae}: more on the right", more))
-            pair = "".join(f"<div>{fragments.chips(t, feature_summaries.feature_chips(lab, f)) or _none(t)}</div>"  # noqa: E501
+            pair = "".join(f"<div>{fragments.chips(t, feature_summaries.feature_chips(session, f)) or _none(t)}</div>"  # noqa: E501
 
                            for t, f in sides)  # fmt: skip
             sections.append(f'<div class="ub-two">{pair}</div>')
     return f'<div class="ub-strip ub-three">{body}</div>' + "".join(sections)
 
 
-def differing(lab: Lab, one: Sight, two: Sight, sae: str) -> tuple[list[tuple[str, float]], ...]:
+def differing(
+    session: ExplorerSession, one: RecordedImage, two: RecordedImage, sae: str
+) -> tuple[list[tuple[str, float]], ...]:
     """The features of an SAE that fire more in the second picture, and those that fire more in the first:
     (name, difference of the mean activations), the most telling first."""
-    change = totals(two, sae, lab.saes[sae].latents) - totals(one, sae, lab.saes[sae].latents)
-    weight = lab.rarity(sae)
+    change = totals(two, sae, session.saes[sae].latents) - totals(one, sae, session.saes[sae].latents)
+    weight = session.rarity(sae)
     order = np.argsort(-(change if weight is None else change * weight), kind="stable")
     more = [(f"{sae}/{i}", float(change[i])) for i in order[:SHOWN] if change[i] > 0]
     less = [(f"{sae}/{i}", float(-change[i])) for i in order[::-1][:SHOWN] if change[i] < 0]
     return more, less
 
 
-def totals(sight: Sight, sae: str, latents: int) -> np.ndarray:
+def totals(recorded: RecordedImage, sae: str, latents: int) -> np.ndarray:
     """(latents,) activation summed over places, as a mean over places, steps and branches."""
-    values, indices = sight.values[sae], sight.indices[sae]
+    values, indices = recorded.values[sae], recorded.indices[sae]
     summed = np.bincount(indices.ravel(), values.ravel().astype(np.float64), latents)
     return summed / max(1, values[..., 0].size)
 

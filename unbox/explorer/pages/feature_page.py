@@ -9,10 +9,10 @@ from unbox.atlas import Facts, set_label
 from unbox.edit import Edits
 from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, fragments, limits
-from unbox.explorer.events import asked, live, on
+from unbox.explorer.events import event_value, html_component, listen
 from unbox.explorer.image_recipe import Recipe
-from unbox.explorer.session import Lab
-from unbox.explorer.shared_components import Opening, Shell, link, select, told
+from unbox.explorer.session import ExplorerSession
+from unbox.explorer.shared_components import InitialState, SharedComponents, link, progress_callback, select
 
 TITLE = "Feature"
 #: Strengths of the strip, in the block's deviations.
@@ -41,13 +41,20 @@ class Parts:
     interval: Any
 
 
-def draw(lab: Lab, opening: Opening) -> Parts:
+def draw(session: ExplorerSession, initial: InitialState) -> Parts:
     """The page's components; call inside its tab."""
     hint = '<p class="ub-none">Name a feature, or choose one in Explore or Search.</p>'
-    shown = page(lab, opening.feature, None) if opening.feature else hint
+    shown = page(session, initial.feature, None) if initial.feature else hint
     with gr.Row(elem_classes="ub-toolbar"):
-        name = gr.Textbox(opening.feature, label="Feature", placeholder=f"{next(iter(lab.saes), 'up.0.1')}/0",
-                          scale=2, max_length=100, elem_id="feature-name", min_width=130)  # fmt: skip
+        name = gr.Textbox(
+            initial.feature,
+            label="Feature",
+            placeholder=f"{next(iter(session.saes), 'up.0.1')}/0",
+            scale=2,
+            max_length=100,
+            elem_id="feature-name",
+            min_width=130,
+        )
         before = gr.Button("\u2190 Previous", elem_id="feature-before", scale=0, min_width=100)
         after = gr.Button("Next \u2192", elem_id="feature-after", scale=0, min_width=90)
         label = gr.Textbox(label="Your label", max_length=200, scale=3, elem_id="feature-label",
@@ -56,89 +63,97 @@ def draw(lab: Lab, opening: Opening) -> Parts:
                             elem_id="feature-author")  # fmt: skip
         save = gr.Button("Save label", elem_id="feature-save", scale=0, min_width=100)
     with gr.Row(elem_classes="ub-toolbar"):
-        prompt = gr.Textbox(opening.recipe.prompt, label="Try its strength on", scale=6, max_length=2000,
+        prompt = gr.Textbox(initial.recipe.prompt, label="Try its strength on", scale=6, max_length=2000,
                             elem_id="feature-prompt", min_width=200)  # fmt: skip
-        seed = gr.Number(opening.recipe.seed, label="Seed", precision=0, minimum=0, maximum=limits.SEED,
+        seed = gr.Number(initial.recipe.seed, label="Seed", precision=0, minimum=0, maximum=limits.SEED,
                          scale=1, min_width=90)  # fmt: skip
         tries = gr.Button("Icon and strengths", variant="primary", elem_id="feature-try", scale=0,
                           min_width=150)  # fmt: skip
         stop = gr.Button("Stop", scale=0, min_width=70)
         paint = gr.Button("Paint with it", elem_id="feature-paint", scale=0, min_width=110)
-    strip = live("", elem_id="feature-strip")
-    body = live(shown, elem_id="feature-body")
+    strip = html_component("", elem_id="feature-strip")
+    body = html_component(shown, elem_id="feature-body")
     return Parts(name, before, after, body, label, author, save, tries, stop, paint, prompt, seed, strip,
                  gr.State(None))  # fmt: skip
 
 
-def outputs(shell: Shell) -> list[Any]:
+def outputs(shared: SharedComponents) -> list[Any]:
     """The components that `opened` updates."""
-    parts = shell.pages["feature"]
-    return [shell.tabs, parts.name, parts.body, parts.label, parts.strip, parts.interval, shell.link]
+    parts = shared.pages["feature"]
+    return [shared.tabs, parts.name, parts.body, parts.label, parts.strip, parts.interval, shared.link]
 
 
-def opened(lab: Lab, name: str) -> tuple:
+def opened(session: ExplorerSession, name: str) -> tuple:
     """Everything that changes when a feature's page is opened; see `outputs`."""
     name = name.strip()
-    body = page(lab, name, None)
-    facts = feature_summaries.facts_of(lab, [name]).get(name)
+    body = page(session, name, None)
+    facts = feature_summaries.facts_of(session, [name]).get(name)
     own = facts.label if facts and facts.author != "log-odds" else ""
     return select("feature"), name, body, own, "", None, link("feature", f=name)
 
 
-def wire(shell: Shell) -> None:
+def wire(shared: SharedComponents) -> None:
     """The page's events, and those of other pages that open a feature's page."""
-    lab, parts = shell.lab, shell.pages["feature"]
-    shown = outputs(shell)
+    session, parts = shared.session, shared.pages["feature"]
+    shown = outputs(shared)
 
     def from_click(event: gr.EventData) -> tuple:
-        name = asked(event, "open", str) or asked(event, "feature", str)
-        return opened(lab, name) if name else (gr.skip(),) * len(shown)
+        name = event_value(event, "open", str) or event_value(event, "feature", str)
+        return opened(session, name) if name else (gr.skip(),) * len(shown)
 
     def from_card(event: gr.EventData) -> tuple:
-        name = asked(event, "open", str)
-        return opened(lab, name) if name else (gr.skip(),) * len(shown)
+        name = event_value(event, "open", str)
+        return opened(session, name) if name else (gr.skip(),) * len(shown)
 
     def in_page(event: gr.EventData, name: str) -> tuple:
-        interval = asked(event, "interval", int)
+        interval = event_value(event, "interval", int)
         if interval is None:
             return from_click(event)
-        return (*(gr.skip(),) * 2, page(lab, name.strip(), interval), *(gr.skip(),) * 2, interval, gr.skip())
+        return (
+            *(gr.skip(),) * 2,
+            page(session, name.strip(), interval),
+            *(gr.skip(),) * 2,
+            interval,
+            gr.skip(),
+        )
 
-    shell.linked(on(parts.name.submit, lambda name: opened(lab, name), [parts.name], shown))
+    shared.linked(listen(parts.name.submit, lambda name: opened(session, name), [parts.name], shown))
     for button, step in ((parts.before, -1), (parts.after, 1)):
 
         def walk(name: str, step: int = step) -> tuple:
-            return opened(lab, neighbour(lab, name, step))
+            return opened(session, neighbour(session, name, step))
 
-        shell.linked(on(button.click, walk, [parts.name], shown, show_progress="hidden"))
-    shell.linked(on(parts.body.click, in_page, [parts.name], shown, show_progress="hidden"))
-    shell.linked(on(shell.pages["explore"].card.click, from_card, None, shown, show_progress="hidden"))
-    shell.linked(on(shell.pages["search"].results.click, from_click, None, shown, show_progress="hidden"))
+        shared.linked(listen(button.click, walk, [parts.name], shown, show_progress="hidden"))
+    shared.linked(listen(parts.body.click, in_page, [parts.name], shown, show_progress="hidden"))
+    shared.linked(listen(shared.pages["explore"].card.click, from_card, None, shown, show_progress="hidden"))
+    shared.linked(
+        listen(shared.pages["search"].results.click, from_click, None, shown, show_progress="hidden")
+    )
 
     def relabel(name: str, label: str, author: str) -> str:
-        if lab.atlas is None:
+        if session.atlas is None:
             raise UnboxError("labels are kept in an atlas; start the explorer with one")
-        set_label(lab.atlas, name.strip(), label, author or "someone")
+        set_label(session.atlas, name.strip(), label, author or "someone")
         gr.Info("Label saved.", duration=3)
-        return page(lab, name.strip(), None)
+        return page(session, name.strip(), None)
 
-    on(parts.save.click, relabel, [parts.name, parts.label, parts.author], [parts.body])
+    listen(parts.save.click, relabel, [parts.name, parts.label, parts.author], [parts.body])
 
     def tried(
         name: str, prompt: str, seed: Any, request: gr.Request, progress: gr.Progress = gr.Progress()  # noqa: B008  # noqa: E501
     ) -> str:  # fmt: skip
-        with shell.stops.running(request) as stop:
-            return strengths(lab, name.strip(), prompt, limits.seed(seed), stop, progress)
+        with shared.stop_switches.running(request) as stop:
+            return strengths(session, name.strip(), prompt, limits.seed(seed), stop, progress)
 
-    run = on(parts.tries.click, tried, [parts.name, parts.prompt, parts.seed], [parts.strip], device=True)
-    shell.stoppable(parts.stop, [run])
+    run = listen(parts.tries.click, tried, [parts.name, parts.prompt, parts.seed], [parts.strip], device=True)
+    shared.stoppable(parts.stop, [run])
 
 
-def neighbour(lab: Lab, name: str, step: int) -> str:
+def neighbour(session: ExplorerSession, name: str, step: int) -> str:
     """The name of the feature before or after, round the ends of its SAE."""
-    feature = lab.feature(name)
+    feature = session.feature(name)
     sae, _, index = name.strip().rpartition("/")
-    return f"{sae}/{(int(index) + step) % lab.saes[sae].latents}" if feature else name
+    return f"{sae}/{(int(index) + step) % session.saes[sae].latents}" if feature else name
 
 
 def _by(facts: Facts) -> str:
@@ -150,11 +165,11 @@ def _by(facts: Facts) -> str:
     )
 
 
-def page(lab: Lab, name: str, interval: int | None) -> str:
+def page(session: ExplorerSession, name: str, interval: int | None) -> str:
     """The body of a feature's page, `interval` of its histogram opened."""
-    lab.feature(name)
-    atlas = lab.atlas
-    if atlas is None or name not in (found := feature_summaries.facts_of(lab, [name])):
+    session.feature(name)
+    atlas = session.atlas
+    if atlas is None or name not in (found := feature_summaries.facts_of(session, [name])):
         title = f'<h2 class="ub-title">{fragments.escape(name)}</h2>'
         return title + '<p class="ub-none">No atlas knows this feature.</p>'
     facts = found[name]
@@ -173,7 +188,7 @@ def page(lab: Lab, name: str, interval: int | None) -> str:
             atlas.examples(name, "interval", interval), scale,
         )  # fmt: skip
     relations = "".join(
-        fragments.related(title, note, rows, [feature_summaries.cover(lab, r.facts.name) for r in rows])
+        fragments.related(title, note, rows, [feature_summaries.cover(session, r.facts.name) for r in rows])
         for title, note, rows in (
             ("Decoder neighbours", "cosine of directions", atlas.related(name, "neighbours")),
             ("Active together", "cosine of presence, same block", atlas.related(name, "coactive")),
@@ -204,11 +219,11 @@ def page(lab: Lab, name: str, interval: int | None) -> str:
 
 
 def strip(
-    lab: Lab, name: str, prompt: str, seed: int = 0, stop: Any = None, progress: Any = None
+    session: ExplorerSession, name: str, prompt: str, seed: int = 0, stop: Any = None, progress: Any = None
 ) -> tuple[Any, list[Any]]:
     """The feature's icon (it alone, on an empty prompt) and a picture for each strength of STRIP."""
-    feature = lab.feature(name)
-    plain = Recipe.from_json({**lab.defaults(lab.default).to_json(), "prompt": prompt, "seed": seed})
+    feature = session.feature(name)
+    plain = Recipe.from_json({**session.defaults(session.default).to_json(), "prompt": prompt, "seed": seed})
     sae = feature.sae
     mean = float(sae.stats.mean_active[feature.index]) if sae.stats is not None else 0.0
     unit = {"unit": "mean"} if mean > 0 else {"unit": "deviation"}
@@ -217,13 +232,15 @@ def strip(
     recipes += [
         replace(plain, edits=Edits((feature.add(v, unit="deviation"),)) if v else Edits()) for v in STRIP
     ]
-    icon, *row = lab.generate(recipes, stop, told(progress, plain.steps))
+    icon, *row = session.generate(recipes, stop, progress_callback(progress, plain.steps))
     return icon, row
 
 
-def strengths(lab: Lab, name: str, prompt: str, seed: int = 0, stop: Any = None, progress: Any = None) -> str:
+def strengths(
+    session: ExplorerSession, name: str, prompt: str, seed: int = 0, stop: Any = None, progress: Any = None
+) -> str:
     """Icon and strip as HTML."""
-    icon, row = strip(lab, name, prompt, seed, stop, progress)
+    icon, row = strip(session, name, prompt, seed, stop, progress)
     names = ["unchanged" if v == 0 else f"{v:+g} deviations" for v in STRIP]
     body = "".join(fragments.picture(image, text) for image, text in zip(row, names, strict=True))
     return (

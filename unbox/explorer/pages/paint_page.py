@@ -12,22 +12,22 @@ from unbox.errors import UnboxError
 from unbox.explorer import generation_controls, limits
 from unbox.explorer.canvas import DROP_ZONE, EMPTY, canvas_html, edits_html, result_html
 from unbox.explorer.canvas_state import Sheet, painted
-from unbox.explorer.events import DROP, PAINT, asked, live, on
+from unbox.explorer.events import DROP, PAINT, event_value, html_component, listen
 from unbox.explorer.generation_controls import Controls
 from unbox.explorer.image_recipe import Recipe
-from unbox.explorer.session import Lab, Sight
-from unbox.explorer.shared_components import Opening, Shell, link, select, told
+from unbox.explorer.session import ExplorerSession, RecordedImage
+from unbox.explorer.shared_components import InitialState, SharedComponents, link, progress_callback, select
 
 TITLE = "Paint"
 OPS = ("add", "scale", "set", "ablate", "replace")
 ALL_STEPS = "all"
 EVERYWHERE, PAINTED, OWN = "everywhere", "painted mask", "where it fires"
 #: Ways to hand a recipe on, by their names.
-COPIES: dict[str, Callable[[Recipe, Lab], str]] = {
-    "JSON": lambda recipe, lab: json.dumps(recipe.to_json(), indent=1, ensure_ascii=False),
-    "Python": lambda recipe, lab: recipe.to_python(lab.folder, lab.norms_of(recipe)),
-    "command line": lambda recipe, lab: recipe.to_command(lab.folder),
-    "experiment": lambda recipe, lab: recipe.to_experiment(lab.folder),
+COPIES: dict[str, Callable[[Recipe, ExplorerSession], str]] = {
+    "JSON": lambda recipe, session: json.dumps(recipe.to_json(), indent=1, ensure_ascii=False),
+    "Python": lambda recipe, session: recipe.to_python(session.folder, session.norms_of(recipe)),
+    "command line": lambda recipe, session: recipe.to_command(session.folder),
+    "experiment": lambda recipe, session: recipe.to_experiment(session.folder),
 }
 
 
@@ -61,12 +61,12 @@ class Parts:
     sheet: Any
 
 
-def draw(lab: Lab, opening: Opening) -> Parts:
+def draw(session: ExplorerSession, initial: InitialState) -> Parts:
     """The page's components; call inside its tab."""
-    start = Sheet(opening.recipe)
-    if opening.sight is not None:
-        start = replace(start, before=opening.sight.image, made=opening.recipe)
-    own = generation_controls.draw(lab, opening.recipe, "paint")
+    start = Sheet(initial.recipe)
+    if initial.recorded is not None:
+        start = replace(start, before=initial.recorded.image, made=initial.recipe)
+    own = generation_controls.draw(session, initial.recipe, "paint")
     with gr.Row(elem_classes="ub-toolbar"):
         make = gr.Button("Generate", variant="primary", elem_id="paint-make", scale=0, min_width=120)
         stop = gr.Button("Stop", scale=0, min_width=70)
@@ -76,17 +76,24 @@ def draw(lab: Lab, opening: Opening) -> Parts:
                             container=False, elem_classes="ub-check", elem_id="paint-guard")  # fmt: skip
     with gr.Row(elem_classes="ub-page"):
         with gr.Column(scale=4, min_width=320):
-            canvas = live(canvas_html(start), PAINT, elem_id="paint-canvas")
+            canvas = html_component(canvas_html(start), PAINT, elem_id="paint-canvas")
         with gr.Column(scale=4, min_width=320):
-            fields = _draw_edit(lab, opening.feature)
-            edits = live(edits_html(start), elem_id="paint-edits")
+            fields = _draw_edit(session, initial.feature)
+            edits = html_component(edits_html(start), elem_id="paint-edits")
         with gr.Column(scale=4, min_width=320):
-            result = live(EMPTY, elem_id="paint-result")
+            result = html_component(EMPTY, elem_id="paint-result")
             with gr.Accordion("Copy this picture as \u2026", open=False, elem_id="paint-copying"):
                 copy = gr.Radio(list(COPIES), value="JSON", show_label=False, container=False, min_width=200)
-                copied = gr.Code(COPIES["JSON"](start.recipe, lab), show_label=False, language=None, lines=4,
-                                 max_lines=14, interactive=False, elem_id="paint-copied")  # fmt: skip
-            drop = live(DROP_ZONE, DROP, elem_id="paint-drop")
+                copied = gr.Code(
+                    COPIES["JSON"](start.recipe, session),
+                    show_label=False,
+                    language=None,
+                    lines=4,
+                    max_lines=14,
+                    interactive=False,
+                    elem_id="paint-copied",
+                )
+            drop = html_component(DROP_ZONE, DROP, elem_id="paint-drop")
     return Parts(
         controls=own, make=make, stop=stop, control=control, keep=keep, guard=guard, canvas=canvas,
         edits=edits, result=result, copy=copy, copied=copied, drop=drop,
@@ -94,11 +101,11 @@ def draw(lab: Lab, opening: Opening) -> Parts:
     )  # fmt: skip
 
 
-def _draw_edit(lab: Lab, feature: str) -> dict[str, Any]:
+def _draw_edit(session: ExplorerSession, feature: str) -> dict[str, Any]:
     """The fields of an edit and the buttons of the list, by their names in `Parts`."""
     with gr.Group():
         with gr.Row():
-            name = gr.Textbox(feature, label="Feature", placeholder=f"{next(iter(lab.saes), 'up.0.1')}/0",
+            name = gr.Textbox(feature, label="Feature", placeholder=f"{next(iter(session.saes), 'up.0.1')}/0",
                               max_length=200, elem_id="paint-feature", min_width=130)  # fmt: skip
             op = gr.Dropdown(list(OPS), value="add", label="Op", min_width=90)
         with gr.Row():
@@ -126,31 +133,31 @@ def shown_parts(parts: Parts) -> list[Any]:
     return [parts.sheet, parts.canvas, parts.edits, parts.copied]
 
 
-def made(shell: Shell) -> list[Any]:
+def made(shared: SharedComponents) -> list[Any]:
     """The components that a picture that was made updates: those of `shown`, and the result."""
-    parts = shell.pages["paint"]
+    parts = shared.pages["paint"]
     return [*shown_parts(parts), parts.result]
 
 
-def shown(lab: Lab, sheet: Sheet, copy: str) -> tuple:
+def shown(session: ExplorerSession, sheet: Sheet, copy: str) -> tuple:
     """Everything that follows from the sheet."""
     if copy not in COPIES:
         raise UnboxError(f"a picture is copied as one of {', '.join(COPIES)}")
-    return sheet, canvas_html(sheet), edits_html(sheet), COPIES[copy](sheet.recipe, lab)
+    return sheet, canvas_html(sheet), edits_html(sheet), COPIES[copy](sheet.recipe, session)
 
 
-def wire(shell: Shell) -> None:
+def wire(shared: SharedComponents) -> None:
     """The page's events."""
-    _wire_runs(shell)
-    _wire_list(shell)
-    _wire_arrivals(shell)
+    _wire_runs(shared)
+    _wire_list(shared)
+    _wire_arrivals(shared)
 
 
-def _wire_runs(shell: Shell) -> None:
+def _wire_runs(shared: SharedComponents) -> None:
     """Generate, control, stop, copy, and the settings of another system."""
-    lab, parts = shell.lab, shell.pages["paint"]
+    session, parts = shared.session, shared.pages["paint"]
     inputs = {*parts.controls.components, parts.guard, parts.sheet, parts.copy}
-    results = [*made(shell), shell.link]
+    results = [*made(shared), shared.link]
 
     def run(
         data: dict, request: gr.Request, progress: gr.Progress = gr.Progress(), control: bool = False  # noqa: B008
@@ -160,30 +167,35 @@ def _wire_runs(shell: Shell) -> None:
         recipe = generation_controls.recipe_of(
             parts.controls, data, edits=own.edits, off=own.off, guard=bool(data[parts.guard])
         )
-        with shell.stops.running(request) as stop:
+        with shared.stop_switches.running(request) as stop:
             changed = sheet.changed(recipe, sheet.chosen)
-            sheet = paint(lab, changed, stop, control, told(progress, recipe.steps))
-        return *shown(lab, sheet, data[parts.copy]), result_html(sheet), link("paint", r=recipe.to_link())
+            sheet = paint(session, changed, stop, control, progress_callback(progress, recipe.steps))
+        return *shown(session, sheet, data[parts.copy]), result_html(sheet), link("paint", r=recipe.to_link())
 
     def run_control(data: dict, request: gr.Request, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
         return run(data, request, progress, control=True)
 
-    runs = [on(event, run, inputs, results, device=True)
+    runs = [listen(event, run, inputs, results, device=True)
             for event in (parts.make.click, parts.controls.prompt.submit)]  # fmt: skip
-    runs.append(on(parts.control.click, run_control, inputs, results, device=True))
+    runs.append(listen(parts.control.click, run_control, inputs, results, device=True))
     for each in runs:
-        shell.linked(each)
-    shell.stoppable(parts.stop, runs)
-    on(parts.copy.input, lambda sheet, copy: shown(lab, sheet, copy)[-1], [parts.sheet, parts.copy],
+        shared.linked(each)
+    shared.stoppable(parts.stop, runs)
+    listen(parts.copy.input, lambda sheet, copy: shown(session, sheet, copy)[-1], [parts.sheet, parts.copy],
        [parts.copied], show_progress="hidden")  # fmt: skip
     system, _, _, *sizes = parts.controls.components[:7]
-    on(parts.controls.system.input, lambda name: generation_controls.settings_of(lab, name), [system], sizes,
-       show_progress="hidden")  # fmt: skip
+    listen(
+        parts.controls.system.input,
+        lambda name: generation_controls.settings_of(session, name),
+        [system],
+        sizes,
+        show_progress="hidden",
+    )
 
 
-def _wire_list(shell: Shell) -> None:
+def _wire_list(shared: SharedComponents) -> None:
     """The mask, the controls of an edit, and the list."""
-    lab, parts = shell.lab, shell.pages["paint"]
+    session, parts = shared.session, shared.pages["paint"]
     fields = [
         parts.feature,
         parts.op,
@@ -199,25 +211,25 @@ def _wire_list(shell: Shell) -> None:
         mask = painted(*(event._data.get(k) for k in ("mask", "width", "height")))
         return replace(sheet, mask=mask), PAINTED if mask else EVERYWHERE
 
-    on(parts.canvas.input, brush, [parts.sheet], [parts.sheet, parts.where], show_progress="hidden")
+    listen(parts.canvas.input, brush, [parts.sheet], [parts.sheet, parts.where], show_progress="hidden")
 
     def add(data: dict) -> tuple:
-        return shown(lab, data[parts.sheet].add(edit_of(lab, parts, data)), data[parts.copy])
+        return shown(session, data[parts.sheet].add(edit_of(session, parts, data)), data[parts.copy])
 
     def put(data: dict) -> tuple:
-        return shown(lab, data[parts.sheet].put(edit_of(lab, parts, data)), data[parts.copy])
+        return shown(session, data[parts.sheet].put(edit_of(session, parts, data)), data[parts.copy])
 
-    on(parts.add.click, add, {*fields, *state}, shown_parts(parts), show_progress="hidden")
-    on(parts.put.click, put, {*fields, *state}, shown_parts(parts), show_progress="hidden")
+    listen(parts.add.click, add, {*fields, *state}, shown_parts(parts), show_progress="hidden")
+    listen(parts.put.click, put, {*fields, *state}, shown_parts(parts), show_progress="hidden")
     for button, change in ((parts.undo, Sheet.undo), (parts.redo, Sheet.redo)):
 
         def step(sheet: Sheet, copy: str, change: Any = change) -> tuple:
-            return shown(lab, change(sheet), copy)
+            return shown(session, change(sheet), copy)
 
-        on(button.click, step, state, shown_parts(parts), show_progress="hidden")
+        listen(button.click, step, state, shown_parts(parts), show_progress="hidden")
 
     def act(event: gr.EventData, sheet: Sheet, copy: str) -> tuple:
-        what, place = asked(event, "act", str), asked(event, "place", int)
+        what, place = event_value(event, "act", str), event_value(event, "place", int)
         changes = {
             "choose": lambda: sheet.choose(place), "toggle": lambda: sheet.toggle(place),
             "remove": lambda: sheet.remove(place), "up": lambda: sheet.move(place, -1),
@@ -227,82 +239,89 @@ def _wire_list(shell: Shell) -> None:
             raise UnboxError("not a button of the list")
         sheet = changes[what]()
         values = fields_of(sheet) if what == "choose" else (gr.skip(),) * len(fields)
-        return *shown(lab, sheet, copy), *values
+        return *shown(session, sheet, copy), *values
 
-    on(parts.edits.click, act, state, [*shown_parts(parts), *fields], show_progress="hidden")
+    listen(parts.edits.click, act, state, [*shown_parts(parts), *fields], show_progress="hidden")
 
 
-def _wire_arrivals(shell: Shell) -> None:
+def _wire_arrivals(shared: SharedComponents) -> None:
     """Pictures and features that come from other pages, and recipes from PNGs."""
-    parts, explore = shell.pages["paint"], shell.pages["explore"]
-    arrived = arrivals(shell)
+    parts, explore = shared.pages["paint"], shared.pages["explore"]
+    arrived = arrivals(shared)
 
-    def from_explore(sight: Sight | None, chosen: str, copy: str) -> tuple:
-        if sight is None:
+    def from_explore(recorded: RecordedImage | None, chosen: str, copy: str) -> tuple:
+        if recorded is None:
             raise UnboxError("make a picture first")
-        return opened(shell.lab, sight, chosen, copy)
+        return opened(shared.session, recorded, chosen, copy)
 
-    on(explore.paint.click, from_explore, [explore.sight, explore.chosen, parts.copy], arrived)
+    listen(explore.paint.click, from_explore, [explore.recorded, explore.chosen, parts.copy], arrived)
 
-    def from_card(event: gr.EventData, sight: Sight | None, copy: str) -> tuple:
-        name = asked(event, "paint", str)
-        if not name or sight is None:
+    def from_card(event: gr.EventData, recorded: RecordedImage | None, copy: str) -> tuple:
+        name = event_value(event, "paint", str)
+        if not name or recorded is None:
             return (gr.skip(),) * len(arrived)
-        return opened(shell.lab, sight, name, copy)
+        return opened(shared.session, recorded, name, copy)
 
     def from_feature(name: str) -> tuple:
-        shell.lab.feature(name)
+        shared.session.feature(name)
         return select("paint"), name.strip()
 
-    on(shell.pages["feature"].paint.click, from_feature, [shell.pages["feature"].name],
-       [shell.tabs, parts.feature], show_progress="hidden")  # fmt: skip
-    on(explore.card.click, from_card, [explore.sight, parts.copy], arrived, show_progress="hidden")
+    listen(shared.pages["feature"].paint.click, from_feature, [shared.pages["feature"].name],
+       [shared.tabs, parts.feature], show_progress="hidden")  # fmt: skip
+    listen(explore.card.click, from_card, [explore.recorded, parts.copy], arrived, show_progress="hidden")
 
     def restored(event: gr.EventData, copy: str) -> tuple:
-        text = asked(event, "recipe", str)
+        text = event_value(event, "recipe", str)
         if text is None:
-            raise UnboxError(asked(event, "problem", str) or "this file holds no recipe")
-        return restore(shell.lab, Recipe.from_text(text), copy)
+            raise UnboxError(event_value(event, "problem", str) or "this file holds no recipe")
+        return restore(shared.session, Recipe.from_text(text), copy)
 
-    on(parts.drop.input, restored, [parts.copy], arrived)
+    listen(parts.drop.input, restored, [parts.copy], arrived)
 
 
-def arrivals(shell: Shell) -> list[Any]:
+def arrivals(shared: SharedComponents) -> list[Any]:
     """The components that `opened` and `restore` update."""
-    parts = shell.pages["paint"]
+    parts = shared.pages["paint"]
     return [
-        *shown_parts(parts), shell.tabs, *parts.controls.components, parts.feature, parts.guard, parts.result,
-    ]  # fmt: skip
+        *shown_parts(parts),
+        shared.tabs,
+        *parts.controls.components,
+        parts.feature,
+        parts.guard,
+        parts.result,
+    ]
 
 
-def opened(lab: Lab, sight: Sight, feature: str, copy: str) -> tuple:
+def opened(session: ExplorerSession, recorded: RecordedImage, feature: str, copy: str) -> tuple:
     """The page with a picture that was made elsewhere."""
-    sheet = Sheet(sight.recipe.plain, before=sight.image, made=sight.recipe.plain)
+    sheet = Sheet(recorded.recipe.plain, before=recorded.image, made=recorded.recipe.plain)
     values = generation_controls.values_of(sheet.recipe)
-    return *shown(lab, sheet, copy), select("paint"), *values, feature or gr.skip(), False, EMPTY
+    return *shown(session, sheet, copy), select("paint"), *values, feature or gr.skip(), False, EMPTY
 
 
-def restore(lab: Lab, recipe: Recipe, copy: str) -> tuple:
+def restore(session: ExplorerSession, recipe: Recipe, copy: str) -> tuple:
     """The page with a recipe from a link or a PNG, not yet made again."""
-    if recipe.system not in lab.systems:
-        raise UnboxError(f"this picture is of {recipe.system}; here there are {', '.join(lab.systems)}")
+    if recipe.system not in session.systems:
+        raise UnboxError(f"this picture is of {recipe.system}; here there are {', '.join(session.systems)}")
     sheet = Sheet(recipe)
     values = generation_controls.values_of(recipe)
     note = '<p class="ub-none">Restored. Generate makes the picture again.</p>'
-    return *shown(lab, sheet, copy), select("paint"), *values, gr.skip(), recipe.guard, note
+    return *shown(session, sheet, copy), select("paint"), *values, gr.skip(), recipe.guard, note
 
 
-def paint(lab: Lab, sheet: Sheet, stop: Any = None, control: bool = False, progress: Any = None) -> Sheet:
+def paint(
+    session: ExplorerSession, sheet: Sheet, stop: Any = None, control: bool = False, progress: Any = None
+) -> Sheet:
     """Make the picture without and with its edits. `control`: with random features of equal norm instead."""
     recipe = sheet.recipe
-    asked_for = lab.random_control(recipe) if control else recipe
-    before, after = lab.generate([recipe.plain, asked_for], stop, progress)
+    asked_for = session.random_control(recipe) if control else recipe
+    before, after = session.generate([recipe.plain, asked_for], stop, progress)
     return replace(sheet, before=before, after=after, made=asked_for)
 
 
-def edit_of(lab: Lab, parts: Parts, data: Mapping[Any, Any]) -> Edit:
+def edit_of(session: ExplorerSession, parts: Parts, data: Mapping[Any, Any]) -> Edit:
     """The edit that the controls say; `data` has a value for each component."""
-    chosen = lab.feature(limits.text("feature", data[parts.feature] or "", 200))
+    chosen = session.feature(limits.text("feature", data[parts.feature] or "", 200))
     op, where, mask = data[parts.op], data[parts.where], data[parts.sheet].mask
     if op not in OPS:
         raise UnboxError(f"no op '{op}'; there are {', '.join(OPS)}")

@@ -9,9 +9,9 @@ import gradio as gr
 from unbox.atlas.query import ORDERS
 from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, fragments, limits
-from unbox.explorer.events import live, on
-from unbox.explorer.session import Lab
-from unbox.explorer.shared_components import Shell, link
+from unbox.explorer.events import html_component, listen
+from unbox.explorer.session import ExplorerSession
+from unbox.explorer.shared_components import SharedComponents, link
 
 TITLE = "Search"
 WORDS, MEANING = "words", "meaning"
@@ -64,10 +64,10 @@ class Parts:
     results: Any
 
 
-def draw(lab: Lab) -> Parts:
+def draw(session: ExplorerSession) -> Parts:
     """The page's components; call inside its tab."""
-    blocks = [ANY, *(lab.atlas.blocks if lab.atlas else ())]
-    steps = [ANY, *(map(str, lab.atlas.steps) if lab.atlas else ())]
+    blocks = [ANY, *(session.atlas.blocks if session.atlas else ())]
+    steps = [ANY, *(map(str, session.atlas.steps) if session.atlas else ())]
     with gr.Row(elem_classes="ub-toolbar"):
         words = gr.Textbox(label="Search features", placeholder="red, left of, up.0.1/17, 17 \u2026", scale=4,
                            max_length=300, elem_id="search-words", min_width=200)  # fmt: skip
@@ -81,42 +81,42 @@ def draw(lab: Lab) -> Parts:
         order = gr.Dropdown([BEST, *ORDERS], value=BEST, label="Order", min_width=120)
         labelled = gr.Checkbox(False, label="Labelled only", min_width=110, container=False,
                                elem_classes="ub-check")  # fmt: skip
-    first = "" if lab.atlas is None else results(lab, Asked(labelled=True, order="label score"))
+    first = "" if session.atlas is None else results(session, Asked(labelled=True, order="label score"))
     note = '<p class="ub-none">The features whose labels foretell best where they fire.</p>' if first else ""
     return Parts((words, by, block, step, low, high, labelled, order), find,
-                 live(note + first, elem_id="search-results"))  # fmt: skip
+                 html_component(note + first, elem_id="search-results"))  # fmt: skip
 
 
-def outputs(shell: Shell) -> list[Any]:
+def outputs(shared: SharedComponents) -> list[Any]:
     """The components that `found` updates."""
-    parts = shell.pages["search"]
-    return [*parts.asked, parts.results, shell.link]
+    parts = shared.pages["search"]
+    return [*parts.asked, parts.results, shared.link]
 
 
-def found(lab: Lab, asked: Asked) -> tuple[Any, ...]:
+def found(session: ExplorerSession, asked: Asked) -> tuple[Any, ...]:
     """The page with a search done."""
-    return *vars(asked).values(), results(lab, asked), link("search", **asked.query())
+    return *vars(asked).values(), results(session, asked), link("search", **asked.query())
 
 
-def wire(shell: Shell) -> None:
+def wire(shared: SharedComponents) -> None:
     """The page's events."""
-    lab, parts = shell.lab, shell.pages["search"]
+    session, parts = shared.session, shared.pages["search"]
 
     def search(*values: Any) -> tuple[str, str]:
         asked = Asked(str(values[0] or ""), *values[1:])
-        return results(lab, asked), link("search", **asked.query())
+        return results(session, asked), link("search", **asked.query())
 
     for event in (parts.find.click, parts.asked[0].submit):
-        shell.linked(on(event, search, list(parts.asked), [parts.results, shell.link]))
+        shared.linked(listen(event, search, list(parts.asked), [parts.results, shared.link]))
 
 
-def results(lab: Lab, asked: Asked) -> str:
+def results(session: ExplorerSession, asked: Asked) -> str:
     """Results as HTML. Raises UnboxError for a search that cannot be."""
-    if lab.atlas is None:
+    if session.atlas is None:
         raise UnboxError("search needs an atlas: build one with `unbox atlas` and start with --atlas")
     words = limits.text("the search", asked.q, 300)
     if asked.step != ANY and not (asked.step.isascii() and asked.step.isdigit()):
-        raise UnboxError(f"no step '{asked.step[:20]}'; there are {', '.join(map(str, lab.atlas.steps))}")
+        raise UnboxError(f"no step '{asked.step[:20]}'; there are {', '.join(map(str, session.atlas.steps))}")
     statistics: dict[str, Any] = {
         "block": None if asked.block == ANY else asked.block,
         "step": None if asked.step == ANY else int(asked.step[:9]),
@@ -126,11 +126,11 @@ def results(lab: Lab, asked: Asked) -> str:
     if asked.by == MEANING:
         if not words:
             raise UnboxError("say what to look for: a word, or a whole caption")
-        near = lab.atlas.meaning(lab.model(lab.default), words, limit=RESULTS, **statistics)
-        return _cards(lab, [each.facts for each in near], [each.score for each in near])
+        near = session.atlas.meaning(session.model(session.default), words, limit=RESULTS, **statistics)
+        return _cards(session, [each.facts for each in near], [each.score for each in near])
     order = None if asked.order == BEST else asked.order
-    return _cards(lab, lab.atlas.search(words, order=order, limit=RESULTS, **statistics))
+    return _cards(session, session.atlas.search(words, order=order, limit=RESULTS, **statistics))
 
 
-def _cards(lab: Lab, facts: list[Any], scores: list[float] | None = None) -> str:
-    return fragments.cards(facts, [feature_summaries.cover(lab, each.name) for each in facts], scores)
+def _cards(session: ExplorerSession, facts: list[Any], scores: list[float] | None = None) -> str:
+    return fragments.cards(facts, [feature_summaries.cover(session, each.name) for each in facts], scores)
