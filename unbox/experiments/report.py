@@ -4,16 +4,15 @@ import base64
 import csv
 import io
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from activation_store.files import publish_file, write_text
 from unbox.experiments.experiment_plan import Plan
 from unbox.statistics import bootstrap
+from unbox.templates import Templates
 
 #: Columns of a row that say what it is; the others are figures.
 IDENTITY = ("condition", "edit", "control", "prompt", "prompt_index", "seed", "image", "unedited")
@@ -136,11 +135,10 @@ def _line(entry: dict[str, Any], axis: str) -> str:
 
 def page(plan: Plan, table: Table, means: list[dict[str, Any]], plots: dict[str, str], out: Path) -> str:
     """The report as one HTML file, its images inside."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    source = files("unbox.experiments").joinpath("report.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
-        plan=plan, means=means, names=metrics_of(table), plots=plots, grid=_grid(plan, table, means, out)
-    )
+    return Templates("unbox.experiments").render(
+        "report.html", plan=plan, means=means, names=metrics_of(table), plots=plots,
+        grid=_grid(plan, table, means, out),
+    )  # fmt: skip
 
 
 def _grid(plan: Plan, table: Table, means: list[dict[str, Any]], out: Path) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """The page and tables of `unbox bench shapes`."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from activation_store.files import write_text
@@ -13,6 +11,7 @@ from unbox.experiments.report import write_table
 from unbox.ground_truth.bench.methods import METHODS
 from unbox.ground_truth.bench.scene_pairs import KINDS
 from unbox.ground_truth.bench.tables import markdown
+from unbox.templates import Templates
 
 Rows = Sequence[dict[str, Any]]
 
@@ -26,9 +25,8 @@ def write_bench(results: dict[str, Any], context: dict[str, Any], out: Path) -> 
         write_table(
             out / f"{name}.csv", [{k: v for k, v in row.items() if k != "curve"} for row in results[name]]
         )
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    source = files("unbox.ground_truth.bench").joinpath("report.html").read_text(encoding="utf-8")
-    page = environment.from_string(source).render(
+    page = Templates("unbox.ground_truth.bench").render(
+        "report.html",
         context=context,
         verdict=verdict(results),
         meaning=meaning(results["meaning"]),

@@ -5,11 +5,9 @@ import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 
 from activation_store.files import write_text
@@ -18,6 +16,7 @@ from unbox.ground_truth.demo.stages import Stage
 from unbox.ground_truth.demo.turn_on import wilson
 from unbox.ground_truth.effects import Cases
 from unbox.shapes import FACTORS
+from unbox.templates import Templates
 
 SECTIONS = (
     ("samples", "Samples"),
@@ -65,10 +64,7 @@ def write_report(path: Path, findings: Findings, following: str) -> Path:
 
 def page(values: dict[str, Any]) -> str:
     """The template, filled. A name that it uses and `values` lacks is an error."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["percent"] = percent
-    source = files("unbox.ground_truth.demo").joinpath("report.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(values)
+    return Templates("unbox.ground_truth.demo", percent=percent).render("report.html", **values)
 
 
 def percent(share: float, digits: int = 0) -> str:
