@@ -8,7 +8,7 @@ import pytest
 
 from tests.models.tiny import tiny_pipeline
 from unbox.atlas import Atlas, set_label
-from unbox.atlas.caption_labels import auroc_rows, log_odds, terms_of
+from unbox.atlas.caption_labels import label_auroc, log_odds, terms_of
 from unbox.atlas.database import match
 from unbox.atlas.relations import neighbours
 from unbox.atlas.text_embeddings import embed, feature_vectors, nearest
@@ -113,8 +113,8 @@ def test_auroc_of_rows_counts_ties_half():
     scores = np.array([[0, 0, 1, 1, 1, 0, 0, 1, 2, 2.0]])
     positive = np.array([[0, 0, 0, 0, 0, 1, 1, 1, 1, 1]], bool)
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[0, 5:] for b in scores[0, :5]]
-    assert auroc_rows(scores, positive)[0] == pytest.approx(np.mean(pairs))
-    assert np.isnan(auroc_rows(scores, np.zeros_like(positive)))[0]
+    assert label_auroc(scores, positive)[0] == pytest.approx(np.mean(pairs))
+    assert np.isnan(label_auroc(scores, np.zeros_like(positive)))[0]
 
 
 def test_terms_are_words_and_neighbours_without_stop_words():

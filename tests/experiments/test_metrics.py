@@ -6,7 +6,6 @@ from PIL import Image
 
 from unbox.errors import UnboxError
 from unbox.experiments.metrics import Pair, colour, make_metric, pixels, structure
-from unbox.statistics import bootstrap
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (32, 32, 3), np.uint8)
@@ -86,18 +85,3 @@ def test_clip_scores_by_a_model_in_a_folder(tmp_path):
     assert same["clip_change"] == 0
     assert other["clip_image"] < 1
     assert -1 <= other["clip"] <= 1
-
-
-def test_bootstrap_covers_the_mean_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    inside = [
-        low <= 0.3 <= high
-        for _, low, high in (bootstrap(rng.random(60) < 0.3, draws=400, seed=i) for i in range(200))
-    ]
-    assert 0.88 <= np.mean(inside) <= 0.99
-
-
-def test_bootstrap_of_units_with_several_seeds_is_of_their_means():
-    values = np.random.default_rng(0).random((20, 3))
-    assert bootstrap(values) == bootstrap(values.mean(1))
-    assert np.isnan(bootstrap(np.array([np.nan]))).all()

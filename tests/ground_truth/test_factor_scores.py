@@ -1,6 +1,5 @@
 """Scores of features against their definitions, on small stores in memory."""
 
-import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 
 from unbox.errors import UnboxError
 from unbox.ground_truth.factor_scores import (
-    auroc,
     factor_labels,
     feature_scores,
     image_codes,
@@ -17,26 +15,6 @@ from unbox.ground_truth.factor_scores import (
     value_masks,
 )
 from unbox.shapes import masks, sample_scenes
-
-
-def pairwise(scores, labels):
-    """AUROC by its meaning: how often a positive image scores above a negative one."""
-    pairs = list(itertools.product(scores[labels], scores[~labels]))
-    return np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs])
-
-
-def test_auroc_is_the_chance_that_a_positive_scores_higher():
-    rng = np.random.default_rng(0)
-    scores = np.maximum(rng.standard_normal((30, 600)), 0).round(1).astype(np.float32)  # many ties
-    labels = rng.random((30, 3)) < 0.4
-    table = auroc(scores, labels)
-    for label, feature in itertools.product(range(3), (0, 5, 511, 512, 599)):
-        assert table[label, feature] == pytest.approx(pairwise(scores[:, feature], labels[:, label]))
-
-
-def test_a_label_that_everything_or_nothing_has_scores_nan():
-    scores = np.random.default_rng(0).random((6, 2))
-    assert np.isnan(auroc(scores, np.stack([np.ones(6, bool), np.zeros(6, bool)], 1))).all()
 
 
 class Identity:

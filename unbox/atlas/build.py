@@ -14,12 +14,13 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from activation_store import digest, publish_file, publish_folder, read_json, write_json
+from activation_store import publish_file, publish_folder, read_json, write_json
 from activation_store.files import canonical, parse_json
 from unbox.atlas import caption_labels, database, relations, text_embeddings
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.encode_pass import Gathered, gather, pass_key
 from unbox.errors import UnboxError
+from unbox.result_cache import key_of
 from unbox.sae.model import SAE
 
 FORMAT, VERSION = "unbox atlas", 1
@@ -53,10 +54,8 @@ def build(
     check(store, saes)
     keys = {name: pass_key(sae, store[sae.block], plan) for name, sae in saes.items()}
     encoders = None if model is None else model.fingerprint["weights"]
-    inputs = digest(
-        canonical([VERSION, keys, encoders and {k: v for k, v in encoders.items() if "text" in k}])
-    )
-    folder = out / f"data-{inputs[:16]}"
+    inputs = [VERSION, keys, encoders and {k: v for k, v in encoders.items() if "text" in k}]
+    folder = out / f"data-{key_of(inputs, 16)}"
     if current(out) == folder.name:
         return out
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from unbox.statistics import auroc
+
 #: Words that label nothing.
 STOP = frozenset(
     [
@@ -154,7 +156,7 @@ def label_features(
         chosen = [_words(captions.terms, z[i], counts[i]) for i in range(len(part))]
         fires = probe_peak[part] > STRONG * scale[part][:, None]
         says = label_scores([c[1] for c in chosen], z, captions.has[probes])
-        scores = auroc_rows(says, fires)
+        scores = label_auroc(says, fires)
         for (words, picks), score, firing in zip(chosen, scores, fires.sum(1), strict=True):
             text = ", ".join(captions.terms[i] for i in picks)
             labels.append(
@@ -171,18 +173,12 @@ def label_scores(picks: Sequence[Sequence[int]], z: np.ndarray, has: csr_matrix)
     return np.asarray((has @ weights.T).T)
 
 
-def auroc_rows(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """(m,) area under the ROC curve of each row of scores (m, images); NaN where a side has too few."""
-    from scipy.stats import rankdata  # slow to import, and only a build needs it
-
-    if scores.shape[1] == 0:
-        return np.full(len(scores), np.nan)
-    ranks = rankdata(scores, axis=1)
-    yes = positive.sum(1)
-    no = positive.shape[1] - yes
-    above = (ranks * positive).sum(1) - yes * (yes + 1) / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where((yes >= ENOUGH) & (no >= ENOUGH), above / (yes * no), np.nan)
+def label_auroc(scores: np.ndarray, fires: np.ndarray) -> np.ndarray:
+    """(m,) AUROC of scores (m, images) for whether each of m features fires in an image; NaN where a side has
+    too few images."""
+    yes = fires.sum(1)
+    areas = auroc(scores[..., None], fires[..., None])[:, 0, 0]
+    return np.where(np.minimum(yes, fires.shape[1] - yes) >= ENOUGH, areas, np.nan)
 
 
 def decoys(

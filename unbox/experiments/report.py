@@ -1,6 +1,5 @@
 """What an experiment found: tables (CSV, Parquet), plots, and a page with images."""
 
-import base64
 import csv
 import io
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 
 from activation_store.files import publish_file, write_text
 from unbox.experiments.experiment_plan import Plan
+from unbox.image_uri import file_uri
 from unbox.statistics import bootstrap
 from unbox.templates import Templates
 
@@ -152,9 +152,5 @@ def _grid(plan: Plan, table: Table, means: list[dict[str, Any]], out: Path) -> d
         cells = [r for r in table if r["prompt_index"] == index and r["seed"] == plan.seeds[0]]
         by_condition = {row["condition"]: row["image"] for row in cells}
         paths = [cells[0]["unedited"], *(by_condition[column] for column in columns)]
-        lines.append({"prompt": plan.prompts[index].text, "images": [_uri(out / path) for path in paths]})
+        lines.append({"prompt": plan.prompts[index].text, "images": [file_uri(out / path) for path in paths]})
     return {"columns": ["no edit", *columns], "lines": lines}
-
-
-def _uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from activation_store.files import digest, read_json, write_json, write_text
+from activation_store.files import JSON, digest, read_json, write_json, write_text
 from unbox.capture import record
 from unbox.edits import Edits, neurons
 from unbox.edits.transport import Pair, steer, transport
@@ -26,8 +26,8 @@ from unbox.experiments.metrics import Metric, make_metric
 from unbox.experiments.metrics import Pair as Images
 from unbox.experiments.report import write_table
 from unbox.experiments.sweep import random_control, sae_digest
-from unbox.ground_truth.bench.kept import Kept
 from unbox.models.png_record import save_png
+from unbox.result_cache import ResultCache
 from unbox.statistics import bootstrap
 
 #: `editing_type_id` -> kind.
@@ -135,10 +135,10 @@ def bench_riebench(
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "manifest.json", {**context, "examples": len(examples)})
-    kept = Kept(out / "kept", context)
+    kept = ResultCache(out / "kept", context)
     rows: list[dict[str, Any]] = []
     for example in tqdm(examples, desc="riebench", disable=not progress):
-        key = [asdict(example), _mask_digests(example, settings)]
+        key: JSON = [asdict(example), _mask_digests(example, settings)]
         rows += kept.get(key, _one, model, saes, example, out, settings, metrics)
     write_table(out / "rows.csv", rows)
     write_table(out / "summary.csv", summary(rows))

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from unbox.errors import UnboxError
 from unbox.mask import Mask
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, masks
+from unbox.statistics import auroc
 
 #: A factor and one of its values, e.g. ("colour", "red").
 Value = tuple[str, str]
@@ -63,22 +63,6 @@ def image_codes(
             pooled.scatter_reduce_(1, indices, values, "amax")
         parts.append(pooled.numpy())
     return np.concatenate(parts) if parts else np.zeros((0, sae.latents), np.float32)
-
-
-def auroc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of every feature for every label, ties counted half.
-
-    scores (images, features), labels bool (images, labels) -> (labels, features). NaN where a label has no
-    positive or no negative image. Mann-Whitney's U over the product of the counts.
-    """
-    wanted = np.asarray(labels, np.float64).T
-    positive = wanted.sum(1, keepdims=True)
-    negative = wanted.shape[1] - positive
-    columns = [scores[:, i : i + 512] for i in range(0, scores.shape[1], 512)]
-    ranks = np.concatenate([wanted @ rankdata(part, axis=0) for part in columns], 1)
-    above = ranks - positive * (positive + 1) / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return above / (positive * negative)
 
 
 class Scores(NamedTuple):

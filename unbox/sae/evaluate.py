@@ -13,13 +13,14 @@ from unbox.errors import UnboxError
 from unbox.sae.latent_statistics import ROWS, LatentSums
 from unbox.sae.model import SAE
 from unbox.sae.row_source import row_sources
+from unbox.statistics import bootstrap_of_sums
 
 #: A latent active in more than this part of the rows is dense.
 DENSE = 0.1
 #: Edges of the histogram of firing densities: powers of ten.
 DENSITY_EDGES = tuple(10.0**e for e in range(-7, 1))
-#: Resamplings of images for the interval, and its level.
-BOOTSTRAPS, LEVEL = 1000, 0.95
+#: Resamplings of images for the interval.
+BOOTSTRAPS = 1000
 
 
 @dataclass(frozen=True)
@@ -250,18 +251,13 @@ def _total(parts: list[Sums]) -> Sums:
 
 def _interval(images: list[Sums]) -> tuple[float, float]:
     """Percentile bootstrap of the FVU, drawing whole images."""
-    errors = np.array([float(s.e2.sum()) for s in images])
-    rows = np.array([s.rows for s in images], float)
-    x = torch.stack([s.x for s in images]).numpy()
-    x2 = np.array([float(s.x2.sum()) for s in images])
-    weights = np.random.default_rng(0).multinomial(
-        len(images), np.full(len(images), 1 / len(images)), BOOTSTRAPS
-    )
-    count = weights @ rows
-    variance = weights @ x2 - np.square(weights @ x).sum(1) / count
-    found = (weights @ errors) / np.maximum(variance, 1e-300)
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    units = np.array([[float(s.e2.sum()), float(s.x2.sum()), s.rows, *s.x.tolist()] for s in images])
+
+    def fvu(sums: np.ndarray) -> np.ndarray:
+        error, square, rows, x = sums[..., 0], sums[..., 1], sums[..., 2], sums[..., 3:]
+        return error / np.maximum(square - np.square(x).sum(-1) / rows, 1e-300)
+
+    return bootstrap_of_sums(units, fvu, draws=BOOTSTRAPS)
 
 
 def _add_positions(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unbox.errors import UnboxError
 from unbox.sae.model import SAE
+from unbox.statistics import bootstrap
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,10 @@ def agreement(first: SAE, second: SAE, seed: int = 0) -> Agreement:
     if not len(a) or not len(b):
         raise UnboxError("an SAE without a living latent has no features to compare")
     _, cosines = matching(a, b)
-    draws = np.random.default_rng(seed).choice(cosines, (1000, len(cosines))).mean(1)
-    low, high = np.quantile(draws, [0.025, 0.975])
+    matched = bootstrap(cosines, draws=1000, seed=seed)
     return Agreement(
-        matched=float(cosines.mean()),
-        interval=(float(low), float(high)),
+        matched=matched.mean,
+        interval=(matched.low, matched.high),
         nearest=float((_unit(a) @ _unit(b).T).amax(1).mean()),
         shared=float((cosines > 0.7).mean()),
     )

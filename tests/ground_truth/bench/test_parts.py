@@ -7,7 +7,6 @@ import torch
 from tests.edits.dictionaries import random_sae
 from unbox.edits.transport import Pair
 from unbox.ground_truth.bench.causation import area_under, best
-from unbox.ground_truth.bench.kept import Kept
 from unbox.ground_truth.bench.mean_maps import MeanMaps, centred
 from unbox.ground_truth.bench.methods import DICTIONARIES, Joint, carriers, change, dictionaries, untrained
 from unbox.ground_truth.bench.probing import probe
@@ -95,19 +94,6 @@ def test_area_under_the_trade_off():
     assert area_under([{"success": 1.0, "collateral": 0.0}]) == 1.0
     assert area_under([{"success": 1.0, "collateral": 0.6}]) == 0.0
     assert area_under(POINTS) == pytest.approx((0.3 * 6 + 0.8 * 43) / 51)
-
-
-def test_results_are_kept_by_what_decides_them(tmp_path):
-    calls = []
-
-    def compute(x):
-        calls.append(x)
-        return x + 1
-
-    kept = Kept(tmp_path, {"model": "a"})
-    assert [kept.get(["k"], compute, 1), kept.get(["k"], compute, 1)] == [2, 2]
-    assert Kept(tmp_path, {"model": "b"}).get(["k"], compute, 5) == 6
-    assert calls == [1, 5]
 
 
 class Rows:

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from unbox.ground_truth.demo.feature_search import Weighted, maps, pooled, ranking, tables, values_of
 from unbox.ground_truth.demo.top_pictures import shown
-from unbox.ground_truth.demo.turn_on import Addition, place, wilson
+from unbox.ground_truth.demo.turn_on import Addition, place
+from unbox.image_uri import image_uri
 from unbox.shapes import FACTORS, masks, sample_scenes
 
 LATENTS, K, STEPS, SIDE = 12, 3, 2, 8
@@ -102,14 +104,6 @@ def test_deviation_weighs_blocks():
     assert order == [("b", 0, 1.0), ("a", 0, 1.0)]  # latent 1 speaks against red and is left out
 
 
-def test_wilson_interval():
-    low, high = wilson(8, 10)
-    assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)  # Brown, Cai & DasGupta's formula by hand
-    assert wilson(0, 50)[0] == 0
-    assert wilson(50, 50)[1] == pytest.approx(1)
-    assert wilson(0, 0) == (0, 1)
-
-
 def test_an_edit_acts_where_its_factor_is_seen():
     for scene in sample_scenes(5, seed=4, pairs=0):
         (thing,) = masks(scene)
@@ -163,8 +157,6 @@ def test_the_control_has_equal_norm_and_other_living_features():
 
 
 def test_examples_come_in_order_of_their_peaks():
-    from unbox.ground_truth.demo.picture_uris import uri
-
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (64, 64, 3), np.uint8) for _ in range(9)]
     maps_ = np.zeros((9, 8, 8), np.float32)
@@ -173,7 +165,7 @@ def test_examples_come_in_order_of_their_peaks():
     def webp(i):
         import base64
 
-        return base64.b64decode(uri(pictures[i]).split(",")[1])
+        return base64.b64decode(image_uri(Image.fromarray(pictures[i])).split(",")[1])
 
     store = SimpleNamespace(thumbnail=webp, samples=[SimpleNamespace(prompt=f"<{i}>") for i in range(9)])
     example = shown(store, ("mid.0", 7), maps_)

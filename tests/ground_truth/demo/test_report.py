@@ -8,8 +8,8 @@ from PIL import Image
 
 from unbox.ground_truth.demo.collect_and_fit import packed, unpacked
 from unbox.ground_truth.demo.demo_plan import Plan
-from unbox.ground_truth.demo.picture_uris import heated
 from unbox.ground_truth.demo.report import Findings, owners, write_report
+from unbox.ground_truth.demo.top_pictures import heated
 from unbox.ground_truth.effects import Cases
 from unbox.shapes import FACTORS, Scene, prompts, render
 

@@ -17,13 +17,13 @@ from unbox.edits.transport import Pair, steer, transport
 from unbox.errors import UnboxError
 from unbox.experiments.sweep import random_control
 from unbox.ground_truth.bench import causation
-from unbox.ground_truth.bench.kept import Kept
 from unbox.ground_truth.bench.mean_maps import MAPPED, MeanMaps
 from unbox.ground_truth.bench.methods import METHODS, SPREADS, Joint, carriers, change, dictionaries, others
 from unbox.ground_truth.bench.probing import VALUES, probe
 from unbox.ground_truth.bench.scene_pairs import KINDS, ScenePair, patch, recorded, scene_pairs
 from unbox.ground_truth.effects import Cases, Outcome, draw_cases, measure
 from unbox.ground_truth.factor_scores import Value, scenes_of
+from unbox.result_cache import ResultCache
 from unbox.shapes import Scene, prompts
 from unbox.statistics import bootstrap
 
@@ -77,7 +77,7 @@ class Bench:
     saes: Mapping[str, Any]
     settings: Settings
     out: Path
-    kept: Kept
+    kept: ResultCache
     progress: bool = True
     held: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Block -> its dictionaries."""
@@ -121,11 +121,11 @@ def bench_shapes(
     probed = {**context, "settings": {k: asdict(settings)[k] for k in ("steps", "prompts", "seed")}}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "manifest.json", context)
-    bench = Bench(model, Detector.load(), saes, settings, out, Kept(out / "kept", shared), progress)
+    bench = Bench(model, Detector.load(), saes, settings, out, ResultCache(out / "kept", shared), progress)
     scenes, store = _held_out(bench)
     for block, sae in saes.items():
         bench.held[block] = dictionaries(sae, store[block].sample(4096, settings.seed), settings.seed)
-    results: dict[str, Any] = {"meaning": _meaning(bench, Kept(out / "kept", probed), store, scenes)}
+    results: dict[str, Any] = {"meaning": _meaning(bench, ResultCache(out / "kept", probed), store, scenes)}
     for block, sae in bench.bar(list(saes.items()), "movers"):
         neurons = MeanMaps({"neurons": bench.held[block]["neurons"]}, Read.of(store[block]), scenes)
         bench.moved[block] = {value: neurons.moved(value) / float(sae.update_std) for value in MAPPED}
@@ -175,7 +175,7 @@ def _held_out(bench: Bench) -> tuple[list[Scene], Any]:
     return scenes_of(store), store
 
 
-def _meaning(bench: Bench, kept: Kept, store: Any, scenes: list[Scene]) -> list[dict[str, Any]]:
+def _meaning(bench: Bench, kept: ResultCache, store: Any, scenes: list[Scene]) -> list[dict[str, Any]]:
     rows = []
     for block in bench.bar(list(bench.saes), "meaning"):
         read = Read.of(store[block])

@@ -6,12 +6,12 @@ from typing import Any
 from activation_store import Store
 from unbox.atlas import Atlas, build
 from unbox.capture import collect
-from unbox.ground_truth.demo.demo_plan import Plan
-from unbox.ground_truth.demo.picture_uris import uri
-from unbox.ground_truth.demo.stages import Stage
+from unbox.ground_truth.demo.demo_plan import QUALITY, Plan
 from unbox.ground_truth.effects import Cases, draw_cases
+from unbox.image_uri import image_uri
 from unbox.models import Model
 from unbox.prompt import Prompt
+from unbox.result_cache import Stage
 from unbox.sae import Spec, load_saes, train
 from unbox.shapes import Split, prompts
 from unbox.shapes.detector import Detector
@@ -33,7 +33,7 @@ def packed(cases: Cases) -> dict[str, Any]:
     return {
         "prompts": [{"text": prompt.text, "meta": dict(prompt.meta)} for prompt in cases.prompts],
         "seeds": list(cases.seeds),
-        "images": [uri(image) for image in cases.images],
+        "images": [image_uri(image, quality=QUALITY) for image in cases.images],
         "readings": list(cases.readings),
     }
 

@@ -23,6 +23,9 @@ TARGETS = (
     ("size", "small"),
 )
 
+#: Quality of the report's pictures, WebP.
+QUALITY = 88
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbox.ground_truth.factor_scores import auroc, blocks_of
+from unbox.ground_truth.factor_scores import blocks_of
 from unbox.mask import Mask
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, masks
+from unbox.statistics import auroc
 
 Feature = tuple[str, int]  # block, latent
 

@@ -8,9 +8,9 @@ from tqdm import tqdm
 from unbox.ground_truth.demo.collect_and_fit import autoencoders, opened
 from unbox.ground_truth.demo.demo_plan import Plan
 from unbox.ground_truth.demo.feature_search import Feature, pooled, ranking, tables
-from unbox.ground_truth.demo.stages import Stage
 from unbox.ground_truth.demo.top_pictures import top_examples
 from unbox.ground_truth.factor_scores import scenes_of
+from unbox.result_cache import Stage
 from unbox.sae import evaluate
 from unbox.shapes import FACTORS
 

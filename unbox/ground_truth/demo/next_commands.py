@@ -7,7 +7,7 @@ from typing import Any
 from activation_store import write_json
 from unbox.edit import Edits
 from unbox.ground_truth.demo.demo_plan import Plan
-from unbox.ground_truth.demo.stages import Stage
+from unbox.result_cache import Stage
 from unbox.shapes import SCENE_FACTORS
 from unbox.shapes.render import RADIUS, SIDE
 

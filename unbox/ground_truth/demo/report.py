@@ -12,10 +12,10 @@ import numpy as np
 
 from activation_store.files import write_text
 from unbox.ground_truth.demo.demo_plan import Plan
-from unbox.ground_truth.demo.stages import Stage
-from unbox.ground_truth.demo.turn_on import wilson
 from unbox.ground_truth.effects import Cases
+from unbox.result_cache import Stage
 from unbox.shapes import FACTORS
+from unbox.statistics import wilson
 from unbox.templates import Templates
 
 SECTIONS = (

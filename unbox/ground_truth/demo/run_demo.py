@@ -11,9 +11,9 @@ from unbox.ground_truth.demo.feature_search import Weighted
 from unbox.ground_truth.demo.measure import find, measure
 from unbox.ground_truth.demo.next_commands import following, save_edits
 from unbox.ground_truth.demo.report import CHANCE, SUCCESS, Findings, rate, write_report
-from unbox.ground_truth.demo.stages import Stage, Stages
 from unbox.ground_truth.demo.turn_on import Addition, assess, choose
 from unbox.models import Model, load
+from unbox.result_cache import Stage, Stages
 from unbox.shapes import Split
 
 

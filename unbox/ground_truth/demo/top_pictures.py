@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unbox.ground_truth.demo.demo_plan import QUALITY
 from unbox.ground_truth.demo.feature_search import Feature, maps
-from unbox.ground_truth.demo.picture_uris import heated, uri
+from unbox.image_uri import image_uri
 
 #: How many pictures of each feature are shown.
 SHOWN = 6
+
+#: The heat colour (RGB) and how opaque it is at a feature's peak.
+HEAT, OPAQUE = (255, 92, 24), 0.85
 
 
 def top_examples(store: Any, saes: Mapping[str, Any], features: Sequence[Feature]) -> list[dict[str, Any]]:
@@ -33,10 +37,20 @@ def shown(store: Any, feature: Feature, of: np.ndarray) -> dict[str, Any]:
         "active": float((of > 0).mean()),
         "pictures": [
             {
-                "plain": uri(plain[i]),
-                "heat": uri(heated(plain[i], of[i], float(peaks[best[0]]))),
+                "plain": image_uri(plain[i], quality=QUALITY),
+                "heat": image_uri(heated(plain[i], of[i], float(peaks[best[0]])), quality=QUALITY),
                 "caption": store.samples[i].prompt,
             }
             for i in best
         ],
     }
+
+
+def heated(image: Image.Image, heat: np.ndarray, peak: float) -> Image.Image:
+    """The picture, greyed, under a map (y, x) of activations; `peak` is the scale of a feature's maps."""
+    scale = np.clip(heat / max(peak, 1e-9), 0, 1).astype(np.float32)
+    cover = Image.fromarray((255 * OPAQUE * scale).astype(np.uint8)).resize(
+        image.size, Image.Resampling.BICUBIC
+    )
+    grey = image.convert("L").convert("RGB")
+    return Image.composite(Image.new("RGB", image.size, HEAT), grey, cover)

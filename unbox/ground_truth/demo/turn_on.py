@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from unbox.edit import Edits, Feature
+from unbox.ground_truth.demo.demo_plan import QUALITY
 from unbox.ground_truth.demo.feature_search import Weighted
-from unbox.ground_truth.demo.picture_uris import uri
 from unbox.ground_truth.effects import Cases, Outcome, measure, object_mask
 from unbox.ground_truth.factor_scores import Value
+from unbox.image_uri import image_uri
 from unbox.mask import Mask
 from unbox.shapes import OBJECT_FACTORS, Scene
 from unbox.shapes.detector import Detector
@@ -108,7 +109,12 @@ def assess(
         "edited": counted(edited),
         "control": counted(control),
         "pictures": [
-            {"caption": p.text, "before": b, "after": uri(a), "control": uri(c)}
+            {
+                "caption": p.text,
+                "before": b,
+                "after": image_uri(a, quality=QUALITY),
+                "control": image_uri(c, quality=QUALITY),
+            }
             for p, b, a, c in list(shown)[:SHOWN]
         ],
     }
@@ -125,15 +131,6 @@ def counted(outcome: Outcome) -> dict[str, Any]:
     """An outcome as JSON: successes, pictures, and the share of other factors that read as before."""
     hits, n = int(outcome.success.sum()), len(outcome.success)
     return {"hits": hits, "n": n, "kept": float(1 - outcome.collateral.mean())}
-
-
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927); unlike a bootstrap's, sound at 0 and at n."""
-    if n == 0:
-        return 0.0, 1.0
-    p, f = hits / n, z * z / n
-    middle, half = p + f / 2, z * np.sqrt(p * (1 - p) / n + f / (4 * n))
-    return float((middle - half) / (1 + f)), float((middle + half) / (1 + f))
 
 
 def _norm(sae: Any, parts: Sequence[Weighted]) -> float:

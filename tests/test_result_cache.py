@@ -1,8 +1,11 @@
-"""Stages run once, are found again, and run again when anything they depend on changes."""
+"""Results are computed once, found again, and computed again when anything they depend on changes."""
+
+import hashlib
+import json
 
 import pytest
 
-from unbox.ground_truth.demo.stages import Stages
+from unbox.result_cache import ResultCache, Stages, cached, key_of
 
 
 def chain(folder, calls, first=1, second=2, fail=False):
@@ -55,3 +58,33 @@ def test_a_stopped_stage_goes_on_in_its_folder(tmp_path):
     assert calls == ["b"]
     assert sorted(path.name for path in b.folder.iterdir()) == ["part", "result.json"]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_results_are_found_by_what_decides_them(tmp_path):
+    calls = []
+
+    def compute(x):
+        calls.append(x)
+        return x + 1
+
+    cache = ResultCache(tmp_path, {"model": "a"})
+    assert [cache.get(["k"], compute, 1), cache.get(["k"], compute, 1)] == [2, 2]
+    assert ResultCache(tmp_path, {"model": "b"}).get(["k"], compute, 5) == 6
+    assert calls == [1, 5]
+
+
+def test_keys_and_files_are_those_of_the_versions_before(tmp_path):
+    """Folders of results outlive a release: names are of SHA-256, values where they were."""
+    text = b'[{"model":"a"},["k",1]]'
+    assert key_of([{"model": "a"}, ["k", 1]]) == hashlib.sha256(text).hexdigest()[:24]
+    assert key_of([{"model": "a"}, ["k", 1]], 16) == hashlib.sha256(text).hexdigest()[:16]
+    ResultCache(tmp_path, {"model": "a"}).get(["k", 1], lambda: {"x": 2})
+    (path,) = tmp_path.iterdir()
+    assert path.name == f"{hashlib.sha256(text).hexdigest()[:24]}.json"
+    assert json.loads(path.read_text()) == {"key": ["k", 1], "result": {"x": 2}}
+
+
+def test_what_fails_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        cached(tmp_path / "new" / "x.json", lambda: 1 / 0)
+    assert list((tmp_path / "new").iterdir()) == []

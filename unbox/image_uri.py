@@ -1,0 +1,24 @@
+"""Pictures inside a page: data URIs, so that nothing is served from disk."""
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image
+
+
+def image_uri(image: Image.Image, format: str = "WEBP", quality: int | None = None) -> str:
+    """A picture as a data URI; without `quality` (0 to 100) not a bit is lost."""
+    options = {} if format == "PNG" else {"lossless": True, "method": 2}
+    stream = io.BytesIO()
+    image.save(stream, format, **(options if quality is None else {"quality": quality, "method": 4}))
+    return _uri(stream.getvalue(), format.lower())
+
+
+def file_uri(path: Path | None) -> str:
+    """A picture's file as a data URI, of the type that its ending says; empty where there is none."""
+    return "" if path is None else _uri(path.read_bytes(), path.suffix[1:].lower())
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

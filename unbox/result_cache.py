@@ -1,0 +1,96 @@
+"""Results named by what decides them, so that stopped work goes on: a JSON file each, or a folder with one.
+
+A result's JSON is written whole, and last: where it is, the work is done and is never done again.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from activation_store.files import JSON, canonical, digest, read_json, write_json
+
+Inputs = ParamSpec("Inputs")
+Result = TypeVar("Result")
+
+
+def key_of(inputs: JSON, length: int = 24) -> str:
+    """The name of what `inputs` decide: the beginning of the SHA-256 of their canonical JSON."""
+    return digest(canonical(inputs))[:length]
+
+
+def cached(path: Path, compute: Callable[[], Result]) -> Result:
+    """The JSON at `path`, computed and written if it is not there yet."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, compute())  # type: ignore[arg-type]  # a TypedDict is JSON too
+    return read_json(path)
+
+
+@dataclass(frozen=True)
+class ResultCache:
+    """A folder of JSON results; `context` is what all of them depend on (model, SAEs, settings)."""
+
+    folder: Path
+    context: JSON
+
+    def get(
+        self, key: JSON, compute: Callable[Inputs, Result], *args: Inputs.args, **options: Inputs.kwargs
+    ) -> Result:
+        """The result of `key`, from disk where it was computed before: `compute(*args, **options)`."""
+        path = self.folder / f"{key_of([self.context, key])}.json"
+
+        def entry() -> dict[str, Any]:
+            return {"key": key, "result": compute(*args, **options)}
+
+        return cached(path, entry)["result"]
+
+
+@dataclass(frozen=True)
+class Stage(Generic[Result]):
+    """A finished stage: its key, the folder of what it wrote, its JSON result, and the seconds it took."""
+
+    key: str
+    folder: Path
+    result: Result
+    seconds: float
+
+
+class Stages:
+    """Runs the stages of a long job under a folder, `NAME-KEY` each; the key is of unbox's version, the name,
+    the settings, and the keys of the stages before it.
+
+    A stage is done when `result.json` is in its folder. A stage that was stopped runs again in the same
+    folder, where what it had begun (a store, SAEs) goes on from what is there.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = print):
+        self.folder = folder
+        self.say = say
+        self.done: list[Stage] = []
+
+    def run(
+        self,
+        name: str,
+        about: str,
+        settings: JSON,
+        build: Callable[[Path], Result],
+        after: Sequence[Stage] = (),
+    ) -> Stage[Result]:
+        """The finished stage, from disk where it was done before. `build` gets the folder, returns JSON."""
+        key = key_of([version("unbox"), name, settings, [stage.key for stage in after]], 12)
+        folder = self.folder / f"{name}-{key}"
+        finished = folder / "result.json"
+        self.say(f"[{len(self.done) + 1}] {about}" + (" (done before)" if finished.exists() else ""))
+
+        def timed() -> dict[str, Any]:
+            folder.mkdir(parents=True, exist_ok=True)
+            start = time.perf_counter()
+            result = build(folder)
+            return {"result": result, "seconds": round(time.perf_counter() - start, 2)}
+
+        stage: Stage[Result] = Stage(key, folder, **cached(finished, timed))
+        self.done.append(stage)
+        return stage
