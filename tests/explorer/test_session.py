@@ -62,16 +62,22 @@ def test_a_painted_edit_changes_the_picture_where_the_mask_is(session, recipe):
 
 
 def test_the_random_control_is_pushed_as_far(session, recipe):
-    name = next(f"mid.0/{i}" for i in range(32) if session.saes["mid.0"].stats.mean_active[i] > 0)
-    asked = replace(recipe, edits=session.feature(name).add(3.0) + session.feature(name).scale(0.5))
+    sae = session.saes["mid.0"]
+    index = next(i for i in range(32) if sae.stats.mean_active[i] > 0)
+    edits = session.feature(f"mid.0/{index}").add(3.0) + session.feature("up.1.2/1").ablate()
+    asked = replace(recipe, edits=edits, off=frozenset({1}))
     control = session.random_control(asked)
-    first, second = control.edits
-    mean = float(session.saes["mid.0"].stats.mean_active[int(name.split("/")[1])])
-    assert first.value == pytest.approx(3 * mean)
-    assert first.unit == "absolute"
-    assert second.op == "scale"
+    (edit,) = control.edits  # those that are off are not a part of it
+    (other,) = edit.feature
+
+    def norm(value, feature):
+        return value * float(sae.stats.mean_active[feature] * sae.W_dec[feature].norm())
+
+    assert other != index
+    assert norm(edit.value, other) == pytest.approx(norm(3.0, index))
     assert control == session.random_control(asked)
     assert session.random_control(replace(asked, seed=8)) != control
+    assert session.generate([control])
 
 
 def test_the_guard_keeps_the_picture_nearer(session, recipe):

@@ -6,6 +6,7 @@ The values themselves (`Edit`, `Feature`, `Mask`) are words, shared by every roo
 from unbox.edit import Block, Direction, Edit, Edits, Feature
 from unbox.edits.apply import EditInstrument, applied, guarded
 from unbox.edits.baselines import Basis, neurons, principal, random_directions
+from unbox.edits.controls import random_control
 from unbox.edits.edit_files import bind, load_edits, save_edits
 from unbox.edits.guard import Guard, norm_limits
 from unbox.edits.inversion import Inversion, invert
@@ -30,6 +31,7 @@ __all__ = [
     "neurons",
     "norm_limits",
     "principal",
+    "random_control",
     "random_directions",
     "save_edits",
 ]

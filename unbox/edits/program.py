@@ -188,7 +188,7 @@ class Program:
 
     def _static(self, output: Tensor, step: int, branch: str) -> Tensor | None:
         """(d,) where no add has a mask, else (y, x, d); None where none acts. Kept while steps are equal."""
-        acting = [(t, value) for t in self.static if (value := _value(t.edit, step, branch))]
+        acting = [(t, value) for t in self.static if (value := signed_value(t.edit, step, branch))]
         frame = step if any(_moving(t.edit) for t, _ in acting) else None
         grid = (output.shape[-3], output.shape[-2])
         key = (tuple((id(t), value) for t, value in acting), frame, grid, output.device)
@@ -223,7 +223,7 @@ class Program:
         total = None
         for dictionary in {id(t.dictionary): t.dictionary for t in self.chains}.values():
             terms = [t for t in self.chains if t.dictionary is dictionary]
-            if all(_value(t.edit, step, branch) is None for t in terms):
+            if all(signed_value(t.edit, step, branch) is None for t in terms):
                 continue
             features = tuple(dict.fromkeys(f for t in terms for f in t.features))
             read = coefficients(dictionary, update, features)
@@ -239,7 +239,7 @@ class Program:
 
     def _act(self, term: Term, read: Tensor, current: Tensor, step: int, branch: str) -> Tensor:
         """One edit on the coefficients (..., features): as they were read, and as earlier edits left them."""
-        edit, value = term.edit, _value(term.edit, step, branch)
+        edit, value = term.edit, signed_value(term.edit, step, branch)
         if value is None:
             return current
         units = torch.as_tensor(term.units).to(current)
@@ -255,7 +255,7 @@ def _key(term: Term, feature: int) -> tuple[int, int]:
     return id(term.dictionary), feature
 
 
-def _value(edit: Edit, step: int, branch: str) -> float | None:
+def signed_value(edit: Edit, step: int, branch: str) -> float | None:
     """Signed value, or None where the edit does not act at this step on this branch."""
     value, sign = edit.at(step), edit.sign(branch)
     return None if value is None or not sign else value * sign

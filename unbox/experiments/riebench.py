@@ -19,13 +19,13 @@ from tqdm.auto import tqdm
 
 from activation_store.files import JSON, digest, read_json, write_json, write_text
 from unbox.capture import record
-from unbox.edits import Edits, neurons
+from unbox.edits import Edits, neurons, random_control
 from unbox.edits.transport import Pair, steer, transport
 from unbox.errors import UnboxError
 from unbox.experiments.metrics import Metric, make_metric
 from unbox.experiments.metrics import Pair as Images
 from unbox.experiments.report import write_table
-from unbox.experiments.sweep import random_control, sae_digest
+from unbox.experiments.sweep import sae_digest
 from unbox.models.png_record import save_png
 from unbox.result_cache import ResultCache
 from unbox.statistics import bootstrap

@@ -5,26 +5,25 @@ second run of the same line makes only what is missing, and a changed file keeps
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
 from activation_store.files import canonical, read_json, write_json
-from unbox.edit import Edit, Edits
-from unbox.edits import EditInstrument, bind
+from unbox.edit import Edits
+from unbox.edits import EditInstrument, bind, random_control
 from unbox.errors import UnboxError
 from unbox.experiments.experiment_plan import Condition, Plan
 from unbox.experiments.metrics import Metric, Pair, make_metric
-from unbox.ground_truth.effects import object_mask
 from unbox.mask import Mask
 from unbox.models.png_record import save_png
 from unbox.prompt import Prompt
 from unbox.shapes import Scene
+from unbox.shapes.where import place_mask
 
 
 @dataclass(frozen=True)
@@ -108,41 +107,7 @@ def _mask(condition: Condition | None, prompt: Prompt) -> Mask | None:
             f"the place '{condition.place}' is known in the Shapes world only; "
             "take prompts from { shapes = N }, or give a mask"
         )
-    mask = object_mask(Scene.from_json(prompt.meta["scene"]))
-    return Mask.of(1 - mask.array) if mask is not None and condition.place == "background" else mask
-
-
-def random_control(edits: Edits, draw: int) -> Edits:
-    """The same edits on living features drawn at random. What an `add`, `set` or `replace` puts in has the
-    same norm; `scale` keeps its factor (what it moves depends on the features' own activity)."""
-    return Edits(tuple(_random(edit, draw, i) for i, edit in enumerate(edits)))
-
-
-def _random(edit: Edit, draw: int, place: int) -> Edit:
-    if edit.subject != "feature":
-        return edit
-    sae = edit.sae
-    density = np.asarray(sae.stats.density)
-    alive = np.setdiff1d(np.flatnonzero(density > 0), edit.feature)
-    if len(alive) < len(edit.feature):
-        raise UnboxError(
-            f"{edit.block} has too few living features for a random control of {len(edit.feature)}"
-        )
-    rng = np.random.default_rng([draw, place, *edit.feature])
-    chosen = tuple(int(f) for f in rng.choice(alive, len(edit.feature), replace=False))
-    if edit.op == "scale" or edit.unit == "deviation":
-        return replace(edit, feature=chosen)
-    ratio = _norm(edit, edit.feature) / _norm(edit, chosen)
-    value = tuple(v * ratio for v in edit.value) if isinstance(edit.value, tuple) else edit.value * ratio
-    return replace(edit, feature=chosen, value=value)
-
-
-def _norm(edit: Edit, features: Sequence[int]) -> float:
-    """Norm of the summed decoder directions, each in the edit's unit."""
-    chosen = list(features)
-    directions = np.asarray(edit.sae.W_dec.detach().cpu())[chosen]
-    units = np.asarray(edit.sae.stats.mean_active)[chosen] if edit.unit == "mean" else np.ones(len(chosen))
-    return float(np.linalg.norm(units @ directions))
+    return place_mask(condition.place, Scene.from_json(prompt.meta["scene"]))
 
 
 def _manifest(plan: Plan, model: Any, saes: dict[str, Any], out: Path, count: int) -> str:

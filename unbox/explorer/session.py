@@ -14,7 +14,7 @@ from PIL import Image
 from unbox.atlas import Atlas
 from unbox.capture import record
 from unbox.edit import Edits, Feature
-from unbox.edits import Guard, bind, guarded
+from unbox.edits import Guard, bind, guarded, random_control
 from unbox.errors import UnboxError
 from unbox.explorer.image_recipe import Recipe
 from unbox.models import load
@@ -259,25 +259,6 @@ class ExplorerSession:
         return RecordedImage(recipe, image, tape.steps, tape.branches, values, indices)
 
     def random_control(self, recipe: Recipe, seed: int = 0) -> Recipe:
-        """The same edits with random features in the place of theirs, of equal norm: what any feature does.
-
-        Strengths are given in units of the block's deviation, so that the random feature is pushed as far.
-        """
-        random = np.random.default_rng([seed, recipe.seed])
-        return replace(recipe, edits=Edits(tuple(self._randomised(edit, random) for edit in recipe.edits)))
-
-    def _randomised(self, edit: Any, random: np.random.Generator) -> Any:
-        if edit.subject != "feature":
-            return edit
-        (bound,) = bind(edit, self.saes)
-        sae = bound.sae
-        alive = np.flatnonzero(sae.stats.density.numpy() > 0) if sae.stats else np.arange(sae.latents)
-        drawn = random.choice(alive, len(edit.feature), replace=False)
-        chosen = tuple(int(i) for i in drawn)
-        if edit.unit != "mean":
-            return replace(edit, feature=chosen)
-        old = float(sae.stats.mean_active[list(edit.feature)].mean())
-        values = edit.value if isinstance(edit.value, tuple) else (edit.value,)
-        absolute = tuple(v * old for v in values)
-        return replace(edit, feature=chosen, unit="absolute",
-                       value=absolute if isinstance(edit.value, tuple) else absolute[0])  # fmt: skip
+        """The same picture with the random control of the edits that are on: what any features do."""
+        edits = bind(recipe.active, self.fitting(recipe.system))
+        return replace(recipe, edits=random_control(edits, (seed, recipe.seed)), off=frozenset())

@@ -14,9 +14,8 @@ import numpy as np
 from unbox.edit import Edits
 from unbox.errors import UnboxError
 from unbox.ground_truth.factor_scores import Value
-from unbox.mask import Mask
 from unbox.prompt import Prompt
-from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, masks, prompts
+from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, prompts
 from unbox.statistics import Interval, bootstrap
 
 #: Edits for one image, from its scene (for its mask).
@@ -117,14 +116,3 @@ def measure(
     success = np.array([(r[factor] == wanted) != gone for r in after])
     changed = [np.mean([b[n] != a[n] for n in others]) for b, a in zip(cases.readings, after, strict=True)]
     return Outcome(success, np.array(changed), tuple(images))
-
-
-def object_mask(scene: Scene, slot: int = 0, margin: int = 4) -> Mask | None:
-    """The box of an object as the scene has it, `margin` pixels wider: jitter and another shape fit in."""
-    drawn = masks(scene)[slot]
-    rows, columns = np.nonzero(drawn)
-    wide = np.zeros_like(drawn)
-    top, bottom = max(rows.min() - margin, 0), rows.max() + margin + 1
-    left, right = max(columns.min() - margin, 0), columns.max() + margin + 1
-    wide[top:bottom, left:right] = True
-    return Mask.of(wide)

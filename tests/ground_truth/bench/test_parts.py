@@ -184,29 +184,12 @@ def test_a_change_moves_the_planted_channel_where_the_object_is(planted, method,
         assert delta[0, :, :, 0].mean() < 0.5 * delta[0, on][:, 0].mean()
 
 
-def test_the_control_has_the_norm_of_the_change_on_other_features(planted):
-    from unbox.edits.program import Program
-
-    held, maps = planted
-    made = change(held, maps, "sae", ("light", "dim"), 2, "map")
-    scene = next(s for s in alone(50) if s.light != "dim")
-
-    def norm(edits):
-        return float(Program(tuple(edits), 6).delta(torch.zeros(1, 8, 8, 6), None, 0, "cond").norm())
-
-    controls = [made.control(scene, 1.5, draw) for draw in (0, 1)]
-    assert norm(controls[0]) == pytest.approx(norm(made.edits(scene, 1.5)), rel=1e-4)
-    assert controls[0][0].feature != controls[1][0].feature
-    assert not {f for c in controls for e in c for f in e.feature} & set(made.features)
-
-
 def test_a_joint_change_is_its_parts_each_at_its_block(planted):
     held, maps = planted
     value, scene = ("light", "dim"), next(s for s in alone(50) if s.light != "dim")
     parts = tuple(change(held, maps, "sae", value, size, "map") for size in (1, 2))
     made = Joint(parts)
     assert list(made.edits(scene, 2.0)) == [e for part in parts for e in part.edits(scene, 2.0)]
-    assert len(made.control(scene, 2.0, draw=0)) == 2
 
 
 def test_carriers_are_the_features_a_value_has_most_of(planted):

@@ -12,13 +12,12 @@ from tqdm.auto import tqdm
 
 from activation_store.files import write_json
 from unbox.capture import collect
-from unbox.edits import Edits
+from unbox.edits import Edits, random_control
 from unbox.edits.transport import Pair, steer, transport
 from unbox.errors import UnboxError
-from unbox.experiments.sweep import random_control
 from unbox.ground_truth.bench import causation
 from unbox.ground_truth.bench.mean_maps import MAPPED, MeanMaps
-from unbox.ground_truth.bench.methods import METHODS, SPREADS, Joint, carriers, change, dictionaries, others
+from unbox.ground_truth.bench.methods import METHODS, SPREADS, Joint, carriers, change, dictionaries
 from unbox.ground_truth.bench.probing import VALUES, probe
 from unbox.ground_truth.bench.scene_pairs import KINDS, ScenePair, patch, recorded, scene_pairs
 from unbox.ground_truth.effects import Cases, Outcome, draw_cases, measure
@@ -279,7 +278,7 @@ def _control(bench: Bench, value: Value, best: Mapping[str, Any], tests: Cases) 
                 bench.model,
                 bench.detector,
                 cases,
-                partial(made.control, strength=strength, draw=draw),
+                partial(_controlled, made.edits, draw, strength=strength),
                 value,
                 **settings.sampling,
             )
@@ -291,6 +290,10 @@ def _control(bench: Bench, value: Value, best: Mapping[str, Any], tests: Cases) 
     return {**told, **chosen, "area": causation.area_under(curve), "curve": curve}
 
 
+def _controlled(recipe: Callable[..., Edits], draw: int, scene: Scene, **options: float) -> Edits:
+    return random_control(recipe(scene, **options), draw)
+
+
 def _removal(
     bench: Bench, value: Value, blocks: list[list[str]], trials: Cases, tests: Cases
 ) -> list[dict[str, Any]]:
@@ -300,8 +303,10 @@ def _removal(
     if not len(few) or not len(cases):
         return []
 
-    def gone(of: Cases, features: Mapping[str, Sequence[int]]) -> Outcome:
+    def gone(of: Cases, features: Mapping[str, Sequence[int]], draw: int | None = None) -> Outcome:
         recipe = causation.ablating(bench.saes, features, value[0])
+        if draw is not None:
+            recipe = partial(_controlled, recipe, draw)
         return measure(bench.model, bench.detector, of, recipe, value, gone=True, **settings.sampling)
 
     tried = []
@@ -312,14 +317,11 @@ def _removal(
     if not tried:
         return []
     chosen, _ = causation.best_of(tried)
-    controls = [
-        {block: others(bench.saes[block], some, draw) for block, some in chosen["features"].items()}
-        for draw in range(settings.draws)
-    ]
+    controls = [gone(cases, chosen["features"], draw) for draw in range(settings.draws)]
     about = {"blocks": list(chosen["features"]), "size": chosen["size"]}
     return [
         {"method": "sae", **about, **causation.figures(gone(cases, chosen["features"]))},
-        {"method": "random", **about, **causation.figures(*(gone(cases, control) for control in controls))},
+        {"method": "random", **about, **causation.figures(*controls)},
     ]
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from unbox.edits import Edits, Feature
-from unbox.ground_truth.effects import Cases, Outcome, Recipe, measure, object_mask
+from unbox.ground_truth.effects import Cases, Outcome, Recipe, measure
 from unbox.ground_truth.factor_scores import Value
-from unbox.mask import Mask
-from unbox.shapes import OBJECT_FACTORS, Scene
+from unbox.shapes.where import edit_mask
 from unbox.statistics import bootstrap
 
 #: Times the difference of the mean maps.
@@ -18,14 +17,6 @@ STRENGTHS = (1.0, 2.0, 4.0)
 
 #: What collateral a chosen edit may have, if any edit stays below it.
 TOLERATED = 0.10
-
-
-def place(factor: str, scene: Scene) -> Mask | None:
-    """Where a factor is seen: its object; around it for the background; everywhere for light and place."""
-    if factor in OBJECT_FACTORS and factor != "position":
-        return object_mask(scene)
-    inside = object_mask(scene)
-    return Mask.of(1 - inside.array) if factor == "background" and inside is not None else None
 
 
 def lacking(cases: Cases, value: Value, limit: int) -> Cases:
@@ -58,7 +49,7 @@ def curve(
 def ablating(saes: Mapping[str, Any], features: Mapping[str, Sequence[int]], factor: str) -> Recipe:
     """Take features (block -> numbers) out where the factor is seen."""
     subjects = [Feature(block, tuple(some), sae=saes[block]) for block, some in features.items()]
-    return lambda scene: Edits(tuple(s.ablate(where=place(factor, scene)) for s in subjects))
+    return lambda scene: Edits(tuple(s.ablate(where=edit_mask(factor, scene)) for s in subjects))
 
 
 def figures(*draws: Outcome) -> dict[str, float]:

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from unbox.ground_truth.factor_scores import Value
-from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene
+from unbox.shapes import FACTORS, Scene
 from unbox.shapes.render import CENTRES, SIDE
+from unbox.shapes.where import WHERE
 
 #: Factors whose maps are centred on the object.
-CENTRED = tuple(name for name in OBJECT_FACTORS if name != "position")
+CENTRED = tuple(factor for factor, where in WHERE.items() if where.edit == "object")
 
 #: The values that have maps: all that one object alone can show.
 MAPPED: tuple[Value, ...] = tuple((f, v) for f, values in FACTORS.items() if f != "relation" for v in values)

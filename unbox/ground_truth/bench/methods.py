@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from unbox.edits import Edits, Feature, neurons, principal
-from unbox.ground_truth.bench.causation import place
 from unbox.ground_truth.bench.mean_maps import MeanMaps
 from unbox.ground_truth.factor_scores import Value
 from unbox.sae import SAE
 from unbox.sae.model import Stats
 from unbox.shapes import Scene
+from unbox.shapes.where import edit_mask
 
 #: Dictionaries that are compared; the whole mean difference; random features with the SAE edit's maps.
 DICTIONARIES = ("sae", "untrained", "neurons", "pca")
@@ -88,7 +88,7 @@ class Change:
         factor, wanted = self.value
         change = self.maps.difference(self.source, factor, wanted, scene)[..., list(self.features)]
         if self.spread == "flat":
-            mask = place(factor, scene)
+            mask = edit_mask(factor, scene)
             weights = np.ones(self.maps.grid, np.float32) if mask is None else mask.on(*self.maps.grid)
             level = np.einsum("yxf,yx->f", change, weights) / weights.sum()
             change = weights[..., None] * level
@@ -98,21 +98,11 @@ class Change:
         """The edit of an image of the scene; none where it has the value already."""
         return self._added(self.features, self.amounts(scene), strength)
 
-    def control(self, scene: Scene, strength: float, draw: int) -> Edits:
-        """The same maps on living features drawn at random, scaled to the same norm over the image."""
-        chosen, amounts = others(self.dictionary, self.features, draw), self.amounts(scene)
-        own, other = self._norm(self.features, amounts), self._norm(chosen, amounts[: len(chosen)])
-        return self._added(chosen, amounts[: len(chosen)], strength * own / max(other, 1e-9))
-
     def _added(self, features: Sequence[int], amounts: np.ndarray, strength: float) -> Edits:
         if not amounts.any():
             return Edits()
         subject = Feature(self.dictionary.block, tuple(features), sae=self.dictionary)
         return Edits.of(subject.add(strength, unit="absolute", where=amounts[:, None]))
-
-    def _norm(self, features: Sequence[int], amounts: np.ndarray) -> float:
-        directions = self.dictionary.W_dec.detach().cpu().numpy()[list(features)]
-        return float(np.linalg.norm(amounts.reshape(len(amounts), -1).T @ directions))
 
 
 @dataclass(frozen=True)
@@ -135,10 +125,6 @@ class Joint:
         """The edits of an image of the scene."""
         return _all(part.edits(scene, strength) for part in self.parts)
 
-    def control(self, scene: Scene, strength: float, draw: int) -> Edits:
-        """The same maps on random features of each block, each with its block's norm."""
-        return _all(part.control(scene, strength, draw) for part in self.parts)
-
 
 def _all(several: Iterable[Edits]) -> Edits:
     return reduce(Edits.__add__, several, Edits())
@@ -160,10 +146,3 @@ def carriers(held: Mapping[str, Any], maps: MeanMaps, value: Value, size: int) -
     """The SAE's `size` features of which a value has most more than the others: those to take out."""
     gain = maps.gain("sae", value) * held["sae"].W_dec.detach().norm(dim=1).numpy()
     return tuple(int(f) for f in np.argsort(-gain, kind="stable")[:size] if gain[f] > 0)
-
-
-def others(dictionary: Any, features: Sequence[int], draw: int) -> list[int]:
-    """As many other living features, drawn at random: the control of every edit."""
-    alive = np.setdiff1d(np.flatnonzero(np.asarray(dictionary.stats.density) > 0), features)
-    size = min(len(features), len(alive))
-    return np.random.default_rng([draw, *features]).choice(alive, size, replace=False).tolist()

@@ -12,9 +12,9 @@ import numpy as np
 from unbox.capture import record
 from unbox.edits import Edits, Feature, neurons
 from unbox.edits.transport import Pair
-from unbox.ground_truth.effects import object_mask
 from unbox.mask import Mask
 from unbox.shapes import FACTORS, SCENE_FACTORS, Object, Scene, caption, sample_scene, scene_rng
+from unbox.shapes.where import place_mask, read_mask
 
 #: RIEBench's kinds that Shapes has -> the factor that changes.
 KINDS = {
@@ -51,16 +51,11 @@ class ScenePair:
     def masks(self) -> tuple[Mask | None, Mask | None]:
         """Masks of what changes, in the original and in the edited image, as RIEBench takes them: `add` uses
         the edited image's for both, `delete` the original's; the light is everywhere."""
-        slot = 1 if self.kind in ("add object", "delete object") else 0
-        if self.kind == "change light":
-            return None, None
-        if self.kind == "change background":
-            return _around(self.original), _around(self.edited)
         if self.kind == "add object":
-            return (object_mask(self.edited, slot),) * 2
+            return (place_mask("object", self.edited, 1),) * 2
         if self.kind == "delete object":
-            return (object_mask(self.original, slot),) * 2
-        return object_mask(self.original), object_mask(self.edited)
+            return (place_mask("object", self.original, 1),) * 2
+        return read_mask(KINDS[self.kind], self.original), read_mask(KINDS[self.kind], self.edited)
 
     def succeeded(self, reading: dict[str, Any]) -> bool:
         """Does the detector's reading say what the edit should make?"""
@@ -83,11 +78,6 @@ class ScenePair:
 
 def _held(reading: dict[str, Any], factor: str) -> str:
     return reading[factor] if factor in SCENE_FACTORS else reading["slots"][0][factor]
-
-
-def _around(scene: Scene) -> Mask | None:
-    inside = object_mask(scene)
-    return None if inside is None else Mask.of(1 - inside.array)
 
 
 def scene_pairs(kind: str, count: int, seed: int = 0) -> list[ScenePair]:

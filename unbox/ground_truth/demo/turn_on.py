@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-import numpy as np
-
 from unbox.edit import Edits, Feature
+from unbox.edits import random_control
 from unbox.ground_truth.demo.demo_plan import QUALITY
 from unbox.ground_truth.demo.feature_search import Weighted
-from unbox.ground_truth.effects import Cases, Outcome, measure, object_mask
+from unbox.ground_truth.effects import Cases, Outcome, measure
 from unbox.ground_truth.factor_scores import Value
 from unbox.image_uri import image_uri
 from unbox.mask import Mask
-from unbox.shapes import OBJECT_FACTORS, Scene
 from unbox.shapes.detector import Detector
+from unbox.shapes.where import edit_mask
 
 #: Success on trial cases that is given up for leaving the other factors alone.
 SLACK = 0.1
@@ -37,11 +37,6 @@ class Addition:
         """`up.0.1/17` and so on."""
         return [f"{part.block}/{part.latent}" for part in self.parts]
 
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """The blocks that are edited, in order of first mention."""
-        return tuple(dict.fromkeys(part.block for part in self.parts))
-
     def edits(self, saes: Saes, where: Mask | None) -> Edits:
         """The edit, over `where`."""
         adds = Edits()
@@ -49,29 +44,6 @@ class Addition:
             feature = Feature(block, latent, saes[block])
             adds += feature.add(self.strength * weight, unit="absolute", where=where)
         return adds
-
-    def random(self, saes: Saes, rng: np.random.Generator) -> "Addition":
-        """As many other living features of the same blocks, whose sum has the same norm in each block."""
-        parts: list[Weighted] = []
-        for block in self.blocks:
-            own = [part for part in self.parts if part.block == block]
-            living = np.flatnonzero(saes[block].stats.density.numpy() > 0)
-            others = np.setdiff1d(living, [part.latent for part in own])
-            drawn = [
-                Weighted(block, int(i), part.weight)
-                for i, part in zip(rng.choice(others, len(own), replace=False), own, strict=True)
-            ]
-            ratio = _norm(saes[block], own) / _norm(saes[block], drawn)
-            parts += [part._replace(weight=part.weight * ratio) for part in drawn]
-        return Addition(tuple(parts), self.strength)
-
-
-def place(factor: str, scene: Scene) -> Mask | None:
-    """Where a factor is seen in a scene: the object, all but the object, or everywhere (None)."""
-    if factor in OBJECT_FACTORS:
-        return object_mask(scene)
-    covered = object_mask(scene)
-    return Mask.of(1 - covered.array) if factor == "background" and covered else None
 
 
 def choose(
@@ -94,10 +66,14 @@ def assess(
     model: Any, cases: Cases, value: Value, addition: Addition, saes: Saes, seed: int, **options: Any
 ) -> dict[str, Any]:
     """What an addition and its random control do to cases: JSON for the report, with pictures."""
-    rng = np.random.default_rng(seed)
+    draws = count()
     edited = tried(model, cases, value, lambda where: addition.edits(saes, where), **options)
     control = tried(
-        model, cases, value, lambda where: addition.random(saes, rng).edits(saes, where), **options
+        model,
+        cases,
+        value,
+        lambda where: random_control(addition.edits(saes, where), (seed, next(draws))),
+        **options,
     )
     shown = zip(cases.prompts, cases.images, edited.images, control.images, strict=True)
     return {
@@ -121,9 +97,9 @@ def assess(
 
 
 def tried(model: Any, cases: Cases, value: Value, edits: Any, **options: Any) -> Outcome:
-    """Outcome of `edits`, a function from where the factor is seen to the edits, on every case."""
+    """Outcome of `edits`, a function from where the factor is edited to the edits, on every case."""
     return measure(
-        model, Detector.load(), cases, lambda scene: edits(place(value[0], scene)), value, **options
+        model, Detector.load(), cases, lambda scene: edits(edit_mask(value[0], scene)), value, **options
     )
 
 
@@ -131,9 +107,3 @@ def counted(outcome: Outcome) -> dict[str, Any]:
     """An outcome as JSON: successes, pictures, and the share of other factors that read as before."""
     hits, n = int(outcome.success.sum()), len(outcome.success)
     return {"hits": hits, "n": n, "kept": float(1 - outcome.collateral.mean())}
-
-
-def _norm(sae: Any, parts: Sequence[Weighted]) -> float:
-    """Norm of the sum of weighted features of one block."""
-    weights = np.array([part.weight for part in parts], np.float32)
-    return float(np.linalg.norm(weights @ sae.W_dec.detach().numpy()[[part.latent for part in parts]]))
