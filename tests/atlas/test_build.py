@@ -183,7 +183,7 @@ def test_places_that_a_store_keeps_are_read_by_the_shard(tmp_path):
     store = Store.open(tmp_path / "store")
     rows = store["mid.0"]
     expected = np.stack([rows.positions(i) for i in range(2, 8)])
-    np.testing.assert_array_equal(encode_pass.kept_places(rows, range(2, 8)), expected)
+    np.testing.assert_array_equal(encode_pass.stored_positions(rows, range(2, 8)), expected)
     found = Atlas.open(
         build(store, {"mid.0": planted_sae("mid.0")}, tmp_path / "atlas", plan=PLAN, progress=False)
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.models.tiny import tiny_pipeline
-from unbox.atlas import Atlas, set_label
+from unbox.atlas import Atlas, Filter, set_label
 from unbox.atlas.caption_labels import label_auroc, log_odds, terms_of
 from unbox.atlas.database import match
 from unbox.atlas.relations import neighbours
@@ -24,12 +24,12 @@ def own(atlas, tmp_path):
 
 def test_search_by_words_statistics_and_name(atlas):
     assert {f.name for f in atlas.search("red")} >= {"mid.0/0", "up.0.0/0"}
-    assert {f.block for f in atlas.search("red", block="mid.0")} == {"mid.0"}
+    assert {f.block for f in atlas.search("red", Filter(block="mid.0"))} == {"mid.0"}
     assert [f.name for f in atlas.search("mid.0/5")] == ["mid.0/5"]
-    dense = atlas.search(density=(0.4, 1.0))
+    dense = atlas.search("", Filter(density=(0.4, 1.0)))
     assert {f.index for f in dense} == {7}
-    assert {f.peak_step for f in atlas.search(step=1)} == {1}
-    assert all(f.label for f in atlas.search(labelled=True))
+    assert {f.peak_step for f in atlas.search("", Filter(step=1))} == {1}
+    assert all(f.label for f in atlas.search("", Filter(labelled=True)))
     order = [f.density for f in atlas.search(order="rarest", limit=24)]
     assert order == sorted(order)
     assert len(atlas.search(limit=3)) == 3
@@ -63,7 +63,7 @@ def test_unknown_kinds_are_named(atlas):
         lambda: atlas.examples("mid.0/0", "best"),
         lambda: atlas.examples("mid.0/0", "interval", 9),
         lambda: atlas.related("mid.0/0", "friends"),
-        lambda: atlas.search(block="up.1.1"),
+        lambda: atlas.search("", Filter(block="up.1.1")),
         lambda: atlas.search(order="beauty"),
     ):
         with pytest.raises(UnboxError):

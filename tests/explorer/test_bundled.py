@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from unbox.atlas import Filter
 from unbox.explorer import open_session
 from unbox.explorer.interface import SHAPES
 from unbox.explorer.pages import explore_page, feature_page
@@ -34,7 +35,7 @@ def test_it_is_of_the_weights_that_the_package_brings(bundled):
 
 
 def test_the_features_have_labels_examples_and_meaning(bundled):
-    best = bundled.atlas.search(labelled=True, order="label score", limit=20)
+    best = bundled.atlas.search("", Filter(labelled=True), order="label score", limit=20)
     assert all(facts.score > 0.8 for facts in best)
     assert all(e.thumbnail is not None for e in bundled.atlas.examples(best[0].name, "top"))
     near = bundled.atlas.meaning(bundled.model(open_session.SYSTEM), "a red circle", limit=10)

@@ -197,13 +197,15 @@ def test_the_labels_of_a_bundled_atlas_are_the_users_own(session, tmp_path):
     from unbox.atlas import Atlas, set_label
 
     shutil.copytree(session.atlas.path, tmp_path / "bundled")
-    bundled = Atlas.open(tmp_path / "bundled", own=tmp_path / "cache")
+    bundled = Atlas.open(tmp_path / "bundled", label_copy=tmp_path / "cache")
     before = bundled.database_path.read_bytes()
     set_label(bundled, "mid.0/2", "my word", "me")
     assert bundled.feature("mid.0/2").label == "my word"
     assert Atlas.open(tmp_path / "bundled").feature("mid.0/2").label != "my word"
     assert (bundled.folder / "atlas.sqlite").read_bytes() == before
-    assert Atlas.open(tmp_path / "bundled", own=tmp_path / "cache").search("my word")[0].name == "mid.0/2"
+    assert (
+        Atlas.open(tmp_path / "bundled", label_copy=tmp_path / "cache").search("my word")[0].name == "mid.0/2"
+    )
 
 
 def test_a_copy_of_a_guarded_picture_makes_the_same_picture(session, recipe):

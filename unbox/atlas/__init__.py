@@ -2,7 +2,7 @@
 
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.build import build
-from unbox.atlas.feature_records import Example, Facts, Histogram, Label, Life, Related, SAEInfo
+from unbox.atlas.feature_records import Example, Facts, Filter, Histogram, Label, Life, Related, SAEInfo
 from unbox.atlas.labels import set_label
 from unbox.atlas.query import Atlas
 
@@ -11,6 +11,7 @@ __all__ = [
     "AtlasPlan",
     "Example",
     "Facts",
+    "Filter",
     "Histogram",
     "Label",
     "Life",

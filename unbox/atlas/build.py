@@ -1,45 +1,35 @@
 """Building an atlas: one pass over the store for each SAE, then what relates them, then the database."""
 
-import io
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
-from activation_store import publish_file, publish_folder, read_json, write_json
-from activation_store.files import canonical, parse_json
-from unbox.atlas import caption_labels, database, relations, text_embeddings
+from activation_store import Store, publish_file, read_json, write_json
+from unbox.atlas import atlas_files, caption_labels, database, feature_statistics, relations, text_embeddings
 from unbox.atlas.atlas_plan import AtlasPlan
-from unbox.atlas.encode_pass import Gathered, gather, pass_key
+from unbox.atlas.encode_pass import gather, pass_key
 from unbox.errors import UnboxError
 from unbox.result_cache import key_of
 from unbox.sae.model import SAE
 
-FORMAT, VERSION = "unbox atlas", 1
-INDEX, DATABASE, RELATIONS, MEANING, THUMBNAILS = (
-    "atlas.json", "atlas.sqlite", "relations.h5", "meaning.h5", "thumbnails",
-)  # fmt: skip
-#: Which features are active at sampled places: only `relate` reads it, and removes it.
-PLACES = ("place_row", "place_feature")
-#: Bytes of a chunk of HDF5 to aim at: a page reads a row.
-CHUNK_BYTES = 1 << 16
+if TYPE_CHECKING:
+    from unbox.models.model import Model
 
 
 def build(
-    store: Any,
+    store: Store,
     saes: Mapping[str, SAE],
     out: str | os.PathLike,
     *,
     plan: AtlasPlan | None = None,
-    model: Any = None,
+    model: "Model | None" = None,
     progress: bool = True,
 ) -> Path:
     """Build the atlas of `saes` (by name, as `load_saes` gives) on an activation store in the folder `out`.
@@ -54,29 +44,32 @@ def build(
     check(store, saes)
     keys = {name: pass_key(sae, store[sae.block], plan) for name, sae in saes.items()}
     encoders = None if model is None else model.fingerprint["weights"]
-    inputs = [VERSION, keys, encoders and {k: v for k, v in encoders.items() if "text" in k}]
+    inputs = [atlas_files.VERSION, keys, encoders and {k: v for k, v in encoders.items() if "text" in k}]
     folder = out / f"data-{key_of(inputs, 16)}"
-    if current(out) == folder.name:
+    if atlas_files.current(out) == folder.name:
         return out
     folder.mkdir(parents=True, exist_ok=True)
     captions = caption_labels.Captions.of([sample.prompt for sample in store.samples])
     for number, (name, sae) in enumerate(saes.items()):
-        file = folder / f"{number:03d}.h5"
+        file = atlas_files.sae_file(folder, number)
         if not file.exists():
-            _one_sae(store, name, sae, plan, captions, file, progress)
-    relate(folder, list(saes.values()), plan)
-    if model is not None:
-        _meanings(folder, store, len(saes), model, progress)
-    _thumbnails(folder, store, len(saes), progress)
-    _database(folder, store, saes, keys, previous=out)
-    write_json(out / INDEX, _index(store, saes, keys, plan, folder.name, model))
+            describe(store, name, sae, plan, captions, file, progress)
+    if not (folder / atlas_files.RELATIONS).exists():
+        relate(folder, list(saes.values()), plan)
+    if model is not None and not (folder / atlas_files.MEANING).exists():
+        embed_captions(folder, store, len(saes), model, progress)
+    if not (folder / atlas_files.THUMBNAILS).exists():
+        atlas_files.write_thumbnails(folder, store, len(saes), progress)
+    if not (folder / atlas_files.DATABASE).exists():
+        fill_database(folder, store, saes, keys, previous=out)
+    write_json(out / atlas_files.INDEX, _index(store, saes, keys, plan, folder.name, model))
     for old in out.glob("data-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
     return out
 
 
-def check(store: Any, saes: Mapping[str, SAE]) -> None:
+def check(store: Store, saes: Mapping[str, SAE]) -> None:
     """Refuse SAEs that are not of the store's blocks."""
     if not len(store) or not saes:
         raise UnboxError("an atlas needs at least one image and one SAE")
@@ -88,13 +81,8 @@ def check(store: Any, saes: Mapping[str, SAE]) -> None:
                              f"{store[sae.block].width}: they are of different models")  # fmt: skip
 
 
-def current(out: Path) -> str | None:
-    """Name of the data folder of the atlas that is at `out`, if one is."""
-    return read_json(out / INDEX)["data"] if (out / INDEX).is_file() else None
-
-
-def _one_sae(
-    store: Any,
+def describe(
+    store: Store,
     name: str,
     sae: SAE,
     plan: AtlasPlan,
@@ -102,6 +90,7 @@ def _one_sae(
     file: Path,
     progress: bool,
 ) -> None:
+    """One pass over the store for an SAE: its statistics, examples, labels and relations, to `file`."""
     rows, saved = store[sae.block], file.with_suffix(".npz")
     with tqdm(total=len(store), desc=name, unit="image", disable=not progress) as bar:
         found = gather(sae, rows, plan, saved, bar.update)
@@ -109,120 +98,43 @@ def _one_sae(
     labels = caption_labels.label_features(
         captions, examples.captions.image, examples.captions.peak, found.scale, found.probes, tally.probe_peak
     )
-    silent = caption_labels.decoys(
+    decoys = caption_labels.decoys(
         captions, examples.captions.image[:, : plan.top], found.probes, tally.probe_peak, plan.decoys
     )
-    own = relations.presence(tally.place_row, tally.place_feature, found.place_rows, sae.latents)
-    near = relations.neighbours(sae.W_dec.detach().cpu().float().numpy(), plan.related)
-    with publish_file(_places(file)) as temporary, h5py.File(temporary, "x") as target:
-        target.attrs["places"] = found.place_rows
-        target.attrs["full_grid"] = found.grid.kept == found.grid.height * found.grid.width
-        write_arrays(target, {name: getattr(tally, name) for name in PLACES})
-    with publish_file(file) as temporary, h5py.File(temporary, "x") as target:
-        target.attrs["map_shape"] = found.grid.map_shape
-        write_arrays(target, _arrays(found, plan, silent))
-        write_labels(target, labels)
-        for kind, related in (("neighbours", near), ("coactive", relations.together(own, own, plan.related))):
-            write_arrays(target, {f"{kind}/{part}": array for part, array in related._asdict().items()})
+    presence = relations.presence(tally.place_row, tally.place_feature, found.place_rows, sae.latents)
+    related = {
+        "neighbours": relations.neighbours(sae.W_dec.detach().cpu().float().numpy(), plan.related),
+        "coactive": relations.together(presence, presence, plan.related),
+    }
+    atlas_files.write_sae(file, found, plan, decoys, labels, related)
     saved.unlink(missing_ok=True)
-
-
-def _arrays(found: Gathered, plan: AtlasPlan, silent: np.ndarray) -> dict[str, np.ndarray]:
-    """What is kept of a pass, named as in the file; every array has a row per latent."""
-    tally, latents = found.tally, found.tally.latents
-    arrays = {
-        name: array
-        for name, array in tally.arrays().items()
-        if name not in ("images", "probe_peak", *PLACES)
-    }  # fmt: skip
-    arrays |= {"scale": found.scale, "decoys/image": silent}
-    for kind in ("top", "random", "intervals", "captions"):
-        best = getattr(found.examples, kind)
-        parts = {"image": best.image, "peak": best.peak, "maps": best.maps}
-        if kind == "captions":
-            del parts["maps"]
-        if kind == "intervals":
-            parts = {
-                name: array.reshape(latents, plan.intervals * plan.per_interval, *array.shape[2:])
-                for name, array in parts.items()
-            }
-        arrays |= {f"{kind}/{name}": array for name, array in parts.items()}
-    return arrays
-
-
-def write_arrays(target: h5py.Group, arrays: Mapping[str, np.ndarray]) -> None:
-    """Datasets with checksums, in chunks of whole rows; deflated, for maps are mostly zeros."""
-    for name, array in arrays.items():
-        if array.size == 0:
-            target.create_dataset(name, data=array, track_times=False)
-            continue
-        row = max(1, array.nbytes // len(array))
-        chunk = (min(len(array), max(1, CHUNK_BYTES // row)), *array.shape[1:])
-        target.create_dataset(
-            name,
-            data=array,
-            chunks=chunk,
-            fletcher32=True,
-            track_times=False,
-            compression="gzip",
-            compression_opts=3,
-        )
-
-
-def write_labels(target: h5py.Group, labels: Sequence[caption_labels.CaptionLabel]) -> None:
-    """Labels as one JSON text: they are read once, into the database."""
-    text = canonical([asdict(label) for label in labels])
-    target.create_dataset("labels", data=np.frombuffer(text, np.uint8), fletcher32=True, chunks=True)
-
-
-def _places(file: Path) -> Path:
-    return file.with_suffix(".places.h5")
 
 
 def relate(folder: Path, saes: Sequence[SAE], plan: AtlasPlan) -> None:
     """For every feature those of other blocks that are active in the same places: ids over all SAEs."""
-    if (folder / RELATIONS).exists():
-        return
     starts = np.cumsum([0, *(sae.latents for sae in saes)])
     found, full = [], []
     for number, sae in enumerate(saes):
-        with h5py.File(_places(folder / f"{number:03d}.h5")) as file:
-            rows, features = (file[name][()] for name in PLACES)
-            found.append(relations.presence(rows, features, int(file.attrs["places"]), sae.latents))
-            full.append(bool(file.attrs["full_grid"]))
+        rows, features, places, full_grid = atlas_files.read_places(folder, number)
+        found.append(relations.presence(rows, features, places, sae.latents))
+        full.append(full_grid)
     tables = []
     for number, sae in enumerate(saes):
         # Where positions are sampled, the places of two blocks are not the same places.
         others = [i for i, other in enumerate(saes) if other.block != sae.block and full[i] and full[number]]
-        tables.append(_elsewhere(found, others, number, starts, plan))
-    with publish_file(folder / RELATIONS) as temporary, h5py.File(temporary, "x") as target:
-        for part in relations.RelatedArrays._fields:
-            write_arrays(target, {part: np.concatenate([getattr(t, part) for t in tables])})
-    for number in range(len(saes)):
-        _places(folder / f"{number:03d}.h5").unlink()
-
-
-def _elsewhere(
-    found: list[Any], others: list[int], number: int, starts: np.ndarray, plan: AtlasPlan
-) -> relations.RelatedArrays:
-    """The most related features over several SAEs, the best of each SAE's best."""
-    tables = [relations.together(found[number], found[i], plan.related) for i in others]
-    rows = found[number].shape[1]
-    empty = np.zeros((rows, plan.related), np.float32)
-    index = [np.where(t.other >= 0, t.other + starts[i], -1) for i, t in zip(others, tables, strict=True)]
-    joined = relations.RelatedArrays(
-        np.concatenate([*index, np.full((rows, plan.related), -1, np.int64)], 1),
-        np.concatenate([*(t.score for t in tables), empty], 1),
-        np.concatenate([*(t.share for t in tables), empty], 1),
+        tables.append(relations.elsewhere(found, others, number, starts, plan.related))
+    joined = zip(*tables, strict=True)
+    atlas_files.write_file(
+        folder / atlas_files.RELATIONS,
+        {part: np.concatenate(arrays) for part, arrays in zip(tables[0]._fields, joined, strict=True)},
     )
-    order = np.argsort(-joined.score, axis=1, kind="stable")[:, : plan.related]
-    return relations.RelatedArrays(*(np.take_along_axis(part, order, 1) for part in joined))
+    for number in range(len(saes)):
+        atlas_files.remove_places(folder, number)
 
 
-def _meanings(folder: Path, store: Any, count: int, model: Any, progress: bool) -> None:
-    if (folder / MEANING).exists():
-        return
-    images, peaks = _top_images(folder, count)
+def embed_captions(folder: Path, store: Store, count: int, model: "Model", progress: bool) -> None:
+    """Embeddings of the captions of each feature's top images, for search by meaning."""
+    images, peaks = atlas_files.top_images(folder, count)
     used = np.unique(images[images >= 0])
     texts = sorted({store.samples[int(i)].prompt for i in used})
     number = {text: i for i, text in enumerate(texts)}
@@ -235,138 +147,69 @@ def _meanings(folder: Path, store: Any, count: int, model: Any, progress: bool) 
     place = np.zeros(len(store), np.int64)
     place[used] = [number[store.samples[int(i)].prompt] for i in used]
     features, mean = text_embeddings.feature_vectors(vectors, np.where(images >= 0, place[images], -1), peaks)
-    with publish_file(folder / MEANING) as temporary, h5py.File(temporary, "x") as target:
-        write_arrays(target, {"features": features.astype(np.float32), "mean": mean[None]})
+    atlas_files.write_file(
+        folder / atlas_files.MEANING, {"features": features.astype(np.float32), "mean": mean[None]}
+    )
 
 
-def _top_images(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Top images and peaks of every feature of every SAE, in order of ids."""
-    images, peaks = [], []
-    for number in range(count):
-        with h5py.File(folder / f"{number:03d}.h5") as file:
-            images.append(file["top/image"][()])
-            peaks.append(file["top/peak"][()])
-    return np.concatenate(images), np.concatenate(peaks)
-
-
-def thumbnail_path(image: int) -> Path:
-    """Where an image's thumbnail is, inside the folder of thumbnails."""
-    return Path(f"{image // 1000:06d}") / f"{image:09d}.webp"
-
-
-def _thumbnails(folder: Path, store: Any, count: int, progress: bool) -> None:
-    """The thumbnails of all images that any feature shows, as files. A store may have none."""
-    if (folder / THUMBNAILS).exists():
-        return
-    shown: set[int] = set()
-    for number in range(count):
-        with h5py.File(folder / f"{number:03d}.h5") as file:
-            for kind in ("top", "random", "intervals", "decoys"):
-                shown |= set(np.unique(file[f"{kind}/image"][()]).tolist())
-    with publish_folder(folder / THUMBNAILS) as target:
-        for image in tqdm(sorted(shown - {-1}), desc="thumbnails", disable=not progress):
-            data = store.thumbnail_or_empty(image)
-            if data:
-                _checked(data)
-                path = target / thumbnail_path(image)
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(data)
-
-
-def _checked(data: bytes) -> None:
-    """Refuse a thumbnail that is not a picture: these files are served to browsers."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["WEBP", "PNG", "JPEG"]) as image:
-            image.verify()
-    except Exception as error:
-        raise UnboxError(f"a thumbnail of the store is not a picture: {error}") from error
-
-
-def _database(
-    folder: Path, store: Any, saes: Mapping[str, SAE], keys: Mapping[str, str], previous: Path
+def fill_database(
+    folder: Path, store: Store, saes: Mapping[str, SAE], keys: Mapping[str, str], previous: Path
 ) -> None:
-    if (folder / DATABASE).exists():
-        return
-    kept = carried_labels(previous, keys)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    with publish_file(folder / DATABASE) as temporary, database.connect(temporary, write=True) as connection:
-        connection.executescript(database.SCHEMA)
-        samples = ((i, s.prompt, s.seed) for i, s in enumerate(store.samples))
-        database.insert(connection, "images", ("id", "prompt", "seed"), samples)
+    """The database: captions, every feature's statistics and labels, and those given in the atlas before."""
+    carried = carried_labels(previous, keys)
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    with (
+        publish_file(folder / atlas_files.DATABASE) as temporary,
+        database.connect(temporary, write=True) as connection,
+    ):
+        database.create(connection, ((i, s.prompt, s.seed) for i, s in enumerate(store.samples)))
         start = 0
         for number, (name, sae) in enumerate(saes.items()):
-            with h5py.File(folder / f"{number:03d}.h5") as file:
-                _insert_sae(connection, file, store, sae, number, start, now)
-            labels = [(start + index, *rest) for index, *rest in kept.get(keys[name], ())]
-            columns = ("feature", "text", "kind", "author", "made", "score", "details")
-            database.insert(connection, "labels", columns, labels)
+            with h5py.File(atlas_files.sae_file(folder, number)) as arrays:
+                statistics = feature_statistics.summary(
+                    arrays, store.schema.steps, len(store[sae.block]), len(store)
+                )
+                labels = atlas_files.read_labels(arrays)
+            database.add_features(connection, number, sae.block, start, statistics)
+            given = [(i, label) for i, label in enumerate(labels, start) if label.text]
+            rows = ((i, label.text, "words", "log-odds", made, label.score, "{}") for i, label in given)
+            database.add_labels(connection, rows)
+            terms = ((i, w.term, w.z) for i, label in enumerate(labels, start) for w in label.words)
+            database.add_terms(connection, terms)
+            database.add_labels(
+                connection, ((start + index, *label) for index, label in carried.get(keys[name], ()))
+            )
             start += sae.latents
         database.choose_labels(connection)
 
 
-def _insert_sae(
-    connection: Any, file: h5py.File, store: Any, sae: SAE, number: int, start: int, now: str
-) -> None:
-    """Rows of one SAE's features, their labels and their words."""
-    active, total, square = (file[name][()] for name in ("active", "total", "square"))
-    by_step, steps = file["by_step"][()], np.array(store.schema.steps)
-    places = len(store[sae.block])
-    mean = total / np.maximum(active, 1)
-    std = np.sqrt(np.maximum(square / np.maximum(active, 1) - mean**2, 0))
-    fires = by_step > 0
-    columns = (
-        np.arange(start, start + sae.latents), np.full(sae.latents, number), [sae.block] * sae.latents,
-        np.arange(sae.latents), active / places, file["pictures"][()] / len(store), mean, std,
-        file["largest"][()].astype(float), steps[fires.argmax(1)], steps[::-1][fires[:, ::-1].argmax(1)],
-        steps[by_step.argmax(1)],
-    )  # fmt: skip
-    lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
-    names = ("id", "sae", "block", "number", "density", "pictures", "mean", "std", "largest",
-             "first_step", "last_step", "peak_step")  # fmt: skip
-    database.insert(connection, "features", names, zip(*lists, strict=True))
-    connection.execute(
-        "UPDATE features SET first_step = NULL, last_step = NULL, peak_step = NULL WHERE density = 0"
-    )
-    labels = read_labels(file)
-    named = (
-        (start + i, label["text"], "words", "log-odds", now, label["score"])
-        for i, label in enumerate(labels)
-        if label["text"]
-    )
-    database.insert(connection, "labels", ("feature", "text", "kind", "author", "made", "score"), named)
-    said = ((start + i, w["term"], w["z"]) for i, label in enumerate(labels) for w in label["words"])
-    database.insert(connection, "terms", ("feature", "term", "z"), said)
-
-
-def read_labels(file: h5py.File) -> list[dict[str, Any]]:
-    """What `write_labels` wrote."""
-    return parse_json(file["labels"][()].tobytes(), "labels of the atlas")
-
-
-def carried_labels(previous: Path, keys: Mapping[str, str]) -> dict[str, list[tuple]]:
-    """Labels by people and models in the atlas that is there, by the key of their SAE: (index, label...)."""
-    if not (previous / INDEX).is_file():
+def carried_labels(
+    previous: Path, keys: Mapping[str, str]
+) -> dict[str, list[tuple[int, tuple[database.Cell, ...]]]]:
+    """Labels by people and models in the atlas that is there, by the key of their SAE: (index, label)."""
+    if not (previous / atlas_files.INDEX).is_file():
         return {}
-    index = read_json(previous / INDEX)
-    wanted = {number: sae["key"] for number, sae in enumerate(index["saes"]) if sae["key"] in keys.values()}
-    kept: dict[str, list[tuple]] = {}
-    with database.connect(previous / index["data"] / DATABASE) as connection:
-        rows: Iterable[Any] = connection.execute(
-            "SELECT sae, number, text, kind, labels.author, made, labels.score, details "
-            "FROM labels JOIN features ON features.id = feature WHERE kind != 'words' ORDER BY labels.id"
-        )
-        for number, *rest in rows:
-            if number in wanted:
-                kept.setdefault(wanted[number], []).append(tuple(rest))
-    return kept
+    index = read_json(previous / atlas_files.INDEX)
+    same = {number: sae["key"] for number, sae in enumerate(index["saes"]) if sae["key"] in keys.values()}
+    carried: dict[str, list[tuple[int, tuple[database.Cell, ...]]]] = {}
+    with database.connect(previous / index["data"] / atlas_files.DATABASE) as connection:
+        for number, feature, label in database.given_labels(connection):
+            if number in same:
+                carried.setdefault(same[number], []).append((feature, label))
+    return carried
 
 
 def _index(
-    store: Any, saes: Mapping[str, SAE], keys: Mapping[str, str], plan: AtlasPlan, data: str, model: Any
+    store: Store,
+    saes: Mapping[str, SAE],
+    keys: Mapping[str, str],
+    plan: AtlasPlan,
+    data: str,
+    model: "Model | None",
 ) -> dict[str, Any]:
     return {
-        "format": FORMAT,
-        "version": VERSION,
+        "format": atlas_files.FORMAT,
+        "version": atlas_files.VERSION,
         "data": data,
         "store": {
             "digest": store.digest,

@@ -17,38 +17,11 @@ from unbox.statistics import auroc
 
 #: Words that label nothing.
 STOP = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "for",
-        "from",
-        "has",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "near",
-        "next",
-        "of",
-        "on",
-        "or",
-        "over",
-        "that",
-        "the",
-        "their",
-        "there",
-        "this",
-        "to",
-        "under",
-        "with",
-    ]
+    re.findall(
+        r"\w+",
+        "a an and are as at be by for from has in into is it its near next of on or over that the their there"
+        " this to under with",
+    )
 )
 #: Terms kept, strength of the prior in words, least z of a word kept.
 VOCABULARY, PRIOR, SIGNIFICANT = 50_000, 50.0, 2.0
@@ -56,7 +29,7 @@ VOCABULARY, PRIOR, SIGNIFICANT = 50_000, 50.0, 2.0
 #: thousands of terms some reach z = 2 by chance.
 LABEL_WORDS, LABEL_Z, LABEL_SHARE = 3, 3.0, 0.6
 #: Words of a feature that are kept for search.
-KEPT_WORDS = 16
+SEARCH_WORDS = 16
 #: Share of its scale over which a feature counts as firing in an image, for labels.
 STRONG = 0.25
 #: Probe images that must fire (and be silent) before a label is scored.
@@ -193,14 +166,14 @@ def decoys(
         return result
     rarity = np.log(captions.has.shape[0] / np.maximum(np.asarray(captions.has.sum(0)).ravel(), 1))
     weighted = captions.has.multiply(rarity).tocsr()
-    there = captions.has[probes]
+    of_probes = captions.has[probes]
     for part in _parts(len(top), 256):
         row, column = np.nonzero(top[part] >= 0)
         picked = csr_matrix(
             (np.ones(len(row), np.float32), (row, top[part][row, column])),
             (len(part), captions.has.shape[0]),
         )
-        alike = np.asarray(((picked @ weighted) @ there.T).todense())
+        alike = np.asarray(((picked @ weighted) @ of_probes.T).todense())
         alike = np.where(probe_peak[part] > 0, -1.0, alike)
         order = np.argsort(-alike, axis=1, kind="stable")[:, :count]
         found = np.where(np.take_along_axis(alike, order, 1) >= 0, probes[order], -1)
@@ -211,13 +184,13 @@ def decoys(
 def _words(terms: Sequence[str], z: np.ndarray, counts: np.ndarray) -> tuple[tuple[Word, ...], list[int]]:
     """Words that stand out, and the indices of those that make the label."""
     order = [
-        int(i) for i in np.argsort(-z, kind="stable")[:KEPT_WORDS] if z[i] >= SIGNIFICANT and counts[i] > 1
+        int(i) for i in np.argsort(-z, kind="stable")[:SEARCH_WORDS] if z[i] >= SIGNIFICANT and counts[i] > 1
     ]
     picks: list[int] = []
     for i in order:
-        said = {word for p in picks for word in terms[p].split()}
+        used = {word for p in picks for word in terms[p].split()}
         clear = z[i] >= max(LABEL_Z, LABEL_SHARE * z[order[0]])
-        if clear and len(picks) < LABEL_WORDS and not said & set(terms[i].split()):
+        if clear and len(picks) < LABEL_WORDS and not used & set(terms[i].split()):
             picks.append(i)
     return tuple(Word(terms[i], float(z[i])) for i in order), picks
 

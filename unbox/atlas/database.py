@@ -1,10 +1,15 @@
-"""The atlas's SQLite: features, labels, words for full-text search, captions. Functions over connections."""
+"""The atlas's SQLite: features, labels, words for full-text search, captions. All of the SQL is here."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from unbox.atlas.feature_records import Filter, Label
+from unbox.errors import UnboxError
 
 #: Kinds of labels, the one shown first where a feature has several.
 KINDS = ("human", "model", "words")
@@ -29,6 +34,26 @@ CREATE TABLE terms (feature INTEGER NOT NULL, term TEXT NOT NULL, z REAL NOT NUL
 CREATE INDEX terms_feature ON terms (feature);
 CREATE VIRTUAL TABLE words USING fts5 (label, terms, tokenize = 'unicode61', prefix = '2 3');
 """
+#: The statistics of a feature (`feature_statistics.summary` makes them, `feature_records.Facts` has them).
+STATISTICS = ("density", "pictures", "mean", "std", "largest", "first_step", "last_step", "peak_step")
+#: What a row of `features` and `search` holds, in the order of `Facts` but for `name` in place of `sae`.
+_FACTS = f"features.id, sae, block, number, {', '.join(STATISTICS)}, features.label, author, score"
+#: What a search can be ordered by, and the SQL of it.
+ORDERS = {
+    "density": "density DESC",
+    "rarest": "density ASC",
+    "activation": "largest DESC",
+    "label score": "score DESC NULLS LAST",
+    "index": "features.id ASC",
+}
+#: Rank of a search by words: BM25 (smaller is better) with labels ten times as heavy as caption words, for
+#: a label whose held-out score is chance a quarter of that for one that foretells perfectly.
+_BEST_MATCH = "bm25(words, 10.0, 1.0) * (0.25 + 1.5 * MAX(COALESCE(score, 0.5) - 0.5, 0)), features.id"
+
+#: A value of a cell.
+Cell = str | int | float | None
+#: id, number of the SAE, block, index, statistics, label, author, score.
+FactsRow = tuple[Any, ...]
 
 
 @contextmanager
@@ -43,23 +68,54 @@ def connect(path: Path, write: bool = False) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-def insert(connection: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Any]) -> None:
-    """Insert rows (tuples in the order of `columns`)."""
-    places = ", ".join("?" * len(columns))
-    connection.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
+def create(connection: sqlite3.Connection, images: Iterable[tuple[int, str, int]]) -> None:
+    """Make the tables, and the rows of images (number, prompt, seed)."""
+    connection.executescript(SCHEMA)
+    _insert(connection, "images", ("id", "prompt", "seed"), images)
+
+
+def add_features(
+    connection: sqlite3.Connection, sae: int, block: str, start: int, statistics: Mapping[str, np.ndarray]
+) -> None:
+    """The features of SAE number `sae`, numbered from `start` on; `statistics` (n,) each, all STATISTICS."""
+    lists = [statistics[name].tolist() for name in STATISTICS]
+    rows = ((start + i, sae, block, i, *row) for i, row in enumerate(zip(*lists, strict=True)))
+    _insert(connection, "features", ("id", "sae", "block", "number", *STATISTICS), rows)
+    connection.execute(
+        "UPDATE features SET first_step = NULL, last_step = NULL, peak_step = NULL WHERE density = 0"
+    )
+
+
+def add_labels(connection: sqlite3.Connection, rows: Iterable[Sequence[Cell]]) -> None:
+    """Labels: (feature, text, kind, author, made, score, details as JSON)."""
+    columns = ("feature", "text", "kind", "author", "made", "score", "details")
+    _insert(connection, "labels", columns, rows)
+
+
+def remove_labels(connection: sqlite3.Connection, feature: int, kind: str, author: str) -> None:
+    """Take an author's labels of a feature away."""
+    connection.execute(
+        "DELETE FROM labels WHERE feature = ? AND kind = ? AND author = ?", [feature, kind, author]
+    )
+
+
+def add_terms(connection: sqlite3.Connection, rows: Iterable[tuple[int, str, float]]) -> None:
+    """Words that set features' captions apart: (feature, term, z)."""
+    _insert(connection, "terms", ("feature", "term", "z"), rows)
 
 
 def choose_labels(connection: sqlite3.Connection, feature: int | None = None) -> None:
     """Show each feature under its newest label of the first kind that it has, and make that searchable."""
     rank = " ".join(f"WHEN '{kind}' THEN {i}" for i, kind in enumerate(KINDS))
-    one = "" if feature is None else f"WHERE id = {int(feature)}"
-    best = (
-        "(SELECT {column} FROM labels WHERE feature = features.id "
+    which = "" if feature is None else f"WHERE id = {int(feature)}"
+    best = {
+        column: f"(SELECT {column} FROM labels WHERE feature = features.id "
         f"ORDER BY CASE kind {rank} END, id DESC LIMIT 1)"
-    )
+        for column in ("text", "author", "score")
+    }
     connection.execute(
-        f"UPDATE features SET label = COALESCE({best.format(column='text')}, ''), "
-        f"author = COALESCE({best.format(column='author')}, ''), score = {best.format(column='score')} {one}"
+        f"UPDATE features SET label = COALESCE({best['text']}, ''), "
+        f"author = COALESCE({best['author']}, ''), score = {best['score']} {which}"
     )
     gone = "" if feature is None else f"WHERE rowid = {int(feature)}"
     connection.execute(f"DELETE FROM words {gone}")
@@ -67,8 +123,86 @@ def choose_labels(connection: sqlite3.Connection, feature: int | None = None) ->
         "INSERT INTO words (rowid, label, terms) SELECT id, "
         "(SELECT COALESCE(group_concat(text, ' '), '') FROM labels WHERE feature = features.id), "
         "(SELECT COALESCE(group_concat(term, ' '), '') FROM terms WHERE feature = features.id) "
-        f"FROM features {one}"
+        f"FROM features {which}"
     )
+
+
+def given_labels(connection: sqlite3.Connection) -> list[tuple[int, int, tuple[Cell, ...]]]:
+    """Labels by people and models, oldest first: number of the SAE, index of the feature, and the label
+    (text, kind, author, made, score, details)."""
+    rows = connection.execute(
+        "SELECT sae, number, text, kind, labels.author, made, labels.score, details "
+        "FROM labels JOIN features ON features.id = feature WHERE kind != 'words' ORDER BY labels.id"
+    )
+    return [(sae, index, tuple(label)) for sae, index, *label in rows]
+
+
+def features(connection: sqlite3.Connection, ids: Sequence[int]) -> list[FactsRow]:
+    """Some features, in any order."""
+    return connection.execute(
+        f"SELECT {_FACTS} FROM features WHERE features.id IN ({_marks(ids)})", ids
+    ).fetchall()
+
+
+def search(
+    connection: sqlite3.Connection,
+    text: str,
+    among: Filter,
+    saes: Sequence[str],
+    order: str | None,
+    limit: int,
+    offset: int,
+) -> list[FactsRow]:
+    """Features by words of labels and captions, or by their index. See `query.Atlas.search`."""
+    if order is not None and order not in ORDERS:
+        raise UnboxError(f"no order '{order}'; there are {', '.join(ORDERS)}")
+    query, text = match(text), text.strip()
+    conditions, source, ranking = _conditions(among, saes), "features", ORDERS[order or "density"]
+    if text.isascii() and text.isdigit():
+        conditions.append(("number = ?", (int(text[:15]),)))
+    elif query:
+        conditions.insert(0, ("words MATCH ?", (query,)))
+        source = "words JOIN features ON features.id = words.rowid"
+        ranking = ORDERS[order] if order else _BEST_MATCH
+    elif text:
+        return []
+    where, values = _where(conditions)
+    return connection.execute(
+        f"SELECT {_FACTS} FROM {source} {where} ORDER BY {ranking} LIMIT ? OFFSET ?",
+        [*values, max(0, min(int(limit), 1000)), max(0, int(offset))],
+    ).fetchall()
+
+
+def passing(connection: sqlite3.Connection, among: Filter, saes: Sequence[str]) -> list[int]:
+    """Ids of the features that pass a filter."""
+    where, values = _where(_conditions(among, saes))
+    return [number for (number,) in connection.execute(f"SELECT id FROM features {where}", values)]
+
+
+def terms(connection: sqlite3.Connection, feature: int) -> list[tuple[str, float]]:
+    """Words that set a feature's captions apart, and their z, largest first."""
+    return connection.execute(
+        "SELECT term, z FROM terms WHERE feature = ? ORDER BY z DESC", [feature]
+    ).fetchall()
+
+
+def labels(connection: sqlite3.Connection, feature: int) -> list[Label]:
+    """Every label of a feature, newest first."""
+    rows = connection.execute(
+        "SELECT text, kind, author, made, score FROM labels WHERE feature = ? ORDER BY id DESC", [feature]
+    )
+    return [Label(*row) for row in rows]
+
+
+def captions(connection: sqlite3.Connection, images: Sequence[int]) -> dict[int, tuple[str, int]]:
+    """Prompt and seed of some images."""
+    rows = connection.execute(f"SELECT id, prompt, seed FROM images WHERE id IN ({_marks(images)})", images)
+    return {number: (prompt, seed) for number, prompt, seed in rows}
+
+
+def labelled_densities(connection: sqlite3.Connection) -> list[tuple[int, float, str, float | None]]:
+    """Of every feature the number of its SAE, density, label and the label's score."""
+    return connection.execute("SELECT sae, density, label, score FROM features").fetchall()
 
 
 def match(query: str) -> str:
@@ -76,3 +210,32 @@ def match(query: str) -> str:
     words = ["".join(c if c.isalnum() else " " for c in word).split() for word in query.split()]
     flat = [word for group in words for word in group][:32]
     return " ".join(f'"{word}"' for word in flat[:-1]) + (f' "{flat[-1]}"*' if flat else "")
+
+
+def _conditions(among: Filter, saes: Sequence[str]) -> list[tuple[str, Sequence[Cell]]]:
+    """SQL and values of each condition of a filter; `saes`: names of the atlas's SAEs, in order."""
+    given = {
+        "sae = ?": among.sae and [saes.index(among.sae)],
+        "block = ?": among.block and [among.block],
+        "density BETWEEN ? AND ?": among.density and [float(bound) for bound in among.density],
+        "peak_step = ?": among.step is not None and [among.step],
+        "features.label != ''": among.labelled and [],
+    }
+    return [(sql, values) for sql, values in given.items() if isinstance(values, list)]
+
+
+def _where(conditions: Sequence[tuple[str, Sequence[Cell]]]) -> tuple[str, list[Cell]]:
+    where = f"WHERE {' AND '.join(sql for sql, _ in conditions)}" if conditions else ""
+    return where, [value for _, values in conditions for value in values]
+
+
+def _marks(values: Sequence[int]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _insert(
+    connection: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]
+) -> None:
+    """Insert rows, in the order of `columns`."""
+    marks = ", ".join("?" * len(columns))
+    connection.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)

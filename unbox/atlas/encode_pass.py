@@ -1,17 +1,18 @@
 """The pass over a store: codes of a few images at a time, counted; saved now and then, resumed."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import h5py
 import numpy as np
 import torch
 
-from activation_store import digest, publish_file
+from activation_store import Rows, digest, publish_file
 from activation_store.files import canonical
 from activation_store.number_formats import decode
+from activation_store.rows import ShardedStore
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.feature_statistics import Entries, Examples, Grid, Tally, pairs_of
 from unbox.errors import UnboxError
@@ -38,12 +39,17 @@ class Gathered:
 
 
 def gather(
-    sae: SAE, rows: Any, plan: AtlasPlan, saved: Path, progress: Any = None, save_every: float = SAVE_EVERY
+    sae: SAE,
+    rows: Rows,
+    plan: AtlasPlan,
+    saved: Path,
+    progress: Callable[[int], bool | None] | None = None,
+    save_every: float = SAVE_EVERY,
 ) -> Gathered:
     """Count an SAE's codes over all images of `rows` (a store's rows of its block).
 
     The state is saved at `saved` about every `save_every` seconds; called again after a kill it goes on from
-    there, and the result is the same. `progress(images)` is told how many images were done.
+    there, and the result is the same. `progress(images)` takes the number of images done.
     """
     grid = grid_of(rows)
     images = rows.shape[0]
@@ -56,7 +62,7 @@ def gather(
         Examples.empty(sae.latents, grid.cells, plan),
     )
     column = {int(image): i for i, image in enumerate(probes)}
-    told = time.monotonic()
+    saved_at = time.monotonic()
     if progress:
         progress(int(tally.images))
     for part in batches(images, int(tally.images), max(1, ROWS // (grid.steps * grid.branches * grid.kept))):
@@ -72,21 +78,21 @@ def gather(
         tally.images += len(part)
         if progress:
             progress(len(part))
-        if time.monotonic() - told > save_every:
+        if time.monotonic() - saved_at > save_every:
             save(saved, key, tally, examples)
-            told = time.monotonic()
+            saved_at = time.monotonic()
     best = Examples(*(getattr(examples, k).sorted() for k in ("top", "random", "intervals", "captions")))
     return Gathered(grid, tally, best, scale, probes, images * per_image)
 
 
-def grid_of(rows: Any) -> Grid:
+def grid_of(rows: Rows) -> Grid:
     """The axes of a store's rows."""
     _, steps, branches, y, x, _ = rows.shape
     height, width, _ = rows.store.schema.blocks[rows.block]
     return Grid(steps, branches, height, width, y * x)
 
 
-def activation_scale(sae: SAE, rows: Any) -> np.ndarray:
+def activation_scale(sae: SAE, rows: Rows) -> np.ndarray:
     """(n,) the largest activation in training; of latents that never fired there, the median of the others'.
 
     Known before the pass, so that histograms need no second one.
@@ -115,7 +121,7 @@ def batches(images: int, start: int, size: int) -> Iterator[range]:
         yield range(first, min(first + size, images))
 
 
-def encode(sae: SAE, rows: Any, part: range, grid: Grid) -> tuple[Entries, np.ndarray]:
+def encode(sae: SAE, rows: Rows, part: range, grid: Grid) -> tuple[Entries, np.ndarray]:
     """Entries of some images, and the active latents of each place, (images, steps, branches, places, k) with
     -1 where a place of the code is unused."""
     codes = sae.encode(torch.from_numpy(updates_of(rows, part)).to(sae.device))
@@ -125,14 +131,14 @@ def encode(sae: SAE, rows: Any, part: range, grid: Grid) -> tuple[Entries, np.nd
     values, latents = values.reshape(shape), latents.reshape(shape)
     where = np.nonzero(values > 0)
     image, step, branch, place, _ = where
-    position = place if rows.store.schema.positions is None else kept_places(rows, part)[image, place]
+    position = place if rows.store.schema.positions is None else stored_positions(rows, part)[image, place]
     entries = Entries(
         latents[where], values[where], image + part.start, step, branch, place, grid.cell(position)
     )
     return entries, np.where(values > 0, latents, -1)
 
 
-def updates_of(rows: Any, part: range) -> np.ndarray:
+def updates_of(rows: Rows, part: range) -> np.ndarray:
     """Updates of neighbouring images, (images, step, branch, y, x, channel) float32."""
     parts = []
     for file, some in shards(rows.store, part):
@@ -142,13 +148,13 @@ def updates_of(rows: Any, part: range) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def kept_places(rows: Any, part: range) -> np.ndarray:
+def stored_positions(rows: Rows, part: range) -> np.ndarray:
     """(images, places) flat positions that a store of sampled positions keeps of neighbouring images."""
     found = [file[f"{rows.block}/positions"][some] for file, some in shards(rows.store, part)]
     return np.concatenate(found).astype(np.int64)
 
 
-def shards(store: Any, part: range) -> Iterator[tuple[Any, slice]]:
+def shards(store: ShardedStore, part: range) -> Iterator[tuple[h5py.File, slice]]:
     """Each shard that holds some of the images, open, and where in it they are.
 
     A shard is opened once for all its images: opening one checks it, which costs more than an image.
@@ -185,12 +191,9 @@ def sampled_places(
     return np.concatenate(rows), np.concatenate(features)
 
 
-def pass_key(sae: SAE, rows: Any, plan: AtlasPlan) -> str:
+def pass_key(sae: SAE, rows: Rows, plan: AtlasPlan) -> str:
     """What a pass depends on: weights, rows, sizes."""
-    weights = [
-        digest(np.ascontiguousarray(getattr(sae, name).cpu().float().numpy()).tobytes())
-        for name in ("W_enc", "W_dec", "b_pre", "b_lat")
-    ]
+    weights = [digest(weight) for weight in sae.weight_bytes()]
     return digest(canonical([weights, sae.k, sae.threshold, rows.digest, plan.to_json()]))
 
 

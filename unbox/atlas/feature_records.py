@@ -7,6 +7,25 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Filter:
+    """Which features a search is among; None: any."""
+
+    sae: str | None = None
+    """Name of the SAE."""
+    block: str | None = None
+    density: tuple[float, float] | None = None
+    """Share of places where it is active, both ends included."""
+    step: int | None = None
+    """Where it is most often active."""
+    labelled: bool = False
+    """Only those with a label."""
+
+
+#: The filter that every feature passes.
+ALL = Filter()
+
+
+@dataclass(frozen=True)
 class SAEInfo:
     """One SAE of an atlas."""
 

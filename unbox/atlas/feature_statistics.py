@@ -1,5 +1,6 @@
 """Everything that one pass over a block's codes counts, as plain arrays that can be saved and restored."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import NamedTuple
@@ -163,8 +164,8 @@ class Tally:
         key = (where + e.place) * n + e.feature
         at = [key[e.step == step] for step in range(steps)]
         for step in range(steps - 1):
-            kept = np.intersect1d(at[step], at[step + 1], assume_unique=True)
-            self.both[:, step] += np.bincount(kept % n, minlength=n)
+            both = np.intersect1d(at[step], at[step + 1], assume_unique=True)
+            self.both[:, step] += np.bincount(both % n, minlength=n)
 
     def add_places(self, rows: np.ndarray, features: np.ndarray) -> None:
         """Keep which features are active at sampled places."""
@@ -208,9 +209,9 @@ class Examples:
         _offer(self.top, pairs.feature, pairs.peak, e, pairs)
         _offer(self.random, pairs.feature, noise, e, pairs)
         _offer(self.intervals, pairs.feature * plan.intervals + level.astype(np.int64), noise, e, pairs)
-        words = ~probe
+        shown = ~probe
         self.captions.offer(
-            pairs.feature[words], pairs.peak[words].astype(float), pairs.image[words], pairs.peak[words]
+            pairs.feature[shown], pairs.peak[shown].astype(float), pairs.image[shown], pairs.peak[shown]
         )
 
 
@@ -239,3 +240,25 @@ def pairs_of(e: Entries, latents: int) -> Pairs:
         last=np.maximum.reduceat(e.step[order], starts),
         of_entry=of_entry,
     )
+
+
+def summary(
+    arrays: Mapping[str, np.ndarray], steps: Sequence[int], places: int, images: int
+) -> dict[str, np.ndarray]:
+    """Each feature's statistics, (n,) each, from the arrays of a `Tally` (here or in a file, read by `[()]`).
+
+    A statistic of the feature page is a row here, a column of `database.STATISTICS` and a field of
+    `feature_records.Facts`. `places`: of all images; `steps`: the store's.
+    """
+    active, total, square, by_step = (arrays[name][()] for name in ("active", "total", "square", "by_step"))
+    mean, numbers, fires = total / np.maximum(active, 1), np.array(steps), by_step > 0
+    return {
+        "density": active / places,
+        "pictures": arrays["pictures"][()] / images,
+        "mean": mean,
+        "std": np.sqrt(np.maximum(square / np.maximum(active, 1) - mean**2, 0)),
+        "largest": arrays["largest"][()].astype(float),
+        "first_step": numbers[fires.argmax(1)],
+        "last_step": numbers[::-1][fires[:, ::-1].argmax(1)],
+        "peak_step": numbers[by_step.argmax(1)],
+    }

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from activation_store import publish_file
+from activation_store.files import JSON
 from unbox.atlas import database
 from unbox.atlas.query import Atlas
 from unbox.errors import UnboxError
@@ -27,7 +27,7 @@ def set_label(
     *,
     kind: str = "human",
     score: float | None = None,
-    details: Mapping[str, Any] | None = None,
+    details: Mapping[str, JSON] | None = None,
 ) -> None:
     """Add a label; the newest of people goes before a model's, and that before words. Older ones are kept.
 
@@ -45,14 +45,18 @@ def set_label(
     try:
         with database.connect(writable(atlas), write=True) as connection:
             if text:
-                told = json.dumps(dict(details or {}), allow_nan=False)
-                row = (number, text, kind, author, now(), score, told)
-                columns = ("feature", "text", "kind", "author", "made", "score", "details")
-                database.insert(connection, "labels", columns, [row])
-            else:
-                connection.execute(
-                    "DELETE FROM labels WHERE feature = ? AND kind = ? AND author = ?", [number, kind, author]
+                row = (
+                    number,
+                    text,
+                    kind,
+                    author,
+                    now(),
+                    score,
+                    json.dumps(dict(details or {}), allow_nan=False),
                 )
+                database.add_labels(connection, [row])
+            else:
+                database.remove_labels(connection, number, kind, author)
             database.choose_labels(connection, number)
     except (sqlite3.OperationalError, OSError) as error:
         raise UnboxError(
@@ -64,9 +68,9 @@ def set_label(
 def writable(atlas: Atlas) -> Path:
     """The database that labels are written to; copied first where the atlas itself is not to be changed."""
     with _FIRST:
-        if atlas.own is not None and not atlas.own.is_file():
-            atlas.own.parent.mkdir(parents=True, exist_ok=True)
-            with publish_file(atlas.own) as temporary:
+        if atlas.label_copy is not None and not atlas.label_copy.is_file():
+            atlas.label_copy.parent.mkdir(parents=True, exist_ok=True)
+            with publish_file(atlas.label_copy) as temporary:
                 shutil.copyfile(atlas.database_path, temporary)
     return atlas.database_path
 

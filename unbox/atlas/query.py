@@ -1,73 +1,49 @@
 """Asking an atlas: typed queries for the explorer, notebooks and the command line alike."""
 
 import os
+import sqlite3
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
 
-from activation_store import StoreError, read_json
-from unbox.atlas import database, text_embeddings
-from unbox.atlas.build import DATABASE, FORMAT, INDEX, MEANING, RELATIONS, THUMBNAILS, VERSION, thumbnail_path
-from unbox.atlas.feature_records import Example, Facts, Histogram, Label, Life, Related, SAEInfo
+from unbox.atlas import atlas_files, database, text_embeddings
+from unbox.atlas.feature_records import ALL, Example, Facts, Filter, Histogram, Label, Life, Related, SAEInfo
 from unbox.errors import UnboxError
+
+if TYPE_CHECKING:
+    from unbox.models.model import Model
 
 #: Kinds of examples; `interval` wants its number too.
 EXAMPLES = ("top", "random", "interval", "decoys")
 #: Kinds of relations.
 RELATED = ("neighbours", "coactive", "elsewhere")
-#: Rank of a search by words: BM25 (smaller is better) with labels ten times as heavy as caption words, for
-#: a label whose held-out score is chance a quarter of that for one that foretells perfectly.
-MATCH = "bm25(words, 10.0, 1.0) * (0.25 + 1.5 * MAX(COALESCE(score, 0.5) - 0.5, 0)), features.id"
-#: What a search can be ordered by, and the SQL of it.
-ORDERS = {
-    "density": "density DESC",
-    "rarest": "density ASC",
-    "activation": "largest DESC",
-    "label score": "score DESC NULLS LAST",
-    "index": "features.id ASC",
-}
-_COLUMNS = (
-    "features.id, sae, block, number, density, pictures, mean, std, largest, first_step, last_step, "
-    "peak_step, features.label, author, score"
-)
 
 
 class Atlas:
     """An atlas on disk, open for questions; `Atlas.open(folder)`."""
 
-    def __init__(self, path: Path, index: dict[str, Any], own: Path | None = None) -> None:
+    def __init__(self, path: Path, index: dict[str, Any], label_copy: Path | None = None) -> None:
         self.path, self.index = path, index
-        self.own = None if own is None else own / f"{index['data']}.sqlite"
+        self.label_copy = None if label_copy is None else label_copy / f"{index['data']}.sqlite"
         self.folder = path / index["data"]
         self.saes = tuple(SAEInfo(**sae) for sae in index["saes"])
+        self._names = [sae.name for sae in self.saes]
         self._starts = [0]
         for sae in self.saes:
             self._starts.append(self._starts[-1] + sae.latents)
 
     @classmethod
-    def open(cls, path: str | os.PathLike, own: Path | None = None) -> Self:
-        """`own`: a folder for a copy of the database, made with the first label, for an atlas that is
+    def open(cls, path: str | os.PathLike, label_copy: Path | None = None) -> Self:
+        """`label_copy`: a folder for a copy of the database, made with the first label, for an atlas that is
         nobody's to write to (a bundled one). Raises UnboxError where there is no atlas, it is newer, or files
         of it are missing.
         """
-        folder = Path(path)
-        if not (folder / INDEX).is_file():
-            raise UnboxError(f"there is no atlas at {folder}; `unbox atlas` builds one")
-        try:
-            index = read_json(folder / INDEX)
-        except StoreError as error:
-            raise UnboxError(str(error)) from None
-        if not isinstance(index, dict) or index.get("format") != FORMAT or index.get("version") != VERSION:
-            raise UnboxError(
-                f"{folder} is not an atlas of version {VERSION}: build it again with `unbox atlas`"
-            )
-        if Path(index["data"]).name != index["data"] or not (folder / index["data"] / DATABASE).is_file():
-            raise UnboxError(f"the atlas at {folder} is not whole: build it again with `unbox atlas`")
-        return cls(folder, index, own)
+        return cls(Path(path), atlas_files.read_index(Path(path)), label_copy)
 
     def __repr__(self) -> str:
         return f"Atlas({self.path}: {len(self):,} features of {', '.join(sae.name for sae in self.saes)})"
@@ -99,11 +75,11 @@ class Atlas:
     def id(self, name: str) -> int:
         """Number of a feature by its name. Raises UnboxError, naming what exists."""
         sae, _, index = name.strip().rpartition("/")
-        known = {each.name: i for i, each in enumerate(self.saes)}
-        if sae not in known:
+        if sae not in self._names:
             raise UnboxError(f"'{name[:80]}' is not a feature: names are like {self.saes[0].name}/0, "
-                             f"the SAEs are {', '.join(known)}")  # fmt: skip
-        number, latents = known[sae], self.saes[known[sae]].latents
+                             f"the SAEs are {', '.join(self._names)}")  # fmt: skip
+        number = self._names.index(sae)
+        latents = self.saes[number].latents
         if not (index.isascii() and index.isdigit() and int(index[:12]) < latents):
             raise UnboxError(f"{sae} has no feature '{index[:20]}'; it has 0 to {latents - 1}")
         return self._starts[number] + int(index)
@@ -114,72 +90,34 @@ class Atlas:
 
     def features(self, ids: Sequence[int]) -> list[Facts]:
         """Facts of several features, in their order."""
-        marks = ",".join("?" * len(ids))
         with self._database() as connection:
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM features WHERE features.id IN ({marks})", [int(i) for i in ids]
-            ).fetchall()
+            rows = database.features(connection, [int(i) for i in ids])
         found = {row[0]: self._facts(row) for row in rows}
         return [found[int(i)] for i in ids]
 
     def search(
         self,
-        words: str = "",
+        text: str = "",
+        among: Filter = ALL,
         *,
-        sae: str | None = None,
-        block: str | None = None,
-        density: tuple[float, float] | None = None,
-        step: int | None = None,
-        labelled: bool = False,
         order: str | None = None,
         limit: int = 50,
         offset: int = 0,
     ) -> list[Facts]:
-        """Features by words of their labels and captions, and by statistics.
+        """Features by words of their labels and captions, of those that pass a filter.
 
-        `density`: share of places, both ends included. `step`: where the feature is most often active.
-        `order`: one of ORDERS; None ranks by words where there are some, else by density. A name like
-        `up.0.1/12` as words finds that feature, a number alone the features of that index.
+        `order`: one of `database.ORDERS`; None ranks by words where there are some, else by density. A name
+        like `up.0.1/12` as text finds that feature, a number alone the features of that index.
         """
-        query = database.match(words)
-        conditions, values = self._conditions(sae, block, density, step, labelled)
-        if order is not None and order not in ORDERS:
-            raise UnboxError(f"no order '{order}'; there are {', '.join(ORDERS)}")
-        named = self._named(words)
-        if named is not None:
-            return [self.feature(named)]
-        if words.strip().isascii() and words.strip().isdigit():
-            query, conditions, values = "", [*conditions, "number = ?"], [*values, int(words.strip()[:15])]
-        elif words.strip() and not query:
-            return []
-        ranking = ORDERS[order or "density"]
-        source = "features"
-        if query:
-            source = "words JOIN features ON features.id = words.rowid"
-            conditions, values = ["words MATCH ?", *conditions], [query, *values]
-            ranking = ORDERS[order] if order else MATCH
-        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        self._check(among)
         with self._database() as connection:
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM {source} {where} ORDER BY {ranking} LIMIT ? OFFSET ?",
-                [*values, max(0, min(int(limit), 1000)), max(0, int(offset))],
-            ).fetchall()
-        return [self._facts(row) for row in rows]
+            rows = database.search(connection, text, among, self._names, order, limit, offset)
+        named = self._named(text)
+        return [self._facts(row) for row in rows] if named is None else [self.feature(named)]
 
-    def meaning(
-        self,
-        model: Any,
-        text: str,
-        *,
-        sae: str | None = None,
-        block: str | None = None,
-        density: tuple[float, float] | None = None,
-        step: int | None = None,
-        labelled: bool = False,
-        limit: int = 50,
-    ) -> list[Related]:
-        """Features whose top captions mean something near `text`, by the model's own text encoders, among
-        those that fit the statistics (see `search`)."""
+    def meaning(self, model: "Model", text: str, among: Filter = ALL, *, limit: int = 50) -> list[Related]:
+        """Features whose top captions mean something near `text`, by the model's own text encoders, of those
+        that pass a filter."""
         if self._meanings is None:
             raise UnboxError(
                 "this atlas has no caption embeddings; build it with `unbox atlas --model MODEL`"
@@ -192,13 +130,12 @@ class Atlas:
                 f"{model.system.name} has other text encoders"
             )
         scores = text_embeddings.nearest(vectors, mean, query)
-        conditions, values = self._conditions(sae, block, density, step, labelled)
-        if conditions:
+        self._check(among)
+        if among != ALL:
             with self._database() as connection:
-                rows = connection.execute(f"SELECT id FROM features WHERE {' AND '.join(conditions)}", values)
-                fits = [number for (number,) in rows.fetchall()]
+                ids = database.passing(connection, among, self._names)
             inside = np.zeros(len(scores), bool)
-            inside[fits] = True
+            inside[ids] = True
             scores = np.where(inside, scores, -1)
         best = [int(i) for i in np.argsort(-scores, kind="stable")[: max(0, limit)] if scores[i] > 0]
         return [Related(f, float(scores[f.id]), 0.0) for f in self.features(best)]
@@ -255,50 +192,43 @@ class Atlas:
             raise UnboxError(f"relations are one of {', '.join(RELATED)}")
         number = self._number(feature)
         if kind == "elsewhere":
-            group, row, start = self._file(RELATIONS), number, 0
+            group, row, start = self._file(self.folder / atlas_files.RELATIONS), number, 0
         else:
             file, row = self._row(number)
             group, start = file[kind], number - row
         index, score, share = (group[part][row] for part in ("other", "score", "share"))
-        there = index >= 0
-        facts = self.features([int(i) + start for i in index[there]])
-        return [
-            Related(*each) for each in zip(facts, score[there].tolist(), share[there].tolist(), strict=True)
-        ]
+        present = index >= 0
+        facts = self.features([int(i) + start for i in index[present]])
+        scores, shares = score[present].tolist(), share[present].tolist()
+        return [Related(*each) for each in zip(facts, scores, shares, strict=True)]
 
     def words(self, feature: str | int) -> list[tuple[str, float]]:
         """Words that set the feature's captions apart, with z of their log-odds."""
         with self._database() as connection:
-            return connection.execute(
-                "SELECT term, z FROM terms WHERE feature = ? ORDER BY z DESC", [self._number(feature)]
-            ).fetchall()
+            return database.terms(connection, self._number(feature))
 
     def labels(self, feature: str | int) -> list[Label]:
         """Every label of a feature, newest first."""
         with self._database() as connection:
-            rows = connection.execute(
-                "SELECT text, kind, author, made, score FROM labels WHERE feature = ? ORDER BY id DESC",
-                [self._number(feature)],
-            ).fetchall()
-        return [Label(*row) for row in rows]
+            return database.labels(connection, self._number(feature))
 
     def thumbnail(self, image: int) -> Path | None:
         """File of an image's thumbnail, None where the atlas keeps none of it."""
-        path = self.folder / THUMBNAILS / thumbnail_path(image)
+        path = self.folder / atlas_files.THUMBNAILS / atlas_files.thumbnail_path(image)
         return path if path.is_file() else None
 
     def summary(self) -> list[tuple[str, int, int, int, float | None, float | None, int]]:
         """By SAE: name, features, those ever active, those with a label, median density of the active ones,
         mean score of the labels that have one, and the number of those."""
         with self._database() as connection:
-            rows = connection.execute("SELECT sae, density, label, score FROM features").fetchall()
+            rows = database.labelled_densities(connection)
         result = []
         for number, sae in enumerate(self.saes):
-            own = [row[1:] for row in rows if row[0] == number]
-            active = [density for density, _, _ in own if density > 0]
-            scores = [score for _, _, score in own if score is not None]
+            part = [row[1:] for row in rows if row[0] == number]
+            active = [density for density, _, _ in part if density > 0]
+            scores = [score for _, _, score in part if score is not None]
             result.append((
-                sae.name, len(own), len(active), sum(bool(label) for _, label, _ in own),
+                sae.name, len(part), len(active), sum(bool(label) for _, label, _ in part),
                 float(np.median(active)) if active else None,
                 float(np.mean(scores)) if scores else None, len(scores),
             ))  # fmt: skip
@@ -307,12 +237,13 @@ class Atlas:
     @property
     def database_path(self) -> Path:
         """The SQLite file that is read: the user's own copy where there is one."""
-        return self.own if self.own is not None and self.own.is_file() else self.folder / DATABASE
+        copied = self.label_copy is not None and self.label_copy.is_file()
+        return self.label_copy if copied and self.label_copy else self.folder / atlas_files.DATABASE
 
-    def _database(self) -> Any:
+    def _database(self) -> AbstractContextManager[sqlite3.Connection]:
         return database.connect(self.database_path)
 
-    def _facts(self, row: tuple) -> Facts:
+    def _facts(self, row: database.FactsRow) -> Facts:
         number, sae, block, index, *rest = row
         return Facts(number, f"{self.saes[sae].name}/{index}", block, index, *rest)
 
@@ -329,24 +260,12 @@ class Atlas:
         except UnboxError:
             return None
 
-    def _conditions(
-        self, sae: str | None, block: str | None, density: tuple[float, float] | None, step: int | None,
-        labelled: bool,
-    ) -> tuple[list[str], list[Any]]:  # fmt: skip
-        if block is not None and block not in self.blocks:
-            raise UnboxError(f"the atlas has no block '{block}'; it has {', '.join(self.blocks)}")
-        names = [each.name for each in self.saes]
-        if sae is not None and sae not in names:
-            raise UnboxError(f"the atlas has no SAE '{sae}'; it has {', '.join(names)}")
-        wanted: list[tuple[bool, str, list[Any]]] = [
-            (sae is not None, "sae = ?", [names.index(sae)] if sae is not None else []),
-            (block is not None, "block = ?", [block]),
-            (density is not None, "density BETWEEN ? AND ?", list(map(float, density or ()))),
-            (step is not None, "peak_step = ?", [step]),
-            (labelled, "features.label != ''", []),
-        ]
-        chosen = [(sql, values) for given, sql, values in wanted if given]
-        return [sql for sql, _ in chosen], [value for _, values in chosen for value in values]
+    def _check(self, among: Filter) -> None:
+        """Refuse a filter by a block or an SAE that is not there."""
+        if among.block is not None and among.block not in self.blocks:
+            raise UnboxError(f"the atlas has no block '{among.block}'; it has {', '.join(self.blocks)}")
+        if among.sae is not None and among.sae not in self._names:
+            raise UnboxError(f"the atlas has no SAE '{among.sae}'; it has {', '.join(self._names)}")
 
     def _interval(self, interval: int) -> slice:
         if not 0 <= interval < self.intervals:
@@ -358,25 +277,25 @@ class Atlas:
         """The file of the feature's SAE, and its row."""
         number = self._number(feature)
         sae = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return self._file(f"{sae:03d}.h5"), number - self._starts[sae]
+        return self._file(atlas_files.sae_file(self.folder, sae)), number - self._starts[sae]
 
     @cache  # noqa: B019 - an atlas and its open files live together
-    def _file(self, name: str) -> h5py.File:
-        return h5py.File(self.folder / name, "r", locking=False)
+    def _file(self, path: Path) -> h5py.File:
+        return h5py.File(path, "r", locking=False)
 
     @cached_property
     def _meanings(self) -> tuple[np.ndarray, np.ndarray] | None:
-        if not (self.folder / MEANING).is_file():
+        if not (self.folder / atlas_files.MEANING).is_file():
             return None
-        return self._file(MEANING)["features"][()], self._file(MEANING)["mean"][0]
+        return self._file(self.folder / atlas_files.MEANING)["features"][()], self._file(
+            self.folder / atlas_files.MEANING
+        )["mean"][0]
 
     def _with_captions(self, images: list[int], peaks: np.ndarray, heats: np.ndarray) -> list[Example]:
-        marks = ",".join("?" * len(images))
         with self._database() as connection:
-            rows = connection.execute(f"SELECT id, prompt, seed FROM images WHERE id IN ({marks})", images)
-            known = {number: (prompt, seed) for number, prompt, seed in rows.fetchall()}
+            captions = database.captions(connection, images)
         return [
-            Example(image, *known[image], float(peak), heat, self.thumbnail(image))
+            Example(image, *captions[image], float(peak), heat, self.thumbnail(image))
             for image, peak, heat in zip(images, peaks, heats, strict=True)
             if image >= 0
         ]

@@ -1,5 +1,6 @@
 """Which features belong together: near in the decoder, active in the same places, in one block or several."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +27,8 @@ def neighbours(decoder: np.ndarray, count: int) -> RelatedArrays:
     result = _nothing(len(unit), count)
     for start in range(0, len(unit), _CHUNK):
         cosine = unit[start : start + _CHUNK] @ unit.T
-        own = np.arange(len(cosine))
-        cosine[own, start + own] = -np.inf
+        row = np.arange(len(cosine))
+        cosine[row, start + row] = -np.inf
         _keep(result, start, cosine, np.zeros_like(cosine))
     return result
 
@@ -43,21 +44,41 @@ def together(here: csr_matrix, there: csr_matrix, count: int) -> RelatedArrays:
     (places, n) and (places, m), of the same places. Cosine of presence: n_ab / sqrt(n_a n_b). Where both are
     the same matrix a feature is not related to itself.
     """
-    mine = np.asarray(here.sum(0)).ravel()
-    theirs = np.asarray(there.sum(0)).ravel()
+    counts, other_counts = (np.asarray(matrix.sum(0)).ravel() for matrix in (here, there))
     result = _nothing(here.shape[1], count)
     columns = here.tocsc()
     for start in range(0, here.shape[1], _CHUNK):
         both = np.asarray((columns[:, start : start + _CHUNK].T @ there).todense())
-        own = mine[start : start + _CHUNK, None]
+        count_a = counts[start : start + _CHUNK, None]
         with np.errstate(invalid="ignore", divide="ignore"):
-            cosine = np.where(both >= ENOUGH, both / np.sqrt(own * theirs), -np.inf)
-            share = np.where(own > 0, both / own, 0)
+            cosine = np.where(both >= ENOUGH, both / np.sqrt(count_a * other_counts), -np.inf)
+            share = np.where(count_a > 0, both / count_a, 0)
         if here is there:
             row = np.arange(len(cosine))
             cosine[row, start + row] = -np.inf
         _keep(result, start, cosine, share)
     return result
+
+
+def elsewhere(
+    found: Sequence[csr_matrix], others: Sequence[int], number: int, starts: np.ndarray, count: int
+) -> RelatedArrays:
+    """The most related features of several SAEs to those of SAE `number`, the best of each SAE's best.
+
+    `found`: presence of each SAE; `others`: numbers of those to look in; `starts[i]`: the id of SAE i's first
+    feature. `other` holds ids.
+    """
+    tables = [together(found[number], found[i], count) for i in others]
+    rows = found[number].shape[1]
+    empty = np.zeros((rows, count), np.float32)
+    index = [np.where(t.other >= 0, t.other + starts[i], -1) for i, t in zip(others, tables, strict=True)]
+    joined = RelatedArrays(
+        np.concatenate([*index, np.full((rows, count), -1, np.int64)], 1),
+        np.concatenate([*(t.score for t in tables), empty], 1),
+        np.concatenate([*(t.share for t in tables), empty], 1),
+    )
+    order = np.argsort(-joined.score, axis=1, kind="stable")[:, :count]
+    return RelatedArrays(*(np.take_along_axis(part, order, 1) for part in joined))
 
 
 def _nothing(rows: int, count: int) -> RelatedArrays:

@@ -1,14 +1,19 @@
 """Texts as vectors, by the pipeline's own text encoders: search by meaning needs no further model."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    from unbox.models.model import Model
+
 
 @torch.no_grad()
-def embed(model: Any, texts: Sequence[str], batch: int = 64) -> np.ndarray:
+def embed(model: "Model", texts: Sequence[str], batch: int = 64) -> np.ndarray:
     """(texts, e) float32: what the UNet is told about each text, as one vector.
 
     For every text encoder the mean of its penultimate hidden states over the text's tokens (what
@@ -16,20 +21,19 @@ def embed(model: Any, texts: Sequence[str], batch: int = 64) -> np.ndarray:
     part of unit norm.
     """
     pipeline = model.pipeline
-    pairs = [
-        (getattr(pipeline, f"tokenizer{which}", None), getattr(pipeline, f"text_encoder{which}", None))
-        for which in ("", "_2")
+    encoders = [
+        (getattr(pipeline, f"tokenizer{number}"), getattr(pipeline, f"text_encoder{number}"))
+        for number in ("", "_2")
+        if getattr(pipeline, f"tokenizer{number}", None) and getattr(pipeline, f"text_encoder{number}", None)
     ]
-    parts = [
-        np.concatenate(
-            [_encode(*pair, texts[start : start + batch]) for pair in pairs if None not in pair], axis=1
-        )
-        for start in range(0, len(texts), batch)
-    ]
+    slices = (texts[start : start + batch] for start in range(0, len(texts), batch))
+    parts = [np.concatenate([_encode(*pair, part) for pair in encoders], axis=1) for part in slices]
     return np.concatenate(parts)
 
 
-def _encode(tokenizer: Any, encoder: Any, texts: Sequence[str]) -> np.ndarray:
+def _encode(
+    tokenizer: "CLIPTokenizer", encoder: "CLIPTextModel | CLIPTextModelWithProjection", texts: Sequence[str]
+) -> np.ndarray:
     tokens = tokenizer(
         list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
         return_tensors="pt",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from activation_store.files import JSON
 from unbox.atlas.feature_records import Example
 from unbox.atlas.labels import set_label
 from unbox.atlas.query import Atlas
@@ -80,10 +81,10 @@ def label_feature(atlas: Atlas, feature: str | int, endpoint: Endpoint, seed: in
     if not top:
         raise UnboxError(f"{atlas.feature(feature).name} has no images to show")
     text = " ".join(endpoint.ask(NAME, [_read(each) for each in top]).split())[:200].strip("\"'. ")
-    seen = {each.image for each in top}
-    firing = [each for each in _pictured(atlas.examples(feature, "random")) if each.image not in seen]
+    shown = {each.image for each in top}
+    firing = [each for each in _pictured(atlas.examples(feature, "random")) if each.image not in shown]
     score, count = detect(endpoint, text, firing, _pictured(atlas.examples(feature, "decoys")), seed)
-    details = {"endpoint": endpoint.url, "images": count, "seed": seed}
+    details: dict[str, JSON] = {"endpoint": endpoint.url, "images": count, "seed": seed}
     set_label(atlas, feature, text, endpoint.model, kind="model", score=score, details=details)
     return Verdict(text, score, count)
 
@@ -95,14 +96,14 @@ def detect(
     missing."""
     if not firing or not silent:
         return None, 0
-    shown = [*firing, *silent]
+    images = [*firing, *silent]
     truth = np.array([True] * len(firing) + [False] * len(silent))
-    order = np.random.default_rng(seed).permutation(len(shown))
-    answer = endpoint.ask(DETECT.format(label=label), [_read(shown[i]) for i in order])
-    said = {int(word) for word in answer.replace(",", " ").split() if word.isascii() and word.isdigit()}
-    chosen = np.array([place + 1 in said for place in range(len(order))])
+    order = np.random.default_rng(seed).permutation(len(images))
+    answer = endpoint.ask(DETECT.format(label=label), [_read(images[i]) for i in order])
+    numbers = {int(word) for word in answer.replace(",", " ").split() if word.isascii() and word.isdigit()}
+    chosen = np.array([place + 1 in numbers for place in range(len(order))])
     truth = truth[order]
-    return float((chosen[truth].mean() + (~chosen[~truth]).mean()) / 2), len(shown)
+    return float((chosen[truth].mean() + (~chosen[~truth]).mean()) / 2), len(images)
 
 
 def _pictured(found: Sequence[Example]) -> list[Example]:

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unbox.models import Model
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Atlas:
         """Build the atlas and say what it holds."""
         from activation_store import Store
         from unbox.atlas import Atlas as Opened
-        from unbox.atlas import AtlasPlan, build
+        from unbox.atlas import AtlasPlan, Filter, build
         from unbox.errors import UnboxError
         from unbox.sae import load_saes
 
@@ -44,13 +48,13 @@ class Atlas:
             )
         build(store, chosen, self.out, plan=AtlasPlan(top=self.top), model=self._encoders(store))
         atlas = Opened.open(self.out)
-        found = atlas.search(labelled=True, limit=3, order="label score")
+        found = atlas.search("", Filter(labelled=True), limit=3, order="label score")
         print(f"{len(atlas):,} features of {', '.join(atlas.blocks)} in {self.out}")
         for facts in found:
             print(f"  {facts.name}: {facts.label}")
         print(f"Look at them: unbox app --saes {self.saes} --atlas {self.out}")
 
-    def _encoders(self, store: object) -> object:
+    def _encoders(self, store: object) -> "Model | None":
         """The model whose text encoders are used, or None with a word why."""
         from unbox.errors import UnboxError
         from unbox.models import load

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -56,13 +56,14 @@ class Features:
             print(json.dumps(asdict(facts)) if self.json else line(facts))
 
     def _found(self, atlas: "Atlas", text: str) -> "list[Facts]":
-        statistics: dict[str, Any] = {"block": self.block, "density": self.density, "step": self.step}
-        statistics |= {"labelled": self.labelled, "limit": self.limit}
+        from unbox.atlas import Filter
+
+        among = Filter(block=self.block, density=self.density, step=self.step, labelled=self.labelled)
         if not self.meaning:
-            return atlas.search(text, order=self.order, **statistics)
+            return atlas.search(text, among, order=self.order, limit=self.limit)
         from unbox.models import load
 
-        return [each.facts for each in atlas.meaning(load(self.meaning), text, **statistics)]
+        return [each.facts for each in atlas.meaning(load(self.meaning), text, among, limit=self.limit)]
 
     def _tell(self, atlas: "Atlas", facts: "Facts") -> None:
         """Everything about a feature, as JSON or as lines."""

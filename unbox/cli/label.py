@@ -41,6 +41,8 @@ class Label:
 
     def unlabelled(self, atlas: object) -> list[str]:
         """The densest features that no model has labelled and that have images."""
-        found = atlas.search(density=(1e-12, 1.0), order="density", limit=1000)  # type: ignore[attr-defined]
+        from unbox.atlas import Filter
+
+        found = atlas.search("", Filter(density=(1e-12, 1.0)), order="density", limit=1000)  # type: ignore[attr-defined]
         labels = ((facts, atlas.labels(facts.id)) for facts in found)  # type: ignore[attr-defined]
         return [f.name for f, own in labels if all(label.kind != "model" for label in own)][: self.limit]

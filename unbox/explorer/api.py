@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from unbox.atlas import Atlas, set_label
+from unbox.atlas import Atlas, Filter, set_label
 from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, image_uris, limits
 from unbox.explorer.events import DEVICE, with_user_errors
@@ -177,12 +177,12 @@ class Endpoints:
         many = limits.whole("limit", limit, 1, MOST)
         if by == "meaning":
             rows = self._atlas().meaning(
-                self.session.model(self.session.default), asked, limit=many, block=block or None
+                self.session.model(self.session.default), asked, Filter(block=block or None), limit=many
             )
             return [asdict(r.facts) | {"likeness": r.score} for r in rows]
         if by != "words":
             raise UnboxError("by is 'words' or 'meaning'")
-        return [asdict(f) for f in self._atlas().search(asked, block=block or None, limit=many)]
+        return [asdict(f) for f in self._atlas().search(asked, Filter(block=block or None), limit=many)]
 
     def label(self, name: str, text: str, author: str) -> str:
         """Give a feature a label; an empty text takes this author's labels away."""

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
+from unbox.atlas import Filter
 from unbox.explorer.events import StopSwitches, listen
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.session import ExplorerSession, RecordedImage
@@ -32,9 +33,8 @@ class InitialState:
         """The session's own: with a picture where that takes no time, in the Shapes world."""
         recipe = replace(session.defaults(session.default), prompt=prompt)
         small = session.model(session.default).size <= SMALL
-        found = (
-            [] if session.atlas is None else session.atlas.search(labelled=True, order="label score", limit=1)
-        )
+        atlas, labelled = session.atlas, Filter(labelled=True)
+        found = [] if atlas is None else atlas.search("", labelled, order="label score", limit=1)
         there = [facts.name for facts in found if facts.name.rpartition("/")[0] in session.saes]
         return cls(recipe, session.record(recipe) if small else None, *there[:1])
 

@@ -127,6 +127,11 @@ class SAE:
         """The same weights, active over a threshold; None: the k largest."""
         return replace(self, threshold=threshold)
 
+    def weight_bytes(self) -> list[bytes]:
+        """Each of WEIGHTS in float32: what an SAE is told from others by, whatever its dtype and device."""
+        weights = (getattr(self, name).detach().cpu().float().contiguous() for name in WEIGHTS)
+        return [weight.numpy().tobytes() for weight in weights]
+
     def save(self, folder: Any, overwrite: bool = False) -> None:
         """Write a folder of safetensors and JSON, whole or not at all."""
         from unbox.sae.sae_folder import save

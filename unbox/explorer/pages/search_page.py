@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from unbox.atlas.query import ORDERS
+from unbox.atlas import Filter
+from unbox.atlas.database import ORDERS
 from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, fragments, limits
 from unbox.explorer.events import html_component, listen
@@ -117,19 +118,19 @@ def results(session: ExplorerSession, asked: Asked) -> str:
     words = limits.text("the search", asked.q, 300)
     if asked.step != ANY and not (asked.step.isascii() and asked.step.isdigit()):
         raise UnboxError(f"no step '{asked.step[:20]}'; there are {', '.join(map(str, session.atlas.steps))}")
-    statistics: dict[str, Any] = {
-        "block": None if asked.block == ANY else asked.block,
-        "step": None if asked.step == ANY else int(asked.step[:9]),
-        "density": None if (asked.low, asked.high) == DENSITY else (10.0**asked.low, 10.0**asked.high),
-        "labelled": bool(asked.labelled),
-    }
+    among = Filter(
+        block=None if asked.block == ANY else asked.block,
+        step=None if asked.step == ANY else int(asked.step[:9]),
+        density=None if (asked.low, asked.high) == DENSITY else (10.0**asked.low, 10.0**asked.high),
+        labelled=bool(asked.labelled),
+    )
     if asked.by == MEANING:
         if not words:
             raise UnboxError("say what to look for: a word, or a whole caption")
-        near = session.atlas.meaning(session.model(session.default), words, limit=RESULTS, **statistics)
+        near = session.atlas.meaning(session.model(session.default), words, among, limit=RESULTS)
         return _cards(session, [each.facts for each in near], [each.score for each in near])
     order = None if asked.order == BEST else asked.order
-    return _cards(session, session.atlas.search(words, order=order, limit=RESULTS, **statistics))
+    return _cards(session, session.atlas.search(words, among, order=order, limit=RESULTS))
 
 
 def _cards(session: ExplorerSession, facts: list[Any], scores: list[float] | None = None) -> str:

@@ -1,0 +1,194 @@
+"""The files of an atlas: the HDF5 of each SAE, the relations, the embeddings, the thumbnails, the index.
+
+out/atlas.json                    written last: names the folder of data
+out/data-<digest>/000.h5 ...      an SAE's statistics, examples and relations, a row a feature
+out/data-<digest>/000.places.h5   which features are active at sampled places; gone when all are related
+out/data-<digest>/relations.h5    related features of other blocks
+out/data-<digest>/meaning.h5      embeddings of the features' captions
+out/data-<digest>/atlas.sqlite    see `database`
+out/data-<digest>/thumbnails/     the images that any feature shows
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from activation_store import Store, StoreError, publish_file, publish_folder, read_json
+from activation_store.files import canonical, parse_json
+from unbox.atlas.atlas_plan import AtlasPlan
+from unbox.atlas.caption_labels import CaptionLabel, Word
+from unbox.atlas.encode_pass import Gathered
+from unbox.atlas.relations import RelatedArrays
+from unbox.errors import UnboxError
+
+FORMAT, VERSION = "unbox atlas", 1
+INDEX, DATABASE, RELATIONS, MEANING, THUMBNAILS = (
+    "atlas.json", "atlas.sqlite", "relations.h5", "meaning.h5", "thumbnails",
+)  # fmt: skip
+#: Which features are active at sampled places.
+PLACES = ("place_row", "place_feature")
+#: Bytes of a chunk of HDF5 to aim at: a page reads a row.
+CHUNK_BYTES = 1 << 16
+
+
+def current(out: Path) -> str | None:
+    """Name of the data folder of the atlas that is at `out`, if one is."""
+    return read_json(out / INDEX)["data"] if (out / INDEX).is_file() else None
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of the atlas in a folder. UnboxError where there is none, it is newer, or not whole."""
+    if not (folder / INDEX).is_file():
+        raise UnboxError(f"there is no atlas at {folder}; `unbox atlas` builds one")
+    try:
+        index = read_json(folder / INDEX)
+    except StoreError as error:
+        raise UnboxError(str(error)) from None
+    if not isinstance(index, dict) or index.get("format") != FORMAT or index.get("version") != VERSION:
+        raise UnboxError(f"{folder} is not an atlas of version {VERSION}: build it again with `unbox atlas`")
+    if Path(index["data"]).name != index["data"] or not (folder / index["data"] / DATABASE).is_file():
+        raise UnboxError(f"the atlas at {folder} is not whole: build it again with `unbox atlas`")
+    return index
+
+
+def sae_file(folder: Path, number: int) -> Path:
+    """The file of an atlas's SAE."""
+    return folder / f"{number:03d}.h5"
+
+
+def write_sae(
+    file: Path,
+    found: Gathered,
+    plan: AtlasPlan,
+    decoys: np.ndarray,
+    labels: Sequence[CaptionLabel],
+    related: Mapping[str, RelatedArrays],
+) -> None:
+    """Write what is known of an SAE's features, and beside it which are active at sampled places."""
+    with publish_file(_places_file(file)) as temporary, h5py.File(temporary, "x") as target:
+        target.attrs["places"] = found.place_rows
+        target.attrs["full_grid"] = found.grid.kept == found.grid.height * found.grid.width
+        write_arrays(target, {name: getattr(found.tally, name) for name in PLACES})
+    with publish_file(file) as temporary, h5py.File(temporary, "x") as target:
+        target.attrs["map_shape"] = found.grid.map_shape
+        write_arrays(target, _arrays(found, plan, decoys))
+        # Labels are one JSON text: they are read once, into the database.
+        text = np.frombuffer(canonical([asdict(label) for label in labels]), np.uint8)
+        target.create_dataset("labels", data=text, fletcher32=True, chunks=True)
+        for kind, arrays in related.items():
+            write_arrays(target, {f"{kind}/{part}": array for part, array in arrays._asdict().items()})
+
+
+def _arrays(found: Gathered, plan: AtlasPlan, decoys: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of a pass, named as in the file; every array has a row per latent."""
+    tally, latents = found.tally, found.tally.latents
+    left_out = ("images", "probe_peak", *PLACES)
+    arrays = {name: array for name, array in tally.arrays().items() if name not in left_out}
+    arrays |= {"scale": found.scale, "decoys/image": decoys}
+    for kind in ("top", "random", "intervals", "captions"):
+        best = getattr(found.examples, kind)
+        parts = {"image": best.image, "peak": best.peak, "maps": best.maps}
+        if kind == "captions":
+            del parts["maps"]
+        if kind == "intervals":
+            parts = {
+                name: array.reshape(latents, plan.intervals * plan.per_interval, *array.shape[2:])
+                for name, array in parts.items()
+            }
+        arrays |= {f"{kind}/{name}": array for name, array in parts.items()}
+    return arrays
+
+
+def write_arrays(target: h5py.Group, arrays: Mapping[str, np.ndarray]) -> None:
+    """Datasets with checksums, in chunks of whole rows; deflated, for maps are mostly zeros."""
+    for name, array in arrays.items():
+        if array.size == 0:
+            target.create_dataset(name, data=array, track_times=False)
+            continue
+        row = max(1, array.nbytes // len(array))
+        chunk = (min(len(array), max(1, CHUNK_BYTES // row)), *array.shape[1:])
+        target.create_dataset(
+            name,
+            data=array,
+            chunks=chunk,
+            fletcher32=True,
+            track_times=False,
+            compression="gzip",
+            compression_opts=3,
+        )
+
+
+def write_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """A file of arrays, whole or not at all."""
+    with publish_file(path) as temporary, h5py.File(temporary, "x") as target:
+        write_arrays(target, arrays)
+
+
+def read_labels(file: h5py.File) -> list[CaptionLabel]:
+    """The labels of an SAE's file."""
+    rows = parse_json(file["labels"][()].tobytes(), "labels of the atlas")
+    return [CaptionLabel(**{**row, "words": tuple(Word(**word) for word in row["words"])}) for row in rows]
+
+
+def read_places(folder: Path, number: int) -> tuple[np.ndarray, np.ndarray, int, bool]:
+    """Rows and features of an SAE's active places, the number of places, whether whole grids were kept."""
+    with h5py.File(_places_file(sae_file(folder, number))) as file:
+        rows, features = (file[name][()] for name in PLACES)
+        return rows, features, int(file.attrs["places"]), bool(file.attrs["full_grid"])
+
+
+def remove_places(folder: Path, number: int) -> None:
+    """Remove what only relating needs."""
+    _places_file(sae_file(folder, number)).unlink()
+
+
+def _places_file(file: Path) -> Path:
+    return file.with_suffix(".places.h5")
+
+
+def top_images(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Top images and peaks of every feature of `count` SAEs, in order of ids."""
+    images, peaks = [], []
+    for number in range(count):
+        with h5py.File(sae_file(folder, number)) as file:
+            images.append(file["top/image"][()])
+            peaks.append(file["top/peak"][()])
+    return np.concatenate(images), np.concatenate(peaks)
+
+
+def thumbnail_path(image: int) -> Path:
+    """Where an image's thumbnail is, inside the folder of thumbnails."""
+    return Path(f"{image // 1000:06d}") / f"{image:09d}.webp"
+
+
+def write_thumbnails(folder: Path, store: Store, count: int, progress: bool) -> None:
+    """The thumbnails of all images that any feature of `count` SAEs shows. A store may have none."""
+    shown: set[int] = set()
+    for number in range(count):
+        with h5py.File(sae_file(folder, number)) as file:
+            for kind in ("top", "random", "intervals", "decoys"):
+                shown |= set(np.unique(file[f"{kind}/image"][()]).tolist())
+    with publish_folder(folder / THUMBNAILS) as target:
+        for image in tqdm(sorted(shown - {-1}), desc="thumbnails", disable=not progress):
+            data = store.thumbnail_or_empty(image)
+            if data:
+                _check_picture(data)
+                path = target / thumbnail_path(image)
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(data)
+
+
+def _check_picture(data: bytes) -> None:
+    """Refuse a thumbnail that is not a picture: these files are served to browsers."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["WEBP", "PNG", "JPEG"]) as image:
+            image.verify()
+    except Exception as error:
+        raise UnboxError(f"a thumbnail of the store is not a picture: {error}") from error
