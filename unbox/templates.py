@@ -18,7 +18,7 @@ class Templates:
         )  # fmt: skip
         self._environment.filters |= filters
 
-    def render(self, name: str, **values: object) -> Markup:
+    def render(self, template: str, /, **values: object) -> Markup:
         """A template filled; what it gives can be a value of another. A name that it uses and `values` lacks
         raises jinja2's UndefinedError."""
-        return Markup(self._environment.get_template(name).render(values))
+        return Markup(self._environment.get_template(template).render(values))

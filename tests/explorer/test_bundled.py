@@ -47,12 +47,12 @@ def test_the_first_page_is_full(bundled):
     assert initial.recorded is not None
     assert initial.feature
     assert all(initial.recorded.strongest(name, None, 3) for name in bundled.saes)
-    _, stage, features, _ = explore_page.show(
+    stage, features, _ = explore_page.show(
         bundled, initial.recorded, explore_page.ALL, explore_page.TELLING, initial.feature
     )
     assert "ub-heat" in stage
     assert features.count("data-go") > 20
-    assert "ub-histogram" in feature_page.page(bundled, initial.feature, 0)
+    assert "ub-histogram" in feature_page.body(bundled, initial.feature, 0)
 
 
 def test_it_works_from_a_folder_that_nobody_may_write_to(tmp_path, monkeypatch):

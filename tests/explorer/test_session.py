@@ -21,6 +21,7 @@ from unbox.explorer.pages import (
     search_page,
 )
 from unbox.explorer.session import Cancelled
+from unbox.explorer.strength_strip import STRENGTHS, generate_strip, strip_html
 
 
 def test_what_is_seen_is_what_the_sae_says(session, recipe):
@@ -123,18 +124,20 @@ def test_systems_that_are_not_there(session):
 
 def test_pages_say_what_is_known(session, recipe):
     recorded = session.record(recipe)
-    _, stage, features, card = explore_page.show(session, recorded, "all", explore_page.TELLING, "mid.0/0")
+    stage, features, card = explore_page.show(session, recorded, "all", explore_page.TELLING, "mid.0/0")
     assert "ub-heat" in stage
     assert features.count("data-go") == sum(
         len(recorded.strongest(s, None, feature_summaries.SHOWN, session.rarity(s))) for s in recorded.values
     )
     assert "Open its page" in card
-    body = feature_page.page(session, "mid.0/0", 0)
+    body = feature_page.body(session, "mid.0/0", 0)
     assert "In this interval" in body
     assert "Most active" in body
-    assert "ub-card" in search_page.results(session, search_page.Asked("red"))
-    assert "likeness" in search_page.results(session, search_page.Asked("a red circle", search_page.MEANING))
-    assert "No feature fits" in search_page.results(session, search_page.Asked("zebra crossing"))
+    assert "ub-card" in search_page.results(session, search_page.SearchQuery("red"))
+    assert "likeness" in search_page.results(
+        session, search_page.SearchQuery("a red circle", search_page.MEANING)
+    )
+    assert "No feature fits" in search_page.results(session, search_page.SearchQuery("zebra crossing"))
     assert "mid.0" in blocks_page.body(session)
     edited = replace(recipe, edits=Edits((session.feature("mid.0/1").add(8.0, unit="deviation"),)))
     differs = compare_page.compared(session, recorded, session.record(edited))
@@ -142,7 +145,7 @@ def test_pages_say_what_is_known(session, recipe):
 
 
 def test_meaning_heeds_the_other_filters(session):
-    whole = search_page.Asked("a red circle", search_page.MEANING)
+    whole = search_page.SearchQuery("a red circle", search_page.MEANING)
     everywhere = search_page.results(session, whole)
     assert "up.1.2/" in everywhere
     assert "mid.0/" in everywhere
@@ -153,21 +156,21 @@ def test_meaning_heeds_the_other_filters(session):
 
 
 def test_a_search_and_its_link():
-    asked = search_page.Asked("red", search_page.MEANING, "mid.0", "1", -3.0, -1.0, True, "rarest")
-    assert search_page.Asked.of(asked.query()) == asked
-    assert search_page.Asked("red").query() == {"q": "red"}
-    assert search_page.Asked.of(
+    asked = search_page.SearchQuery("red", search_page.MEANING, "mid.0", "1", -3.0, -1.0, True, "rarest")
+    assert search_page.SearchQuery.from_link(asked.to_link()) == asked
+    assert search_page.SearchQuery("red").to_link() == {"q": "red"}
+    assert search_page.SearchQuery.from_link(
         {"q": "x", "low": "nan", "high": "1e308", "labelled": "?"}
-    ) == search_page.Asked("x")
+    ) == search_page.SearchQuery("x")
 
 
 @pytest.mark.parametrize(
     "asked",
     [
-        search_page.Asked("a", step="x"),
-        search_page.Asked("a", block="up.9"),
-        search_page.Asked("a", order="beauty"),
-        search_page.Asked("a" * 301),
+        search_page.SearchQuery("a", step="x"),
+        search_page.SearchQuery("a", block="up.9"),
+        search_page.SearchQuery("a", order="beauty"),
+        search_page.SearchQuery("a" * 301),
     ],
 )
 def test_searches_that_cannot_be(session, asked):
@@ -241,8 +244,8 @@ def test_blocks_show_what_bench_and_evaluate_wrote(session, tmp_path):
 
 
 def test_strengths_go_from_icon_to_picture(session):
-    html = feature_page.strengths(session, "mid.0/3", "a red cat")
-    assert html.count("<img") == len(feature_page.STRIP) + 1
+    strip = generate_strip(session, "mid.0/3", "a red cat")
+    assert strip_html("mid.0/3", strip).count("<img") == len(STRENGTHS) + 1
 
 
 HOSTILE = "<script>alert(1)</script> ${alert(2)} {{value}} \"'><img src=x onerror=alert(3)>"
@@ -260,9 +263,9 @@ def test_no_text_becomes_markup(session, recipe, tmp_path):
     recorded = replace(own.record(recipe), recipe=replace(recipe, prompt=HOSTILE))
     sheet = Sheet(replace(recipe, prompt=HOSTILE))
     pages = [
-        *explore_page.show(own, recorded, "all", explore_page.STRONG, "mid.0/0")[1:],
-        feature_page.page(own, "mid.0/0", None),
-        search_page.results(own, search_page.Asked("script")), paint_page.canvas_html(sheet),
+        *explore_page.show(own, recorded, "all", explore_page.STRONG, "mid.0/0"),
+        feature_page.body(own, "mid.0/0", None),
+        search_page.results(own, search_page.SearchQuery("script")), paint_page.canvas_html(sheet),
         compare_page.compared(own, recorded, recorded),
     ]  # fmt: skip
     assert any("&lt;script&gt;" in page for page in pages)

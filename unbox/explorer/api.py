@@ -13,9 +13,10 @@ from unbox.explorer import feature_summaries, image_uris, limits
 from unbox.explorer.events import DEVICE, with_user_errors
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import blocks_page, compare_page
-from unbox.explorer.pages import feature_page as page
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import SharedComponents
+from unbox.explorer.strength_strip import STRENGTHS, generate_strip
+from unbox.image_uri import file_uri, image_uri
 
 #: Features that a request may ask for at most.
 MOST = 200
@@ -100,7 +101,7 @@ class Endpoints:
         place of the edits', to see what any feature would do."""
         asked = Recipe.from_json(recipe)
         made = self.session.random_control(asked) if control else asked
-        before, after = (image_uris.uri(image, "PNG") for image in self.session.generate([asked.plain, made]))
+        before, after = (image_uri(image, "PNG") for image in self.session.generate([asked.plain, made]))
         return {"before": before, "after": after, "recipe": made.to_json()}
 
     def compared(self, recipe: dict, other: dict) -> dict:
@@ -114,8 +115,8 @@ class Endpoints:
         }
         more, less = ({sae: _indexed(both[i]) for sae, both in sides.items()} for i in (0, 1))
         return {
-            "left": image_uris.uri(one.image, "PNG"),
-            "right": image_uris.uri(two.image, "PNG"),
+            "left": image_uri(one.image, "PNG"),
+            "right": image_uri(two.image, "PNG"),
             "more_left": _named(self.session, less),
             "more_right": _named(self.session, more),
         }
@@ -123,13 +124,13 @@ class Endpoints:
     def strengths(self, name: str, prompt: str = "", seed: int = 0) -> dict:
         """A feature's icon (it alone, on an empty prompt) and one picture at several strengths of it, in
         deviations of the block's updates: icon, strengths (list of strength and image)."""
-        icon, row = page.strip(
-            self.session, limits.text("name", name, 200), limits.text("prompt", prompt), seed
-        )
+        name, prompt = limits.text("name", name, 200), limits.text("prompt", prompt)
+        strip = generate_strip(self.session, name, prompt, seed)
         images = [
-            {"strength": s, "image": image_uris.uri(i, "PNG")} for s, i in zip(page.STRIP, row, strict=True)
+            {"strength": s, "image": image_uri(i, "PNG")}
+            for s, i in zip(STRENGTHS, strip.pictures, strict=True)
         ]
-        return {"icon": image_uris.uri(icon, "PNG"), "strengths": images}
+        return {"icon": image_uri(strip.icon, "PNG"), "strengths": images}
 
     def feature(self, name: str) -> dict:
         """What is known about a feature, named like up.0.1/17: statistics, label, words, related features."""
@@ -153,7 +154,7 @@ class Endpoints:
         which = limits.whole("interval", interval, 0, 99) if kind == "interval" else None
         found = self._atlas().examples(limits.text("name", name, 200), limits.text("kind", kind, 20), which)
         return [
-            {"prompt": e.prompt, "seed": e.seed, "peak": e.peak, "image": image_uris.file_uri(e.thumbnail),
+            {"prompt": e.prompt, "seed": e.seed, "peak": e.peak, "image": file_uri(e.thumbnail),
              "heat": e.heat.round(3).tolist()}
             for e in found
         ]  # fmt: skip

@@ -5,6 +5,7 @@ import base64
 from unbox.explorer import fragments, image_uris
 from unbox.explorer.canvas_state import Sheet, mask_size, mask_text
 from unbox.explorer.image_recipe import describe
+from unbox.image_uri import image_uri
 
 EMPTY = (
     '<div class="ub-stage ub-empty"><p>Name a feature, paint where, add the edit, generate.<br>'
@@ -20,11 +21,7 @@ def canvas_html(sheet: Sheet) -> str:
     """The picture to paint on, with the tools."""
     image = sheet.before
     width, height = mask_size(sheet.recipe)
-    base = (
-        f'<img class="ub-picture" alt="the picture to paint on" src="{image_uris.uri(image)}">'
-        if image
-        else ""
-    )
+    base = f'<img class="ub-picture" alt="the picture to paint on" src="{image_uri(image)}">' if image else ""
     return (
         f'<div class="ub-stage ub-paint" style="--ratio:{sheet.recipe.width}/{sheet.recipe.height}">{base}'
         f'<canvas data-paint width="{width}" height="{height}" '

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import wraps
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr
 
@@ -27,6 +27,9 @@ TOUR = (_FOLDER / "tour.js").read_text(encoding="utf-8")
 DROP = (_FOLDER / "drop.js").read_text(encoding="utf-8")
 STYLE = (_FOLDER / "style.css").read_text(encoding="utf-8")
 KEYS = (_FOLDER / "keys.js").read_text(encoding="utf-8")
+
+#: What an event answers: the new value, or an update, of each component that it changes.
+Updates: TypeAlias = dict[gr.blocks.Block, object]
 
 
 def html_component(value: str = "", script: str = CLICKS, **options: Any) -> gr.HTML:

@@ -1,15 +1,40 @@
-"""What is known about features, in the pages' words: labels and covers, where there is an atlas."""
+"""What is known about features in short: labels and thumbnails, where there is an atlas; chips of them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from unbox.atlas import Facts
+from unbox.atlas import Facts, Related
 from unbox.errors import UnboxError
-from unbox.explorer import fragments
-from unbox.explorer.image_uris import file_uri
+from unbox.explorer.html import render
 from unbox.explorer.session import ExplorerSession, RecordedImage
 
 #: Features shown of each block, and at a place.
 SHOWN, AT_PLACE = 8, 2
+
+
+@dataclass(frozen=True)
+class FeatureChip:
+    """A feature in a list, as `templates/feature_chips.html` draws it."""
+
+    name: str
+    label: str
+    score: float | None
+    """How well the label foretells where the feature fires."""
+    strength: float
+    level: float
+    """Length of its bar, 0 to 1."""
+    cover: Path | None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class ChipGroup:
+    """Chips under a heading."""
+
+    title: str
+    note: str
+    chips: Sequence[FeatureChip]
 
 
 def facts_of(session: ExplorerSession, names: Sequence[str]) -> dict[str, Facts]:
@@ -22,33 +47,34 @@ def facts_of(session: ExplorerSession, names: Sequence[str]) -> dict[str, Facts]
     return {facts.name: facts for facts in found}
 
 
-def cover(session: ExplorerSession, name: str) -> str:
-    """The thumbnail of a feature's top image as a data URI; empty where there is none."""
-    if session.atlas is None:
-        return ""
+def cover(session: ExplorerSession, name: str) -> Path | None:
+    """The thumbnail of a feature's top image; None where there is none."""
     try:
-        return file_uri(session.atlas.cover(name))
+        return None if session.atlas is None else session.atlas.cover(name)
     except UnboxError:
-        return ""
+        return None
 
 
 def feature_chips(
     session: ExplorerSession, found: Sequence[tuple[str, float]], chosen: str = ""
-) -> list[str]:
-    """Chips of features by name and strength, with their labels and covers."""
+) -> list[FeatureChip]:
+    """Chips of features by name and strength, with their labels and covers; the first has the longest bar."""
     facts = facts_of(session, [name for name, _ in found])
     peak = max((strength for _, strength in found), default=1.0)
+    chips = []
+    for name, strength in found:
+        label, score = (facts[name].label, facts[name].score) if name in facts else ("", None)
+        level = min(1.0, strength / peak) if peak > 0 else 0.0
+        chips.append(FeatureChip(name, label, score, strength, level, cover(session, name), name == chosen))
+    return chips
+
+
+def related_chips(session: ExplorerSession, found: Sequence[Related]) -> list[FeatureChip]:
+    """Chips of features that belong to another, a full bar for a score of 1."""
     return [
-        fragments.chip(
-            name,
-            facts[name].label if name in facts else "",
-            strength,
-            peak,
-            cover(session, name),
-            name == chosen,
-            facts[name].score if name in facts else None,
-        )
-        for name, strength in found
+        FeatureChip(f.name, f.label, f.score, r.score, min(1.0, r.score), cover(session, f.name))
+        for r in found
+        for f in (r.facts,)
     ]
 
 
@@ -56,29 +82,25 @@ def strongest(
     session: ExplorerSession, recorded: RecordedImage, step: int | None, telling: bool, chosen: str = ""
 ) -> str:
     """The strongest features of each block, as HTML. `telling`: rare features count for more."""
-    parts = []
+    groups = []
     for sae, values in recorded.values.items():
         weight = session.rarity(sae) if telling else None
         found = [(f"{sae}/{i}", v) for i, v in recorded.strongest(sae, step, SHOWN, weight)]
         height, width = values.shape[2:4]
-        parts.append(
-            fragments.chips(sae, feature_chips(session, found, chosen), f"{height}\u00d7{width} places")
-        )
-    return "".join(parts) or '<p class="ub-none">No SAE reads this system.</p>'
+        groups.append(ChipGroup(sae, f"{height}\u00d7{width} places", feature_chips(session, found, chosen)))
+    return render("strongest_features.html", groups=groups)
 
 
 def at_place(
     session: ExplorerSession, recorded: RecordedImage, x: float, y: float, step: int | None, telling: bool
 ) -> str:
-    """The features that fire at a place, as HTML."""
+    """The features that fire at a place, as HTML; x and y in fractions of the picture."""
     rows = []
     for sae in recorded.values:
         weight = session.rarity(sae) if telling else None
         found = [(f"{sae}/{i}", v) for i, v in recorded.at(sae, x, y, step, AT_PLACE, weight)]
         rows += feature_chips(session, found)
-    place = f"{100 * x:.0f} % from the left, {100 * y:.0f} % from the top"
-    body = fragments.chips("Fires here", rows, place)
-    return f'<div class="ub-here">{body}</div>' if body else '<p class="ub-none">Nothing fires here.</p>'
+    return render("features_at_place.html", rows=rows, x=x, y=y)
 
 
 def scale_of(session: ExplorerSession, name: str) -> float:

@@ -1,33 +1,18 @@
 """Pictures for the pages, as data URIs: nothing is served from disk."""
 
-import base64
 import io
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from unbox.image_uri import image_uri
 from unbox.models.png_record import KEYWORD
 
 #: Heat from cold to hot, RGB in fractions: dark violet, red, orange, light yellow (perceptually ordered).
 _HEAT = np.array([[0.16, 0.04, 0.33], [0.73, 0.21, 0.33], [0.98, 0.55, 0.04], [0.99, 0.99, 0.75]])
-
-
-def uri(image: Image.Image, format: str = "WEBP") -> str:
-    """A picture as a data URI, without loss."""
-    data = io.BytesIO()
-    image.save(data, format, **({"lossless": True, "method": 2} if format == "WEBP" else {}))
-    return f"data:image/{format.lower()};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
-
-
-def file_uri(path: Path | None) -> str:
-    """A thumbnail's file as a data URI; empty where there is none."""
-    if path is None:
-        return ""
-    return f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
 def heat_image(heat: np.ndarray, scale: float) -> Image.Image:
@@ -43,7 +28,7 @@ def heat_image(heat: np.ndarray, scale: float) -> Image.Image:
 
 def heat_uri(heat: np.ndarray, scale: float) -> str:
     """`heat_image` as a data URI, a pixel for each place: the browser enlarges it."""
-    return uri(heat_image(heat, scale), "PNG")
+    return image_uri(heat_image(heat, scale), "PNG")
 
 
 def difference(before: Image.Image, after: Image.Image) -> Image.Image:

@@ -73,15 +73,14 @@ def wire(app: Any, shared: SharedComponents) -> None:
 def to_feature(shared: SharedComponents, request: gr.Request, _: Any) -> Shown:
     """A feature's page."""
     name = query(request, "f")
-    values = feature_page.opened(shared.session, name) if name else (select("feature"),)
-    return dict(zip(feature_page.outputs(shared), values, strict=False))
+    return feature_page.open_feature(shared, name) if name else {shared.tabs: select("feature")}
 
 
 def to_search(shared: SharedComponents, request: gr.Request, _: Any) -> Shown:
     """Search with everything that was asked for."""
-    asked = search_page.Asked.of({name: query(request, name) for name in vars(search_page.Asked())})
-    shown = dict(zip(search_page.outputs(shared), search_page.found(shared.session, asked), strict=True))
-    return {**shown, shared.tabs: select("search")}
+    names = vars(search_page.SearchQuery())
+    asked = search_page.SearchQuery.from_link({name: query(request, name) for name in names})
+    return {**search_page.open_search(shared, asked), shared.tabs: select("search")}
 
 
 def to_made(shared: SharedComponents, request: gr.Request, wish: Any) -> Shown:
@@ -102,8 +101,7 @@ def to_made(shared: SharedComponents, request: gr.Request, wish: Any) -> Shown:
 
 def make_explore(shared: SharedComponents, asked: dict[str, str], request: Any, progress: Any) -> Shown:
     """Explore's picture and what fires in it."""
-    values = explore_page.look(shared, recipe_in(shared, asked["r"]), request, progress)
-    return dict(zip(explore_page.outputs(shared), values, strict=True))
+    return explore_page.make_image(shared, recipe_in(shared, asked["r"]), request, progress)
 
 
 def make_paint(shared: SharedComponents, asked: dict[str, str], request: Any, progress: Any) -> Shown:

@@ -1,41 +1,79 @@
 """Blocks: what each block's SAE keeps, and what its features mean, in figures."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
-from unbox.explorer import fragments
+import gradio as gr
+
 from unbox.explorer.events import html_component
+from unbox.explorer.html import render
 from unbox.explorer.session import ExplorerSession
 
 TITLE = "Blocks"
+#: What a cell of a table shows; None is a dash.
+Cell = str | float | None
+#: Figures of an SAE, and of one step and branch of it, as `unbox evaluate` names them, in the order shown.
+FIGURES = ("explained_variance", "fvu", "fvu_interval", "l0", "dead_fraction", "dense_fraction", "rows")
+GROUP_FIGURES = ("step", "branch", "explained_variance", "l0", "rows")
+
+
+class OwnershipRow(TypedDict):
+    """A row of `unbox bench shapes`: how often copying a block's updates carries a kind of edit over."""
+
+    kind: str
+    block: str
+    success: float
+    success_low: float
+    success_high: float
+
+
+class MeaningRow(TypedDict):
+    """A row of `unbox bench shapes`: how well a method's best unit tells a value of a factor."""
+
+    block: str
+    method: str
+    auroc: float
+
+
+class BenchTables(NamedTuple):
+    """The tables of `unbox bench shapes` by block."""
+
+    blocks: list[str]
+    carried: list[list[Cell]]
+    meaning: list[list[Cell]]
 
 
 @dataclass(frozen=True)
-class Parts:
+class BlocksPage:
     """The page's components."""
 
-    body: Any
+    body: gr.HTML
 
 
-def draw(session: ExplorerSession) -> Parts:
+def draw(session: ExplorerSession) -> BlocksPage:
     """The page's components; call inside its tab."""
-    return Parts(html_component(body(session), elem_id="blocks-body"))
+    return BlocksPage(html_component(body(session), elem_id="blocks-body"))
 
 
 def body(session: ExplorerSession) -> str:
     """Tables of the SAEs, of their held-out figures where there are some, and of what the atlas counted."""
-    sections = ["<h4>SAEs</h4>", _saes(session)]
-    if figures := {name: found for name, sae in session.saes.items() if (found := figures_of(session, name))}:
-        sections += ["<h4>Held-out figures <small>unbox evaluate</small></h4>", _figures(figures)]
-    if session.bench:
-        sections += [
-            "<h4>What a block can cause <small>unbox bench shapes</small></h4>",
-            *_bench(session.bench),
-        ]
-    if session.atlas is not None:
-        sections += ["<h4>Atlas</h4>", _atlas(session)]
-    return f'<div class="ub-gallery">{"".join(sections)}</div>'
+    found = {name: figures for name in session.saes if (figures := figures_of(session, name))}
+    bench = session.bench
+    return render(
+        "blocks.html",
+        saes=[
+            (name, s.block, s.width, s.latents, s.k, float(s.update_std)) for name, s in session.saes.items()
+        ],
+        figures=[[name, *(_cell(f.get(key)) for key in FIGURES)] for name, f in found.items()],
+        groups=[
+            [name, *(group.get(key) for key in GROUP_FIGURES)]
+            for name, f in found.items()
+            for group in f.get("groups", ())
+        ],
+        bench=bench_tables(bench.get("ownership", ()), bench.get("meaning", ())) if bench else None,
+        atlas=None if session.atlas is None else session.atlas.summary(),
+    )
 
 
 def figures_of(session: ExplorerSession, name: str) -> dict[str, Any]:
@@ -43,75 +81,30 @@ def figures_of(session: ExplorerSession, name: str) -> dict[str, Any]:
     return dict(session.figures.get(name) or session.saes[name].meta.get("figures") or {})
 
 
-def _saes(session: ExplorerSession) -> str:
-    rows = [
-        (name, sae.block, sae.width, sae.latents, sae.k, float(sae.update_std))
-        for name, sae in session.saes.items()
-    ]
-    return fragments.table(("SAE", "block", "width", "latents", "k", "deviation of updates"), rows)
-
-
-def _figures(figures: dict[str, dict[str, Any]]) -> str:
-    rows = []
-    for name, found in figures.items():
-        interval = found.get("fvu_interval")
-        rows.append((
-            name, found.get("explained_variance"), found.get("fvu"),
-            f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else None,
-            found.get("l0"), found.get("dead_fraction"), found.get("dense_fraction"), found.get("rows"),
-        ))  # fmt: skip
-    heads = ("SAE", "explained variance", "FVU", "95 % interval", "active a place", "dead", "dense", "rows")
-    groups = [
-        (
-            name,
-            group.get("step"),
-            group.get("branch"),
-            group["explained_variance"],
-            group["l0"],
-            group["rows"],
-        )
-        for name, found in figures.items()
-        for group in found.get("groups", ())
-    ]
-    more = fragments.table(("SAE", "step", "branch", "explained variance", "active a place", "rows"), groups)
-    detail = f"<details><summary>By step and branch</summary>{more}</details>" if groups else ""
-    return fragments.table(heads, rows) + detail
-
-
-def _bench(results: Mapping[str, Any]) -> tuple[str, str]:
-    """What `unbox bench shapes` found by block: how often copying a block's updates between two pictures
-    carries a kind of edit over, and how well each method's best unit tells the values of a factor."""
-    owned = {(row["kind"], row["block"]): row for row in results.get("ownership", ())}
-    blocks = list(dict.fromkeys(block for _, block in owned))
-    kinds = list(dict.fromkeys(kind for kind, _ in owned))
-    carried = [(kind, *(_share(owned.get((kind, block))) for block in blocks)) for kind in kinds]
+def bench_tables(ownership: Sequence[OwnershipRow], meaning: Sequence[MeaningRow]) -> BenchTables:
+    """What `unbox bench shapes` found: rates by kind of edit and block; mean AUROC by block and method, with
+    the number of values."""
+    carried = {(row["kind"], row["block"]): _rate(row) for row in ownership}
+    blocks = list(dict.fromkeys(row["block"] for row in ownership))
+    kinds = dict.fromkeys(row["kind"] for row in ownership)
     by_method: dict[tuple[str, str], list[float]] = {}
-    for row in results.get("meaning", ()):
+    for row in meaning:
         by_method.setdefault((row["block"], row["method"]), []).append(row["auroc"])
-    meaning = [(*key, sum(found) / len(found), len(found)) for key, found in by_method.items()]
-    return (
-        fragments.table(("edits carried by a block's updates alone", *blocks), carried),
-        fragments.table(("block", "method", "mean held-out AUROC of the best unit", "values"), meaning),
+    return BenchTables(
+        blocks,
+        [[kind, *(carried.get((kind, block)) for block in blocks)] for kind in kinds],
+        [[*key, sum(scores) / len(scores), len(scores)] for key, scores in by_method.items()],
     )
 
 
-def _share(row: Mapping[str, Any] | None) -> str | None:
+def _rate(row: OwnershipRow) -> str:
     """A rate with its interval."""
-    if row is None:
-        return None
     return f"{row['success']:.2f} ({row['success_low']:.2f} to {row['success_high']:.2f})"
 
 
-def _atlas(session: ExplorerSession) -> str:
-    assert session.atlas is not None
-    rows = session.atlas.summary()
-    heads = (
-        "SAE",
-        "features",
-        "active ones",
-        "labelled",
-        "median density",
-        "mean label score",
-        "scored labels",
-    )
-    return fragments.table(heads, rows)
+def _cell(value: Cell | Sequence[float]) -> Cell:
+    """A figure, or an interval's two ends."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    low, high = value
+    return f"{low:.3f} to {high:.3f}"

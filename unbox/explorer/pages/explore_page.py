@@ -1,62 +1,73 @@
 """Explore: make a picture, see which features fired, and where."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import gradio as gr
+from gradio.blocks import Block
 
 from unbox.errors import UnboxError
-from unbox.explorer import feature_summaries, fragments, generation_controls
-from unbox.explorer.events import event_value, html_component, listen
+from unbox.explorer import feature_summaries, generation_controls
+from unbox.explorer.events import Updates, event_value, html_component, listen
 from unbox.explorer.generation_controls import Controls
+from unbox.explorer.html import render
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.session import ExplorerSession, RecordedImage
-from unbox.explorer.shared_components import InitialState, SharedComponents, link, progress_callback
+from unbox.explorer.shared_components import (
+    InitialState,
+    SharedComponents,
+    link,
+    progress_callback,
+)
 
 TITLE = "Explore"
 HINT = "Click a feature to see where it fires; click the picture to see what fires there."
-EMPTY = '<p class="ub-none">Features appear here after the first picture.</p>'
 ALL = "all"
 TELLING, STRONG = "most telling", "strongest"
 
 
 @dataclass(frozen=True)
-class Parts:
+class ExplorePage:
     """The page's components."""
 
     controls: Controls
-    make: Any
-    stop: Any
-    paint: Any
-    stage: Any
-    step: Any
-    rank: Any
-    features: Any
-    place: Any
-    card: Any
-    examples: Any
-    recorded: Any
-    chosen: Any
+    make: gr.Button
+    stop: gr.Button
+    paint: gr.Button
+    examples: gr.HTML
+    stage: gr.HTML
+    card: gr.HTML
+    step: gr.Radio
+    rank: gr.Radio
+    place: gr.HTML
+    features: gr.HTML
+    recorded: gr.State
+    chosen: gr.State
 
 
-def draw(session: ExplorerSession, initial: InitialState, examples: list[str]) -> Parts:
+class ExploreHTML(NamedTuple):
+    """What the page shows of a picture."""
+
+    stage: str
+    features: str
+    card: str
+
+
+def draw(session: ExplorerSession, initial: InitialState, examples: Sequence[str]) -> ExplorePage:
     """The page's components; call inside its tab."""
-    recorded, first = initial.recorded, initial.recipe
-    stage_html, features_html = fragments.stage(None, hint="The picture appears here."), EMPTY
-    if recorded is not None:
-        _, stage_html, features_html, _ = show(session, recorded, ALL, TELLING, "")
-    own = generation_controls.draw(session, first, "explore")
-    rows = "".join(
-        f'<button {fragments.go(prompt=text)} title="{fragments.escape(text)}">{fragments.escape(text)}</button>'  # noqa: E501
-        for text in examples
-    )
+    recorded = initial.recorded
+    if recorded is None:
+        stage_html: str = render("stage.html", image=None, hint="The picture appears here.")
+        features_html: str = render("note.html", note="Features appear here after the first picture.")
+    else:
+        stage_html, features_html, _ = show(session, recorded, ALL, TELLING, "")
+    controls = generation_controls.draw(session, initial.recipe, "explore")
     with gr.Row(elem_classes="ub-toolbar"):
         make = gr.Button("Generate", variant="primary", elem_id="explore-make", scale=0, min_width=120)
         stop = gr.Button("Stop", elem_id="explore-stop", scale=0, min_width=70)
         paint = gr.Button("Paint on it", elem_id="explore-paint", scale=0, min_width=110)
-        ideas = html_component(
-            f'<div class="ub-ideas"><span>Try</span>{rows}</div>' if rows else "", elem_id="explore-ideas"
-        )
+        ideas = html_component(render("prompts_to_try.html", prompts=examples), elem_id="explore-ideas")
     with gr.Row(elem_classes="ub-page"):
         with gr.Column(scale=4, min_width=320):
             stage = html_component(stage_html, elem_id="explore-stage")
@@ -69,121 +80,126 @@ def draw(session: ExplorerSession, initial: InitialState, examples: list[str]) -
                                 label="Order of features (telling: rare ones count for more)")  # fmt: skip
             place = html_component("", elem_id="explore-place")
             features = html_component(features_html, elem_id="explore-features")
-    return Parts(own, make, stop, paint, stage, step, rank, features, place, card, ideas,
-                 gr.State(recorded, time_to_live=3600), gr.State(""))  # fmt: skip
+    return ExplorePage(controls, make, stop, paint, ideas, stage, card, step, rank, place, features,
+                       gr.State(recorded, time_to_live=3600), gr.State(""))  # fmt: skip
 
 
-def outputs(shared: SharedComponents) -> list[Any]:
-    """The components that `look` updates."""
-    p = shared.pages["explore"]
-    return [p.recorded, p.chosen, p.stage, p.step, p.features, p.place, p.card, shared.link]
+def outputs(shared: SharedComponents) -> list[Block]:
+    """The components that `make_image` updates."""
+    page: ExplorePage = shared.pages["explore"]
+    return [page.recorded, page.chosen, page.stage, page.step, page.features, page.place, page.card,
+            shared.link]  # fmt: skip
 
 
 def wire(shared: SharedComponents) -> None:
     """The page's events."""
-    session, parts = shared.session, shared.pages["explore"]
-    inputs = set(parts.controls.components)
-    made = outputs(shared)
+    page: ExplorePage = shared.pages["explore"]
+    _wire_runs(shared, page)
+    _wire_views(shared.session, page)
 
-    def make(data: dict, request: gr.Request, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
-        return look(shared, generation_controls.recipe_of(parts.controls, data), request, progress)
 
-    picked = listen(parts.examples.click, _prompt, None, [parts.controls.prompt], show_progress="hidden")
-    asks = (parts.make.click, parts.controls.prompt.submit, picked.then)
-    runs = [listen(event, make, inputs, made, device=True) for event in asks]
+def _wire_runs(shared: SharedComponents, page: ExplorePage) -> None:
+    """Generate, stop, prompts to try, and the settings of another system."""
+    session, controls = shared.session, page.controls
+
+    def make(
+        data: Mapping[Block, str | float], request: gr.Request, progress: gr.Progress = gr.Progress()  # noqa: B008
+    ) -> Updates:  # fmt: skip
+        return make_image(shared, generation_controls.recipe_of(controls, data), request, progress)
+
+    def prompt_of(event: gr.EventData) -> str:
+        return event_value(event, "prompt", str) or ""
+
+    picked = listen(page.examples.click, prompt_of, None, [controls.prompt], show_progress="hidden")
+    inputs = set(controls.components)
+    runs = [
+        listen(event, make, inputs, outputs(shared), device=True)
+        for event in (page.make.click, controls.prompt.submit, picked.then)
+    ]
     for run in runs:
         shared.linked(run)
-    shared.stoppable(parts.stop, runs)
-    system, _, _, *sizes = parts.controls.components[:7]
-    listen(
-        parts.controls.system.input,
-        lambda name: generation_controls.settings_of(session, name),
-        [system],
-        sizes,
-        show_progress="hidden",
-    )
+    shared.stoppable(page.stop, runs)
+    system, _, _, *sizes = controls.components[:7]
 
-    view = [parts.recorded, parts.step, parts.rank, parts.chosen]
-    shown = [parts.chosen, parts.stage, parts.features, parts.card]
+    def settings_of(name: str) -> tuple[float, ...]:
+        return generation_controls.settings_of(session, name)
+
+    listen(controls.system.input, settings_of, [system], sizes, show_progress="hidden")
+
+
+def _wire_views(session: ExplorerSession, page: ExplorePage) -> None:
+    """What a feature, a step, an order or a place that is chosen shows of the picture."""
+    view = [page.recorded, page.step, page.rank, page.chosen]
+    shown = [page.chosen, page.stage, page.features, page.card]
 
     def choose(
-        event: gr.EventData, recorded: RecordedImage | None, step: Any, rank: str, chosen: str
-    ) -> tuple:
-        return show(session, recorded, step, rank, event_value(event, "feature", str) or chosen)
+        event: gr.EventData, recorded: RecordedImage | None, step: str, rank: str, chosen: str
+    ) -> Updates:
+        return change_view(recorded, step, rank, event_value(event, "feature", str) or chosen)
 
-    def again(recorded: RecordedImage | None, step: Any, rank: str, chosen: str) -> tuple:
-        return show(session, recorded, step, rank, chosen)
+    def change_view(recorded: RecordedImage | None, step: str, rank: str, chosen: str) -> Updates:
+        return {page.chosen: chosen, **_updates(page, show(session, recorded, step, rank, chosen))}
 
-    for source in (parts.features, parts.place):
-        listen(source.click, choose, view, shown, show_progress="hidden")
-    for control in (parts.step, parts.rank):
-        listen(control.input, again, view, shown, show_progress="hidden")
-
-    def where(event: gr.EventData, recorded: RecordedImage | None, step: Any, rank: str, _: str) -> str:
+    def show_place(event: gr.EventData, recorded: RecordedImage | None, step: str, rank: str, _: str) -> str:
         x, y = event_value(event, "x", float) or 0.0, event_value(event, "y", float) or 0.0
         if recorded is None or not (0 <= x < 1 and 0 <= y < 1):
             return ""
         return feature_summaries.at_place(session, recorded, x, y, step_of(step), rank == TELLING)
 
-    listen(parts.stage.select, where, view, [parts.place], show_progress="hidden")
+    for source in (page.features, page.place):
+        listen(source.click, choose, view, shown, show_progress="hidden")
+    for control in (page.step, page.rank):
+        listen(control.input, change_view, view, shown, show_progress="hidden")
+    listen(page.stage.select, show_place, view, [page.place], show_progress="hidden")
 
 
-def look(shared: SharedComponents, recipe: Recipe, request: gr.Request | None, progress: Any = None) -> tuple:
+def make_image(
+    shared: SharedComponents, recipe: Recipe, request: gr.Request | None, progress: gr.Progress | None = None
+) -> Updates:
     """Make the picture of a recipe and everything that the page shows of it."""
-    session = shared.session
+    page: ExplorePage = shared.pages["explore"]
     with shared.stop_switches.running(request) as stop:
-        recorded = session.record(recipe, stop, progress_callback(progress, recipe.steps))
-    steps = gr.Radio([ALL, *map(str, recorded.steps)], value=ALL)
-    _, stage, features, card = show(session, recorded, ALL, TELLING, "")
-    return recorded, "", stage, steps, features, "", card, link("explore", r=recipe.to_link())
+        recorded = shared.session.record(recipe, stop, progress_callback(progress, recipe.steps))
+    return {
+        page.recorded: recorded,
+        page.chosen: "",
+        page.step: gr.Radio([ALL, *map(str, recorded.steps)], value=ALL),
+        page.place: "",
+        shared.link: link("explore", r=recipe.to_link()),
+        **_updates(page, show(shared.session, recorded, ALL, TELLING, "")),
+    }
+
+
+def _updates(page: ExplorePage, shown: ExploreHTML) -> Updates:
+    return {page.stage: shown.stage, page.features: shown.features, page.card: shown.card}
 
 
 def show(
-    session: ExplorerSession, recorded: RecordedImage | None, step: Any, rank: str, chosen: str
-) -> tuple:
-    """(chosen, stage, features, card) of a picture with a feature chosen, or none."""
+    session: ExplorerSession, recorded: RecordedImage | None, step: str, rank: str, chosen: str
+) -> ExploreHTML:
+    """What the page shows of a picture, with a feature chosen or none. Raises UnboxError without one."""
     if recorded is None:
         raise UnboxError("make a picture first")
     heat, scale, card = None, 1.0, ""
-    if chosen and chosen.rpartition("/")[0] in recorded.values:
+    sae, _, index = chosen.rpartition("/")
+    if chosen and sae in recorded.values:
         session.feature(chosen)
-        sae, _, index = chosen.rpartition("/")
-        heat, scale = (
-            recorded.heat(sae, int(index), step_of(step)),
-            feature_summaries.scale_of(session, chosen),
-        )
-        card = chosen_card(session, chosen, float(heat.max()))
-    stage = fragments.stage(recorded.image, heat, scale, recorded.recipe.prompt, HINT)
-    return (
-        chosen,
-        stage,
-        feature_summaries.strongest(session, recorded, step_of(step), rank == TELLING, chosen),
-        card,
-    )
+        heat = recorded.heat(sae, int(index), step_of(step))
+        scale = feature_summaries.scale_of(session, chosen)
+        card = chosen_feature(session, chosen, float(heat.max()))
+    stage = render("stage.html", image=recorded.image, heat=heat, scale=scale,
+                   caption=recorded.recipe.prompt, hint=HINT)  # fmt: skip
+    features = feature_summaries.strongest(session, recorded, step_of(step), rank == TELLING, chosen)
+    return ExploreHTML(stage, features, card)
 
 
-def chosen_card(session: ExplorerSession, name: str, peak: float) -> str:
+def chosen_feature(session: ExplorerSession, name: str, peak: float) -> str:
     """The chosen feature in short, with what can be done with it."""
     facts = feature_summaries.facts_of(session, [name]).get(name)
-    label = facts.label if facts else ""
-    figures = fragments.figures(facts) if facts else ""
-    examples = ""
-    if facts and session.atlas is not None:
-        top = session.atlas.examples(name, "top")[:6]
-        examples = "".join(fragments.example(each, facts.largest) for each in top)
-    return (
-        f'<div class="ub-chosen-card"><h3>{fragments.escape(label) or fragments.escape(name)} '
-        f"<small>{fragments.escape(name)} \u00b7 here at most {peak:.3g}</small></h3>"
-        f'<div class="ub-actions"><button {fragments.go(open=name)}>Open its page</button>'
-        f"<button {fragments.go(paint=name)}>Paint with it</button></div>"
-        f'<div class="ub-examples">{examples}</div>{figures}</div>'
-    )
+    examples = session.atlas.examples(name, "top")[:6] if facts and session.atlas is not None else []
+    return render("chosen_feature.html", name=name, facts=facts, examples=examples, peak=peak)
 
 
-def step_of(value: Any) -> int | None:
+def step_of(value: str) -> int | None:
     """The step that the radio says; None for all."""
     return int(value) if str(value).isdigit() else None
-
-
-def _prompt(event: gr.EventData) -> str:
-    return event_value(event, "prompt", str) or ""

@@ -1,16 +1,18 @@
 """Search: features by words, by meaning, by statistics, by index."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, astuple, dataclass
+from typing import Self
 
 import gradio as gr
+from gradio.blocks import Block
 
-from unbox.atlas import Filter
+from unbox.atlas import Facts, Filter
 from unbox.atlas.database import ORDERS
 from unbox.errors import UnboxError
-from unbox.explorer import feature_summaries, fragments, limits
-from unbox.explorer.events import html_component, listen
+from unbox.explorer import feature_summaries, limits
+from unbox.explorer.events import Updates, html_component, listen
+from unbox.explorer.html import render
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import SharedComponents, link
 
@@ -24,8 +26,8 @@ DENSITY = (-6.0, 0.0)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A search, in the order of the page's components. A link holds what differs from these defaults."""
+class SearchQuery:
+    """A search. A link holds what differs from these defaults."""
 
     q: str = ""
     by: str = WORDS
@@ -36,36 +38,42 @@ class Asked:
     labelled: bool = False
     order: str = BEST
 
-    def query(self) -> dict[str, str]:
-        """What a link says of it."""
-        plain = Asked()
-        changed = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: str(v) for k, v in changed.items() if k == "q" or v != getattr(plain, k)}
+    def to_link(self) -> dict[str, str]:
+        """The parameters of a link."""
+        default = asdict(SearchQuery())
+        return {k: str(v) for k, v in asdict(self).items() if k == "q" or v != default[k]}
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> "Asked":
-        """Inverse of `query`; a number that is none stays at its default."""
-        said = {f.name: query[f.name] for f in fields(cls) if query.get(f.name)}
-        values: dict[str, Any] = {k: v for k, v in said.items() if k not in ("low", "high", "labelled")}
-        for bound in ("low", "high"):
-            try:
-                values[bound] = limits.number("density", float(said.get(bound, "nan")), *DENSITY)
-            except (ValueError, UnboxError):
-                continue
-        return cls(**values, labelled=said.get("labelled") == "True")
+    def from_link(cls, parameters: Mapping[str, str]) -> Self:
+        """Inverse of `to_link`; a number that is none stays at its default."""
+        default = cls()
+        text = {k: parameters.get(k) or getattr(default, k) for k in ("q", "by", "block", "step", "order")}
+        low, high = (_density(parameters.get(k), getattr(default, k)) for k in ("low", "high"))
+        return cls(**text, low=low, high=high, labelled=parameters.get("labelled") == "True")
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The page's components."""
+class SearchPage:
+    """The page's components; the first eight are one for each field of SearchQuery, in that order."""
 
-    asked: tuple[Any, ...]
-    """One for each field of `Asked`."""
-    find: Any
-    results: Any
+    words: gr.Textbox
+    by: gr.Radio
+    block: gr.Dropdown
+    step: gr.Dropdown
+    low: gr.Slider
+    high: gr.Slider
+    labelled: gr.Checkbox
+    order: gr.Dropdown
+    find: gr.Button
+    results: gr.HTML
+
+    @property
+    def query(self) -> list[Block]:
+        """The components of a SearchQuery's fields."""
+        return [self.words, self.by, self.block, self.step, self.low, self.high, self.labelled, self.order]
 
 
-def draw(session: ExplorerSession) -> Parts:
+def draw(session: ExplorerSession) -> SearchPage:
     """The page's components; call inside its tab."""
     blocks = [ANY, *(session.atlas.blocks if session.atlas else ())]
     steps = [ANY, *(map(str, session.atlas.steps) if session.atlas else ())]
@@ -82,56 +90,76 @@ def draw(session: ExplorerSession) -> Parts:
         order = gr.Dropdown([BEST, *ORDERS], value=BEST, label="Order", min_width=120)
         labelled = gr.Checkbox(False, label="Labelled only", min_width=110, container=False,
                                elem_classes="ub-check")  # fmt: skip
-    first = "" if session.atlas is None else results(session, Asked(labelled=True, order="label score"))
-    note = '<p class="ub-none">The features whose labels foretell best where they fire.</p>' if first else ""
-    return Parts((words, by, block, step, low, high, labelled, order), find,
-                 html_component(note + first, elem_id="search-results"))  # fmt: skip
+    first = ""
+    if session.atlas is not None:
+        query = SearchQuery(labelled=True, order="label score")
+        first = results(session, query, "The features whose labels foretell best where they fire.")
+    return SearchPage(words, by, block, step, low, high, labelled, order, find,
+                      html_component(first, elem_id="search-results"))  # fmt: skip
 
 
-def outputs(shared: SharedComponents) -> list[Any]:
-    """The components that `found` updates."""
-    parts = shared.pages["search"]
-    return [*parts.asked, parts.results, shared.link]
+def outputs(shared: SharedComponents) -> list[Block]:
+    """The components that `open_search` updates."""
+    page: SearchPage = shared.pages["search"]
+    return [*page.query, page.results, shared.link]
 
 
-def found(session: ExplorerSession, asked: Asked) -> tuple[Any, ...]:
+def open_search(shared: SharedComponents, query: SearchQuery) -> Updates:
     """The page with a search done."""
-    return *vars(asked).values(), results(session, asked), link("search", **asked.query())
+    page: SearchPage = shared.pages["search"]
+    controls: Updates = dict(zip(page.query, astuple(query), strict=True))
+    return controls | run_search(shared, query)
+
+
+def run_search(shared: SharedComponents, query: SearchQuery) -> Updates:
+    """The results of a search, and its link."""
+    page: SearchPage = shared.pages["search"]
+    return {page.results: results(shared.session, query), shared.link: link("search", **query.to_link())}
 
 
 def wire(shared: SharedComponents) -> None:
     """The page's events."""
-    session, parts = shared.session, shared.pages["search"]
+    page: SearchPage = shared.pages["search"]
 
-    def search(*values: Any) -> tuple[str, str]:
-        asked = Asked(str(values[0] or ""), *values[1:])
-        return results(session, asked), link("search", **asked.query())
+    def search(
+        q: str | None, by: str, block: str, step: str, low: float, high: float, labelled: bool, order: str
+    ) -> Updates:
+        return run_search(shared, SearchQuery(q or "", by, block, step, low, high, labelled, order))
 
-    for event in (parts.find.click, parts.asked[0].submit):
-        shared.linked(listen(event, search, list(parts.asked), [parts.results, shared.link]))
+    for event in (page.find.click, page.words.submit):
+        shared.linked(listen(event, search, page.query, [page.results, shared.link]))
 
 
-def results(session: ExplorerSession, asked: Asked) -> str:
-    """Results as HTML. Raises UnboxError for a search that cannot be."""
-    if session.atlas is None:
+def results(session: ExplorerSession, query: SearchQuery, note: str = "") -> str:
+    """Results as HTML, under a note. Raises UnboxError for a search that cannot be."""
+    atlas = session.atlas
+    if atlas is None:
         raise UnboxError("search needs an atlas: build one with `unbox atlas` and start with --atlas")
-    words = limits.text("the search", asked.q, 300)
-    if asked.step != ANY and not (asked.step.isascii() and asked.step.isdigit()):
-        raise UnboxError(f"no step '{asked.step[:20]}'; there are {', '.join(map(str, session.atlas.steps))}")
+    words = limits.text("the search", query.q, 300)
+    if query.step != ANY and not (query.step.isascii() and query.step.isdigit()):
+        raise UnboxError(f"no step '{query.step[:20]}'; there are {', '.join(map(str, atlas.steps))}")
     among = Filter(
-        block=None if asked.block == ANY else asked.block,
-        step=None if asked.step == ANY else int(asked.step[:9]),
-        density=None if (asked.low, asked.high) == DENSITY else (10.0**asked.low, 10.0**asked.high),
-        labelled=bool(asked.labelled),
+        block=None if query.block == ANY else query.block,
+        step=None if query.step == ANY else int(query.step[:9]),
+        density=None if (query.low, query.high) == DENSITY else (10.0**query.low, 10.0**query.high),
+        labelled=bool(query.labelled),
     )
-    if asked.by == MEANING:
+    found: list[tuple[Facts, float | None]]
+    if query.by == MEANING:
         if not words:
             raise UnboxError("say what to look for: a word, or a whole caption")
-        near = session.atlas.meaning(session.model(session.default), words, among, limit=RESULTS)
-        return _cards(session, [each.facts for each in near], [each.score for each in near])
-    order = None if asked.order == BEST else asked.order
-    return _cards(session, session.atlas.search(words, among, order=order, limit=RESULTS))
+        near = atlas.meaning(session.model(session.default), words, among, limit=RESULTS)
+        found = [(each.facts, each.score) for each in near]
+    else:
+        order = None if query.order == BEST else query.order
+        found = [(facts, None) for facts in atlas.search(words, among, order=order, limit=RESULTS)]
+    cards = [(facts, feature_summaries.cover(session, facts.name), likeness) for facts, likeness in found]
+    return render("search_results.html", note=note, found=cards)
 
 
-def _cards(session: ExplorerSession, facts: list[Any], scores: list[float] | None = None) -> str:
-    return fragments.cards(facts, [feature_summaries.cover(session, each.name) for each in facts], scores)
+def _density(text: str | None, default: float) -> float:
+    """A bound of the density in a link, or its default."""
+    try:
+        return limits.number("density", float(text or "nan"), *DENSITY)
+    except (ValueError, UnboxError):
+        return default
