@@ -23,6 +23,7 @@ from torch import Tensor
 from unbox.sae import ArrayRows, Spec
 from unbox.sae.fit import TrainingRun, steps
 from unbox.sae.initialization import directions, geometric_median
+from unbox.sae.learning_rate import schedule
 from unbox.sae.plan import make_plan
 from unbox.sae.train_step import BETAS, EPS
 
@@ -137,7 +138,7 @@ def saelens(rows: Any, lr: float, seed: int, options: argparse.Namespace) -> Rec
         out.loss.backward()
         torch.nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
         for part in adam.param_groups:
-            part["lr"] = lr * plan.rate(done)
+            part["lr"] = lr * schedule(plan, done)
         adam.step()
         done += len(x)
         silent += len(x)

@@ -8,10 +8,9 @@ evaluate(sae, rows)                           figures on held-out rows
 from unbox.sae.codes import Codes
 from unbox.sae.evaluate import Figures, evaluate
 from unbox.sae.fit import fit
-from unbox.sae.model import SAE, Stats
+from unbox.sae.model import SAE, Stats, load_saes
 from unbox.sae.plan import Plan, Spec, read_toml, specs
 from unbox.sae.row_source import ArrayRows, RowSource
-from unbox.sae.sae_folder import load_saes
 from unbox.sae.train import train
 from unbox.sae.variants import VARIANTS
 

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from activation_store import StoreError
 from activation_store.files import publish_folder, read_json, sweep, write_json
 from unbox.errors import UnboxError
-from unbox.sae.fit import TrainingRun
+from unbox.sae.fit import Progress, TrainingRun, TrainingState
 from unbox.sae.sae_folder import is_sae
 from unbox.sae.safetensors_io import read_tensors, write_tensors
 from unbox.sae.train_step import state_shapes
@@ -37,7 +39,7 @@ def write_checkpoint(out: Path, run: TrainingRun) -> None:
     with publish_folder(path, replace=True) as temporary:
         for number, tensors in enumerate(state["fits"].values()):
             write_tensors(temporary / f"{number}.safetensors", tensors)
-        write_json(temporary / STATE, state["place"])
+        write_json(temporary / STATE, state["place"])  # type: ignore[arg-type]  # a TypedDict is JSON too
     for older in checkpoints(out):
         if older != path:
             shutil.rmtree(older)
@@ -49,7 +51,7 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(path for path in found if (path / STATE).is_file())
 
 
-def read_checkpoint(out: Path, run: TrainingRun) -> Mapping[str, Any] | None:
+def read_checkpoint(out: Path, run: TrainingRun) -> TrainingState | None:
     """The state to restore a run from, or None where there is none. Raises UnboxError if damaged."""
     found = checkpoints(out)
     if not found:
@@ -59,13 +61,13 @@ def read_checkpoint(out: Path, run: TrainingRun) -> Mapping[str, Any] | None:
         place = read_json(folder / STATE, STATE_LIMIT)
     except StoreError as error:
         raise UnboxError(str(error)) from None
-    fits = {
+    fits: dict[str, dict[str, Tensor]] = {
         name: read_tensors(folder / f"{number}.safetensors", state_shapes(fit))
         for number, (name, fit) in enumerate(run.fits.items())
     }
     if not isinstance(place, dict) or set(place.get("lanes", {})) != set(run.lanes):
         raise UnboxError(f"{folder / STATE} is of other blocks than {', '.join(run.lanes)}")
-    return {"fits": fits, "place": place}
+    return TrainingState(fits=fits, place=Progress(rounds=place["rounds"], lanes=place["lanes"]))
 
 
 def begin(out: Path, record: Mapping[str, Any]) -> None:

@@ -3,11 +3,13 @@
 import atexit
 import os
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class ProcessGroup(Protocol):
@@ -28,7 +30,7 @@ class ProcessGroup(Protocol):
     def gather_rows(self, values: Tensor) -> Tensor:
         """(world * B, ...): tensors of one shape of all processes, one under the other."""
 
-    def collect(self, value: Any) -> list[Any]:
+    def collect(self, value: T) -> list[T]:
         """A small JSON value of every process, in order of rank. Returns when all have come."""
 
 
@@ -71,7 +73,7 @@ class SingleProcess:
         """The values themselves."""
         return values
 
-    def collect(self, value: Any) -> list[Any]:
+    def collect(self, value: T) -> list[T]:
         """The one value."""
         return [value]
 
@@ -112,9 +114,9 @@ class TorchProcessGroup:
         dist.all_gather(parts, values)
         return torch.cat(parts)
 
-    def collect(self, value: Any) -> list[Any]:
+    def collect(self, value: T) -> list[T]:
         """All-gather of objects."""
-        found: list[Any] = [None] * self.world
+        found = [value] * self.world
         dist.all_gather_object(found, value)
         return found
 

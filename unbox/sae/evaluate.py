@@ -12,13 +12,16 @@ from torch import Tensor
 from unbox.errors import UnboxError
 from unbox.sae.latent_statistics import ROWS, LatentSums
 from unbox.sae.model import SAE
-from unbox.sae.row_source import row_sources
+from unbox.sae.row_source import ImageRows, RowsLike, RowSource, row_sources
 from unbox.statistics import bootstrap_of_sums
 
 #: A latent active in more than this part of the rows is dense.
 DENSE = 0.1
 #: Edges of the histogram of firing densities: powers of ten.
 DENSITY_EDGES = tuple(10.0**e for e in range(-7, 1))
+
+#: Step and branch of rows; None: of all.
+Cell = tuple[int | None, str | None]
 #: Resamplings of images for the interval.
 BOOTSTRAPS = 1000
 
@@ -124,15 +127,15 @@ class Sums:
         return self.active / self.rows
 
 
-def evaluate(sae: SAE, rows: Any, *, limit: int | None = None) -> Figures:
+def evaluate(sae: SAE, rows: RowsLike, *, limit: int | None = None) -> Figures:
     """Figures of an SAE on rows: a block of a store (then by step, branch and position too), or an array.
 
     `limit` bounds the number of rows, by taking images (or rows) evenly. Raises UnboxError for rows of
     another width, or none.
     """
-    source = _one(sae, rows)
+    source = _source(sae, rows)
     latents = LatentSums.zero(sae.latents)
-    cells: dict[tuple[int | None, str | None], Sums] = {}
+    cells: dict[Cell, Sums] = {}
     images: list[tuple[float, Sums]] = []
     squares = None
     for image in _images(source, limit):
@@ -183,7 +186,7 @@ def decoder_cosine(W_dec: Tensor) -> dict[str, float]:
     return {"mean": float(found.mean()), "median": float(p[0]), "p99": float(p[1])}
 
 
-def _one(sae: SAE, rows: Any) -> Any:
+def _source(sae: SAE, rows: RowsLike) -> RowSource:
     sources = row_sources(rows)
     source = sources.get(sae.block) or (next(iter(sources.values())) if len(sources) == 1 else None)
     if source is None:
@@ -195,9 +198,9 @@ def _one(sae: SAE, rows: Any) -> Any:
     return source
 
 
-def _images(source: Any, limit: int | None) -> Iterator[np.ndarray]:
+def _images(source: RowSource, limit: int | None) -> Iterator[np.ndarray]:
     """(step, branch, y, x, d) of each image, or (N, d) of rows without images."""
-    if not hasattr(source, "read"):
+    if not isinstance(source, ImageRows):
         rows = source.sample(len(source) if limit is None else min(limit, len(source)), 0)
         for start in range(0, len(rows), ROWS):
             yield np.array(rows[start : start + ROWS], np.float32)
@@ -218,9 +221,9 @@ def _errors(sae: SAE, x: Tensor, latents: LatentSums) -> tuple[Tensor, Tensor]:
     return torch.cat(errors), torch.cat(counts)
 
 
-def _cells(source: Any, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int | None, str | None], slice]]:
+def _cells(source: RowSource, shape: tuple[int, ...]) -> Iterator[tuple[Cell, slice]]:
     """The rows of each step and branch of an image, as slices of its flat rows."""
-    if len(shape) != 5:
+    if len(shape) != 5 or not isinstance(source, ImageRows):
         yield (None, None), slice(None)
         return
     size = shape[2] * shape[3]
@@ -228,13 +231,13 @@ def _cells(source: Any, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int | No
         yield (int(step), str(branch)), slice(i * size, (i + 1) * size)
 
 
-def _groups(cells: Mapping[tuple[int | None, str | None], Sums]) -> Iterator[GroupFigures]:
+def _groups(cells: Mapping[Cell, Sums]) -> Iterator[GroupFigures]:
     """Each step, each branch, and each step of each branch, where there are several."""
     if None in {step for step, _ in cells}:
         return
     steps = sorted({step for step, _ in cells if step is not None})
     branches = list(dict.fromkeys(branch for _, branch in cells))
-    wanted: list[tuple[int | None, str | None]] = [(step, None) for step in steps]
+    wanted: list[Cell] = [(step, None) for step in steps]
     if len(branches) > 1:
         wanted += [(None, branch) for branch in branches] + list(product(steps, branches))
     for step, branch in wanted:
@@ -261,7 +264,7 @@ def _interval(images: list[Sums]) -> tuple[float, float]:
 
 
 def _add_positions(
-    sums: Tensor | None, source: Any, i: int, error: Tensor, x: Tensor, shape: tuple[int, ...]
+    sums: Tensor | None, source: RowSource, i: int, error: Tensor, x: Tensor, shape: tuple[int, ...]
 ) -> Tensor | None:
     """(2 + d + 1, y, x): squared error, squared x, sum of x by channel and rows at each position so far."""
     size = shape[2] * shape[3]

@@ -8,27 +8,50 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from activation_store.batches import Cursor
 from unbox.errors import UnboxError
 from unbox.sae.cpu.malloc import reuse_freed_memory
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import local_device, team
 from unbox.sae.initialization import check_finite, measure
 from unbox.sae.latent_statistics import calibrated, latent_stats
+from unbox.sae.learning_rate import schedule
 from unbox.sae.metric_trackers import Sink
 from unbox.sae.model import SAE
-from unbox.sae.plan import Budget, Plan
-from unbox.sae.row_source import RowBatches, RowSource, source_of
+from unbox.sae.plan import Budget, Option, Plan, Spec, make_plan
+from unbox.sae.row_source import RowBatches, RowsLike, RowSource, row_sources, source_of
 from unbox.sae.train_step import SAETrainer
 
 #: Rows that the finished SAE's statistics are taken over.
 STATS_ROWS = 65_536
+
+
+class LaneState(TypedDict):
+    """How far a block is: rows seen, and each process's place in its rows."""
+
+    done: int
+    cursors: list[Cursor]
+
+
+class Progress(TypedDict):
+    """How far a run is, as JSON."""
+
+    rounds: int
+    lanes: dict[str, LaneState]
+
+
+class TrainingState(TypedDict):
+    """What a run goes on from: the tensors of each SAE's trainer, by name, and how far it is."""
+
+    fits: dict[str, dict[str, Tensor]]
+    place: Progress
 
 
 @dataclass
@@ -86,16 +109,16 @@ class TrainingRun:
         rows = max(getattr(lane.budget, name) for lane in self.lanes.values())
         return max(1, round(rows / self.plan.batch_size))
 
-    def state(self) -> dict[str, Any]:
-        """Everything needed to go on: `fits` name -> tensors, and `place`, which is JSON: how far it is."""
-        lanes = {
+    def state(self) -> TrainingState:
+        """Everything needed to go on."""
+        lanes: dict[str, LaneState] = {
             block: {"done": lane.done, "cursors": self.team.rows.collect(lane.batches.cursor)}
             for block, lane in self.lanes.items()
         }
         fits = {name: fit.state() for name, fit in self.fits.items()}
         return {"fits": fits, "place": {"rounds": self.rounds, "lanes": lanes}}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Inverse of `state`, for a new run of the same plan on as many processes."""
         for name, fit in self.fits.items():
             fit.restore(state["fits"][name])
@@ -110,20 +133,20 @@ class TrainingRun:
             lane.done = place["done"]
             lane.batches = self._batches(lane.rows, lane.budget, place["cursors"][self.team.rows.rank])
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[dict[str, str | float]]:
         """Figures of each SAE since they were last read; raises UnboxError if one is no longer finite."""
-        found = []
+        found: list[dict[str, str | float]] = []
         for lane in self.lanes.values():
             for name, fit in lane.fits.items():
-                seen = fit.meter.rows
+                rows = fit.meter.rows
                 figures = fit.read_meter()
                 if not all(np.isfinite(value) for value in figures.values()):
                     raise UnboxError(
                         f"{name} is no longer finite after {lane.done:,} rows: "
                         f"rows hold NaN or infinity, or the learning rate {fit.peak:g} is too high"
                     )
-                if seen:
-                    rate = fit.peak * lane.budget.rate(lane.done)
+                if rows:
+                    rate = fit.peak * schedule(lane.budget, lane.done)
                     found.append({"sae": name, "tokens": lane.done, "lr": rate, **figures})
         return found
 
@@ -156,7 +179,7 @@ class TrainingRun:
         }
         return Lane(rows, budget, fits, self._batches(rows, budget, None))
 
-    def _batches(self, rows: RowSource, budget: Budget, cursor: dict[str, Any] | None) -> RowBatches:
+    def _batches(self, rows: RowSource, budget: Budget, cursor: Cursor | None) -> RowBatches:
         return rows.batches(
             max(1, budget.batch_size // self.team.rows.world),
             seed=self.plan.seed,
@@ -174,7 +197,7 @@ class TrainingRun:
         rows = int(count) if self.team.rows.world > 1 else len(x)
         if not rows:
             raise UnboxError(f"the rows ended {lane.left:,} short of the {lane.budget.tokens:,} asked for")
-        factor = lane.budget.rate(lane.done)
+        factor = schedule(lane.budget, lane.done)
         for fit in lane.fits.values():
             fit.step(x, rows, factor)
         lane.done += rows
@@ -193,7 +216,7 @@ class TrainingRun:
 
 
 def fit(
-    rows: Any,
+    rows: RowsLike,
     k: int,
     latents: int,
     *,
@@ -205,16 +228,13 @@ def fit(
     levels: Sequence[int] = (),
     device: str | torch.device | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Option,
 ) -> SAE:
     """Fits one SAE to rows: a block of a store, or an array (..., d). Nothing is written.
 
     `tokens` is the number of rows it sees (None: each once); `options` are those of `Plan`. Raises UnboxError
     for k > latents, rows that are constant or not finite, and unknown options.
     """
-    from unbox.sae.plan import Spec, make_plan
-    from unbox.sae.row_source import row_sources
-
     sources = row_sources(rows)
     if len(sources) != 1:
         raise UnboxError(f"fit takes the rows of one block, these are of {', '.join(sources)}")

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from unbox.errors import UnboxError
-from unbox.sae.model import SAE
-from unbox.sae.sae_folder import CARD, CONFIG, FIGURES, TENSORS, is_sae, load_saes
+from unbox.sae.model import SAE, load_saes
+from unbox.sae.sae_folder import CARD, CONFIG, FIGURES, TENSORS, is_sae
 
 #: The only files that go up or come down.
 FILES = (CONFIG, TENSORS, FIGURES, CARD)

@@ -4,16 +4,20 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 from activation_store.files import publish_file
 from unbox.errors import UnboxError
+
+#: A line of metrics: the SAE's name, the rows it has seen, and numbers.
+Record = Mapping[str, str | float]
 
 
 class Sink(Protocol):
     """Takes lines of metrics."""
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """One line: `sae`, `tokens` and numbers."""
 
     def close(self) -> None:
@@ -27,7 +31,7 @@ class JsonLines:
         self.path = Path(path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -62,7 +66,7 @@ class TensorBoard:
 
         self._writer = SummaryWriter(str(folder / "tensorboard"))
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         for name, value in _numbers(record).items():
             self._writer.add_scalar(f"{record['sae']}/{name}", value, record["tokens"])
 
@@ -73,11 +77,11 @@ class TensorBoard:
 class Tracker:
     """trackio and Weights & Biases, which share an interface: `init`, `log`, `finish`."""
 
-    def __init__(self, module: Any, folder: Path) -> None:
+    def __init__(self, module: ModuleType, folder: Path) -> None:
         self._module = module
         module.init(project="unbox", name=folder.name)
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         numbers = {f"{record['sae']}/{name}": value for name, value in _numbers(record).items()}
         self._module.log({**numbers, "tokens": record["tokens"]})
 
@@ -115,5 +119,5 @@ def trackers(names: Sequence[str], folder: Path) -> list[Sink]:
     return found
 
 
-def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(record: Record) -> dict[str, float]:
     return {k: v for k, v in record.items() if k not in ("sae", "tokens") and isinstance(v, int | float)}

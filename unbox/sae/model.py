@@ -7,7 +7,8 @@ of "Unpacking SDXL Turbo" (arXiv 2410.22366), after Gao et al. (arXiv 2406.04093
 latent whose pre-activation exceeds it is active instead (Bussmann et al., arXiv 2412.06410).
 """
 
-from dataclasses import dataclass, field, fields, replace
+import os
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -17,6 +18,8 @@ from unbox.edit import Feature
 from unbox.errors import UnboxError
 from unbox.sae import sparse, topk
 from unbox.sae.codes import Codes, pack
+from unbox.sae.model_card import card
+from unbox.sae.sae_folder import STATS, WEIGHTS, SAEFolder, Threshold, read_folder, sae_folders
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,7 @@ class SAE:
     """Short name of the block, e.g. `up.0.1`."""
     name: str = ""
     """What it is called among others: its folder's name."""
-    threshold: float | tuple[float, ...] | None = None
+    threshold: Threshold = None
     """What an active latent's pre-activation exceeds, for all or each; None: the k largest are active."""
     stats: Stats | None = None
     update_std: float = 0.0
@@ -118,12 +121,12 @@ class SAE:
         source = self.name if self.name != self.block else None
         return Feature(block=self.block, index=index, sae=self, source=source or None)
 
-    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same SAE with its weights elsewhere, or in another floating dtype."""
         moved = {name: getattr(self, name).to(device=device, dtype=dtype) for name in WEIGHTS}
         return replace(self, **moved)
 
-    def with_threshold(self, threshold: float | tuple[float, ...] | None) -> Self:
+    def with_threshold(self, threshold: Threshold) -> Self:
         """The same weights, active over a threshold; None: the k largest."""
         return replace(self, threshold=threshold)
 
@@ -132,18 +135,33 @@ class SAE:
         weights = (getattr(self, name).detach().cpu().float().contiguous() for name in WEIGHTS)
         return [weight.numpy().tobytes() for weight in weights]
 
-    def save(self, folder: Any, overwrite: bool = False) -> None:
-        """Write a folder of safetensors and JSON, whole or not at all."""
-        from unbox.sae.sae_folder import save
-
-        save(self, folder, overwrite)
+    def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
+        """Write a folder of safetensors and JSON, whole or not at all. An existing one is an error unless
+        `overwrite`.
+        """
+        tensors = {name: getattr(self, name) for name in WEIGHTS}
+        if self.stats is not None:
+            tensors |= {f"stats.{name}": getattr(self.stats, name) for name in STATS}
+        contents = SAEFolder(
+            tensors, self.k, self.block, self.name, self.threshold, self.update_std, self.meta
+        )
+        contents.write(folder, card(contents), overwrite)
 
     @classmethod
-    def load(cls, folder: Any, device: Any = "cpu") -> "SAE":
+    def load(cls, folder: str | os.PathLike, device: torch.device | str = "cpu") -> "SAE":
         """Read a folder that `save` wrote; every shape and number is checked."""
-        from unbox.sae.sae_folder import load
-
-        return load(folder, device)
+        found = read_folder(folder)
+        statistics = [found.tensors[f"stats.{n}"] for n in STATS if f"stats.{n}" in found.tensors]
+        return cls(
+            **{name: found.tensors[name].to(device) for name in WEIGHTS},
+            k=found.k,
+            block=found.block,
+            name=found.name,
+            threshold=found.threshold,
+            stats=Stats(*statistics) if statistics else None,
+            update_std=found.update_std,
+            meta=dict(found.meta),
+        )
 
     def _active(self, centred: Tensor) -> tuple[sparse.Active, Tensor]:
         if self.threshold is None:
@@ -159,6 +177,13 @@ class SAE:
         return x.detach().reshape(-1, self.width).to(self.W_enc)
 
 
-#: The tensors of an SAE, by field.
-WEIGHTS = ("W_enc", "W_dec", "b_pre", "b_lat")
-STATS = tuple(f.name for f in fields(Stats))
+def load_saes(folder: str | os.PathLike, device: torch.device | str = "cpu") -> dict[str, SAE]:
+    """Every SAE in a folder (or the folder itself), keyed by block where each has its own, else by name.
+
+    Raises UnboxError if there is none.
+    """
+    saes = {path.name: SAE.load(path, device) for path in sae_folders(folder)}
+    blocks = [sae.block for sae in saes.values()]
+    if len(set(blocks)) == len(blocks) and all(blocks):
+        return {sae.block: sae for sae in saes.values()}
+    return {name: replace(sae, name=name) for name, sae in saes.items()}

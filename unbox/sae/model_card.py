@@ -1,83 +1,65 @@
 """The model card of an SAE: what it is, what it was trained on, what it measures, how to use it."""
 
-from typing import Any
+from collections.abc import Sequence
 
-from unbox.sae.model import SAE
+from unbox.sae.sae_folder import SAEFolder, Threshold
+
+#: The figures (fields of `evaluate.Figures`) that cards and tables show.
+FIGURES = (
+    "fvu",
+    "explained_variance",
+    "explained_variance_per_channel",
+    "l0",
+    "dead_fraction",
+    "dense_fraction",
+)
+FRONT_MATTER = "---\nlibrary_name: unbox\ntags:\n- sparse-autoencoder\n- interpretability\n- sdxl\n---"
+FORMULA = "    z = ReLU(TopK(W_enc (x - b_pre) + b_lat)),  x^ = z W_dec + b_pre"
+USE = """## Use
+
+```python
+from unbox import SAE
+sae = SAE.load("path/to/this/folder")
+codes = sae.encode(update)        # (..., k) values and indices
+x = sae.decode(codes)
+```"""
 
 
-def card(sae: SAE) -> str:
+def card(sae: SAEFolder) -> str:
     """Markdown with the Hub's front matter."""
-    meta = sae.meta
-    parts = [_head(sae), _about(sae), _figures(meta.get("figures")), _training(meta), _usage(sae)]
+    figures, training = sae.meta.get("figures") or {}, sae.meta.get("training") or {}
+    where = figures.get("rows_from", "")
+    measured = [(name.replace("_", " "), f"{figures[name]:.4g}") for name in FIGURES if name in figures]
+    options = [(k, str(v)) for k, v in sorted(training.items()) if not isinstance(v, dict | list)]
+    parts = [
+        f"{FRONT_MATTER}\n\n# Sparse autoencoder of {sae.block or 'vectors'}",
+        f"{_about(sae)}\n\n{FORMULA}",
+        _table(f"Figures{f', on {where}' if where else ''}", "figure", measured) if figures else "",
+        _table("Training", "option", options) if options else "",
+        USE,
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(sae: SAE) -> str:
-    return "---\nlibrary_name: unbox\ntags:\n- sparse-autoencoder\n- interpretability\n- sdxl\n---"
-
-
-def _about(sae: SAE) -> str:
-    chosen = (
+def _about(sae: SAEFolder) -> str:
+    latents, width = sae.shape
+    active = (
         f"the {sae.k} largest pre-activations of a row are active"
         if sae.threshold is None
         else f"pre-activations over {_threshold(sae.threshold)} are active, {sae.k} a row on average"
     )
-    return "\n".join(
-        [
-            f"# Sparse autoencoder of {sae.block or 'vectors'}",
-            "",
-            f"It reads the update (output minus input) of the transformer block `{sae.block}`, one vector of "
-            f"{sae.width} channels per position, as {sae.latents} latents; {chosen}."
-            if sae.block
-            else f"It reads vectors of width {sae.width} as {sae.latents} latents; {chosen}.",
-            "",
-            "    z = ReLU(TopK(W_enc (x - b_pre) + b_lat)),  x^ = z W_dec + b_pre",
-        ]
+    if not sae.block:
+        return f"It reads vectors of width {width} as {latents} latents; {active}."
+    return (
+        f"It reads the update (output minus input) of the transformer block `{sae.block}`, one vector of "
+        f"{width} channels per position, as {latents} latents; {active}."
     )
 
 
-def _threshold(threshold: float | tuple[float, ...]) -> str:
+def _threshold(threshold: Threshold) -> str:
     return f"{threshold:.6g}" if isinstance(threshold, float) else "each latent's own threshold"
 
 
-def _figures(figures: Any) -> str:
-    if not figures:
-        return ""
-    names = (
-        "fvu",
-        "explained_variance",
-        "explained_variance_per_channel",
-        "l0",
-        "dead_fraction",
-        "dense_fraction",
-    )
-    rows = [f"| {name.replace('_', ' ')} | {figures[name]:.4g} |" for name in names if name in figures]
-    where = figures.get("rows_from", "")
-    return "\n".join(
-        [f"## Figures{f', on {where}' if where else ''}", "", "| figure | value |", "| --- | --- |", *rows]
-    )
-
-
-def _training(meta: Any) -> str:
-    training = meta.get("training") or {}
-    rows = [
-        f"| {key} | {value} |"
-        for key, value in sorted(training.items())
-        if not isinstance(value, dict | list)
-    ]
-    return "\n".join(["## Training", "", "| option | value |", "| --- | --- |", *rows]) if rows else ""
-
-
-def _usage(sae: SAE) -> str:
-    return "\n".join(
-        [
-            "## Use",
-            "",
-            "```python",
-            "from unbox import SAE",
-            'sae = SAE.load("path/to/this/folder")',
-            "codes = sae.encode(update)        # (..., k) values and indices",
-            "x = sae.decode(codes)",
-            "```",
-        ]
-    )
+def _table(title: str, name: str, rows: Sequence[tuple[str, str]]) -> str:
+    lines = [f"| {key} | {value} |" for key, value in rows]
+    return "\n".join([f"## {title}", "", f"| {name} | value |", "| --- | --- |", *lines])

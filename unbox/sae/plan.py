@@ -7,9 +7,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from activation_store.files import JSON
 from unbox.errors import UnboxError
 from unbox.sae.initialization import CENTRES, STARTS
 from unbox.sae.variants import variant
+
+#: Value of an option of a plan or an SAE.
+Option = bool | int | float | str | tuple[int, ...] | None
+#: One value, or one for each SAE.
+Options = Option | Sequence[Option] | Sequence[Sequence[int]]
 
 PRECISIONS = ("auto", "bf16", "fp32")
 SHARES = ("rows", "latents")
@@ -34,7 +40,7 @@ class Spec:
     seed: int = 0
     """Of the first directions."""
     lr: float | None = None
-    """Adam's learning rate; None: see `Budget.peak`."""
+    """Adam's learning rate; None: see `learning_rate.peak`."""
 
     def __post_init__(self) -> None:
         _check_numbers(self, {"k": 1, "latents": 1, "seed": 0})
@@ -64,22 +70,6 @@ class Budget:
     dead_after: int
     log_every: int
     checkpoint_every: int
-
-    def peak(self, spec: Spec) -> float:
-        """Learning rate of an SAE at its height.
-
-        Unless given: 2e-4 / sqrt(n / 16384) (Gao et al.), and in runs of under 10,000 steps up to four times
-        as much, growing as 1 / sqrt(steps): measured on Shapes, where such runs are otherwise undertrained.
-        """
-        steps = max(1, self.tokens // self.batch_size)
-        hurry = min(4.0, max(1.0, (10_000 / steps) ** 0.5))
-        return spec.lr if spec.lr is not None else hurry * 2e-4 / (spec.latents / 16384) ** 0.5
-
-    def rate(self, done: int) -> float:
-        """Factor on the learning rate after `done` rows: a ramp up, a plateau, a ramp down to 0."""
-        up = (done + self.batch_size) / self.warmup if self.warmup else 1.0
-        down = (self.tokens - done) / self.decay if self.decay else 1.0
-        return max(0.0, min(1.0, up, down))
 
 
 @dataclass(frozen=True)
@@ -165,18 +155,20 @@ class Plan:
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Plan":
+    def from_json(cls, value: Mapping[str, JSON]) -> "Plan":
         """Inverse of `to_json`; raises UnboxError for what is not a plan."""
         known = _known(cls, value, "a plan")
-        return cls(**{**known, "saes": tuple(_spec(s) for s in value.get("saes", ()))})
+        return cls(**{**known, "saes": tuple(_spec(s) for s in known.get("saes", ()))})
 
 
-def make_plan(saes: Sequence[Spec], **options: Any) -> Plan:
+def make_plan(saes: Sequence[Spec], **options: Option) -> Plan:
     """A plan of some SAEs with options of `Plan`; raises UnboxError for an option that it does not have."""
     return Plan(**{**_known(Plan, options, "training"), "saes": tuple(saes)})
 
 
-def specs(blocks: Sequence[str], **lists: Any) -> tuple[Spec, ...]:
+def specs(
+    blocks: Sequence[str], **lists: Option | Sequence[Option] | Sequence[Sequence[int]]
+) -> tuple[Spec, ...]:
     """Every combination: `specs(["mid.0"], k=[5, 10], latents=5120)`; no list is one value."""
     columns = {"block": list(blocks), **{name: _listed(name, value) for name, value in lists.items()}}
     return tuple(Spec(**dict(zip(columns, row, strict=True))) for row in itertools.product(*columns.values()))
@@ -210,12 +202,12 @@ def _listed(name: str, value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _spec(value: Mapping[str, Any]) -> Spec:
+def _spec(value: JSON) -> Spec:
     known = _known(Spec, value, "an SAE of a plan")
     return Spec(**{**known, "levels": tuple(known.get("levels", ()))})
 
 
-def _known(kind: Any, value: Any, where: str) -> dict[str, Any]:
+def _known(kind: type[Plan] | type[Spec], value: JSON, where: str) -> dict[str, Any]:
     """`value` as keyword arguments of a dataclass; raises UnboxError for keys that it does not have."""
     if not isinstance(value, Mapping):
         raise UnboxError(f"{where} is not an object with keys")
@@ -226,7 +218,7 @@ def _known(kind: Any, value: Any, where: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _check_numbers(value: Any, floors: Mapping[str, int], optional: Sequence[str] = ()) -> None:
+def _check_numbers(value: "Plan | Spec", floors: Mapping[str, int], optional: Sequence[str] = ()) -> None:
     for name, floor in floors.items():
         number = getattr(value, name)
         if number is None and name in optional:

@@ -3,21 +3,16 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from activation_store import StoreError
 from activation_store.files import publish_folder, write_json, write_text
 from unbox.errors import UnboxError
 from unbox.sae.evaluate import DENSITY_EDGES, Figures
+from unbox.sae.model_card import FIGURES
 
-COLUMNS = (
-    "fvu",
-    "explained_variance",
-    "explained_variance_per_channel",
-    "l0",
-    "dead_fraction",
-    "dense_fraction",
-)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def write_report(
@@ -39,10 +34,10 @@ def write_report(
 
 def markdown(figures: Mapping[str, Figures]) -> str:
     """A table: one line an SAE."""
-    head = ["SAE", *(name.replace("_", " ") for name in COLUMNS), "FVU, 95 % interval"]
+    head = ["SAE", *(name.replace("_", " ") for name in FIGURES), "FVU, 95 % interval"]
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for name, found in figures.items():
-        numbers = [f"{getattr(found, column):.4g}" for column in COLUMNS]
+        numbers = [f"{getattr(found, column):.4g}" for column in FIGURES]
         low_high = found.fvu_interval
         interval = "-" if low_high is None else f"{low_high[0]:.4g} to {low_high[1]:.4g}"
         lines.append(f"| {' | '.join([name, *numbers, interval])} |")
@@ -62,11 +57,16 @@ def plot(name: str, figures: Figures, path: Path) -> None:
     page.savefig(path, dpi=120)
 
 
-def _plot_steps(axes: Any, figures: Figures) -> None:
+def _plot_steps(axes: "Axes", figures: Figures) -> None:
     stepped = [g for g in figures.groups if g.step is not None]
     for branch in dict.fromkeys(g.branch for g in stepped):
         line = [g for g in stepped if g.branch == branch]
-        axes.plot([g.step for g in line], [g.explained_variance for g in line], "o-", label=branch or "all")
+        axes.plot(
+            [float(g.step or 0) for g in line],
+            [g.explained_variance for g in line],
+            "o-",
+            label=branch or "all",
+        )
     axes.set(xlabel="step", ylabel="explained variance")
     if stepped:
         axes.legend(frameon=False)
@@ -74,14 +74,14 @@ def _plot_steps(axes: Any, figures: Figures) -> None:
         axes.axhline(figures.explained_variance)
 
 
-def _plot_densities(axes: Any, figures: Figures) -> None:
+def _plot_densities(axes: "Axes", figures: Figures) -> None:
     names = ["under", *(f"{edge:.0e}" for edge in DENSITY_EDGES[:-1])]
     axes.bar(names, figures.density_histogram)
     axes.tick_params(axis="x", rotation=60)
     axes.set(xlabel="firing density, from", ylabel="latents")
 
 
-def _plot_positions(axes: Any, figures: Figures) -> None:
+def _plot_positions(axes: "Axes", figures: Figures) -> None:
     if figures.positions:
         image = axes.imshow(figures.positions, cmap="viridis")
         axes.figure.colorbar(image, ax=axes, label="FVU")

@@ -3,11 +3,14 @@
 Anything that answers to `RowSource` can be fitted; `activation_store.Rows` does.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from torch import Tensor
 
+from activation_store import Store
+from activation_store.batches import Cursor
 from unbox.errors import UnboxError
 
 
@@ -15,7 +18,7 @@ class RowBatches(Protocol):
     """Batches of float32 (B, d), B at most the size asked for; `cursor` is the place after the last one."""
 
     @property
-    def cursor(self) -> dict[str, Any]: ...
+    def cursor(self) -> Cursor: ...
 
     def __iter__(self) -> Iterator[np.ndarray]: ...
 
@@ -40,8 +43,38 @@ class RowSource(Protocol):
         epochs: int = 1,
         rank: int = 0,
         world: int = 1,
-        cursor: dict[str, Any] | None = None,
+        cursor: Cursor | None = None,
     ) -> RowBatches: ...
+
+
+@runtime_checkable
+class ImageRows(RowSource, Protocol):
+    """Rows of images, each (step, branch, y, x, d): figures are by step, branch and position too."""
+
+    @property
+    def samples(self) -> Sequence[int]: ...
+
+    @property
+    def steps(self) -> Sequence[int]: ...
+
+    @property
+    def branches(self) -> Sequence[str]: ...
+
+    def read(self, i: int) -> np.ndarray: ...
+
+
+@runtime_checkable
+class FilterableRows(RowSource, Protocol):
+    """Rows of images, of which some can be left out."""
+
+    @property
+    def samples(self) -> Sequence[int]: ...
+
+    def filter(self, *, samples: slice) -> RowSource: ...
+
+
+#: What is taken for rows: see `row_sources`.
+RowsLike = RowSource | Store | Mapping[str, RowSource] | np.ndarray | Tensor
 
 
 class ArrayRows:
@@ -50,8 +83,8 @@ class ArrayRows:
     `block` names where the rows were recorded, if anywhere.
     """
 
-    def __init__(self, array: Any, block: str = "") -> None:
-        array = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
+    def __init__(self, array: np.ndarray | Tensor, block: str = "") -> None:
+        array = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array)
         if array.ndim < 2 or array.shape[-1] == 0:
             raise UnboxError(f"rows have shape (..., width), this array has {array.shape}")
         self.array = np.ascontiguousarray(array.reshape(-1, array.shape[-1]), dtype=np.float32)
@@ -77,7 +110,7 @@ class ArrayRows:
         epochs: int = 1,
         rank: int = 0,
         world: int = 1,
-        cursor: dict[str, Any] | None = None,
+        cursor: Cursor | None = None,
     ) -> "ArrayBatches":
         """Iterator of (B, d): a new permutation each epoch; the last batch of an epoch may be smaller.
 
@@ -97,16 +130,16 @@ class ArrayBatches:
         epochs: int,
         rank: int,
         world: int,
-        cursor: dict[str, Any] | None,
+        cursor: Cursor | None,
     ) -> None:
         self.rows, self.size, self.seed, self.epochs = rows, batch_size * world, seed, epochs
         self.rank, self.world = rank, world
-        self.epoch: int = 0 if cursor is None else cursor["epoch"]
-        self.at: int = 0 if cursor is None else cursor["at"]
+        self.epoch: int = 0 if cursor is None else int(cursor["epoch"])
+        self.at: int = 0 if cursor is None else int(cursor["at"])
         self._order = self._permutation()
 
     @property
-    def cursor(self) -> dict[str, Any]:
+    def cursor(self) -> Cursor:
         """Where the next batch begins; the same for every rank."""
         return {"epoch": self.epoch, "at": self.at}
 
@@ -127,19 +160,17 @@ class ArrayBatches:
         return np.random.default_rng((self.seed, self.epoch)).permutation(len(self.rows))
 
 
-def row_sources(rows: Any) -> dict[str, RowSource]:
+def row_sources(rows: RowsLike) -> dict[str, RowSource]:
     """Block name -> source: of a store (its blocks), a mapping, one source, or one array.
 
     A single source is under its own `block`, or "" where it has none.
     """
     if isinstance(rows, Mapping):
-        found = dict(rows)
-    elif hasattr(rows, "blocks") and hasattr(rows, "__getitem__") and not hasattr(rows, "__array__"):
-        found = {block: rows[block] for block in rows.blocks}
-    else:
-        source = rows if isinstance(rows, RowSource) else ArrayRows(rows)
-        found = {getattr(source, "block", ""): source}
-    return found
+        return dict(rows)
+    if isinstance(rows, Store):
+        return {block: rows[block] for block in rows.blocks}
+    source = rows if isinstance(rows, RowSource) else ArrayRows(rows)
+    return {getattr(source, "block", ""): source}
 
 
 def source_of(sources: Mapping[str, RowSource], block: str) -> RowSource:

@@ -3,91 +3,111 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from activation_store import StoreError
-from activation_store.files import digest, publish_folder, read_json, write_json, write_text
+from activation_store.files import JSON, digest, publish_folder, read_json, write_json, write_text
 from unbox.errors import UnboxError
-from unbox.sae.model import SAE, STATS, WEIGHTS, Stats
-from unbox.sae.model_card import card
-from unbox.sae.safetensors_io import read_tensors, write_tensors
+from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
 
 FORMAT, VERSION = "unbox-sae", 1
 CONFIG, TENSORS, FIGURES, CARD = "config.json", "sae.safetensors", "figures.json", "README.md"
+#: The tensors of an SAE, and those of its latents' statistics: fields of `SAE` and of `Stats`.
+WEIGHTS = ("W_enc", "W_dec", "b_pre", "b_lat")
+STATS = ("mean_active", "std_active", "max", "density")
 #: Bounds of what a config may ask for, far over any SAE that fits in memory.
 MOST = 1 << 30
 
-
-def save(sae: SAE, folder: str | os.PathLike, overwrite: bool = False) -> None:
-    """Write an SAE's folder, whole or not at all. An existing folder is an error unless `overwrite`."""
-    try:
-        with publish_folder(folder, replace=overwrite) as temporary:
-            write_into(sae, temporary)
-    except StoreError as error:
-        raise UnboxError(str(error)) from None
+#: What an active latent's pre-activation exceeds, for all or each; None: the k largest are active.
+Threshold = float | tuple[float, ...] | None
 
 
-def write_into(sae: SAE, folder: Path) -> None:
-    """Write an SAE's files into a folder that is there."""
-    tensors = {name: getattr(sae, name).float() for name in WEIGHTS}
-    if sae.stats is not None:
-        tensors |= {f"stats.{name}": getattr(sae.stats, name).float() for name in STATS}
-    write_tensors(folder / TENSORS, tensors)
-    meta = dict(sae.meta)
-    figures = meta.pop("figures", None)
-    write_json(folder / CONFIG, {**_facts(sae), "digest": digest(folder / TENSORS), "meta": meta})
-    if figures is not None:
-        write_json(folder / FIGURES, figures)
-    write_text(folder / CARD, card(sae))
+@dataclass(frozen=True, eq=False)
+class SAEFolder:
+    """What a folder says of an SAE (`SAE` is made of it): see the fields of `SAE`."""
+
+    tensors: Mapping[str, Tensor]
+    """WEIGHTS, and `stats.<name>` of STATS where they were taken."""
+    k: int
+    block: str
+    name: str
+    threshold: Threshold
+    update_std: float
+    meta: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(latents, width)."""
+        latents, width = self.tensors["W_enc"].shape
+        return latents, width
+
+    def write(self, folder: str | os.PathLike, card: str, overwrite: bool = False) -> None:
+        """Write the folder with its model card, whole or not at all. One that is there is an error unless
+        `overwrite`."""
+        try:
+            with publish_folder(folder, replace=overwrite) as temporary:
+                self._write_into(temporary, card)
+        except StoreError as error:
+            raise UnboxError(str(error)) from None
+
+    def _write_into(self, folder: Path, card: str) -> None:
+        write_tensors(folder / TENSORS, {name: tensor.float() for name, tensor in self.tensors.items()})
+        meta = dict(self.meta)
+        figures = meta.pop("figures", None)
+        latents, width = self.shape
+        config: JSON = {
+            "format": FORMAT,
+            "version": VERSION,
+            "block": self.block,
+            "name": self.name,
+            "k": self.k,
+            "latents": latents,
+            "width": width,
+            "threshold": self.threshold,
+            "update_std": self.update_std,
+            "stats": len(self.tensors) > len(WEIGHTS),
+            "digest": digest(folder / TENSORS),
+            "meta": meta,
+        }
+        write_json(folder / CONFIG, config)
+        if figures is not None:
+            write_json(folder / FIGURES, figures)
+        write_text(folder / CARD, card)
 
 
-def load(folder: str | os.PathLike, device: Any = "cpu") -> SAE:
+def read_folder(path: str | os.PathLike) -> SAEFolder:
     """Read an SAE's folder. Raises UnboxError for whatever is not exactly one, and runs nothing in it."""
-    folder = Path(folder)
+    folder = Path(path)
     if not (folder / CONFIG).is_file():
         raise UnboxError(f"{folder} holds no SAE: there is no {CONFIG}; `unbox train` writes such folders")
     config = _config(folder)
     n, d = config["latents"], config["width"]
-    shapes: dict[str, Any] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
+    shapes: dict[str, Shape | None] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
     if config["stats"]:
         shapes |= {f"stats.{name}": (n,) for name in STATS}
     if digest(folder / TENSORS) != config["digest"]:
         raise UnboxError(f"{folder / TENSORS} is damaged or of another SAE: its digest is not the config's")
-    tensors = read_tensors(folder / TENSORS, shapes)
+    tensors = {name: tensor.float() for name, tensor in read_tensors(folder / TENSORS, shapes).items()}
     meta = dict(config["meta"])
     if (folder / FIGURES).is_file():
         meta["figures"] = _json(folder / FIGURES)
-    return SAE(
-        **{name: tensors[name].float().to(device) for name in WEIGHTS},
-        k=config["k"],
-        block=config["block"],
-        name=config["name"],
-        threshold=_threshold(config["threshold"], n),
-        stats=Stats(*(tensors[f"stats.{name}"].float() for name in STATS)) if config["stats"] else None,
-        update_std=config["update_std"],
-        meta=meta,
-    )
+    facts = {key: config[key] for key in ("k", "block", "name", "update_std")}
+    return SAEFolder(tensors, threshold=_threshold(config["threshold"], n), meta=meta, **facts)
 
 
-def load_saes(folder: str | os.PathLike, device: Any = "cpu") -> dict[str, SAE]:
-    """Every SAE in a folder (or the folder itself), keyed by block where each has its own, else by name.
-
-    Raises UnboxError if there is none.
-    """
+def sae_folders(folder: str | os.PathLike) -> list[Path]:
+    """The SAEs' folders in a folder, or the folder itself. Raises UnboxError if there is none."""
     root = Path(folder)
     if not root.is_dir():
         raise UnboxError(f"{root} is not a folder; SAEs are folders that `unbox train` writes")
-    own = [root] if is_sae(root) else []
-    folders = own or sorted(p for p in root.iterdir() if p.is_dir() and is_sae(p))
+    folders = [root] if is_sae(root) else sorted(p for p in root.iterdir() if p.is_dir() and is_sae(p))
     if not folders:
         raise UnboxError(f"there is no SAE in {root}; `unbox train --out {root}` writes some")
-    saes = {path.name: load(path, device) for path in folders}
-    blocks = [sae.block for sae in saes.values()]
-    if len(set(blocks)) == len(blocks) and all(blocks):
-        return {sae.block: sae for sae in saes.values()}
-    return {name: replace(sae, name=name) for name, sae in saes.items()}
+    return folders
 
 
 def is_sae(folder: Path) -> bool:
@@ -95,23 +115,8 @@ def is_sae(folder: Path) -> bool:
     return not folder.name.endswith(".tmp") and (folder / TENSORS).is_file() and (folder / CONFIG).is_file()
 
 
-def _facts(sae: SAE) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "block": sae.block,
-        "name": sae.name,
-        "k": sae.k,
-        "latents": sae.latents,
-        "width": sae.width,
-        "threshold": sae.threshold,
-        "update_std": sae.update_std,
-        "stats": sae.stats is not None,
-    }
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _is_number(value: JSON) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 #: Key of the config -> what it must be.
@@ -147,7 +152,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def _threshold(value: Any, latents: int) -> float | tuple[float, ...] | None:
+def _threshold(value: float | list[float] | None, latents: int) -> Threshold:
     if isinstance(value, list):
         if len(value) != latents:
             raise UnboxError(f"the config has {len(value)} thresholds for {latents} latents")

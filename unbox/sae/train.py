@@ -18,9 +18,8 @@ from unbox.sae.distributed import group, local_device
 from unbox.sae.evaluate import evaluate
 from unbox.sae.fit import TrainingRun, steps
 from unbox.sae.model import SAE
-from unbox.sae.plan import Plan, Spec, make_plan
-from unbox.sae.row_source import ArrayRows, RowSource, row_sources, source_of
-from unbox.sae.sae_folder import save
+from unbox.sae.plan import Option, Plan, Spec, make_plan
+from unbox.sae.row_source import ArrayRows, FilterableRows, RowsLike, RowSource, row_sources, source_of
 
 #: Part of the images kept from training, unless told.
 HELD_OUT = 0.02
@@ -29,7 +28,7 @@ HELD_OUT_ROWS = 65_536
 
 
 def train(
-    rows: Any,
+    rows: RowsLike,
     out: str | os.PathLike,
     specs: Sequence[Spec] | None = None,
     *,
@@ -39,7 +38,7 @@ def train(
     trackers: Sequence[str] = (),
     device: str | torch.device | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Option,
 ) -> dict[str, SAE]:
     """Trains SAEs on one pass over their rows and writes each as a folder under `out`; returns them by name.
 
@@ -81,12 +80,12 @@ def load_saes_of(out: Path, names: Sequence[str]) -> dict[str, SAE]:
     return {name: SAE.load(out / name) for name in names}
 
 
-def provenance(rows: Any = None) -> dict[str, Any]:
+def provenance(rows: RowsLike | None = None) -> dict[str, Any]:
     """Versions and the store's own digest, JSON-able."""
     found = {name: version(name) for name in ("unbox", "torch", "numpy")}
     facts = {"versions": found, "python": platform.python_version(), "machine": platform.machine()}
-    if hasattr(rows, "digest"):
-        facts["store"] = str(rows.digest)
+    if (digest := getattr(rows, "digest", None)) is not None:
+        facts["store"] = str(digest)
     return facts
 
 
@@ -96,7 +95,7 @@ def _plan(
     specs: Sequence[Spec] | None,
     plan: Plan | None,
     resume: bool,
-    options: dict[str, Any],
+    options: dict[str, Option],
 ) -> Plan:
     if plan is not None and (specs is not None or options):
         raise UnboxError("give either a whole plan, or specs and options")
@@ -125,20 +124,19 @@ def _split(
     return ({**sources, **learn}, {b: pair[1] for b, pair in pairs.items()})
 
 
-def _split_one(source: Any, part: float) -> tuple[RowSource, RowSource | None]:
-    filterable = hasattr(source, "filter") and hasattr(source, "samples")
-    total = len(source.samples) if filterable else len(source)
+def _split_one(source: RowSource, part: float) -> tuple[RowSource, RowSource | None]:
+    total = len(source.samples) if isinstance(source, FilterableRows) else len(source)
     kept = total - int(total * part)
     if kept == total:
         return source, None
-    if filterable:
+    if isinstance(source, FilterableRows):
         return source.filter(samples=slice(0, kept)), source.filter(samples=slice(kept, None))
     if isinstance(source, ArrayRows):
         return ArrayRows(source.array[:kept], source.block), ArrayRows(source.array[kept:], source.block)
     return source, None
 
 
-def _identity(source: Any) -> dict[str, Any]:
+def _identity(source: RowSource) -> dict[str, Any]:
     """What tells a block's rows from others: their number, width, and digest where they have one."""
     facts = {"rows": len(source), "width": source.width}
     if hasattr(source, "digest"):
@@ -179,6 +177,6 @@ def _finish(run: TrainingRun, out: Path, test: dict[str, RowSource | None], reco
             "provenance": record["provenance"],
             "figures": {**figures, "rows_from": on},
         }
-        save(replace(sae.to("cpu"), meta=meta), out / sae.name, overwrite=True)
+        replace(sae.to("cpu"), meta=meta).save(out / sae.name, overwrite=True)
     if run.team.first:
         checkpoint.clear_checkpoints(out)

@@ -1,7 +1,6 @@
 """One SAE being trained: its parameters, its optimiser, its counters, and one step."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +13,11 @@ from unbox.sae.cpu import compiled_step
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import Team
 from unbox.sae.initialization import Start, directions
-from unbox.sae.model import SAE, WEIGHTS
+from unbox.sae.learning_rate import peak
+from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Plan, Spec
+from unbox.sae.sae_folder import WEIGHTS
+from unbox.sae.safetensors_io import Shape
 from unbox.sae.topk import SINGLE
 from unbox.sae.variants import variant
 
@@ -76,7 +78,7 @@ class SAETrainer:
         team: Team = SINGLE,
     ) -> None:
         self.spec, self.plan, self.budget, self.start, self.team = spec, plan, budget, start, team
-        self.variant, self.peak = variant(spec.variant), budget.peak(spec)
+        self.variant, self.peak = variant(spec.variant), peak(budget, spec)
         self.lowp = low_precision(plan.precision, device)
         first = directions(spec.latents, len(start.centre), spec.seed, start.basis)[self._own]
         weights = {
@@ -368,10 +370,10 @@ def _cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
-def state_shapes(fit: SAETrainer) -> dict[str, Any]:
+def state_shapes(fit: SAETrainer) -> dict[str, Shape | None]:
     """Name -> shape of what `restore` needs."""
     n, d = fit.spec.latents, len(fit.start.centre)
-    shapes: dict[str, Any] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
+    shapes: dict[str, Shape | None] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
     for name in WEIGHTS:
         shapes |= {f"adam.{key}.{name}": shapes[name] for key in MOMENTS}
     return {**shapes, "silent": (n,), "dead": (n,), "steps": ()}
