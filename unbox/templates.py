@@ -11,7 +11,7 @@ class Templates:
     own. What `tojson` gives belongs between single quotes: `data-go='{{ {"feature": name} | tojson }}'`.
     """
 
-    def __init__(self, package: str, **filters: Callable[..., object]) -> None:
+    def __init__(self, package: str, **filters: Callable[..., str]) -> None:
         self._environment = Environment(
             loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,

@@ -3,10 +3,10 @@ passes here: Gradio's own bounds do not stop NaN, fractions of steps or long tex
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from unbox.edit import Edits
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 
 PROMPT, JSON_BYTES, EDITS, MASK_CELLS = 2000, 1 << 20, 64, 512 * 512
 STEPS, GUIDANCE, SIDE = 100, 50.0, 2048
@@ -16,7 +16,7 @@ STRENGTH, FEATURES = 1000.0, 64
 SEED = 2**32 - 1
 
 
-def text(name: str, value: Any, longest: int = PROMPT) -> str:
+def text(name: str, value: JSON, longest: int = PROMPT) -> str:
     """A text of at most `longest` characters without control characters (line breaks become spaces)."""
     if not isinstance(value, str):
         raise UnboxError(f"{name} is a text, not {_shown(value)}")
@@ -28,7 +28,7 @@ def text(name: str, value: Any, longest: int = PROMPT) -> str:
     return value
 
 
-def number(name: str, value: Any, low: float, high: float) -> float:
+def number(name: str, value: JSON, low: float, high: float) -> float:
     """A finite number between `low` and `high`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UnboxError(f"{name} is a number from {low:g} to {high:g}, not {_shown(value)}")
@@ -37,26 +37,27 @@ def number(name: str, value: Any, low: float, high: float) -> float:
     return float(value)
 
 
-def whole(name: str, value: Any, low: int, high: int) -> int:
+def whole(name: str, value: JSON, low: int, high: int) -> int:
     """A whole number between `low` and `high`."""
-    if number(name, value, low, high) != int(value):
+    found = number(name, value, low, high)
+    if not found.is_integer():
         raise UnboxError(f"{name} is a whole number, not {_shown(value)}")
-    return int(value)
+    return int(found)
 
 
-def seed(value: Any) -> int:
+def seed(value: JSON) -> int:
     return whole("seed", value, 0, SEED)
 
 
-def steps(value: Any) -> int:
+def steps(value: JSON) -> int:
     return whole("steps", value, 1, STEPS)
 
 
-def guidance(value: Any) -> float:
+def guidance(value: JSON) -> float:
     return number("guidance", value, 0.0, GUIDANCE)
 
 
-def side(name: str, value: Any) -> int:
+def side(name: str, value: JSON) -> int:
     """Pixels, a multiple of 8."""
     pixels = whole(name, value, 32, SIDE)
     if pixels % 8:
@@ -64,14 +65,14 @@ def side(name: str, value: Any) -> int:
     return pixels
 
 
-def places(name: str, value: Any, count: int) -> frozenset[int]:
+def places(name: str, value: JSON, count: int) -> frozenset[int]:
     """Places in a list of `count`."""
     if not isinstance(value, list) or len(value) > EDITS:
         raise UnboxError(f"{name} is a list of places in the list of edits")
     return frozenset(whole(name, each, 0, max(count - 1, 0)) for each in value)
 
 
-def edits(value: Any) -> Edits:
+def edits(value: JSON) -> Edits:
     """Edits from JSON: not too many, not too strong, no mask that is too large."""
     rows = value.get("edits") if isinstance(value, Mapping) and "edits" in value else value
     rows = [rows] if isinstance(rows, Mapping) else rows
@@ -93,7 +94,7 @@ def edits(value: Any) -> Edits:
     return result
 
 
-def mask_shape(shape: Any) -> None:
+def mask_shape(shape: JSON) -> None:
     """Refuse a mask of more than MASK_CELLS, before it is unpacked."""
     if not isinstance(shape, list) or not all(isinstance(side, int) and 0 < side <= 4096 for side in shape):
         raise UnboxError(f"{_shown(shape)} is not the shape of a mask")
@@ -103,5 +104,5 @@ def mask_shape(shape: Any) -> None:
         )
 
 
-def _shown(value: Any) -> str:
+def _shown(value: JSON) -> str:
     return f"{type(value).__name__} {str(value)[:40]!r}"
