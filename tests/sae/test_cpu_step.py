@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.sae.test_sparse import close, dense_codes, gradients, pattern, problem
 from tests.sae.worlds import noise
 from unbox.sae import Spec, topk
-from unbox.sae.cpu import compiled_step, kernels
+from unbox.sae.cpu import compiled_step, topk_kernel
 from unbox.sae.cpu.threads import parallel_for, worker_threads
 from unbox.sae.fit import TrainingRun
 from unbox.sae.plan import make_plan
@@ -139,7 +139,7 @@ def test_winners_are_the_largest_and_of_equals_the_first(rows, k, size):
     groups = array.shape[1] // size
     maxima = array[:, : groups * size].reshape(len(array), size, groups).max(1)
     found = np.empty((len(array), k), np.int64)
-    kernels.winners(array, maxima, k, found)
+    topk_kernel.topk_rows(array, maxima, k, found)
     assert np.array_equal(found, np.argsort(-array.astype(int), axis=1, kind="stable")[:, :k])
 
 

@@ -80,7 +80,7 @@ class SAETrainer:
         self.spec, self.plan, self.budget, self.start, self.team = spec, plan, budget, start, team
         self.variant, self.peak = variant(spec.variant), peak(budget, spec)
         self.lowp = low_precision(plan.precision, device)
-        first = directions(spec.latents, len(start.centre), spec.seed, start.basis)[self._own]
+        first = directions(spec.latents, len(start.centre), spec.seed, start.basis)[self._latents]
         weights = {
             "W_enc": first,
             "W_dec": first.clone(),
@@ -107,8 +107,8 @@ class SAETrainer:
         self.meter = RunningSums.zero(device)
 
     @property
-    def _own(self) -> slice:
-        """The latents that this process holds."""
+    def _latents(self) -> slice:
+        """The range of latents of this process."""
         latents = self.team.latents
         if self.spec.latents % latents.world or (latents.world > 1 and self.spec.variant == "multik"):
             raise UnboxError(
@@ -150,19 +150,19 @@ class SAETrainer:
     def _compiled(
         self, x: Tensor, rows: int, scale: float, rate: float
     ) -> tuple[float | Tensor, Tensor, int | Tensor]:
-        """A step by `native`: the squared error, which latents fired, and the number of active entries."""
+        """A step by `compiled_step`: the squared error, which latents fired, the number of active entries."""
         w, aux = self.weights, bool(self.dead_everywhere and self.plan.aux)
         with worker_threads():
-            chosen = compiled_step.forward(x, w, self.low, self.spec.k, 2 * scale, error=aux)
-        revival = self._revive(chosen.error, x - w["b_pre"], rows) if aux else None
+            forward_pass = compiled_step.forward(x, w, self.low, self.spec.k, 2 * scale, error=aux)
+        revival = self._revive(forward_pass.error, x - w["b_pre"], rows) if aux else None
         with worker_threads():
             adam = compiled_step.adam_numbers(*BETAS, EPS, rate, int(self.clock))
             dead = self.dead if aux else None
             gradient, fired = compiled_step.backward_and_update(
-                chosen, w, self.moments, self.low, adam, dead, revival
+                forward_pass, w, self.moments, self.low, adam, dead, revival
             )
             self._adam("b_pre", gradient, slice(None), rate)
-            return chosen.squares, fired, (chosen.values > 0).sum()
+            return forward_pass.squares, fired, (forward_pass.values > 0).sum()
 
     def _plain(
         self, x: Tensor, rows: int, scale: float, rate: float
@@ -170,8 +170,8 @@ class SAETrainer:
         """The same by torch's operations, for every case."""
         levels, others = self.spec.levels, self.team.latents
         centred = x - self.weights["b_pre"]
-        active, known = self._winners(centred)
-        level = self.variant.level and self.variant.level(active, self.spec.k, levels, self._own.start)
+        active, known = self._topk(centred)
+        level = self.variant.level and self.variant.level(active, self.spec.k, levels, self._latents.start)
         found = forward_backward(centred, active, self.weights, scale, level, len(levels) or 1, known, others)
         revival = None
         if self.dead_everywhere and self.plan.aux:
@@ -185,7 +185,7 @@ class SAETrainer:
             on.sum(),
         )
 
-    def _winners(self, centred: Tensor) -> tuple[sparse.Active, Tensor | None]:
+    def _topk(self, centred: Tensor) -> tuple[sparse.Active, Tensor | None]:
         """The active entries, and their pre-activations where those are exact."""
         choose = topk.by_batch if self.variant.batchwise else topk.by_row
         bias = self.weights["b_lat"].to(self.lowp)
@@ -278,11 +278,11 @@ class SAETrainer:
         norm = (square + gradients["b_pre"].square().sum()).sqrt()
         torch._foreach_mul_(list(gradients.values()), (largest / norm.clamp_min(1e-30)).clamp_max(1.0))
 
-    def _count(self, heard: Tensor, rows: int) -> None:
-        """Rows of silence of each latent, and now and then who is dead. `heard` (n,) bool: which fired."""
-        self.team.rows.any_(heard)
+    def _count(self, fired: Tensor, rows: int) -> None:
+        """Rows of silence of each latent, and now and then who is dead. `fired` (n,) bool: which fired."""
+        self.team.rows.any_(fired)
         self.silent += rows
-        self.silent.masked_fill_(heard, 0)
+        self.silent.masked_fill_(fired, 0)
         self.steps += 1
         if self.steps % LOOK == 0:
             self.dead = (self.silent > self.budget.dead_after).nonzero().squeeze(1)
@@ -332,17 +332,17 @@ class SAETrainer:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state`."""
-        own = {key: self._part(key, tensor) for key, tensor in state.items()}
+        part = {key: self._part(key, tensor) for key, tensor in state.items()}
         device = self.silent.device
         for name, weight in self.weights.items():
-            weight.copy_(own[name])
+            weight.copy_(part[name])
             for key, moment in zip(MOMENTS, self.moments[name], strict=True):
-                moment.copy_(own[f"adam.{key}.{name}"])
+                moment.copy_(part[f"adam.{key}.{name}"])
         self._copy_low()
-        self.silent = own["silent"].clone().to(device)
-        self.dead = own["dead"].to(device).nonzero().squeeze(1)
+        self.silent = part["silent"].clone().to(device)
+        self.dead = part["dead"].to(device).nonzero().squeeze(1)
         self._count_dead()
-        self.steps = int(own["steps"])
+        self.steps = int(part["steps"])
         self.clock.fill_(self.steps)
 
     def _whole(self, key: str, tensor: Tensor) -> Tensor:
@@ -350,7 +350,7 @@ class SAETrainer:
         return self.team.latents.gather_rows(tensor) if _by_latent(key, tensor) else tensor
 
     def _part(self, key: str, tensor: Tensor) -> Tensor:
-        return tensor[self._own] if _by_latent(key, tensor) else tensor
+        return tensor[self._latents] if _by_latent(key, tensor) else tensor
 
 
 def _by_latent(key: str, tensor: Tensor) -> bool:

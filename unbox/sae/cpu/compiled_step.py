@@ -1,4 +1,4 @@
-"""A training step on CPU by the compiled loops of `kernels`: the commonest case, at the commonest place.
+"""A training step on CPU by compiled loops (`topk_kernel`, `step_kernels`): the commonest case, where it is.
 
 The case is a plain reconstruction (`topk`), one process, gradients not clipped. The encoder's product is
 torch's. Where it is in bf16, so are the rows and errors that the weights' gradients are summed from, as under
@@ -23,20 +23,20 @@ AVAILABLE = find_spec("numba") is not None
 #: product; rows of a length that is no multiple of a large power of two meet fewer others in the caches.
 EXTRA = 32
 
-#: Pre-activations of a product, which stay in cache until they are chosen from, and what its rows are a
+#: Pre-activations of a product, which stay in cache until they are forward_pass from, and what its rows are a
 #: multiple of: with others it is slower by a fifth.
 SLICE, STEP = 5 << 19, 128
 #: Bytes of a number -> whole numbers of as many.
 WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-#: Groups are as many as for so many winners: with fewer the time goes into going from row to row.
+#: Groups are as many as for so many active latents: with fewer the time goes into going from row to row.
 LEAST = 64
-#: Winners of a row that are sorted by insertion; more by NumPy.
+#: Active latents of a row up to which the compiled top-k is used; for more NumPy's.
 FEW = 32
 
 
 @dataclass(frozen=True, eq=False)
 class ForwardPass:
-    """A batch with its winners, and what they reconstruct."""
+    """A batch with its active latents, and what they reconstruct."""
 
     indices: Tensor
     """(B, k) int64."""
@@ -61,12 +61,15 @@ class ForwardPass:
 def forward(
     x: Tensor, weights: Mapping[str, Tensor], low: Tensor, k: int, factor: float, error: bool
 ) -> ForwardPass:
-    """The pass of a batch x (B, d). `low` (n, d + EXTRA) has the encoder, and b_lat in column d, in the
-    precision of the products. `error`: whether AuxK wants it."""
-    from unbox.sae.cpu import kernels
+    """The forward pass of a batch x (B, d), and the gradients by its pre-activations.
+
+    `low` (n, d + EXTRA) has the encoder, and b_lat in column d, in the precision of the products. `error`:
+    whether AuxK wants it.
+    """
+    from unbox.sae.cpu import step_kernels, topk_kernel
 
     (count, d), n, half = x.shape, len(low), low.dtype == torch.bfloat16
-    given = low.new_empty(count, d + EXTRA)
+    centred = low.new_empty(count, d + EXTRA)
     indices = torch.empty(count, k, dtype=torch.int64)
     values, slopes = x.new_empty(count, k), x.new_empty(count, k)
     whole = x.new_empty(count if error or not half else 0, d)
@@ -76,25 +79,25 @@ def forward(
     squares: dict[int, float] = {}
     sums: dict[int, np.ndarray] = {}
 
-    def choose(part: slice) -> None:
-        kernels.centre(part.start, part.stop, x.numpy(), weights["b_pre"].numpy(), _bits(given))
-        room, groups = low.new_empty(min(step, part.stop - part.start), n), n // size
+    def encode(part: slice) -> None:
+        step_kernels.centre_rows(part.start, part.stop, x.numpy(), weights["b_pre"].numpy(), _bits(centred))
+        buffer, groups = low.new_empty(min(step, part.stop - part.start), n), n // size
         for start in range(part.start, part.stop, step):
             at = slice(start, min(start + step, part.stop))
-            pre = torch.mm(given[at], low.T, out=room[: at.stop - at.start])
+            pre = torch.mm(centred[at], low.T, out=buffer[: at.stop - at.start])
             # As whole numbers: in the order of all that is positive, and the rest is 0 after the ReLU.
             bits = pre.view(WHOLE[pre.itemsize]).numpy()
             if k > FEW:
                 indices[at] = torch.from_numpy(topk.places_of_largest(bits, k, size))
             else:
                 maxima = bits[:, : size * groups].reshape(len(bits), size, groups).max(1)
-                kernels.winners(bits, maxima, k, indices[at].numpy())
+                topk_kernel.topk_rows(bits, maxima, k, indices[at].numpy())
 
     def reconstruct(part: slice) -> None:
         sums[part.start] = np.zeros(d, kind)
         names = ("W_enc", "b_lat", "W_dec")
         read = (x, weights["b_pre"], indices, *(weights[name] for name in names))
-        squares[part.start] = kernels.rows(
+        squares[part.start] = step_kernels.forward_rows(
             part.start,
             part.stop,
             *(t.numpy() for t in read),
@@ -103,13 +106,13 @@ def forward(
             sums[part.start],
         )
 
-    parallel_for(choose, count)
+    parallel_for(encode, count)
     parallel_for(reconstruct, count)
     return ForwardPass(
         indices,
         values,
         slopes,
-        rows=given if half else x,
+        rows=centred if half else x,
         error=whole,
         reconstruction_grad=short if half else whole,
         bias=_sum(sums),
@@ -119,7 +122,7 @@ def forward(
 
 
 def backward_and_update(
-    chosen: ForwardPass,
+    forward_pass: ForwardPass,
     weights: Mapping[str, Tensor],
     moments: Mapping[str, tuple[Tensor, Tensor]],
     low: Tensor,
@@ -132,11 +135,11 @@ def backward_and_update(
     `adam`: of `adam_numbers`. `revival`: AuxK's gradients by the `dead` latents' W_enc (r, d), W_dec (r, d)
     and b_lat (r,).
     """
-    from unbox.sae.cpu import kernels
+    from unbox.sae.cpu import step_kernels
 
     n, d = weights["W_enc"].shape
-    order = sparse.stable_argsort(chosen.indices.reshape(-1), n)
-    starts = torch.searchsorted(chosen.indices.reshape(-1)[order], torch.arange(n + 1))
+    order = sparse.stable_argsort(forward_pass.indices.reshape(-1), n)
+    starts = torch.searchsorted(forward_pass.indices.reshape(-1)[order], torch.arange(n + 1))
     revived = torch.full((n,), -1, dtype=torch.int64)
     if dead is not None:
         revived[dead] = torch.arange(len(dead))
@@ -145,24 +148,32 @@ def backward_and_update(
     b_pre = blank if low.dtype == torch.bfloat16 else weights["b_pre"]
     names = ("W_enc", "W_dec", "b_lat")
     state = [weights[name] for name in names] + [moments[name][i] for i in (0, 1) for name in names]
-    fired, pulls = np.empty(n, np.bool_), {}
-    given = (order, starts, chosen.values, chosen.slopes, chosen.rows, b_pre, chosen.reconstruction_grad)
+    fired, d_pre = np.empty(n, np.bool_), {}
+    entries = (
+        order,
+        starts,
+        forward_pass.values,
+        forward_pass.slopes,
+        forward_pass.rows,
+        b_pre,
+        forward_pass.reconstruction_grad,
+    )
 
-    def some(part: slice) -> None:
-        pulls[part.start] = np.zeros(d, kind)
-        kernels.latents(
+    def of_range(part: slice) -> None:
+        d_pre[part.start] = np.zeros(d, kind)
+        step_kernels.backward_latents(
             part.start,
             part.stop,
-            *(_bits(t) for t in given),
-            kind(chosen.factor),
+            *(_bits(t) for t in entries),
+            kind(forward_pass.factor),
             *(_bits(t) for t in (revived, *added, *state, low)),
             adam,
-            pulls[part.start],
+            d_pre[part.start],
             fired,
         )
 
-    parallel_for(some, n)
-    return _sum(pulls) + chosen.bias * chosen.factor, torch.from_numpy(fired)
+    parallel_for(of_range, n)
+    return _sum(d_pre) + forward_pass.bias * forward_pass.factor, torch.from_numpy(fired)
 
 
 def adam_numbers(beta1: float, beta2: float, eps: float, rate: float, step: int) -> np.ndarray:
