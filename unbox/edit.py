@@ -15,29 +15,25 @@ So edits of different features or directions commute, and `add`s commute with ea
 of the same feature do not commute.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, Unpack
+
+from numpy.typing import ArrayLike
 
 from unbox.blocks import block_path
+from unbox.dictionary import Dictionary
+from unbox.edit_ops import OPS, ops_of
+from unbox.edit_values import Steps, Value, indices, number, number_or_curve, step_range, unpacked
 from unbox.errors import UnboxError
-from unbox.mask import Mask
+from unbox.json_types import JSON
+from unbox.mask import Mask, MaskLike
 
 VERSION = 1
 BRANCHES = ("both", "cond", "uncond", "contrast")
 
 #: Units of a value: 1; the feature's mean active value; the update's root mean square deviation, as a norm.
 UNITS = ("absolute", "mean", "deviation")
-
-#: Ops of each kind of subject.
-OPS = {
-    "feature": ("add", "scale", "set", "replace"),
-    "direction": ("add", "scale", "set", "replace"),
-    "update": ("scale", "reconstruct"),
-}
-
-Value = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,8 @@ class Edit:
     block: str
     """Short name of the block, e.g. `up.0.1`."""
     op: str
-    """`add`, `scale` by, `set` to, `replace` the update by the value; `reconstruct` the update by the SAE."""
+    """`add`, `scale` by, `set` to, `replace` the update by the value; `reconstruct` the update by the SAE.
+    `unbox.edit_ops` has a row for each."""
     value: Value = 1.0
     """A number, or one per step (steps beyond its end keep the last)."""
     feature: tuple[int, ...] = ()
@@ -66,38 +63,41 @@ class Edit:
     """Act only where the coefficient exceeds this (absolute units)."""
     source: str | None = None
     """Name of the SAE that the features belong to, where a block has several."""
-    sae: Any = field(default=None, compare=False, repr=False)
+    sae: Dictionary | None = field(default=None, compare=False, repr=False)
     """The SAE (or other dictionary) itself, in memory only; `unbox.edits.bind` attaches it."""
 
     def __post_init__(self) -> None:
         block_path(self.block)
-        _set(self, "value", _number_or_curve(self.value))
-        _set(self, "feature", _indices(self.feature))
-        _set(self, "direction", tuple(_number(v) for v in self.direction))
-        _set(self, "where", Mask.of(self.where))
-        _set(self, "steps", _step_range(self.steps))
-        _set(self, "above", None if self.above is None else _number(self.above))
+        checked = {
+            "value": number_or_curve(self.value),
+            "feature": indices(self.feature),
+            "direction": tuple(number(v) for v in self.direction),
+            "where": Mask.of(self.where),
+            "steps": step_range(self.steps),
+            "above": None if self.above is None else number(self.above),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         if self.feature and self.direction:
             raise UnboxError("an edit is of features or of a direction, not of both")
-        _one_of("op", self.op, OPS[self.subject], f" for {self.subject} edits")
+        _one_of("op", self.op, ops_of(self.subject), f" for {self.subject} edits")
         _one_of("unit", self.unit, UNITS)
         _one_of("branch", self.branch, BRANCHES)
         self._check_fit()
 
     def _check_fit(self) -> None:
         """Refuse options that would do nothing with this op."""
+        op, of_update = OPS[self.op], self.of_update
         misfits = [
-            (self.branch == "contrast" and self.op != "add", "branch 'contrast' is for add edits"),
+            (self.branch == "contrast" and not op.adds, "branch 'contrast' is for add edits"),
             (self.unit == "mean" and self.subject != "feature", "unit 'mean' is for edits of features"),
-            (self.unit != "absolute" and self.op in ("scale", "reconstruct"), f"{self.op} has no unit"),
+            (self.unit != "absolute" and not op.has_unit, f"{self.op} has no unit"),
             (
-                self.above is not None and (self.op not in ("scale", "set") or self.subject == "update"),
+                self.above is not None and (not op.has_threshold or of_update),
                 "'above' is for scale and set edits of features and directions",
             ),
             (
-                self.where is not None
-                and self.where.own
-                and (self.subject == "update" or self.op == "replace"),
+                self.where is not None and self.where.own and of_update,
                 "the mask 'own' is for add, scale and set edits of features and directions",
             ),
             (bool(self.direction) and not any(self.direction), "the direction is zero"),
@@ -116,13 +116,18 @@ class Edit:
 
     @property
     def subject(self) -> str:
-        """`feature`, `direction` or `update` (the whole of it): a key of `OPS`."""
+        """`feature`, `direction` or `update` (the whole of it): one of an op's `subjects`."""
         return "feature" if self.feature else "direction" if self.direction else "update"
+
+    @property
+    def of_update(self) -> bool:
+        """True when the edit changes the update as a whole, and not a coefficient in it."""
+        return self.subject == "update" or OPS[self.op].of_update
 
     @property
     def identity(self) -> bool:
         """True when the edit changes nothing by its own words: nothing is installed for it."""
-        neutral = {"add": 0.0, "scale": 1.0}.get(self.op)
+        neutral = OPS[self.op].neutral
         values = self.value if isinstance(self.value, tuple) else (self.value,)
         nowhere = self.where is not None and self.where.empty
         never = self.steps is not None and self.steps[0] == self.steps[1]
@@ -145,20 +150,17 @@ class Edit:
     def __add__(self, other: "Edit | Edits | None") -> "Edits":
         return Edits.of(self) + other
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """JSON object with what differs from the defaults, and always the value. Never any weights."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sae"}
-        kept = {
-            f.name: values[f.name]
-            for f in fields(self)
-            if f.name in ("block", "op", "value") or (f.name in values and values[f.name] != f.default)
-        }
+        always, defaults = ("block", "op", "value"), {f.name: f.default for f in fields(self)}
+        written = {n: v for n, v in values.items() if n in always or v != defaults[n]}
         if self.where is not None:
-            kept["where"] = self.where.to_json()
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+            written["where"] = self.where.to_json()
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in written.items()}
 
     @classmethod
-    def from_json(cls, value: Any) -> "Edit":
+    def from_json(cls, value: JSON) -> "Edit":
         """Inverse of `to_json`; raises UnboxError for an object that is not an edit."""
         names = {f.name for f in fields(cls)} - {"sae"}
         if not isinstance(value, Mapping) or not {"block", "op"} <= set(value) <= names:
@@ -166,8 +168,9 @@ class Edit:
             raise UnboxError(
                 f"not an edit: {unknown}; an edit is an object with block, op and any of {sorted(names)}"
             )
+        arguments: dict[str, Any] = {**value, "where": Mask.from_json(value.get("where"))}
         try:
-            return cls(**{**value, "where": Mask.from_json(value.get("where"))})
+            return cls(**arguments)
         except TypeError as error:
             raise UnboxError(f"not an edit: {error}") from error
 
@@ -214,12 +217,12 @@ class Edits:
         """Short names of the blocks edited, each once, in order of first mention."""
         return tuple(dict.fromkeys(edit.block for edit in self.edits))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """`{"version": 1, "edits": [...]}`."""
         return {"version": VERSION, "edits": [edit.to_json() for edit in self.edits]}
 
     @classmethod
-    def from_json(cls, value: Any) -> "Edits":
+    def from_json(cls, value: JSON) -> "Edits":
         """Inverse of `to_json`; also takes one edit's object or a list of them. Raises UnboxError."""
         if isinstance(value, Mapping) and "edits" in value:
             version = value.get("version", VERSION)
@@ -234,33 +237,55 @@ class Edits:
         return cls(tuple(Edit.from_json(row) for row in rows))
 
 
+class EditOptions(TypedDict, total=False):
+    """Where, when and on which branch an edit acts, as users may say it (see `Edit`)."""
+
+    where: MaskLike
+    steps: Steps
+    branch: str
+    above: float | None
+
+
+class _Placed(TypedDict):
+    where: Mask | None
+    steps: tuple[int, int] | None
+    branch: str
+    above: float | None
+
+
+def _placed(
+    where: MaskLike = None, steps: Steps = None, branch: str = "both", above: float | None = None
+) -> _Placed:
+    return {"where": Mask.of(where), "steps": step_range(steps), "branch": branch, "above": above}
+
+
 class _Subject:
-    """The five ways to edit a feature or a direction; each takes `where`, `steps`, `branch` (see `Edit`)."""
+    """The five ways to edit a feature or a direction; each takes `EditOptions`."""
 
     unit: ClassVar[str]
 
-    def _edit(self, op: str, value: Any, **options: Any) -> Edit:
+    def _edit(self, op: str, value: ArrayLike, unit: str, **options: Unpack[EditOptions]) -> Edit:
         raise NotImplementedError
 
-    def add(self, value: Any, unit: str | None = None, **options: Any) -> Edit:
+    def add(self, value: ArrayLike, unit: str | None = None, **options: Unpack[EditOptions]) -> Edit:
         """Add value units, whatever is there: costs a rank-one update, never an encode."""
-        return self._edit("add", value, unit=unit or self.unit, **options)
+        return self._edit("add", value, unit or self.unit, **options)
 
-    def scale(self, value: Any, **options: Any) -> Edit:
+    def scale(self, value: ArrayLike, **options: Unpack[EditOptions]) -> Edit:
         """Multiply the coefficient; 1 changes nothing. `above`: only where it exceeds this."""
-        return self._edit("scale", value, **options)
+        return self._edit("scale", value, "absolute", **options)
 
-    def ablate(self, **options: Any) -> Edit:
+    def ablate(self, **options: Unpack[EditOptions]) -> Edit:
         """Take it out: scale by 0."""
-        return self._edit("scale", 0.0, **options)
+        return self._edit("scale", 0.0, "absolute", **options)
 
-    def set(self, value: Any, unit: str | None = None, **options: Any) -> Edit:
+    def set(self, value: ArrayLike, unit: str | None = None, **options: Unpack[EditOptions]) -> Edit:
         """Set the coefficient to value units."""
-        return self._edit("set", value, unit=unit or self.unit, **options)
+        return self._edit("set", value, unit or self.unit, **options)
 
-    def replace(self, value: Any, unit: str | None = None, **options: Any) -> Edit:
+    def replace(self, value: ArrayLike, unit: str | None = None, **options: Unpack[EditOptions]) -> Edit:
         """Replace the block's update by it alone, without the SAE's bias: the feature's icon."""
-        return self._edit("replace", value, unit=unit or self.unit, **options)
+        return self._edit("replace", value, unit or self.unit, **options)
 
 
 @dataclass(frozen=True)
@@ -269,18 +294,18 @@ class Feature(_Subject):
 
     block: str
     index: int | tuple[int, ...]
-    sae: Any = field(default=None, compare=False, repr=False)
+    sae: Dictionary | None = field(default=None, compare=False, repr=False)
     source: str | None = None
     unit: ClassVar[str] = "mean"
 
     @property
     def name(self) -> str:
         """`up.0.1/4977`."""
-        return f"{self.block}/{','.join(map(str, _indices(self.index)))}"
+        return f"{self.block}/{','.join(map(str, indices(self.index)))}"
 
-    def _edit(self, op: str, value: Any, **options: Any) -> Edit:
-        feature = _indices(self.index)
-        return Edit(self.block, op, value, feature=feature, sae=self.sae, source=self.source, **options)
+    def _edit(self, op: str, value: ArrayLike, unit: str, **options: Unpack[EditOptions]) -> Edit:
+        amount, feature, placed = number_or_curve(value), indices(self.index), _placed(**options)
+        return Edit(self.block, op, amount, feature, unit=unit, source=self.source, sae=self.sae, **placed)
 
 
 @dataclass(frozen=True)
@@ -288,12 +313,13 @@ class Direction(_Subject):
     """Any vector of the update's space: a steering vector, a neuron, a principal component."""
 
     block: str
-    vector: Any
-    sae: Any = field(default=None, compare=False, repr=False)
+    vector: ArrayLike
+    sae: Dictionary | None = field(default=None, compare=False, repr=False)
     unit: ClassVar[str] = "absolute"
 
-    def _edit(self, op: str, value: Any, **options: Any) -> Edit:
-        return Edit(self.block, op, value, direction=tuple(_plain(self.vector)), sae=self.sae, **options)
+    def _edit(self, op: str, value: ArrayLike, unit: str, **options: Unpack[EditOptions]) -> Edit:
+        amount, vector, placed = number_or_curve(value), tuple(unpacked(self.vector)), _placed(**options)
+        return Edit(self.block, op, amount, direction=vector, unit=unit, sae=self.sae, **placed)
 
 
 @dataclass(frozen=True)
@@ -302,79 +328,22 @@ class Block:
 
     block: str
 
-    def scale(self, value: Any, **options: Any) -> Edit:
+    def scale(self, value: ArrayLike, **options: Unpack[EditOptions]) -> Edit:
         """Multiply the block's update; 0 removes what the block adds."""
-        return Edit(self.block, "scale", value, **options)
+        return Edit(self.block, "scale", number_or_curve(value), **_placed(**options))
 
-    def ablate(self, **options: Any) -> Edit:
+    def ablate(self, **options: Unpack[EditOptions]) -> Edit:
         """Remove what the block adds."""
         return self.scale(0.0, **options)
 
-    def reconstruct(self, sae: Any = None, **options: Any) -> Edit:
+    def reconstruct(self, sae: Dictionary | None = None, **options: Unpack[EditOptions]) -> Edit:
         """Substitute the SAE's reconstruction (pre-bias included, error dropped) for the update."""
-        return Edit(self.block, "reconstruct", 1.0, sae=sae, **options)
+        return Edit(self.block, "reconstruct", 1.0, sae=sae, **_placed(**options))
 
 
-def with_sae(edit: Edit, sae: Any) -> Edit:
+def with_sae(edit: Edit, sae: Dictionary | None) -> Edit:
     """The same edit, carrying its SAE."""
     return replace(edit, sae=sae)
-
-
-def _plain(value: Any) -> Any:
-    """Python numbers and lists instead of those of numpy and torch."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _set(edit: Edit, name: str, value: Any) -> None:
-    object.__setattr__(edit, name, value)
-
-
-def _number(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise UnboxError(f"{value!r} is not a number") from error
-    if not math.isfinite(number):
-        raise UnboxError(f"{number} is not a finite number")
-    return number
-
-
-def _number_or_curve(value: Any) -> Value:
-    value = _plain(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if not value:
-            raise UnboxError("a curve of values needs at least one, for step 0")
-        return tuple(_number(v) for v in value)
-    return _number(value)
-
-
-def _indices(value: Any) -> tuple[int, ...]:
-    value = _plain(value)
-    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    try:
-        indices = tuple(int(v) for v in values)
-        wrong = any(i < 0 or i != v for i, v in zip(indices, values, strict=True))
-    except (TypeError, ValueError):
-        wrong, indices = True, ()
-    if wrong or len(set(indices)) != len(indices):
-        raise UnboxError(f"{value!r} is not a feature's index or several different ones")
-    return indices
-
-
-def _step_range(steps: Any) -> tuple[int, int] | None:
-    if steps is None:
-        return None
-    if isinstance(steps, int):
-        steps = (steps, steps + 1)
-    if isinstance(steps, range):
-        steps = (steps.start, max(steps.start, steps.stop)) if steps.step == 1 else ()
-    try:
-        start, stop = (int(v) for v in steps)
-    except (TypeError, ValueError) as error:
-        raise UnboxError("steps are a range without stride, or (first, one past the last)") from error
-    if not 0 <= start <= stop:
-        raise UnboxError(f"steps {start}..{stop} are not a range from 0 upwards")
-    return start, stop
 
 
 def _one_of(what: str, value: str, known: Sequence[str], where: str = "") -> None:

@@ -2,16 +2,22 @@
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
 
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 
 _CODES: dict[str, np.dtype[Any]] = {"u1": np.dtype("u1"), "f4": np.dtype("<f4")}
 _LARGEST = 2**28  # elements: a damaged or hostile file must not ask for more memory than this
+
+#: What `Mask.of` makes a mask of.
+MaskLike: TypeAlias = "Mask | Image.Image | ArrayLike | None"
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,26 @@ class Mask:
     data: bytes = b""
     own: bool = False
 
+    @overload
     @classmethod
-    def of(cls, where: Any) -> "Mask | None":
+    def of(cls, where: None) -> None: ...
+
+    @overload
+    @classmethod
+    def of(cls, where: "Mask | Image.Image | ArrayLike") -> "Mask": ...
+
+    @overload
+    @classmethod
+    def of(cls, where: MaskLike) -> "Mask | None": ...
+
+    @classmethod
+    def of(cls, where: MaskLike) -> "Mask | None":
         """Mask from what a user may pass: None, a Mask, a box of fractions, "own", an array, a PIL image.
 
         Arrays are (y, x), (step, y, x) or (feature, step, y, x), of any resolution; images are read as grey
         levels between 0 and 1. Raises UnboxError for anything else.
         """
-        if where is None or isinstance(where, cls):
+        if where is None or isinstance(where, Mask):
             return where
         if isinstance(where, str):
             if where != "own":
@@ -44,7 +62,7 @@ class Mask:
             return cls(own=True)
         if isinstance(where, tuple | list) and len(where) == 4 and all(np.isscalar(v) for v in where):
             return cls._of_box(tuple(float(v) for v in where))
-        if hasattr(where, "convert"):
+        if isinstance(where, Image.Image):
             return cls._of_array(np.asarray(where.convert("L")).astype(np.float32) / 255)
         return cls._of_array(_as_array(where))
 
@@ -99,7 +117,7 @@ class Mask:
         """True when the mask is nowhere: an edit with it changes nothing."""
         return not self.own and self.box is None and not any(self.data)
 
-    def to_json(self) -> Any:
+    def to_json(self) -> JSON:
         """JSON value: "own", {"box": [...]} or {"shape", "dtype", "zlib"} with the array in base64."""
         if self.own:
             return "own"
@@ -109,18 +127,19 @@ class Mask:
         return {"shape": list(self.shape), "dtype": self.code, "zlib": packed}
 
     @classmethod
-    def from_json(cls, value: Any) -> "Mask | None":
+    def from_json(cls, value: JSON) -> "Mask | None":
         """Inverse of `to_json`. Raises UnboxError for anything that it did not write."""
         if value is None or isinstance(value, str):
             return cls.of(value)
-        if isinstance(value, Mapping) and set(value) == {"box"} and len(value["box"]) == 4:
-            return cls.of([float(v) for v in value["box"]])
-        if isinstance(value, Mapping) and set(value) == {"shape", "dtype", "zlib"}:
-            return cls._of_array(_unpack(value))
+        parts: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {}
+        if set(parts) == {"box"} and len(parts["box"]) == 4:
+            return cls.of([float(v) for v in parts["box"]])
+        if set(parts) == {"shape", "dtype", "zlib"}:
+            return cls._of_array(_unpack(parts["shape"], parts["dtype"], parts["zlib"]))
         raise UnboxError("a mask in JSON is 'own', {'box': [l, t, r, b]} or {'shape', 'dtype', 'zlib'}")
 
 
-def _as_array(where: Any) -> np.ndarray:
+def _as_array(where: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(where)
         return array.astype(np.float32) if array.dtype != object else _not_a_mask(where)
@@ -128,23 +147,23 @@ def _as_array(where: Any) -> np.ndarray:
         return _not_a_mask(where)
 
 
-def _not_a_mask(where: Any) -> np.ndarray:
+def _not_a_mask(where: ArrayLike) -> np.ndarray:
     raise UnboxError(f"{type(where).__name__} is not a mask; a mask is a box, an array, an image or 'own'")
 
 
-def _unpack(value: Mapping[str, Any]) -> np.ndarray:
+def _unpack(sides: Sequence[int], code: str, packed: str) -> np.ndarray:
     """The array of a mask's JSON; never inflates more bytes than its shape promises."""
     try:
-        shape = tuple(int(side) for side in value["shape"])
-        dtype = _CODES[value["dtype"]]
+        shape = tuple(int(side) for side in sides)
+        dtype = _CODES[code]
         count = int(np.prod(shape, dtype=np.int64))
         if min(shape) < 1 or count > _LARGEST:
             raise ValueError(f"shape {shape}")
-        data = zlib.decompressobj().decompress(base64.b64decode(value["zlib"]), count * dtype.itemsize + 1)
+        data = zlib.decompressobj().decompress(base64.b64decode(packed), count * dtype.itemsize + 1)
         array = np.frombuffer(data, dtype).reshape(shape).astype(np.float32)
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise UnboxError(f"the mask's array is damaged: {error}") from error
-    return array / 255 if value["dtype"] == "u1" else array
+    return array / 255 if code == "u1" else array
 
 
 def _coverage(start: float, stop: float, cells: int) -> np.ndarray:

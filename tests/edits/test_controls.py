@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tests.edits.dictionaries import random_sae
 from unbox.edit import Block, Direction, Edits, Feature
 from unbox.edits import random_control
-from unbox.edits.controls import ADDING
 from unbox.errors import UnboxError
 
 GRID = (6, 4)
@@ -31,7 +30,7 @@ def norm(edits, block, step):
     for branch in ("cond", "uncond"):
         field = np.zeros((*GRID, 8))
         for edit in edits:
-            if edit.block != block or edit.op not in ADDING:
+            if edit.block != block or edit.op == "scale":
                 continue
             if edit.steps is not None and not edit.steps[0] <= step < edit.steps[1]:
                 continue

@@ -12,6 +12,7 @@ from unbox.capture.block_hooks import refuse_compiled
 from unbox.edit import Edit, Edits, with_sae
 from unbox.edits.guard import Guard
 from unbox.edits.program import Program
+from unbox.edits.terms import sae_of
 from unbox.models.clock import clock
 from unbox.models.hooks import as_instrument
 
@@ -32,7 +33,7 @@ class EditInstrument:
         acting = [edit for edit in self.edits if not edit.identity]
         if not acting:
             return nullcontext()
-        saes = {id(edit.sae): edit.sae for edit in acting if edit.sae is not None}
+        saes = {id(edit.sae): sae_of(edit) for edit in acting if edit.sae is not None}
         device = model.device if saes else None  # asked once: diffusers looks through every module for it
         near = {key: sae.to(device=device) for key, sae in saes.items()}
         acting = [with_sae(edit, near.get(id(edit.sae))) for edit in acting]

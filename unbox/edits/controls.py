@@ -7,11 +7,10 @@ from zlib import crc32
 import numpy as np
 
 from unbox.edit import Edit, Edits
-from unbox.edits.program import Maps, Term, signed_value, term_of
+from unbox.edit_ops import OPS
+from unbox.edits.layout import Maps
+from unbox.edits.terms import Term, signed_value, term_of
 from unbox.errors import UnboxError
-
-#: Ops that put something in, whatever the features' own activity; `scale` moves what is there.
-ADDING = ("add", "set", "replace")
 
 #: Positions along a side, at most, on which masks are laid out to take the norm.
 SIDE = 64
@@ -92,7 +91,7 @@ def _matched(drawn: Sequence[Edit], original: Sequence[Edit]) -> Iterator[Edit]:
     if len(acting) and np.allclose(acting, acting[0], rtol=1e-9, atol=0):
         ratios = acting[:1]  # one number for all steps: a number stays a number
     for edit in drawn:
-        yield _scaled(edit, ratios, steps) if edit.op in ADDING and len(acting) else edit
+        yield _scaled(edit, ratios, steps) if OPS[edit.op].has_unit and len(acting) else edit
 
 
 def _scaled(edit: Edit, ratios: np.ndarray, steps: Sequence[int]) -> Edit:
@@ -114,8 +113,8 @@ def _changes(edit: Edit) -> set[int]:
 
 
 def _norms(edits: Sequence[Edit], steps: Sequence[int]) -> np.ndarray:
-    """(steps,) norm of what `ADDING` edits put in, summed, over channels, positions and branches."""
-    terms, maps = [term_of(edit) for edit in edits if edit.op in ADDING], Maps()
+    """(steps,) norm of what ops with a unit put in, summed, over channels, positions and branches."""
+    terms, maps = [term_of(edit) for edit in edits if OPS[edit.op].has_unit], Maps()
     masks = [edit.where for edit in edits if edit.where is not None and not edit.where.own]
     sides = [(SIDE, SIDE) if mask.box is not None else mask.shape[-2:] for mask in masks]
     grid = min(SIDE, max((h for h, _ in sides), default=1)), min(SIDE, max((w for _, w in sides), default=1))

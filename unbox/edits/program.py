@@ -1,140 +1,21 @@
 """What the edits of one block do to its update, as a delta: h' + (z' - z) W_dec.
 
-Composition is documented in `unbox.edit`; this is its arithmetic. Edits that only add are static: their
-delta depends on nothing the model computes, so it is made once and a run pays one tensor addition. The others
-read the update: features through one encode per SAE, whatever their number.
+Composition is documented in `unbox.edit`, the ops' rules are in `unbox.edit_ops`; this is the order. Edits
+that only add are static: their delta depends on nothing the model computes, so it is made once and a run pays
+one tensor addition. The others read the update: features through one encode per SAE, whatever their number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from unbox.edit import Edit
+from unbox.edit_ops import OPS
+from unbox.edits.layout import Maps, sum_of_adds
+from unbox.edits.terms import Term, coefficients, sae_of, signed_value, term_of
 from unbox.errors import UnboxError
-from unbox.mask import Mask
-
-
-@dataclass(frozen=True)
-class Line:
-    """One direction as a dictionary of a single feature; its coefficient is the projection <x, d> / |d|^2."""
-
-    vector: Tensor
-
-    @property
-    def W_dec(self) -> Tensor:
-        return self.vector[None]
-
-    def coefficients(self, update: Tensor, features: Sequence[int]) -> Tensor:
-        vector = self.vector.to(update)
-        return ((update @ vector) / vector.square().sum())[..., None]
-
-
-def coefficients(dictionary: Any, update: Tensor, features: Sequence[int]) -> Tensor:
-    """Codes of the named features only: (..., d) -> (..., len(features)), zero where a feature is not active.
-
-    A full encode decides which latents are among the k; no (..., n) tensor is made beyond the encoder's own.
-    """
-    if isinstance(dictionary, Line):
-        return dictionary.coefficients(update, features)
-    codes = dictionary.encode(update.to(dictionary.W_dec))
-    slots = torch.full((len(dictionary.W_dec),), len(features), device=codes.indices.device)
-    slots[torch.as_tensor(features, device=slots.device)] = torch.arange(len(features), device=slots.device)
-    found = codes.values.new_zeros((*codes.values.shape[:-1], len(features) + 1))
-    return found.scatter_add(-1, slots[codes.indices.long()], codes.values)[..., :-1].to(update)
-
-
-class Maps:
-    """Masks placed on grids, each once: a mask may be far larger than the grid."""
-
-    def __init__(self) -> None:
-        self._placed: dict[tuple[Mask, tuple[int, int]], np.ndarray] = {}
-
-    def at(self, edit: Edit, step: int, grid: tuple[int, int]) -> np.ndarray:
-        """(1 or features, y, x) weights; masks with a step axis keep their last map beyond its end."""
-        assert edit.where is not None
-        key = (edit.where, grid)
-        if key not in self._placed:
-            self._placed[key] = edit.where.on(*grid)
-        placed = self._placed[key]
-        if placed.ndim > 2:
-            placed = placed[..., min(step, placed.shape[-3] - 1), :, :]
-        return placed if placed.ndim == 3 else placed[None]
-
-    def weights(self, edit: Edit, step: int, like: Tensor) -> Tensor:
-        """The same as (y, x, 1 or features) on the grid and device of `like` (..., y, x, channels)."""
-        if edit.where is None:
-            return torch.ones(1, 1, 1).to(like)
-        maps = self.at(edit, step, (like.shape[-3], like.shape[-2]))
-        return torch.from_numpy(maps).to(like).permute(1, 2, 0)
-
-
-@dataclass(frozen=True)
-class Term:
-    """An edit of features or of a direction, with what it needs from its dictionary at hand."""
-
-    edit: Edit
-    dictionary: Any
-    features: tuple[int, ...]
-    units: tuple[float, ...]
-
-    @property
-    def static(self) -> bool:
-        """True when what the edit adds depends on nothing that the model computes."""
-        return self.edit.op == "add" and not (self.edit.where is not None and self.edit.where.own)
-
-    @cached_property
-    def vectors(self) -> Tensor:
-        """(features, d) decoder directions, float32."""
-        index = torch.as_tensor(self.features, device=self.dictionary.W_dec.device)
-        return self.dictionary.W_dec.detach()[index].float()
-
-
-def term_of(edit: Edit) -> Term:
-    """Resolve an edit's features and units. Raises UnboxError where it names what its SAE does not have."""
-    if edit.subject == "direction":
-        vector = torch.tensor(edit.direction)
-        unit = 1.0
-        if edit.unit == "deviation":
-            unit = float(_need_sae(edit).update_std) / float(vector.norm())
-        return Term(edit, Line(vector), (0,), (unit,))
-    sae = _need_sae(edit)
-    latents = len(sae.W_dec)
-    missing = [f for f in edit.feature if f >= latents]
-    if missing:
-        raise UnboxError(
-            f"{edit.block} has no feature {missing[0]}: its SAE has {latents}, from 0 to {latents - 1}"
-        )
-    return Term(edit, sae, edit.feature, tuple(_unit(edit, sae, f) for f in edit.feature))
-
-
-def _need_sae(edit: Edit) -> Any:
-    if edit.sae is None:
-        what = f"feature {edit.feature}" if edit.feature else f"'{edit.op}' edit with unit '{edit.unit}'"
-        raise UnboxError(
-            f"the {what} of {edit.block} carries no SAE; attach them with unbox.edits.bind(edits, saes)"
-        )
-    return edit.sae
-
-
-def _unit(edit: Edit, sae: Any, feature: int) -> float:
-    """Coefficient that a value of 1 stands for."""
-    if edit.op == "scale" or edit.unit == "absolute":
-        return 1.0
-    if edit.unit == "deviation":
-        return float(sae.update_std) / float(sae.W_dec[feature].norm())
-    mean = 0.0 if sae.stats is None else float(sae.stats.mean_active[feature])
-    if not mean > 0:
-        why = "was never active in training" if sae.stats is not None else "is of an SAE without statistics"
-        raise UnboxError(
-            f"{edit.block}/{feature} {why}, so it has no mean active value; "
-            "give the value in unit 'deviation' or 'absolute'"
-        )
-    return mean
 
 
 @dataclass
@@ -144,25 +25,22 @@ class Program:
     edits: tuple[Edit, ...]
     width: int
     maps: Maps = field(default_factory=Maps, repr=False)
-    _kept: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+    _sums: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        coefficient = [e for e in self.edits if e.subject != "update" and e.op != "replace"]
-        terms = [term_of(edit) for edit in coefficient]
+        terms = [term_of(edit) for edit in self.edits if not edit.of_update]
         moved = {_key(t, f) for t in terms if not t.static for f in t.features}
-        self.whole = [e for e in self.edits if e.subject == "update" or e.op == "replace"]
-        self.icons = {id(e): term_of(e) for e in self.whole if e.op == "replace"}
+        self.whole = [edit for edit in self.edits if edit.of_update]
+        self.icons = {id(edit): term_of(edit) for edit in self.whole if edit.subject != "update"}
+        self.encoders = {id(edit): sae_of(edit) for edit in self.whole if edit.op == "reconstruct"}
         # An add to a feature that is also scaled or set must take its turn in that feature's chain.
         self.static = [t for t in terms if not any(_key(t, f) in moved for f in t.features)]
         self.chains = [t for t in terms if any(_key(t, f) in moved for f in t.features)]
-        for edit in self.whole:
-            if edit.op == "reconstruct":
-                _need_sae(edit)
         self._check_widths([*terms, *self.icons.values()])
 
     def _check_widths(self, terms: Sequence[Term]) -> None:
-        saes = [e.sae for e in self.whole if e.op == "reconstruct"]
-        for width in [t.dictionary.W_dec.shape[-1] for t in terms] + [s.W_dec.shape[-1] for s in saes]:
+        dictionaries = [*(term.dictionary for term in terms), *self.encoders.values()]
+        for width in (dictionary.W_dec.shape[-1] for dictionary in dictionaries):
             if width != self.width:
                 raise UnboxError(
                     f"an edit of {self.edits[0].block} is for vectors of {width} channels; "
@@ -183,8 +61,8 @@ class Program:
         parts = [self._static(output, step, branch)]
         if update is not None and self.reads:
             parts += [self._whole(update, step, branch), self._chained(update, step, branch)]
-        there = [part.reshape((1,) * (4 - part.ndim) + part.shape) for part in parts if part is not None]
-        return sum(there[1:], there[0]) if there else None
+        acting = [part.reshape((1,) * (4 - part.ndim) + part.shape) for part in parts if part is not None]
+        return sum(acting[1:], acting[0]) if acting else None
 
     def _static(self, output: Tensor, step: int, branch: str) -> Tensor | None:
         """(d,) where no add has a mask, else (y, x, d); None where none acts. Kept while steps are equal."""
@@ -194,11 +72,11 @@ class Program:
         key = (tuple((id(t), value) for t, value in acting), frame, grid, output.device)
         if not acting:
             return None
-        if key not in self._kept:
-            if len(self._kept) >= 4:  # two branches, now and before
-                self._kept.clear()
-            self._kept[key] = _laid_out(_field(acting, self.maps, step, grid), output.device)
-        return self._kept[key]
+        if key not in self._sums:
+            if len(self._sums) >= 4:  # two branches, now and before
+                self._sums.clear()
+            self._sums[key] = sum_of_adds(acting, self.maps, step, grid, output.device)
+        return self._sums[key]
 
     def _whole(self, update: Tensor, step: int, branch: str) -> Tensor | None:
         changed = update
@@ -211,13 +89,17 @@ class Program:
         return None if changed is update else changed - update
 
     def _target(self, edit: Edit, update: Tensor, value: float) -> Tensor:
-        if edit.op == "replace":
+        return OPS[edit.op].rule(update, value, self._amount(edit, update))
+
+    def _amount(self, edit: Edit, update: Tensor) -> Tensor:
+        """What a value of 1 stands for: the feature or direction alone, the reconstruction, or all of it."""
+        if id(edit) in self.icons:
             term = self.icons[id(edit)]
-            return value * torch.as_tensor(term.units).to(update) @ term.vectors.to(update)
-        if edit.op == "reconstruct":
-            rebuilt = edit.sae.decode(edit.sae.encode(update.to(edit.sae.W_dec)))
-            return torch.lerp(update, rebuilt.to(update), value)
-        return update * value
+            return torch.as_tensor(term.units).to(update) @ term.vectors.to(update)
+        if id(edit) in self.encoders:
+            sae = self.encoders[id(edit)]
+            return sae.decode(sae.encode(update.to(sae.W_dec))).to(update)
+        return update
 
     def _chained(self, update: Tensor, step: int, branch: str) -> Tensor | None:
         total = None
@@ -243,7 +125,7 @@ class Program:
         if value is None:
             return current
         units = torch.as_tensor(term.units).to(current)
-        target = {"add": current + value * units, "scale": current * value, "set": value * units}[edit.op]
+        target = OPS[edit.op].rule(current, value, units)
         own = edit.where is not None and edit.where.own
         weights = _own(read) if own else self.maps.weights(edit, step, current)
         if edit.above is not None:
@@ -255,12 +137,6 @@ def _key(term: Term, feature: int) -> tuple[int, int]:
     return id(term.dictionary), feature
 
 
-def signed_value(edit: Edit, step: int, branch: str) -> float | None:
-    """Signed value, or None where the edit does not act at this step on this branch."""
-    value, sign = edit.at(step), edit.sign(branch)
-    return None if value is None or not sign else value * sign
-
-
 def _moving(edit: Edit) -> bool:
     return edit.where is not None and len(edit.where.shape) > 2
 
@@ -270,38 +146,3 @@ def _own(read: Tensor) -> Tensor:
     positive = read.clamp(min=0)
     peak = positive.amax((-3, -2), keepdim=True)
     return positive / torch.where(peak > 0, peak, 1)
-
-
-def _field(acting: Sequence[tuple[Term, float]], maps: Maps, step: int, grid: tuple[int, int]) -> Tensor:
-    """Sum of value * unit * map * direction over adds. Equal addends are summed first, so that v - v is 0."""
-    amounts: dict[Any, float] = {}
-    shared: dict[Any, tuple[Term, int]] = {}
-    for term, value in acting:
-        for slot, feature in enumerate(term.features):
-            line = term.edit.direction or (id(term.dictionary), feature)
-            mapped = slot if term.edit.where is not None and len(term.edit.where.shape) == 4 else None
-            key = (line, term.edit.where, mapped)
-            amounts[key] = amounts.get(key, 0.0) + value * term.units[slot]
-            shared[key] = (term, slot)
-    keys = [key for key in amounts if amounts[key]]
-    plain = [key for key in keys if key[1] is None]
-    placed = [key for key in keys if key[1] is not None]
-    width = acting[0][0].vectors.shape[-1]
-    flat = torch.zeros(width) + _stack(plain, amounts, shared).sum(0)
-    if not placed:
-        return flat
-    weights = np.stack([maps.at(shared[k][0].edit, step, grid)[k[2] or 0] for k in placed])
-    return flat + torch.einsum("fyx,fd->yxd", torch.from_numpy(weights), _stack(placed, amounts, shared))
-
-
-def _laid_out(delta: Tensor, device: torch.device) -> Tensor:
-    """The same values on the device; maps (y, x, d) with channels first in memory, like outputs of blocks."""
-    moved = delta.to(device)
-    return moved if moved.ndim == 1 else moved.permute(2, 0, 1).contiguous().permute(1, 2, 0)
-
-
-def _stack(keys: Sequence[Any], amounts: dict[Any, float], shared: dict[Any, tuple[Term, int]]) -> Tensor:
-    """(keys, d) amount * direction of each."""
-    if not keys:
-        return torch.zeros(0, 1)
-    return torch.stack([amounts[k] * shared[k][0].vectors[shared[k][1]].cpu() for k in keys])

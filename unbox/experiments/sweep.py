@@ -19,6 +19,7 @@ from unbox.edits import EditInstrument, bind, random_control
 from unbox.errors import UnboxError
 from unbox.experiments.experiment_plan import Condition, Plan
 from unbox.experiments.metrics import Metric, Pair, make_metric
+from unbox.json_types import JSON
 from unbox.mask import Mask
 from unbox.models.png_record import save_png
 from unbox.prompt import Prompt
@@ -42,7 +43,7 @@ class Row:
         control = None if self.condition is None else self.condition.control
         target = None if self.condition is None else self.condition.target
         mask = None if self.mask is None else self.mask.to_json()
-        told = [context, self.prompt.text, self.seed, self.edits.to_json(), control, target, mask]
+        told: list[JSON] = [context, self.prompt.text, self.seed, self.edits.to_json(), control, target, mask]
         return hashlib.sha256(canonical(told)).hexdigest()[:24]
 
 

@@ -187,7 +187,7 @@ class Recipe:
         for number, edit in enumerate(self.active):
             lines += ["", "[[edit]]", f"name = {_toml(f'{describe(edit)} ({number + 1})')}"]
             for key, value in edit.to_json().items():
-                if key == "where" and not isinstance(value, str) and "box" not in value:
+                if key == "where" and isinstance(value, Mapping) and "box" not in value:
                     lines.append(
                         '# a painted mask: save it as a picture, then where = { image = "mask.png" }'
                     )

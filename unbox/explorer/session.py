@@ -230,7 +230,7 @@ class ExplorerSession:
         found = {}
         for edit in edits:
             sae = edit.sae or next((s for s in saes.values() if s.block == edit.block), None)
-            if sae is not None:
+            if isinstance(sae, SAE):
                 found[edit.block] = (0.0, float(sae.b_pre.norm()) + 3 * sae.update_std)
         return found
 

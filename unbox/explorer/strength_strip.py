@@ -34,7 +34,7 @@ def generate_strip(
     """All pictures of the strip, in one batch. Raises UnboxError for a feature that is not there."""
     feature = session.feature(name)
     plain = Recipe.from_json({**session.defaults(session.default).to_json(), "prompt": prompt, "seed": seed})
-    stats = feature.sae.stats
+    stats = None if feature.sae is None else feature.sae.stats
     if stats is not None and float(stats.mean_active[feature.index]) > 0:
         alone = feature.replace(ICON, unit="mean")
     else:
