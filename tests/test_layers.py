@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 #: A room may import the rooms in the lines above its own, never its own line's other rooms.
 STOREYS = (
-    {"edit", "mask", "blocks", "prompt", "errors", "statistics", "activation_store"},
+    {"edit", "mask", "blocks", "prompt", "errors", "lazy_package", "statistics", "activation_store"},
     {"shapes"},
     {"models"},
     {"capture", "sae"},

@@ -1,12 +1,17 @@
 """Capture: record what blocks add, in memory (`record`) or into an activation store (`collect`)."""
 
-from unbox.capture.block_hooks import BRANCHES
-from unbox.capture.collect import collect
-from unbox.capture.collect_settings import Settings
-from unbox.capture.estimate import Estimate, estimate
-from unbox.capture.prompt_reader import read_prompts
-from unbox.capture.stream import Stream
-from unbox.capture.tape import Tape, record
+from typing import TYPE_CHECKING
+
+from unbox.lazy_package import lazy
+
+if TYPE_CHECKING:
+    from unbox.capture.block_hooks import BRANCHES
+    from unbox.capture.collect import collect
+    from unbox.capture.collect_settings import Settings
+    from unbox.capture.estimate import Estimate, estimate
+    from unbox.capture.prompt_reader import read_prompts
+    from unbox.capture.stream import Stream
+    from unbox.capture.tape import Tape, record
 
 __all__ = [
     "BRANCHES",
@@ -19,3 +24,5 @@ __all__ = [
     "read_prompts",
     "record",
 ]
+
+lazy(__name__)

@@ -3,14 +3,19 @@
 The values themselves (`Edit`, `Feature`, `Mask`) are words, shared by every room; here they act.
 """
 
-from unbox.edit import Block, Direction, Edit, Edits, Feature
-from unbox.edits.apply import EditInstrument, applied, guarded
-from unbox.edits.baselines import Basis, neurons, principal, random_directions
-from unbox.edits.controls import random_control
-from unbox.edits.edit_files import bind, load_edits, save_edits
-from unbox.edits.guard import Guard, norm_limits
-from unbox.edits.inversion import Inversion, invert
-from unbox.mask import Mask
+from typing import TYPE_CHECKING
+
+from unbox.lazy_package import lazy
+
+if TYPE_CHECKING:
+    from unbox.edit import Block, Direction, Edit, Edits, Feature
+    from unbox.edits.apply import EditInstrument, applied, guarded
+    from unbox.edits.baselines import Basis, neurons, principal, random_directions
+    from unbox.edits.controls import random_control
+    from unbox.edits.edit_files import bind, load_edits, save_edits
+    from unbox.edits.guard import Guard, norm_limits
+    from unbox.edits.inversion import Inversion, invert
+    from unbox.mask import Mask
 
 __all__ = [
     "Basis",
@@ -35,3 +40,5 @@ __all__ = [
     "random_directions",
     "save_edits",
 ]
+
+lazy(__name__)

@@ -5,14 +5,19 @@ train(store, "saes/", [Spec(k=10), ...])      many, on one pass, resumable
 evaluate(sae, rows)                           figures on held-out rows
 """
 
-from unbox.sae.codes import Codes
-from unbox.sae.evaluate import Figures, evaluate
-from unbox.sae.fit import fit
-from unbox.sae.model import SAE, Stats, load_saes
-from unbox.sae.plan import Plan, Spec, read_toml, specs
-from unbox.sae.row_source import ArrayRows, RowSource
-from unbox.sae.train import train
-from unbox.sae.variants import VARIANTS
+from typing import TYPE_CHECKING
+
+from unbox.lazy_package import lazy
+
+if TYPE_CHECKING:
+    from unbox.sae.codes import Codes
+    from unbox.sae.evaluate import Figures, evaluate
+    from unbox.sae.fit import fit
+    from unbox.sae.model import SAE, Stats, load_saes
+    from unbox.sae.plan import Plan, Spec, read_toml, specs
+    from unbox.sae.row_source import ArrayRows, RowSource
+    from unbox.sae.train import train
+    from unbox.sae.variants import VARIANTS
 
 __all__ = [
     "SAE",
@@ -31,3 +36,5 @@ __all__ = [
     "specs",
     "train",
 ]
+
+lazy(__name__)
