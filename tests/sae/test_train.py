@@ -243,7 +243,7 @@ def test_bf16_chooses_winners_and_fp32_gives_their_values():
     for one in fits:
         one.weights["W_enc"].copy_(W)
         one.low_encoder.copy_(W)
-        active, known = one._winners(x)
+        active, known = one._topk(x)
         values = sparse.dots(x, active, W) if known is None else known
         close = (x @ W.T)[active.rows, active.indices]
         assert torch.allclose(values, close, rtol=1e-5, atol=1e-5)
