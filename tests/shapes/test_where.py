@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from unbox.shapes import FACTORS, masks, sample_scenes
-from unbox.shapes.where import WHERE, edit_mask, place_mask, read_mask
+from unbox.shapes import masks, sample_scenes
+from unbox.shapes.factors import TABLE
+from unbox.shapes.where import edit_mask, place_mask, read_mask
 
 SCENES = sample_scenes(8, seed=4)
 
 
 def test_every_factor_has_its_places():
-    assert list(WHERE) == list(FACTORS)
-    assert {factor for factor, where in WHERE.items() if where.read != where.edit} == {"position"}
+    assert {name for name, factor in TABLE.items() if factor.read != factor.edit} == {"position"}
 
 
 @pytest.mark.parametrize("scene", SCENES)

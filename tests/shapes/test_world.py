@@ -8,7 +8,7 @@ import pytest
 
 from unbox.errors import UnboxError
 from unbox.shapes import FACTORS, Object, Scene, caption, masks, prompts, render, sample_scenes, scene_rng
-from unbox.shapes.captions import WORDS
+from unbox.shapes.factors import TABLE
 from unbox.shapes.render import COLOURS
 
 PLAIN = Scene((Object("circle", "red", "large", "solid", "center"),), "alone", "gray", "bright")
@@ -51,7 +51,7 @@ def test_full_captions_say_every_factor():
         scene = Scene.from_json(prompt.meta["scene"])
         for factor in ("shape", "colour", "size", "texture"):
             for thing in scene.objects:
-                words = WORDS[factor][getattr(thing, factor)]
+                words = TABLE[factor].wordings[getattr(thing, factor)]
                 assert any(word in prompt.text for word in words), (prompt.text, factor)
 
 

@@ -5,61 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from unbox.prompt import Prompt
-from unbox.shapes.scene import OBJECT_FACTORS, Object, Scene, Split, sample_scene, scene_rng
-
-#: Every way to say each value; the first is the plainest.
-WORDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "shape": {
-        "circle": ("circle", "disc", "ball"),
-        "square": ("square", "box"),
-        "triangle": ("triangle", "pyramid"),
-        "star": ("star", "pentagram"),
-        "heart": ("heart", "valentine"),
-        "cross": ("cross", "plus"),
-    },
-    "colour": {
-        "red": ("red", "crimson", "scarlet"),
-        "orange": ("orange", "tangerine"),
-        "yellow": ("yellow", "golden"),
-        "green": ("green", "emerald"),
-        "cyan": ("cyan", "turquoise"),
-        "blue": ("blue", "azure"),
-        "purple": ("purple", "violet"),
-        "white": ("white", "ivory"),
-    },
-    "size": {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")},
-    "texture": {
-        "solid": ("solid", "plain", "flat"),
-        "striped": ("striped", "banded"),
-        "checkered": ("checkered", "checked"),
-        "dotted": ("dotted", "spotted"),
-    },
-    "position": {
-        "top left": ("in the top left corner", "at the upper left"),
-        "top": ("at the top", "in the upper middle"),
-        "top right": ("in the top right corner", "at the upper right"),
-        "left": ("on the left", "at the left side"),
-        "center": ("in the center", "in the middle"),
-        "right": ("on the right", "at the right side"),
-        "bottom left": ("in the bottom left corner", "at the lower left"),
-        "bottom": ("at the bottom", "in the lower middle"),
-        "bottom right": ("in the bottom right corner", "at the lower right"),
-    },
-    "background": {
-        "gray": ("gray", "ashen"),
-        "navy": ("navy", "midnight"),
-        "brown": ("brown", "chocolate"),
-        "olive": ("olive", "mossy"),
-        "teal": ("teal", "petrol"),
-        "plum": ("plum", "mauve"),
-    },
-    "light": {
-        "bright": ("bright light", "brightly lit"),
-        "dim": ("dim light", "dimly lit"),
-        "from the left": ("light from the left", "lit from the left"),
-        "from the right": ("light from the right", "lit from the right"),
-    },
-}
+from unbox.shapes.factors import OBJECT_FACTORS, TABLE
+from unbox.shapes.scene import Object, Scene, Split, sample_scene, scene_rng
 
 #: How two objects are related: said from slot 0 to slot 1, and the other way round.
 RELATIONS = {
@@ -76,21 +23,10 @@ PLANS = (
     ("{things}", ", {light}", ", {background} background"),
 )
 
-#: Shares of partial captions in which each factor is left out.
-OMITTED = {
-    "shape": 0.2,
-    "colour": 0.3,
-    "size": 0.4,
-    "texture": 0.4,
-    "position": 0.4,
-    "background": 0.4,
-    "light": 0.5,
-}
-
-Say = Callable[[str, str], str]
+Phrase = Callable[[str, str], str]
 
 
-def _wording(rng: np.random.Generator, split: Split) -> tuple[int, Say]:
+def _wording(rng: np.random.Generator, split: Split) -> tuple[int, Phrase]:
     """A sentence plan and a choice of synonyms. One in eight (plan, synonym) pairs is held out.
 
     Held-out captions use only held-out pairs for shape and colour words, training captions never do;
@@ -98,11 +34,11 @@ def _wording(rng: np.random.Generator, split: Split) -> tuple[int, Say]:
     """
     plan = int(rng.integers(len(PLANS)))
 
-    def say(factor: str, value: str) -> str:
-        words = WORDS[factor][value]
+    def phrase(factor: str, value: str) -> str:
+        words = TABLE[factor].wordings[value]
         if factor not in ("shape", "colour"):
             return str(words[rng.integers(len(words))])
-        values = list(WORDS[factor])
+        values = list(TABLE[factor].wordings)
         chosen = [
             word
             for i, word in enumerate(words)
@@ -111,12 +47,12 @@ def _wording(rng: np.random.Generator, split: Split) -> tuple[int, Say]:
         chosen = chosen or list(words[:1])  # where a value has no held-out pair under this plan
         return str(chosen[rng.integers(len(chosen))])
 
-    return plan, say
+    return plan, phrase
 
 
-def _name(thing: Object, slot: int, mentioned: set[str], say: Say) -> str:
+def _name(thing: Object, slot: int, mentioned: set[str], phrase: Phrase) -> str:
     words = [
-        say(factor, getattr(thing, factor))
+        phrase(factor, getattr(thing, factor))
         for factor in ("size", "texture", "colour", "shape")
         if f"{slot}.{factor}" in mentioned
     ]
@@ -131,20 +67,20 @@ def caption(
 ) -> tuple[str, list[str]]:
     """A caption and the factors it mentions, named `0.colour` for an object's and `light` for the scene's.
 
-    A full caption mentions everything; a partial one leaves factors out as `OMITTED` tells. The
-    relation of two objects is always said (and says where they are).
+    A full caption mentions everything; a partial one leaves factors out, as often as `factors.TABLE` has
+    it. The relation of two objects is always said (and says where they are).
     """
     alone = scene.relation == "alone"
     known = [f"{slot}.{name}" for slot in range(len(scene.objects)) for name in OBJECT_FACTORS]
     known = [name for name in known if alone or not name.endswith("position")] + ["background", "light"]
-    keep = [full or rng.random() >= OMITTED[name.split(".")[-1]] for name in known]
-    mentioned = {name for name, kept in zip(known, keep, strict=True) if kept}
-    plan, say = _wording(rng, split)
-    names = [_name(thing, slot, mentioned, say) for slot, thing in enumerate(scene.objects)]
+    keep = [full or rng.random() >= TABLE[name.split(".")[-1]].omitted for name in known]
+    mentioned = {name for name, mention in zip(known, keep, strict=True) if mention}
+    plan, phrase = _wording(rng, split)
+    names = [_name(thing, slot, mentioned, phrase) for slot, thing in enumerate(scene.objects)]
     if alone:
         things = names[0]
         if "0.position" in mentioned:
-            things += " " + say("position", scene.objects[0].position)
+            things += " " + phrase("position", scene.objects[0].position)
     else:
         backwards = int(rng.integers(2))
         words = RELATIONS[scene.relation][backwards]
@@ -152,9 +88,9 @@ def caption(
         things = f"{first} {words[rng.integers(len(words))]} {second}"
         mentioned.add("relation")
     parts = {"things": things}
-    parts |= {name: say(name, getattr(scene, name)) for name in ("background", "light") if name in mentioned}
-    said = [piece.format(**parts) for piece in PLANS[plan] if piece.split("{")[1].split("}")[0] in parts]
-    return "".join(said).strip(" ,:"), sorted(mentioned)
+    parts |= {f: phrase(f, getattr(scene, f)) for f in ("background", "light") if f in mentioned}
+    pieces = [piece.format(**parts) for piece in PLANS[plan] if piece.split("{")[1].split("}")[0] in parts]
+    return "".join(pieces).strip(" ,:"), sorted(mentioned)
 
 
 def prompts(

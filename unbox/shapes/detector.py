@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unbox.shapes.scene import FACTORS, OBJECT_FACTORS, SCENE_FACTORS, Scene
+from unbox.shapes.factors import FACTORS, OBJECT_FACTORS, SCENE_FACTORS
+from unbox.shapes.scene import Scene
 
 WEIGHTS = Path(__file__).parent / "weights" / "detector.safetensors"
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from unbox.shapes.scene import FACTORS, Object, Scene
+from unbox.shapes.factors import FACTORS
+from unbox.shapes.scene import Object, Scene
 
 SIDE = 64
 Field = np.ndarray  # (SIDE, SIDE) float32

@@ -1,6 +1,5 @@
 """Scenes of the Shapes world: every factor of a picture as a value."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Literal
@@ -8,29 +7,10 @@ from typing import Any, Literal
 import numpy as np
 
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
+from unbox.shapes.factors import FACTORS, OBJECT_FACTORS, SCENE_FACTORS
 
 Split = Literal["train", "heldout"]
-
-#: What can be said of a scene, and the values each factor takes. `relation` is told in canonical
-#: order: slot 0 is the left or the upper object.
-FACTORS: dict[str, tuple[str, ...]] = {
-    "shape": ("circle", "square", "triangle", "star", "heart", "cross"),
-    "colour": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white"),
-    "size": ("small", "large"),
-    "texture": ("solid", "striped", "checkered", "dotted"),
-    "position": (
-        "top left", "top", "top right",
-        "left", "center", "right",
-        "bottom left", "bottom", "bottom right",
-    ),
-    "relation": ("alone", "left of", "above"),
-    "background": ("gray", "navy", "brown", "olive", "teal", "plum"),
-    "light": ("bright", "dim", "from the left", "from the right"),
-}  # fmt: skip
-
-#: Factors of one object, and of the scene as a whole.
-OBJECT_FACTORS = ("shape", "colour", "size", "texture", "position")
-SCENE_FACTORS = ("relation", "background", "light")
 
 #: The places of slot 0 and slot 1 in a scene of two objects.
 PAIR_POSITIONS = {"left of": ("left", "right"), "above": ("top", "bottom")}
@@ -109,15 +89,16 @@ class Scene:
         things = tuple(replace(thing, dx=0.0, dy=0.0, growth=1.0, turn=0.0) for thing in self.objects)
         return replace(self, objects=things)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Scene":
+    def from_json(cls, data: JSON) -> "Scene":
         """Raises UnboxError where a field is missing, unknown or has no such value."""
+        given: Any = data
         try:
-            things = tuple(Object(**thing) for thing in data["objects"])
-            return cls(things, data["relation"], data["background"], data["light"])
+            things = tuple(Object(**thing) for thing in given["objects"])
+            return cls(things, given["relation"], given["background"], given["light"])
         except (KeyError, TypeError) as error:
             raise UnboxError(f"this is not the JSON of a Shapes scene: {error}") from error
 

@@ -1,47 +1,25 @@
 """Where each factor is read in a picture of a scene, and where an edit of it has to act."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from unbox.mask import Mask
+from unbox.shapes.factors import TABLE
 from unbox.shapes.render import masks
 from unbox.shapes.scene import Scene
 
 
-class Where(NamedTuple):
-    """Two places, each `object`, `background` (all but the object) or `everywhere`."""
-
-    read: str
-    edit: str
-
-
-#: One row per factor. They differ in the position: it is read at the object, but an edit of it has to reach
-#: where the object is to go.
-WHERE = {
-    "shape": Where("object", "object"),
-    "colour": Where("object", "object"),
-    "size": Where("object", "object"),
-    "texture": Where("object", "object"),
-    "position": Where("object", "everywhere"),
-    "relation": Where("everywhere", "everywhere"),
-    "background": Where("background", "background"),
-    "light": Where("everywhere", "everywhere"),
-}
-
-
 def read_mask(factor: str, scene: Scene, slot: int = 0) -> Mask | None:
     """Where a factor is read in a scene; None is everywhere."""
-    return place_mask(WHERE[factor].read, scene, slot)
+    return place_mask(TABLE[factor].read, scene, slot)
 
 
 def edit_mask(factor: str, scene: Scene, slot: int = 0) -> Mask | None:
     """Where an edit of a factor acts in a scene; None is everywhere."""
-    return place_mask(WHERE[factor].edit, scene, slot)
+    return place_mask(TABLE[factor].edit, scene, slot)
 
 
 def place_mask(place: str, scene: Scene, slot: int = 0) -> Mask | None:
-    """A place of `Where` in a scene, about the object in `slot`; None is everywhere."""
+    """A place of a `Factor` in a scene, about the object in `slot`; None is everywhere."""
     if place == "everywhere":
         return None
     inside = object_box(scene, slot)

@@ -13,11 +13,11 @@ import torch
 
 from unbox.ground_truth.factor_scores import Value
 from unbox.shapes import FACTORS, Scene
+from unbox.shapes.factors import TABLE
 from unbox.shapes.render import CENTRES, SIDE
-from unbox.shapes.where import WHERE
 
 #: Factors whose maps are centred on the object.
-CENTRED = tuple(factor for factor, where in WHERE.items() if where.edit == "object")
+CENTRED = tuple(name for name, factor in TABLE.items() if factor.edit == "object")
 
 #: The values that have maps: all that one object alone can show.
 MAPPED: tuple[Value, ...] = tuple((f, v) for f, values in FACTORS.items() if f != "relation" for v in values)
