@@ -52,9 +52,10 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def session(home) -> ExplorerSession:
+    from unbox import load
     from unbox.explorer.open_session import open_session
 
-    return open_session(str(home / "tiny"), home / "saes", home / "atlas")
+    return open_session(load(str(home / "tiny")), home / "saes", home / "atlas")
 
 
 @pytest.fixture

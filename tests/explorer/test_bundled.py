@@ -5,11 +5,13 @@ import stat
 
 import pytest
 
+from unbox import load
 from unbox.atlas import Filter
 from unbox.explorer import open_session
 from unbox.explorer.interface import SHAPES
 from unbox.explorer.pages import explore_page, feature_page
 from unbox.explorer.shared_components import InitialState
+from unbox.recipes.shapes.bundled_features import BLOCKS
 
 #: Bytes that the package may spend on it.
 MOST = 25_000_000
@@ -18,7 +20,7 @@ MOST = 25_000_000
 @pytest.fixture(scope="module")
 def bundled():
     """The session of a first visit."""
-    return open_session.open_session(open_session.SYSTEM)
+    return open_session.open_session(load(open_session.SYSTEM))
 
 
 def test_it_is_there_and_small():
@@ -31,7 +33,7 @@ def test_it_is_there_and_small():
 def test_it_is_of_the_weights_that_the_package_brings(bundled):
     weights = bundled.atlas.index["store"]["provenance"]["model"]["weights"]
     assert weights == bundled.model(open_session.SYSTEM).fingerprint["weights"]
-    assert set(bundled.saes) == {sae.name for sae in bundled.atlas.saes} == set(open_session.BLOCKS)
+    assert set(bundled.saes) == {sae.name for sae in bundled.atlas.saes} == set(BLOCKS)
 
 
 def test_the_features_have_labels_examples_and_meaning(bundled):
@@ -63,7 +65,7 @@ def test_it_works_from_a_folder_that_nobody_may_write_to(tmp_path, monkeypatch):
         path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
     monkeypatch.setattr(open_session, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    session = open_session.open_session(open_session.SYSTEM)
+    session = open_session.open_session(load(open_session.SYSTEM))
     name = session.atlas.search(limit=1)[0].name
     set_label(session.atlas, name, "my word", "me")
     assert session.atlas.search("my word")[0].name == name

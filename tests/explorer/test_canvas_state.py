@@ -1,4 +1,4 @@
-"""The painted sheet: a list of edits against a plain model of it, undo, masks from the canvas."""
+"""The state of the canvas: a list of edits against a plain model of it, undo, masks from the canvas."""
 
 import base64
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unbox.edit import Feature
 from unbox.errors import UnboxError
-from unbox.explorer.canvas_state import MASK_SIDE, Sheet, mask_size, mask_text, painted
+from unbox.explorer.canvas_state import MASK_SIDE, CanvasState, mask_from_canvas, mask_size, mask_to_canvas
 from unbox.explorer.image_recipe import Recipe
 from unbox.mask import Mask
 
@@ -31,55 +31,55 @@ actions = st.lists(
 
 @given(actions)
 def test_the_list_behaves_as_a_list_and_every_change_can_be_undone(steps):
-    sheet, plain, states = Sheet(PLAIN), [], []
+    canvas, plain, states = CanvasState(PLAIN), [], []
     for what, n in steps:
-        before = sheet.recipe
+        before = canvas.recipe
         if what == "add":
-            sheet, plain = sheet.add(edit(n)), [*plain, (n, True)]
+            canvas, plain = canvas.add(edit(n)), [*plain, (n, True)]
         elif n >= len(plain):
             with pytest.raises(UnboxError):
-                sheet.toggle(n)
+                canvas.toggle(n)
             continue
         elif what == "toggle":
-            sheet = sheet.toggle(n)
+            canvas = canvas.toggle(n)
             plain[n] = (plain[n][0], not plain[n][1])
         elif what == "remove":
-            sheet = sheet.remove(n)
+            canvas = canvas.remove(n)
             del plain[n]
         else:
             other = n + (1 if what == "down" else -1)
-            sheet = sheet.move(n, other - n)
+            canvas = canvas.move(n, other - n)
             if 0 <= other < len(plain):
                 plain[n], plain[other] = plain[other], plain[n]
-        if sheet.recipe != before:
+        if canvas.recipe != before:
             states.append(before)
-        found = [(e.feature[0], i not in sheet.recipe.off) for i, e in enumerate(sheet.recipe.edits)]
+        found = [(e.feature[0], i not in canvas.recipe.off) for i, e in enumerate(canvas.recipe.edits)]
         assert found == plain
-    last = sheet.recipe
+    last = canvas.recipe
     for state in reversed(states):
-        sheet = sheet.undo()
-        assert sheet.recipe == state
+        canvas = canvas.undo()
+        assert canvas.recipe == state
     for _ in states:
-        sheet = sheet.redo()
-    assert sheet.recipe == last
+        canvas = canvas.redo()
+    assert canvas.recipe == last
 
 
 def test_nothing_to_undo():
     with pytest.raises(UnboxError, match="nothing to undo"):
-        Sheet(PLAIN).undo()
+        CanvasState(PLAIN).undo()
     with pytest.raises(UnboxError, match="nothing to redo"):
-        Sheet(PLAIN).redo()
+        CanvasState(PLAIN).redo()
 
 
 def test_a_painted_mask_comes_back():
     levels = np.zeros((64, 64), np.uint8)
     levels[10:20, 30:50] = 255
     text = base64.b64encode(levels.tobytes()).decode()
-    mask = painted(text, 64, 64)
+    mask = mask_from_canvas(text, 64, 64)
     assert mask is not None
-    assert mask_text(mask, (64, 64)) == text
-    assert painted(base64.b64encode(bytes(4096)).decode(), 64, 64) is None
-    assert mask_text(Mask.of("own"), (64, 64)) == ""
+    assert mask_to_canvas(mask, (64, 64)) == text
+    assert mask_from_canvas(base64.b64encode(bytes(4096)).decode(), 64, 64) is None
+    assert mask_to_canvas(Mask.of("own"), (64, 64)) == ""
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_painted_mask_comes_back():
 )  # fmt: skip
 def test_masks_that_no_canvas_sends(mask, width, height):
     with pytest.raises(UnboxError):
-        painted(mask, width, height)
+        mask_from_canvas(mask, width, height)
 
 
 def test_the_canvas_has_the_pictures_shape():

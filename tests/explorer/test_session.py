@@ -1,8 +1,10 @@
 """Looking and painting on a model that runs, and the pages' HTML."""
 
+import asyncio
 import threading
 from dataclasses import replace
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,10 @@ import torch
 from unbox.edit import Edits
 from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, image_uris
-from unbox.explorer.canvas_state import Sheet
+from unbox.explorer.canvas import canvas_html, result_html
+from unbox.explorer.canvas_state import CanvasState
+from unbox.explorer.edit_controls import edit_of, steps_of
+from unbox.explorer.events import StopSwitches
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import (
     blocks_page,
@@ -21,7 +26,9 @@ from unbox.explorer.pages import (
     search_page,
 )
 from unbox.explorer.session import Cancelled
+from unbox.explorer.shared_components import InitialState, SharedComponents
 from unbox.explorer.strength_strip import STRENGTHS, generate_strip, strip_html
+from unbox.mask import Mask
 
 
 def test_what_is_seen_is_what_the_sae_says(session, recipe):
@@ -33,7 +40,8 @@ def test_what_is_seen_is_what_the_sae_says(session, recipe):
         (image,) = model.generate("a red cat", seed=7, steps=2, guidance=0.0)
     np.testing.assert_array_equal(np.asarray(recorded.image), np.asarray(image))
     codes = session.saes["mid.0"].encode(tape["mid.0"][0])
-    (index, strength), *_ = recorded.strongest("mid.0", None, 5)
+    (name, strength), *_ = recorded.strongest("mid.0", None, 5)
+    index = int(name.removeprefix("mid.0/"))
     of = codes.of(index)
     assert strength == pytest.approx(float(of.mean()), rel=1e-2)
     assert strength == pytest.approx(float(codes.dense(32).mean((0, 1, 2, 3)).max()), rel=1e-2)
@@ -53,12 +61,12 @@ def test_a_painted_edit_changes_the_picture_where_the_mask_is(session, recipe):
     mask = np.zeros((64, 64), np.float32)
     mask[:, :24] = 1
     edit = session.feature("up.1.2/0").add(400.0, unit="deviation", where=mask, steps=(1, 2))
-    sheet = paint_page.paint(session, Sheet(replace(recipe, edits=Edits((edit,)))))
-    inside, outside = image_uris.changed(sheet.before, sheet.after, mask)
+    state = paint_page.generate(session, CanvasState(replace(recipe, edits=Edits((edit,)))))
+    inside, outside = image_uris.changed(state.before, state.after, mask)
     assert inside > 1.5 * outside  # the tiny VAE's attention and norms spread the rest
-    html = paint_page.result_html(sheet)
+    html = result_html(state)
     assert f"{inside:.1f} inside the mask" in html
-    off = paint_page.paint(session, Sheet(replace(sheet.recipe, off=frozenset({0}))))
+    off = paint_page.generate(session, CanvasState(replace(state.recipe, off=frozenset({0}))))
     np.testing.assert_array_equal(np.asarray(off.after), np.asarray(off.before))
 
 
@@ -140,7 +148,7 @@ def test_pages_say_what_is_known(session, recipe):
     assert "No feature fits" in search_page.results(session, search_page.SearchQuery("zebra crossing"))
     assert "mid.0" in blocks_page.body(session)
     edited = replace(recipe, edits=Edits((session.feature("mid.0/1").add(8.0, unit="deviation"),)))
-    differs = compare_page.compared(session, recorded, session.record(edited))
+    differs = compare_page.comparison_html(session, recorded, session.record(edited))
     assert "mid.0: more on the right" in differs
 
 
@@ -261,12 +269,12 @@ def test_no_text_becomes_markup(session, recipe, tmp_path):
     own = ExplorerSession(session.model("tiny"), session.saes, Atlas.open(tmp_path / "atlas"))
     set_label(own.atlas, "mid.0/0", HOSTILE, HOSTILE)
     recorded = replace(own.record(recipe), recipe=replace(recipe, prompt=HOSTILE))
-    sheet = Sheet(replace(recipe, prompt=HOSTILE))
+    state = CanvasState(replace(recipe, prompt=HOSTILE))
     pages = [
         *explore_page.show(own, recorded, "all", explore_page.STRONG, "mid.0/0"),
         feature_page.body(own, "mid.0/0", None),
-        search_page.results(own, search_page.SearchQuery("script")), paint_page.canvas_html(sheet),
-        compare_page.compared(own, recorded, recorded),
+        search_page.results(own, search_page.SearchQuery("script")), canvas_html(state),
+        compare_page.comparison_html(own, recorded, recorded),
     ]  # fmt: skip
     assert any("&lt;script&gt;" in page for page in pages)
     for page in pages:
@@ -275,16 +283,57 @@ def test_no_text_becomes_markup(session, recipe, tmp_path):
         assert "onerror=alert(3)>" not in page.replace("onerror=alert(3)&gt;", "")
 
 
-def test_a_recipe_of_another_system_says_so(session):
+@pytest.fixture
+def painting(session, recipe):
+    """The Paint page with what it shares, drawn in an app of its own."""
+
+    async def draw():  # Gradio leaves an event loop open where none is running
+        with gr.Blocks():
+            page = paint_page.draw(session, InitialState(recipe))
+            return page, SharedComponents(session, StopSwitches(), gr.Tabs(), gr.Textbox())
+
+    return asyncio.run(draw())
+
+
+def test_a_recipe_of_another_system_says_so(painting):
+    page, shared = painting
     with pytest.raises(UnboxError, match="other-system"):
-        paint_page.restore(session, Recipe("other-system", "a", 0, 1, 0.0, 64, 64), "JSON")
+        page.open_recipe(shared, Recipe("other-system", "a", 0, 1, 0.0, 64, 64), "JSON")
+
+
+def test_opening_a_recipe_or_a_picture_sets_only_components_that_its_events_name(painting, session, recipe):
+    page, shared = painting
+    allowed = {*page.opened, shared.tabs}
+    other = replace(recipe, seed=11, prompt="a blue cat", guard=True)
+    restored = page.open_recipe(shared, other, "JSON")
+    assert set(restored) <= allowed
+    assert page.controls.recipe([restored[each] for each in page.controls.components]) == replace(
+        other, guard=False
+    )
+    assert restored[page.guard] is True
+    opened = page.open_image(shared, session.record(other), "mid.0/3", "JSON")
+    assert set(opened) <= allowed
+    assert opened[page.edit.feature] == "mid.0/3"
+    assert "Before and after appear here" in opened[page.result]
+
+
+def test_an_edit_goes_into_its_controls_and_out_again(painting, session):
+    page, _ = painting
+    mask = Mask.of(np.eye(64, dtype=np.float32))
+    for edit in (
+        session.feature("mid.0/3").add(2.0, unit="deviation", where=mask, steps=(0, 2), branch="cond"),
+        session.feature("mid.0/3").scale(0.5, where="own"),
+        session.feature("mid.0/3").replace(2.0, unit="mean"),
+    ):
+        updates = page.edit.updates(edit)
+        assert edit_of(session, mask, [updates[each] for each in page.edit.components]) == edit
 
 
 def test_steps_of_an_edit():
-    assert paint_page.steps_of("all") is None
-    assert paint_page.steps_of("") is None
-    assert paint_page.steps_of("2") == (2, 3)
-    assert paint_page.steps_of(" 0 - 2 ") == (0, 3)
+    assert steps_of("all") is None
+    assert steps_of("") is None
+    assert steps_of("2") == (2, 3)
+    assert steps_of(" 0 - 2 ") == (0, 3)
     for wrong in ("-1", "x", "1.5", "٣", "0-99999999"):
         with pytest.raises(UnboxError):
-            paint_page.steps_of(wrong)
+            steps_of(wrong)

@@ -37,8 +37,10 @@ class App:
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         from unbox.explorer.interface import serve
         from unbox.explorer.open_session import open_session
+        from unbox.models import load
 
-        session = open_session(self.model, self.saes, self.atlas, self.figures, self.bench, self.device)
+        model = load(self.model, device=self.device)
+        session = open_session(model, self.saes, self.atlas, self.figures, self.bench)
         app = serve(
             session, self.host, self.port, password=self.password, open_browser=self.browser, block=False
         )

@@ -1,62 +1,57 @@
 """Every useful action as an API endpoint and, where the `mcp` package is installed, as an MCP tool."""
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from unbox.atlas import Atlas, Filter, set_label
 from unbox.errors import UnboxError
-from unbox.explorer import feature_summaries, image_uris, limits
+from unbox.explorer import limits
 from unbox.explorer.events import DEVICE, with_user_errors
+from unbox.explorer.feature_summaries import facts_of
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import blocks_page, compare_page
 from unbox.explorer.session import ExplorerSession
-from unbox.explorer.shared_components import SharedComponents
 from unbox.explorer.strength_strip import STRENGTHS, generate_strip
 from unbox.image_uri import file_uri, image_uri
+from unbox.json_types import JSON
 
 #: Features that a request may ask for at most.
 MOST = 200
 
 
-def add(shared: SharedComponents) -> None:
+def add(session: ExplorerSession) -> None:
     """Add the endpoints to the app; call inside `gr.Blocks`."""
-    for name, (function, device) in Endpoints(shared.session).table().items():
-        queue: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": DEVICE} if device else {}
+    for name, (function, device) in Endpoints(session).table().items():
         answer = with_user_errors(function)
         answer.__name__ = name  # Gradio names an MCP tool after its function, not after its endpoint
         gr.api(
             answer,
             api_name=name,
             api_description=" ".join((function.__doc__ or "").split()),
-            **queue,
+            concurrency_limit=1 if device else "default",
+            concurrency_id=DEVICE if device else None,
         )
 
 
 class Endpoints:
-    """The functions behind the endpoints; what they say of themselves is what a client is told."""
+    """The functions behind the endpoints. Their docstrings are the descriptions that clients are given."""
 
     def __init__(self, session: ExplorerSession) -> None:
         self.session = session
 
-    def table(self) -> dict[str, tuple[Callable[..., Any], bool]]:
+    def table(self) -> dict[str, tuple[Callable[..., object], bool]]:
         """Name -> (function, whether it runs the model)."""
         return {
             "systems": (self.systems, False), "generate": (self.generate, True),
-            "see_features": (self.see, True), "features_at": (self.at_place, True),
-            "edit": (self.edit, True), "compare": (self.compared, True),
+            "see_features": (self.see_features, True), "features_at": (self.features_at, True),
+            "edit": (self.edit, True), "compare": (self.compare, True),
             "strengths": (self.strengths, True), "feature": (self.feature, False),
-            "examples": (self.examples, False), "search_features": (self.find, False),
-            "label_feature": (self.label, False), "blocks": (self.figures, False),
+            "examples": (self.examples, False), "search_features": (self.search_features, False),
+            "label_feature": (self.label_feature, False), "blocks": (self.blocks, False),
         }  # fmt: skip
-
-    def _atlas(self) -> Atlas:
-        if self.session.atlas is None:
-            raise UnboxError("the explorer was started without an atlas")
-        return self.session.atlas
 
     def systems(self) -> list:
         """The systems that can make pictures here, and which one is the default."""
@@ -68,57 +63,57 @@ class Endpoints:
         """Make a picture. steps 0 and system "" mean the defaults. edits: list of edit objects, like
         {"block": "up.0.1", "feature": [17], "op": "add", "value": 3, "unit": "deviation", "where":
         {"box": [0, 0, 1, 1]}}. Gives image (a data URI of a PNG that carries its recipe) and recipe."""
-        recipe = recipe_of(self.session, prompt, seed, steps, system, edits or [])
+        recipe = self._recipe(prompt, seed, steps, system, edits or [])
         (image,) = self.session.generate([recipe])
-        return _picture(image, recipe)
+        return _image(image, recipe)
 
-    def see(self, prompt: str, seed: int = 0, steps: int = 0, system: str = "", count: int = 10) -> dict:
+    def see_features(
+        self, prompt: str, seed: int = 0, steps: int = 0, system: str = "", count: int = 10
+    ) -> dict:
         """Make a picture and list the features that fire most in it, by SAE: name, label, mean activation."""
-        recipe = recipe_of(self.session, prompt, seed, steps, system, [])
+        recipe = self._recipe(prompt, seed, steps, system)
         many = limits.whole("count", count, 1, MOST)
-        recorded = self.session.record(recipe)
-        found = {
-            sae: recorded.strongest(sae, None, many, self.session.rarity(sae)) for sae in recorded.values
-        }
-        return _picture(recorded.image, recipe) | {"features": _named(self.session, found)}
+        recorded, rarity = self.session.record(recipe), self.session.rarity
+        found = {sae: recorded.strongest(sae, None, many, rarity(sae)) for sae in recorded.values}
+        return _image(recorded.image, recipe) | {"features": self._named(found)}
 
-    def at_place(
+    def features_at(
         self, prompt: str, x: float, y: float, seed: int = 0, steps: int = 0, system: str = "", count: int = 5
     ) -> dict:
         """Make a picture and list the features that fire most at one place of it, by SAE. x and y are
         fractions of the width and height from the upper left corner, 0 to 1 (1 not included)."""
         x, y = (limits.number(name, value, 0.0, 0.9999) for name, value in (("x", x), ("y", y)))
-        recorded = self.session.record(recipe_of(self.session, prompt, seed, steps, system, []))
-        many = limits.whole("count", count, 1, MOST)
-        return _named(
-            self.session,
-            {sae: recorded.at(sae, x, y, None, many, self.session.rarity(sae)) for sae in recorded.values},
-        )
+        recorded = self.session.record(self._recipe(prompt, seed, steps, system))
+        many, rarity = limits.whole("count", count, 1, MOST), self.session.rarity
+        return self._named({sae: recorded.at(sae, x, y, None, many, rarity(sae)) for sae in recorded.values})
 
     def edit(self, recipe: dict, control: bool = False) -> dict:
         """Make a picture from a recipe (as the explorer copies it, or as a saved PNG holds it) without
         and with its edits: before, after (data URIs), recipe. control: random features of equal norm in
         place of the edits', to see what any feature would do."""
-        asked = Recipe.from_json(recipe)
-        made = self.session.random_control(asked) if control else asked
-        before, after = (image_uri(image, "PNG") for image in self.session.generate([asked.plain, made]))
-        return {"before": before, "after": after, "recipe": made.to_json()}
+        given = Recipe.from_json(recipe)
+        edited = self.session.random_control(given) if control else given
+        before, after = self.session.generate([given.plain, edited])
+        return {
+            "before": image_uri(before, "PNG"),
+            "after": image_uri(after, "PNG"),
+            "recipe": edited.to_json(),
+        }
 
-    def compared(self, recipe: dict, other: dict) -> dict:
+    def compare(self, recipe: dict, other: dict) -> dict:
         """Make the pictures of two recipes and list the features that fire more in the one or in the other,
         by SAE: left, right (data URIs), more_left, more_right (name, label, difference of activation)."""
-        one, two = (self.session.record(Recipe.from_json(each)) for each in (recipe, other))
+        left, right = (self.session.record(Recipe.from_json(each)) for each in (recipe, other))
         sides = {
-            sae: compare_page.differing(self.session, one, two, sae)
-            for sae in one.values
-            if sae in two.values
+            sae: compare_page.differing(self.session, left, right, sae)
+            for sae in left.values
+            if sae in right.values
         }
-        more, less = ({sae: _indexed(both[i]) for sae, both in sides.items()} for i in (0, 1))
         return {
-            "left": image_uri(one.image, "PNG"),
-            "right": image_uri(two.image, "PNG"),
-            "more_left": _named(self.session, less),
-            "more_right": _named(self.session, more),
+            "left": image_uri(left.image, "PNG"),
+            "right": image_uri(right.image, "PNG"),
+            "more_left": self._named({sae: less for sae, (_, less) in sides.items()}),
+            "more_right": self._named({sae: more for sae, (more, _) in sides.items()}),
         }
 
     def strengths(self, name: str, prompt: str = "", seed: int = 0) -> dict:
@@ -127,8 +122,8 @@ class Endpoints:
         name, prompt = limits.text("name", name, 200), limits.text("prompt", prompt)
         strip = generate_strip(self.session, name, prompt, seed)
         images = [
-            {"strength": s, "image": image_uri(i, "PNG")}
-            for s, i in zip(STRENGTHS, strip.pictures, strict=True)
+            {"strength": strength, "image": image_uri(image, "PNG")}
+            for strength, image in zip(STRENGTHS, strip.pictures, strict=True)
         ]
         return {"icon": image_uri(strip.icon, "PNG"), "strengths": images}
 
@@ -159,7 +154,7 @@ class Endpoints:
             for e in found
         ]  # fmt: skip
 
-    def figures(self) -> dict:
+    def blocks(self) -> dict:
         """Figures of each block's SAE: width, latents, k, held-out figures, and what the atlas counted."""
         rows = {} if self.session.atlas is None else {row[0]: row[1:] for row in self.session.atlas.summary()}
         names = ("features", "active", "labelled", "median_density", "mean_label_score", "scored_labels")
@@ -170,7 +165,7 @@ class Endpoints:
             for name, sae in self.session.saes.items()
         }  # fmt: skip
 
-    def find(self, words: str, by: str = "words", block: str = "", limit: int = 20) -> list:
+    def search_features(self, words: str, by: str = "words", block: str = "", limit: int = 20) -> list:
         """Search features by the words of their labels and captions, or (by = "meaning") by what their
         captions mean. block "" is all blocks; a name like up.0.1/17 or an index finds that feature.
         Gives name, label and statistics of each."""
@@ -185,37 +180,31 @@ class Endpoints:
             raise UnboxError("by is 'words' or 'meaning'")
         return [asdict(f) for f in self._atlas().search(asked, Filter(block=block or None), limit=many)]
 
-    def label(self, name: str, text: str, author: str) -> str:
+    def label_feature(self, name: str, text: str, author: str) -> str:
         """Give a feature a label; an empty text takes this author's labels away."""
         set_label(self._atlas(), limits.text("name", name, 200), text, limits.text("author", author, 200))
         return f"{name} is now called '{self._atlas().feature(name).label}'"
 
+    def _atlas(self) -> Atlas:
+        if self.session.atlas is None:
+            raise UnboxError("the explorer was started without an atlas")
+        return self.session.atlas
 
-def _named(session: Any, found: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, list[dict[str, Any]]]:
-    """Features by SAE, (index, activation) each, as JSON with their labels."""
-    facts = feature_summaries.facts_of(
-        session, [f"{sae}/{i}" for sae, rows in found.items() for i, _ in rows]
-    )
-    labels = {name: each.label for name, each in facts.items()}
-    return {
-        sae: [{"name": (name := f"{sae}/{i}"), "label": labels.get(name, ""), "activation": value}
-              for i, value in rows]
-        for sae, rows in found.items()
-    }  # fmt: skip
+    def _recipe(self, prompt: str, seed: int, steps: int, system: str, edits: Sequence[JSON] = ()) -> Recipe:
+        """The recipe that a request asks for, with the system's own settings where it says nothing."""
+        base = self.session.defaults(limits.text("system", system, 200) or self.session.default)
+        recipe = Recipe.from_json(base.to_json() | {"prompt": prompt, "seed": seed, "edits": edits})
+        return replace(recipe, steps=limits.steps(steps)) if steps else recipe
 
-
-def _indexed(found: Sequence[tuple[str, float]]) -> list[tuple[int, float]]:
-    return [(int(name.rpartition("/")[2]), value) for name, value in found]
-
-
-def recipe_of(session: Any, prompt: Any, seed: Any, steps: Any, system: Any, edits: Any) -> Recipe:
-    """The recipe that a request asks for, with the system's own settings where it says nothing."""
-    base = session.defaults(limits.text("system", system, 200) or session.default)
-    wanted = base.to_json() | {"prompt": prompt, "seed": seed, "edits": edits}
-    recipe = Recipe.from_json(wanted)
-    return replace(recipe, steps=limits.steps(steps)) if steps else recipe
+    def _named(self, found: Mapping[str, Sequence[tuple[str, float]]]) -> dict[str, list[dict[str, JSON]]]:
+        """Features by SAE, (name, activation) each, as JSON with their labels."""
+        names = [name for rows in found.values() for name, _ in rows]
+        labels = {name: facts.label for name, facts in facts_of(self.session, names).items()}
+        return {
+            sae: [{"name": name, "label": labels.get(name, ""), "activation": value} for name, value in rows]
+            for sae, rows in found.items()
+        }
 
 
-def _picture(image: Any, recipe: Recipe) -> dict:
-    data = base64.b64encode(image_uris.png_with_recipe(image, recipe.to_json())).decode("ascii")
-    return {"image": f"data:image/png;base64,{data}", "recipe": recipe.to_json()}
+def _image(image: Image.Image, recipe: Recipe) -> dict[str, JSON]:
+    return {"image": recipe.to_png_uri(image), "recipe": recipe.to_json()}

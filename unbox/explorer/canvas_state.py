@@ -1,9 +1,8 @@
-"""The sheet that is painted on: a recipe, its history, the mask in hand. Every change is a new value."""
+"""What the Paint page holds: a recipe, its history, the mask in hand. Every change is a new value."""
 
 import base64
 import binascii
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,6 +11,7 @@ from unbox.edit import Edit, Edits
 from unbox.errors import UnboxError
 from unbox.explorer import limits
 from unbox.explorer.image_recipe import Recipe
+from unbox.json_types import JSON
 from unbox.mask import Mask
 
 #: Cells of a painted mask along the longer side of the picture.
@@ -21,7 +21,7 @@ HISTORY = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Sheet:
+class CanvasState:
     """What the Paint page holds for one visitor."""
 
     recipe: Recipe
@@ -33,68 +33,68 @@ class Sheet:
     """The edit that the controls show."""
     before: Image.Image | None = None
     after: Image.Image | None = None
-    made: Recipe | None = None
+    after_recipe: Recipe | None = None
     """The recipe of `after`."""
 
-    def changed(self, recipe: Recipe, chosen: int | None = None) -> "Sheet":
-        """The sheet with another recipe; undo brings this one back."""
+    def changed(self, recipe: Recipe, chosen: int | None = None) -> "CanvasState":
+        """The state with another recipe; undo brings this one back."""
         if recipe == self.recipe:
             return replace(self, chosen=chosen)
         past = (*self.past, self.recipe)[-HISTORY:]
         return replace(self, recipe=recipe, past=past, future=(), chosen=chosen)
 
-    def undo(self) -> "Sheet":
+    def undo(self) -> "CanvasState":
         """Before the last change. Raises UnboxError when there was none."""
         if not self.past:
             raise UnboxError("there is nothing to undo")
         *past, recipe = self.past
         return replace(self, recipe=recipe, past=tuple(past), future=(self.recipe, *self.future), chosen=None)
 
-    def redo(self) -> "Sheet":
+    def redo(self) -> "CanvasState":
         """After the change that was undone."""
         if not self.future:
             raise UnboxError("there is nothing to redo")
         recipe, *future = self.future
         return replace(self, recipe=recipe, past=(*self.past, self.recipe), future=tuple(future), chosen=None)
 
-    def add(self, edit: Edit) -> "Sheet":
+    def add(self, edit: Edit) -> "CanvasState":
         """One more edit, at the end."""
         if len(self.recipe.edits) >= limits.EDITS:
             raise UnboxError(f"a picture takes at most {limits.EDITS} edits")
         edits = self.recipe.edits + edit
         return self.changed(replace(self.recipe, edits=edits), len(edits) - 1)
 
-    def put(self, edit: Edit) -> "Sheet":
+    def replace_chosen(self, edit: Edit) -> "CanvasState":
         """The chosen edit replaced."""
-        place = self._place(self.chosen)
+        index = self._index(self.chosen)
         edits = list(self.recipe.edits)
-        edits[place] = edit
-        return self.changed(replace(self.recipe, edits=Edits(tuple(edits))), place)
+        edits[index] = edit
+        return self.changed(replace(self.recipe, edits=Edits(tuple(edits))), index)
 
-    def choose(self, place: int) -> "Sheet":
+    def choose(self, index: int) -> "CanvasState":
         """Show an edit in the controls, its mask on the picture."""
-        edit = self.recipe.edits[self._place(place)]
-        return replace(self, chosen=place, mask=edit.where)
+        edit = self.recipe.edits[self._index(index)]
+        return replace(self, chosen=index, mask=edit.where)
 
-    def toggle(self, place: int) -> "Sheet":
+    def toggle(self, index: int) -> "CanvasState":
         """Switch an edit on or off."""
-        off = self.recipe.off ^ {self._place(place)}
+        off = self.recipe.off ^ {self._index(index)}
         return self.changed(replace(self.recipe, off=frozenset(off)), self.chosen)
 
-    def remove(self, place: int) -> "Sheet":
+    def remove(self, index: int) -> "CanvasState":
         """Take an edit out."""
-        place = self._place(place)
-        order = [i for i in range(len(self.recipe.edits)) if i != place]
+        index = self._index(index)
+        order = [i for i in range(len(self.recipe.edits)) if i != index]
         return self.changed(self._ordered(order))
 
-    def move(self, place: int, by: int) -> "Sheet":
+    def move(self, index: int, by: int) -> "CanvasState":
         """Exchange an edit with the one before (-1) or after (+1); at the ends nothing happens."""
-        place = self._place(place)
-        other = place + by
+        index = self._index(index)
+        other = index + by
         if not 0 <= other < len(self.recipe.edits):
             return self
         order = list(range(len(self.recipe.edits)))
-        order[place], order[other] = other, place
+        order[index], order[other] = other, index
         return self.changed(self._ordered(order), other)
 
     def _ordered(self, order: list[int]) -> Recipe:
@@ -102,13 +102,13 @@ class Sheet:
         off = frozenset(new for new, old in enumerate(order) if old in self.recipe.off)
         return replace(self.recipe, edits=edits, off=off)
 
-    def _place(self, place: int | None) -> int:
-        if place is None or not 0 <= place < len(self.recipe.edits):
-            raise UnboxError(f"there is no edit {place}; the list has {len(self.recipe.edits)}")
-        return place
+    def _index(self, index: int | None) -> int:
+        if index is None or not 0 <= index < len(self.recipe.edits):
+            raise UnboxError(f"there is no edit {index}; the list has {len(self.recipe.edits)}")
+        return index
 
 
-def painted(mask: Any, width: Any, height: Any) -> Mask | None:
+def mask_from_canvas(mask: JSON, width: JSON, height: JSON) -> Mask | None:
     """The mask that the page's canvas sends: base64 of a level a cell. None where nothing is painted.
 
     Raises UnboxError for what no canvas of ours sends.
@@ -118,10 +118,10 @@ def painted(mask: Any, width: Any, height: Any) -> Mask | None:
     width, height = limits.whole("width", width, 1, MASK_SIDE), limits.whole("height", height, 1, MASK_SIDE)
     try:
         levels = np.frombuffer(base64.b64decode(mask, validate=True), np.uint8)
-        found = levels.reshape(height, width).astype(np.float32) / 255
+        array = levels.reshape(height, width).astype(np.float32) / 255
     except (ValueError, binascii.Error) as error:
         raise UnboxError(f"not a painted mask: {error}") from error
-    return Mask.of(found) if found.any() else None
+    return Mask.of(array) if array.any() else None
 
 
 def mask_size(recipe: Recipe) -> tuple[int, int]:
@@ -130,7 +130,7 @@ def mask_size(recipe: Recipe) -> tuple[int, int]:
     return max(1, MASK_SIDE * recipe.width // longest), max(1, MASK_SIDE * recipe.height // longest)
 
 
-def mask_text(mask: Mask | None, size: tuple[int, int]) -> str:
+def mask_to_canvas(mask: Mask | None, size: tuple[int, int]) -> str:
     """A mask for the canvas: base64 of a level a cell; empty for none and for the feature's own map."""
     if mask is None or mask.own:
         return ""

@@ -1,14 +1,15 @@
-"""What every page needs from Gradio: events that answer mistakes politely, clicks on HTML, runs that stop."""
+"""What every page needs from Gradio: events that report the user's errors, clicks on HTML, runs that stop."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from html import escape
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Literal, ParamSpec, TypeAlias, TypeVar
 
 import gradio as gr
+from gradio.events import Dependency
 
 from activation_store import StoreError
 from unbox.errors import UnboxError
@@ -31,35 +32,43 @@ KEYS = (_FOLDER / "keys.js").read_text(encoding="utf-8")
 #: What an event answers: the new value, or an update, of each component that it changes.
 Updates: TypeAlias = dict[gr.blocks.Block, object]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T", str, int, float)
 
-def html_component(value: str = "", script: str = CLICKS, **options: Any) -> gr.HTML:
+
+def html_component(value: str = "", script: str = CLICKS, *, elem_id: str | None = None) -> gr.HTML:
     """HTML whose buttons speak to the server: `.click` with what `data-go` holds, `.select` with a place."""
-    return gr.HTML(value, js_on_load=script, apply_default_css=False, padding=False, **options)
+    return gr.HTML(value, js_on_load=script, apply_default_css=False, padding=False, elem_id=elem_id)
 
 
 def listen(
-    event: Callable[..., Any],
-    fn: Callable,
-    inputs: Any,
-    outputs: Any,
+    event: Callable[..., Dependency],
+    fn: Callable[..., R],
+    inputs: Collection[gr.blocks.Block] | None,
+    outputs: Sequence[gr.blocks.Block] | None,
     *,
     device: bool = False,
-    **options: Any,
-) -> Any:
+    show_progress: Literal["minimal", "hidden"] = "minimal",
+    queue: bool = True,
+    cancels: list[Dependency] | None = None,
+) -> Dependency:
     """Wire an event of a page. It is no API endpoint: those are in `unbox.explorer.api`.
 
     `device`: it runs the model, so it waits in the device's queue.
     """
-    queue = {"concurrency_limit": 1, "concurrency_id": DEVICE} if device else {"concurrency_limit": 8}
-    options = {"show_progress": "minimal", "api_visibility": "private", **queue, **options}
-    return event(with_user_errors(fn), inputs, outputs, **options)
+    return event(
+        with_user_errors(fn), inputs, outputs,
+        concurrency_limit=1 if device else 8, concurrency_id=DEVICE if device else None,
+        show_progress=show_progress, api_visibility="private", queue=queue, cancels=cancels,
+    )  # fmt: skip
 
 
-def with_user_errors(fn: Callable) -> Callable:
+def with_user_errors(fn: Callable[P, R]) -> Callable[P, R]:
     """The function with mistakes of the user turned into Gradio's messages. Texts in them are escaped."""
 
     @wraps(fn)
-    def answer(*arguments: Any, **named: Any) -> Any:
+    def answer(*arguments: P.args, **named: P.kwargs) -> R:
         try:
             return fn(*arguments, **named)
         except Cancelled:
@@ -70,14 +79,14 @@ def with_user_errors(fn: Callable) -> Callable:
     return answer
 
 
-def event_value(event: gr.EventData, name: str, kind: type) -> Any:
+def event_value(event: gr.EventData, name: str, kind: type[T]) -> T | None:
     """What a click's data says under a name, if it is of the kind that it should be; else None."""
     value = event._data.get(name) if isinstance(event._data, dict) else None
     return value if isinstance(value, kind) and not (kind is int and isinstance(value, bool)) else None
 
 
 class StopSwitches:
-    """One stop switch per session."""
+    """One stop switch for each visitor (a session of Gradio's) whose run goes on."""
 
     def __init__(self) -> None:
         self._switches: dict[str, threading.Event] = {}
@@ -85,7 +94,7 @@ class StopSwitches:
 
     @contextmanager
     def running(self, request: gr.Request | None) -> Iterator[threading.Event]:
-        """A fresh switch for a run of this session, forgotten after it."""
+        """A fresh switch for a run of this visitor, forgotten after it."""
         visitor, switch = _visitor(request), threading.Event()
         with self._lock:
             self._switches[visitor] = switch
@@ -97,7 +106,7 @@ class StopSwitches:
                     del self._switches[visitor]
 
     def stop(self, request: gr.Request) -> None:
-        """Stop this session's run at the next step of the sampler."""
+        """Stop this visitor's run at the next step of the sampler."""
         with self._lock:
             switch = self._switches.get(_visitor(request))
         if switch is not None:

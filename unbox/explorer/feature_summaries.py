@@ -7,7 +7,8 @@ from pathlib import Path
 from unbox.atlas import Facts, Related
 from unbox.errors import UnboxError
 from unbox.explorer.html import render
-from unbox.explorer.session import ExplorerSession, RecordedImage
+from unbox.explorer.recorded_image import RecordedImage
+from unbox.explorer.session import ExplorerSession
 
 #: Features shown of each block, and at a place.
 SHOWN, AT_PLACE = 8, 2
@@ -85,7 +86,7 @@ def strongest(
     groups = []
     for sae, values in recorded.values.items():
         weight = session.rarity(sae) if telling else None
-        found = [(f"{sae}/{i}", v) for i, v in recorded.strongest(sae, step, SHOWN, weight)]
+        found = recorded.strongest(sae, step, SHOWN, weight)
         height, width = values.shape[2:4]
         groups.append(ChipGroup(sae, f"{height}\u00d7{width} places", feature_chips(session, found, chosen)))
     return render("strongest_features.html", groups=groups)
@@ -98,7 +99,7 @@ def at_place(
     rows = []
     for sae in recorded.values:
         weight = session.rarity(sae) if telling else None
-        found = [(f"{sae}/{i}", v) for i, v in recorded.at(sae, x, y, step, AT_PLACE, weight)]
+        found = recorded.at(sae, x, y, step, AT_PLACE, weight)
         rows += feature_chips(session, found)
     return render("features_at_place.html", rows=rows, x=x, y=y)
 

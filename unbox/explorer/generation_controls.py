@@ -1,35 +1,55 @@
 """The controls that say what picture is made, the same on every page that makes one."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import gradio as gr
 
 from unbox.explorer import limits
+from unbox.explorer.events import Updates, listen
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.session import ExplorerSession
-
-#: The fields of a recipe that have a control, in their order.
-FIELDS = ("system", "prompt", "seed", "steps", "guidance", "height", "width", "negative_prompt")
+from unbox.json_types import JSON
 
 
 @dataclass(frozen=True)
-class Controls:
-    """Gradio components, one for each of FIELDS, in that order."""
+class GenerationControls:
+    """A component for each field of a recipe that has one, under the field's name."""
 
-    components: tuple[Any, ...]
+    system: gr.Dropdown
+    prompt: gr.Textbox
+    seed: gr.Number
+    steps: gr.Number
+    guidance: gr.Number
+    height: gr.Number
+    width: gr.Number
+    negative_prompt: gr.Textbox
 
     @property
-    def prompt(self) -> Any:
-        return self.components[FIELDS.index("prompt")]
+    def components(self) -> list[gr.components.Component]:
+        """All of them, as inputs of an event; `recipe` reads their values."""
+        return list(vars(self).values())
 
-    @property
-    def system(self) -> Any:
-        return self.components[FIELDS.index("system")]
+    def recipe(self, values: Sequence[JSON]) -> Recipe:
+        """The recipe that the values of `components` say. Raises UnboxError for values that cannot be."""
+        return Recipe.from_json(dict(zip(vars(self), values, strict=True)))
+
+    def updates(self, recipe: Recipe) -> Updates:
+        """What makes the controls show a recipe."""
+        return {component: getattr(recipe, name) for name, component in vars(self).items()}
+
+    def wire(self, session: ExplorerSession) -> None:
+        """Another system brings its own steps, guidance and size."""
+        settings = [self.steps, self.guidance, self.height, self.width]
+
+        def settings_of(system: str) -> list[float]:
+            own = session.defaults(system)
+            return [own.steps, own.guidance, own.height, own.width]
+
+        listen(self.system.input, settings_of, [self.system], settings, show_progress="hidden")
 
 
-def draw(session: ExplorerSession, first: Recipe, key: str) -> Controls:
+def draw(session: ExplorerSession, first: Recipe, key: str) -> GenerationControls:
     """Draw the controls with a recipe's values, inside `gr.Blocks`. `key` tells pages' controls apart."""
     with gr.Row(elem_classes="ub-toolbar"):
         prompt = gr.Textbox(
@@ -55,22 +75,4 @@ def draw(session: ExplorerSession, first: Recipe, key: str) -> Controls:
                 first.negative_prompt, label="Negative prompt (needs guidance above 1)",
                 max_length=limits.PROMPT, scale=6, min_width=240,
             )  # fmt: skip
-    return Controls((system, prompt, seed, steps, guidance, height, width, negative))
-
-
-def recipe_of(own: Controls, data: Mapping[Any, Any], **rest: Any) -> Recipe:
-    """The recipe that the controls say; `data` has a value for each component. Raises UnboxError for values
-    that cannot be. `rest`: further fields of the recipe."""
-    values = {name: data[component] for name, component in zip(FIELDS, own.components, strict=True)}
-    return replace(Recipe.from_json(values), **rest)
-
-
-def values_of(recipe: Recipe) -> tuple[Any, ...]:
-    """The controls' values of a recipe."""
-    return tuple(getattr(recipe, name) for name in FIELDS)
-
-
-def settings_of(session: ExplorerSession, system: str) -> tuple[Any, ...]:
-    """Steps, guidance, height and width that a system wants."""
-    own = session.defaults(system)
-    return own.steps, own.guidance, own.height, own.width
+    return GenerationControls(system, prompt, seed, steps, guidance, height, width, negative)

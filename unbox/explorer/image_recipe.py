@@ -10,13 +10,15 @@ import shlex
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+
+from PIL import Image
 
 from activation_store import StoreError
 from activation_store.files import parse_json
 from unbox.edit import Edit, Edits
 from unbox.errors import UnboxError
-from unbox.explorer import limits
+from unbox.explorer import image_uris, limits
+from unbox.json_types import JSON
 
 VERSION = 1
 #: Keys of the JSON that only the explorer reads; the others are as in `unbox generate`'s PNGs.
@@ -53,24 +55,18 @@ class Recipe:
         """The same picture without edits."""
         return replace(self, edits=Edits(), off=frozenset(), guard=False)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """JSON object; inverse of `from_json`."""
-        own = {"off": sorted(self.off), "guard": self.guard}
-        return {
-            "version": VERSION,
-            "system": self.system,
-            "prompt": self.prompt,
-            "seed": self.seed,
-            "steps": self.steps,
-            "guidance": self.guidance,
-            "height": self.height,
-            "width": self.width,
-            "negative_prompt": self.negative_prompt or None,
-            "edits": self.edits.to_json(),
-        } | {name: value for name, value in own.items() if value}
+        optional: dict[str, JSON] = {"off": sorted(self.off), "guard": self.guard}
+        record: dict[str, JSON] = {
+            "version": VERSION, "system": self.system, "prompt": self.prompt, "seed": self.seed,
+            "steps": self.steps, "guidance": self.guidance, "height": self.height, "width": self.width,
+            "negative_prompt": self.negative_prompt or None, "edits": self.edits.to_json(),
+        }  # fmt: skip
+        return record | {name: value for name, value in optional.items() if value}
 
     @classmethod
-    def from_json(cls, value: Any) -> "Recipe":
+    def from_json(cls, value: JSON) -> "Recipe":
         """A recipe from JSON that may be anybody's. Raises UnboxError naming what is wrong with it."""
         if not isinstance(value, Mapping):
             raise UnboxError("not a recipe: it is an object with system, prompt, seed, steps and edits")
@@ -122,6 +118,11 @@ class Recipe:
             raise UnboxError(f"this link is damaged: {error}") from error
         return cls.from_json(parse(data))
 
+    def to_png_uri(self, image: Image.Image) -> str:
+        """The picture that this recipe made, as the data URI of a PNG that carries the recipe."""
+        png = image_uris.png_with_recipe(image, self.to_json())
+        return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
     def to_python(self, saes: str = "saes/", norms: Mapping[str, tuple[float, float]] | None = None) -> str:
         """Python lines that make this picture. `saes`: folder of the SAEs; `norms`: the guard's limits."""
         lines = ["import unbox", "", f"model = unbox.load({self.system!r})"]
@@ -132,7 +133,7 @@ class Recipe:
         if len(self.active):
             lines += [
                 f"saes = unbox.load_saes({saes!r})",
-                f"edits = unbox.Edits.from_json({self._literal()})",
+                f"edits = unbox.Edits.from_json({self.active.to_json()!r})",
             ]
             edits = "unbox.bind(edits, saes)"
             if self.guard:
@@ -144,30 +145,21 @@ class Recipe:
     def to_command(self, saes: str = "saes/") -> str:
         """Command lines that make this picture, with the edits in a file."""
         size = [str(self.height)] if self.height == self.width else [str(self.height), str(self.width)]
-        words = [
-            "unbox",
-            "generate",
-            "--model",
-            self.system,
-            "--prompt",
-            self.prompt,
-            "--seed",
-            str(self.seed),
-        ]
-        words += ["--steps", str(self.steps), "--guidance", f"{self.guidance:g}", "--size", *size]
+        command = ["unbox", "generate", "--model", self.system, "--prompt", self.prompt,
+                   "--seed", str(self.seed), "--steps", str(self.steps),
+                   "--guidance", f"{self.guidance:g}", "--size", *size]  # fmt: skip
         if self.negative_prompt:
-            words += ["--negative", self.negative_prompt]
-        lines = []
+            command += ["--negative", self.negative_prompt]
+        lines = self._unguarded()
         if len(self.active):
             lines.append(f"echo {shlex.quote(json.dumps(self.active.to_json()))} > edits.json")
-            words += ["--edits", "edits.json", "--saes", saes]
-        return "\n".join([*self._unguarded(), *lines, shlex.join([*words, "--out", "image.png"])])
+            command += ["--edits", "edits.json", "--saes", saes]
+        return "\n".join([*lines, shlex.join([*command, "--out", "image.png"])])
 
     def _unguarded(self) -> list[str]:
         """A comment, where the guard is on, for the forms that have none."""
-        return ["# without the guard on norms, which only the explorer and Python have"] * (
-            self.guard and len(self.active) > 0
-        )
+        guarded = self.guard and len(self.active) > 0
+        return ["# without the guard on norms, which only the explorer and Python have"] if guarded else []
 
     def to_experiment(self, saes: str = "saes/") -> str:
         """A TOML file for `unbox experiment`: this prompt and seed, each edit that is on as a row.
@@ -176,12 +168,10 @@ class Recipe:
         """
         lines = [
             *self._unguarded(),
-            f"model = {_toml(self.system)}",
-            f"prompts = [{_toml(self.prompt)}]",
-            f"seeds = [{self.seed}]",
-        ]
-        lines += [f"steps = {self.steps}", f"guidance = {self.guidance:g}"]
-        lines += [f"height = {self.height}", f"width = {self.width}"]
+            f"model = {_toml(self.system)}", f"prompts = [{_toml(self.prompt)}]", f"seeds = [{self.seed}]",
+            f"steps = {self.steps}", f"guidance = {self.guidance:g}",
+            f"height = {self.height}", f"width = {self.width}",
+        ]  # fmt: skip
         if any(edit.subject == "feature" for edit in self.active):
             lines.append(f"saes = {_toml(saes)}")
         for number, edit in enumerate(self.active):
@@ -195,11 +185,8 @@ class Recipe:
                     lines.append(f"{key} = {_toml(value)}")
         return "\n".join(lines)
 
-    def _literal(self) -> str:
-        return repr(self.active.to_json())
 
-
-def parse(text: str | bytes) -> Any:
+def parse(text: str | bytes) -> JSON:
     """Strict JSON of at most `limits.JSON_BYTES`. Raises UnboxError."""
     if len(text) > limits.JSON_BYTES:
         raise UnboxError(f"this JSON is over {limits.JSON_BYTES:,} bytes")
@@ -219,7 +206,7 @@ def describe(edit: Edit) -> str:
     return f"{subject} {edit.op} {value:g}{unit}"
 
 
-def _toml(value: Any) -> str:
+def _toml(value: JSON) -> str:
     """A JSON value in TOML: the same but for objects, which have other braces' insides."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"

@@ -3,9 +3,6 @@
 import importlib.util
 import ipaddress
 import secrets
-from collections.abc import Sequence
-from html import escape
-from typing import Any
 
 import gradio as gr
 import torch
@@ -13,6 +10,7 @@ from PIL import Image
 
 from unbox.errors import UnboxError
 from unbox.explorer import api, events, links
+from unbox.explorer.html import render
 from unbox.explorer.pages import (
     blocks_page,
     compare_page,
@@ -55,26 +53,32 @@ def build(session: ExplorerSession) -> gr.Blocks:
     with gr.Blocks(
         title="unbox", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as app:
-        gr.HTML(_top(session), js_on_load=events.TOUR, apply_default_css=False, padding=False)
+        gr.HTML(header_html(session), js_on_load=events.TOUR, apply_default_css=False, padding=False)
         link = gr.Textbox(visible="hidden", elem_id="ub-link")
         with gr.Tabs(elem_id="ub-tabs") as tabs:
-            pages: dict[str, Any] = {}
-            for name, page, draw in (
-                ("explore", explore_page, lambda: explore_page.draw(session, initial, examples)),
-                ("feature", feature_page, lambda: feature_page.draw(session, initial)),
-                ("search", search_page, lambda: search_page.draw(session)),
-                ("paint", paint_page, lambda: paint_page.draw(session, initial)),
-                ("compare", compare_page, lambda: compare_page.draw(session, initial.recipe)),
-                ("blocks", blocks_page, lambda: blocks_page.draw(session)),
-            ):
-                with gr.Tab(page.TITLE, id=name):
-                    pages[name] = draw()
-        frame = SharedComponents(session, events.StopSwitches(), tabs, link, pages)
-        for wired in (explore_page, feature_page, search_page, paint_page, compare_page):
-            wired.wire(frame)
-        links.wire(app, frame)
-        api.add(frame)
-        app.unload(frame.stop_switches.stop)
+            shared = SharedComponents(session, events.StopSwitches(), tabs, link)
+            with gr.Tab(explore_page.TITLE, id="explore"):
+                explore = explore_page.draw(session, initial, examples)
+            with gr.Tab(feature_page.TITLE, id="feature"):
+                feature = feature_page.draw(session, initial)
+            with gr.Tab(search_page.TITLE, id="search"):
+                search = search_page.draw(session)
+            with gr.Tab(paint_page.TITLE, id="paint"):
+                paint = paint_page.draw(session, initial)
+            with gr.Tab(compare_page.TITLE, id="compare"):
+                compare = compare_page.draw(session, initial.recipe)
+            with gr.Tab(blocks_page.TITLE, id="blocks"):
+                blocks_page.draw(session)
+        api.add(
+            session
+        )  # first: Gradio names events after functions, and a second one of a name gets a number
+        explore_page.wire(shared, explore)
+        feature_page.wire(shared, feature, explore, search)
+        search_page.wire(shared, search)
+        paint_page.wire(shared, paint, explore, feature)
+        compare_page.wire(shared, compare, paint)
+        links.wire(app, shared, links.Pages(explore, feature, search, paint, compare))
+        app.unload(shared.stop_switches.stop)
     return app.queue(max_size=events.QUEUE, default_concurrency_limit=8)
 
 
@@ -91,9 +95,7 @@ def serve(
     one that is made up and printed (the user is `unbox`)."""
     Image.MAX_IMAGE_PIXELS = 4096 * 4096  # a small file must not inflate to gigabytes, whoever opens it
     if session.model(session.default).size <= SMALL:
-        torch.set_num_threads(
-            1
-        )  # threads of so small a model wait for each other: 4 s for 0.2 beside other work
+        torch.set_num_threads(1)  # threads of so small a model wait for each other: 4 s, not 0.2
     local = is_local(host)
     if password is None and not local:
         password = secrets.token_urlsafe(9)
@@ -146,21 +148,9 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def _top(session: ExplorerSession) -> str:
-    names = ", ".join(dict.fromkeys(sae.block for sae in session.saes.values()))
-    what = (
-        f"{sum(sae.latents for sae in session.saes.values()):,} features of {names}" if names else "no SAEs"
-    )
-    steps = "".join(
-        f'<button data-tab="{page}"><b>{page}</b><span>{escape(text)}</span></button>' for page, text in TOUR
-    )
-    return (
-        f'<header class="ub-top"><h1>unbox</h1><p>{escape(session.default)} \u00b7 {escape(what)}</p>'
-        '<span class="ub-keys"><kbd>/</kbd> search <kbd>n</kbd> <kbd>p</kbd> next, previous feature</span>'
-        '<button data-tour="open">Tour</button></header>'
-        f'<nav class="ub-tour" aria-label="tour" hidden>{steps}'
-        '<button data-tour="close" aria-label="close the tour">\u2715</button></nav>'
-    )
-
-
-__all__: Sequence[str] = ("build", "serve")
+def header_html(session: ExplorerSession) -> str:
+    """The top of the app: what is open, the keys and the tour."""
+    blocks = ", ".join(dict.fromkeys(sae.block for sae in session.saes.values()))
+    count = sum(sae.latents for sae in session.saes.values())
+    features = f"{count:,} features of {blocks}" if blocks else "no SAEs"
+    return render("header.html", system=session.default, features=features, tour=TOUR)

@@ -4,104 +4,54 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from PIL import Image
 
 from unbox.atlas import Atlas
 from unbox.capture import record
 from unbox.edit import Edits, Feature
-from unbox.edits import Guard, bind, guarded, random_control
+from unbox.edits import EditInstrument, Guard, bind, guarded, random_control
 from unbox.errors import UnboxError
 from unbox.explorer.image_recipe import Recipe
-from unbox.models import load
+from unbox.explorer.recorded_image import RecordedImage
+from unbox.models import Model, load
 from unbox.sae.model import SAE
 
 #: Models kept in memory.
 MODELS = 2
+#: Called before each step of the sampler with the number of steps that are done.
+StepCallback: TypeAlias = Callable[[int], None]
 
 
 class Cancelled(Exception):
     """The run was stopped by its user."""
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedImage:
-    """A picture, and the features that fired while it was made."""
-
-    recipe: Recipe
-    image: Image.Image
-    steps: tuple[int, ...]
-    branches: tuple[str, ...]
-    values: Mapping[str, np.ndarray]
-    """SAE -> (steps, branches, y, x, k) float16."""
-    indices: Mapping[str, np.ndarray]
-    """SAE -> the same shape, int32."""
-
-    def heat(self, sae: str, index: int, step: int | None = None) -> np.ndarray:
-        """(y, x) activation of a feature, the largest over branches (and steps, where none is named)."""
-        values, indices = self._of(sae, step)
-        return np.where(indices == index, values, 0).max((0, 1, 4)).astype(np.float32)
-
-    def strongest(
-        self, sae: str, step: int | None, count: int, weight: np.ndarray | None = None
-    ) -> list[tuple[int, float]]:
-        """Features with the largest activation summed over places, times `weight` (n,) if given."""
-        values, indices = self._of(sae, step)
-        return _ranked(values, indices, count, weight)
-
-    def at(
-        self, sae: str, x: float, y: float, step: int | None, count: int, weight: np.ndarray | None = None
-    ) -> list[tuple[int, float]]:
-        """Features at a place, given in fractions of the picture."""
-        values, indices = self._of(sae, step)
-        row = min(int(y * values.shape[2]), values.shape[2] - 1)
-        column = min(int(x * values.shape[3]), values.shape[3] - 1)
-        return _ranked(values[:, :, row, column], indices[:, :, row, column], count, weight)
-
-    def _of(self, sae: str, step: int | None) -> tuple[np.ndarray, np.ndarray]:
-        if sae not in self.values:
-            raise UnboxError(f"there is no SAE '{sae}'; there are {', '.join(self.values)}")
-        if step is None:
-            return self.values[sae], self.indices[sae]
-        if step not in self.steps:
-            raise UnboxError(f"this run has no step {step}; it has {', '.join(map(str, self.steps))}")
-        part = slice(self.steps.index(step), self.steps.index(step) + 1)
-        return self.values[sae][part], self.indices[sae][part]
-
-
-def _ranked(
-    values: np.ndarray, indices: np.ndarray, count: int, weight: np.ndarray | None
-) -> list[tuple[int, float]]:
-    places = max(1, values[..., 0].size)
-    total = np.bincount(indices.ravel(), values.ravel().astype(np.float64)) / places
-    score = total if weight is None else total * weight[: len(total)]
-    order = np.argsort(-score, kind="stable")[:count]
-    return [(int(i), float(total[i])) for i in order if total[i] > 0]
-
-
 class ProgressHook:
-    """An instrument that tells how far a run is, and stops it when asked to."""
+    """A hook on the UNet that reports how far a run is, and ends it with `Cancelled` when asked to."""
 
-    def __init__(self, stop: threading.Event, progress: Callable[[int], None] | None = None) -> None:
+    def __init__(self, stop: threading.Event | None, progress: StepCallback | None) -> None:
         self.stop, self.progress = stop, progress
 
     @contextmanager
-    def attach(self, model: Any, rows: Sequence[int] | None) -> Iterator[None]:
+    def attach(self, model: Model, rows: Sequence[int] | None) -> Iterator[None]:
+        """Attach for a run."""
         done = 0
 
-        def before(*_: Any) -> None:
+        def before_step(unet: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             nonlocal done
-            if self.stop.is_set():
+            if self.stop is not None and self.stop.is_set():
                 raise Cancelled
             if self.progress is not None:
                 self.progress(done)
             done += 1
 
-        handle = model.unet.register_forward_pre_hook(before)
+        handle = model.unet.register_forward_pre_hook(before_step)
         try:
             yield
         finally:
@@ -111,14 +61,15 @@ class ProgressHook:
 class ExplorerSession:
     """Models by system, loaded when first asked for; SAEs by name; the atlas, where there is one.
 
-    `systems` are the names (or folders) that may be asked for, the first of them the default; `model` is that
-    one, loaded. `figures` of `unbox evaluate`, `bench` of `unbox bench shapes`; `folder` is where the SAEs
-    are, for commands to copy. Only one thread at a time may generate.
+    There is one for an app, shared by all its visitors. `model` is loaded already and shown under its
+    system's name, the default; `systems` are the names of others that may be asked for. `figures` of
+    `unbox evaluate`, `bench` of `unbox bench shapes`; `folder` is where the SAEs are, for commands to copy.
+    Only one thread at a time may generate.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         saes: Mapping[str, SAE] | None = None,
         atlas: Atlas | None = None,
         systems: Sequence[str] = (),
@@ -132,7 +83,7 @@ class ExplorerSession:
         self.folder = "saes/" if folder is None else str(folder)
         self.default = model.system.name
         self.systems = tuple(dict.fromkeys([self.default, *systems]))
-        self._models: OrderedDict[str, Any] = OrderedDict({self.default: model})
+        self._models: OrderedDict[str, Model] = OrderedDict({self.default: model})
         self._weights: dict[str, np.ndarray] = {}
         self._check()
 
@@ -151,7 +102,7 @@ class ExplorerSession:
                 raise UnboxError(f"the atlas knows {latents} features of {name}, its SAE has "
                                  f"{self.saes[name].latents}: build the atlas again")  # fmt: skip
 
-    def model(self, system: str) -> Any:
+    def model(self, system: str) -> Model:
         """The model of a system; the one used longest ago makes room. Raises UnboxError for unknown names."""
         if system not in self.systems:
             raise UnboxError(f"there is no system '{system[:80]}' here; there are {', '.join(self.systems)}")
@@ -200,47 +151,39 @@ class ExplorerSession:
         return self._weights[sae]
 
     def generate(
-        self, recipes: Sequence[Recipe], stop: threading.Event | None = None, progress: Any = None
-    ) -> list[Image.Image]:
-        """A picture for each recipe; all are of one system, steps, guidance and size."""
+        self, recipes: Sequence[Recipe], stop: threading.Event | None = None,
+        progress: StepCallback | None = None,
+    ) -> list[Image.Image]:  # fmt: skip
+        """A picture for each recipe; all are of one system, steps, guidance, size and negative prompt."""
         first = recipes[0]
-        model = self.model(first.system)
-        options: dict[str, Any] = {"negative_prompt": first.negative_prompt} if first.negative_prompt else {}
-        return model.generate(
+        return self.model(first.system).generate(
             [recipe.prompt for recipe in recipes],
             seeds=[recipe.seed for recipe in recipes],
-            edits=[self.instrument(recipe) for recipe in recipes],
-            instruments=[ProgressHook(stop or threading.Event(), progress)],
+            edits=[self.edits_of(recipe) for recipe in recipes],
+            instruments=[ProgressHook(stop, progress)],
             steps=first.steps, guidance=first.guidance, height=first.height, width=first.width,
-            **options,
+            negative_prompt=first.negative_prompt or None,
         )  # fmt: skip
 
-    def instrument(self, recipe: Recipe) -> Any:
+    def edits_of(self, recipe: Recipe) -> Edits | EditInstrument | None:
         """The recipe's edits with their SAEs, under a guard if it wants one; None without edits."""
         if not len(recipe.active):
             return None
-        fitting = self.fitting(recipe.system)
-        edits = bind(recipe.active, fitting)
-        if not recipe.guard:
-            return edits
-        return guarded(edits, Guard(self.norm_limits(edits, fitting)))
-
-    def norm_limits(self, edits: Edits, saes: Mapping[str, SAE]) -> dict[str, tuple[float, float]]:
-        """Block -> norms that an update may have: up to the mean update's norm and three deviations more."""
-        found = {}
-        for edit in edits:
-            sae = edit.sae or next((s for s in saes.values() if s.block == edit.block), None)
-            if isinstance(sae, SAE):
-                found[edit.block] = (0.0, float(sae.b_pre.norm()) + 3 * sae.update_std)
-        return found
+        edits = bind(recipe.active, self.fitting(recipe.system))
+        return guarded(edits, Guard(self.norms_of(recipe))) if recipe.guard else edits
 
     def norms_of(self, recipe: Recipe) -> dict[str, tuple[float, float]]:
-        """The guard's limits for a recipe; none where it has no edit that is on."""
-        fitting = self.fitting(recipe.system)
-        return self.norm_limits(bind(recipe.active, fitting), fitting) if len(recipe.active) else {}
+        """The guard's limits for a recipe: block -> norms that an update may have, up to the mean update's
+        norm and three deviations more; none where it has no edit that is on."""
+        fitting, limits = self.fitting(recipe.system), {}
+        for edit in bind(recipe.active, fitting):
+            sae = edit.sae or next((s for s in fitting.values() if s.block == edit.block), None)
+            if isinstance(sae, SAE):
+                limits[edit.block] = (0.0, float(sae.b_pre.norm()) + 3 * sae.update_std)
+        return limits
 
     def record(
-        self, recipe: Recipe, stop: threading.Event | None = None, progress: Any = None
+        self, recipe: Recipe, stop: threading.Event | None = None, progress: StepCallback | None = None
     ) -> RecordedImage:
         """Make the picture and see which features of every SAE that fits fire, at every step and place.
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 from urllib.parse import urlencode
 
 import gradio as gr
+from gradio.events import Dependency
 
 from unbox.atlas import Filter
 from unbox.explorer.events import StopSwitches, listen
 from unbox.explorer.image_recipe import Recipe
-from unbox.explorer.session import ExplorerSession, RecordedImage
+from unbox.explorer.recorded_image import RecordedImage
+from unbox.explorer.session import ExplorerSession, StepCallback
 
 #: Pixels of a side up to which a picture is made when the app starts.
 SMALL = 128
@@ -34,9 +35,9 @@ class InitialState:
         recipe = replace(session.defaults(session.default), prompt=prompt)
         small = session.model(session.default).size <= SMALL
         atlas, labelled = session.atlas, Filter(labelled=True)
-        found = [] if atlas is None else atlas.search("", labelled, order="label score", limit=1)
-        there = [facts.name for facts in found if facts.name.rpartition("/")[0] in session.saes]
-        return cls(recipe, session.record(recipe) if small else None, *there[:1])
+        best = [] if atlas is None else atlas.search("", labelled, order="label score", limit=1)
+        names = [facts.name for facts in best if facts.name.rpartition("/")[0] in session.saes]
+        return cls(recipe, session.record(recipe) if small else None, *names)
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,16 @@ class SharedComponents:
 
     session: ExplorerSession
     stop_switches: StopSwitches
-    tabs: Any
-    link: Any
-    pages: dict[str, Any]
-    """What `draw` of each page gave, by the page's name."""
+    tabs: gr.Tabs
+    link: gr.Textbox
+    """The query string of what is shown, for the address bar."""
 
-    def linked(self, event: Any) -> Any:
+    def show_link(self, event: Dependency) -> None:
         """After an event that changes the link: show it."""
-        return event.then(
-            None, self.link, None, js=SET_LINK, api_visibility="private", show_progress="hidden"
-        )
+        event.then(None, self.link, None, js=SET_LINK, api_visibility="private", show_progress="hidden")
 
-    def stoppable(self, button: Any, runs: Sequence[Any]) -> None:
-        """The button stops this session's run at its next step, and takes back what still waits."""
+    def wire_stop(self, button: gr.Button, runs: Sequence[Dependency]) -> None:
+        """The button stops this visitor's run at its next step, and takes back what still waits."""
         listen(button.click, self.stop_switches.stop, None, None, queue=False, cancels=list(runs))
 
 
@@ -67,11 +65,11 @@ def link(page: str, **query: str) -> str:
     return "?" + urlencode({"view": page, **query})
 
 
-def progress_callback(progress: Any, steps: int) -> Any:
-    """What tells Gradio's progress bar how far a run is; None where nobody looks."""
+def progress_callback(progress: gr.Progress | None, steps: int) -> StepCallback | None:
+    """What shows in Gradio's progress bar how many steps are done; None where nobody looks."""
     return None if progress is None else lambda done: progress((done, steps), desc="sampling", unit="steps")
 
 
-def select(page: str) -> Any:
+def select(page: str) -> gr.Tabs:
     """An update of the tabs that opens a page."""
     return gr.Tabs(selected=page)

@@ -1,6 +1,6 @@
 """Explore: make a picture, see which features fired, and where."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,16 +10,18 @@ from gradio.blocks import Block
 from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, generation_controls
 from unbox.explorer.events import Updates, event_value, html_component, listen
-from unbox.explorer.generation_controls import Controls
+from unbox.explorer.generation_controls import GenerationControls
 from unbox.explorer.html import render
 from unbox.explorer.image_recipe import Recipe
-from unbox.explorer.session import ExplorerSession, RecordedImage
+from unbox.explorer.recorded_image import RecordedImage
+from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import (
     InitialState,
     SharedComponents,
     link,
     progress_callback,
 )
+from unbox.json_types import JSON
 
 TITLE = "Explore"
 HINT = "Click a feature to see where it fires; click the picture to see what fires there."
@@ -31,7 +33,7 @@ TELLING, STRONG = "most telling", "strongest"
 class ExplorePage:
     """The page's components."""
 
-    controls: Controls
+    controls: GenerationControls
     make: gr.Button
     stop: gr.Button
     paint: gr.Button
@@ -84,47 +86,39 @@ def draw(session: ExplorerSession, initial: InitialState, examples: Sequence[str
                        gr.State(recorded, time_to_live=3600), gr.State(""))  # fmt: skip
 
 
-def outputs(shared: SharedComponents) -> list[Block]:
+def outputs(shared: SharedComponents, page: ExplorePage) -> list[Block]:
     """The components that `make_image` updates."""
-    page: ExplorePage = shared.pages["explore"]
     return [page.recorded, page.chosen, page.stage, page.step, page.features, page.place, page.card,
             shared.link]  # fmt: skip
 
 
-def wire(shared: SharedComponents) -> None:
+def wire(shared: SharedComponents, page: ExplorePage) -> None:
     """The page's events."""
-    page: ExplorePage = shared.pages["explore"]
     _wire_runs(shared, page)
     _wire_views(shared.session, page)
 
 
 def _wire_runs(shared: SharedComponents, page: ExplorePage) -> None:
     """Generate, stop, prompts to try, and the settings of another system."""
-    session, controls = shared.session, page.controls
+    controls = page.controls
 
     def make(
-        data: Mapping[Block, str | float], request: gr.Request, progress: gr.Progress = gr.Progress()  # noqa: B008
+        request: gr.Request, progress: gr.Progress = gr.Progress(), *values: JSON  # noqa: B008
     ) -> Updates:  # fmt: skip
-        return make_image(shared, generation_controls.recipe_of(controls, data), request, progress)
+        return make_image(shared, page, controls.recipe(values), request, progress)
 
     def prompt_of(event: gr.EventData) -> str:
         return event_value(event, "prompt", str) or ""
 
     picked = listen(page.examples.click, prompt_of, None, [controls.prompt], show_progress="hidden")
-    inputs = set(controls.components)
     runs = [
-        listen(event, make, inputs, outputs(shared), device=True)
+        listen(event, make, controls.components, outputs(shared, page), device=True)
         for event in (page.make.click, controls.prompt.submit, picked.then)
     ]
     for run in runs:
-        shared.linked(run)
-    shared.stoppable(page.stop, runs)
-    system, _, _, *sizes = controls.components[:7]
-
-    def settings_of(name: str) -> tuple[float, ...]:
-        return generation_controls.settings_of(session, name)
-
-    listen(controls.system.input, settings_of, [system], sizes, show_progress="hidden")
+        shared.show_link(run)
+    shared.wire_stop(page.stop, runs)
+    controls.wire(shared.session)
 
 
 def _wire_views(session: ExplorerSession, page: ExplorePage) -> None:
@@ -154,10 +148,10 @@ def _wire_views(session: ExplorerSession, page: ExplorePage) -> None:
 
 
 def make_image(
-    shared: SharedComponents, recipe: Recipe, request: gr.Request | None, progress: gr.Progress | None = None
-) -> Updates:
+    shared: SharedComponents, page: ExplorePage, recipe: Recipe, request: gr.Request | None,
+    progress: gr.Progress | None = None,
+) -> Updates:  # fmt: skip
     """Make the picture of a recipe and everything that the page shows of it."""
-    page: ExplorePage = shared.pages["explore"]
     with shared.stop_switches.running(request) as stop:
         recorded = shared.session.record(recipe, stop, progress_callback(progress, recipe.steps))
     return {

@@ -89,15 +89,14 @@ def draw(session: ExplorerSession, initial: InitialState) -> FeaturePage:
                        strip, gr.State(None))  # fmt: skip
 
 
-def outputs(shared: SharedComponents) -> list[Block]:
+def outputs(shared: SharedComponents, page: FeaturePage) -> list[Block]:
     """The components that `open_feature` updates."""
-    page: FeaturePage = shared.pages["feature"]
     return [shared.tabs, page.name, page.body, page.label, page.strip, page.interval, shared.link]
 
 
-def open_feature(shared: SharedComponents, name: str) -> Updates:
+def open_feature(shared: SharedComponents, page: FeaturePage, name: str) -> Updates:
     """Everything that changes when a feature's page is opened."""
-    session, page, name = shared.session, shared.pages["feature"], name.strip()
+    session, name = shared.session, name.strip()
     shown = body(session, name, None)
     facts = feature_summaries.facts_of(session, [name]).get(name)
     return {
@@ -111,20 +110,17 @@ def open_feature(shared: SharedComponents, name: str) -> Updates:
     }
 
 
-def wire(shared: SharedComponents) -> None:
+def wire(shared: SharedComponents, page: FeaturePage, explore: ExplorePage, search: SearchPage) -> None:
     """The page's events, and those of other pages that open a feature's page."""
-    page: FeaturePage = shared.pages["feature"]
-    explore: ExplorePage = shared.pages["explore"]
-    search: SearchPage = shared.pages["search"]
-    session, shown = shared.session, outputs(shared)
+    session, shown = shared.session, outputs(shared, page)
 
     def from_click(event: gr.EventData) -> Updates:
         name = event_value(event, "open", str) or event_value(event, "feature", str)
-        return open_feature(shared, name) if name else gr.skip()
+        return open_feature(shared, page, name) if name else gr.skip()
 
     def from_card(event: gr.EventData) -> Updates:
         name = event_value(event, "open", str)
-        return open_feature(shared, name) if name else gr.skip()
+        return open_feature(shared, page, name) if name else gr.skip()
 
     def in_page(event: gr.EventData, name: str) -> Updates:
         interval = event_value(event, "interval", int)
@@ -133,15 +129,17 @@ def wire(shared: SharedComponents) -> None:
         return {page.body: body(session, name.strip(), interval), page.interval: interval}
 
     def step_to(name: str, step: int) -> Updates:
-        return open_feature(shared, neighbour(session, name, step))
+        return open_feature(shared, page, neighbour(session, name, step))
 
-    shared.linked(listen(page.name.submit, lambda name: open_feature(shared, name), [page.name], shown))
-    shared.linked(listen(page.body.click, in_page, [page.name], shown, show_progress="hidden"))
+    shared.show_link(
+        listen(page.name.submit, lambda name: open_feature(shared, page, name), [page.name], shown)
+    )
+    shared.show_link(listen(page.body.click, in_page, [page.name], shown, show_progress="hidden"))
     for button, step in ((page.before, -1), (page.after, 1)):
         walk = partial(step_to, step=step)
-        shared.linked(listen(button.click, walk, [page.name], shown, show_progress="hidden"))
+        shared.show_link(listen(button.click, walk, [page.name], shown, show_progress="hidden"))
     for html, opened in ((explore.card, from_card), (search.results, from_click)):
-        shared.linked(listen(html.click, opened, None, shown, show_progress="hidden"))
+        shared.show_link(listen(html.click, opened, None, shown, show_progress="hidden"))
 
     def relabel(name: str, label: str, author: str) -> str:
         if session.atlas is None:
@@ -160,7 +158,7 @@ def wire(shared: SharedComponents) -> None:
             return strip_html(name, generate_strip(session, name, prompt, limits.seed(seed), stop, progress))
 
     run = listen(page.tries.click, make_strip, [page.name, page.prompt, page.seed], [page.strip], device=True)
-    shared.stoppable(page.stop, [run])
+    shared.wire_stop(page.stop, [run])
 
 
 def neighbour(session: ExplorerSession, name: str, step: int) -> str:

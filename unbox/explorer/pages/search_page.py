@@ -98,36 +98,32 @@ def draw(session: ExplorerSession) -> SearchPage:
                       html_component(first, elem_id="search-results"))  # fmt: skip
 
 
-def outputs(shared: SharedComponents) -> list[Block]:
+def outputs(shared: SharedComponents, page: SearchPage) -> list[Block]:
     """The components that `open_search` updates."""
-    page: SearchPage = shared.pages["search"]
     return [*page.query, page.results, shared.link]
 
 
-def open_search(shared: SharedComponents, query: SearchQuery) -> Updates:
+def open_search(shared: SharedComponents, page: SearchPage, query: SearchQuery) -> Updates:
     """The page with a search done."""
-    page: SearchPage = shared.pages["search"]
     controls: Updates = dict(zip(page.query, astuple(query), strict=True))
-    return controls | run_search(shared, query)
+    return controls | run_search(shared, page, query)
 
 
-def run_search(shared: SharedComponents, query: SearchQuery) -> Updates:
+def run_search(shared: SharedComponents, page: SearchPage, query: SearchQuery) -> Updates:
     """The results of a search, and its link."""
-    page: SearchPage = shared.pages["search"]
     return {page.results: results(shared.session, query), shared.link: link("search", **query.to_link())}
 
 
-def wire(shared: SharedComponents) -> None:
+def wire(shared: SharedComponents, page: SearchPage) -> None:
     """The page's events."""
-    page: SearchPage = shared.pages["search"]
 
     def search(
         q: str | None, by: str, block: str, step: str, low: float, high: float, labelled: bool, order: str
     ) -> Updates:
-        return run_search(shared, SearchQuery(q or "", by, block, step, low, high, labelled, order))
+        return run_search(shared, page, SearchQuery(q or "", by, block, step, low, high, labelled, order))
 
     for event in (page.find.click, page.words.submit):
-        shared.linked(listen(event, search, page.query, [page.results, shared.link]))
+        shared.show_link(listen(event, search, page.query, [page.results, shared.link]))
 
 
 def results(session: ExplorerSession, query: SearchQuery, note: str = "") -> str:

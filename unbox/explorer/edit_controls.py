@@ -1,0 +1,105 @@
+"""The controls that say what an edit does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import gradio as gr
+
+from unbox.edit import BRANCHES, UNITS, Edit
+from unbox.errors import UnboxError
+from unbox.explorer import limits
+from unbox.explorer.events import Updates
+from unbox.explorer.session import ExplorerSession
+from unbox.json_types import JSON
+from unbox.mask import Mask
+
+OPS = ("add", "scale", "set", "ablate", "replace")
+ALL_STEPS = "all"
+EVERYWHERE, PAINTED, OWN = "everywhere", "painted mask", "where it fires"
+
+
+@dataclass(frozen=True)
+class EditControls:
+    """A component for each thing that an edit says."""
+
+    feature: gr.Textbox
+    op: gr.Dropdown
+    strength: gr.Number
+    unit: gr.Dropdown
+    steps: gr.Textbox
+    branch: gr.Dropdown
+    where: gr.Radio
+
+    @property
+    def components(self) -> list[gr.components.Component]:
+        """All of them, as inputs of an event; `edit_of` reads their values."""
+        return list(vars(self).values())
+
+    def updates(self, edit: Edit) -> Updates:
+        """What makes the controls show an edit."""
+        where = EVERYWHERE if edit.where is None else OWN if edit.where.own else PAINTED
+        return {
+            self.feature: f"{edit.source or edit.block}/{edit.feature[0]}" if edit.feature else edit.block,
+            self.op: edit.op,
+            self.strength: edit.value if isinstance(edit.value, float) else edit.value[0],
+            self.unit: edit.unit,
+            self.steps: ALL_STEPS if edit.steps is None else f"{edit.steps[0]}-{edit.steps[1] - 1}",
+            self.branch: edit.branch,
+            self.where: where,
+        }
+
+
+def draw(session: ExplorerSession, feature: str) -> EditControls:
+    """Draw the controls, inside `gr.Blocks`, with a feature named."""
+    with gr.Group():
+        with gr.Row():
+            name = gr.Textbox(
+                feature, label="Feature", placeholder=f"{next(iter(session.saes), 'up.0.1')}/0",
+                max_length=200, elem_id="paint-feature", min_width=130,
+            )  # fmt: skip
+            op = gr.Dropdown(list(OPS), value="add", label="Op", min_width=90)
+        with gr.Row():
+            strength = gr.Number(3.0, label="Strength", minimum=-limits.STRENGTH, maximum=limits.STRENGTH,
+                                 elem_id="paint-strength", min_width=80)  # fmt: skip
+            unit = gr.Dropdown(list(UNITS), value="deviation", label="Unit", min_width=100)
+        where = gr.Radio([EVERYWHERE, PAINTED, OWN], value=EVERYWHERE, label="Where", elem_id="paint-where")
+        with gr.Row():
+            steps = gr.Textbox(ALL_STEPS, label="Steps", max_length=9, min_width=80, elem_id="paint-steps",
+                               placeholder="all, 0 or 0-2")  # fmt: skip
+            branch = gr.Dropdown(list(BRANCHES), value="both", label="Branch", min_width=90)
+    return EditControls(name, op, strength, unit, steps, branch, where)
+
+
+def edit_of(session: ExplorerSession, mask: Mask | None, values: Sequence[JSON]) -> Edit:
+    """The edit that the values of `EditControls.components` say. Raises UnboxError for what is no edit.
+
+    `mask`: what is painted, for an edit that acts there.
+    """
+    name, op, strength, unit, steps, branch, where = values
+    feature = session.feature(limits.text("feature", name or "", 200))
+    if op not in OPS:
+        raise UnboxError(f"no op '{op}'; there are {', '.join(OPS)}")
+    if where == PAINTED and mask is None:
+        raise UnboxError("paint on the picture first, or choose 'everywhere'")
+    active = steps_of(steps)
+    value = limits.number("strength", strength, -limits.STRENGTH, limits.STRENGTH)
+    branch = str(branch)
+    if op == "ablate":
+        edit = feature.ablate(branch=branch)
+    elif op == "scale":
+        edit = feature.scale(value, branch=branch)
+    else:
+        methods = {"add": feature.add, "set": feature.set, "replace": feature.replace}
+        edit = methods[str(op)](value, unit=str(unit), branch=branch)
+    masks = {PAINTED: mask, OWN: Mask.of("own")}
+    return replace(edit, where=masks.get(str(where)), steps=active)
+
+
+def steps_of(text: JSON) -> tuple[int, int] | None:
+    """The half-open range of steps that `all`, `2` or `0-2` (both included) means; None is all steps."""
+    first, _, last = limits.text("steps", text or ALL_STEPS, 9).replace(" ", "").partition("-")
+    if first == ALL_STEPS:
+        return None
+    if not all(each.isascii() and each.isdigit() for each in (first, last or first)):
+        raise UnboxError(f"steps are 'all', one like '2', or several like '0-2', not '{text}'")
+    return int(first), int(last or first) + 1
