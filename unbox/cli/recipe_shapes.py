@@ -31,7 +31,7 @@ class ShapesTurbo:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        made = recipe.ShapesRecipe(self.out).lasting(base=self.base_minutes, turbo=self.turbo_minutes)
+        made = recipe.ShapesRecipe(self.out).with_minutes(base=self.base_minutes, turbo=self.turbo_minutes)
         for stage in self.stages:
             recipe.STAGES[stage](made)
         if {"base", "turbo", "detector"} <= set(self.stages):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from unbox.sae.cpu.threads import parallel_for
@@ -72,8 +73,8 @@ def keep_topk(z: Tensor, k: int, latents: ProcessGroup | None = None) -> Tensor:
         top = z.new_zeros(len(z), k)
         kept = min(k, z.shape[1])
         top[:, :kept] = z.topk(kept, dim=1).values
-        everyone = latents.gather_rows(top.float()).view(latents.world, len(z), k).transpose(0, 1)
-        least = everyone.reshape(len(z), -1).topk(k, dim=1).values[:, -1:].to(z.dtype)
+        everyone = rearrange(latents.gather_rows(top.float()), "(p b) k -> b (p k)", p=latents.world)
+        least = everyone.topk(k, dim=1).values[:, -1:].to(z.dtype)
         return z * (z >= least)
     if k >= z.shape[1]:
         return z
@@ -88,8 +89,8 @@ def _kth(z: Tensor, k: int) -> Tensor:
     array = (z.view(torch.int16) if z.dtype == torch.bfloat16 else z).numpy()
     at, found = array.shape[1] - k, np.empty((len(array), 1), array.dtype)
 
-    def some(rows: slice) -> None:
+    def of_range(rows: slice) -> None:
         found[rows] = np.partition(array[rows], at, axis=1)[:, at : at + 1]
 
-    parallel_for(some, len(array))
+    parallel_for(of_range, len(array))
     return torch.from_numpy(found).view(z.dtype)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ HEADER_LIMIT = 1 << 20
 Shape = tuple[int, ...]
 
 
-def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
+def write_tensors(
+    path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write tensors to a safetensors file, whole or not at all; `metadata` maps names to strings."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with publish_file(path) as temporary, open(temporary, "xb") as file:
@@ -68,7 +70,7 @@ def _header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _check_names(path: Path, header: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+def _check_names(path: Path, header: Collection[str], shapes: Collection[str]) -> None:
     found = set(header) - {"__metadata__"}
     if found != set(shapes):
         missing, extra = sorted(set(shapes) - found), sorted(found - set(shapes))

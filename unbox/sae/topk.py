@@ -1,4 +1,4 @@
-"""Choosing the winners: the largest pre-activations, by row or over a whole batch, in slices of rows.
+"""Top-k: the largest pre-activations, by row or over a whole batch, in slices of rows.
 
 A slice holds at most `SLICE` pre-activations, so the dense array (B, n) never exists whole.
 """
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from unbox.sae.cpu.threads import parallel_for
@@ -116,11 +117,11 @@ def _largest_by_groups(pre: Tensor, k: int, size: int) -> tuple[Tensor, Tensor]:
     array = (pre.view(torch.int16) if pre.dtype == torch.bfloat16 else pre).numpy()
     values, indices = np.empty((len(array), k), array.dtype), np.empty((len(array), k), np.int64)
 
-    def some(rows: slice) -> None:
+    def of_range(rows: slice) -> None:
         indices[rows] = places_of_largest(array[rows], k, size)
         values[rows] = np.take_along_axis(array[rows], indices[rows], 1)
 
-    parallel_for(some, len(array))
+    parallel_for(of_range, len(array))
     return torch.from_numpy(values).view(pre.dtype), torch.from_numpy(indices)
 
 
@@ -167,8 +168,8 @@ def _among_all(values: Tensor, k: int, group: ProcessGroup) -> Tensor:
     Of equals, those of the earlier process.
     """
     count, kept = values.shape
-    everyone = group.gather_rows(values.float()).view(group.world, count, kept).transpose(0, 1)
-    order = everyone.reshape(count, -1).sort(dim=1, descending=True, stable=True).indices[:, :k]
+    everyone = rearrange(group.gather_rows(values.float()), "(p b) k -> b (p k)", p=group.world)
+    order = everyone.sort(dim=1, descending=True, stable=True).indices[:, :k]
     won = torch.zeros(count, group.world * kept, dtype=torch.bool, device=values.device)
     won.scatter_(1, order, torch.ones_like(order, dtype=torch.bool))
     return won[:, group.rank * kept : (group.rank + 1) * kept].reshape(-1)

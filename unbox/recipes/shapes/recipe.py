@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from activation_store.files import publish_file, publish_folder
-from unbox.recipes.shapes import train_detector, train_text_encoders, train_unet, train_vae
+from unbox.recipes.shapes import distill_turbo, train_detector, train_text_encoders, train_unet, train_vae
 from unbox.recipes.shapes.training_pictures import Pictures, make_pictures
 from unbox.recipes.shapes.weights_card import write_card
 from unbox.recipes.training_loop import StagePlan, finished
@@ -47,17 +47,19 @@ class ShapesRecipe:
             "vae": train_vae.PLAN,
             "text": train_text_encoders.PLAN,
             "base": train_unet.BASE,
-            "turbo": train_unet.TURBO,
+            "turbo": distill_turbo.TURBO,
             "detector": train_detector.PLAN,
         }
     )
 
-    def lasting(self, **minutes: float | None) -> "ShapesRecipe":
+    def with_minutes(self, **minutes: float | None) -> "ShapesRecipe":
         """The same recipe with other lengths, in minutes, for the plans named; None keeps a plan."""
-        given = {name: value for name, value in minutes.items() if value is not None}
-        return replace(
-            self, plans=self.plans | {name: replace(self.plans[name], minutes=m) for name, m in given.items()}
-        )
+        plans = {
+            name: replace(self.plans[name], minutes=limit)
+            for name, limit in minutes.items()
+            if limit is not None
+        }
+        return replace(self, plans=self.plans | plans)
 
     def _pictures(self, stage: str, seed: int) -> Pictures:
         """The stage's training set; none where it has finished and will only be loaded."""
@@ -112,11 +114,11 @@ class ShapesRecipe:
 
     @cached_property
     def pairs(self) -> dict[str, Tensor]:
-        return train_unet.make_pairs(self.base, self.data, self.conditions, self.folder, self.sizes.pairs)
+        return distill_turbo.make_pairs(self.base, self.data, self.conditions, self.folder, self.sizes.pairs)
 
     @cached_property
     def turbo(self) -> UNet2DConditionModel:
-        return train_unet.train_turbo(
+        return distill_turbo.distill_turbo(
             self.base, self.data, self.latents, self.conditions, self.pairs, self.folder, self.plans["turbo"]
         )
 

@@ -24,7 +24,7 @@ def targets(scenes: list[Scene]) -> dict[str, Tensor]:
     }
 
 
-def _worn(x: Tensor, rng: np.random.Generator) -> Tensor:
+def _degraded(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Pictures as a generator might leave them: half of them noised, a third softened."""
     noise = torch.from_numpy(rng.uniform(0, 0.15, (len(x), 1, 1, 1)) * (rng.random((len(x), 1, 1, 1)) < 0.5))
     soft = torch.from_numpy(rng.random((len(x), 1, 1, 1)) < 0.33)
@@ -41,7 +41,7 @@ def train_detector(data: Pictures, folder: Path, plan: StagePlan = PLAN, batch: 
     def loss(step: int, rng: np.random.Generator, progress: float) -> Tensor:
         index = rng.integers(len(data), size=batch)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = detector(_worn(data.images(index), rng))
+            logits = detector(_degraded(data.images(index), rng))
         terms = [
             F.cross_entropy(logits[name].float(), target, ignore_index=-100)
             for name in HEADS

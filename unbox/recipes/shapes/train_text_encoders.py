@@ -154,11 +154,11 @@ def train_text(
         with torch.autocast("cpu", torch.bfloat16):
             covered, cells, pooled = both["reader"](*both["text"](tokenize(tokenizer, captions)))
         slots = torch.from_numpy(data.layout[index]).flatten(1).long()
-        there = slots >= 0
-        total = F.binary_cross_entropy_with_logits(covered.float(), there.float())
+        occupied = slots >= 0
+        total = F.binary_cross_entropy_with_logits(covered.float(), occupied.float())
         for name, logits in cells.items():
             target = cell_labels[name][index].gather(1, slots.clamp(min=0))
-            total = total + F.cross_entropy(logits[there].float(), target[there]) / len(cells)
+            total = total + F.cross_entropy(logits[occupied].float(), target[occupied]) / len(cells)
         for j, logits in enumerate(pooled):
             target = facts[index, j]
             if (target >= 0).any():

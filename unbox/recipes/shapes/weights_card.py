@@ -64,12 +64,14 @@ def skill(
     """Accuracy per factor on held-out captions (looks and wordings never trained on), full and partial."""
     result: dict[str, Any] = {"steps": steps, "guidance": guidance, "captions": n}
     for kind, full in (("full", True), ("partial", False)):
-        asked: list[Prompt] = prompts(n, seed, "heldout", full)
-        images = draw(pipeline, [p.text for p in asked], range(n), steps, guidance)
-        scenes = [Scene.from_json(p.meta["scene"]) for p in asked]
-        told = [p.meta["mentioned"] for p in asked]
-        told = [[*names, "relation", *(["0.position", "1.position"] if full else [])] for names in told]
-        result[kind] = accuracy(detector, images, scenes, told)
+        captions: list[Prompt] = prompts(n, seed, "heldout", full)
+        images = draw(pipeline, [p.text for p in captions], range(n), steps, guidance)
+        scenes = [Scene.from_json(p.meta["scene"]) for p in captions]
+        mentioned = [p.meta["mentioned"] for p in captions]
+        mentioned = [
+            [*names, "relation", *(["0.position", "1.position"] if full else [])] for names in mentioned
+        ]
+        result[kind] = accuracy(detector, images, scenes, mentioned)
         if full:
             result["sharpness"] = sharpness(images) / sharpness([render(scene) for scene in scenes])
     return result
@@ -166,8 +168,8 @@ def write_card(folder: Path, detector: Detector, captions: int = 512) -> dict[st
         "open": {str(steps): openness(pipeline, detector, steps) for steps in opened},
     }
     write_json(folder / "skill.json", report)
-    words = (_TEXT / f"{folder.name}.md").read_text(encoding="utf-8")
-    write_text(folder / "README.md", words.replace("{table}", table(report)))
+    template = (_TEXT / f"{folder.name}.md").read_text(encoding="utf-8")
+    write_text(folder / "README.md", template.replace("{table}", table(report)))
     return report
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from activation_store import StoreError
-from activation_store.files import read_json
+from activation_store.files import JSON, read_json
 from unbox.blocks import short_name
 from unbox.errors import UnboxError
 from unbox.sae.model import SAE
@@ -41,7 +41,7 @@ def peek(folder: Path, file: str) -> dict[str, Any]:
         return {}
 
 
-def whole_number(config: Mapping[str, Any], key: str, where: Path) -> int:
+def whole_number(config: Mapping[str, JSON], key: str, where: Path) -> int:
     """A positive whole number of a configuration."""
     value = config.get(key)
     if type(value) is not int or not 1 <= value <= 1 << 30:
@@ -49,9 +49,9 @@ def whole_number(config: Mapping[str, Any], key: str, where: Path) -> int:
     return value
 
 
-def refuse_unless(config: Mapping[str, Any], wanted: Mapping[str, tuple[Any, ...]], where: Path) -> None:
+def refuse_unless(config: Mapping[str, JSON], supported: Mapping[str, tuple[JSON, ...]], where: Path) -> None:
     """Raises UnboxError where a key is there with a value that this reader does not understand exactly."""
-    for key, values in wanted.items():
+    for key, values in supported.items():
         if key in config and config[key] not in values:
             raise UnboxError(
                 f"{where}: {key} = {config[key]!r} is not supported; only {', '.join(map(repr, values))}"

@@ -3,8 +3,8 @@
 Their batchtopk and matryoshka SAEs are saved for inference as jumprelu, and come in as such.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,7 +25,7 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path) -> SAE:
     """The SAE. Options that change its codes are folded into the weights, exactly, or refused."""
     config = read_config(folder / CONFIG)
-    supported: dict[str, tuple[Any, ...]] = {
+    supported: dict[str, tuple[JSON, ...]] = {
         "architecture": ("topk", "jumprelu"),
         "normalize_activations": ("none",),
         "reshape_activations": ("none",),
@@ -83,14 +83,14 @@ def write(sae: SAE, folder: Path) -> None:
     write_tensors(folder / WEIGHTS, tensors)
 
 
-def _average(config: dict[str, Any], latents: int) -> int:
+def _average(config: Mapping[str, JSON], latents: int) -> int:
     """Active latents of a row on average, where our own export noted it; 1 where nobody knows."""
     metadata = config.get("metadata")
     k = metadata.get("k") if isinstance(metadata, dict) else None
     return k if type(k) is int and 1 <= k <= latents else 1
 
 
-def _block(config: dict[str, Any]) -> str:
+def _block(config: Mapping[str, JSON]) -> str:
     metadata = config.get("metadata")
     name = metadata.get("hook_name") if isinstance(metadata, dict) else None
     return block_of(name) if isinstance(name, str) else ""

@@ -11,6 +11,7 @@ and nothing else, and only here, on request.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from unbox.sae.model import SAE, Stats
 
 _FOLDER = re.compile(r"(?P<block>.+?)_k\d+_hidden\d+")
 #: What their training code records; it has no meaning for a finished SAE.
-_THEIRS = {"auxk": 256, "dead_steps_threshold": 10_000_000 // 4096}
+_UNUSED = {"auxk": 256, "dead_steps_threshold": 10_000_000 // 4096}
 
 
 def recognises(folder: Path) -> bool:
@@ -67,7 +68,7 @@ def write(sae: SAE, folder: Path) -> None:
         raise UnboxError("the sdxl-unbox layout has no threshold; export sae.with_threshold(None) instead")
     from activation_store.files import write_json
 
-    config = {"n_dirs_local": sae.latents, "d_model": sae.width, "k": sae.k, **_THEIRS}
+    config = {"n_dirs_local": sae.latents, "d_model": sae.width, "k": sae.k, **_UNUSED}
     write_json(folder / "config.json", config)
     state = {
         "encoder.weight": sae.W_enc,
@@ -117,7 +118,9 @@ def _load(path: Path) -> Any:
         raise UnboxError(f"{path} is refused: it is not a file of plain tensors ({first[:200]})") from None
 
 
-def _tensor(state: Any, key: str, shape: tuple[int, ...], at: Path, finite: bool = True) -> Tensor:
+def _tensor(
+    state: Mapping[str, Tensor] | None, key: str, shape: tuple[int, ...], at: Path, finite: bool = True
+) -> Tensor:
     value = state.get(key) if isinstance(state, dict) else None
     if not isinstance(value, Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

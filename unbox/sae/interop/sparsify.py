@@ -19,7 +19,11 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path) -> SAE:
     """The SAE. Group-max activations, skip connections and transcoders are refused."""
     config = read_config(folder / CONFIG)
-    supported = {"activation": ("topk",), "transcode": (False,), "skip_connection": (False,)}
+    supported: dict[str, tuple[JSON, ...]] = {
+        "activation": ("topk",),
+        "transcode": (False,),
+        "skip_connection": (False,),
+    }
     refuse_unless(config, supported, folder)
     d = whole_number(config, "d_in", folder)
     n = config.get("num_latents") or d * whole_number(config, "expansion_factor", folder)
