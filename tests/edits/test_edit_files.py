@@ -26,7 +26,7 @@ def test_the_sae_is_found_by_block_or_by_name():
     edit = Feature("mid.0", 3, source="k8").scale(2)
     assert bind(edit, saes)[0].sae is two
     assert bind(Feature("mid.0", 3, source="a").scale(2), saes)[0].sae is one
-    with pytest.raises(UnboxError, match="2 SAEs and no word which"):
+    with pytest.raises(UnboxError, match="2 SAEs and no source to say which"):
         bind(Feature("mid.0", 3).scale(2), saes)
     with pytest.raises(UnboxError, match="there are SAEs of a, b"):
         bind(Feature("up.0.1", 3).scale(2), saes)

@@ -10,7 +10,7 @@ from tests.edits.dictionaries import dense as dense_codes
 from tests.edits.dictionaries import random_sae
 from unbox.edits.erasure import erase, mean_codes
 from unbox.edits.program import Program
-from unbox.edits.transport import SPREADS, Pair, choose_features, steer, transport
+from unbox.edits.transport import SPREADS, UpdatePair, choose_features, steer, transport
 from unbox.errors import UnboxError
 
 SAES = {"mid.0": random_sae("mid.0", seed=1), "up.0.1": random_sae("up.0.1", seed=2)}
@@ -24,7 +24,7 @@ def updates(seed):
     return {block: rng.standard_normal((STEPS, *GRID, WIDTH)).astype(np.float32) for block in SAES}
 
 
-PAIR = Pair(updates(0), updates(1), MASK, None)
+PAIR = UpdatePair(updates(0), updates(1), MASK, None)
 
 
 def dense(block, run):
@@ -65,7 +65,7 @@ def test_maps_carry_the_donors_codes_and_take_the_originals():
 
 @pytest.mark.parametrize("spread", SPREADS)
 def test_a_run_brings_nothing_to_itself(spread):
-    same = Pair(PAIR.donor, PAIR.donor, MASK, MASK)
+    same = UpdatePair(PAIR.donor, PAIR.donor, MASK, MASK)
     assert len(transport(same, SAES, count=4, spread=spread)) == 0
 
 

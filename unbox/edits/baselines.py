@@ -6,8 +6,6 @@ A `Basis` offers what edits and benchmarks ask of an SAE (`encode`, `W_dec`, `st
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from unbox.edit import Feature
 from unbox.sae.codes import Codes
+from unbox.sae.model import Stats
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class Basis:
     rows: Tensor
     """(m, d) updates that the statistics are taken over."""
 
-    def to(self, device: Any = None) -> "Basis":
+    def to(self, device: torch.device | str | None = None) -> "Basis":
         """The same basis with its tensors elsewhere."""
         moved = {name: getattr(self, name).to(device) for name in ("mean", "W_enc", "W_dec", "rows")}
         return replace(self, **moved)
@@ -65,17 +64,17 @@ class Basis:
         return Feature(self.block, index, sae=self)
 
     @cached_property
-    def stats(self) -> Any:
-        """`mean_active` and `std_active` (n,): mean and deviation of a coefficient where it is positive."""
+    def stats(self) -> Stats:
+        """What each coefficient did where it is positive."""
         values = self.coefficients(self.rows)
         active = values > 0
         count = active.sum(0).clamp(min=1)
         mean = (values * active).sum(0) / count
         spread = (((values - mean) ** 2 * active).sum(0) / count).sqrt()
-        return SimpleNamespace(mean_active=mean, std_active=spread, density=active.float().mean(0))
+        return Stats(mean, spread, values.amax(0).clamp(min=0), active.float().mean(0))
 
 
-def _basis(block: str, name: str, rows: Any, directions: Tensor, mean: Tensor, deviation: float) -> Basis:
+def _basis(block: str, name: str, rows: Tensor, directions: Tensor, mean: Tensor, deviation: float) -> Basis:
     return Basis(block, name, mean, directions, directions, deviation, rows)
 
 

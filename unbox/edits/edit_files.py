@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from activation_store.files import read_json, write_json
+from unbox.dictionary import Dictionary
 from unbox.edit import Edit, Edits, with_sae
 from unbox.errors import UnboxError
 
@@ -16,7 +16,7 @@ def save_edits(edits: Edit | Edits, path: str | Path) -> Path:
     return path
 
 
-def load_edits(path: str | Path, saes: Mapping[str, Any] | None = None) -> Edits:
+def load_edits(path: str | Path, saes: Mapping[str, Dictionary] | None = None) -> Edits:
     """Read edits from JSON and, where SAEs are given, attach them. Raises UnboxError, naming the file."""
     path = Path(path)
     if not path.is_file():
@@ -28,7 +28,7 @@ def load_edits(path: str | Path, saes: Mapping[str, Any] | None = None) -> Edits
     return edits if saes is None else bind(edits, saes)
 
 
-def bind(edits: Edit | Edits, saes: Mapping[str, Any]) -> Edits:
+def bind(edits: Edit | Edits, saes: Mapping[str, Dictionary]) -> Edits:
     """The same edits carrying their SAEs: `saes` by block or by the name in an edit's `source`.
 
     Edits that need none (directions without units, scaled blocks) are left as they are. Raises UnboxError for
@@ -37,7 +37,7 @@ def bind(edits: Edit | Edits, saes: Mapping[str, Any]) -> Edits:
     return Edits(tuple(_bound(edit, saes) for edit in Edits.of(edits)))
 
 
-def _bound(edit: Edit, saes: Mapping[str, Any]) -> Edit:
+def _bound(edit: Edit, saes: Mapping[str, Dictionary]) -> Edit:
     needed = edit.subject == "feature" or edit.op == "reconstruct" or edit.unit == "deviation"
     if not needed:
         return edit
@@ -45,9 +45,9 @@ def _bound(edit: Edit, saes: Mapping[str, Any]) -> Edit:
     named = [saes[name] for name in names if name in saes]
     fitting = named or [sae for sae in saes.values() if sae.block == edit.block]
     if edit.source is not None and edit.source not in saes:
-        fitting = [sae for sae in fitting if getattr(sae, "name", None) == edit.source]
+        fitting = [sae for sae in fitting if sae.name == edit.source]
     if len(fitting) == 0 or (not named and len(fitting) > 1):
-        why = "no SAE" if not fitting else f"{len(fitting)} SAEs and no word which"
+        why = "no SAE" if not fitting else f"{len(fitting)} SAEs and no source to say which"
         asked = f"{edit.block} ({edit.source})" if edit.source else edit.block
         raise UnboxError(
             f"an edit of {asked} has {why}; there are SAEs of {', '.join(sorted(saes)) or 'no block'}"

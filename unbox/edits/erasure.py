@@ -6,19 +6,21 @@ there), it is scaled (0: ablated; negative: turned round). The SAE's error is ke
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 
+from activation_store import Rows
 from unbox.edit import Edits, Feature
+from unbox.edits.terms import TensorDictionary
 from unbox.errors import UnboxError
 
 
 def erase(
-    sae: Any,
-    concept: Any,
-    others: Any,
+    sae: TensorDictionary,
+    concept: Rows,
+    others: Rows,
     *,
     percentile: float = 99.9,
     fires: float | None = None,
@@ -67,12 +69,14 @@ def _important(importance: np.ndarray, percentile: float, limit: int | None) -> 
     return order[(importance[order] >= cut) & (importance[order] > 0)][:limit]
 
 
-def _quantiles(sae: Any, rows: Any, features: np.ndarray, percentile: float, step: int | None) -> list[float]:
+def _quantiles(
+    sae: TensorDictionary, rows: Rows, features: np.ndarray, percentile: float, step: int | None
+) -> list[float]:
     """A percentile of each feature's active codes (0: just under the least), at one step or all."""
     found: dict[int, list[np.ndarray]] = {int(f): [] for f in features}
     for update in _images(rows):
         part = update if step is None else update[step]
-        codes = sae.encode(torch.from_numpy(part.reshape(-1, part.shape[-1])).to(sae.W_dec))
+        codes = sae.encode(torch.from_numpy(rearrange(part, "... d -> (...) d")).to(sae.W_dec))
         values, indices = codes.values.float().cpu().numpy(), codes.indices.cpu().numpy()
         for f, parts in found.items():
             parts.append(values[(indices == f) & (values > 0)])
@@ -80,13 +84,13 @@ def _quantiles(sae: Any, rows: Any, features: np.ndarray, percentile: float, ste
     return [float(np.percentile(a, percentile)) if percentile else 0.0 for a in active]
 
 
-def mean_codes(sae: Any, rows: Any, by_step: bool = True) -> np.ndarray:
+def mean_codes(sae: TensorDictionary, rows: Rows, by_step: bool = True) -> np.ndarray:
     """Mean code over images, branches and positions: float64 (steps, latents), or (1, latents)."""
     total: np.ndarray | None = None
     count = 0
     for update in _images(rows):
-        steps = len(update) if by_step else 1
-        codes = sae.encode(torch.from_numpy(update.reshape(steps, -1, update.shape[-1])).to(sae.W_dec))
+        axes = "step ... d -> step (...) d" if by_step else "... d -> 1 (...) d"
+        codes = sae.encode(torch.from_numpy(rearrange(update, axes)).to(sae.W_dec))
         values, indices = codes.values.double().cpu().numpy(), codes.indices.cpu().numpy()
         sums = [
             np.bincount(i.ravel(), v.ravel(), minlength=sae.latents)
@@ -99,6 +103,6 @@ def mean_codes(sae: Any, rows: Any, by_step: bool = True) -> np.ndarray:
     return total / count
 
 
-def _images(rows: Any) -> Iterator[np.ndarray]:
+def _images(rows: Rows) -> Iterator[np.ndarray]:
     for i in range(rows.shape[0]):
         yield np.asarray(rows.read(i), np.float32)

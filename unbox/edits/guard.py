@@ -6,12 +6,12 @@ bounds the norm at every position that an edit changed, and counts how often it 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from activation_store import Rows
 from unbox.errors import UnboxError
 
 #: What a guard does: pull norms back to the nearest limit, or give each position its unedited norm back.
@@ -47,9 +47,9 @@ class Guard:
         edited = (delta != 0).any(-1, keepdim=True)
         outside = edited & ((norm < low) | (norm > high))
         wanted = (update.norm(dim=-1, keepdim=True) if self.mode == "rescale" else norm).clamp(low, high)
-        seen = self.counts.setdefault(block, [0, 0])
-        seen[0] += int(edited.sum())
-        seen[1] += int(outside.sum())
+        counts = self.counts.setdefault(block, [0, 0])
+        counts[0] += int(edited.sum())
+        counts[1] += int(outside.sum())
         touched = edited if self.mode == "rescale" else outside
         return torch.where(touched, moved * (wanted / norm.clamp(min=1e-12)) - update, delta)
 
@@ -59,7 +59,7 @@ class Guard:
 
 
 def norm_limits(
-    rows: Any, quantiles: tuple[float, float] = (0.0, 1.0), count: int = 20_000, seed: int = 0
+    rows: Rows, quantiles: tuple[float, float] = (0.0, 1.0), count: int = 20_000, seed: int = 0
 ) -> tuple[float, float]:
     """Quantiles of the update's norm in a store's rows: the limits for a `Guard`."""
     norms = np.linalg.norm(rows.sample(min(count, len(rows)), seed), axis=1)

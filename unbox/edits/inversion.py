@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import repeat
 from PIL import Image
 from torch import Tensor
 
+from unbox.edit import Edit, Edits
 from unbox.errors import UnboxError
 from unbox.models import Model
 from unbox.models.clock import clock
@@ -29,7 +31,7 @@ from unbox.models.seeds import generator
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is told at every step: rows of the branches, "uncond" first under guidance."""
+    """What the UNet is given at every step: rows of the branches, "uncond" first under guidance."""
 
     branches: tuple[str, ...]
     text: Tensor
@@ -51,7 +53,7 @@ class Inversion:
     corrections: Tensor
     """(steps - start, 4, h, w): what the model's step lacks to reach the next state."""
 
-    def draw(self, edits: Any = None, corrected: bool = True) -> Image.Image:
+    def draw(self, edits: Edit | Edits | None = None, corrected: bool = True) -> Image.Image:
         """The image drawn again, with edits if any. `unbox.record` around it records its updates.
 
         Without `corrected` the model is left alone with the noised image, as in SDEdit.
@@ -144,14 +146,15 @@ def _step(model: Model, given: Conditioning, steps: int, step: int, state: Tenso
     timesteps, sigmas = _schedule(model, steps)
     sigma, lower = sigmas[step], sigmas[step + 1]
     noisy = state / (sigma**2 + 1) ** 0.5
-    rows = noisy.repeat(len(given.branches), 1, 1, 1).to(model.dtype)
+    rows = repeat(noisy, "1 c y x -> branch c y x", branch=len(given.branches)).to(model.dtype)
     assert model.run is not None
     with torch.no_grad(), model.run.rows(samples=[0], branches=given.branches):
         output = model.unet(
             rows, timesteps[step], encoder_hidden_states=given.text, added_cond_kwargs=given.added
         )
-    told = output.sample.float()
-    guided = told[-1:] if len(told) == 1 else told[:1] + given.guidance * (told[1:] - told[:1])
+    predicted = output.sample.float()
+    uncond, cond = predicted[:1], predicted[-1:]  # one and the same without guidance
+    guided = cond if len(predicted) == 1 else uncond + given.guidance * (cond - uncond)
     x0 = to_x0(guided, noisy, 1 / (1 + sigma**2), _prediction(model))
     return x0 + (lower / sigma) * (state - x0)
 

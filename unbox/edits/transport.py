@@ -12,14 +12,14 @@ out are ordinary edits: they are saved, guarded and recorded like any others.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from unbox.edit import Direction, Edits, Feature
+from unbox.edits.terms import TensorDictionary
 from unbox.errors import UnboxError
-from unbox.mask import Mask
+from unbox.mask import Mask, MaskLike
 
 #: How a feature's strength varies over positions. `map`: as recorded, position by position. `mean`, `max`,
 #: `quantile` (.95): one number per step, the same at every masked position. `live`: the donor's map is added;
@@ -30,14 +30,14 @@ Updates = Mapping[str, np.ndarray]  # block -> (step, y, x, d), float32, one ima
 
 
 @dataclass(frozen=True)
-class Pair:
+class UpdatePair:
     """The recorded updates of two runs, and masks of what the edit is about in either image."""
 
     donor: Updates
     original: Updates
-    donor_mask: Any = None
+    donor_mask: MaskLike = None
     """Where donor features are read and added: array, image, box; None is everywhere."""
-    original_mask: Any = None
+    original_mask: MaskLike = None
     """Where original features are read and removed."""
 
 
@@ -60,7 +60,7 @@ class _Side:
         return np.stack([(self.values * (self.indices == f)).sum(-1) for f in features])
 
 
-def _side(sae: Any, updates: np.ndarray, mask: Any) -> _Side:
+def _side(sae: TensorDictionary, updates: np.ndarray, mask: MaskLike) -> _Side:
     codes = sae.encode(torch.from_numpy(np.asarray(updates, np.float32)).to(sae.W_dec))
     placed = Mask.of(mask)
     height, width = updates.shape[1:3]
@@ -69,7 +69,7 @@ def _side(sae: Any, updates: np.ndarray, mask: Any) -> _Side:
 
 
 def choose_features(
-    pair: Pair, saes: Mapping[str, Any], count: int, steps: int = 1
+    pair: UpdatePair, saes: Mapping[str, TensorDictionary], count: int, steps: int = 1
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Block -> features to add, and block -> features to remove: `count` in all of each.
 
@@ -102,8 +102,8 @@ def _by_block(chosen: list[tuple[str, int]]) -> dict[str, np.ndarray]:
 
 
 def transport(
-    pair: Pair,
-    saes: Mapping[str, Any],
+    pair: UpdatePair,
+    saes: Mapping[str, TensorDictionary],
     count: int = 80,
     strength: float = 1.0,
     spread: str = "map",
@@ -134,7 +134,7 @@ def transport(
     return edits
 
 
-def _moved(sae: Any, side: _Side, features: np.ndarray, strength: float, spread: str) -> Edits:
+def _moved(sae: TensorDictionary, side: _Side, features: np.ndarray, strength: float, spread: str) -> Edits:
     index = tuple(int(f) for f in features)
     everywhere = None if (side.weights == 1).all() else side.weights
     if spread == "live":
@@ -159,7 +159,7 @@ def _summaries(maps: np.ndarray, weights: np.ndarray, spread: str) -> np.ndarray
     return inside.max(-1) if spread == "max" else np.quantile(inside, 0.95, axis=-1)
 
 
-def steer(pair: Pair, blocks: tuple[str, ...], strength: float = 1.0) -> Edits:
+def steer(pair: UpdatePair, blocks: tuple[str, ...], strength: float = 1.0) -> Edits:
     """The baseline of steering vectors: per block and step, the mean masked update of the donor inside the
     donor's mask is added and that of the original inside the original's mask taken away."""
     edits = Edits()
@@ -171,7 +171,7 @@ def steer(pair: Pair, blocks: tuple[str, ...], strength: float = 1.0) -> Edits:
     return edits
 
 
-def _masked_means(updates: np.ndarray, mask: Any) -> np.ndarray:
+def _masked_means(updates: np.ndarray, mask: MaskLike) -> np.ndarray:
     """(step, d) mean update over the masked positions."""
     placed = Mask.of(mask)
     _, height, width, _ = updates.shape

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from activation_store.files import JSON, digest, read_json, write_json, write_text
 from unbox.capture import record
 from unbox.edits import Edits, neurons, random_control
-from unbox.edits.transport import Pair, steer, transport
+from unbox.edits.transport import UpdatePair, steer, transport
 from unbox.errors import UnboxError
 from unbox.experiments.metrics import Metric, make_metric
 from unbox.experiments.metrics import Pair as Images
@@ -194,9 +194,9 @@ def _figures(
     return found
 
 
-def ways(saes: Mapping[str, Any], settings: Settings) -> dict[str, Callable[[Pair], Edits]]:
+def ways(saes: Mapping[str, Any], settings: Settings) -> dict[str, Callable[[UpdatePair], Edits]]:
     """Methods by name."""
-    made: dict[str, Callable[[Pair], Edits]] = {}
+    made: dict[str, Callable[[UpdatePair], Edits]] = {}
     for m in settings.strengths:
         for count in settings.counts:
             carry = partial(transport, saes=saes, count=count, strength=m)
@@ -209,11 +209,11 @@ def ways(saes: Mapping[str, Any], settings: Settings) -> dict[str, Callable[[Pai
     return made
 
 
-def _random(carry: Callable[[Pair], Edits], seed: int, pair: Pair) -> Edits:
+def _random(carry: Callable[[UpdatePair], Edits], seed: int, pair: UpdatePair) -> Edits:
     return random_control(carry(pair), seed)
 
 
-def _neurons(blocks: tuple[str, ...], count: int, strength: float, pair: Pair) -> Edits:
+def _neurons(blocks: tuple[str, ...], count: int, strength: float, pair: UpdatePair) -> Edits:
     """Transport of channels, about their mean over both runs."""
     held = {}
     for block in blocks:
@@ -224,7 +224,7 @@ def _neurons(blocks: tuple[str, ...], count: int, strength: float, pair: Pair) -
 
 def _recorded(
     model: Any, blocks: tuple[str, ...], example: Example, settings: Settings
-) -> tuple[Pair, Image.Image, Image.Image]:
+) -> tuple[UpdatePair, Image.Image, Image.Image]:
     """Both runs' updates and masks, the original image and the edited prompt's."""
     wanted = ("update",) if settings.masks else ("update", "cross")
     with record(model, blocks, wanted) as tape:
@@ -243,7 +243,7 @@ def _recorded(
     original_mask, donor_mask = placed(example.kind, *masks)
     donors = {block: u[1] for block, u in updates.items()}
     originals = {block: u[0] for block, u in updates.items()}
-    return Pair(donors, originals, donor_mask, original_mask), original, donor
+    return UpdatePair(donors, originals, donor_mask, original_mask), original, donor
 
 
 def placed(kind: str, original: Any, edited: Any) -> tuple[Any, Any]:

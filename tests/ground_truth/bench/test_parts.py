@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.edits.dictionaries import random_sae
-from unbox.edits.transport import Pair
+from unbox.edits.transport import UpdatePair
 from unbox.ground_truth.bench.causation import area_under, best
 from unbox.ground_truth.bench.mean_maps import MeanMaps, centred
 from unbox.ground_truth.bench.methods import DICTIONARIES, Joint, carriers, change, dictionaries, untrained
@@ -55,7 +55,7 @@ def test_the_edited_scene_counts_as_success_without_harm_and_the_original_does_n
 
 def test_patching_is_the_donors_update():
     draw = np.random.default_rng(1)
-    pair = Pair(*({"mid.0": draw.standard_normal((2, 4, 4, 6)).astype(np.float32)} for _ in range(2)))
+    pair = UpdatePair(*({"mid.0": draw.standard_normal((2, 4, 4, 6)).astype(np.float32)} for _ in range(2)))
     from unbox.edits.program import Program
 
     program = Program(tuple(patch(pair, "mid.0")), 6)

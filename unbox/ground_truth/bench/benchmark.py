@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from activation_store.files import write_json
 from unbox.capture import collect
 from unbox.edits import Edits, random_control
-from unbox.edits.transport import Pair, steer, transport
+from unbox.edits.transport import UpdatePair, steer, transport
 from unbox.errors import UnboxError
 from unbox.ground_truth.bench import causation
 from unbox.ground_truth.bench.mean_maps import MAPPED, MeanMaps
@@ -350,11 +350,11 @@ def _one_kind(bench: Bench, kind: str) -> dict[str, Any]:
     return result
 
 
-def _ways(bench: Bench) -> dict[str, Callable[[Pair], Edits]]:
+def _ways(bench: Bench) -> dict[str, Callable[[UpdatePair], Edits]]:
     """Methods of transport by name: features, random features with the same maps, neurons, steering."""
     settings, blocks = bench.settings, tuple(bench.saes)
     neurons = {block: held["neurons"] for block, held in bench.held.items()}
-    ways: dict[str, Callable[[Pair], Edits]] = {}
+    ways: dict[str, Callable[[UpdatePair], Edits]] = {}
     for strength in settings.moved:
         for count in settings.transported:
             told = f"{count} features x {strength:g}"
@@ -366,7 +366,7 @@ def _ways(bench: Bench) -> dict[str, Callable[[Pair], Edits]]:
     return ways
 
 
-def _random(carry: Callable[..., Edits], bench: Bench, pair: Pair) -> Edits:
+def _random(carry: Callable[..., Edits], bench: Bench, pair: UpdatePair) -> Edits:
     """The same maps on random features."""
     return random_control(carry(pair, saes=bench.saes), bench.settings.seed)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from unbox.capture import record
 from unbox.edits import Edits, Feature, neurons
-from unbox.edits.transport import Pair
+from unbox.edits.transport import UpdatePair
 from unbox.mask import Mask
 from unbox.shapes import FACTORS, SCENE_FACTORS, Object, Scene, caption, sample_scene, scene_rng
 from unbox.shapes.where import place_mask, read_mask
@@ -107,7 +107,9 @@ def _scenes(kind: str, rng: np.random.Generator) -> tuple[Scene, Scene]:
     return (alone, both) if kind == "add object" else (both, alone)
 
 
-def recorded(model: Any, pairs: Sequence[ScenePair], blocks: Sequence[str], **options: Any) -> list[Pair]:
+def recorded(
+    model: Any, pairs: Sequence[ScenePair], blocks: Sequence[str], **options: Any
+) -> list[UpdatePair]:
     """Run both prompts of each pair from its seed and record their updates."""
     texts = [p.edited_prompt for p in pairs] + [p.original_prompt for p in pairs]
     seeds = [p.seed for p in pairs] * 2
@@ -116,12 +118,14 @@ def recorded(model: Any, pairs: Sequence[ScenePair], blocks: Sequence[str], **op
     updates = {block: tape.read(block, "update", "cond").float().numpy() for block in blocks}
     n = len(pairs)
     return [
-        Pair({b: u[i] for b, u in updates.items()}, {b: u[n + i] for b, u in updates.items()}, *p.masks[::-1])
+        UpdatePair(
+            {b: u[i] for b, u in updates.items()}, {b: u[n + i] for b, u in updates.items()}, *p.masks[::-1]
+        )
         for i, p in enumerate(pairs)
     ]
 
 
-def patch(pair: Pair, block: str) -> Edits:
+def patch(pair: UpdatePair, block: str) -> Edits:
     """The donor's update in place of the original's, at every step and position: what a block can carry."""
     difference = pair.donor[block] - pair.original[block]
     width = difference.shape[-1]

@@ -69,11 +69,3 @@ def encode(vae: AutoencoderKL, data: Pictures, index: np.ndarray, batch: int = 6
         vae.encode(data.images(index[i : i + batch])).latent_dist.mode() for i in range(0, len(index), batch)
     ]
     return (torch.cat(parts) - mean) / std
-
-
-def psnr(vae: AutoencoderKL, data: Pictures, index: np.ndarray) -> float:
-    """Reconstruction quality in dB, peak 2 (images in -1..1)."""
-    with torch.no_grad():
-        x = data.images(index)
-        y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
-    return float(10 * torch.log10(4 / (x - y).square().mean()))
