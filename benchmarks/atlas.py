@@ -21,7 +21,7 @@ from PIL import Image
 
 from activation_store import Sample, Schema, Store, Writer
 from unbox.atlas import Atlas, build
-from unbox.explorer.pages.feature_page import page
+from unbox.explorer.pages.feature_page import body
 from unbox.sae.model import SAE, Stats
 
 WORDS = [
@@ -84,7 +84,7 @@ def make_sae(block: str, latents: int, width: int, k: int) -> SAE:
 
 
 class Shown:
-    """What a feature's page asks of a lab."""
+    """What a feature's page asks of an ExplorerSession."""
 
     def __init__(self, atlas: Atlas, saes: dict[str, SAE]) -> None:
         self.atlas, self.saes = atlas, saes
@@ -136,7 +136,7 @@ def main() -> None:
         size = sum(p.stat().st_size for p in atlas.folder.rglob("*") if p.is_file())
         random = np.random.default_rng(1)
         names = [f"{random.choice(store.blocks)}/{random.integers(o.latents)}" for _ in range(100)]
-        pages = times(lambda name: page(Shown(atlas, saes), name, None), names)
+        pages = times(lambda name: body(Shown(atlas, saes), name, None), names)
         searches = times(atlas.search, [" ".join(random.choice(WORDS, 2)) for _ in range(100)])
     print(
         f"{len(atlas):,} features, {o.images:,} images of {o.side}x{o.side} places"

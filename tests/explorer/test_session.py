@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import typing
 from dataclasses import replace
 
 import gradio as gr
@@ -11,7 +12,7 @@ import torch
 
 from unbox.edit import Edits
 from unbox.errors import UnboxError
-from unbox.explorer import feature_summaries, image_uris
+from unbox.explorer import feature_summaries, image_uris, interface
 from unbox.explorer.canvas import canvas_html, result_html
 from unbox.explorer.canvas_state import CanvasState
 from unbox.explorer.edit_controls import edit_of, steps_of
@@ -189,15 +190,15 @@ def test_searches_that_cannot_be(session, asked):
 def test_both_sides_of_a_comparison(session, recipe):
     edits = Edits((session.feature("mid.0/1").add(8.0, unit="deviation"),))
     painted, kept = replace(recipe, edits=edits), replace(recipe, edits=edits + edits)
-    sets = {compare_page.PAINTED: painted, compare_page.KEPT: kept}
+    sets = {compare_page.PAINTED: painted, compare_page.SAVED: kept}
     assert compare_page.side(session, recipe, compare_page.PLAIN, sets) == recipe
     assert compare_page.side(session, recipe, compare_page.PAINTED, sets) == painted
-    assert compare_page.side(session, recipe, compare_page.KEPT, sets) == kept
+    assert compare_page.side(session, recipe, compare_page.SAVED, sets) == kept
     control = compare_page.side(session, recipe, compare_page.CONTROL, sets)
     assert control.edits != edits
     assert control == session.random_control(painted)
     assert compare_page.side(session, replace(recipe, steps=9), "tiny", sets).steps == 2
-    for choice, instead in ((compare_page.KEPT, None), (compare_page.PAINTED, recipe)):
+    for choice, instead in ((compare_page.SAVED, None), (compare_page.PAINTED, recipe)):
         with pytest.raises(UnboxError, match="add an edit"):
             compare_page.side(session, recipe, choice, {**sets, choice: instead})
 
@@ -254,6 +255,16 @@ def test_blocks_show_what_bench_and_evaluate_wrote(session, tmp_path):
 def test_strengths_go_from_icon_to_picture(session):
     strip = generate_strip(session, "mid.0/3", "a red cat")
     assert strip_html("mid.0/3", strip).count("<img") == len(STRENGTHS) + 1
+
+
+def test_gradio_can_read_the_annotations_of_every_event(session):
+    """Else it passes no request, no event and no progress, in silence."""
+
+    async def functions():
+        return [each.fn for each in interface.build(session).fns.values() if each.fn is not None]
+
+    for fn in asyncio.run(functions()):
+        typing.get_type_hints(fn)
 
 
 HOSTILE = "<script>alert(1)</script> ${alert(2)} {{value}} \"'><img src=x onerror=alert(3)>"

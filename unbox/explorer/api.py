@@ -169,16 +169,16 @@ class Endpoints:
         """Search features by the words of their labels and captions, or (by = "meaning") by what their
         captions mean. block "" is all blocks; a name like up.0.1/17 or an index finds that feature.
         Gives name, label and statistics of each."""
-        asked = limits.text("words", words, 300)
+        words = limits.text("words", words, 300)
         many = limits.whole("limit", limit, 1, MOST)
         if by == "meaning":
             rows = self._atlas().meaning(
-                self.session.model(self.session.default), asked, Filter(block=block or None), limit=many
+                self.session.model(self.session.default), words, Filter(block=block or None), limit=many
             )
             return [asdict(r.facts) | {"likeness": r.score} for r in rows]
         if by != "words":
             raise UnboxError("by is 'words' or 'meaning'")
-        return [asdict(f) for f in self._atlas().search(asked, Filter(block=block or None), limit=many)]
+        return [asdict(f) for f in self._atlas().search(words, Filter(block=block or None), limit=many)]
 
     def label_feature(self, name: str, text: str, author: str) -> str:
         """Give a feature a label; an empty text takes this author's labels away."""

@@ -15,7 +15,7 @@ from unbox.mask import Mask
 
 OPS = ("add", "scale", "set", "ablate", "replace")
 ALL_STEPS = "all"
-EVERYWHERE, PAINTED, OWN = "everywhere", "painted mask", "where it fires"
+EVERYWHERE, PAINTED, FIRING = "everywhere", "painted mask", "where it fires"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class EditControls:
 
     def updates(self, edit: Edit) -> Updates:
         """What makes the controls show an edit."""
-        where = EVERYWHERE if edit.where is None else OWN if edit.where.own else PAINTED
+        where = EVERYWHERE if edit.where is None else FIRING if edit.where.own else PAINTED
         return {
             self.feature: f"{edit.source or edit.block}/{edit.feature[0]}" if edit.feature else edit.block,
             self.op: edit.op,
@@ -62,7 +62,8 @@ def draw(session: ExplorerSession, feature: str) -> EditControls:
             strength = gr.Number(3.0, label="Strength", minimum=-limits.STRENGTH, maximum=limits.STRENGTH,
                                  elem_id="paint-strength", min_width=80)  # fmt: skip
             unit = gr.Dropdown(list(UNITS), value="deviation", label="Unit", min_width=100)
-        where = gr.Radio([EVERYWHERE, PAINTED, OWN], value=EVERYWHERE, label="Where", elem_id="paint-where")
+        places = [EVERYWHERE, PAINTED, FIRING]
+        where = gr.Radio(places, value=EVERYWHERE, label="Where", elem_id="paint-where")
         with gr.Row():
             steps = gr.Textbox(ALL_STEPS, label="Steps", max_length=9, min_width=80, elem_id="paint-steps",
                                placeholder="all, 0 or 0-2")  # fmt: skip
@@ -91,7 +92,7 @@ def edit_of(session: ExplorerSession, mask: Mask | None, values: Sequence[JSON])
     else:
         methods = {"add": feature.add, "set": feature.set, "replace": feature.replace}
         edit = methods[str(op)](value, unit=str(unit), branch=branch)
-    masks = {PAINTED: mask, OWN: Mask.of("own")}
+    masks = {PAINTED: mask, FIRING: Mask.of("own")}
     return replace(edit, where=masks.get(str(where)), steps=active)
 
 

@@ -31,6 +31,9 @@ KEYS = (_FOLDER / "keys.js").read_text(encoding="utf-8")
 
 #: What an event answers: the new value, or an update, of each component that it changes.
 Updates: TypeAlias = dict[gr.blocks.Block, object]
+#: What a component of a form sends. (Gradio evaluates the annotations of an event's function in its module: a
+#: name that is not there, as those inside of `JSON`, and it passes no request and no progress.)
+FieldValue: TypeAlias = str | float | bool | None
 
 P = ParamSpec("P")
 R = TypeVar("R")

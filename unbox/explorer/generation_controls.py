@@ -43,8 +43,8 @@ class GenerationControls:
         settings = [self.steps, self.guidance, self.height, self.width]
 
         def settings_of(system: str) -> list[float]:
-            own = session.defaults(system)
-            return [own.steps, own.guidance, own.height, own.width]
+            recipe = session.defaults(system)
+            return [recipe.steps, recipe.guidance, recipe.height, recipe.width]
 
         listen(self.system.input, settings_of, [self.system], settings, show_progress="hidden")
 

@@ -22,9 +22,9 @@ from unbox.json_types import JSON
 
 VERSION = 1
 #: Keys of the JSON that only the explorer reads; the others are as in `unbox generate`'s PNGs.
-_OWN = ("version", "off", "guard")
+_EXPLORER_KEYS = ("version", "off", "guard")
 #: Keys of `unbox generate`'s record that say nothing here.
-_FOREIGN = ("model", "guidance_rescale")
+_IGNORED_KEYS = ("model", "guidance_rescale")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Recipe:
         if not isinstance(value, Mapping):
             raise UnboxError("not a recipe: it is an object with system, prompt, seed, steps and edits")
         fields = set(cls.__dataclass_fields__)
-        unknown = sorted(set(value) - fields - set(_OWN) - set(_FOREIGN))
+        unknown = sorted(set(value) - fields - set(_EXPLORER_KEYS) - set(_IGNORED_KEYS))
         if unknown:
             raise UnboxError(
                 f"not a recipe: unknown {', '.join(unknown)[:100]}; it may have {', '.join(fields)}"

@@ -9,7 +9,7 @@ import numpy as np
 from unbox.errors import UnboxError
 from unbox.explorer import generation_controls, image_uris
 from unbox.explorer.canvas_state import CanvasState
-from unbox.explorer.events import Updates, html_component, listen
+from unbox.explorer.events import FieldValue, Updates, html_component, listen
 from unbox.explorer.feature_summaries import feature_chips
 from unbox.explorer.generation_controls import GenerationControls
 from unbox.explorer.html import render
@@ -18,11 +18,10 @@ from unbox.explorer.pages.paint_page import PaintPage
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import SharedComponents, link, progress_callback
-from unbox.json_types import JSON
 
 TITLE = "Compare"
 #: Sides that are no other system.
-PLAIN, PAINTED, KEPT, CONTROL = (
+PLAIN, PAINTED, SAVED, CONTROL = (
     "no edits", "edits of Paint", "edits kept in Paint", "random features in place of Paint's",
 )  # fmt: skip
 #: Features shown of each side and block.
@@ -39,7 +38,7 @@ class ComparePage:
     compare: gr.Button
     stop: gr.Button
     result: gr.HTML
-    kept: gr.State
+    saved: gr.State
     """The recipe that Paint has set aside, or None."""
 
 
@@ -47,7 +46,7 @@ def draw(session: ExplorerSession, first: Recipe) -> ComparePage:
     """The page's components; call inside its tab."""
     controls = generation_controls.draw(session, first, "compare")
     others = [name for name in session.systems if name != session.default]
-    choices = [PLAIN, PAINTED, KEPT, CONTROL, *others]
+    choices = [PLAIN, PAINTED, SAVED, CONTROL, *others]
     against = others[-1] if others else PAINTED
     with gr.Row(elem_classes="ub-toolbar"):
         compare = gr.Button("Compare", variant="primary", elem_id="compare-make", scale=0, min_width=120)
@@ -62,14 +61,14 @@ def draw(session: ExplorerSession, first: Recipe) -> ComparePage:
 
 def wire(shared: SharedComponents, page: ComparePage, paint: PaintPage) -> None:
     """The page's events."""
-    inputs = [page.left, page.right, page.kept, paint.state, *page.controls.components]
+    inputs = [page.left, page.right, page.saved, paint.state, *page.controls.components]
     outputs = [page.result, shared.link]
 
     def run(
-        left: str, right: str, kept: Recipe | None, painted: CanvasState, request: gr.Request,
-        progress: gr.Progress = gr.Progress(), *values: JSON,  # noqa: B008
+        left: str, right: str, saved: Recipe | None, painted: CanvasState, request: gr.Request,
+        progress: gr.Progress = gr.Progress(), *values: FieldValue,  # noqa: B008
     ) -> Updates:  # fmt: skip
-        recipe, sets = page.controls.recipe(values), {PAINTED: painted.recipe, KEPT: kept}
+        recipe, sets = page.controls.recipe(values), {PAINTED: painted.recipe, SAVED: saved}
         one, two = (side(shared.session, recipe, choice, sets) for choice in (left, right))
         return {page.result: compare(shared, one, two, request, progress), shared.link: link_of(one, two)}
 
@@ -86,7 +85,7 @@ def wire(shared: SharedComponents, page: ComparePage, paint: PaintPage) -> None:
         gr.Info("Kept: Compare can set these edits beside others.", duration=4)
         return state.recipe
 
-    listen(paint.keep.click, keep, [paint.state], [page.kept], show_progress="hidden")
+    listen(paint.keep.click, keep, [paint.state], [page.saved], show_progress="hidden")
 
 
 def link_of(one: Recipe, two: Recipe) -> str:
@@ -111,12 +110,14 @@ def side(session: ExplorerSession, recipe: Recipe, choice: str, sets: Mapping[st
     """The recipe of a side: with a set of edits, or of another system at its own steps and guidance."""
     if choice == PLAIN:
         return recipe
-    if choice not in (PAINTED, KEPT, CONTROL):
-        own = session.defaults(str(choice))
-        return replace(own, prompt=recipe.prompt, seed=recipe.seed, negative_prompt=recipe.negative_prompt)
+    if choice not in (PAINTED, SAVED, CONTROL):
+        defaults = session.defaults(str(choice))
+        return replace(
+            defaults, prompt=recipe.prompt, seed=recipe.seed, negative_prompt=recipe.negative_prompt
+        )
     found = sets[PAINTED if choice == CONTROL else choice]
     if found is None or not len(found.active):
-        where = "Keep for Compare on the Paint page" if choice == KEPT else "Paint"
+        where = "Keep for Compare on the Paint page" if choice == SAVED else "Paint"
         raise UnboxError(f"there are no '{choice}': add an edit with {where} first, or choose another side")
     edited = replace(recipe, edits=found.edits, off=found.off, guard=found.guard)
     return session.random_control(edited) if choice == CONTROL else edited

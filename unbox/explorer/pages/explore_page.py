@@ -9,7 +9,7 @@ from gradio.blocks import Block
 
 from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, generation_controls
-from unbox.explorer.events import Updates, event_value, html_component, listen
+from unbox.explorer.events import FieldValue, Updates, event_value, html_component, listen
 from unbox.explorer.generation_controls import GenerationControls
 from unbox.explorer.html import render
 from unbox.explorer.image_recipe import Recipe
@@ -21,7 +21,6 @@ from unbox.explorer.shared_components import (
     link,
     progress_callback,
 )
-from unbox.json_types import JSON
 
 TITLE = "Explore"
 HINT = "Click a feature to see where it fires; click the picture to see what fires there."
@@ -103,7 +102,7 @@ def _wire_runs(shared: SharedComponents, page: ExplorePage) -> None:
     controls = page.controls
 
     def make(
-        request: gr.Request, progress: gr.Progress = gr.Progress(), *values: JSON  # noqa: B008
+        request: gr.Request, progress: gr.Progress = gr.Progress(), *values: FieldValue  # noqa: B008
     ) -> Updates:  # fmt: skip
         return make_image(shared, page, controls.recipe(values), request, progress)
 

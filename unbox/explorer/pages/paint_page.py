@@ -13,7 +13,7 @@ from unbox.explorer import edit_controls, generation_controls
 from unbox.explorer.canvas import canvas_html, edits_html, result_html
 from unbox.explorer.canvas_state import CanvasState, mask_from_canvas
 from unbox.explorer.edit_controls import EVERYWHERE, PAINTED, EditControls, edit_of
-from unbox.explorer.events import DROP, PAINT, Updates, event_value, html_component, listen
+from unbox.explorer.events import DROP, PAINT, FieldValue, Updates, event_value, html_component, listen
 from unbox.explorer.generation_controls import GenerationControls
 from unbox.explorer.html import render
 from unbox.explorer.image_recipe import Recipe
@@ -22,7 +22,6 @@ from unbox.explorer.pages.feature_page import FeaturePage
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession, StepCallback
 from unbox.explorer.shared_components import InitialState, SharedComponents, link, progress_callback, select
-from unbox.json_types import JSON
 
 TITLE = "Paint"
 #: Ways to hand a recipe on, by their names.
@@ -169,10 +168,10 @@ def _wire_runs(shared: SharedComponents, page: PaintPage) -> None:
 
     def run(
         state: CanvasState, copy_format: str, guard: bool, request: gr.Request,
-        progress: gr.Progress = gr.Progress(), *values: JSON, control: bool = False,  # noqa: B008
+        progress: gr.Progress = gr.Progress(), *values: FieldValue, control: bool = False,  # noqa: B008
     ) -> Updates:  # fmt: skip
-        own = state.recipe
-        recipe = replace(page.controls.recipe(values), edits=own.edits, off=own.off, guard=bool(guard))
+        plain, edited = page.controls.recipe(values), state.recipe
+        recipe = replace(plain, edits=edited.edits, off=edited.off, guard=bool(guard))
         with shared.stop_switches.running(request) as stop:
             changed, report = state.changed(recipe, state.chosen), progress_callback(progress, recipe.steps)
             state = generate(session, changed, stop, report, control=control)
@@ -183,7 +182,7 @@ def _wire_runs(shared: SharedComponents, page: PaintPage) -> None:
 
     def run_control(
         state: CanvasState, copy_format: str, guard: bool, request: gr.Request,
-        progress: gr.Progress = gr.Progress(), *values: JSON,  # noqa: B008
+        progress: gr.Progress = gr.Progress(), *values: FieldValue,  # noqa: B008
     ) -> Updates:  # fmt: skip
         return run(state, copy_format, guard, request, progress, *values, control=True)
 
@@ -207,10 +206,10 @@ def _wire_list(session: ExplorerSession, page: PaintPage) -> None:
 
     listen(page.canvas.input, brush, [page.state], [page.state, page.edit.where], show_progress="hidden")
 
-    def add(state: CanvasState, copy_format: str, *values: JSON) -> Updates:
+    def add(state: CanvasState, copy_format: str, *values: FieldValue) -> Updates:
         return page.show(session, state.add(edit_of(session, state.mask, values)), copy_format)
 
-    def change(state: CanvasState, copy_format: str, *values: JSON) -> Updates:
+    def change(state: CanvasState, copy_format: str, *values: FieldValue) -> Updates:
         return page.show(session, state.replace_chosen(edit_of(session, state.mask, values)), copy_format)
 
     def undo(state: CanvasState, copy_format: str) -> Updates:
