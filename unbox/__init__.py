@@ -12,6 +12,8 @@ The names below are imported when they are first used, so that `import unbox` co
 from importlib import import_module
 from typing import Any
 
+from unbox.plugins import PLUGINS
+
 #: Public name -> the room it lives in.
 _HOME = {
     "DEFAULT_BLOCKS": "unbox.blocks",
@@ -32,6 +34,8 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
+
+PLUGINS["critics"] = ("unbox.ground_truth.shapes_critic",)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
 from unbox.experiments.riebench import (
     KINDS,
-    Settings,
+    RiebenchSettings,
     bench_riebench,
     markdown,
     placed,
@@ -34,7 +34,7 @@ DATA = [
         "editing_prompt": "[painting] of a tree",
     },
 ]
-SETTINGS = Settings(
+SETTINGS = RiebenchSettings(
     steps=1, counts=(4,), strengths=(1.0,), neurons=(8,), steering=(1.0,), metrics=("pixels",)
 )
 
@@ -71,7 +71,7 @@ def test_an_example_that_cannot_run_is_told_not_dropped(data, tmp_path, tiny, sa
     masks.mkdir()
     for side in ("original", "editing"):
         Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(masks / f"1_{side}.png")
-    settings = Settings(**{**vars(SETTINGS), "masks": str(masks)})
+    settings = RiebenchSettings(**{**vars(SETTINGS), "masks": str(masks)})
     rows = bench_riebench(tiny, saes, read_examples(data), tmp_path / "out", settings, progress=False)
     failed = [row for row in rows if "error" in row]
     assert [row["id"] for row in failed] == ["2"]

@@ -41,7 +41,7 @@ class Shapes:
     def run(self) -> None:
         """Run what is missing, and say what came out."""
         from unbox.errors import UnboxError
-        from unbox.ground_truth.bench.benchmark import Settings, bench_shapes
+        from unbox.ground_truth.bench.benchmark import BenchSettings, bench_shapes
         from unbox.ground_truth.bench.probing import VALUES
         from unbox.ground_truth.bench.report import verdict
         from unbox.models import load
@@ -53,7 +53,7 @@ class Shapes:
             known = ", ".join("=".join(v) for v in VALUES)
             raise UnboxError(f"no value '{'='.join(unknown[0])}' in the Shapes world; there are {known}")
         same = ("steps", "prompts", "trial_cases", "test_cases", "pairs", "batch_size", "seed")
-        settings = Settings(values=named or VALUES, **{name: getattr(self, name) for name in same})
+        settings = BenchSettings(values=named or VALUES, **{name: getattr(self, name) for name in same})
         results = bench_shapes(load(self.model), load_saes(self.saes), self.out, settings)
         told = verdict(results)
         print(
@@ -100,13 +100,13 @@ class Riebench:
 
     def run(self) -> None:
         """Run what is missing, and print the table."""
-        from unbox.experiments.riebench import Settings, bench_riebench, markdown, read_examples
+        from unbox.experiments.riebench import RiebenchSettings, bench_riebench, markdown, read_examples
         from unbox.models import load
         from unbox.sae import load_saes
 
         same = ("steps", "guidance", "seed", "counts", "metrics", "clip")
         masks = None if self.masks is None else str(self.masks)
-        settings = Settings(masks=masks, **{name: getattr(self, name) for name in same})
+        settings = RiebenchSettings(masks=masks, **{name: getattr(self, name) for name in same})
         examples = read_examples(self.data, self.limit)
         rows = bench_riebench(load(self.model), load_saes(self.saes), examples, self.out, settings)
         print(markdown(rows))

@@ -35,9 +35,9 @@ class Demo:
 
     def run(self) -> None:
         """Run the stages; say what was found, what to open and what to try."""
-        from unbox.ground_truth.demo.demo_plan import Plan
+        from unbox.ground_truth.demo.demo_plan import DemoPlan
         from unbox.ground_truth.demo.run_demo import run
 
         settings = {name: value for name, value in vars(self).items() if name != "out"}
-        finished = run(Plan(**settings), self.out)
+        finished = run(DemoPlan(**settings), self.out)
         print(finished.summary())

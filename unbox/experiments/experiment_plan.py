@@ -20,8 +20,8 @@ block = "up.0.1"
 feature = 17
 op = "add"
 unit = "mean"
-where = "object"                     # in Shapes; or { box = [...] }, { image = "mask.png" }, "own"
-target = ["colour", "red"]           # what the Shapes detector should read afterwards
+where = "object"                     # a critic's place; or { box = [...] }, { image = "mask.png" }, "own"
+target = ["colour", "red"]           # what the critic should read afterwards
 control = 3                          # random features of equal norm, drawn three times
 grid = { value = [2, 4, 8] }
 ```
@@ -29,18 +29,16 @@ grid = { value = [2, 4, 8] }
 
 import itertools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from unbox.edit import Edits
 from unbox.errors import UnboxError
+from unbox.experiments.critics import critics, critics_by_place
 from unbox.mask import Mask
 from unbox.prompt import Prompt
-
-#: Words for places in a Shapes scene, resolved for each prompt.
-PLACES = ("object", "background")
 
 _EDIT_WORDS = (
     "block",
@@ -66,7 +64,7 @@ class Condition:
     settings: Mapping[str, Any]
     """The values that the grid chose: axis -> value."""
     place: str | None = None
-    """`object` or `background` of the scene, where the mask differs between prompts."""
+    """A critic's name of a place (`object`), where the mask differs between prompts."""
     target: tuple[str, str] | None = None
     control: int | None = None
     """Number of the random draw, for controls; None for the edit itself."""
@@ -80,7 +78,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExperimentPlan:
     """Everything that decides an experiment's results. Unknown words in the file are errors."""
 
     model: str
@@ -109,7 +107,7 @@ class Plan:
         return {name: value for name, value in given.items() if value is not None}
 
 
-def read_plan(path: str | Path) -> Plan:
+def read_plan(path: str | Path) -> ExperimentPlan:
     """Read an experiment's TOML file; paths in it are relative to it. Raises UnboxError, naming the file."""
     path = Path(path)
     try:
@@ -121,9 +119,9 @@ def read_plan(path: str | Path) -> Plan:
         raise UnboxError(f"{path}: {error}") from error
 
 
-def make_plan(data: Mapping[str, Any], folder: Path = Path()) -> Plan:
+def make_plan(data: Mapping[str, Any], folder: Path = Path()) -> ExperimentPlan:
     """A plan from the file's content."""
-    known = {f.name for f in fields(Plan)} - {"conditions", "source"}
+    known = {f.name for f in fields(ExperimentPlan)} - {"conditions", "source"}
     _known("an experiment", data, known | {"edit"})
     missing = [name for name in ("model", "prompts", "edit") if not data.get(name)]
     if missing:
@@ -139,7 +137,7 @@ def make_plan(data: Mapping[str, Any], folder: Path = Path()) -> Plan:
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice:
         raise UnboxError(f"two edits are called '{twice}'; give each a name of its own")
-    return Plan(**values, source=dict(data))
+    return ExperimentPlan(**values, source=dict(data))
 
 
 def _prompts(given: Any, folder: Path) -> tuple[Prompt, ...]:
@@ -148,18 +146,13 @@ def _prompts(given: Any, folder: Path) -> tuple[Prompt, ...]:
     if isinstance(given, Mapping) and set(given) == {"file"}:
         lines = (folder / given["file"]).read_text(encoding="utf-8").splitlines()
         return tuple(Prompt(line.strip()) for line in lines if line.strip())
-    if isinstance(given, Mapping) and "shapes" in given:
-        from unbox.shapes import prompts
-
-        _known("prompts from Shapes", given, {"shapes", "seed", "split", "pairs", "full"})
-        options = {
-            "seed": 0,
-            "split": "heldout",
-            "pairs": 0.0,
-            **{k: v for k, v in given.items() if k != "shapes"},
-        }
-        return tuple(prompts(int(given["shapes"]), **options))
-    raise UnboxError('prompts are a list, { file = "..." }, or { shapes = N, seed = S }')
+    named = [name for name in critics() if isinstance(given, Mapping) and name in given]
+    if named:
+        critic, options = critics()[named[0]], dict(given)
+        _known(f"prompts from {critic.name}", given, {critic.name, *critic.prompt_options})
+        return tuple(critic.prompts(int(options.pop(critic.name)), **options))
+    worlds = "".join(f", or {{ {name} = N, seed = S }}" for name in critics())
+    raise UnboxError('prompts are a list, { file = "..." }' + worlds)
 
 
 def _conditions(table: Mapping[str, Any], folder: Path) -> list[Condition]:
@@ -170,10 +163,7 @@ def _conditions(table: Mapping[str, Any], folder: Path) -> list[Condition]:
     _known("the grid of an edit", grid, set(_EDIT_WORDS))
     target = table.get("target")
     if target is not None:
-        from unbox.shapes import FACTORS
-
-        if len(target) != 2 or target[1] not in FACTORS.get(target[0], ()):
-            raise UnboxError(f"target {target} is not a factor of the Shapes world and one of its values")
+        _check_target(target)
     found = []
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
@@ -186,6 +176,16 @@ def _conditions(table: Mapping[str, Any], folder: Path) -> list[Condition]:
     return found
 
 
+def _check_target(target: Sequence[str]) -> None:
+    known = [(factor, v) for c in critics().values() for factor, values in c.targets.items() for v in values]
+    if tuple(target) not in known:
+        of_factor = [v for factor, v in known if target and factor == target[0]]
+        raise UnboxError(
+            f"target {target} is not a factor and one of its values that a critic reads; there are "
+            f"{', '.join(of_factor or dict.fromkeys(factor for factor, _ in known))}"
+        )
+
+
 def _edits(table: Mapping[str, Any], own: set[str], folder: Path) -> tuple[Edits, str | None]:
     """The edits of one condition, and the place in the scene where their mask is."""
     if "file" in table:
@@ -193,16 +193,16 @@ def _edits(table: Mapping[str, Any], own: set[str], folder: Path) -> tuple[Edits
 
         return load_edits(folder / table["file"]), None
     rows = table.get("edits") or [{k: v for k, v in table.items() if k not in own}]
-    where = rows[0].get("where")
-    place = where if isinstance(where, str) and where in PLACES else None
+    places, where = critics_by_place(), rows[0].get("where")
+    place = where if isinstance(where, str) and where in places else None
     resolved = []
     for row in rows:
         row = dict(row)
         if isinstance(row.get("feature"), int):
             row["feature"] = [row["feature"]]
-        if isinstance(row.get("where"), str) and row["where"] in PLACES:
+        if isinstance(row.get("where"), str) and row["where"] in places:
             if row["where"] != place:
-                raise UnboxError("the edits of one table act in one place: 'object' or 'background'")
+                raise UnboxError(f"the edits of one table act in one place: {' or '.join(map(repr, places))}")
             del row["where"]
         if isinstance(row.get("where"), Mapping) and set(row["where"]) == {"image"}:
             row["where"] = _image_mask(folder / row["where"]["image"])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unbox.edit import Block, Edit
-from unbox.experiments.metrics import Pair, pixels, structure
+from unbox.experiments.metrics import ImagePair, pixels, structure
 from unbox.models import Model
 from unbox.statistics import Interval, bootstrap
 
@@ -39,7 +39,7 @@ def faithfulness(
     plain = draw(None)
 
     def compared(edit: Edit) -> dict[str, Interval]:
-        pairs = [Pair(b, a, p) for b, a, p in zip(plain, draw(edit), prompts, strict=True)]
+        pairs = [ImagePair(b, a, p) for b, a, p in zip(plain, draw(edit), prompts, strict=True)]
         rows = [x | y for x, y in zip(pixels(pairs), structure(pairs), strict=True)]
         return {name: bootstrap(np.array([row[name] for row in rows])) for name in FIGURES}
 

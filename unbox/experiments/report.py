@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from activation_store.files import publish_file, write_text
-from unbox.experiments.experiment_plan import Plan
+from unbox.experiments.experiment_plan import ExperimentPlan
 from unbox.image_uri import file_uri
 from unbox.statistics import bootstrap
 from unbox.templates import Templates
@@ -53,7 +53,7 @@ def summary(table: Table) -> list[dict[str, Any]]:
     return found
 
 
-def write_report(plan: Plan, table: Table, out: Path) -> Path:
+def write_report(plan: ExperimentPlan, table: Table, out: Path) -> Path:
     """Write `rows.csv` (and `.parquet`), `summary.csv`, `plots/*.svg` and `report.html`; returns the page."""
     means = summary(table)
     write_table(out / "rows.csv", table)
@@ -133,7 +133,9 @@ def _line(entry: dict[str, Any], axis: str) -> str:
     return ", ".join([entry["edit"], *kind, *others])
 
 
-def page(plan: Plan, table: Table, means: list[dict[str, Any]], plots: dict[str, str], out: Path) -> str:
+def page(
+    plan: ExperimentPlan, table: Table, means: list[dict[str, Any]], plots: dict[str, str], out: Path
+) -> str:
     """The report as one HTML file, its images inside."""
     return Templates("unbox.experiments").render(
         "report.html", plan=plan, means=means, names=metrics_of(table), plots=plots,
@@ -141,7 +143,7 @@ def page(plan: Plan, table: Table, means: list[dict[str, Any]], plots: dict[str,
     )  # fmt: skip
 
 
-def _grid(plan: Plan, table: Table, means: list[dict[str, Any]], out: Path) -> dict[str, Any]:
+def _grid(plan: ExperimentPlan, table: Table, means: list[dict[str, Any]], out: Path) -> dict[str, Any]:
     """Images of the first seed: a line for each of the first prompts, a column for each condition (where
     there are many, for those in which the first figure is largest)."""
     first = metrics_of(table)[0]

@@ -22,8 +22,7 @@ from unbox.capture import record
 from unbox.edits import Edits, neurons, random_control
 from unbox.edits.transport import UpdatePair, steer, transport
 from unbox.errors import UnboxError
-from unbox.experiments.metrics import Metric, make_metric
-from unbox.experiments.metrics import Pair as Images
+from unbox.experiments.metrics import ImagePair, Metric, make_metric
 from unbox.experiments.report import write_table
 from unbox.experiments.sweep import sae_digest
 from unbox.models.png_record import save_png
@@ -43,7 +42,7 @@ FIELDS = ("id", "editing_type_id", "original_prompt", "editing_prompt")
 
 
 @dataclass(frozen=True)
-class Example:
+class EditExample:
     """One pair of prompts, brackets taken out; `changed`: the bracketed words of either."""
 
     id: str
@@ -55,7 +54,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RiebenchSettings:
     """The protocol. Everything here is part of the results' names."""
 
     steps: int = 4
@@ -79,7 +78,7 @@ class Settings:
         return {"steps": self.steps, "guidance": self.guidance}
 
 
-def read_examples(path: str | Path, limit: int | None = None) -> list[Example]:
+def read_examples(path: str | Path, limit: int | None = None) -> list[EditExample]:
     """Examples of a file in RIEBench's format. Raises UnboxError, naming the entry, for one that is not."""
     data = read_json(path)
     if not isinstance(data, list):
@@ -87,7 +86,7 @@ def read_examples(path: str | Path, limit: int | None = None) -> list[Example]:
     return [_example(row, place, path) for place, row in enumerate(data[:limit])]
 
 
-def _example(row: Any, place: int, path: str | Path) -> Example:
+def _example(row: Any, place: int, path: str | Path) -> EditExample:
     missing = [name for name in FIELDS if not isinstance(row, Mapping) or name not in row]
     if missing:
         raise UnboxError(f"{path}: example {place} has no {missing[0]}; each needs {', '.join(FIELDS)}")
@@ -97,7 +96,7 @@ def _example(row: Any, place: int, path: str | Path) -> Example:
             f"{path}: example {place} is of type {row['editing_type_id']}; types are 1 to {len(KINDS)}"
         )
     original, edited = str(row["original_prompt"]), str(row["editing_prompt"])
-    return Example(
+    return EditExample(
         str(row["id"]), kind, _plain(original), _plain(edited), _bracketed(original), _bracketed(edited)
     )
 
@@ -113,9 +112,9 @@ def _bracketed(prompt: str) -> tuple[str, ...]:
 def bench_riebench(
     model: Any,
     saes: Mapping[str, Any],
-    examples: Sequence[Example],
+    examples: Sequence[EditExample],
     out: str | Path,
-    settings: Settings | None = None,
+    settings: RiebenchSettings | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Run what is missing and write rows, a summary and images into `out`; returns the rows.
@@ -123,7 +122,7 @@ def bench_riebench(
     A row is an example under a method, with each metric to the original and to the edited prompt's image, or
     an `error`.
     """
-    settings, out = settings or Settings(), Path(out)
+    settings, out = settings or RiebenchSettings(), Path(out)
     if not saes:
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
     saes = {sae.block: sae for sae in saes.values()}
@@ -146,7 +145,7 @@ def bench_riebench(
     return rows
 
 
-def _mask_digests(example: Example, settings: Settings) -> list[str]:
+def _mask_digests(example: EditExample, settings: RiebenchSettings) -> list[str]:
     if settings.masks is None:
         return []
     paths = [Path(settings.masks) / f"{example.id}_{side}.png" for side in ("original", "editing")]
@@ -156,9 +155,9 @@ def _mask_digests(example: Example, settings: Settings) -> list[str]:
 def _one(
     model: Any,
     saes: Mapping[str, Any],
-    example: Example,
+    example: EditExample,
     out: Path,
-    settings: Settings,
+    settings: RiebenchSettings,
     metrics: dict[str, Metric],
 ) -> list[dict[str, Any]]:
     """Every method on one example, or one row with the error."""
@@ -182,10 +181,10 @@ def _one(
 
 
 def _figures(
-    metrics: dict[str, Metric], original: Any, donor: Any, image: Any, example: Example
+    metrics: dict[str, Metric], original: Any, donor: Any, image: Any, example: EditExample
 ) -> dict[str, float]:
     """Each metric's figures to the original image and to the edited prompt's."""
-    pairs = [Images(original, image, example.edited), Images(donor, image, example.edited)]
+    pairs = [ImagePair(original, image, example.edited), ImagePair(donor, image, example.edited)]
     found: dict[str, float] = {}
     for metric in metrics.values():
         to_original, to_edited = metric(pairs)
@@ -194,7 +193,7 @@ def _figures(
     return found
 
 
-def ways(saes: Mapping[str, Any], settings: Settings) -> dict[str, Callable[[UpdatePair], Edits]]:
+def ways(saes: Mapping[str, Any], settings: RiebenchSettings) -> dict[str, Callable[[UpdatePair], Edits]]:
     """Methods by name."""
     made: dict[str, Callable[[UpdatePair], Edits]] = {}
     for m in settings.strengths:
@@ -223,7 +222,7 @@ def _neurons(blocks: tuple[str, ...], count: int, strength: float, pair: UpdateP
 
 
 def _recorded(
-    model: Any, blocks: tuple[str, ...], example: Example, settings: Settings
+    model: Any, blocks: tuple[str, ...], example: EditExample, settings: RiebenchSettings
 ) -> tuple[UpdatePair, Image.Image, Image.Image]:
     """Both runs' updates and masks, the original image and the edited prompt's."""
     wanted = ("update",) if settings.masks else ("update", "cross")
@@ -256,7 +255,7 @@ def placed(kind: str, original: Any, edited: Any) -> tuple[Any, Any]:
     return (original, original) if kind == "delete object" else (original, edited)
 
 
-def _file_mask(folder: str, example: Example, side: str) -> np.ndarray:
+def _file_mask(folder: str, example: EditExample, side: str) -> np.ndarray:
     path = Path(folder) / f"{example.id}_{side}.png"
     if not path.is_file():
         raise UnboxError(f"there is no mask {path}")

@@ -16,15 +16,13 @@ from tqdm.auto import tqdm
 from activation_store.files import canonical, read_json, write_json
 from unbox.edit import Edits
 from unbox.edits import EditInstrument, bind, random_control
-from unbox.errors import UnboxError
-from unbox.experiments.experiment_plan import Condition, Plan
-from unbox.experiments.metrics import Metric, Pair, make_metric
+from unbox.experiments.critics import ImagePair, Metric, critics_by_place
+from unbox.experiments.experiment_plan import Condition, ExperimentPlan
+from unbox.experiments.metrics import make_metric
 from unbox.json_types import JSON
 from unbox.mask import Mask
 from unbox.models.png_record import save_png
 from unbox.prompt import Prompt
-from unbox.shapes import Scene
-from unbox.shapes.where import place_mask
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Row:
 
 
 def run_experiment(
-    plan: Plan, out: str | Path, model: Any = None, progress: bool = True
+    plan: ExperimentPlan, out: str | Path, model: Any = None, progress: bool = True
 ) -> list[dict[str, Any]]:
     """Run what is missing of an experiment and write its tables, plots and report into `out`.
 
@@ -72,13 +70,13 @@ def run_experiment(
     return figures
 
 
-def _load(plan: Plan) -> Any:
+def _load(plan: ExperimentPlan) -> Any:
     from unbox.models import load
 
     return load(plan.model)
 
 
-def _saes(plan: Plan) -> dict[str, Any]:
+def _saes(plan: ExperimentPlan) -> dict[str, Any]:
     if plan.saes is None:
         return {}
     from unbox.sae import load_saes
@@ -86,7 +84,7 @@ def _saes(plan: Plan) -> dict[str, Any]:
     return dict(load_saes(plan.saes))
 
 
-def _rows(plan: Plan, saes: dict[str, Any]) -> Iterator[Row]:
+def _rows(plan: ExperimentPlan, saes: dict[str, Any]) -> Iterator[Row]:
     """The unedited images first, then every condition's."""
     for condition in (None, *plan.conditions):
         bound = Edits() if condition is None else bind(condition.edits, saes)
@@ -103,15 +101,10 @@ def _rows(plan: Plan, saes: dict[str, Any]) -> Iterator[Row]:
 def _mask(condition: Condition | None, prompt: Prompt) -> Mask | None:
     if condition is None or condition.place is None:
         return None
-    if "scene" not in prompt.meta:
-        raise UnboxError(
-            f"the place '{condition.place}' is known in the Shapes world only; "
-            "take prompts from { shapes = N }, or give a mask"
-        )
-    return place_mask(condition.place, Scene.from_json(prompt.meta["scene"]))
+    return critics_by_place()[condition.place].place_mask(condition.place, prompt)
 
 
-def _manifest(plan: Plan, model: Any, saes: dict[str, Any], out: Path, count: int) -> str:
+def _manifest(plan: ExperimentPlan, model: Any, saes: dict[str, Any], out: Path, count: int) -> str:
     """Write `manifest.json` before anything else; returns the digest of what all rows share."""
     shared = {
         "model": model.fingerprint,
@@ -140,7 +133,9 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) else str(value)
 
 
-def _images(plan: Plan, model: Any, rows: list[Row], context: str, out: Path, bar: Any) -> dict[str, Path]:
+def _images(
+    plan: ExperimentPlan, model: Any, rows: list[Row], context: str, out: Path, bar: Any
+) -> dict[str, Path]:
     """Make the images that are missing, a batch at a time; row key -> file."""
     files = {row.key(context): out / "images" / f"{row.key(context)}.png" for row in rows}
     missing = [row for row in rows if not files[row.key(context)].is_file()]
@@ -167,7 +162,12 @@ def _images(plan: Plan, model: Any, rows: list[Row], context: str, out: Path, ba
 
 
 def _measured(
-    plan: Plan, rows: list[Row], metrics: list[Metric], context: str, out: Path, files: dict[str, Path]
+    plan: ExperimentPlan,
+    rows: list[Row],
+    metrics: list[Metric],
+    context: str,
+    out: Path,
+    files: dict[str, Path],
 ) -> list[dict[str, Any]]:
     """Figures of every edited row, kept in `rows/`."""
     plain = {(r.prompt_index, r.seed): files[r.key(context)] for r in rows if r.condition is None}
@@ -189,14 +189,14 @@ def _measured(
     return table
 
 
-def _pair(row: Row, before: Path, after: Path) -> Pair:
+def _pair(row: Row, before: Path, after: Path) -> ImagePair:
     with Image.open(before) as first, Image.open(after) as second:
         images = first.convert("RGB"), second.convert("RGB")
     mask = None if row.mask is None else row.mask.on(images[0].height, images[0].width)
     if mask is not None and mask.ndim > 2:
         mask = mask.reshape(-1, *mask.shape[-2:]).max(0)
     assert row.condition is not None
-    return Pair(*images, row.prompt.text, mask, row.condition.target)
+    return ImagePair(*images, row.prompt.text, mask, row.condition.target)
 
 
 def _described(row: Row, image: Path, plain: dict[Any, Path], stored: Path, out: Path) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import pytest
 
 from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
-from unbox.ground_truth.bench.benchmark import Settings, bench_shapes
+from unbox.ground_truth.bench.benchmark import BenchSettings, bench_shapes
 from unbox.ground_truth.bench.scene_pairs import KINDS
 
-SMALL = Settings(
+SMALL = BenchSettings(
     steps=1,
     prompts=24,
     blocks_tried=1,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unbox.ground_truth.demo.collect_and_fit import packed, unpacked
-from unbox.ground_truth.demo.demo_plan import Plan
+from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.report import Findings, owners, write_report
 from unbox.ground_truth.demo.top_pictures import heated
 from unbox.ground_truth.effects import Cases
@@ -67,7 +67,7 @@ def findings():
     ]
     found = {"owners": table, "features": features}
     return Findings(
-        Plan(),
+        DemoPlan(),
         "shapes-turbo",
         {"hash": "x"},
         cases,

@@ -8,7 +8,7 @@ import pytest
 from tests.models.tiny import tiny_pipeline
 from unbox.atlas import Atlas
 from unbox.cli.main import main
-from unbox.ground_truth.demo.demo_plan import Plan
+from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.run_demo import run
 from unbox.ground_truth.effects import readings
 from unbox.models import load
@@ -23,7 +23,7 @@ def plan(tmp_path_factory):
     images = load(folder).generate([p.text for p in prompts(6, 3, "heldout")], seed=1, steps=1, guidance=0)
     shown = {read["colour"] for read in readings(Detector.load(), images)}
     absent = next(value for value in FACTORS["colour"] if value not in shown)
-    return Plan(
+    return DemoPlan(
         model=str(folder), guidance=0, prompts=24, heldout=20, latents=16, k=2, tokens=4096,
         features=(2,), strengths=(4.0,), trial=2, test=3, trial_pool=4, test_pool=6,
         targets=(("colour", absent),),

@@ -31,7 +31,7 @@ RELIABLE = 0.8
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """What the benchmark does. Everything here is part of the results' names."""
 
     steps: int = 1
@@ -74,7 +74,7 @@ class Bench:
     model: Any
     detector: Any
     saes: Mapping[str, Any]
-    settings: Settings
+    settings: BenchSettings
     out: Path
     kept: ResultCache
     progress: bool = True
@@ -94,7 +94,7 @@ def bench_shapes(
     model: Any,
     saes: Mapping[str, Any],
     out: str | Path,
-    settings: Settings | None = None,
+    settings: BenchSettings | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Run the benchmark (what is missing of it) and write results, tables and a page into `out`.
@@ -106,7 +106,7 @@ def bench_shapes(
     from unbox.ground_truth.bench.report import write_bench
     from unbox.shapes.detector import Detector
 
-    settings, out = settings or Settings(), Path(out)
+    settings, out = settings or BenchSettings(), Path(out)
     if not saes:
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
     saes = {sae.block: sae for sae in saes.values()}

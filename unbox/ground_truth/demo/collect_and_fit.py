@@ -6,7 +6,7 @@ from typing import Any
 from activation_store import Store
 from unbox.atlas import Atlas, build
 from unbox.capture import collect
-from unbox.ground_truth.demo.demo_plan import QUALITY, Plan
+from unbox.ground_truth.demo.demo_plan import QUALITY, DemoPlan
 from unbox.ground_truth.effects import Cases, draw_cases
 from unbox.image_uri import image_uri
 from unbox.models import Model
@@ -20,7 +20,7 @@ from unbox.shapes.detector import Detector
 BATCH = 2048
 
 
-def draw(model: Model, plan: Plan) -> dict[str, Any]:
+def draw(model: Model, plan: DemoPlan) -> dict[str, Any]:
     """Unedited pictures of the trial and test cases, and what is read from them, as JSON."""
     return {
         name: packed(draw_cases(model, Detector.load(), count, plan.seed + shift, **plan.drawing))
@@ -44,7 +44,7 @@ def unpacked(saved: dict[str, Any]) -> Cases:
     return Cases(**columns | {"prompts": tuple(Prompt(**prompt) for prompt in saved["prompts"])})
 
 
-def gather(model: Model, plan: Plan, to: Path, split: Split, n: int, seed: int) -> dict[str, Any]:
+def gather(model: Model, plan: DemoPlan, to: Path, split: Split, n: int, seed: int) -> dict[str, Any]:
     """Record the updates of all blocks while full captions of a split are drawn.
 
     Pictures are kept of the held-out split only, which the report shows; the others are not even decoded.
@@ -56,7 +56,7 @@ def gather(model: Model, plan: Plan, to: Path, split: Split, n: int, seed: int) 
     return {"pictures": len(store), "digest": store.digest}
 
 
-def fit(store: Stage, plan: Plan, to: Path) -> list[str]:
+def fit(store: Stage, plan: DemoPlan, to: Path) -> list[str]:
     """An SAE for every block of a store."""
     spec = Spec(latents=plan.latents, k=plan.k, seed=plan.seed)
     return list(train(opened(store), to, [spec], tokens=plan.tokens, batch_size=BATCH, seed=plan.seed))

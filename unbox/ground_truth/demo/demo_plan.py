@@ -28,7 +28,7 @@ QUALITY = 88
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """What the demo does. The defaults take under five minutes on two cores."""
 
     model: str = "shapes-turbo"

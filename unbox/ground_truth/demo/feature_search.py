@@ -29,7 +29,7 @@ class Weighted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Codes:
+class PooledCodes:
     """Mean codes of one block over steps, and over the positions of objects or of whole pictures."""
 
     objects: np.ndarray
@@ -43,13 +43,13 @@ class Codes:
 
 
 def values_of(scenes: Sequence[Scene], factor: str) -> np.ndarray:
-    """A factor's value in the rows of `Codes.of(factor)`."""
+    """A factor's value in the rows of `PooledCodes.of(factor)`."""
     if factor not in OBJECT_FACTORS:
         return np.array([getattr(scene, factor) for scene in scenes])
     return np.array([getattr(thing, factor) for scene in scenes for thing in scene.objects])
 
 
-def pooled(sae: Any, rows: Any, scenes: Sequence[Scene]) -> Codes:
+def pooled(sae: Any, rows: Any, scenes: Sequence[Scene]) -> PooledCodes:
     """Codes of a block's rows in a store, pooled; `scenes` are those of its first pictures, in order."""
     _, steps, branches, height, width, _ = rows.shape
     covers = [np.stack([on_grid(m, height, width).ravel() for m in masks(scene)]) for scene in scenes]
@@ -64,7 +64,7 @@ def pooled(sae: Any, rows: Any, scenes: Sequence[Scene]) -> Codes:
         mine = torch.from_numpy(owner[here] - first)
         objects.append(summed(values[mine] * weights[..., None], indices[mine], sae.latents))
         first += len(values)
-    return Codes(np.concatenate(objects), np.concatenate(pictures))
+    return PooledCodes(np.concatenate(objects), np.concatenate(pictures))
 
 
 def summed(values: Tensor, indices: Tensor, latents: int) -> np.ndarray:
@@ -91,7 +91,7 @@ def on_grid(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return placed.on(height, width)
 
 
-def tables(codes: Codes, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+def tables(codes: PooledCodes, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     """AUROC of every latent for every value of every factor: factor -> (values, n)."""
     return {
         factor: auroc(codes.of(factor), values_of(scenes, factor)[:, None] == np.array(values))
@@ -99,14 +99,14 @@ def tables(codes: Codes, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     }
 
 
-def contrast(codes: Codes, scenes: Sequence[Scene], factor: str, value: str) -> np.ndarray:
+def contrast(codes: PooledCodes, scenes: Sequence[Scene], factor: str, value: str) -> np.ndarray:
     """How much more each latent is active where a factor has a value than where it has another: (n,)."""
     rows, chosen = codes.of(factor), values_of(scenes, factor) == value
     return rows[chosen].mean(0) - rows[~chosen].mean(0)
 
 
 def ranking(
-    codes: Mapping[str, Codes],
+    codes: Mapping[str, PooledCodes],
     deviation: Mapping[str, float],
     scenes: Sequence[Scene],
     target: tuple[str, str],

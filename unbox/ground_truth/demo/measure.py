@@ -6,7 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from unbox.ground_truth.demo.collect_and_fit import autoencoders, opened
-from unbox.ground_truth.demo.demo_plan import Plan
+from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.feature_search import Feature, pooled, ranking, tables
 from unbox.ground_truth.demo.top_pictures import top_examples
 from unbox.ground_truth.factor_scores import scenes_of
@@ -38,7 +38,7 @@ def measure(heldout: Stage, trained: Stage) -> list[dict[str, Any]]:
     return rows
 
 
-def find(plan: Plan, collected: Stage, heldout: Stage, trained: Stage) -> dict[str, Any]:
+def find(plan: DemoPlan, collected: Stage, heldout: Stage, trained: Stage) -> dict[str, Any]:
     """What features tell: JSON for the report.
 
     For every block and factor, how well its best feature tells the values; for every target, the feature that

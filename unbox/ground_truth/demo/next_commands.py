@@ -6,7 +6,7 @@ from typing import Any
 
 from activation_store import write_json
 from unbox.edit import Edits
-from unbox.ground_truth.demo.demo_plan import Plan
+from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.result_cache import Stage
 from unbox.shapes import SCENE_FACTORS
 from unbox.shapes.render import RADIUS, SIDE
@@ -29,7 +29,7 @@ def save_edits(folder: Path, results: Sequence[dict[str, Any]]) -> list[Path]:
     return paths
 
 
-def following(plan: Plan, collected: Stage, trained: Stage, atlas: Stage, edit: Path) -> str:
+def following(plan: DemoPlan, collected: Stage, trained: Stage, atlas: Stage, edit: Path) -> str:
     """Commands to go on with, one under the other."""
     store, saes = collected.folder / "store", trained.folder / "saes"
     return "\n".join(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from activation_store.files import write_text
-from unbox.ground_truth.demo.demo_plan import Plan
+from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.effects import Cases
 from unbox.result_cache import Stage
 from unbox.shapes import FACTORS
@@ -38,7 +38,7 @@ SAMPLES = 24
 class Findings(NamedTuple):
     """Results of the stages, as the page needs them."""
 
-    plan: Plan
+    plan: DemoPlan
     model: str
     fingerprint: dict[str, Any]
     cases: Cases

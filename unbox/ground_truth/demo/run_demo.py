@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unbox.ground_truth.demo.collect_and_fit import autoencoders, describe, draw, fit, gather, unpacked
-from unbox.ground_truth.demo.demo_plan import Plan
+from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.feature_search import Weighted
 from unbox.ground_truth.demo.measure import find, measure
 from unbox.ground_truth.demo.next_commands import following, save_edits
@@ -44,7 +44,7 @@ class Finished(NamedTuple):
         )
 
 
-def run(plan: Plan, folder: Path, say: Callable[[str], None] = print) -> Finished:
+def run(plan: DemoPlan, folder: Path, say: Callable[[str], None] = print) -> Finished:
     """Run the demo in a folder, going on from what is there.
 
     Raises UnboxError where the model cannot be found.
@@ -98,7 +98,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = print) -> Finishe
     return Finished(path, findings, further)
 
 
-def pictures(stages: Stages, model: Model, plan: Plan) -> tuple[Stage, Stage, Stage]:
+def pictures(stages: Stages, model: Model, plan: DemoPlan) -> tuple[Stage, Stage, Stage]:
     """The stages that draw: pictures to edit, and the stores to learn from and to measure on."""
     drawing = {"model": model.fingerprint, "blocks": model.blocks, **plan.part("steps", "guidance", "seed")}
     drawn = stages.run(
@@ -121,7 +121,7 @@ def pictures(stages: Stages, model: Model, plan: Plan) -> tuple[Stage, Stage, St
 
 
 def turn_on(
-    stages: Stages, model: Model, plan: Plan, drawn: Stage, trained: Stage, found: Stage, number: int
+    stages: Stages, model: Model, plan: DemoPlan, drawn: Stage, trained: Stage, found: Stage, number: int
 ) -> Stage:
     """Choose the edit for one target on the trial pool, count its success on the test pool."""
     factor, value = target = plan.targets[number]

@@ -1,0 +1,70 @@
+"""Critics: who knows the pictures of a world, and so can caption, measure and aim edits in them.
+
+An experiment's file asks for what critics offer by name: `prompts = { shapes = 16 }`, `where = "object"`,
+`metrics = ["factors"]`, `target = ["colour", "red"]`. A critic registers itself when `unbox.plugins` imports
+its module, and so is in no import of this package.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from unbox.mask import Mask
+from unbox.plugins import load_plugins
+from unbox.prompt import Prompt
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """An unedited and an edited image of one size, the prompt, and what the edit was meant for."""
+
+    before: Image.Image
+    after: Image.Image
+    prompt: str
+    mask: np.ndarray | None = None
+    """(height, width) weights at the image's size."""
+    target: tuple[str, str] | None = None
+    """Factor of a critic and its value that the edit should bring about."""
+
+
+Metric = Callable[[Sequence[ImagePair]], list[Figures]]
+
+
+@dataclass(frozen=True)
+class Critic:
+    """What experiments can ask about the pictures of one world, each thing by the name that files use."""
+
+    name: str
+    prompts: Callable[..., list[Prompt]]
+    """Captions of the world: of their number, and `prompt_options` by name."""
+    prompt_options: tuple[str, ...]
+    metrics: Mapping[str, Metric]
+    places: tuple[str, ...]
+    """Names of places whose masks differ between prompts."""
+    place_mask: Callable[[str, Prompt], Mask | None]
+    """Where a place is in the picture of a prompt. Raises UnboxError for prompts of another world."""
+    targets: Mapping[str, Sequence[str]]
+    """Factors that an edit can aim at, and their values."""
+
+
+_CRITICS: dict[str, Critic] = {}
+
+
+def register_critic(critic: Critic) -> None:
+    """Offer a critic to experiments under its name."""
+    _CRITICS[critic.name] = critic
+
+
+def critics() -> Mapping[str, Critic]:
+    """All critics, by name."""
+    load_plugins("critics")
+    return _CRITICS
+
+
+def critics_by_place() -> dict[str, Critic]:
+    """The critic that knows each place."""
+    return {place: critic for critic in critics().values() for place in critic.places}

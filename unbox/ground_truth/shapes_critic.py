@@ -1,0 +1,63 @@
+"""The Shapes world as a critic of experiments: what its detector reads, and where its scenes have things."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from unbox.errors import UnboxError
+from unbox.experiments.critics import Critic, Figures, ImagePair, register_critic
+from unbox.ground_truth.effects import readings
+from unbox.mask import Mask
+from unbox.prompt import Prompt
+from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, prompts
+from unbox.shapes.detector import Detector
+from unbox.shapes.where import place_mask
+
+
+def factors(pairs: Sequence[ImagePair]) -> list[Figures]:
+    """What the Shapes detector reads: `changed`, the share of factors (other than the target) whose reading
+    changed; with a target `success`, whether its value is read afterwards, and `had`, whether before."""
+    detector = Detector.load()
+    before = readings(detector, [p.before for p in pairs])
+    after = readings(detector, [p.after for p in pairs])
+    rows = []
+    for pair, b, a in zip(pairs, before, after, strict=True):
+        others = [name for name in FACTORS if pair.target is None or name != pair.target[0]]
+        row = {"changed": float(np.mean([b[n] != a[n] for n in others]))}
+        if pair.target is None:
+            row |= {f"changed_{n}": float(b[n] != a[n]) for n in (*OBJECT_FACTORS, "background", "light")}
+        else:
+            factor, value = pair.target
+            row |= {"success": float(a[factor] == value), "had": float(b[factor] == value)}
+        rows.append(row)
+    return rows
+
+
+def captions(
+    count: int, seed: int = 0, split: Split = "heldout", pairs: float = 0.0, full: bool = True
+) -> list[Prompt]:
+    """Captions of held-out scenes of one object, unless asked otherwise."""
+    return prompts(count, seed, split, full, pairs)
+
+
+def scene_mask(place: str, prompt: Prompt) -> Mask | None:
+    """The object of a prompt's scene, or all but it. Raises UnboxError for prompts without a scene."""
+    if "scene" not in prompt.meta:
+        raise UnboxError(
+            f"the place '{place}' is known in the Shapes world only; "
+            "take prompts from { shapes = N }, or give a mask"
+        )
+    return place_mask(place, Scene.from_json(prompt.meta["scene"]))
+
+
+register_critic(
+    Critic(
+        name="shapes",
+        prompts=captions,
+        prompt_options=("seed", "split", "pairs", "full"),
+        metrics={"factors": factors},
+        places=("object", "background"),
+        place_mask=scene_mask,
+        targets=FACTORS,
+    )
+)
