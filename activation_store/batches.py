@@ -83,6 +83,7 @@ class Batches(Iterator[np.ndarray]):
             "pool_rows": pool_rows,
         }
         self._epoch, self._row = self._restore(cursor) if cursor is not None else (0, 0)
+        self._reader = ThreadPoolExecutor(1, "unbox-read")
         self._batches = self._generate()
 
     @property
@@ -96,8 +97,9 @@ class Batches(Iterator[np.ndarray]):
         return next(self._batches)
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop reading ahead, and wait for what is being read."""
         self._batches.close()
+        self._reader.shutdown()
 
     def _restore(self, cursor: Cursor) -> tuple[int, int]:
         wrong = [key for key, value in self._fixed.items() if cursor.get(key) != value]
@@ -111,14 +113,18 @@ class Batches(Iterator[np.ndarray]):
         return epoch, row
 
     def _generate(self) -> Generator[np.ndarray, None, None]:
-        with ThreadPoolExecutor(1, "unbox-read") as reader:
+        try:
             while self.epochs is None or self._epoch < self.epochs:
-                yield from self._generate_epoch(reader)
+                yield from self._generate_epoch()
                 self._epoch, self._row = self._epoch + 1, 0
+        finally:
+            # Never waits: an iterator that was dropped ends here while garbage is collected, which may happen
+            # as some other thread is being started, and joining one then waits for ever.
+            self._reader.shutdown(wait=False, cancel_futures=True)
 
-    def _generate_epoch(self, reader: ThreadPoolExecutor) -> Iterator[np.ndarray]:
+    def _generate_epoch(self) -> Iterator[np.ndarray]:
         parts: list[np.ndarray] = []  # of the next batch, from the ends of pools
-        for pool, order in self._pools(reader):
+        for pool, order in self._pools():
             at = 0
             while at < len(order):
                 part = pool.take(order[at : at + self.batch_size - sum(map(len, parts))])
@@ -135,7 +141,7 @@ class Batches(Iterator[np.ndarray]):
         self._row += len(batch)
         return batch
 
-    def _pools(self, reader: ThreadPoolExecutor) -> Iterator[tuple[Pool, np.ndarray]]:
+    def _pools(self) -> Iterator[tuple[Pool, np.ndarray]]:
         """Pools of this epoch and the order of their rows, from the current row on; one is read ahead."""
         seed, rank, world = self._seed, self._rank, self._world
         order = np.random.default_rng([seed, self._epoch, 0]).permutation(len(self._unit_rows))[rank::world]
@@ -146,7 +152,7 @@ class Batches(Iterator[np.ndarray]):
         skip = self._row
 
         def load(number: int) -> Future[Pool]:
-            return reader.submit(self._load, order[slice(*jobs[number])], _pop(self._spare))
+            return self._reader.submit(self._load, order[slice(*jobs[number])], _pop(self._spare))
 
         ahead = [load(0)] if jobs else []
         for number, (first, last) in enumerate(jobs):

@@ -1,7 +1,9 @@
 """Training batches: every row exactly once, in an order fixed by the seed, resumable at any row."""
 
+import gc
 import json
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -216,3 +218,25 @@ def test_taking_rows_is_decoding_them(monkeypatch, compiled, dtype):
     expected = decode(values, scale, dtype)[rows]
     assert np.array_equal(take(values, scale, rows, dtype), expected)
     assert dtype in ("int8", "bfloat16") or np.array_equal(expected, x[rows])
+
+
+def test_an_iterator_that_is_dropped_does_not_wait_for_what_it_reads_ahead():
+    release, reading = threading.Event(), threading.Event()
+
+    def load(chosen, used):
+        if chosen[0] != first:
+            reading.set()
+            assert release.wait(60)
+        return Pool(np.zeros((3, 1), np.float32), None, "float32")
+
+    sizes = {"width": 1, "batch_size": 3, "pool_rows": 3, "seed": 0, "epochs": 1, "rank": 0, "world": 1}
+    first = np.random.default_rng([0, 0, 0]).permutation(4)[0]
+    batches = Batches(unit_rows=np.full(4, 3), load=load, identity="x", cursor=None, **sizes)
+    next(batches)
+    assert reading.wait(60)
+    gone = weakref.ref(batches)
+    del batches
+    gc.collect()
+    assert gone() is None
+    assert not release.is_set()
+    release.set()
