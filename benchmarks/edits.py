@@ -21,7 +21,7 @@ import torch
 
 from unbox.blocks import DEFAULT_BLOCKS
 from unbox.edit import Edits, Feature
-from unbox.edits.apply import EditInstrument, Site
+from unbox.edits.apply import EditedBlock, EditHook
 from unbox.edits.program import Program
 from unbox.sae.model import SAE, Stats
 
@@ -87,7 +87,7 @@ def hooks_of(
             Feature(e.block, e.feature, sae=near[id(e.sae)])._edit(e.op, e.value, unit=e.unit, where=e.where)
             for e in mine
         )
-        sites.append(Site(Program(moved, WIDTH), None, None))
+        sites.append(EditedBlock(Program(moved, WIDTH), None, None))
     output = torch.randn(batch, WIDTH, side, side, device=device, dtype=dtype)
 
     def step() -> None:
@@ -131,23 +131,23 @@ def unet_inputs(batch: int, side: int, dtype: torch.dtype, device: torch.device)
 
 def in_place(model: Any, edits: Edits, batch: int, side: int, repeats: int) -> tuple[float, float]:
     """Median seconds of the hooks in a step, and of the step, with the edits attached to a real UNet."""
-    from unbox.models.clock import clock
+    from unbox.models.clock import Clock, clock
 
-    spent, steps, hooks, edited = [0.0], [], [], Site.edited
+    spent, steps, hooks, edited = [0.0], [], [], EditedBlock.edited
 
-    def timed(site: Site, hidden: torch.Tensor, output: torch.Tensor, run: Any) -> torch.Tensor:
+    def timed(site: EditedBlock, hidden: torch.Tensor, output: torch.Tensor, now: Clock) -> torch.Tensor:
         _wait(model.device)
         start = time.perf_counter()
-        result = edited(site, hidden, output, run)
+        result = edited(site, hidden, output, now)
         _wait(model.device)
         spent[0] += time.perf_counter() - start
         return result
 
     model.pipeline.scheduler.set_timesteps(1)
     call = unet_inputs(batch, side, model.dtype, model.device)
-    Site.edited = timed  # type: ignore[method-assign, assignment]
+    EditedBlock.edited = timed  # type: ignore[method-assign, assignment]
     try:
-        with clock(model), EditInstrument(edits).attach(model), torch.no_grad():
+        with clock(model), EditHook(edits).attach(model), torch.no_grad():
             for _ in range(repeats):
                 spent[0], start = 0.0, time.perf_counter()
                 model.unet(timestep=model.pipeline.scheduler.timesteps[0], **call)
@@ -155,7 +155,7 @@ def in_place(model: Any, edits: Edits, batch: int, side: int, repeats: int) -> t
                 steps.append(time.perf_counter() - start)
                 hooks.append(spent[0])
     finally:
-        Site.edited = edited  # type: ignore[method-assign]
+        EditedBlock.edited = edited  # type: ignore[method-assign]
     return statistics.median(hooks), statistics.median(steps)
 
 

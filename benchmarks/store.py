@@ -314,7 +314,7 @@ def recording(folder: Path, model_name: str, images: int, rounds: int) -> list[t
     import torch
 
     import unbox
-    from unbox.capture.collect_settings import Settings, run_facts
+    from unbox.capture.collect_settings import CollectSettings, run_facts
 
     model = unbox.load(model_name, system="sdxl-turbo")
     prompts = [f"a picture of {n} dogs" for n in range(images)]
@@ -322,7 +322,7 @@ def recording(folder: Path, model_name: str, images: int, rounds: int) -> list[t
     model.generate(prompts[:1], seed=0, **{**call, "batch_size": 1})
 
     def hashing() -> object:
-        return run_facts(model, Settings(**call))
+        return run_facts(model, CollectSettings(**call))
 
     def generating() -> object:
         return model.generate(prompts, seed=0, **call)

@@ -35,6 +35,7 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
+PLUGINS["hooks"] = ("unbox.edits.apply",)
 PLUGINS["critics"] = ("unbox.ground_truth.shapes_critic",)
 
 

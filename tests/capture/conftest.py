@@ -32,4 +32,4 @@ def nothing_left_behind(request):
     before = hook_count(model)
     yield
     assert hook_count(model) == before
-    assert model.run is None
+    assert model.clock is None

@@ -89,11 +89,11 @@ def test_sequential_guidance_is_told_apart(model):
     scheduler.set_timesteps(2)
     x, text = torch.randn(1, 4, 32, 32), torch.randn(2, 1, 77, 64)
     added = {"text_embeds": torch.zeros(1, 32), "time_ids": torch.zeros(1, 6)}
-    with torch.no_grad(), clock(model) as run, plain_hooks(model, ["up.0.1"]) as seen:
+    with torch.no_grad(), clock(model) as now, plain_hooks(model, ["up.0.1"]) as seen:
         with record(model, "up.0.1") as tape:
             for t in scheduler.timesteps:
                 for branch, context in zip(("uncond", "cond"), text, strict=True):
-                    with run.rows(branches=[branch]):
+                    with now.rows(branches=[branch]):
                         unet(x, t, encoder_hidden_states=context, added_cond_kwargs=added)
     first, second = (torch.stack(seen["up.0.1"][k::2], 1).permute(0, 1, 3, 4, 2) for k in (0, 1))
     assert tape.branches == ("cond", "uncond")
@@ -195,7 +195,7 @@ def test_after_an_exception_nothing_is_left_and_the_next_image_is_the_same(model
     with pytest.raises(ZeroDivisionError):
         interrupted()
     assert hook_count(model) == before
-    assert model.run is None
+    assert model.clock is None
     assert np.array_equal(plain, model.generate("a dog", seed=4, steps=1, guidance=0, output="np")[0])
 
 

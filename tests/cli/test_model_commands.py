@@ -10,8 +10,8 @@ from unbox.cli.main import main
 from unbox.edit import Direction, Edits
 from unbox.errors import UnboxError
 from unbox.models import SYSTEMS
+from unbox.models.hub import present
 from unbox.models.png_record import read_png
-from unbox.models.weights import present
 
 CAT = ("--system", "sdxl-turbo", "--prompt", "a cat", "--size", "64")
 READY = [name for name, row in SYSTEMS.items() if present(row)]

@@ -31,7 +31,7 @@ def test_identity_edits_change_nothing_and_edits_act_on_the_image(tiny):
     assert np.array_equal(np.asarray(inversion.draw(Block("mid.0").scale(1))), plain)
     assert not np.array_equal(np.asarray(inversion.draw(EDIT)), plain)
     assert np.array_equal(np.asarray(inversion.draw()), plain)
-    assert tiny.run is None
+    assert tiny.clock is None
 
 
 def test_updates_are_recorded_at_the_steps_of_the_run(tiny):

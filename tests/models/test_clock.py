@@ -4,11 +4,11 @@ import torch
 
 from unbox.errors import UnboxError
 from unbox.models import Micro, clock
-from unbox.models.hooks import as_instrument
+from unbox.models.hooks import as_hook
 
 
 class Watch:
-    """An instrument that notes the clock at every forward of a block."""
+    """A hook that notes the clock at every forward of a block."""
 
     def __init__(self):
         self.seen = []
@@ -18,8 +18,8 @@ class Watch:
 
         @contextmanager
         def attached():
-            with clock(model) as run:
-                note = lambda *_: self.seen.append(run.moment)  # noqa: E731
+            with clock(model) as now:
+                note = lambda *_: self.seen.append(now.moment)  # noqa: E731
                 handle = model.block("mid.0").register_forward_hook(note)
                 try:
                     yield
@@ -44,9 +44,7 @@ def call(model, rows, timestep):
 
 def test_steps_branches_and_images_over_batches(model):
     watch = Watch()
-    model.generate(
-        ["a cat"] * 3, seed=0, steps=3, guidance=3.0, batch_size=2, instruments=[watch], output="latent"
-    )
+    model.generate(["a cat"] * 3, seed=0, steps=3, guidance=3.0, batch_size=2, hooks=[watch], output="latent")
     assert [m.step for m in watch.seen] == [0, 1, 2, 0, 1, 2]
     assert [m.timestep for m in watch.seen[:3]] == [999, 666, 332]
     assert {m.branches for m in watch.seen[:3]} == {("uncond", "uncond", "cond", "cond")}
@@ -73,41 +71,41 @@ def test_a_bare_pipeline_call_with_guidance(model):
 
 
 def test_a_bare_unet_call_does_not_inherit_the_last_calls_guidance(model):
-    with clock(model) as run:
+    with clock(model) as now:
         model.pipeline("a cat", num_inference_steps=2, guidance_scale=4.0, output_type="latent")
         call(model, 2, model.pipeline.scheduler.timesteps[1])
-        assert run.branches == ("cond", "cond")
-        assert run.samples.tolist() == [0, 1]
-        assert run.step == 1
+        assert now.branches == ("cond", "cond")
+        assert now.samples.tolist() == [0, 1]
+        assert now.step == 1
 
 
 def test_a_second_visit_of_a_timestep_is_the_same_step(model):
     """The step is not a count of calls."""
     model.pipeline.scheduler.set_timesteps(4)
-    with clock(model) as run:
+    with clock(model) as now:
         for index in (2, 2, 0):
             call(model, 1, model.pipeline.scheduler.timesteps[index])
-            assert run.step == index
+            assert now.step == index
 
 
 def test_sequential_guidance_is_said(model):
     model.pipeline.scheduler.set_timesteps(2)
-    with clock(model) as run, run.rows(branches=["uncond"], samples=[5]):
+    with clock(model) as now, now.rows(branches=["uncond"], samples=[5]):
         call(model, 1, model.pipeline.scheduler.timesteps[0])
-        assert run.branches == ("uncond",)
-        assert run.samples.tolist() == [5]
+        assert now.branches == ("uncond",)
+        assert now.samples.tolist() == [5]
 
 
 def test_what_cannot_be_known_is_an_error(model):
     model.pipeline.scheduler.set_timesteps(2)
-    with clock(model) as run:
+    with clock(model) as now:
         with pytest.raises(UnboxError, match="no step yet"):
-            _ = run.step
+            _ = now.step
         with pytest.raises(UnboxError, match=r"timestep 7, which is not one of the scheduler's \(999, 499\)"):
             call(model, 1, torch.tensor(7.0))
         with pytest.raises(UnboxError, match="different timesteps"):
             call(model, 2, torch.tensor([999.0, 499.0]))
-        with run.rows(samples=[0, 1, 2]), pytest.raises(UnboxError, match="2 rows"):
+        with now.rows(samples=[0, 1, 2]), pytest.raises(UnboxError, match="2 rows"):
             call(model, 2, 499.0)
 
 
@@ -116,12 +114,12 @@ def test_the_clock_is_one_and_leaves_nothing(model):
     with clock(model) as outer:
         with clock(model) as inner:
             assert inner is outer
-        assert model.run is outer
+        assert model.clock is outer
     with pytest.raises(RuntimeError, match="on purpose"):
         with Watch().attach(model):
             raise RuntimeError("on purpose")
     assert hooks(model) == before
-    assert model.run is None
+    assert model.clock is None
     assert "progress_bar" not in vars(model.pipeline)
 
 
@@ -136,9 +134,9 @@ def test_an_exception_while_sampling_leaves_nothing(model):
     before = hooks(model)
     micro = Micro(crop=(8, 8))
     with pytest.raises(RuntimeError, match="on purpose"):
-        model.generate("a cat", seed=0, steps=2, micro=micro, instruments=[Fails()])
+        model.generate("a cat", seed=0, steps=2, micro=micro, hooks=[Fails()])
     assert hooks(model) == before
-    assert model.run is None
+    assert model.clock is None
 
 
 def test_the_clock_changes_no_bit(model):
@@ -149,8 +147,8 @@ def test_the_clock_changes_no_bit(model):
     assert np.array_equal(plain, watched)
 
 
-def test_only_instruments_attach():
+def test_only_hooks_attach():
     watch = Watch()
-    assert as_instrument(watch) is watch
+    assert as_hook(watch) is watch
     with pytest.raises(UnboxError, match="a int cannot be attached"):
-        as_instrument(3)
+        as_hook(3)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from unbox.errors import UnboxError
 from unbox.models import SYSTEMS, Micro, image_seed, load
-from unbox.models.conditioning import MicroInstrument
+from unbox.models.conditioning import MicroHook
 from unbox.prompt import Prompt
 
 TRAILING = {"timestep_spacing": "trailing"}
@@ -150,7 +150,7 @@ def test_negative_sizes_in_a_batch_equal_single_runs(model):
 
 @pytest.mark.parametrize("which", ["model", "refiner"])
 def test_default_ids_are_the_pipelines(which, request):
-    """What our instrument says for a plain `Micro` is what the pipeline says by itself."""
+    """What our hook says for a plain `Micro` is what the pipeline says by itself."""
     model, call = request.getfixturevalue(which), {}
     if which == "refiner":
         model = load(model, system=replace(SYSTEMS["sdxl-refiner"], size=64))
@@ -162,8 +162,8 @@ def test_default_ids_are_the_pipelines(which, request):
     )
     call |= {"seed": 1, "steps": 1, "guidance": 3.0, "output": "latent"}
     try:
-        for instruments in ((), (MicroInstrument([Micro()] * 2, 64, 64),)):
-            model.generate(["a cat", "a dog"], instruments=instruments, **call)
+        for hooks in ((), (MicroHook([Micro()] * 2, 64, 64),)):
+            model.generate(["a cat", "a dog"], hooks=hooks, **call)
     finally:
         hook.remove()
     assert len(seen) == 2

@@ -17,7 +17,7 @@ from tests.models.original_layout import save_original
 from tests.models.tiny import tiny_pipeline, tiny_unet
 from unbox.errors import UnboxError
 from unbox.models import SYSTEMS, System, load, weight_hash
-from unbox.models.weights import missing, present, quiet
+from unbox.models.hub import missing, present, quiet
 
 TURBO = replace(SYSTEMS["sdxl-turbo"], size=64)
 

@@ -5,18 +5,16 @@ from typing import TYPE_CHECKING
 from unbox.lazy_package import lazy
 
 if TYPE_CHECKING:
-    from unbox.capture.block_hooks import BRANCHES
     from unbox.capture.collect import collect
-    from unbox.capture.collect_settings import Settings
+    from unbox.capture.collect_settings import CollectSettings
     from unbox.capture.estimate import Estimate, estimate
     from unbox.capture.prompt_reader import read_prompts
     from unbox.capture.stream import Stream
     from unbox.capture.tape import Tape, record
 
 __all__ = [
-    "BRANCHES",
+    "CollectSettings",
     "Estimate",
-    "Settings",
     "Stream",
     "Tape",
     "collect",

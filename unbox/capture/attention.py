@@ -5,7 +5,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
+from unbox.capture.block_hooks import Args, Kwargs, hidden_states
 from unbox.errors import UnboxError
 from unbox.models.model import Model
 
@@ -47,7 +50,7 @@ def watch_attention(
 
 
 def scores(
-    attention: Any,
+    attention: Attention,
     hidden: torch.Tensor,
     context: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
@@ -61,26 +64,30 @@ def scores(
     return attention.get_attention_scores(query, key, mask).unflatten(0, (len(hidden), attention.heads))
 
 
-def _layers(name: str, block: Any, wanted: Sequence[int] | None) -> list[int]:
+def _layers(name: str, block: Transformer2DModel, wanted: Sequence[int] | None) -> list[int]:
     count = len(block.transformer_blocks)
     chosen = list(range(count)) if wanted is None else list(wanted)
-    if beyond := [layer for layer in chosen if not 0 <= layer < count]:
-        raise UnboxError(f"{name} has no transformer layer {beyond[0]}; it has 0 to {count - 1}")
+    if absent := [layer for layer in chosen if not 0 <= layer < count]:
+        raise UnboxError(f"{name} has no transformer layer {absent[0]}; it has 0 to {count - 1}")
     return chosen
 
 
 def _note_grid(grid: list[int]) -> Callable:
-    def note(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        grid[:] = (args[0] if args else kwargs["hidden_states"]).shape[-2:]
+    def note(module: torch.nn.Module, args: Args, kwargs: Kwargs) -> None:
+        grid[:] = hidden_states(args, kwargs).shape[-2:]
 
     return note
 
 
 def _scores_hook(name: str, kind: str, layer: int, grid: list[int], observe: MapObserver) -> Callable:
     @torch.no_grad()
-    def seen(attention: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        given = scores(attention, hidden, kwargs.get("encoder_hidden_states"), kwargs.get("attention_mask"))
+    def read(attention: Attention, args: Args, kwargs: Kwargs, output: torch.Tensor) -> None:
+        given = scores(
+            attention,
+            hidden_states(args, kwargs),
+            kwargs.get("encoder_hidden_states"),
+            kwargs.get("attention_mask"),
+        )
         observe(name, kind, layer, given.unflatten(2, tuple(grid)))
 
-    return seen
+    return read

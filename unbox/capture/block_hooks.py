@@ -1,16 +1,21 @@
-"""Sites: where a block's input and output are seen while the UNet runs."""
+"""Forward hooks that read a block's input and output while the UNet runs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TypeAlias
 
 import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from einops import rearrange
 
 from unbox.errors import UnboxError
 from unbox.models.model import Model
+from unbox.site import LAYOUTS
 
-#: The order of branches on every branch axis.
-BRANCHES = ("cond", "uncond")
+#: What a hook is given of a forward: positional arguments, keyword arguments, what a block returns.
+Args = tuple[torch.Tensor, ...]
+Kwargs = Mapping[str, torch.Tensor]
+BlockOutput: TypeAlias = "tuple[torch.Tensor, ...] | Transformer2DModelOutput"
 
 #: Called with (block, input, output), both (rows, channels, height, width), live: copy what is kept.
 Observer = Callable[[str, torch.Tensor, torch.Tensor], None]
@@ -28,14 +33,15 @@ def watch(model: Model, blocks: Sequence[str], observe: Observer) -> Iterator[No
     fired: set[str] = set()
 
     def hook(name: str) -> Callable:
-        def seen(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        def read(module: torch.nn.Module, args: Args, kwargs: Kwargs, output: BlockOutput) -> None:
             fired.add(name)
-            given = args[0] if args else kwargs["hidden_states"]
-            observe(name, given, output[0] if isinstance(output, tuple) else output.sample)
+            observe(
+                name, hidden_states(args, kwargs), output[0] if isinstance(output, tuple) else output.sample
+            )
 
-        return seen
+        return read
 
-    def check(unet: torch.nn.Module, args: tuple, output: Any) -> None:
+    def check(unet: torch.nn.Module, args: Args, output: BlockOutput) -> None:
         missed = [name for name in modules if name not in fired]
         fired.clear()
         if missed:
@@ -51,6 +57,11 @@ def watch(model: Model, blocks: Sequence[str], observe: Observer) -> Iterator[No
         yield
 
 
+def hidden_states(args: Args, kwargs: Kwargs) -> torch.Tensor:
+    """A block's input, however it is passed."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
 def update(given: torch.Tensor, output: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Output minus input as (rows, y, x, channels), a new tensor; half floats are subtracted in float32.
 
@@ -63,11 +74,11 @@ def update(given: torch.Tensor, output: torch.Tensor, dtype: torch.dtype | None 
 
 def spatial_last(x: torch.Tensor) -> torch.Tensor:
     """(rows, channels, y, x) as (rows, y, x, channels), a view."""
-    return x.permute(0, 2, 3, 1)
+    return rearrange(x, f"{LAYOUTS['maps']} -> rows y x channels")
 
 
 def refuse_compiled(model: Model, modules: dict[str, torch.nn.Module]) -> None:
-    """Raise UnboxError where hooks added now would silently never fire."""
+    """Raise UnboxError where hooks that are added would silently never fire."""
     for name, module in {"the UNet": model.unet, **modules}.items():
         whole = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         if whole or hasattr(module.forward, "_torchdynamo_orig_callable"):

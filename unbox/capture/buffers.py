@@ -10,7 +10,7 @@ import torch
 from activation_store import Schema
 from unbox.capture.block_hooks import update, watch
 from unbox.errors import UnboxError
-from unbox.models.clock import Run, clock
+from unbox.models.clock import Clock, clock
 from unbox.models.model import Model
 
 #: Store's number format -> what the device sends.
@@ -36,21 +36,21 @@ class Buffers:
         self.positions = None if schema.positions is None else positions(schema, seeds)
         self._left = {block: prod(schema.shape(block, len(seeds))[:3]) for block in schema.blocks}
 
-    def fill(self, run: Run, block: str, given: torch.Tensor, output: torch.Tensor) -> None:
+    def fill(self, now: Clock, block: str, given: torch.Tensor, output: torch.Tensor) -> None:
         """Put one forward's updates where they belong; other steps and branches are passed over."""
-        if run.step not in self.schema.steps:
+        if now.step not in self.schema.steps:
             return
-        step = self.schema.steps.index(run.step)
+        step = self.schema.steps.index(now.step)
         rows = update(given, output, self._tensors[block].dtype)
         if rows.shape[1:] != self.schema.blocks[block]:
             raise UnboxError(
                 f"{block} gave updates of shape {tuple(rows.shape[1:])}, not {self.schema.blocks[block]}"
             )
         for branch, name in enumerate(self.schema.branches):
-            of_branch = [row for row, other in enumerate(run.branches) if other == name]
-            images = torch.as_tensor(run.samples[of_branch], device=rows.device)
-            kept = self._choose(block, rows[of_branch], run.samples[of_branch])
-            self._tensors[block][images, step, branch] = kept
+            of_branch = [row for row, other in enumerate(now.branches) if other == name]
+            images = torch.as_tensor(now.samples[of_branch], device=rows.device)
+            chosen = self._choose(block, rows[of_branch], now.samples[of_branch])
+            self._tensors[block][images, step, branch] = chosen
             self._left[block] -= len(of_branch)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -77,12 +77,12 @@ def buffered(model: Model, schema: Schema, seeds: Sequence[int]) -> Iterator[Buf
     """Record the images that `model.generate(seeds=seeds)` makes inside, as one batch or several."""
     buffers = Buffers(schema, seeds, model.device)
     with ExitStack() as stack:
-        run = stack.enter_context(clock(model))
+        now = stack.enter_context(clock(model))
         stack.enter_context(
             watch(
                 model,
                 list(schema.blocks),
-                lambda block, given, output: buffers.fill(run, block, given, output),
+                lambda block, given, output: buffers.fill(now, block, given, output),
             )
         )
         yield buffers
@@ -96,9 +96,9 @@ def positions(schema: Schema, seeds: Sequence[int]) -> Mapping[str, np.ndarray]:
     """
     chosen = {}
     for block, (height, width, _) in schema.blocks.items():
-        kept = prod(schema.grid(block))
+        count = prod(schema.grid(block))
         draws = [np.random.default_rng([seed, height, width]).permutation(height * width) for seed in seeds]
-        chosen[block] = np.stack([np.sort(draw[:kept]) for draw in draws]).astype(np.uint32)
+        chosen[block] = np.stack([np.sort(draw[:count]) for draw in draws]).astype(np.uint32)
     return chosen
 
 

@@ -2,20 +2,21 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm.auto import tqdm
 
 from activation_store import Sample, Schema, Store, Writer, files
 from activation_store.store import read_schema
 from activation_store.writer import ShardBuffer
 from unbox.capture.buffers import Buffers, buffered
-from unbox.capture.collect_settings import Settings, as_prompt, run_facts, schema_of
+from unbox.capture.collect_settings import CollectSettings, as_prompt, run_facts, schema_of
 from unbox.errors import UnboxError
 from unbox.models.model import Model
 from unbox.models.seeds import image_seed
@@ -35,14 +36,14 @@ def collect(
 ) -> Store:
     """Generate an image for each prompt and keep the blocks' updates in the store at `path`.
 
-    `settings` are the fields of `Settings`: blocks, steps, guidance, seed, dtype, batch_size, ... `limit`
-    stops after so many prompts. Called again with the same arguments it makes what is missing: after a kill,
-    after `unbox store repair`, with more prompts, with another number of ranks. `rank` of `world` processes
-    write one store together (default: RANK and WORLD_SIZE of the environment, as `torchrun` sets them).
+    `settings` are the fields of `CollectSettings`: blocks, steps, guidance, seed, dtype, batch_size, ...
+    `limit` stops after so many prompts. Called again with the same arguments it makes what is missing: after
+    a kill, after `unbox store repair`, with more prompts, with another number of ranks. `rank` of `world`
+    processes write one store together (default: RANK and WORLD_SIZE of the environment, as `torchrun` sets).
     Raises UnboxError or StoreError when the store holds another run, another process writes, or an update
     cannot be kept; every finished shard is safe then.
     """
-    chosen = Settings(**settings)
+    chosen = CollectSettings(**settings)
     rank = int(os.environ.get("RANK", 0)) if rank is None else rank
     world = int(os.environ.get("WORLD_SIZE", 1)) if world is None else world
     provenance, versions = run_facts(model, chosen)
@@ -100,7 +101,7 @@ def shards(
         yield shard
 
 
-def thumbnail(image: Any, side: int) -> bytes:
+def thumbnail(image: Image.Image, side: int) -> bytes:
     """A PIL image as WebP, its longer side at most `side` pixels."""
     small = image.convert("RGB")
     small.thumbnail((side, side))
@@ -110,7 +111,7 @@ def thumbnail(image: Any, side: int) -> bytes:
 
 
 def generate_batch(
-    model: Model, settings: Settings, schema: Schema, batch: Sequence[Sample]
+    model: Model, settings: CollectSettings, schema: Schema, batch: Sequence[Sample]
 ) -> tuple[list[Any], Buffers]:
     """Images of a batch and their updates."""
     seeds = [sample.seed for sample in batch]
@@ -121,7 +122,7 @@ def generate_batch(
 
 def _fill(
     model: Model,
-    settings: Settings,
+    settings: CollectSettings,
     schema: Schema,
     samples: Sequence[Sample],
     filling: ShardBuffer,
@@ -142,7 +143,11 @@ def _fill(
 
 
 def _append(
-    filling: ShardBuffer, batch: Sequence[Sample], images: Sequence[Any], buffers: Buffers, settings: Settings
+    filling: ShardBuffer,
+    batch: Sequence[Sample],
+    images: Sequence[Image.Image],
+    buffers: Buffers,
+    settings: CollectSettings,
 ) -> None:
     side = settings.thumbnail
     pictures = None if side is None else [thumbnail(image, side) for image in images]
@@ -160,7 +165,7 @@ def _sample(index: int, prompt: Prompt, seed: int) -> Sample:
     return sample
 
 
-def length(prompts: Any, limit: int | None) -> int | None:
+def length(prompts: Iterable[str | Prompt], limit: int | None) -> int | None:
     """How many images there will be, or None when the prompts have no known end."""
-    known = len(prompts) if hasattr(prompts, "__len__") else limit
+    known = len(prompts) if isinstance(prompts, Sized) else limit
     return known if limit is None or known is None else min(known, limit)

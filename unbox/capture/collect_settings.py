@@ -5,14 +5,14 @@ from typing import Any
 
 from activation_store import Schema
 from unbox.blocks import DEFAULT_BLOCKS
-from unbox.capture.block_hooks import BRANCHES
 from unbox.errors import UnboxError
 from unbox.models.model import Model
 from unbox.prompt import Prompt
+from unbox.site import BRANCHES
 
 
 @dataclass(frozen=True)
-class Settings:
+class CollectSettings:
     """Which updates of which runs. None takes what the system says."""
 
     blocks: tuple[str, ...] = DEFAULT_BLOCKS
@@ -61,29 +61,29 @@ class Settings:
         }
 
 
-def schema_of(model: Model, settings: Settings) -> Schema:
+def schema_of(model: Model, settings: CollectSettings) -> Schema:
     """The store's schema for a model and settings. Raises UnboxError for blocks, steps and branches that are
     not.
     """
     steps = model.system.steps if settings.steps is None else settings.steps
     guidance = model.system.guidance if settings.guidance is None else settings.guidance
     guided = guidance > 1 and _config(model).time_cond_proj_dim is None
-    there = BRANCHES if guided else BRANCHES[:1]
+    available = BRANCHES if guided else BRANCHES[:1]
     if steps < 1:
         raise UnboxError(f"{steps} steps make no image; there is at least 1")
     keep = settings.keep_steps or tuple(range(steps))
-    branches = settings.branches or there
-    if beyond := [step for step in keep if not 0 <= step < steps]:
-        raise UnboxError(f"step {beyond[0]} is not of a run of {steps} steps; they are 0 to {steps - 1}")
-    if absent := [branch for branch in branches if branch not in there]:
+    branches = settings.branches or available
+    if missing := [step for step in keep if not 0 <= step < steps]:
+        raise UnboxError(f"step {missing[0]} is not of a run of {steps} steps; they are 0 to {steps - 1}")
+    if absent := [branch for branch in branches if branch not in available]:
         raise UnboxError(
-            f"branch {absent[0]} does not occur at guidance {guidance:g}; there is {', '.join(there)}"
+            f"branch {absent[0]} does not occur at guidance {guidance:g}; there is {', '.join(available)}"
         )
     height, width = (settings.height or model.size, settings.width or model.size)
     return Schema(
         blocks={name: block_shape(model, name, height, width) for name in dict.fromkeys(settings.blocks)},
         steps=tuple(sorted(set(keep))),
-        branches=tuple(branch for branch in there if branch in branches),
+        branches=tuple(branch for branch in available if branch in branches),
         dtype=settings.dtype,
         positions=settings.positions,
         shard_samples=settings.shard_samples,
@@ -91,23 +91,16 @@ def schema_of(model: Model, settings: Settings) -> Schema:
 
 
 def block_shape(model: Model, name: str, height: int, width: int) -> tuple[int, int, int]:
-    """(y, x, channels) of a block's updates for images of `height` x `width` pixels.
-
-    Every level of the UNet halves the latent's sides, rounding up.
-    """
-    block: Any = model.block(name)
-    side, *numbers = name.split(".")
-    deepest = len(_config(model).block_out_channels) - 1
-    level = {"down": int(numbers[0]), "mid": deepest, "up": deepest - int(numbers[0])}[side]
-    scale = model.pipeline.vae_scale_factor
-    return (-(-(height // scale) // 2**level), -(-(width // scale) // 2**level), block.in_channels)
+    """(y, x, channels) of a block's updates for images of `height` x `width` pixels."""
+    site, scale = model.site(name), model.pipeline.vae_scale_factor
+    return (*site.grid(height // scale, width // scale), getattr(model.block(name), site.width))
 
 
 def _config(model: Model) -> Any:
     return model.pipeline.unet.config
 
 
-def run_facts(model: Model, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+def run_facts(model: Model, settings: CollectSettings) -> tuple[dict[str, Any], dict[str, Any]]:
     """JSON: what must be equal for rows to belong together (provenance), and the software and source
     (versions).
     """

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from unbox.capture.collect import generate_batch, length, shards
-from unbox.capture.collect_settings import Settings, schema_of
+from unbox.capture.collect_settings import CollectSettings, schema_of
 from unbox.errors import UnboxError
 from unbox.models.model import Model
 from unbox.prompt import Prompt
@@ -63,7 +63,7 @@ def estimate(
 
     Raises UnboxError when there is no prompt.
     """
-    chosen = Settings(**settings)
+    chosen = CollectSettings(**settings)
     schema = schema_of(model, chosen)
     total = length(prompts, limit)
     count = images or chosen.batch_size

@@ -12,7 +12,7 @@ from activation_store.files import canonical, digest
 from activation_store.number_formats import NUMBER_FORMATS, encode
 from activation_store.samples import prompts_digest
 from unbox.capture.collect import generate_batch, shards
-from unbox.capture.collect_settings import Settings, run_facts, schema_of
+from unbox.capture.collect_settings import CollectSettings, run_facts, schema_of
 from unbox.errors import UnboxError
 from unbox.models.model import Model
 from unbox.prompt import Prompt
@@ -27,9 +27,9 @@ class Stream:
     """
 
     def __init__(self, model: Model, prompts: Iterable[str | Prompt], block: str, **settings: Any) -> None:
-        """`settings`: the fields of `Settings` but `blocks`, `thumbnail` and `shard_samples`."""
+        """`settings`: the fields of `CollectSettings` but `blocks`, `thumbnail` and `shard_samples`."""
         self.model, self.block = model, block
-        self.settings = Settings(**settings, blocks=(block,), thumbnail=None)
+        self.settings = CollectSettings(**settings, blocks=(block,), thumbnail=None)
         self.schema = schema_of(model, self.settings)
         everything = shards(prompts, None, self.settings.batch_size, self.settings.seed)
         self._groups = list(everything)

@@ -3,22 +3,23 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from unbox.blocks import DEFAULT_BLOCKS
 from unbox.capture.attention import KINDS, watch_attention
-from unbox.capture.block_hooks import BRANCHES, spatial_last, update, watch
+from unbox.capture.block_hooks import Args, Kwargs, spatial_last, update, watch
 from unbox.errors import UnboxError
-from unbox.models.clock import Run, clock
+from unbox.models.clock import Clock, clock
 from unbox.models.model import Model
+from unbox.site import BRANCHES
 
 #: What can be recorded of a block.
 WHAT = ("update", "input", "output", *KINDS)
 
 
-class Part(NamedTuple):
+class RecordedBatch(NamedTuple):
     """What one UNet forward gave at one site: row r belongs to image samples[r] and branch branches[r]."""
 
     samples: tuple[int, ...]
@@ -34,10 +35,10 @@ class Tape:
     Images count on over several calls of the pipeline. `steps` and `branches` name those axes.
     """
 
-    def __init__(self, model: Model, run: Run, blocks: Sequence[str], what: Sequence[str]) -> None:
+    def __init__(self, model: Model, now: Clock, blocks: Sequence[str], what: Sequence[str]) -> None:
         self.blocks, self.what = tuple(blocks), tuple(what)
-        self._model, self._run = model, run
-        self._parts: dict[tuple[str, str, int], list[Part]] = defaultdict(list)
+        self._model, self._clock = model, now
+        self._parts: dict[tuple[str, str, int], list[RecordedBatch]] = defaultdict(list)
         self._visits: dict[tuple[int, str, int], int] = defaultdict(int)
         self._first = self._end = 0
 
@@ -47,19 +48,19 @@ class Tape:
         )
 
     def __len__(self) -> int:
-        """Images seen so far."""
+        """Images recorded so far."""
         return self._end
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The scheduler's step indices that were seen, ascending."""
+        """The scheduler's step indices that were recorded, ascending."""
         return tuple(sorted({part.step for parts in self._parts.values() for part in parts}))
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """The branches that were seen, "cond" first."""
-        seen = {branch for parts in self._parts.values() for part in parts for branch in part.branches}
-        return tuple(branch for branch in BRANCHES if branch in seen)
+        """The branches that were recorded, "cond" first."""
+        found = {branch for parts in self._parts.values() for part in parts for branch in part.branches}
+        return tuple(branch for branch in BRANCHES if branch in found)
 
     def __getitem__(self, block: str) -> torch.Tensor:
         """`read(block)` of the first kind that was asked for."""
@@ -87,7 +88,7 @@ class Tape:
         table = torch.stack(tables, dim=3) if what in KINDS else tables[0]
         return table if branch is None else table[:, :, 0]
 
-    def _assemble(self, parts: Sequence[Part], name: str, branches: Sequence[str]) -> torch.Tensor:
+    def _assemble(self, parts: Sequence[RecordedBatch], name: str, branches: Sequence[str]) -> torch.Tensor:
         shapes = {part.rows.shape[1:] for part in parts}
         if len(shapes) > 1:
             raise UnboxError(f"the {name} has several sizes, {sorted(map(tuple, shapes))}; record them apart")
@@ -107,12 +108,12 @@ class Tape:
             )
         return table
 
-    def _begin(self, unet: Any, args: tuple, kwargs: Any) -> None:
+    def _begin(self, unet: torch.nn.Module, args: Args, kwargs: Kwargs) -> None:
         """Before each UNet forward: tell a new call of the pipeline from the next step of this one.
 
         A call visits an image's step as often as the scheduler lists its timestep (two-stage solvers: twice).
         """
-        moment = self._run.moment
+        moment = self._clock.moment
         allowed = max(1, self._model.pipeline.scheduler.timesteps.tolist().count(moment.timestep))
         keys = [(moment.step, b, int(i)) for b, i in zip(moment.branches, moment.samples, strict=True)]
         if any(self._visits[key] >= allowed for key in keys):
@@ -122,10 +123,10 @@ class Tape:
             self._visits[key] += 1
         self._end = max(self._end, self._first + 1 + int(moment.samples.max()))
 
-    def _keep(self, block: str, kind: str, layer: int, rows: torch.Tensor) -> None:
-        moment = self._run.moment
+    def _append(self, block: str, kind: str, layer: int, rows: torch.Tensor) -> None:
+        moment = self._clock.moment
         samples = tuple(self._first + int(i) for i in moment.samples)
-        self._parts[block, kind, layer].append(Part(samples, moment.step, moment.branches, rows))
+        self._parts[block, kind, layer].append(RecordedBatch(samples, moment.step, moment.branches, rows))
 
 
 @contextmanager
@@ -142,9 +143,9 @@ def record(
 
     `what`: of "update" (output minus input), "input", "output", and "self" and "cross" attention maps (of the
     transformer `layers` chosen, None for all). Records are copies on `device`, in `dtype` or the
-    activations' own. What is seen is the block's own output: edits attached inside this context come after.
-    Everything is taken off at the end, after an exception too. Raises UnboxError for unknown blocks and for
-    models where hooks would miss something.
+    activations' own. What is recorded is the block's own output: edits attached inside this context come
+    after. Everything is taken off at the end, after an exception too. Raises UnboxError for unknown blocks
+    and for models where hooks would miss something.
     """
     blocks, what = _names(blocks), _names(what)
     if unknown := [kind for kind in what if kind not in WHAT]:
@@ -158,18 +159,18 @@ def record(
 
     def observe(block: str, given: torch.Tensor, output: torch.Tensor) -> None:
         if "update" in what:
-            tape._keep(block, "update", 0, update(given, output, dtype).to(device).contiguous())
+            tape._append(block, "update", 0, update(given, output, dtype).to(device).contiguous())
         for kind, x in (("input", given), ("output", output)):
             if kind in what:
-                tape._keep(block, kind, 0, copy(spatial_last(x)))
+                tape._append(block, kind, 0, copy(spatial_last(x)))
 
     with ExitStack() as stack:
         tape = Tape(model, stack.enter_context(clock(model)), blocks, what)
         stack.callback(model.unet.register_forward_pre_hook(tape._begin, with_kwargs=True).remove)
         stack.enter_context(watch(model, blocks, observe))
         if maps:
-            keep = lambda block, kind, layer, x: tape._keep(block, kind, layer, copy(x))  # noqa: E731
-            stack.enter_context(watch_attention(model, blocks, maps, layers, keep))
+            append = lambda block, kind, layer, x: tape._append(block, kind, layer, copy(x))  # noqa: E731
+            stack.enter_context(watch_attention(model, blocks, maps, layers, append))
         yield tape
 
 

@@ -21,8 +21,8 @@ class Models:
     """The rows as JSON."""
 
     def run(self) -> int:
+        from unbox.models.hub import missing, present
         from unbox.models.system_table import SYSTEMS, find_system
-        from unbox.models.weights import missing, present
 
         rows = [find_system(name) for name in self.names] or list(SYSTEMS.values())
         here = {row.name: present(row) for row in rows}

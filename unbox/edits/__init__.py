@@ -9,7 +9,7 @@ from unbox.lazy_package import lazy
 
 if TYPE_CHECKING:
     from unbox.edit import Block, Direction, Edit, Edits, Feature
-    from unbox.edits.apply import EditInstrument, applied, guarded
+    from unbox.edits.apply import EditHook, applied, guarded
     from unbox.edits.baselines import Basis, neurons, principal, random_directions
     from unbox.edits.controls import random_control
     from unbox.edits.edit_files import bind, load_edits, save_edits
@@ -22,7 +22,7 @@ __all__ = [
     "Block",
     "Direction",
     "Edit",
-    "EditInstrument",
+    "EditHook",
     "Edits",
     "Feature",
     "Guard",

@@ -13,12 +13,12 @@ from unbox.edit import Edit, Edits, with_sae
 from unbox.edits.guard import Guard
 from unbox.edits.program import Program
 from unbox.edits.terms import sae_of
-from unbox.models.clock import clock
-from unbox.models.hooks import as_instrument
+from unbox.models.clock import Clock, clock
+from unbox.models.hooks import as_hook
 
 
 @dataclass(frozen=True)
-class EditInstrument:
+class EditHook:
     """Applies edits while attached. `rows`: the images of the run that are edited; None is all of them."""
 
     edits: Edits
@@ -44,22 +44,22 @@ class EditInstrument:
             for block, module in blocks.items()
         }
         chosen = None if rows is None else frozenset(int(row) for row in rows)
-        return _attached(model, blocks, {b: Site(p, self.guard, chosen) for b, p in programs.items()})
+        return _attached(model, blocks, {b: EditedBlock(p, self.guard, chosen) for b, p in programs.items()})
 
 
-@as_instrument.register
-def _(edits: Edits) -> EditInstrument:
-    return EditInstrument(edits)
+@as_hook.register
+def _(edits: Edits) -> EditHook:
+    return EditHook(edits)
 
 
-@as_instrument.register
-def _(edit: Edit) -> EditInstrument:
-    return EditInstrument(Edits.of(edit))
+@as_hook.register
+def _(edit: Edit) -> EditHook:
+    return EditHook(Edits.of(edit))
 
 
-def guarded(edits: Edit | Edits, guard: Guard) -> EditInstrument:
+def guarded(edits: Edit | Edits, guard: Guard) -> EditHook:
     """Edits under a guard, for `generate(edits=...)`; `guard.report()` tells how often it acted."""
-    return EditInstrument(Edits.of(edits), guard)
+    return EditHook(Edits.of(edits), guard)
 
 
 def applied(
@@ -69,7 +69,7 @@ def applied(
 
     Recording inside it (`unbox.record`) sees the edited updates, recording around it the unedited ones.
     """
-    return EditInstrument(Edits.of(edits), guard).attach(model)
+    return EditHook(Edits.of(edits), guard).attach(model)
 
 
 def _width(module: torch.nn.Module) -> int:
@@ -77,57 +77,59 @@ def _width(module: torch.nn.Module) -> int:
 
 
 @contextmanager
-def _attached(model: Any, blocks: dict[str, torch.nn.Module], sites: dict[str, "Site"]) -> Iterator[None]:
+def _attached(
+    model: Any, blocks: dict[str, torch.nn.Module], edited: dict[str, "EditedBlock"]
+) -> Iterator[None]:
     with ExitStack() as stack:
-        run = stack.enter_context(clock(model))
+        now = stack.enter_context(clock(model))
         for name, module in blocks.items():
-            hook = sites[name].hook(run)
+            hook = edited[name].hook(now)
             stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         yield
 
 
 @dataclass(frozen=True)
-class Site:
+class EditedBlock:
     """A block's program on the rows of a batch that it is for."""
 
     program: Program
     guard: Guard | None
     images: frozenset[int] | None
 
-    def hook(self, run: Any) -> Any:
+    def hook(self, now: Clock) -> Any:
         """Forward hook of a transformer block, whose hidden states are (batch, d, y, x)."""
 
         def edit(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
-            edited = self.edited(hidden, output[0], run)
+            edited = self.edited(hidden, output[0], now)
             if edited is output[0]:
                 return None
             return (edited, *output[1:]) if isinstance(output, tuple) else type(output)(sample=edited)
 
         return edit
 
-    def edited(self, hidden: Tensor, output: Tensor, run: Any) -> Tensor:
+    def edited(self, hidden: Tensor, output: Tensor, now: Clock) -> Tensor:
         """The block's output after its edits; the very same tensor when nothing acts. Never in place.
 
-        Each row's branch and image come from the run's clock.
+        Each row's branch and image come from the clock.
         """
         result = output
-        for branch in sorted(set(run.branches)):
-            rows = self._rows(run, branch)
+        for branch in sorted(set(now.branches)):
+            rows = self._rows(now, branch)
             if not rows:
                 continue
             if len(rows) == len(output):
-                delta = self._delta(hidden, output, run.step, branch)
+                delta = self._delta(hidden, output, now.step, branch)
                 result = result if delta is None else result + delta
                 continue
             chosen = torch.tensor(rows, device=output.device)
-            delta = self._delta(hidden[chosen], output[chosen], run.step, branch)
+            delta = self._delta(hidden[chosen], output[chosen], now.step, branch)
             if delta is not None:
                 result = result.index_add(0, chosen, delta.expand(len(rows), *output.shape[1:]))
         return result
 
-    def _rows(self, run: Any, branch: str) -> list[int]:
-        owners = zip(run.branches, run.samples, strict=True)
+    def _rows(self, now: Clock, branch: str) -> list[int]:
+        owners = zip(now.branches, now.samples, strict=True)
         return [
             row
             for row, (its, image) in enumerate(owners)

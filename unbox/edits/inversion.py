@@ -24,7 +24,7 @@ from unbox.edit import Edit, Edits
 from unbox.errors import UnboxError
 from unbox.models import Model
 from unbox.models.clock import clock
-from unbox.models.hooks import as_instrument
+from unbox.models.hooks import as_hook
 from unbox.models.prediction import to_x0
 from unbox.models.seeds import generator
 
@@ -58,7 +58,7 @@ class Inversion:
 
         Without `corrected` the model is left alone with the noised image, as in SDEdit.
         """
-        with clock(self.model), as_instrument(edits).attach(self.model, None) if edits else _nothing():
+        with clock(self.model), as_hook(edits).attach(self.model, None) if edits else _nothing():
             state = self.states[:1]
             for i in range(self.steps - self.start):
                 state = _step(self.model, self.conditioning, self.steps, self.start + i, state)
@@ -147,8 +147,8 @@ def _step(model: Model, given: Conditioning, steps: int, step: int, state: Tenso
     sigma, lower = sigmas[step], sigmas[step + 1]
     noisy = state / (sigma**2 + 1) ** 0.5
     rows = repeat(noisy, "1 c y x -> branch c y x", branch=len(given.branches)).to(model.dtype)
-    assert model.run is not None
-    with torch.no_grad(), model.run.rows(samples=[0], branches=given.branches):
+    assert model.clock is not None
+    with torch.no_grad(), model.clock.rows(samples=[0], branches=given.branches):
         output = model.unet(
             rows, timesteps[step], encoder_hidden_states=given.text, added_cond_kwargs=given.added
         )

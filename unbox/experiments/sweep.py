@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from activation_store.files import canonical, read_json, write_json
 from unbox.edit import Edits
-from unbox.edits import EditInstrument, bind, random_control
+from unbox.edits import EditHook, bind, random_control
 from unbox.experiments.critics import ImagePair, Metric, critics_by_place
 from unbox.experiments.experiment_plan import Condition, ExperimentPlan
 from unbox.experiments.metrics import make_metric
@@ -61,7 +61,7 @@ def run_experiment(
     saes = _saes(plan)
     rows = list(_rows(plan, saes))
     for row in rows:
-        EditInstrument(row.edits).attach(model)  # attaching checks; only entering installs
+        EditHook(row.edits).attach(model)  # attaching checks; only entering installs
     context = _manifest(plan, model, saes, out, len(rows))
     with tqdm(total=len(rows), disable=not progress, desc="experiment", unit="image") as bar:
         done = _images(plan, model, rows, context, out, bar)

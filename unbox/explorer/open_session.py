@@ -45,7 +45,7 @@ def open_session(
 
 def ready(system: str) -> bool:
     """Whether a bundled system's weights are here."""
-    from unbox.models.weights import base_folder
+    from unbox.models.hub import base_folder
 
     try:
         return base_folder(SYSTEMS[system].base or "", False).is_dir()

@@ -15,11 +15,11 @@ from PIL import Image
 from unbox.atlas import Atlas
 from unbox.capture import record
 from unbox.edit import Edits, Feature
-from unbox.edits import EditInstrument, Guard, bind, guarded, random_control
+from unbox.edits import EditHook, Guard, bind, guarded, random_control
 from unbox.errors import UnboxError
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.recorded_image import RecordedImage
-from unbox.models import Model, load
+from unbox.models import Hookable, Model, load
 from unbox.sae.model import SAE
 
 #: Models kept in memory.
@@ -39,7 +39,7 @@ class ProgressHook:
         self.stop, self.progress = stop, progress
 
     @contextmanager
-    def attach(self, model: Model, rows: Sequence[int] | None) -> Iterator[None]:
+    def attach(self, model: Hookable, rows: Sequence[int] | None) -> Iterator[None]:
         """Attach for a run."""
         done = 0
 
@@ -160,12 +160,12 @@ class ExplorerSession:
             [recipe.prompt for recipe in recipes],
             seeds=[recipe.seed for recipe in recipes],
             edits=[self.edits_of(recipe) for recipe in recipes],
-            instruments=[ProgressHook(stop, progress)],
+            hooks=[ProgressHook(stop, progress)],
             steps=first.steps, guidance=first.guidance, height=first.height, width=first.width,
             negative_prompt=first.negative_prompt or None,
         )  # fmt: skip
 
-    def edits_of(self, recipe: Recipe) -> Edits | EditInstrument | None:
+    def edits_of(self, recipe: Recipe) -> Edits | EditHook | None:
         """The recipe's edits with their SAEs, under a guard if it wants one; None without edits."""
         if not len(recipe.active):
             return None

@@ -1,13 +1,15 @@
-"""The generation stack: systems as data, loading, sampling, and the clock that instruments read."""
+"""The generation stack: systems as data, loading, sampling, and the clock that hooks read."""
 
 from typing import TYPE_CHECKING
 
 from unbox.lazy_package import lazy
 
 if TYPE_CHECKING:
-    from unbox.models.clock import Run, clock
-    from unbox.models.conditioning import BUCKETS, Micro, nearest_bucket
-    from unbox.models.hooks import Instrument, as_instrument
+    from unbox.models.buckets import BUCKETS, nearest_bucket
+    from unbox.models.calls import Call
+    from unbox.models.clock import Clock, clock
+    from unbox.models.conditioning import Micro
+    from unbox.models.hooks import Hook, Hookable, as_hook
     from unbox.models.load import load
     from unbox.models.model import Model, weight_hash
     from unbox.models.seeds import image_seed
@@ -17,13 +19,15 @@ if TYPE_CHECKING:
 __all__ = [
     "BUCKETS",
     "SYSTEMS",
-    "Instrument",
+    "Call",
+    "Clock",
+    "Hook",
+    "Hookable",
     "Micro",
     "Model",
     "Part",
-    "Run",
     "System",
-    "as_instrument",
+    "as_hook",
     "clock",
     "find_system",
     "image_seed",

@@ -2,15 +2,14 @@
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
+
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from unbox.errors import UnboxError
+from unbox.models.calls import Sampling
 from unbox.models.system_table import SYSTEMS
-
-if TYPE_CHECKING:
-    from unbox.models.generate import Settings
-    from unbox.models.model import Model
-    from unbox.models.systems import System
+from unbox.models.systems import System
 
 
 class Problem(NamedTuple):
@@ -20,12 +19,12 @@ class Problem(NamedTuple):
     text: str
 
 
-def check_run(model: "Model", settings: "Settings") -> None:
+def check_sampling(sampling: Sampling, scheduler: SchedulerMixin) -> None:
     """Warn (UserWarning) or refuse (UnboxError) before sampling, with the reason."""
-    _report([*_steps(model, settings), *_spacing(model, settings), *_guidance(model, settings)])
+    _report([*_steps(sampling), *_spacing(sampling, scheduler), *_guidance(sampling)])
 
 
-def check_weights(system: "System", shipped: str | None, source: str) -> None:
+def check_weights(system: System, shipped: str | None, source: str) -> None:
     """Compare the prediction type that a system samples by with the one shipped beside the weights.
 
     `shipped`: `prediction_type` of the checkpoint's scheduler, None where it cannot be known.
@@ -45,7 +44,7 @@ def check_weights(system: "System", shipped: str | None, source: str) -> None:
     )
 
 
-def check_part(system: "System", file: str) -> None:
+def check_part(system: System, file: str) -> None:
     """Compare a system with the ones that a UNet or LoRA file, known by its name, is published for."""
     owners = [
         row
@@ -64,7 +63,7 @@ def check_part(system: "System", file: str) -> None:
         )
 
 
-def _ways(row: "System") -> tuple[Any, ...]:
+def _ways(row: System) -> tuple[object, ...]:
     """What must agree for weights of one system to be sampled by another."""
     return row.prediction, row.scheduler, row.timesteps, row.scheduler_config.get("timestep_spacing")
 
@@ -76,14 +75,14 @@ def _report(problems: list[Problem]) -> None:
         warnings.warn(text, stacklevel=4)
 
 
-def _steps(model: "Model", settings: "Settings") -> Iterator[Problem]:
-    system, steps = model.system, settings.steps
+def _steps(sampling: Sampling) -> Iterator[Problem]:
+    system, steps, strength = sampling.system, sampling.steps, sampling.call.strength
     if steps < 1:
         yield Problem(True, f"{steps} steps were asked for; at least one is needed")
-    elif system.image_to_image and not 1 <= int(steps * settings.strength) <= steps:
+    elif system.image_to_image and not 1 <= int(steps * strength) <= steps:
         yield Problem(
             True,
-            f"strength {settings.strength:g} of {steps} step(s) is {int(steps * settings.strength)} of them; "
+            f"strength {strength:g} of {steps} step(s) is {int(steps * strength)} of them; "
             f"give a strength of at most 1 and at least {1 / steps:.2g}, or more steps",
         )
     elif system.timesteps and steps not in system.timesteps:
@@ -94,30 +93,30 @@ def _steps(model: "Model", settings: "Settings") -> Iterator[Problem]:
         yield Problem(False, f"{system.name} was trained for {counts} step(s); {steps} will look worse")
 
 
-def _spacing(model: "Model", settings: "Settings") -> Iterator[Problem]:
+def _spacing(sampling: Sampling, scheduler: SchedulerMixin) -> Iterator[Problem]:
     """Latents start as pure noise; a schedule that begins lower (`leading` at few steps) gives garbage."""
-    if settings.timesteps or settings.steps < 1 or model.system.image_to_image:
+    system, steps = sampling.system, sampling.steps
+    if system.grid(steps) or steps < 1 or system.image_to_image:
         return
-    scheduler = model.pipeline.scheduler
-    scheduler.set_timesteps(settings.steps)
+    scheduler.set_timesteps(steps)
     first, trained = float(scheduler.timesteps[0]), scheduler.config["num_train_timesteps"]
     if first < 0.9 * trained:
         yield Problem(
             first < 0.5 * trained,
-            f"with '{scheduler.config.get('timestep_spacing')}' spacing {settings.steps} step(s) begin at "
+            f"with '{scheduler.config.get('timestep_spacing')}' spacing {steps} step(s) begin at "
             f"timestep {first:g} of {trained}, below the pure noise that the image starts from; "
             "take more steps or a system with 'trailing' spacing",
         )
 
 
-def _guidance(model: "Model", settings: "Settings") -> Iterator[Problem]:
-    if settings.guidance > 1 and model.system.distilled:
+def _guidance(sampling: Sampling) -> Iterator[Problem]:
+    if sampling.guidance > 1 and sampling.system.distilled:
         yield Problem(
             False,
-            f"guidance is distilled into {model.system.name}: classifier-free guidance "
-            f"{settings.guidance:g} on top oversaturates; use 0",
+            f"guidance is distilled into {sampling.system.name}: classifier-free guidance "
+            f"{sampling.guidance:g} on top oversaturates; use 0",
         )
-    if settings.guidance <= 1 and settings.negative:
+    if sampling.guidance <= 1 and sampling.call.negative_prompt:
         yield Problem(
-            False, f"a negative prompt has no effect at guidance {settings.guidance:g}; it needs more than 1"
+            False, f"a negative prompt has no effect at guidance {sampling.guidance:g}; it needs more than 1"
         )

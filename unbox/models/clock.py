@@ -1,22 +1,34 @@
-"""The run's clock: which step, timestep, branch and image each row of a UNet forward belongs to.
+"""The clock of a sampling run: which step, timestep, branch and image each row of a UNet forward belongs to.
 
 The step comes from the scheduler's timesteps and the branch from the pipeline's guidance; neither is ever
-counted or guessed from batch size. `with clock(model) as run:` works around `model.generate`, around a bare
+counted or guessed from batch size. `with clock(model) as now:` works around `model.generate`, around a bare
 `model.pipeline(...)` call, and around calls of `model.unet`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import numpy as np
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from tqdm.auto import tqdm
 
 from unbox.errors import UnboxError
 
-if TYPE_CHECKING:
-    from unbox.models.model import Model
+
+class Watched(Protocol):
+    """What the clock needs of a model."""
+
+    clock: "Clock | None"
+    """The clock while the model is watched."""
+
+    @property
+    def pipelines(self) -> tuple[DiffusionPipeline, ...]:
+        """Every pipeline that samples."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,12 +41,12 @@ class Moment:
     samples: np.ndarray
 
 
-class Run:
-    """The clock of a model while it is watched; use `clock(model)` to get it."""
+class Clock:
+    """Step, timestep, branches and images of the present UNet forward; use `clock(model)` to get it."""
 
     def __init__(self) -> None:
         self._moment: Moment | None = None
-        self._sampling: Any = None
+        self._sampling: DiffusionPipeline | None = None
         self._samples: np.ndarray | None = None
         self._branches: tuple[str, ...] | None = None
 
@@ -42,7 +54,7 @@ class Run:
     def moment(self) -> Moment:
         """The present UNet forward, or the last one. Raises UnboxError before the first."""
         if self._moment is None:
-            raise UnboxError("the run has no step yet: step and branch are known once the UNet is called")
+            raise UnboxError("the clock has no step yet: step and branch are known once the UNet is called")
         return self._moment
 
     @property
@@ -81,12 +93,15 @@ class Run:
         finally:
             self._samples, self._branches = before
 
-    def _observe(self, pipeline: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _observe(
+        self, pipeline: DiffusionPipeline, args: tuple[torch.Tensor, ...], kwargs: Mapping[str, torch.Tensor]
+    ) -> None:
         sample = args[0] if args else kwargs["sample"]
         timestep = _scalar(args[1] if len(args) > 1 else kwargs["timestep"])
         rows, branches = len(sample), self._branches
         if branches is None:
-            guided = pipeline is self._sampling and pipeline.do_classifier_free_guidance
+            in_loop = pipeline is self._sampling
+            guided = in_loop and pipeline.do_classifier_free_guidance
             branches = ("uncond",) * (rows // 2) + ("cond",) * (rows // 2) if guided else ("cond",) * rows
         images = rows // len(set(branches))
         samples = np.arange(images) if self._samples is None else self._samples
@@ -94,12 +109,12 @@ class Run:
         if len(branches) != rows or len(samples) != rows:
             raise UnboxError(
                 f"the UNet was called with {rows} rows, but {len(branches)} branches and "
-                f"{len(samples)} images are known; say what the rows are with run.rows(samples=, branches=)"
+                f"{len(samples)} images are known; say what the rows are with clock.rows(samples=, branches=)"
             )
         self._moment = Moment(_step_of(timestep, pipeline.scheduler), timestep, branches, samples)
 
     @contextmanager
-    def _loop(self, pipeline: Any, bar: Any) -> Iterator[Any]:
+    def _loop(self, pipeline: DiffusionPipeline, bar: tqdm) -> Iterator[tqdm]:
         before, self._sampling = self._sampling, pipeline
         try:
             with bar as inner:
@@ -109,31 +124,35 @@ class Run:
 
 
 @contextmanager
-def clock(model: "Model") -> Iterator[Run]:
-    """Watch `model`'s UNet and give the `Run`. Re-entrant: an inner clock is the outer one."""
-    if model.run is not None:
-        yield model.run
+def clock(model: Watched) -> Iterator[Clock]:
+    """Watch the UNets of `model` and give the `Clock`. Re-entrant: an inner clock is the outer one."""
+    if model.clock is not None:
+        yield model.clock
         return
-    run = Run()
+    now = Clock()
     with ExitStack() as stack:
         for pipeline in model.pipelines:
-            stack.enter_context(_watched(pipeline, run))
-        model.run = run
-        stack.callback(setattr, model, "run", None)
-        yield run
+            stack.enter_context(_watched(pipeline, now))
+        model.clock = now
+        stack.callback(setattr, model, "clock", None)
+        yield now
 
 
 @contextmanager
-def _watched(pipeline: Any, run: Run) -> Iterator[None]:
-    """Report the pipeline's UNet forwards and its denoising loop to `run`."""
+def _watched(pipeline: DiffusionPipeline, now: Clock) -> Iterator[None]:
+    """Report the pipeline's UNet forwards and its denoising loop to the clock."""
 
-    def observe(unet: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        run._observe(pipeline, args, kwargs)
+    def observe(
+        unet: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: Mapping[str, torch.Tensor]
+    ) -> None:
+        now._observe(pipeline, args, kwargs)
 
     original = pipeline.progress_bar
 
-    def progress_bar(*args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
-        return run._loop(pipeline, original(*args, **kwargs))
+    def progress_bar(
+        iterable: Iterable[int] | None = None, total: int | None = None
+    ) -> AbstractContextManager[tqdm]:
+        return now._loop(pipeline, original(iterable, total))
 
     handle = pipeline.unet.register_forward_pre_hook(observe, with_kwargs=True, prepend=True)
     # A diffusers pipeline holds its progress bar open for exactly the denoising loop. Only inside it does the
@@ -156,7 +175,7 @@ def _scalar(timestep: torch.Tensor | float) -> float:
     return float(values[0])
 
 
-def _step_of(timestep: float, scheduler: Any) -> int:
+def _step_of(timestep: float, scheduler: SchedulerMixin) -> int:
     """Rank of `timestep` among the scheduler's distinct timesteps (two-stage solvers visit some twice)."""
     table = list(dict.fromkeys(scheduler.timesteps.tolist()))
     if timestep not in table:

@@ -1,39 +1,52 @@
-"""What `generate(edits=..., instruments=...)` accepts: what attaches to a model and comes off again."""
+"""What `generate(edits=..., hooks=...)` accepts: what attaches to a model and comes off again."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import singledispatch
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+import torch
+
+from unbox.edit import Edit, Edits
 from unbox.errors import UnboxError
+from unbox.models.clock import Watched
+from unbox.plugins import load_plugins
 
-if TYPE_CHECKING:
-    from unbox.models.model import Model
 
-#: Rooms above that register types with `as_instrument` when imported; looked up by name when first needed,
-#: so that an edit built without them still finds its instrument.
-REGISTRARS = ("unbox.edits",)
+class Hookable(Watched, Protocol):
+    """What hooks need of a model: its modules by name, and the clock."""
+
+    @property
+    def unet(self) -> torch.nn.Module: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def block(self, name: str) -> torch.nn.Module:
+        """The transformer block of a short name."""
+        ...
 
 
 @runtime_checkable
-class Instrument(Protocol):
-    """An object that observes or changes a run."""
+class Hook(Protocol):
+    """An object that observes or changes what a model computes."""
 
-    def attach(self, model: "Model", rows: Sequence[int] | None) -> AbstractContextManager[Any]:
+    def attach(self, model: Hookable, rows: Sequence[int] | None) -> AbstractContextManager[object]:
         """Attach to `model` until the context ends; `rows`: image indices it applies to, None for all."""
         ...
 
 
+Attachable = Hook | Edit | Edits
+
+
 @singledispatch
-def as_instrument(value: Any) -> Instrument:
-    """Turn a value into an instrument; other rooms register their own types. UnboxError for unknown types."""
-    if isinstance(value, Instrument):
+def as_hook(value: Attachable) -> Hook:
+    """The hook of a value; rooms above register their own types. UnboxError for types that have none."""
+    if isinstance(value, Hook):
         return value
-    for room in REGISTRARS:
-        import_module(room)
-    convert = as_instrument.dispatch(type(value))
-    if convert is not as_instrument.dispatch(object):
+    load_plugins("hooks")
+    convert = as_hook.dispatch(type(value))
+    if convert is not as_hook.dispatch(object):
         return convert(value)
     raise UnboxError(
         f"a {type(value).__name__} cannot be attached to a run; pass an Edit, Edits, None, "

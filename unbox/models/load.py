@@ -9,16 +9,17 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from unbox.errors import UnboxError
 from unbox.models.checks import check_part, check_weights
+from unbox.models.hub import base_folder, part_file, quiet, ready_line
 from unbox.models.model import Model
 from unbox.models.schedulers import NativeEulerScheduler, scheduler_class
 from unbox.models.system_table import GENERIC, SDXL, SYSTEMS, find_system
 from unbox.models.systems import System, folder_system
-from unbox.models.weights import base_folder, part_file, quiet, ready_line
 
 OFFLOADS = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
 SINGLE_FILE = (".safetensors", ".ckpt")
@@ -26,8 +27,8 @@ _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Source:
-    """What was asked for: the row, and where the base weights are (a folder or one file)."""
+class BaseWeights:
+    """The row that was asked for, and where the base weights are (a folder or one file)."""
 
     system: System
     path: Path
@@ -83,7 +84,7 @@ def load(
     return model
 
 
-def _find(source: str, system: str | System | None, download: bool) -> Source:
+def _find(source: str, system: str | System | None, download: bool) -> BaseWeights:
     """Which row and which base weights a source means."""
     asked = find_system(system) if isinstance(system, str) else system
     path = Path(source).expanduser()
@@ -93,7 +94,7 @@ def _find(source: str, system: str | System | None, download: bool) -> Source:
         if path.is_file() and path.suffix not in SINGLE_FILE:
             raise UnboxError(f"{source} is no checkpoint: single files end in {' or '.join(SINGLE_FILE)}")
         own = folder_system(path) if path.is_dir() else None
-        return Source(asked or own or replace(GENERIC, name=path.stem), path)
+        return BaseWeights(asked or own or replace(GENERIC, name=path.stem), path)
     if source in SYSTEMS:
         row = asked or SYSTEMS[source]
         reference = SYSTEMS[source].base
@@ -103,9 +104,9 @@ def _find(source: str, system: str | System | None, download: bool) -> Source:
                 f"load('CHECKPOINT', system='{source}') or --model CHECKPOINT --system {source}. "
                 f"{ready_line()}"
             )
-        return Source(row, base_folder(reference, download))
+        return BaseWeights(row, base_folder(reference, download))
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return Source(asked or _row_of_repository(source), base_folder(source, download))
+        return BaseWeights(asked or _row_of_repository(source), base_folder(source, download))
     if "/" in source or path.suffix in SINGLE_FILE:
         raise UnboxError(f"there is nothing at {source}; give a folder, a file or a system's name")
     find_system(source)
@@ -162,8 +163,10 @@ def _whole(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _base_pipeline(path: Path, dtype: torch.dtype, config: str | Path | None, download: bool) -> Any:
-    from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+def _base_pipeline(
+    path: Path, dtype: torch.dtype, config: str | Path | None, download: bool
+) -> DiffusionPipeline:
+    from diffusers import StableDiffusionXLPipeline
 
     if path.is_dir():
         variant = "fp16" if list(path.glob("unet/*.fp16.safetensors")) else None
@@ -195,7 +198,7 @@ def _no_watermark(path: Path) -> dict[str, Any]:
     return {"add_watermarker": False} if name.startswith("StableDiffusionXL") else {}
 
 
-def _complete(found: Source, pipeline: Any) -> System:
+def _complete(found: BaseWeights, pipeline: DiffusionPipeline) -> System:
     """A checkpoint without a row gets what its own configuration says."""
     row = found.system
     if row.scheduler:
@@ -225,7 +228,7 @@ def _parts(
         yield kind, path
 
 
-def _put(pipeline: Any, kind: str, path: Path) -> None:
+def _put(pipeline: DiffusionPipeline, kind: str, path: Path) -> None:
     if kind == "lora":
         place = {"weight_name": path.name} if path.is_file() else {}
         pipeline.load_lora_weights(str(path.parent if path.is_file() else path), adapter_name="lora", **place)
@@ -277,7 +280,7 @@ def _shipped_prediction(path: Path) -> str | None:
         return "v_prediction" if told == "v" or "v_pred" in tensors.keys() else told  # noqa: SIM118
 
 
-def _set_scheduler(pipeline: Any, row: System) -> None:
+def _set_scheduler(pipeline: DiffusionPipeline, row: System) -> None:
     """The row's scheduler, on the configuration shipped with the weights where the row does not speak."""
     changes = {"prediction_type": row.prediction, **row.scheduler_config}
     cls = scheduler_class(row.scheduler)
@@ -286,7 +289,9 @@ def _set_scheduler(pipeline: Any, row: System) -> None:
     pipeline.scheduler = cls.from_config(pipeline.scheduler.config, **changes)  # type: ignore[attr-defined]
 
 
-def _refiner(row: System, pipeline: Any, dtype: torch.dtype, download: bool) -> Any:
+def _refiner(
+    row: System, pipeline: DiffusionPipeline, dtype: torch.dtype, download: bool
+) -> DiffusionPipeline:
     """The ensemble's second pipeline; shares the base's scheduler class, VAE and second text encoder."""
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
@@ -307,7 +312,7 @@ def _refiner(row: System, pipeline: Any, dtype: torch.dtype, download: bool) -> 
     return refiner
 
 
-def _place(pipeline: Any, device: torch.device, offload: str | None) -> None:
+def _place(pipeline: DiffusionPipeline, device: torch.device, offload: str | None) -> None:
     if offload is None:
         pipeline.to(device)
     elif device.type == "cpu":

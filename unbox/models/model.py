@@ -5,20 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from unbox.blocks import block_path, short_name
+from unbox.blocks import block_path
 from unbox.errors import UnboxError
+from unbox.models.clock import Clock
 from unbox.models.generate import generate
 from unbox.models.systems import System
+from unbox.site import Site, unet_sites
 
-if TYPE_CHECKING:
-    from unbox.models.clock import Run
-
-_ORDER = ("down", "mid", "up")
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
@@ -30,19 +29,25 @@ class Model:
 
     generate = generate
 
-    def __init__(self, pipeline: Any, system: System, source: str = "", refiner: Any = None) -> None:
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        system: System,
+        source: str = "",
+        refiner: DiffusionPipeline | None = None,
+    ) -> None:
         self.pipeline = pipeline
         self.system = system
         self.source = source
         self.refiner = refiner
-        self.run: Run | None = None
+        self.clock: Clock | None = None
         """The clock while the model is watched (`unbox.models.clock.clock`)."""
 
     def __repr__(self) -> str:
         return f"Model({self.system.name}, {self.source}, {self.dtype}, {self.device})"
 
     @property
-    def pipelines(self) -> tuple[Any, ...]:
+    def pipelines(self) -> tuple[DiffusionPipeline, ...]:
         """The base pipeline and, in an ensemble, the refiner's."""
         return (self.pipeline,) if self.refiner is None else (self.pipeline, self.refiner)
 
@@ -67,17 +72,27 @@ class Model:
         return self.system.size or self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
 
     @cached_property
+    def sites(self) -> dict[str, Site]:
+        """Short name -> site of each of the UNet's transformer blocks, in the order of the forward pass."""
+        unet = self.pipeline.unet
+        down, up = (tuple(map(_transformers, levels)) for levels in (unet.down_blocks, unet.up_blocks))
+        return {site.name: site for site in unet_sites(down, up, _transformers(unet.mid_block))}
+
+    @property
     def blocks(self) -> tuple[str, ...]:
         """Short names of the UNet's transformer blocks, in the order of the forward pass."""
-        paths = [path for path, part in self.unet.named_modules() if isinstance(part, Transformer2DModel)]
-        return tuple(sorted(map(short_name, paths), key=_forward_order))
+        return tuple(self.sites)
 
     def block(self, name: str) -> torch.nn.Module:
         """The transformer block of a short name. Raises UnboxError listing the blocks that exist."""
-        path = block_path(name)
-        if name not in self.blocks:
+        return self.unet.get_submodule(self.site(name).path)
+
+    def site(self, name: str) -> Site:
+        """The site of a short name. Raises UnboxError listing the blocks that exist."""
+        block_path(name)
+        if name not in self.sites:
             raise UnboxError(f"this model has no block '{name}'; it has {', '.join(self.blocks)}")
-        return self.unet.get_submodule(path)
+        return self.sites[name]
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -140,6 +155,7 @@ def _tensors(module: torch.nn.Module) -> dict[str, Any]:
     return get_state_dict_offloaded_model(module)
 
 
-def _forward_order(name: str) -> tuple[int, list[int]]:
-    side, *numbers = name.split(".")
-    return _ORDER.index(side), [int(n) for n in numbers]
+def _transformers(level: torch.nn.Module | None) -> int:
+    """How many transformer blocks a level of the UNet has."""
+    attentions = getattr(level, "attentions", None) or ()
+    return sum(isinstance(each, Transformer2DModel) for each in attentions)

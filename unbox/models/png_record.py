@@ -14,7 +14,7 @@ from unbox.errors import UnboxError
 KEYWORD = "unbox"
 
 
-def save_png(image: Image.Image, path: str | Path, record: Mapping[str, Any]) -> Path:
+def save_png(image: Image.Image, path: str | Path, record: Mapping[str, object]) -> Path:
     """Write `image` with `record` (JSON values: system, prompt, seed, edits, ...), whole or not at all."""
     path = png_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

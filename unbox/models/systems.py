@@ -10,6 +10,7 @@ from typing import Any
 
 from activation_store.files import read_json, write_json
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 
 #: Beginning of the `base` of a model that comes with the package.
 BUNDLED = "bundled:"
@@ -79,12 +80,16 @@ class System:
             found.insert(0, (self.base, PIPELINE_FILE, self.bytes))
         return found
 
+    def grid(self, steps: int) -> tuple[int, ...] | None:
+        """The timesteps that the row fixes for so many steps; None where the scheduler lays them."""
+        return (self.timesteps or {}).get(steps)
+
     def to_json(self) -> dict[str, Any]:
         """The row as JSON values."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any], source: str) -> "System":
+    def from_json(cls, row: Mapping[str, JSON], source: str) -> "System":
         """A row read back. Raises UnboxError, naming `source`, for unknown or missing fields."""
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(row) - known)
@@ -94,12 +99,12 @@ class System:
                 + (f"unknown {', '.join(unknown)}; " if unknown else "")
                 + f"needs name, title and base; may have {', '.join(sorted(known))}"
             )
-        values = dict(row)
-        values["parts"] = tuple(Part(**part) for part in row.get("parts", ()))
+        values: dict[str, Any] = dict(row)
+        values["parts"] = tuple(Part(**part) for part in values.get("parts", ()))
         if row.get("timesteps"):
-            values["timesteps"] = {int(n): tuple(t) for n, t in row["timesteps"].items()}
+            values["timesteps"] = {int(n): tuple(t) for n, t in values["timesteps"].items()}
         if row.get("step_counts"):
-            values["step_counts"] = tuple(row["step_counts"])
+            values["step_counts"] = tuple(values["step_counts"])
         return cls(**values)
 
     def save(self, folder: Path) -> Path:
