@@ -12,13 +12,14 @@ def image_uri(image: Image.Image, format: str = "WEBP", quality: int | None = No
     options = {} if format == "PNG" else {"lossless": True, "method": 2}
     stream = io.BytesIO()
     image.save(stream, format, **(options if quality is None else {"quality": quality, "method": 4}))
-    return _uri(stream.getvalue(), format.lower())
+    return data_uri(stream.getvalue(), format.lower())
 
 
 def file_uri(path: Path | None) -> str:
     """A picture's file as a data URI, of the type that its ending says; empty where there is none."""
-    return "" if path is None else _uri(path.read_bytes(), path.suffix[1:].lower())
+    return "" if path is None else data_uri(path.read_bytes(), path.suffix[1:].lower())
 
 
-def _uri(data: bytes, kind: str) -> str:
+def data_uri(data: bytes, kind: str) -> str:
+    """The bytes of a picture's file, of a kind like `png`, as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from unbox.edit import Edit, Edits, Feature
 from unbox.errors import UnboxError
-from unbox.explorer import image_uris, limits
+from unbox.explorer import limits
 from unbox.explorer.image_recipe import Recipe
 from unbox.mask import Mask
 
@@ -62,10 +62,10 @@ def test_all_of_it_comes_back():
 def test_a_png_is_read_by_the_command_lines_reader(tmp_path):
     from PIL import Image
 
-    from unbox.models.png_record import read_png
+    from unbox.models.png_record import png_bytes, read_png
 
     path = tmp_path / "x.png"
-    path.write_bytes(image_uris.png_with_recipe(Image.new("RGB", (8, 8)), FULL.to_json()))
+    path.write_bytes(png_bytes(Image.new("RGB", (8, 8)), FULL.to_json()))
     assert Recipe.from_json(read_png(path)) == FULL
 
 

@@ -12,11 +12,12 @@ import torch
 
 from unbox.edit import Edits
 from unbox.errors import UnboxError
-from unbox.explorer import feature_summaries, image_uris, interface
+from unbox.explorer import feature_summaries, interface
 from unbox.explorer.canvas import canvas_html, result_html
 from unbox.explorer.canvas_state import CanvasState
 from unbox.explorer.edit_controls import edit_of, steps_of
 from unbox.explorer.events import StopSwitches
+from unbox.explorer.image_difference import mean_change
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import (
     blocks_page,
@@ -63,7 +64,7 @@ def test_a_painted_edit_changes_the_picture_where_the_mask_is(session, recipe):
     mask[:, :24] = 1
     edit = session.feature("up.1.2/0").add(400.0, unit="deviation", where=mask, steps=(1, 2))
     state = paint_page.generate(session, CanvasState(replace(recipe, edits=Edits((edit,)))))
-    inside, outside = image_uris.changed(state.before, state.after, mask)
+    inside, outside = mean_change(state.before, state.after, mask)
     assert inside > 1.5 * outside  # the tiny VAE's attention and norms spread the rest
     html = result_html(state)
     assert f"{inside:.1f} inside the mask" in html
@@ -93,7 +94,7 @@ def test_the_random_control_is_pushed_as_far(session, recipe):
 def test_the_guard_keeps_the_picture_nearer(session, recipe):
     wild = replace(recipe, edits=Edits((session.feature("mid.0/1").add(500.0, unit="deviation"),)))
     plain, loose, kept = session.generate([recipe, wild, replace(wild, guard=True)])
-    assert image_uris.changed(plain, kept)[0] < image_uris.changed(plain, loose)[0]
+    assert mean_change(plain, kept)[0] < mean_change(plain, loose)[0]
 
 
 def test_stopping_leaves_the_model_as_it_was(session, recipe):

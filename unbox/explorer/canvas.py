@@ -3,9 +3,9 @@
 from PIL import Image
 
 from unbox.edit import Edit, Edits
-from unbox.explorer import image_uris
 from unbox.explorer.canvas_state import CanvasState, mask_size, mask_to_canvas
 from unbox.explorer.html import render
+from unbox.explorer.image_difference import difference_image, mean_change
 from unbox.explorer.image_recipe import describe
 
 
@@ -34,9 +34,9 @@ def _change(before: Image.Image, after: Image.Image, edits: Edits) -> str:
     """How far the picture is from the one without edits, inside and outside of the first painted mask."""
     masks = [edit.where for edit in edits if edit.where is not None and not edit.where.own]
     if not masks:
-        return f"mean change {image_uris.changed(before, after)[0]:.1f} (of 255)"
+        return f"mean change {mean_change(before, after)[0]:.1f} (of 255)"
     levels = masks[0].on(64, 64)
-    inside, outside = image_uris.changed(before, after, levels.max(tuple(range(levels.ndim - 2))))
+    inside, outside = mean_change(before, after, levels.max(tuple(range(levels.ndim - 2))))
     return f"mean change {inside:.1f} inside the mask, {outside:.1f} outside (of 255)"
 
 
@@ -50,6 +50,6 @@ def result_html(state: CanvasState) -> str:
         note = f"random features instead: {', '.join(map(describe, recipe.active))}; {note}"
     return render(
         "edit_result.html", before=before, after=after, note=note, seed=recipe.seed,
-        difference=image_uris.difference(before, after).convert("RGB"),
+        difference=difference_image(before, after),
         png=recipe.to_png_uri(after),
     )  # fmt: skip

@@ -29,15 +29,6 @@ class FeatureChip:
     chosen: bool = False
 
 
-@dataclass(frozen=True)
-class ChipGroup:
-    """Chips under a heading."""
-
-    title: str
-    note: str
-    chips: Sequence[FeatureChip]
-
-
 def facts_of(session: ExplorerSession, names: Sequence[str]) -> dict[str, Facts]:
     """What the atlas knows of features; those that it does not know are left out."""
     if session.atlas is None:
@@ -88,7 +79,7 @@ def strongest(
         weight = session.rarity(sae) if telling else None
         found = recorded.strongest(sae, step, SHOWN, weight)
         height, width = values.shape[2:4]
-        groups.append(ChipGroup(sae, f"{height}\u00d7{width} places", feature_chips(session, found, chosen)))
+        groups.append((sae, f"{height}\u00d7{width} places", feature_chips(session, found, chosen)))
     return render("strongest_features.html", groups=groups)
 
 

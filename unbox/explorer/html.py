@@ -1,6 +1,6 @@
 """The explorer's HTML: its templates, and what they call to show pictures, maps and shares."""
 
-from unbox.explorer.image_uris import heat_uri
+from unbox.explorer.heat_map import heat_uri
 from unbox.image_uri import file_uri, image_uri
 from unbox.templates import Templates
 

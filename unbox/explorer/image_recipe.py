@@ -17,8 +17,10 @@ from activation_store import StoreError
 from activation_store.files import parse_json
 from unbox.edit import Edit, Edits
 from unbox.errors import UnboxError
-from unbox.explorer import image_uris, limits
+from unbox.explorer import limits
+from unbox.image_uri import data_uri
 from unbox.json_types import JSON
+from unbox.models.png_record import png_bytes
 
 VERSION = 1
 #: Keys of the JSON that only the explorer reads; the others are as in `unbox generate`'s PNGs.
@@ -120,8 +122,7 @@ class Recipe:
 
     def to_png_uri(self, image: Image.Image) -> str:
         """The picture that this recipe made, as the data URI of a PNG that carries the recipe."""
-        png = image_uris.png_with_recipe(image, self.to_json())
-        return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+        return data_uri(png_bytes(image, self.to_json()), "png")
 
     def to_python(self, saes: str = "saes/", norms: Mapping[str, tuple[float, float]] | None = None) -> str:
         """Python lines that make this picture. `saes`: folder of the SAEs; `norms`: the guard's limits."""

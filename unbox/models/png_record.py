@@ -1,5 +1,6 @@
 """Images that say how they were made: a JSON record in a PNG's text chunk."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +19,18 @@ def save_png(image: Image.Image, path: str | Path, record: Mapping[str, object])
     """Write `image` with `record` (JSON values: system, prompt, seed, edits, ...), whole or not at all."""
     path = png_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with publish_file(path) as temporary:
+        temporary.write_bytes(png_bytes(image, record))
+    return path
+
+
+def png_bytes(image: Image.Image, record: Mapping[str, object]) -> bytes:
+    """A PNG's file that carries `record`."""
     chunk = PngImagePlugin.PngInfo()
     chunk.add_itxt(KEYWORD, json.dumps(record, allow_nan=False, ensure_ascii=False))
-    with publish_file(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=chunk)
-    return path
+    data = io.BytesIO()
+    image.save(data, format="PNG", pnginfo=chunk)
+    return data.getvalue()
 
 
 def png_path(path: str | Path) -> Path:

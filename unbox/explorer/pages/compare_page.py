@@ -7,12 +7,13 @@ import gradio as gr
 import numpy as np
 
 from unbox.errors import UnboxError
-from unbox.explorer import generation_controls, image_uris
+from unbox.explorer import generation_controls
 from unbox.explorer.canvas_state import CanvasState
 from unbox.explorer.events import FieldValue, Updates, html_component, listen
 from unbox.explorer.feature_summaries import feature_chips
 from unbox.explorer.generation_controls import GenerationControls
 from unbox.explorer.html import render
+from unbox.explorer.image_difference import difference_image, mean_change
 from unbox.explorer.image_recipe import Recipe, describe
 from unbox.explorer.pages.paint_page import PaintPage
 from unbox.explorer.recorded_image import RecordedImage
@@ -127,8 +128,8 @@ def comparison_html(session: ExplorerSession, left: RecordedImage, right: Record
     """Both pictures, their difference, and the features that fire more in either, as HTML."""
     pictures = [(each.image, _caption(each.recipe)) for each in (left, right)]
     if left.image.size == right.image.size:
-        change = image_uris.changed(left.image, right.image)[0]
-        difference = image_uris.difference(left.image, right.image).convert("RGB")
+        change = mean_change(left.image, right.image)[0]
+        difference = difference_image(left.image, right.image)
         pictures.append((difference, f"difference, mean {change:.1f} of 255"))
     features = []
     for sae in left.values:
