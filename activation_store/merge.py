@@ -78,11 +78,7 @@ def subset(
 
 
 def _copy(
-    images: Iterator[Image],
-    total: int,
-    schema: Schema,
-    out: str | os.PathLike,
-    progress: Progress | None,
+    images: Iterator[Image], total: int, schema: Schema, out: str | os.PathLike, progress: Progress | None
 ) -> Store:
     """Write images (new number, store, number there), ascending, into a new store."""
     if Path(out).exists() and any(Path(out).iterdir()):

@@ -13,7 +13,7 @@ import torch
 from tests.sae.worlds import noise
 from unbox.errors import UnboxError
 from unbox.sae import SAE, Spec, train
-from unbox.sae.distributed import SingleProcess, Team
+from unbox.sae.distributed import ProcessGroup, Team
 from unbox.sae.initialization import measure
 from unbox.sae.plan import make_plan
 from unbox.sae.train_step import SAETrainer
@@ -89,7 +89,7 @@ def test_two_processes_equal_one(share, names, tmp_path):
 
 
 def test_what_cannot_be_shared():
-    team = Team(SingleProcess(), SimpleNamespace(rank=0, world=3))
+    team = Team(ProcessGroup(), SimpleNamespace(rank=0, world=3))
     plan = make_plan([], share="latents")
     start = measure(noise(), 0, "mean", "tied", True)
     for spec in (Spec("", 2, 40), Spec("", 2, 42, "multik")):

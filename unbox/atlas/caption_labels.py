@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from unbox.atlas.relations import presence
 from unbox.statistics import auroc
 
 #: Words that label nothing.
@@ -120,16 +121,13 @@ def label_features(
     labels: list[CaptionLabel] = []
     for part in _parts(len(images), 256):
         row, column = np.nonzero(strong[part])
-        picked = csr_matrix(
-            (np.ones(len(row), np.float32), (row, images[part][row, column])),
-            (len(part), captions.has.shape[0]),
-        )
+        picked = presence(row, images[part][row, column], len(part), captions.has.shape[0])
         counts = np.asarray((picked @ captions.has).todense(), np.float64)
         z = log_odds(counts, total - counts)
         chosen = [_words(captions.terms, z[i], counts[i]) for i in range(len(part))]
         fires = probe_peak[part] > STRONG * scale[part][:, None]
-        says = label_scores([c[1] for c in chosen], z, captions.has[probes])
-        scores = label_auroc(says, fires)
+        caption_scores = label_scores([c[1] for c in chosen], z, captions.has[probes])
+        scores = label_auroc(caption_scores, fires)
         for (words, picks), score, firing in zip(chosen, scores, fires.sum(1), strict=True):
             text = ", ".join(captions.terms[i] for i in picks)
             labels.append(
@@ -169,10 +167,7 @@ def decoys(
     of_probes = captions.has[probes]
     for part in _parts(len(top), 256):
         row, column = np.nonzero(top[part] >= 0)
-        picked = csr_matrix(
-            (np.ones(len(row), np.float32), (row, top[part][row, column])),
-            (len(part), captions.has.shape[0]),
-        )
+        picked = presence(row, top[part][row, column], len(part), captions.has.shape[0])
         alike = np.asarray(((picked @ weighted) @ of_probes.T).todense())
         alike = np.where(probe_peak[part] > 0, -1.0, alike)
         order = np.argsort(-alike, axis=1, kind="stable")[:, :count]

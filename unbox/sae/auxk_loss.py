@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from unbox.sae.cpu.threads import parallel_for
-from unbox.sae.distributed import ProcessGroup, SingleProcess
+from unbox.sae.distributed import ProcessGroup
 from unbox.sae.topk import SLICE, SLICE_ELSEWHERE
 
 
@@ -47,7 +47,7 @@ class AuxK:
         low_encoder, low_decoder = encoder.to(lowp), decoder.to(lowp)
         d_encoder, d_decoder = torch.zeros_like(encoder), torch.zeros_like(decoder)
         d_bias, loss = torch.zeros_like(bias), error.new_zeros(())
-        latents = latents or SingleProcess()
+        latents = latents or ProcessGroup()
         number = len(dead) if everywhere is None else everywhere
         size = max(1, SLICE.get(error.device.type, SLICE_ELSEWHERE) // number)
         kappa = max(1, min(error.shape[1] // 2, number))

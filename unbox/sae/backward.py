@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unbox.sae import sparse
-from unbox.sae.distributed import ProcessGroup, SingleProcess
+from unbox.sae.distributed import ProcessGroup
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ def forward_backward(
         pre, rows = pre[order], rows[order]
     values, count, factor = pre.relu(), len(centred), 2 * scale / levels
     decoded = sparse.mix(values, active, weights["W_dec"])
-    (latents or SingleProcess()).sum_(decoded)
+    (latents or ProcessGroup()).sum_(decoded)
     errors = decoded.view(levels, count, -1)
     for i in range(1, levels):
         errors[i] += errors[i - 1]

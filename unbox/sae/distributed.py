@@ -3,7 +3,7 @@
 import atexit
 import os
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,11 +12,10 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-class ProcessGroup(Protocol):
-    """What the trainer asks of its fellow processes."""
+class ProcessGroup:
+    """Processes that train together: here the usual single one, which exchanges nothing."""
 
-    rank: int
-    world: int
+    rank, world = 0, 1
 
     def sum_(self, *tensors: Tensor) -> None:
         """Replace each tensor, in place, by its sum over the processes."""
@@ -26,25 +25,28 @@ class ProcessGroup(Protocol):
 
     def gather(self, values: Tensor) -> Tensor:
         """(sum of E,): the flat tensors of all processes, in order of rank; E may differ."""
+        return values
 
     def gather_rows(self, values: Tensor) -> Tensor:
         """(world * B, ...): tensors of one shape of all processes, one under the other."""
+        return values
 
     def collect(self, value: T) -> list[T]:
         """A small JSON value of every process, in order of rank. Returns when all have come."""
+        return [value]
 
 
 @dataclass(frozen=True)
 class Team:
     """Who trains an SAE together: at most one of the two has more than one process."""
 
-    rows: "ProcessGroup"
+    rows: ProcessGroup
     """The processes that hold other rows of the batch, and the same latents."""
-    latents: "ProcessGroup"
+    latents: ProcessGroup
     """The processes that hold other latents of the SAE, and the same rows."""
 
     @property
-    def everyone(self) -> "ProcessGroup":
+    def everyone(self) -> ProcessGroup:
         """All the processes."""
         return self.latents if self.latents.world > 1 else self.rows
 
@@ -54,31 +56,7 @@ class Team:
         return self.everyone.rank == 0
 
 
-class SingleProcess:
-    """One process: nothing to exchange."""
-
-    rank, world = 0, 1
-
-    def sum_(self, *tensors: Tensor) -> None:
-        """Nothing to add."""
-
-    def any_(self, flags: Tensor) -> None:
-        """Nothing to add."""
-
-    def gather(self, values: Tensor) -> Tensor:
-        """The values themselves."""
-        return values
-
-    def gather_rows(self, values: Tensor) -> Tensor:
-        """The values themselves."""
-        return values
-
-    def collect(self, value: T) -> list[T]:
-        """The one value."""
-        return [value]
-
-
-class TorchProcessGroup:
+class TorchProcessGroup(ProcessGroup):
     """The default group of `torch.distributed`."""
 
     def __init__(self) -> None:
@@ -126,7 +104,7 @@ def group(device: torch.device | str = "cpu") -> ProcessGroup:
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)  # else gloo's threads may outlive what they use
-    return TorchProcessGroup() if dist.is_initialized() and dist.get_world_size() > 1 else SingleProcess()
+    return TorchProcessGroup() if dist.is_initialized() and dist.get_world_size() > 1 else ProcessGroup()
 
 
 def local_device(device: str | torch.device | None) -> torch.device:
@@ -141,4 +119,4 @@ def local_device(device: str | torch.device | None) -> torch.device:
 def team(share: str, device: torch.device | str = "cpu") -> Team:
     """This process's fellows, who share the `rows` of a batch or the `latents` of an SAE."""
     found = group(device)
-    return Team(found, SingleProcess()) if share == "rows" else Team(SingleProcess(), found)
+    return Team(found, ProcessGroup()) if share == "rows" else Team(ProcessGroup(), found)

@@ -3,8 +3,9 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
 from activation_store.files import publish_file
@@ -77,9 +78,9 @@ class TensorBoard:
 class Tracker:
     """trackio and Weights & Biases, which share an interface: `init`, `log`, `finish`."""
 
-    def __init__(self, module: ModuleType, folder: Path) -> None:
-        self._module = module
-        module.init(project="unbox", name=folder.name)
+    def __init__(self, name: str, folder: Path) -> None:
+        self._module = import_module(name)
+        self._module.init(project="unbox", name=folder.name)
 
     def write(self, record: Record) -> None:
         numbers = {f"{record['sae']}/{name}": value for name, value in _numbers(record).items()}
@@ -89,20 +90,11 @@ class Tracker:
         self._module.finish()
 
 
-def _tracker(name: str) -> Callable[[Path], Sink]:
-    def start(folder: Path) -> Sink:
-        from importlib import import_module
-
-        return Tracker(import_module(name), folder)
-
-    return start
-
-
 #: Name of an optional tracker -> how it starts, given the run's folder.
 TRACKERS: dict[str, Callable[[Path], Sink]] = {
     "tensorboard": TensorBoard,
-    "trackio": _tracker("trackio"),
-    "wandb": _tracker("wandb"),
+    "trackio": partial(Tracker, "trackio"),
+    "wandb": partial(Tracker, "wandb"),
 }
 
 

@@ -4,6 +4,7 @@ Anything that answers to `RowSource` can be fitted; `activation_store.Rows` does
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -116,26 +117,24 @@ class ArrayRows:
 
         Of `world` ranks each is given `batch_size` rows, its share of the same `world * batch_size` rows.
         """
-        return ArrayBatches(self, batch_size, seed, epochs, rank, world, cursor)
+        epoch, at = (0, 0) if cursor is None else (int(cursor["epoch"]), int(cursor["at"]))
+        return ArrayBatches(self, batch_size * world, seed, epochs, rank, world, epoch, at)
 
 
+@dataclass
 class ArrayBatches:
-    """Batches of `ArrayRows`."""
+    """Batches of `ArrayRows`; `size`: of all ranks together."""
 
-    def __init__(
-        self,
-        rows: ArrayRows,
-        batch_size: int,
-        seed: int,
-        epochs: int,
-        rank: int,
-        world: int,
-        cursor: Cursor | None,
-    ) -> None:
-        self.rows, self.size, self.seed, self.epochs = rows, batch_size * world, seed, epochs
-        self.rank, self.world = rank, world
-        self.epoch: int = 0 if cursor is None else int(cursor["epoch"])
-        self.at: int = 0 if cursor is None else int(cursor["at"])
+    rows: ArrayRows
+    size: int
+    seed: int
+    epochs: int
+    rank: int
+    world: int
+    epoch: int = 0
+    at: int = 0
+
+    def __post_init__(self) -> None:
         self._order = self._permutation()
 
     @property

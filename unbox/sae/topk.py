@@ -11,13 +11,13 @@ from einops import rearrange
 from torch import Tensor
 
 from unbox.sae.cpu.threads import parallel_for
-from unbox.sae.distributed import ProcessGroup, SingleProcess, Team
+from unbox.sae.distributed import ProcessGroup, Team
 from unbox.sae.sparse import Active
 
 #: Pre-activations at a time: 4 MB in bf16 on CPU, to stay in cache; on a GPU launches cost more than memory.
 SLICE = {"cpu": 1 << 21}
 SLICE_ELSEWHERE = 1 << 28
-SINGLE = Team(SingleProcess(), SingleProcess())
+SINGLE = Team(ProcessGroup(), ProcessGroup())
 
 
 def pre_activations(centred: Tensor, weight: Tensor, bias: Tensor) -> Iterator[tuple[int, Tensor]]:

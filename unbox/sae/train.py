@@ -72,11 +72,6 @@ def train(
         _train(run, out, trackers, progress)
         _finish(run, out, test, record)
         processes.collect("written")
-    return load_saes_of(out, names)
-
-
-def load_saes_of(out: Path, names: Sequence[str]) -> dict[str, SAE]:
-    """The SAEs of a run, by name, in the plan's order."""
     return {name: SAE.load(out / name) for name in names}
 
 

@@ -69,13 +69,7 @@ class SAETrainer:
     """Trains one SAE on batches of scaled rows."""
 
     def __init__(
-        self,
-        spec: Spec,
-        plan: Plan,
-        budget: Budget,
-        start: Start,
-        device: torch.device,
-        team: Team = SINGLE,
+        self, spec: Spec, plan: Plan, budget: Budget, start: Start, device: torch.device, team: Team = SINGLE
     ) -> None:
         self.spec, self.plan, self.budget, self.start, self.team = spec, plan, budget, start, team
         self.variant, self.peak = variant(spec.variant), peak(budget, spec)
@@ -179,11 +173,7 @@ class SAETrainer:
         self._update(found, centred, revival, rate)
         on = found.values > 0
         fired = torch.zeros(len(self.silent), device=on.device)
-        return (
-            found.squares[-1],
-            fired.index_add_(0, found.active.indices, on.float()) > 0,
-            on.sum(),
-        )
+        return (found.squares[-1], fired.index_add_(0, found.active.indices, on.float()) > 0, on.sum())
 
     def _topk(self, centred: Tensor) -> tuple[sparse.Active, Tensor | None]:
         """The active entries, and their pre-activations where those are exact."""

@@ -90,11 +90,7 @@ OPEN = {
 
 
 def openness(
-    pipeline: StableDiffusionXLPipeline,
-    detector: Detector,
-    steps: int,
-    n: int = 32,
-    guidance: float = 0.0,
+    pipeline: StableDiffusionXLPipeline, detector: Detector, steps: int, n: int = 32, guidance: float = 0.0
 ) -> dict[str, dict[str, float]]:
     """For each factor left open: how definite the outcome is, and how often two seeds differ.
 

@@ -149,27 +149,14 @@ def backward_and_update(
     names = ("W_enc", "W_dec", "b_lat")
     state = [weights[name] for name in names] + [moments[name][i] for i in (0, 1) for name in names]
     fired, d_pre = np.empty(n, np.bool_), {}
-    entries = (
-        order,
-        starts,
-        forward_pass.values,
-        forward_pass.slopes,
-        forward_pass.rows,
-        b_pre,
-        forward_pass.reconstruction_grad,
-    )
+    run = forward_pass
+    entries = (order, starts, run.values, run.slopes, run.rows, b_pre, run.reconstruction_grad)
+    batch, auxk, arrays = (tuple(map(_bits, group)) for group in (entries, (revived, *added), state))
 
     def of_range(part: slice) -> None:
-        d_pre[part.start] = np.zeros(d, kind)
+        d_pre[part.start] = sums = np.zeros(d, kind)
         step_kernels.backward_latents(
-            part.start,
-            part.stop,
-            *(_bits(t) for t in entries),
-            kind(forward_pass.factor),
-            *(_bits(t) for t in (revived, *added, *state, low)),
-            adam,
-            d_pre[part.start],
-            fired,
+            part.start, part.stop, batch, kind(run.factor), auxk, arrays, _bits(low), adam, sums, fired
         )
 
     parallel_for(of_range, n)
@@ -187,8 +174,7 @@ def in_large_pages(tensor: Tensor) -> Tensor:
     and a row there then costs fewer looks into the tables of pages."""
     if tensor.device.type != "cpu":
         return tensor
-    room = torch.from_numpy(np.empty(tensor.shape, np.float32))
-    return room.copy_(tensor)
+    return torch.from_numpy(np.empty(tensor.shape, np.float32)).copy_(tensor)
 
 
 def _sum(parts: Mapping[int, np.ndarray]) -> Tensor:

@@ -14,6 +14,7 @@ from numba import njit, types
 from numba.extending import overload
 
 F = np.float32
+Arrays = tuple[np.ndarray, ...]
 _compiled: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
@@ -114,27 +115,10 @@ def forward_rows(
 def backward_latents(
     first: int,
     last: int,
-    order: np.ndarray,
-    starts: np.ndarray,
-    values: np.ndarray,
-    slopes: np.ndarray,
-    x: np.ndarray,
-    b_pre: np.ndarray,
-    error: np.ndarray,
+    batch: Arrays,
     factor: float,
-    revived: np.ndarray,
-    d_encoder: np.ndarray,
-    d_decoder: np.ndarray,
-    d_bias: np.ndarray,
-    W_enc: np.ndarray,
-    W_dec: np.ndarray,
-    b_lat: np.ndarray,
-    m_enc: np.ndarray,
-    m_dec: np.ndarray,
-    m_lat: np.ndarray,
-    v_enc: np.ndarray,
-    v_dec: np.ndarray,
-    v_lat: np.ndarray,
+    auxk: Arrays,
+    state: Arrays,
     low: np.ndarray,
     adam: np.ndarray,
     d_pre: np.ndarray,
@@ -142,12 +126,17 @@ def backward_latents(
 ) -> None:
     """Latents [first, last): gradients, the decoder's projection, Adam, the unit norm, the low copy.
 
-    `order` (E,) are entries (row * k + rank) by latent, those of latent l from starts[l] to starts[l + 1]. Of
-    `x` (B, d or more) the first d are read, less `b_pre`; `x` and `error` (B, d) are float32 or the bits of
-    bf16. Where `revived` (n,) is not negative it is the row of AuxK's gradients that are added. `adam`: see
-    `compiled_step.adam_numbers`. `low` (n, d + 1 or more), float32 or the bits of bf16, takes a copy of the
-    encoder and, in column d, of b_lat. Adds -(gradient of b_lat) @ W_enc to `d_pre` (d,); sets `fired` (n,).
+    `batch`: entries `order` (E,) (row * k + rank) by latent, those of latent l from `starts[l]` to
+    `starts[l + 1]`; codes and gradients by the pre-activations (B, k); `x` (B, d or more), of which the first
+    d are read, less `b_pre`; `x` and `error` (B, d) are float32 or the bits of bf16. `auxk`: where `revived`
+    (n,) is not negative it is the row of AuxK's gradients (W_enc, W_dec, b_lat) that are added. `state`: those
+    three weights, their means and their mean squares. `adam`: see `compiled_step.adam_numbers`. `low` (n,
+    d + 1 or more), float32 or the bits of bf16, takes a copy of the encoder and, in column d, of b_lat. Adds
+    -(gradient of b_lat) @ W_enc to `d_pre` (d,); sets `fired` (n,).
     """
+    order, starts, values, slopes, x, b_pre, error = batch
+    revived, d_encoder, d_decoder, d_bias = auxk
+    W_enc, W_dec, b_lat, m_enc, m_dec, m_lat, v_enc, v_dec, v_lat = state
     d, k = W_enc.shape[1], values.shape[1]
     g_enc, g_dec = np.empty(d, W_enc.dtype), np.empty(d, W_enc.dtype)
     for l in range(first, last):  # noqa: E741
