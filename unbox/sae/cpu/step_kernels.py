@@ -129,8 +129,8 @@ def backward_latents(
     `batch`: entries `order` (E,) (row * k + rank) by latent, those of latent l from `starts[l]` to
     `starts[l + 1]`; codes and gradients by the pre-activations (B, k); `x` (B, d or more), of which the first
     d are read, less `b_pre`; `x` and `error` (B, d) are float32 or the bits of bf16. `auxk`: where `revived`
-    (n,) is not negative it is the row of AuxK's gradients (W_enc, W_dec, b_lat) that are added. `state`: those
-    three weights, their means and their mean squares. `adam`: see `compiled_step.adam_numbers`. `low` (n,
+    (n,) is not negative it is the row of AuxK's gradients (W_enc, W_dec, b_lat) that are added. `state`:
+    those weights, their means and mean squares. `adam`: see `compiled_step.adam_numbers`. `low` (n,
     d + 1 or more), float32 or the bits of bf16, takes a copy of the encoder and, in column d, of b_lat. Adds
     -(gradient of b_lat) @ W_enc to `d_pre` (d,); sets `fired` (n,).
     """
