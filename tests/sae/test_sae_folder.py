@@ -46,6 +46,14 @@ def test_round_trip(sae, folder):
     assert not list(folder.parent.glob(".*"))
 
 
+def test_the_digest_is_that_of_the_weights_in_float32(sae):
+    parts = (sae.W_enc, sae.W_dec, sae.b_pre, sae.b_lat)
+    assert sae.digest == digest(b"".join(part.numpy().tobytes() for part in parts))
+    assert (
+        replace(sae, name="other", meta={}).digest == sae.digest != replace(sae, b_lat=sae.b_lat + 1).digest
+    )
+
+
 def test_load_saes(sae, tmp_path):
     replace(sae, name="a").save(tmp_path / "a")
     assert list(load_saes(tmp_path)) == ["mid.0"]

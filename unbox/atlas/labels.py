@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from activation_store import publish_file
-from activation_store.files import JSON
 from unbox.atlas import database
 from unbox.atlas.query import Atlas
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 
 #: Longest label and author, in characters.
 LONGEST = 200

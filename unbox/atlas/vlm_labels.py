@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from activation_store.files import JSON
 from unbox.atlas.feature_records import Example
 from unbox.atlas.labels import set_label
 from unbox.atlas.query import Atlas
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 
 #: Longest answer that is read, in bytes, and seconds to wait for it.
 ANSWER, PATIENCE = 1 << 20, 120.0

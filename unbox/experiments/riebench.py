@@ -24,7 +24,6 @@ from unbox.edits.transport import UpdatePair, steer, transport
 from unbox.errors import UnboxError
 from unbox.experiments.metrics import ImagePair, Metric, make_metric
 from unbox.experiments.report import write_table
-from unbox.experiments.sweep import sae_digest
 from unbox.models.png_record import save_png
 from unbox.result_cache import ResultCache
 from unbox.statistics import bootstrap
@@ -129,7 +128,7 @@ def bench_riebench(
     metrics = {name: make_metric(name, settings.clip) for name in settings.metrics}
     context = {
         "model": model.fingerprint,
-        "saes": {block: sae_digest(sae) for block, sae in saes.items()},
+        "saes": {block: sae.digest for block, sae in saes.items()},
         "settings": asdict(settings),
     }
     out.mkdir(parents=True, exist_ok=True)

@@ -109,7 +109,7 @@ def _manifest(plan: ExperimentPlan, model: Any, saes: dict[str, Any], out: Path,
     shared = {
         "model": model.fingerprint,
         "sampling": plan.sampling,
-        "saes": {n: sae_digest(s) for n, s in saes.items()},
+        "saes": {n: s.digest for n, s in saes.items()},
     }
     context = hashlib.sha256(canonical(shared)).hexdigest()
     for name in ("images", "rows"):
@@ -117,11 +117,6 @@ def _manifest(plan: ExperimentPlan, model: Any, saes: dict[str, Any], out: Path,
     held = {"title": plan.title, "rows": count, "context": context, **shared, "plan": _plain(plan.source)}
     write_json(out / "manifest.json", held)
     return context
-
-
-def sae_digest(sae: Any) -> str:
-    parts = (sae.W_enc, sae.W_dec, sae.b_pre, sae.b_lat)
-    return hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in parts)).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from activation_store.files import digest
 from unbox.edit import Feature
 from unbox.errors import UnboxError
 from unbox.sae import sparse, topk
@@ -134,6 +135,11 @@ class SAE:
         """Each of WEIGHTS in float32: what an SAE is told from others by, whatever its dtype and device."""
         weights = (getattr(self, name).detach().cpu().float().contiguous() for name in WEIGHTS)
         return [weight.numpy().tobytes() for weight in weights]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights in float32: what experiments name an SAE by."""
+        return digest(b"".join(self.weight_bytes()))
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
         """Write a folder of safetensors and JSON, whole or not at all. An existing one is an error unless

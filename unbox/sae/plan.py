@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from activation_store.files import JSON
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 from unbox.sae.initialization import CENTRES, STARTS
 from unbox.sae.variants import variant
 

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from activation_store import StoreError
-from activation_store.files import JSON, digest, publish_folder, read_json, write_json, write_text
+from activation_store.files import digest, publish_folder, read_json, write_json, write_text
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
 
 FORMAT, VERSION = "unbox-sae", 1

@@ -102,7 +102,6 @@ def bench_shapes(
     Returns {"meaning": rows, "causation": rows, "removal": rows, "ownership": rows, "transport": rows,
     "reliable": {"factor=value": share}}. Raises UnboxError without SAEs.
     """
-    from unbox.experiments.sweep import sae_digest
     from unbox.ground_truth.bench.report import write_bench
     from unbox.shapes.detector import Detector
 
@@ -112,7 +111,7 @@ def bench_shapes(
     saes = {sae.block: sae for sae in saes.values()}
     context = {
         "model": model.fingerprint,
-        "saes": {block: sae_digest(sae) for block, sae in saes.items()},
+        "saes": {block: sae.digest for block, sae in saes.items()},
         "settings": asdict(settings),
     }
     # What is asked does not change an answer: runs over some of the values fill the folder of a run over all.

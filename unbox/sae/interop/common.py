@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from activation_store import StoreError
-from activation_store.files import JSON, read_json
+from activation_store.files import read_json
 from unbox.blocks import short_name
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 from unbox.sae.model import SAE
 
 #: Largest configuration file of another package, in bytes.

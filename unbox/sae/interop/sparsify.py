@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from activation_store.files import JSON, write_json
+from activation_store.files import write_json
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 from unbox.sae.interop.common import block_of, peek, read_config, refuse_unless, whole_number
 from unbox.sae.model import SAE
 from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
