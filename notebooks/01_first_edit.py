@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 import unbox
+from unbox.edits import random_control
 from unbox.shapes import Scene, prompts
 
 work = Path(tempfile.mkdtemp())
@@ -128,22 +129,7 @@ strip(before, after)
 # Random features of the same block, with the same norm, in the same place. Without them no picture proves anything.
 
 # %%
-rng = np.random.default_rng(0)
-chosen = np.array([i for i, _ in best[:3]])
-living = np.setdiff1d(np.flatnonzero(sae.stats.density.numpy() > 0), chosen)
-mean, directions = sae.stats.mean_active.numpy(), sae.W_dec.numpy()
-
-
-def norm(features: np.ndarray) -> float:
-    """Length of what an edit of these features adds, in their mean active values."""
-    return float(np.linalg.norm(mean[features] @ directions[features]))
-
-
-controls = []
-for _ in range(4):
-    others = rng.choice(living, size=len(chosen), replace=False)
-    controls.append(sae.feature(tuple(others.tolist())).add(8 * norm(chosen) / norm(others), where=where))
-
+controls = [random_control(red, draw) for draw in range(4)]
 strip(after, *model.generate(caption, seed=42, edits=controls), side=128)
 
 # %% [markdown]

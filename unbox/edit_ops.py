@@ -21,6 +21,8 @@ class EditOp:
     """The value at which nothing changes, if there is one."""
     has_unit: bool = False
     """The value is in units of something, so that it says how much is put in."""
+    reconstructs: bool = False
+    """The amount is the SAE's reconstruction, so that an SAE is needed."""
     adds: bool = False
     """It adds the same whatever x is: it can be laid out once, and subtracted on the other branch."""
 
@@ -41,7 +43,8 @@ OPS = {
         ("feature", "direction"), lambda x, value, amount: value * amount, of_update=True, has_unit=True
     ),
     "reconstruct": EditOp(
-        ("update",), lambda x, value, amount: amount - (amount - x) * (1 - value), of_update=True
+        ("update",), lambda x, value, amount: amount - (amount - x) * (1 - value),
+        of_update=True, reconstructs=True,
     ),
 }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Edits on a running model: deltas at blocks, masks, guards, transport and erasure.
 
-The values themselves (`Edit`, `Feature`, `Mask`) are words, shared by every room; here they act.
+The values themselves (`Edit`, `Feature`, `Mask`) are in the vocabulary; here they act.
 """
 
 from typing import TYPE_CHECKING

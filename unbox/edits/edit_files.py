@@ -6,6 +6,7 @@ from pathlib import Path
 from activation_store.files import read_json, write_json
 from unbox.dictionary import Dictionary
 from unbox.edit import Edit, Edits, with_sae
+from unbox.edit_ops import OPS
 from unbox.errors import UnboxError
 
 
@@ -38,7 +39,7 @@ def bind(edits: Edit | Edits, saes: Mapping[str, Dictionary]) -> Edits:
 
 
 def _bound(edit: Edit, saes: Mapping[str, Dictionary]) -> Edit:
-    needed = edit.subject == "feature" or edit.op == "reconstruct" or edit.unit == "deviation"
+    needed = edit.subject == "feature" or OPS[edit.op].reconstructs or edit.unit == "deviation"
     if not needed:
         return edit
     names = [name for name in (edit.source, edit.block) if name is not None]

@@ -32,7 +32,7 @@ class Program:
         moved = {_key(t, f) for t in terms if not t.static for f in t.features}
         self.whole = [edit for edit in self.edits if edit.of_update]
         self.icons = {id(edit): term_of(edit) for edit in self.whole if edit.subject != "update"}
-        self.encoders = {id(edit): sae_of(edit) for edit in self.whole if edit.op == "reconstruct"}
+        self.encoders = {id(edit): sae_of(edit) for edit in self.whole if OPS[edit.op].reconstructs}
         # An add to a feature that is also scaled or set must take its turn in that feature's chain.
         self.static = [t for t in terms if not any(_key(t, f) in moved for f in t.features)]
         self.chains = [t for t in terms if any(_key(t, f) in moved for f in t.features)]
