@@ -9,6 +9,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from einops import rearrange
 
 from unbox.errors import UnboxError
+from unbox.models.hooks import Hookable
 from unbox.models.model import Model
 from unbox.site import LAYOUTS
 
@@ -77,7 +78,7 @@ def spatial_last(x: torch.Tensor) -> torch.Tensor:
     return rearrange(x, f"{LAYOUTS['maps']} -> rows y x channels")
 
 
-def refuse_compiled(model: Model, modules: dict[str, torch.nn.Module]) -> None:
+def refuse_compiled(model: Hookable, modules: dict[str, torch.nn.Module]) -> None:
     """Raise UnboxError where hooks that are added would silently never fire."""
     for name, module in {"the UNet": model.unet, **modules}.items():
         whole = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None

@@ -14,7 +14,7 @@ from unbox.edits.guard import Guard
 from unbox.edits.program import Program
 from unbox.edits.terms import sae_of
 from unbox.models.clock import Clock, clock
-from unbox.models.hooks import as_hook
+from unbox.models.hooks import Hookable, as_hook
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class EditHook:
     edits: Edits
     guard: Guard | None = None
 
-    def attach(self, model: Any, rows: Sequence[int] | None = None) -> AbstractContextManager[None]:
+    def attach(self, model: Hookable, rows: Sequence[int] | None = None) -> AbstractContextManager[None]:
         """Context manager; after it, whatever happened inside, no hook is left.
 
         Raises UnboxError, before anything is installed, for a block the model does not have, a feature its
@@ -63,7 +63,7 @@ def guarded(edits: Edit | Edits, guard: Guard) -> EditHook:
 
 
 def applied(
-    model: Any, edits: Edit | Edits | None, guard: Guard | None = None
+    model: Hookable, edits: Edit | Edits | None, guard: Guard | None = None
 ) -> AbstractContextManager[None]:
     """`with applied(model, edits): model.pipeline("a dog")` edits any diffusers call.
 
@@ -78,7 +78,7 @@ def _width(module: torch.nn.Module) -> int:
 
 @contextmanager
 def _attached(
-    model: Any, blocks: dict[str, torch.nn.Module], edited: dict[str, "EditedBlock"]
+    model: Hookable, blocks: dict[str, torch.nn.Module], edited: dict[str, "EditedBlock"]
 ) -> Iterator[None]:
     with ExitStack() as stack:
         now = stack.enter_context(clock(model))
@@ -138,8 +138,8 @@ class EditedBlock:
 
     def _delta(self, hidden: Tensor, output: Tensor, step: int, branch: str) -> Tensor | None:
         """What to add to rows of one branch: broadcastable to (rows, d, y, x), in the output's dtype."""
-        seen = self.program.reads or self.guard is not None
-        update = (output - hidden).permute(0, 2, 3, 1).float() if seen else None
+        needed = self.program.reads or self.guard is not None
+        update = (output - hidden).permute(0, 2, 3, 1).float() if needed else None
         delta = self.program.delta(output.permute(0, 2, 3, 1), update, step, branch)
         if delta is not None and self.guard is not None and update is not None:
             delta = self.guard.delta(self.program.edits[0].block, update, delta.expand_as(update))
