@@ -17,7 +17,7 @@ from tests.activation_store import fakes
 from tests.capture import killed
 from tests.capture.test_record import by_hand, plain_hooks
 from unbox.capture import Stream, estimate, record
-from unbox.capture.collect import own_images
+from unbox.capture.collect import images_of_rank
 from unbox.errors import UnboxError
 from unbox.models.seeds import image_seed
 from unbox.prompt import Prompt
@@ -169,9 +169,9 @@ def test_a_stream_gives_the_rows_of_the_store_without_a_disk(model, store):
     assert (sae.width, sae.latents) == (128, 32)
 
 
-def test_the_bar_counts_the_ranks_own_images_and_its_speed_only_new_ones(model, tmp_path, monkeypatch):
-    assert [own_images(11, 2, rank, 3) for rank in range(3)] == [4, 4, 3]
-    assert own_images(3, 4, 1, 2) == 0
+def test_the_bar_counts_the_images_of_the_rank_and_its_speed_only_new_ones(model, tmp_path, monkeypatch):
+    assert [images_of_rank(11, 2, rank, 3) for rank in range(3)] == [4, 4, 3]
+    assert images_of_rank(3, 4, 1, 2) == 0
     bars = []
     module = sys.modules["unbox.capture.collect"]  # as an attribute of the package it is the function
     monkeypatch.setattr(module, "tqdm", lambda **kwargs: bars.append(tqdm(**kwargs)) or bars[-1])

@@ -8,7 +8,8 @@ from PIL import Image
 
 from tests.edits.dictionaries import random_sae
 from unbox.cli.main import main
-from unbox.edits import Block, save_edits
+from unbox.edit import Block
+from unbox.edits import save_edits
 from unbox.shapes import Scene, prompts, render
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.edits.dictionaries import random_sae
 from unbox import record
-from unbox.edits import Block
+from unbox.edit import Block
 from unbox.edits.inversion import encoded, invert, psnr
 from unbox.errors import UnboxError
 

@@ -67,7 +67,7 @@ def collect(
     return Store.open(path)
 
 
-def own_images(total: int, size: int, rank: int, world: int) -> int:
+def images_of_rank(total: int, size: int, rank: int, world: int) -> int:
     """How many of `total` images are one rank's, in shards of `size` dealt to the ranks in turn."""
     return sum(min(size, total - start) for start in range(rank * size, total, world * size))
 
@@ -83,10 +83,10 @@ def pass_over(bar: tqdm, count: int) -> None:
 
 def _bar(total: int | None, size: int, rank: int, world: int, progress: bool) -> tqdm:
     """A bar over this rank's images; of `torchrun`'s processes on a machine only the first shows it."""
-    own = None if total is None else own_images(total, size, rank, world)
+    images = None if total is None else images_of_rank(total, size, rank, world)
     title = "collecting" if world == 1 else f"collecting, rank {rank} of {world}"
     silent = not progress or int(os.environ.get("LOCAL_RANK", 0)) > 0
-    return tqdm(total=own, disable=silent, desc=title, unit="image")
+    return tqdm(total=images, disable=silent, desc=title, unit="image")
 
 
 def shards(
@@ -129,14 +129,14 @@ def _fill(
     bar: tqdm,
 ) -> None:
     """Generate a shard in batches; while one is generated, the one before is encoded and appended."""
-    with ThreadPoolExecutor(1, "unbox-collect") as keeper:
+    with ThreadPoolExecutor(1, "unbox-collect") as executor:
         pending: Future | None = None
         for start in range(0, len(samples), settings.batch_size):
             batch = samples[start : start + settings.batch_size]
             images, buffers = generate_batch(model, settings, schema, batch)
             if pending is not None:
                 pending.result()
-            pending = keeper.submit(_append, filling, batch, images, buffers, settings)
+            pending = executor.submit(_append, filling, batch, images, buffers, settings)
             bar.update(len(batch))
         if pending is not None:
             pending.result()

@@ -130,11 +130,11 @@ def _shapes(seed: int, split: str) -> Iterator[Prompt]:
 
     if split not in get_args(Split):
         raise UnboxError(f"the Shapes world has the splits {', '.join(get_args(Split))}; not '{split}'")
-    seen = 0
+    count = 0
     while True:
-        drawn = prompts(max(1000, 2 * seen), seed=seed, split=cast(Split, split))
-        yield from drawn[seen:]
-        seen = len(drawn)
+        drawn = prompts(max(1000, 2 * count), seed=seed, split=cast(Split, split))
+        yield from drawn[count:]
+        count = len(drawn)
 
 
 def _rows(rows: Iterable[Any], name: str, column: str | None) -> Iterator[Prompt]:

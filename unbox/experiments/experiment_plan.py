@@ -34,6 +34,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from unbox.capture.prompt_reader import read_prompts
 from unbox.edit import Edits
 from unbox.errors import UnboxError
 from unbox.experiments.critics import critics, critics_by_place
@@ -144,8 +145,7 @@ def _prompts(given: Any, folder: Path) -> tuple[Prompt, ...]:
     if isinstance(given, list):
         return tuple(Prompt(str(text)) for text in given)
     if isinstance(given, Mapping) and set(given) == {"file"}:
-        lines = (folder / given["file"]).read_text(encoding="utf-8").splitlines()
-        return tuple(Prompt(line.strip()) for line in lines if line.strip())
+        return tuple(read_prompts(str((folder / given["file"]).resolve())))
     named = [name for name in critics() if isinstance(given, Mapping) and name in given]
     if named:
         critic, options = critics()[named[0]], dict(given)

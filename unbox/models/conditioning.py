@@ -26,12 +26,12 @@ class Micro:
 
     def ids(self, height: int, width: int, refiner: bool, branch: str) -> list[float]:
         """Time ids of one branch: original, crop, target (6 numbers) or, for the refiner, aesthetic (5)."""
-        own, score = self, 6.0 if self.aesthetic is None else self.aesthetic
+        micro, score = self, 6.0 if self.aesthetic is None else self.aesthetic
         if branch == "uncond":
-            own = self.negative or replace(self, aesthetic=None)
-            score = 2.5 if own.aesthetic is None else own.aesthetic
-        last = (score,) if refiner else own.target or (height, width)
-        return [*(own.original or (height, width)), *own.crop, *last]
+            micro = self.negative or replace(self, aesthetic=None)
+            score = 2.5 if micro.aesthetic is None else micro.aesthetic
+        last = (score,) if refiner else micro.target or (height, width)
+        return [*(micro.original or (height, width)), *micro.crop, *last]
 
 
 Args = tuple[torch.Tensor, ...]

@@ -93,8 +93,8 @@ def _find(source: str, system: str | System | None, download: bool) -> BaseWeigh
             raise UnboxError(f"{source} is a folder without model_index.json, so not a diffusers pipeline")
         if path.is_file() and path.suffix not in SINGLE_FILE:
             raise UnboxError(f"{source} is no checkpoint: single files end in {' or '.join(SINGLE_FILE)}")
-        own = folder_system(path) if path.is_dir() else None
-        return BaseWeights(asked or own or replace(GENERIC, name=path.stem), path)
+        carried = folder_system(path) if path.is_dir() else None
+        return BaseWeights(asked or carried or replace(GENERIC, name=path.stem), path)
     if source in SYSTEMS:
         row = asked or SYSTEMS[source]
         reference = SYSTEMS[source].base
@@ -216,11 +216,11 @@ def _parts(
     row: System, unet: str | Path | None, lora: str | Path | None, download: bool
 ) -> Iterator[tuple[str, Path]]:
     """Kind and place of what is put over the base: the user's own, in the place of the system's."""
-    own = {kind: given for kind, given in (("unet", unet), ("lora", lora)) if given is not None}
+    replacements = {kind: given for kind, given in (("unet", unet), ("lora", lora)) if given is not None}
     for part in row.parts:
-        if part.kind not in own:
+        if part.kind not in replacements:
             yield part.kind, part_file(part, download)
-    for kind, given in own.items():
+    for kind, given in replacements.items():
         path = Path(given).expanduser()
         if not path.exists():
             raise UnboxError(f"there is no {kind} file at {given}")
@@ -276,8 +276,8 @@ def _shipped_prediction(path: Path) -> str | None:
     if path.suffix != ".safetensors":
         return None
     with safe_open(path, "pt") as tensors:
-        told = (tensors.metadata() or {}).get("modelspec.prediction_type")
-        return "v_prediction" if told == "v" or "v_pred" in tensors.keys() else told  # noqa: SIM118
+        stated = (tensors.metadata() or {}).get("modelspec.prediction_type")
+        return "v_prediction" if stated == "v" or "v_pred" in tensors.keys() else stated  # noqa: SIM118
 
 
 def _set_scheduler(pipeline: DiffusionPipeline, row: System) -> None:

@@ -232,9 +232,9 @@ def _random(key: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> 
     """A flat tensor as torch would begin training it: norms 1, biases 0, others N(0, 1 / (3 fan_in))."""
     if len(shape) == 1:
         return torch.full(shape, 1.0 if key.endswith("weight") else 0.0, dtype=dtype)
-    own = int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big")
+    tensor_seed = int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big")
     scale = (3 * math.prod(shape[1:])) ** -0.5
-    noise = torch.randn(math.prod(shape), generator=torch.Generator().manual_seed(own))
+    noise = torch.randn(math.prod(shape), generator=torch.Generator().manual_seed(tensor_seed))
     return noise.mul_(scale).to(dtype)
 
 

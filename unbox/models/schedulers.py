@@ -141,12 +141,12 @@ class NativeEulerScheduler(EulerDiscreteScheduler):
         return EulerDiscreteSchedulerOutput(prev_sample=following, pred_original_sample=x0)
 
 
-_OWN = {cls.__name__: cls for cls in (TurboGridScheduler, NativeEulerScheduler)}
+_CLASSES = {cls.__name__: cls for cls in (TurboGridScheduler, NativeEulerScheduler)}
 
 
 def scheduler_class(name: str) -> type:
     """diffusers' scheduler of that name, or one of this module's."""
-    cls = _OWN.get(name) or getattr(diffusers, name, None)
+    cls = _CLASSES.get(name) or getattr(diffusers, name, None)
     if cls is None:
-        raise UnboxError(f"there is no scheduler '{name}' in diffusers or among {', '.join(_OWN)}")
+        raise UnboxError(f"there is no scheduler '{name}' in diffusers or among {', '.join(_CLASSES)}")
     return cls

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -87,19 +88,19 @@ class Detector(nn.Module):
         best = {name: p.argmax(-1) for name, p in self.probabilities(images).items()}
         result = []
         for i in range(len(images)):
-            said = {name: values[best[name][i]] for name, values in HEADS.items()}
-            count = 1 if said["relation"] == "alone" else 2
-            slots = [{name: said[f"{slot}.{name}"] for name in OBJECT_FACTORS} for slot in range(count)]
-            result.append({"objects": count, **{n: said[n] for n in SCENE_FACTORS}, "slots": slots})
+            read = {name: values[best[name][i]] for name, values in HEADS.items()}
+            count = 1 if read["relation"] == "alone" else 2
+            slots = [{name: read[f"{slot}.{name}"] for name in OBJECT_FACTORS} for slot in range(count)]
+            result.append({"objects": count, **{n: read[n] for n in SCENE_FACTORS}, "slots": slots})
         return result
 
 
 def truth(scene: Scene) -> dict[str, str]:
     """A scene's factors under the detector's head names; slot 1 only where there is a second object."""
-    told = {name: getattr(scene, name) for name in SCENE_FACTORS}
+    factors = {name: getattr(scene, name) for name in SCENE_FACTORS}
     for slot, thing in enumerate(scene.objects):
-        told |= {f"{slot}.{name}": getattr(thing, name) for name in OBJECT_FACTORS}
-    return told
+        factors |= {f"{slot}.{name}": getattr(thing, name) for name in OBJECT_FACTORS}
+    return factors
 
 
 def accuracy(
@@ -113,9 +114,9 @@ def accuracy(
     A pair drawn as one object counts all that is asked of its second object as wrong.
     """
     right: dict[str, list[bool]] = {name: [] for name in FACTORS}
-    for i, said in enumerate(detector.read(images)):
-        found = {name: said[name] for name in SCENE_FACTORS}
-        for slot, thing in enumerate(said["slots"]):
+    for i, read in enumerate(detector.read(images)):
+        found = {name: read[name] for name in SCENE_FACTORS}
+        for slot, thing in enumerate(read["slots"]):
             found |= {f"{slot}.{name}": value for name, value in thing.items()}
         for name, value in truth(scenes[i]).items():
             if mentioned is None or name in mentioned[i]:
@@ -129,7 +130,7 @@ def _tensor(image: Picture) -> Tensor:
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if picture.size != (64, 64):
         picture = picture.resize((64, 64), Image.Resampling.BOX)
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+    return rearrange(torch.from_numpy(np.array(picture.convert("RGB"))), "y x c -> c y x").float() / 127.5 - 1
 
 
 @cache

@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from activation_store.files import write_json
 from unbox.capture import collect
-from unbox.edits import Edits, random_control
+from unbox.edit import Edits
+from unbox.edits import random_control
 from unbox.edits.transport import UpdatePair, steer, transport
 from unbox.errors import UnboxError
 from unbox.ground_truth.bench import causation

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from unbox.edits import Edits, Feature
+from unbox.edit import Edits, Feature
 from unbox.ground_truth.effects import Cases, Outcome, Recipe, measure
 from unbox.ground_truth.factor_scores import Value
 from unbox.shapes.where import edit_mask

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from unbox.edits import Edits, Feature, neurons, principal
+from unbox.edit import Edits, Feature
+from unbox.edits import neurons, principal
 from unbox.ground_truth.bench.mean_maps import MeanMaps
 from unbox.ground_truth.factor_scores import Value
 from unbox.sae import SAE

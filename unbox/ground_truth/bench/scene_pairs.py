@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from unbox.capture import record
-from unbox.edits import Edits, Feature, neurons
+from unbox.edit import Edits, Feature
+from unbox.edits import neurons
 from unbox.edits.transport import UpdatePair
 from unbox.mask import Mask
 from unbox.shapes import FACTORS, SCENE_FACTORS, Object, Scene, caption, sample_scene, scene_rng
