@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.edits.dictionaries import dense, random_sae
-from unbox.edit import Block, Direction, Edits, Feature
+from unbox.edit import Block, Direction, Edit, Edits, Feature
+from unbox.edit_ops import OPS, EditOp
 from unbox.edits.program import Program
 from unbox.errors import UnboxError
 
@@ -185,3 +186,14 @@ def test_a_feature_that_never_fired_has_no_mean_to_count_in():
     with pytest.raises(UnboxError, match="never active"):
         Program((Feature("mid.0", 3, sae=sae).add(1),), WIDTH)
     Program((Feature("mid.0", 3, sae=sae).add(1, unit="deviation"),), WIDTH)
+
+
+def test_a_new_op_is_a_new_row(monkeypatch):
+    monkeypatch.setitem(OPS, "square", EditOp(("feature",), lambda x, value, amount: value * x**2))
+    f = int(SAE.encode(UPDATE).indices[0, 0, 0, 0])
+    z = dense(SAE, UPDATE)[..., f : f + 1]
+    edit = Edit("mid.0", "square", 2.0, feature=(f,), sae=SAE)
+    assert torch.allclose(delta(edit), (2 * z**2 - z) * SAE.W_dec[f], atol=1e-5)
+    assert Edit.from_json(edit.to_json()) == edit
+    with pytest.raises(UnboxError, match="does not exist for direction edits"):
+        Edit("mid.0", "square", 2.0, direction=(1.0,))

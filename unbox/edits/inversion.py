@@ -9,7 +9,7 @@ the image is the model's own work and how much the corrections'.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -58,7 +58,7 @@ class Inversion:
 
         Without `corrected` the model is left alone with the noised image, as in SDEdit.
         """
-        with clock(self.model), as_hook(edits).attach(self.model, None) if edits else _nothing():
+        with clock(self.model), as_hook(edits).attach(self.model, None) if edits else nullcontext():
             state = self.states[:1]
             for i in range(self.steps - self.start):
                 state = _step(self.model, self.conditioning, self.steps, self.start + i, state)
@@ -207,8 +207,3 @@ def _vae(model: Model) -> Iterator[Any]:
     finally:
         if lifted:
             vae.to(before)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
