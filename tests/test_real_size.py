@@ -50,7 +50,7 @@ def test_sixteen_prompts_collected_trained_on_and_edited_within_24_gb(tmp_path):
         f"train --store {tmp_path}/acts --out {tmp_path}/saes --k 10 --latents 5120 --tokens 307200"
         " --batch-size 1024"
     )
-    draw = f"generate --model {model} {LOOK} --size 512 --prompt dogs --seed 1"
+    draw = f"generate --model {model} {LOOK} --height 512 --width 512 --prompt dogs --seed 1"
     unbox(f"{draw} --out {tmp_path}/plain.png")
     unbox(f"{draw} --out {tmp_path}/edited.png --saes {tmp_path}/saes --edits {tmp_path}/edit.json")
     plain, edited = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "edited"))

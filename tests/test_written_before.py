@@ -507,12 +507,12 @@ def test_a_finished_demo_is_only_read(home, tiny, monkeypatch):
     """Every stage is found; the page is written from what the stages left."""
     expected, folder = EXPECTED["demo"], home / "demo"
     small = Same(Model(tiny.pipeline, folder_system(home / "systems" / "small")), "small")
-    monkeypatch.setattr(demo, "load", lambda name: small)
     monkeypatch.setattr(result_cache, "version", lambda name: expected["version"])
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in expected["plan"].items()}
     settings["targets"] = tuple(map(tuple, settings["targets"]))
+    assert settings.pop("model") == "small"
     written, lines = times(folder / "stages"), []
-    found = demo.run(DemoPlan(**settings), folder, lines.append).findings
+    found = demo.run(small, DemoPlan(**settings), folder, lines.append).findings
     assert [stage.folder.name for stage in found.stages] == expected["stages"]
     assert all("done before" in line for line in lines if line.startswith("["))
     assert times(folder / "stages") == written

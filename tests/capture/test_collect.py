@@ -56,7 +56,7 @@ def test_a_store_holds_what_recording_one_image_at_a_time_gives(model, store):
 
 def test_a_float32_store_is_output_minus_input_to_the_last_bit(model, tmp_path):
     """Computed by hooks of the test's own, in the very same forwards; all blocks, both branches."""
-    settings = {"blocks": model.blocks, "dtype": "float32", "thumbnail": None, "batch_size": 5}
+    settings = {"blocks": model.blocks, "store_dtype": "float32", "thumbnail": None, "batch_size": 5}
     with plain_hooks(model) as seen:
         kept = collect(model, tmp_path, shard_samples=8, **settings)
     for block in model.blocks:
@@ -66,7 +66,7 @@ def test_a_float32_store_is_output_minus_input_to_the_last_bit(model, tmp_path):
 
 def test_batch_size_changes_only_rounding(model, store, tmp_path):
     """The stated bound: 1e-5 of the largest value, in float32."""
-    one, four = (collect(model, tmp_path / str(n), batch_size=n, dtype="float32") for n in (1, 4))
+    one, four = (collect(model, tmp_path / str(n), batch_size=n, store_dtype="float32") for n in (1, 4))
     for block in one.blocks:
         a, b = (np.stack([s[block].read(i) for i in range(5)]) for s in (one, four))
         assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
@@ -115,7 +115,7 @@ def test_steps_branches_and_positions_may_be_chosen(model, store, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_other_number_formats(model, store, tmp_path, dtype):
-    other = collect(model, tmp_path, dtype=dtype, limit=2)
+    other = collect(model, tmp_path, store_dtype=dtype, limit=2)
     a, b = store["up.1.0"].read(1), other["up.1.0"].read(1)
     assert np.abs(a - b).max() <= 2**-7 * np.abs(a).max()
 

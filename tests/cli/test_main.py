@@ -1,10 +1,14 @@
 """The command line as a user meets it: help, mistakes in one line, Ctrl-C."""
 
+import ast
+import inspect
+import re
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import dataclass, is_dataclass
-from importlib import import_module
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -12,6 +16,7 @@ import pytest
 import unbox
 from activation_store import StoreError
 from unbox.cli import main as cli
+from unbox.cli.model_options import ModelOptions
 from unbox.errors import UnboxError
 
 
@@ -41,8 +46,9 @@ class Probe:
 
 @pytest.fixture(autouse=True)
 def probe(monkeypatch):
-    row = cli.Command("probe", f"{__name__}:Probe", "for the tests")
+    row = cli.Command("probe", "probe:Probe", "for the tests")
     monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, row))
+    monkeypatch.setitem(sys.modules, "unbox.cli.probe", sys.modules[__name__])
 
 
 def test_runs_and_fills(capsys):
@@ -107,16 +113,66 @@ def options(form):
 
 @pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.name)
 def test_every_row_has_its_class_and_documents_every_option(command, capsys):
-    module, name = command.target.split(":")
-    form = getattr(import_module(module), name)
+    form = command.form()
     with pytest.raises(SystemExit) as stop:
         cli.main([*command.name.split(), "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     for option in options(form):
-        assert f"--{option.replace('_', '-')}" in shown
+        name = option.replace("_", "-")
+        assert f"--{name} " in shown or f"--no-{name} " in shown
     assert form.__doc__
     assert callable(form.run)
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [(command, old, new) for command, olds in cli.FORMER_OPTIONS.items() for old, new in olds.items()],
+)
+def test_an_old_spelling_answers_with_the_new_one(command, old, new, capsys):
+    known = {f"--{name.replace('_', '-')}" for name in options(form_of(command))}
+    assert old not in known
+    assert known >= {word for word in new.split() if word.startswith("--")}
+    for words in ([old, "512"], [f"{old}=512"]):
+        assert cli.main([*command.split(), *words]) == 2
+        assert capsys.readouterr().err == f"unbox: {old} is now {new}; see `unbox {command} --help`\n"
+
+
+def calls_load(form):
+    """Whether a command's class loads a model: by its options, or by `unbox.models.load` itself."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(form)))
+    named = {node.attr if isinstance(node, ast.Attribute) else node.name
+             for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.alias)}  # fmt: skip
+    return "load" in named
+
+
+def test_every_command_that_loads_a_model_takes_all_its_options():
+    loading = [command for command in cli.COMMANDS[:-1] if calls_load(command.form())]
+    assert len(loading) >= 6
+    for command in loading:
+        kinds = get_type_hints(command.form())
+        assert kinds.get("model") is ModelOptions, command.name
+    for command in cli.COMMANDS[:-1]:
+        assert ("model" in get_type_hints(command.form())) == (command in loading), command.name
+
+
+def test_models_are_loaded_from_the_command_line_in_one_place():
+    """What commands call in experiments and ground_truth takes a loaded model."""
+    for room in ("cli", "experiments", "ground_truth"):
+        for path in (Path(unbox.__file__).parent / room).rglob("*.py"):
+            if path.name != "model_options.py":
+                assert not re.search(r"from unbox.models(.load)? import .*\bload\b", path.read_text()), path
+
+
+def test_command_classes_are_named_after_what_is_typed():
+    forms = [command.form().__name__ for command in cli.COMMANDS[:-1]]
+    typed = [re.sub("[ -]", "", command.name) + "command" for command in cli.COMMANDS[:-1]]
+    assert [name.lower() for name in forms] == typed
+    assert len(set(forms)) == len(forms)
+
+
+def form_of(name):
+    return next(command.form() for command in cli.COMMANDS if command.name == name)
 
 
 def test_help_is_quick():

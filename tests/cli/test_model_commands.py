@@ -13,7 +13,8 @@ from unbox.models import SYSTEMS
 from unbox.models.hub import present
 from unbox.models.png_record import read_png
 
-CAT = ("--system", "sdxl-turbo", "--prompt", "a cat", "--size", "64")
+SIZE = ("--height", "64", "--width", "64")
+CAT = ("--system", "sdxl-turbo", "--prompt", "a cat", *SIZE)
 READY = [name for name, row in SYSTEMS.items() if present(row)]
 
 
@@ -89,17 +90,16 @@ def test_generate_applies_edits(tiny, tmp_path):
     [
         (["--saes", "somewhere"], "--saes has no use without --edits"),
         (["--edits", "nowhere.json"], "no file of edits nowhere.json"),
-        (["--size", "64", "--aspect", "16:9"], "--size or --aspect, not both"),
+        (["--height", "64", "--aspect", "16:9"], "--aspect, or --height and --width, not both"),
         (["--aspect", "wide"], "WIDTH:HEIGHT like 16:9, not 'wide'"),
-        (["--size", "64", "64", "64"], "a side, or HEIGHT WIDTH"),
         (["--out", "image.jpg"], "written as .png"),
         (["--steps", "1"], "begin at timestep 1 of 1000"),
     ],
 )
 def test_generate_mistakes(tiny, options, message, capsys):
-    call = ["generate", "--model", str(tiny), "--prompt", "a cat", "--size", "64"]
-    if "--size" in options or "--aspect" in options:
-        call = call[:-2]
+    call = ["generate", "--model", str(tiny), "--prompt", "a cat", *SIZE]
+    if "--aspect" in options:
+        call = call[: -len(SIZE)]
     assert main([*call, *options]) == 2
     assert message in capsys.readouterr().err
 

@@ -79,16 +79,17 @@ def test_what_unbox_generate_records_is_a_recipe(tmp_path):
 def test_the_command_is_one_that_unbox_reads(tmp_path, monkeypatch):
     import tyro
 
-    from unbox.cli.generate import Generate
+    from unbox.cli.generate import GenerateCommand
     from unbox.edits import load_edits
 
     said, echo, command = FULL.to_command("my saes/").split("\n")
     assert said.startswith("# without the guard")
     (tmp_path / "edits.json").write_text(shlex.split(echo)[1])
     assert load_edits(tmp_path / "edits.json") == FULL.active
-    form = tyro.cli(Generate, args=shlex.split(command)[2:], config=(tyro.conf.FlagCreatePairsOff,))
+    form = tyro.cli(GenerateCommand, args=shlex.split(command)[2:], config=(tyro.conf.FlagCreatePairsOff,))
     assert form.prompt == (FULL.prompt,)
-    assert (form.seed, form.steps, form.guidance, form.size, form.negative) == (7, 4, 0.0, (64,), "blue")
+    assert (form.seed, form.sampling.steps, form.sampling.guidance) == (7, 4, 0.0)
+    assert (form.sampling.height, form.sampling.width, form.sampling.negative_prompt) == (64, 64, "blue")
     assert str(form.saes) == "my saes"
     assert "#" not in PLAIN.to_command() + replace(PLAIN, guard=True).to_command()
 

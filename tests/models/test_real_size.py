@@ -134,7 +134,19 @@ def test_the_real_size_draws(architecture, tmp_path):
     folder, image = tmp_path / "model", tmp_path / "image.png"
     assert main(["recipe", "real-size", "--out", str(folder), "--architecture", architecture]) == 0
     start_image(512).save(tmp_path / "start.png")
-    call = ["generate", "--model", str(folder), "--prompt", "test", "--size", "512", "--out", str(image)]
+    call = [
+        "generate",
+        "--model",
+        str(folder),
+        "--prompt",
+        "test",
+        "--height",
+        "512",
+        "--width",
+        "512",
+        "--out",
+        str(image),
+    ]
     refine = ["--image", str(tmp_path / "start.png"), "--steps", "4"]  # one of four, at strength 0.3
     assert main([*call, *(["--steps", "1"] if architecture == "base" else refine)]) == 0
     with Image.open(image) as drawn:

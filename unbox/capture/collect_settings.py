@@ -1,47 +1,37 @@
 """What is collected: the settings that collecting, streaming and estimating share."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from activation_store import Schema
 from unbox.blocks import DEFAULT_BLOCKS
 from unbox.errors import UnboxError
-from unbox.models.model import Model
+from unbox.models.sampling_options import SamplingOptions
 from unbox.prompt import Prompt
 from unbox.site import BRANCHES
 
+if TYPE_CHECKING:
+    from unbox.models.model import Model
+
 
 @dataclass(frozen=True)
-class CollectSettings:
-    """Which updates of which runs. None takes what the system says."""
+class CollectSettings(SamplingOptions):
+    """Which updates of which runs."""
 
     blocks: tuple[str, ...] = DEFAULT_BLOCKS
-    """Short names of the blocks to record."""
-    steps: int | None = None
-    """Sampling steps of each image."""
-    guidance: float | None = None
-    """Guidance scale."""
-    negative_prompt: str | None = None
-    """Negative prompt of every image."""
-    height: int | None = None
-    """Pixels."""
-    width: int | None = None
-    """Pixels."""
+    """Blocks to record."""
     seed: int = 0
-    """The run's seed; image i has the seed image_seed(seed, i), whatever the batch size and number of ranks.
-    """
+    """Seed of the run; an image's follows from it and the prompt's number, whatever the batches and ranks."""
     keep_steps: tuple[int, ...] | None = None
-    """Steps to keep, of the scheduler's indices from 0; None keeps all."""
-    branches: tuple[str, ...] | None = None
-    """Branches to keep; None keeps all there are: "cond", and "uncond" under guidance."""
+    """Steps to keep, by the scheduler's own numbers from 0; None: all."""
+    branches: tuple[Literal["cond", "uncond"], ...] | None = None
+    """Branches to keep; None: all there are, cond, and uncond under guidance."""
     positions: int | None = None
-    """Positions kept of each image, drawn by its seed; None keeps all."""
-    dtype: str = "float16"
-    """Number format of the store: float16, bfloat16, float32 or int8."""
+    """Positions kept of each image, drawn by its seed; None: all."""
+    store_dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
+    """Number format of the store; int8 has a scale for each vector."""
     thumbnail: int | None = 128
-    """Longer side of the kept WebP pictures in pixels; None keeps none and does not decode the latents."""
-    batch_size: int = 8
-    """Images generated together; changes nothing but rounding."""
+    """Longer side of the kept WebP pictures in pixels; 0 or None keeps none and saves decoding them."""
     shard_samples: int = 0
     """Images in a file of the store; 0 makes files of about 128 MB."""
 
@@ -50,6 +40,7 @@ class CollectSettings:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(value))
+        object.__setattr__(self, "thumbnail", self.thumbnail or None)
         if self.batch_size < 1 or (self.thumbnail is not None and self.thumbnail < 1):
             raise UnboxError("the batch size and the thumbnails' side must be at least 1")
 
@@ -61,7 +52,7 @@ class CollectSettings:
         }
 
 
-def schema_of(model: Model, settings: CollectSettings) -> Schema:
+def schema_of(model: "Model", settings: CollectSettings) -> Schema:
     """The store's schema for a model and settings. Raises UnboxError for blocks, steps and branches that are
     not.
     """
@@ -84,23 +75,23 @@ def schema_of(model: Model, settings: CollectSettings) -> Schema:
         blocks={name: block_shape(model, name, height, width) for name in dict.fromkeys(settings.blocks)},
         steps=tuple(sorted(set(keep))),
         branches=tuple(branch for branch in available if branch in branches),
-        dtype=settings.dtype,
+        dtype=settings.store_dtype,
         positions=settings.positions,
         shard_samples=settings.shard_samples,
     )
 
 
-def block_shape(model: Model, name: str, height: int, width: int) -> tuple[int, int, int]:
+def block_shape(model: "Model", name: str, height: int, width: int) -> tuple[int, int, int]:
     """(y, x, channels) of a block's updates for images of `height` x `width` pixels."""
     site, scale = model.site(name), model.pipeline.vae_scale_factor
     return (*site.grid(height // scale, width // scale), getattr(model.block(name), site.width))
 
 
-def _config(model: Model) -> Any:
+def _config(model: "Model") -> Any:
     return model.pipeline.unet.config
 
 
-def run_facts(model: Model, settings: CollectSettings) -> tuple[dict[str, Any], dict[str, Any]]:
+def run_facts(model: "Model", settings: CollectSettings) -> tuple[dict[str, Any], dict[str, Any]]:
     """JSON: what must be equal for rows to belong together (provenance), and the software and source
     (versions).
     """

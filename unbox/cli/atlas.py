@@ -1,18 +1,27 @@
 """`unbox atlas`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from unbox.atlas.atlas_plan import AtlasPlan
+from unbox.cli.model_options import Flat, ModelOptions
+from unbox.errors import UnboxError
 
 if TYPE_CHECKING:
+    from activation_store import Store
     from unbox.models import Model
 
 
 @dataclass(frozen=True)
-class Atlas:
+class AtlasCommand:
     """Learn everything about the features of SAEs from an activation store, for the explorer.
 
-    One pass over the store for each SAE. Stopped at any moment, the same line goes on.
+    One pass over the store for each SAE. Stopped at any moment, the same line goes on. The text encoders of
+    the model embed the captions, for search by meaning. Without --model it is the system that the store was
+    recorded from; `--model none` leaves search by meaning out.
     """
 
     saes: Path
@@ -21,51 +30,46 @@ class Atlas:
     """Activation store whose images show what the features mean."""
     out: Path
     """Folder to write the atlas to."""
-    model: str = ""
-    """System or folder whose text encoders embed the captions, for search by meaning; default: the store's
-    own system; `none` leaves search by meaning out."""
     blocks: tuple[str, ...] = ()
-    """Only the SAEs of these blocks; default all."""
-    top: int = 20
-    """Most active images kept of each feature."""
-    device: str = "cpu"
-    """Where codes are computed."""
+    """Only the SAEs of these blocks; none: all."""
+    plan: Annotated[AtlasPlan, tyro.conf.arg(name="")] = field(default_factory=AtlasPlan)
+    """What is kept of each feature."""
+    model: Flat = field(default_factory=lambda: ModelOptions(""))
+    """The model."""
 
     def run(self) -> None:
         """Build the atlas and say what it holds."""
         from activation_store import Store
-        from unbox.atlas import Atlas as Opened
-        from unbox.atlas import AtlasPlan, Filter, build
-        from unbox.errors import UnboxError
+        from unbox.atlas import Atlas, Filter, build
         from unbox.sae import load_saes
+        from unbox.sae.distributed import local_device
 
-        store, saes = Store.open(self.store), load_saes(self.saes, self.device)
+        store, saes = Store.open(self.store), load_saes(self.saes, local_device(self.model.device))
         chosen = {name: sae for name, sae in saes.items() if not self.blocks or sae.block in self.blocks}
         if not chosen:
             there = ", ".join(dict.fromkeys(sae.block for sae in saes.values()))
             raise UnboxError(
                 f"no SAE in {self.saes} is of {', '.join(self.blocks)}; there are SAEs of {there}"
             )
-        build(store, chosen, self.out, plan=AtlasPlan(top=self.top), model=self._encoders(store))
-        atlas = Opened.open(self.out)
+        build(store, chosen, self.out, plan=self.plan, model=self._encoders(store))
+        atlas = Atlas.open(self.out)
         found = atlas.search("", Filter(labelled=True), limit=3, order="label score")
         print(f"{len(atlas):,} features of {', '.join(atlas.blocks)} in {self.out}")
         for facts in found:
             print(f"  {facts.name}: {facts.label}")
         print(f"Look at them: unbox app --saes {self.saes} --atlas {self.out}")
 
-    def _encoders(self, store: object) -> "Model | None":
-        """The model whose text encoders are used, or None with a word why."""
-        from unbox.errors import UnboxError
-        from unbox.models import load
-
-        if self.model == "none":
+    def _encoders(self, store: "Store") -> "Model | None":
+        """The model whose text encoders are used, or None, saying why."""
+        if self.model.model == "none":
+            if replace(self.model, device=None) != ModelOptions("none"):
+                raise UnboxError("with --model none no model is loaded; only --device has a use beside it")
             return None
-        if self.model:
-            return load(self.model)
-        name = store.provenance.get("model", {}).get("system", {}).get("name", "")  # type: ignore[attr-defined]
+        if self.model.model:
+            return self.model.load()
+        name = store.provenance.get("model", {}).get("system", {}).get("name", "")
         try:
-            return load(name, download=False)
+            return replace(self.model, model=name, offline=True).load()
         except UnboxError as error:
             print(f"Without search by meaning: {error}. Name the model with --model.")
             return None

@@ -1,43 +1,33 @@
 """`unbox demo`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from unbox.cli.model_options import Flat, ModelOptions
+from unbox.ground_truth.demo.demo_plan import DemoPlan
 
 
 @dataclass(frozen=True)
-class Demo:
+class DemoCommand:
     """Open the bundled model: record it, fit autoencoders to every block, find features, edit with them.
 
     Writes OUT/report.html, one file with all its pictures. Every stage is kept in OUT/stages: stopped at any
-    moment, the same line goes on where it was.
+    moment, the same line goes on where it was. Any model that draws the Shapes world will do.
     """
 
     out: Path = Path("demo")
     """Folder to work in."""
-    model: str = "shapes-turbo"
-    """System's name or folder of a model that draws the Shapes world."""
-    prompts: int = 2000
-    """Pictures collected for training the autoencoders."""
-    heldout: int = 400
-    """Pictures collected for the held-out figures."""
-    steps: int = 1
-    """Sampling steps of every picture."""
-    guidance: float | None = None
-    """Classifier-free guidance; the system's own if not given."""
-    latents: int = 512
-    """Latents of each autoencoder."""
-    k: int = 8
-    """Active latents at each position."""
-    tokens: int = 1_000_000
-    """Vectors that each autoencoder is trained on."""
-    seed: int = 0
-    """Seed of everything."""
+    plan: Annotated[DemoPlan, tyro.conf.arg(name="")] = field(default_factory=DemoPlan)
+    """What the demo does."""
+    model: Flat = field(default_factory=ModelOptions)
+    """The model."""
 
     def run(self) -> None:
         """Run the stages; say what was found, what to open and what to try."""
-        from unbox.ground_truth.demo.demo_plan import DemoPlan
         from unbox.ground_truth.demo.run_demo import run
 
-        settings = {name: value for name, value in vars(self).items() if name != "out"}
-        finished = run(DemoPlan(**settings), self.out)
+        finished = run(self.model.load(), self.plan, self.out, options=self.model.line())
         print(finished.summary())

@@ -1,9 +1,12 @@
 """`unbox evaluate`: held-out figures of SAEs, by block, step, branch and position."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from unbox.cli.model_options import Flat, ModelOptions
+from unbox.errors import UnboxError
 
 if TYPE_CHECKING:
     from activation_store import Store
@@ -11,11 +14,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class EvaluateCommand:
     """Measure SAEs on a store that they were not trained on.
 
     Prints FVU, explained variance and L0 of each SAE by step and branch; writes a table and plots with --out.
-    With --images, draws images of the store again with updates replaced by reconstructions.
+    With --images, draws images of the store again with updates replaced by reconstructions; the model is then
+    the one that the store was recorded from.
     """
 
     saes: Path
@@ -23,28 +27,29 @@ class Evaluate:
     store: Path
     """A store with rows of the same blocks."""
     limit: int | None = None
-    """Rows to take of each block, evenly over its images; none: all."""
+    """Rows to take of each block at most, evenly over its images; None: all."""
     stability: bool = False
     """Compare the features of SAEs of one block, pair by pair (trained with several seeds, say)."""
     images: int = 0
     """Images of the store to draw again with reconstructions, and with the block ablated; needs --model."""
-    model: str | None = None
-    """The model that the store was recorded from, for --images."""
     out: Path | None = None
     """Folder for figures.json, table.md and plots."""
-    device: str | None = None
-    """Torch device; none: the CPU."""
+    model: Flat = field(default_factory=lambda: ModelOptions(""))
+    """The model."""
 
-    def run(self) -> int:
+    def run(self) -> None:
         """Evaluate, print, write."""
         from activation_store import Store
-        from unbox.errors import UnboxError
         from unbox.sae import evaluate, load_saes
+        from unbox.sae.distributed import local_device
         from unbox.sae.report import write_report
 
-        if self.images and self.model is None:
+        if self.images and not self.model.model:
             raise UnboxError("--images draws images again: say with --model which model the store is of")
-        store, saes = Store.open(self.store), load_saes(self.saes, self.device or "cpu")
+        if not self.images and replace(self.model, device=None) != ModelOptions(""):
+            raise UnboxError("a model draws images: say how many with --images")
+        device = local_device(self.model.device)
+        store, saes = Store.open(self.store), load_saes(self.saes, device)
         found = {}
         for name, sae in saes.items():
             found[name] = evaluate(sae, store, limit=self.limit)
@@ -54,7 +59,6 @@ class Evaluate:
         if self.out is not None:
             write_report(found, self.out, pages)
             print(f"Written: {self.out}")
-        return 0
 
     def _pages(self, saes: "Mapping[str, SAE]", store: "Store") -> dict[str, str]:
         """What was asked for besides, as Markdown by file name."""
@@ -73,11 +77,9 @@ class Evaluate:
 
     def _pictures(self, saes: "Mapping[str, SAE]", store: "Store") -> str:
         from unbox.experiments.faithfulness import faithfulness, faithfulness_table
-        from unbox.models import load
 
-        assert self.model is not None
         samples = store.samples[: self.images]
-        model = load(self.model, device=self.device)
+        model = self.model.load()
         prompts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
         steps, guidance = (store.provenance.get(key) for key in ("steps", "guidance"))
         return faithfulness_table(faithfulness(model, saes, prompts, seeds, steps=steps, guidance=guidance))

@@ -1,28 +1,31 @@
 """`unbox experiment`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from unbox.cli.model_options import Flat, ModelOptions
+
 
 @dataclass(frozen=True)
-class Experiment:
+class ExperimentCommand:
     """Run a sweep of edits: images, figures with intervals, tables, plots and a page.
 
     Writes a manifest first and one file per image, so that it can be stopped at any moment; the same line
-    goes on where it was. `examples/` has worked files.
+    goes on where it was. `examples/` has worked files. Model and autoencoders are the file's unless they
+    are named here; the other options of the model hold for either.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
     """TOML file that declares the experiment."""
     out: Path
     """Folder for its results."""
-    model: str | None = None
-    """Model in place of the file's: a system's name, a Hub id, a folder."""
     saes: str | None = None
     """Folder of autoencoders in place of the file's."""
+    model: Flat = field(default_factory=lambda: ModelOptions(""))
+    """The model."""
 
     def run(self) -> None:
         """Run what is missing, and say where the results are."""
@@ -31,8 +34,9 @@ class Experiment:
         from unbox.experiments.experiment_plan import read_plan
         from unbox.experiments.sweep import run_experiment
 
-        changes = {name: value for name in ("model", "saes") if (value := getattr(self, name)) is not None}
-        plan = replace(read_plan(self.file), **changes)
-        table = run_experiment(plan, self.out)
+        plan = read_plan(self.file)
+        options = self.model if self.model.model else replace(self.model, model=plan.model)
+        plan = replace(plan, model=options.model, saes=plan.saes if self.saes is None else self.saes)
+        table = run_experiment(plan, self.out, options.load())
         print(f"{len(table)} edited images measured; open {self.out / 'report.html'}")
         print(f"tables: {self.out / 'summary.csv'}, {self.out / 'rows.csv'}")

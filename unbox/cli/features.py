@@ -1,30 +1,31 @@
 """`unbox features`."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+from unbox.cli.model_options import Flat, ModelOptions
+from unbox.errors import UnboxError
 
 if TYPE_CHECKING:
     from unbox.atlas import Atlas, Facts
 
 
 @dataclass(frozen=True)
-class Features:
-    """Search an atlas, or tell everything about one feature: `unbox features red --atlas atlas/`.
+class FeaturesCommand:
+    """Search an atlas, or show everything about one feature: `unbox features red --atlas atlas/`.
 
-    A name like up.0.1/17 tells about that feature; words search labels and captions; without any the densest
-    are listed.
+    A name like up.0.1/17 shows that feature; words search labels and captions, or with --model by meaning,
+    through the text encoders of that model; without words the densest features are listed.
     """
 
     atlas: Path
     """Folder that `unbox atlas` wrote."""
     words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """What to look for: words, a feature's name, or an index."""
-    meaning: str = ""
-    """System or folder whose text encoders embed the words: search by meaning instead of by words."""
     block: str | None = None
     """Only features of this block."""
     density: tuple[float, float] | None = None
@@ -34,16 +35,17 @@ class Features:
     labelled: bool = False
     """Only features with a label."""
     order: str | None = None
-    """density, rarest, activation, label score or index; default the best match, without words density."""
+    """density, rarest, activation, label score or index; None: the best match, without words density."""
     limit: int = 20
-    """Most features listed."""
+    """Features to list at most."""
     json: bool = False
     """Print JSON, an object a line."""
+    model: Flat = field(default_factory=lambda: ModelOptions(""))
+    """The model."""
 
     def run(self) -> None:
         """Print what is found."""
         from unbox.atlas import Atlas
-        from unbox.errors import UnboxError
 
         atlas, text = Atlas.open(self.atlas), " ".join(self.words)
         found = self._found(atlas, text)
@@ -59,11 +61,13 @@ class Features:
         from unbox.atlas import Filter
 
         among = Filter(block=self.block, density=self.density, step=self.step, labelled=self.labelled)
-        if not self.meaning:
+        if not self.model.model:
+            if self.model != ModelOptions(""):
+                raise UnboxError("options of a model need --model, whose text encoders search by meaning")
             return atlas.search(text, among, order=self.order, limit=self.limit)
-        from unbox.models import load
-
-        return [each.facts for each in atlas.meaning(load(self.meaning), text, among, limit=self.limit)]
+        if self.order is not None:
+            raise UnboxError("search by meaning has its own order, the best match first: leave --order out")
+        return [each.facts for each in atlas.meaning(self.model.load(), text, among, limit=self.limit)]
 
     def _tell(self, atlas: "Atlas", facts: "Facts") -> None:
         """Everything about a feature, as JSON or as lines."""
@@ -71,11 +75,11 @@ class Features:
         labels, words = atlas.labels(facts.id), atlas.words(facts.id)
         top = atlas.examples(facts.id, "top")
         if self.json:
-            told = asdict(facts) | {"labels": [asdict(each) for each in labels], "words": dict(words)}
-            told |= {k: {r.facts.name: r.score for r in rows} for k, rows in related.items()}
+            shown = asdict(facts) | {"labels": [asdict(each) for each in labels], "words": dict(words)}
+            shown |= {k: {r.facts.name: r.score for r in rows} for k, rows in related.items()}
             print(
                 json.dumps(
-                    told | {"top": [{"prompt": e.prompt, "seed": e.seed, "peak": e.peak} for e in top]}
+                    shown | {"top": [{"prompt": e.prompt, "seed": e.seed, "peak": e.peak} for e in top]}
                 )
             )
             return

@@ -1,13 +1,21 @@
 """`unbox generate`."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from unbox.cli.model_options import ModelOptions
+from unbox.cli.model_options import Flat, ModelOptions
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
+from unbox.models.sampling_options import SamplingOptions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from unbox.edits import Edits
+    from unbox.models import Micro
 
 Size = tuple[int, int]
 
@@ -33,7 +41,7 @@ class MicroOptions:
     negative_aesthetic: float | None = None
     """Aesthetic score of the unconditional branch (default 2.5)."""
 
-    def value(self) -> Any:
+    def value(self) -> "Micro":
         """The same as `unbox.models.Micro`."""
         from unbox.models import Micro
 
@@ -55,7 +63,7 @@ class MicroOptions:
 
 
 @dataclass(frozen=True)
-class Generate:
+class GenerateCommand:
     """Make images from prompts, with or without edits, each written as a PNG that records how it was made.
 
     Several prompts or --count give OUT-0.png, OUT-1.png, ...
@@ -66,21 +74,14 @@ class Generate:
     out: Path = Path("image.png")
     """PNG to write."""
     seed: int | None = None
-    """Seed of the first image of each prompt, the next ones counting up from it; drawn if not given."""
+    """Seed of the first image of each prompt, the next ones counting up from it; None: drawn."""
     count: int = 1
     """Images of each prompt."""
-    steps: int | None = None
-    """Sampling steps; the system's own if not given."""
-    guidance: float | None = None
-    """Classifier-free guidance; the system's own if not given."""
+    aspect: str | None = None
+    """Aspect ratio WIDTH:HEIGHT, like 16:9, in place of --height and --width: the nearest of the sizes that
+    SDXL was trained on."""
     guidance_rescale: float = 0.0
     """Share (0 to 1) of the guided prediction scaled back to the conditional one's deviation."""
-    negative: str | None = None
-    """What not to draw; needs guidance above 1."""
-    size: tuple[int, ...] = ()
-    """Side in pixels, or HEIGHT WIDTH; the system's own if not given."""
-    aspect: str | None = None
-    """Aspect ratio WIDTH:HEIGHT, like 16:9: the nearest of the sizes that SDXL was trained on."""
     image: Path | None = None
     """Image to start from, for image-to-image systems (the refiner)."""
     strength: float = 0.3
@@ -89,14 +90,14 @@ class Generate:
     """JSON file of edits to apply."""
     saes: Path | None = None
     """Folder of the autoencoders whose features the edits name."""
-    batch_size: int = 8
-    """Images sampled at once; changes nothing but speed and memory."""
+    sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
+    """How images are sampled."""
     micro: Annotated[MicroOptions, tyro.conf.arg(name="")] = field(default_factory=MicroOptions)
     """Micro-conditioning."""
-    model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+    model: Flat = field(default_factory=ModelOptions)
     """The model."""
 
-    def run(self) -> int:
+    def run(self) -> None:
         from secrets import randbits
 
         from unbox.models.png_record import png_path, save_png
@@ -104,17 +105,17 @@ class Generate:
         png_path(self.out)
         edits = self.read_edits()
         model = self.model.load()
-        height, width = self.pixels(model)
+        system, asked = model.system, self.sampling
+        height, width = self.pixels(model.size)
         first = randbits(32) if self.seed is None else self.seed
         jobs = [(prompt, first + i) for prompt in self.prompt for i in range(self.count)]
-        call = {
-            "steps": model.system.steps if self.steps is None else self.steps,
-            "guidance": model.system.guidance if self.guidance is None else self.guidance,
-            "guidance_rescale": self.guidance_rescale,
-            "height": height,
-            "width": width,
-            "negative_prompt": self.negative,
-        }
+        chosen = replace(
+            asked,
+            steps=system.steps if asked.steps is None else asked.steps,
+            guidance=system.guidance if asked.guidance is None else asked.guidance,
+            height=height,
+            width=width,
+        )
         images = model.generate(
             [prompt for prompt, _ in jobs],
             seeds=[seed for _, seed in jobs],
@@ -122,17 +123,18 @@ class Generate:
             image=self.start(),
             strength=self.strength,
             edits=edits,
-            batch_size=self.batch_size,
+            guidance_rescale=self.guidance_rescale,
             progress=True,
-            **call,
+            **vars(chosen),
         )
+        shared = vars(chosen) | {"guidance_rescale": self.guidance_rescale}
+        del shared["batch_size"]
         for i, (image, (prompt, seed)) in enumerate(zip(images, jobs, strict=True)):
-            record = {"model": self.model.model, "system": model.system.name, "prompt": prompt, "seed": seed}
-            record |= {**call, "edits": edits.to_json() if edits else None, **self.beside()}
+            record = {"model": self.model.model, "system": system.name, "prompt": prompt, "seed": seed}
+            record |= {**shared, "edits": edits.to_json() if edits else None, **self.beside()}
             print(f"wrote {save_png(image, numbered(self.out, i, len(jobs)), record)} (seed {seed})")
-        return 0
 
-    def beside(self) -> dict[str, Any]:
+    def beside(self) -> dict[str, JSON]:
         """What else decided the images, where it was given: weights, micro-conditioning, starting image."""
         model = self.model
         given = {"unet": model.unet, "lora": model.lora, "dtype": model.dtype, "image": self.image}
@@ -142,7 +144,7 @@ class Generate:
             | ({"micro": asdict(self.micro.value())} if self.micro != MicroOptions() else {})
         )
 
-    def read_edits(self) -> Any:
+    def read_edits(self) -> "Edits | None":
         """The edits with their autoencoders, or None."""
         if self.edits is None:
             if self.saes is not None:
@@ -156,21 +158,20 @@ class Generate:
 
         return load_edits(self.edits, load_saes(self.saes))
 
-    def pixels(self, model: Any) -> Size:
-        """Height and width of the images."""
-        if self.aspect is not None:
-            from unbox.models import nearest_bucket
+    def pixels(self, side: int) -> Size:
+        """Height and width of the images; `side` where they are not given."""
+        asked = self.sampling
+        if self.aspect is None:
+            height, width = (side if given is None else given for given in (asked.height, asked.width))
+            return height, width
+        if (asked.height, asked.width) != (None, None):
+            raise UnboxError("give --aspect, or --height and --width, not both")
+        from unbox.models import nearest_bucket
 
-            if self.size:
-                raise UnboxError("give --size or --aspect, not both")
-            across, down = ratio(self.aspect)
-            return nearest_bucket(down, across, side=model.size)
-        if len(self.size) > 2:
-            raise UnboxError(f"--size takes a side, or HEIGHT WIDTH, not {len(self.size)} numbers")
-        height, *rest = self.size or (model.size,)
-        return height, rest[0] if rest else height
+        across, down = ratio(self.aspect)
+        return nearest_bucket(down, across, side=side)
 
-    def start(self) -> Any:
+    def start(self) -> "Image.Image | None":
         """The starting image, or None."""
         if self.image is None:
             return None

@@ -2,15 +2,20 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from unbox.cli.model_options import ModelOptions
+from unbox.cli.model_options import Flat, ModelOptions
+from unbox.models.sampling_options import RunOptions
+
+if TYPE_CHECKING:
+    from unbox.edits import Inversion
+    from unbox.sae import SAE
 
 
 @dataclass(frozen=True)
-class Invert:
+class InvertCommand:
     """Your own image as a run of a model: how faithful it is, which features it holds, and edits on it.
 
     The image is encoded, noised to the level of step --start, and drawn again; what the model's steps lack to
@@ -19,28 +24,24 @@ class Invert:
     """
 
     image: Annotated[Path, tyro.conf.Positional]
-    """The image; resized and cropped to the model's size (or --size)."""
+    """The image; resized and cropped to the model's size (or to --height and --width)."""
     prompt: str = ""
     """What it shows; the better it fits, the more of the image is the model's own work."""
     out: Path = Path("inverted.png")
     """PNG to write: the image drawn again, with the edits if there are any."""
-    steps: int | None = None
-    """Sampling steps; the system's own if not given."""
     start: int = 0
     """Step that the run begins at: later ones keep more of the image and leave edits less room."""
-    guidance: float | None = None
-    """Classifier-free guidance; the system's own if not given."""
     seed: int = 0
     """Seed of the noise."""
-    size: int | None = None
-    """Side in pixels; the model's own if not given."""
     edits: Path | None = None
     """JSON file of edits to apply."""
     saes: Path | None = None
     """Folder of the autoencoders: features are read by them, and edits name theirs."""
     top: int = 5
     """Features printed for each block."""
-    model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+    sampling: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+    """How the image is sampled."""
+    model: Flat = field(default_factory=ModelOptions)
     """The model."""
 
     def run(self) -> None:
@@ -55,21 +56,22 @@ class Invert:
         saes = {} if self.saes is None else dict(load_saes(self.saes))
         edits = None if self.edits is None else load_edits(self.edits, saes or None)
         model = self.model.load()
-        side = self.size or model.size
+        asked = self.sampling
+        size = [model.size if given is None else given for given in (asked.width, asked.height)]
         with Image.open(self.image) as opened:
-            image = ImageOps.fit(opened.convert("RGB"), (side, side))
+            image = ImageOps.fit(opened.convert("RGB"), (size[0], size[1]))
         inversion = invert(
             model,
             image,
             self.prompt,
-            steps=self.steps,
+            steps=self.sampling.steps,
             start=self.start,
-            guidance=self.guidance,
+            guidance=self.sampling.guidance,
             seed=self.seed,
         )
-        told = inversion.fidelity
-        print(f"encoded and decoded: {told['vae']:.1f} dB; drawn again: {told['run']:.1f} dB, of which the")
-        print(f"model alone gives {told['model']:.1f} dB (PSNR to the image)")
+        psnr = {name: f"{value:.1f} dB" for name, value in inversion.fidelity.items()}
+        print(f"encoded and decoded: {psnr['vae']}; drawn again: {psnr['run']}, of which the")
+        print(f"model alone gives {psnr['model']} (PSNR to the image)")
         for line in strongest(inversion, saes, self.top):
             print(line)
         record = {"prompt": self.prompt, "seed": self.seed, "steps": inversion.steps, "start": self.start}
@@ -77,7 +79,7 @@ class Invert:
         print(f"wrote {save_png(inversion.draw(edits), self.out, record)}")
 
 
-def strongest(inversion: Any, saes: dict[str, Any], count: int) -> list[str]:
+def strongest(inversion: "Inversion", saes: "dict[str, SAE]", count: int) -> list[str]:
     """A line per SAE: its features with the largest mean code over the image's positions and steps."""
     from unbox.capture import record
 

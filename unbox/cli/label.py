@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unbox.atlas import Atlas
 
 
 @dataclass(frozen=True)
-class Label:
+class LabelCommand:
     """Ask a vision-language model what features mean; every label is tested on images that it has not seen.
 
     Labels go into the atlas with model, date and detection score (balanced accuracy; 0.5 is chance). The key,
@@ -16,12 +20,12 @@ class Label:
     """Folder that `unbox atlas` wrote."""
     endpoint: str
     """Base of an OpenAI-compatible API, like http://localhost:8000/v1."""
-    model: str
+    endpoint_model: str
     """Name of the model there."""
     features: tuple[str, ...] = ()
-    """Names like up.0.1/17; default: the densest ones without a label by a model."""
+    """Names like up.0.1/17; none: the densest ones without a label by a model."""
     limit: int = 20
-    """How many where none are named."""
+    """Features to label at most, where none are named."""
     seed: int = 0
     """Order of the images that a label is tested on."""
 
@@ -33,16 +37,18 @@ class Label:
         from unbox.atlas.vlm_labels import Endpoint, label_feature
 
         atlas = Atlas.open(self.atlas)
-        asked = Endpoint(self.endpoint, self.model, os.environ.get("UNBOX_ENDPOINT_KEY", ""))
+        asked = Endpoint(self.endpoint, self.endpoint_model, os.environ.get("UNBOX_ENDPOINT_KEY", ""))
         for name in self.features or self.unlabelled(atlas):
             found = label_feature(atlas, name, asked, self.seed)
             score = "not tested" if found.score is None else f"{found.score:.2f} on {found.images} images"
             print(f"{name}: {found.text} ({score})")
 
-    def unlabelled(self, atlas: object) -> list[str]:
+    def unlabelled(self, atlas: "Atlas") -> list[str]:
         """The densest features that no model has labelled and that have images."""
         from unbox.atlas import Filter
 
-        found = atlas.search("", Filter(density=(1e-12, 1.0)), order="density", limit=1000)  # type: ignore[attr-defined]
-        labels = ((facts, atlas.labels(facts.id)) for facts in found)  # type: ignore[attr-defined]
-        return [f.name for f, own in labels if all(label.kind != "model" for label in own)][: self.limit]
+        found = atlas.search("", Filter(density=(1e-12, 1.0)), order="density", limit=1000)
+        labels = ((facts, atlas.labels(facts.id)) for facts in found)
+        return [f.name for f, labels_of in labels if all(label.kind != "model" for label in labels_of)][
+            : self.limit
+        ]

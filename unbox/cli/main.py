@@ -10,12 +10,23 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from unbox.errors import UnboxError
 
+if TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry
+
 #: Exit codes: a user's mistake, and a stop by Ctrl-C (128 + SIGINT).
 MISTAKE, STOPPED = 2, 130
+
+
+class Runnable(Protocol):
+    """A command's dataclass, filled from the command line."""
+
+    def run(self) -> int | None:
+        """Do it; returns the exit code, None for 0."""
+        ...
 
 
 class Command(NamedTuple):
@@ -25,35 +36,53 @@ class Command(NamedTuple):
     target: str
     about: str
 
+    def form(self) -> type[Runnable]:
+        """The command's dataclass."""
+        module, name = self.target.split(":")
+        form: type[Runnable] = getattr(import_module(f"unbox.cli.{module}"), name)
+        return form
+
 
 COMMANDS = (
-    Command("demo", "unbox.cli.demo:Demo", "the whole path on the bundled model, ending in a report"),
-    Command("models", "unbox.cli.models:Models", "the systems, what each needs, what is present here"),
-    Command("collect", "unbox.cli.collect:Collect", "record block updates of many images into a store"),
-    Command("store info", "unbox.cli.store:Info", "what a store holds"),
-    Command("store verify", "unbox.cli.store:Verify", "read every byte of a store against its digests"),
-    Command("store repair", "unbox.cli.store:Repair", "set aside what is damaged; collect then redoes it"),
-    Command("store merge", "unbox.cli.store:Merge", "make one store of several"),
-    Command("store subset", "unbox.cli.store:Subset", "copy some blocks, steps, branches or images"),
-    Command("train", "unbox.cli.train:Train", "fit sparse autoencoders to a store"),
-    Command("evaluate", "unbox.cli.evaluate:Evaluate", "held-out figures by block, step and branch"),
-    Command("atlas", "unbox.cli.atlas:Atlas", "learn what the features mean: examples, words, relations"),
-    Command("features", "unbox.cli.features:Features", "search an atlas, or tell about one feature"),
-    Command("label", "unbox.cli.label:Label", "labels by a vision-language model, each tested"),
-    Command("app", "unbox.cli.app:App", "the explorer: look at features and paint with them"),
-    Command("generate", "unbox.cli.generate:Generate", "make images, with or without edits"),
-    Command("invert", "unbox.cli.invert:Invert", "your own image: how faithful, its features, edits on it"),
-    Command("experiment", "unbox.cli.experiment:Experiment", "run a sweep of edits from a TOML file"),
-    Command("bench shapes", "unbox.cli.bench:Shapes", "do features mean and cause what they seem to?"),
-    Command("bench riebench", "unbox.cli.bench:Riebench", "edits between prompts, RIEBench's protocol"),
-    Command("recipe shapes-turbo", "unbox.cli.recipe_shapes:ShapesTurbo", "train the bundled models again"),
-    Command("recipe real-size", "unbox.cli.recipe_real_size:RealSize", "SDXL's real size, random weights"),
-    Command("sae info", "unbox.cli.sae:Info", "what a folder of autoencoders holds"),
-    Command("sae import", "unbox.cli.sae:Import", "read the published checkpoints"),
-    Command("sae export", "unbox.cli.sae:Export", "write the published checkpoints' layout"),
-    Command("sae push", "unbox.cli.sae:Push", "upload autoencoders to the Hub, each with its card"),
-    Command("sae pull", "unbox.cli.sae:Pull", "download autoencoders from the Hub"),
+    Command("demo", "demo:DemoCommand", "the whole path on the bundled model, ending in a report"),
+    Command("models", "models:ModelsCommand", "the systems, what each needs, what is present here"),
+    Command("collect", "collect:CollectCommand", "record block updates of many images into a store"),
+    Command("store info", "store:StoreInfoCommand", "what a store holds"),
+    Command("store verify", "store:StoreVerifyCommand", "read every byte of a store against its digests"),
+    Command("store repair", "store:StoreRepairCommand", "set aside what is damaged; collect then redoes it"),
+    Command("store merge", "store:StoreMergeCommand", "make one store of several"),
+    Command("store subset", "store:StoreSubsetCommand", "copy some blocks, steps, branches or images"),
+    Command("train", "train:TrainCommand", "fit sparse autoencoders to a store"),
+    Command("evaluate", "evaluate:EvaluateCommand", "held-out figures by block, step and branch"),
+    Command("atlas", "atlas:AtlasCommand", "learn what the features mean: examples, words, relations"),
+    Command("features", "features:FeaturesCommand", "search an atlas, or tell about one feature"),
+    Command("label", "label:LabelCommand", "labels by a vision-language model, each tested"),
+    Command("app", "app:AppCommand", "the explorer: look at features and paint with them"),
+    Command("generate", "generate:GenerateCommand", "make images, with or without edits"),
+    Command("invert", "invert:InvertCommand", "your own image: how faithful, its features, edits on it"),
+    Command("experiment", "experiment:ExperimentCommand", "run a sweep of edits from a TOML file"),
+    Command("bench shapes", "bench:BenchShapesCommand", "do features mean and cause what they seem to?"),
+    Command("bench riebench", "bench:BenchRiebenchCommand", "edits between prompts, RIEBench's protocol"),
+    Command(
+        "recipe shapes-turbo", "recipe_shapes:RecipeShapesTurboCommand", "train the bundled models again"
+    ),
+    Command("recipe real-size", "recipe_real_size:RecipeRealSizeCommand", "SDXL's real size, random weights"),
+    Command("sae info", "sae:SAEInfoCommand", "what a folder of autoencoders holds"),
+    Command("sae import", "sae:SAEImportCommand", "read the published checkpoints"),
+    Command("sae export", "sae:SAEExportCommand", "write the published checkpoints' layout"),
+    Command("sae push", "sae:SAEPushCommand", "upload autoencoders to the Hub, each with its card"),
+    Command("sae pull", "sae:SAEPullCommand", "download autoencoders from the Hub"),
 )
+
+
+#: Command -> an option's old name -> what to type now.
+FORMER_OPTIONS = {
+    "generate": {"--size": "--height and --width", "--negative": "--negative-prompt"},
+    "invert": {"--size": "--height and --width"},
+    "features": {"--meaning": "--model"},
+    "label": {"--model": "--endpoint-model"},
+    "store subset": {"--dtype": "--store-dtype"},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,6 +116,7 @@ def run(words: Sequence[str]) -> int:
         print(overview(rows))
         return 0
     command, rest = find(words)
+    refuse_former(command, rest)
     return parse(command, rest).run() or 0
 
 
@@ -109,15 +139,45 @@ def group(word: str) -> tuple[Command, ...]:
     return tuple(command for command in COMMANDS if command.name.startswith(f"{word} "))
 
 
-def parse(command: Command, rest: Sequence[str]) -> Any:
+def refuse_former(command: Command, rest: Sequence[str]) -> None:
+    """Raises UnboxError with the new name for an option under its old one."""
+    former = FORMER_OPTIONS.get(command.name, {})
+    for option in (word.split("=")[0] for word in rest):
+        if option in former:
+            raise UnboxError(f"{option} is now {former[option]}; see `unbox {command.name} --help`")
+
+
+def parse(command: Command, rest: Sequence[str]) -> Runnable:
     """The command's dataclass, filled. An unknown option exits with code 2 and names the nearest."""
     import tyro
 
-    module, name = command.target.split(":")
-    flags = (tyro.conf.FlagCreatePairsOff,)
     return tyro.cli(
-        getattr(import_module(module), name), args=rest, prog=f"unbox {command.name}", config=flags
+        command.form(),
+        args=rest,
+        prog=f"unbox {command.name}",
+        config=(tyro.conf.FlagCreatePairsOff,),
+        registry=registry(),
     )
+
+
+def registry() -> "ConstructorRegistry":
+    """How an option that is a pair of words is typed: as NAME=VALUE."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    def pair(kind: PrimitiveTypeInfo) -> "PrimitiveConstructorSpec[tuple[str, str]] | None":
+        if kind.type != tuple[str, str]:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="NAME=VALUE",
+            instance_from_str=lambda words: (words[0].partition("=")[0], words[0].partition("=")[2]),
+            is_instance=lambda value: isinstance(value, tuple) and len(value) == 2,
+            str_from_instance=lambda value: ["=".join(value)],
+        )
+
+    rules = ConstructorRegistry()
+    rules.primitive_rule(pair)
+    return rules
 
 
 def is_mistake(error: Exception) -> bool:

@@ -2,7 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from unbox.models import Model
+
+#: An option of every command that computes, with a model or without.
+Device = Annotated[
+    str | None,
+    tyro.conf.arg(help="Where to compute, like cuda or cpu; None: the accelerator if there is one."),
+]
 
 
 @dataclass(frozen=True)
@@ -20,9 +31,8 @@ class ModelOptions:
     config: Path | None = None
     """Diffusers folder with the configuration and tokenizers of a single-file checkpoint."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type to compute in; as stored, but never float16 on a CPU, if not given."""
-    device: str | None = None
-    """Where to compute, like cuda or cpu; the accelerator if there is one."""
+    """Type to compute in; None: as stored, but never float16 on a CPU."""
+    device: Device = None
     offload: Literal["model", "sequential"] | None = None
     """Keep parts on the CPU until they are needed: slower, less accelerator memory."""
     compile: bool = False
@@ -30,7 +40,7 @@ class ModelOptions:
     offline: bool = False
     """Never touch the network."""
 
-    def load(self) -> Any:
+    def load(self) -> "Model":
         """The model, ready to run."""
         from unbox.models import load
 
@@ -46,3 +56,17 @@ class ModelOptions:
             compile=self.compile,
             download=not self.offline,
         )
+
+    def line(self) -> str:
+        """The options as typed: what a command suggested to the user repeats."""
+        import shlex
+
+        usual, words = vars(ModelOptions()), ["--model", self.model]
+        for name, value in vars(self).items():
+            if name != "model" and value != usual[name]:
+                words += [f"--{name}"] + ([] if value is True else [str(value)])
+        return shlex.join(words)
+
+
+#: The options as a group of a command's own: their names stand without the group's.
+Flat = Annotated[ModelOptions, tyro.conf.arg(name="")]

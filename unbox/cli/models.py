@@ -7,7 +7,7 @@ import tyro
 
 
 @dataclass(frozen=True)
-class Models:
+class ModelsCommand:
     """List the systems: settings, what is present on this machine, what would be downloaded.
 
     With names, one page about each.

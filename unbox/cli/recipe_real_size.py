@@ -6,7 +6,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class RealSize:
+class RecipeRealSizeCommand:
     """Write SDXL's real architecture with random weights as a diffusers folder.
 
     For trying hardware and pipelines before anything is downloaded. The images are noise. About 7 GB in
@@ -31,6 +31,6 @@ class RealSize:
         refine = "--image IMAGE.png --steps 4" if self.architecture == "refiner" else "--steps 1"
         print(
             f"wrote {folder}; its images are noise. Try:\n"
-            f"  unbox generate --model {folder} --prompt test {refine} --size 512"
+            f"  unbox generate --model {folder} --prompt test {refine} --height 512 --width 512"
         )
         return 0

@@ -8,7 +8,7 @@ Stage = Literal["vae", "text", "base", "pairs", "turbo", "detector"]
 
 
 @dataclass(frozen=True)
-class ShapesTurbo:
+class RecipeShapesTurboCommand:
     """Train shapes-base, shapes-turbo and the factor detector; stop at any time, the same line goes on."""
 
     out: Path

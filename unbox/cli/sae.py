@@ -14,7 +14,7 @@ Layout = Literal["sdxl-unbox", "saelens", "sparsify"]
 
 
 @dataclass(frozen=True)
-class Info:
+class SAEInfoCommand:
     """What a folder of SAEs holds: sizes, figures, how they were trained, where they came from."""
 
     saes: Folder
@@ -29,7 +29,7 @@ class Info:
 
 
 @dataclass(frozen=True)
-class Import:
+class SAEImportCommand:
     """Read SAEs of another package (sdxl-unbox, SAELens, sparsify) and write them as ours.
 
     Nothing in the files is run; what cannot be read exactly is refused.
@@ -64,7 +64,7 @@ class Import:
 
 
 @dataclass(frozen=True)
-class Export:
+class SAEExportCommand:
     """Write SAEs in another package's layout."""
 
     saes: Folder
@@ -89,7 +89,7 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Push:
+class SAEPushCommand:
     """Upload SAEs to the Hugging Face Hub, each with its card."""
 
     saes: Folder
@@ -107,7 +107,7 @@ class Push:
 
 
 @dataclass(frozen=True)
-class Pull:
+class SAEPullCommand:
     """Download SAEs from the Hugging Face Hub."""
 
     repo: Annotated[str, tyro.conf.Positional]

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
+
+from unbox.json_types import JSON
 
 if TYPE_CHECKING:
     from activation_store import Report, Store
@@ -16,7 +18,7 @@ Folder = Annotated[Path, tyro.conf.Positional]
 
 
 @dataclass(frozen=True)
-class Info:
+class StoreInfoCommand:
     """What a store holds: images, blocks, steps, branches, statistics, and where it came from."""
 
     store: Folder
@@ -30,7 +32,7 @@ class Info:
 
 
 @dataclass(frozen=True)
-class Verify:
+class StoreVerifyCommand:
     """Read every byte of a store against its digests; changes nothing. Ends with 1 if something is wrong."""
 
     store: Folder
@@ -44,7 +46,7 @@ class Verify:
 
 
 @dataclass(frozen=True)
-class Repair:
+class StoreRepairCommand:
     """Keep every good file of a store, move the damaged ones to damaged/, and say what is missing.
 
     Collecting again with the same line then makes exactly what is missing.
@@ -63,7 +65,7 @@ class Repair:
 
 
 @dataclass(frozen=True)
-class Merge:
+class StoreMergeCommand:
     """Make one store of several with equal settings. Parts of one run keep their numbers."""
 
     stores: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -80,7 +82,7 @@ class Merge:
 
 
 @dataclass(frozen=True)
-class Subset:
+class StoreSubsetCommand:
     """Copy some blocks, steps, branches or images of a store into a new one, or change its number format."""
 
     store: Folder
@@ -88,31 +90,34 @@ class Subset:
     out: Path
     """Folder of the new store."""
     blocks: tuple[str, ...] | None = None
-    """Blocks to keep; default all."""
+    """Blocks to keep; None: all."""
     steps: tuple[int, ...] | None = None
-    """Steps to keep; default all."""
+    """Steps to keep; None: all."""
     branches: tuple[str, ...] | None = None
-    """Branches to keep; default all."""
+    """Branches to keep; None: all."""
     start: int = 0
     """First image to keep."""
     stop: int | None = None
-    """Image after the last to keep; default the end."""
-    dtype: Literal["float16", "bfloat16", "float32", "int8"] | None = None
-    """Number format; default the same."""
+    """Image after the last to keep; None: the end."""
+    store_dtype: Literal["float16", "bfloat16", "float32", "int8"] | None = None
+    """Number format of the new store; None: the same."""
 
     def run(self) -> None:
         """Copy and describe the result."""
         from activation_store import subset
 
-        chosen: Any = {
-            "blocks": self.blocks,
-            "steps": self.steps,
-            "branches": self.branches,
-            "dtype": self.dtype,
-        }
-        images = slice(self.start, self.stop)
         store = _with_bar(
-            "copying", lambda bar: subset(self.store, self.out, samples=images, progress=bar, **chosen)
+            "copying",
+            lambda bar: subset(
+                self.store,
+                self.out,
+                samples=slice(self.start, self.stop),
+                blocks=self.blocks,
+                steps=self.steps,
+                branches=self.branches,
+                dtype=self.store_dtype,
+                progress=bar,
+            ),
         )
         print("\n".join(describe(store)))
 
@@ -147,7 +152,7 @@ def describe(store: "Store") -> list[str]:
     return lines
 
 
-def _short(value: object) -> str:
+def _short(value: JSON) -> str:
     import json
 
     text = value if isinstance(value, str) else json.dumps(value)

@@ -21,6 +21,7 @@ from unbox.experiments.experiment_plan import Condition, ExperimentPlan
 from unbox.experiments.metrics import make_metric
 from unbox.json_types import JSON
 from unbox.mask import Mask
+from unbox.models import Model
 from unbox.models.png_record import save_png
 from unbox.prompt import Prompt
 
@@ -46,18 +47,17 @@ class Row:
 
 
 def run_experiment(
-    plan: ExperimentPlan, out: str | Path, model: Any = None, progress: bool = True
+    plan: ExperimentPlan, out: str | Path, model: Model, progress: bool = True
 ) -> list[dict[str, Any]]:
     """Run what is missing of an experiment and write its tables, plots and report into `out`.
 
-    `model`: a loaded model, in place of the plan's. Returns the rows, each a dict of what it is and its
-    figures. Raises UnboxError where the folder holds something else, or an edit cannot be made.
+    `model`: the plan's, loaded. Returns the rows, each a dict of what it is and its figures.
+    Raises UnboxError where the folder holds something else, or an edit cannot be made.
     """
     from unbox.experiments.report import write_report
 
     out = Path(out)
     metrics = [make_metric(name, plan.clip) for name in plan.metrics]
-    model = model or _load(plan)
     saes = _saes(plan)
     rows = list(_rows(plan, saes))
     for row in rows:
@@ -68,12 +68,6 @@ def run_experiment(
     figures = _measured(plan, rows, metrics, context, out, done)
     write_report(plan, figures, out)
     return figures
-
-
-def _load(plan: ExperimentPlan) -> Any:
-    from unbox.models import load
-
-    return load(plan.model)
 
 
 def _saes(plan: ExperimentPlan) -> dict[str, Any]:

@@ -145,12 +145,11 @@ class Recipe:
 
     def to_command(self, saes: str = "saes/") -> str:
         """Command lines that make this picture, with the edits in a file."""
-        size = [str(self.height)] if self.height == self.width else [str(self.height), str(self.width)]
         command = ["unbox", "generate", "--model", self.system, "--prompt", self.prompt,
-                   "--seed", str(self.seed), "--steps", str(self.steps),
-                   "--guidance", f"{self.guidance:g}", "--size", *size]  # fmt: skip
+                   "--seed", str(self.seed), "--steps", str(self.steps), "--guidance", f"{self.guidance:g}",
+                   "--height", str(self.height), "--width", str(self.width)]  # fmt: skip
         if self.negative_prompt:
-            command += ["--negative", self.negative_prompt]
+            command += ["--negative-prompt", self.negative_prompt]
         lines = self._unguarded()
         if len(self.active):
             lines.append(f"echo {shlex.quote(json.dumps(self.active.to_json()))} > edits.json")

@@ -1,18 +1,18 @@
 """Where training starts: the centre and scale of the rows, and the first directions."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unbox.errors import UnboxError
+from unbox.sae.plan import Centre, FirstDirections
 from unbox.sae.row_source import RowSource
 
 #: Rows that the start is measured on.
 SAMPLE = 32_768
-CENTRES = ("median", "mean")
-STARTS = ("tied", "subspace")
 #: Part of the variance that the active subspace holds.
 SUBSPACE_VARIANCE = 0.99
 
@@ -33,7 +33,10 @@ class Start:
 
 def measure(rows: RowSource, seed: int, centre: str, start: str, scaled: bool) -> Start:
     """Measures a sample of up to 32,768 rows. Raises UnboxError for constant, NaN or too few rows."""
-    for name, value, known in (("centre", centre, CENTRES), ("start", start, STARTS)):
+    for name, value, known in (
+        ("centre", centre, get_args(Centre)),
+        ("start", start, get_args(FirstDirections)),
+    ):
         if value not in known:
             raise UnboxError(f"no {name} '{value}'; there are {', '.join(known)}")
     x = torch.from_numpy(np.array(rows.sample(SAMPLE, seed), np.float32))

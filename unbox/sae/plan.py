@@ -5,20 +5,20 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
-from unbox.sae.initialization import CENTRES, STARTS
-from unbox.sae.variants import variant
 
 #: Value of an option of a plan or an SAE.
 Option = bool | int | float | str | tuple[int, ...] | None
 #: One value, or one for each SAE.
 Options = Option | Sequence[Option] | Sequence[Sequence[int]]
 
-PRECISIONS = ("auto", "bf16", "fp32")
-SHARES = ("rows", "latents")
+Centre = Literal["median", "mean"]
+FirstDirections = Literal["tied", "subspace"]
+Share = Literal["rows", "latents"]
+Precision = Literal["auto", "bf16", "fp32"]
 #: Rows a latent may be silent for before it counts as dead, at most (the paper's number).
 DEAD_AFTER = 10_000_000
 
@@ -48,6 +48,8 @@ class Spec:
             raise UnboxError(f"k = {self.k} active of {self.latents} latents: k is at most the latents")
         if self.lr is not None and not 0 < self.lr < 1:
             raise UnboxError(f"lr = {self.lr} is not between 0 and 1")
+        from unbox.sae.variants import variant  # needs torch; options are read without
+
         levels = tuple(int(level) for level in self.levels)
         object.__setattr__(self, "levels", variant(self.variant).levels(levels, self.k, self.latents))
 
@@ -73,16 +75,38 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One run: SAEs trained together on one pass over the rows. Amounts are in rows ("tokens")."""
+class SpecGrid:
+    """Every combination of these is one SAE."""
 
-    saes: tuple[Spec, ...] = ()
+    blocks: tuple[str, ...] = ()
+    """Blocks whose rows SAEs are fitted to; none: every block of the store."""
+    k: tuple[int, ...] = (10,)
+    """Active latents of a row."""
+    latents: tuple[int, ...] = (5120,)
+    """Numbers of latents n."""
+    variant: tuple[Literal["topk", "batchtopk", "matryoshka", "multik"], ...] = ("topk",)
+    """How active latents are chosen, and what the loss nests."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the first directions."""
+    lr: tuple[float, ...] = ()
+    """Adam's learning rates; none: 2e-4 / sqrt(latents / 16384), more in runs of under 10,000 steps."""
+
+    def specs(self, blocks: Sequence[str]) -> "tuple[Spec, ...]":
+        """The SAEs, of `blocks` where none are named."""
+        lists: dict[str, Options] = {"k": self.k, "latents": self.latents, "variant": self.variant}
+        return specs(self.blocks or blocks, **lists, seed=self.seeds, lr=self.lr or None)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How the SAEs of a run are trained. Amounts are in rows ("tokens")."""
+
     tokens: int | None = None
     """Rows each SAE sees; None: each row once. More than there are: several epochs."""
     batch_size: int = 4096
     """Rows of a step, over all processes."""
     seed: int = 0
-    """Of the order of the rows."""
+    """Seed of the order of the rows."""
     warmup: int | None = None
     """Rows of linear warm-up; None: 5 % of the tokens, at most a million."""
     decay: int | None = None
@@ -90,33 +114,32 @@ class Plan:
     clip: float | None = None
     """Largest norm of an SAE's gradient; None: no clipping."""
     aux: float = 1 / 32
-    """Coefficient of AuxK; 0: none."""
+    """Coefficient of AuxK, which revives dead latents; 0: none."""
     dead_after: int | None = None
     """Rows of silence after which a latent is dead; None: 10 million, at most an eighth of the tokens."""
-    centre: str = "median"
-    """Where b_pre starts: geometric `median` or `mean`."""
-    start: str = "tied"
-    """First directions, of encoder and decoder: `tied` (uniform) or `subspace` (in the active subspace)."""
+    centre: Centre = "median"
+    """Where b_pre starts: geometric median or mean of 32,768 rows."""
+    start: FirstDirections = "tied"
+    """First directions: uniform (tied), or in the subspace that holds 99 % of the variance."""
     scaled: bool = True
-    """Scale rows to a root mean square of 1 in training; folded away at the end."""
-    share: str = "rows"
-    """What several processes share: the `rows` of a batch, or the `latents` of each SAE, for large n."""
-    precision: str = "auto"
-    """Of the encoder's products: bf16, fp32, or auto: bf16 where the processor multiplies it."""
+    """Train on rows scaled to a root mean square of 1; folded away at the end."""
+    share: Share = "rows"
+    """What processes under torchrun share: the rows of a batch, or the latents of each SAE, for large n."""
+    precision: Precision = "auto"
+    """Type of the encoder's products: bf16, fp32, or auto: bf16 where the processor multiplies it."""
     log_every: int | None = None
     """Rows between lines of metrics; None: a hundredth of the tokens."""
     checkpoint_every: int | None = None
     """Rows between checkpoints; None: a tenth of the tokens, at most 50 million."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "saes", tuple(self.saes))
         optional = ("tokens", "warmup", "decay", "dead_after", "log_every", "checkpoint_every")
         floors = {name: 0 if name in ("warmup", "decay") else 1 for name in optional}
         _check_numbers(self, {"batch_size": 1, "seed": 0, **floors}, optional)
-        _check_choice("precision", self.precision, PRECISIONS)
-        _check_choice("share", self.share, SHARES)
-        _check_choice("centre", self.centre, CENTRES)
-        _check_choice("start", self.start, STARTS)
+        _check_choice("precision", self.precision, get_args(Precision))
+        _check_choice("share", self.share, get_args(Share))
+        _check_choice("centre", self.centre, get_args(Centre))
+        _check_choice("start", self.start, get_args(FirstDirections))
         if not 0 <= self.aux < 10:
             raise UnboxError(f"aux = {self.aux}: the coefficient of AuxK is from 0 to 10")
         if self.clip is not None and not self.clip > 0:
@@ -138,6 +161,17 @@ class Plan:
             log_every=amount(self.log_every, max(1, tokens // 100)),
             checkpoint_every=amount(self.checkpoint_every, max(1, min(tokens // 10, 50_000_000))),
         )
+
+
+@dataclass(frozen=True)
+class Plan(TrainSettings):
+    """One run: SAEs trained together on one pass over the rows."""
+
+    saes: tuple[Spec, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "saes", tuple(self.saes))
+        super().__post_init__()
 
     def names(self) -> list[str]:
         """A folder's name for each SAE: its block where that tells it apart, else its title."""
@@ -218,7 +252,9 @@ def _known(kind: type[Plan] | type[Spec], value: JSON, where: str) -> dict[str, 
     return dict(value)
 
 
-def _check_numbers(value: "Plan | Spec", floors: Mapping[str, int], optional: Sequence[str] = ()) -> None:
+def _check_numbers(
+    value: TrainSettings | Spec, floors: Mapping[str, int], optional: Sequence[str] = ()
+) -> None:
     for name, floor in floors.items():
         number = getattr(value, name)
         if number is None and name in optional:

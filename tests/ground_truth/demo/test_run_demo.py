@@ -17,23 +17,27 @@ from unbox.shapes.detector import Detector
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory):
+def model(tmp_path_factory):
+    return load(tiny_pipeline(tmp_path_factory.mktemp("tiny"), timestep_spacing="trailing"))
+
+
+@pytest.fixture(scope="module")
+def plan(model):
     """A plan of seconds. Its target is a value that the random pictures do not show."""
-    folder = tiny_pipeline(tmp_path_factory.mktemp("tiny"), timestep_spacing="trailing")
-    images = load(folder).generate([p.text for p in prompts(6, 3, "heldout")], seed=1, steps=1, guidance=0)
+    images = model.generate([p.text for p in prompts(6, 3, "heldout")], seed=1, steps=1, guidance=0)
     shown = {read["colour"] for read in readings(Detector.load(), images)}
     absent = next(value for value in FACTORS["colour"] if value not in shown)
     return DemoPlan(
-        model=str(folder), guidance=0, prompts=24, heldout=20, latents=16, k=2, tokens=4096,
+        guidance=0, prompts=24, heldout=20, latents=16, k=2, tokens=4096,
         features=(2,), strengths=(4.0,), trial=2, test=3, trial_pool=4, test_pool=6,
         targets=(("colour", absent),),
     )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_the_demo_runs_and_goes_on(plan, tmp_path):
+def test_the_demo_runs_and_goes_on(model, plan, tmp_path):
     said: list[str] = []
-    finished = run(plan, tmp_path, said.append)
+    finished = run(model, plan, tmp_path, said.append)
     assert finished.report.stat().st_size > 20_000
     assert len(finished.findings.blocks) == 11
     (edit,) = finished.findings.edits
@@ -47,19 +51,19 @@ def test_the_demo_runs_and_goes_on(plan, tmp_path):
 
     page = finished.report.read_text()
     said.clear()
-    again = run(plan, tmp_path, said.append)
+    again = run(model, plan, tmp_path, said.append)
     assert all("done before" in line for line in said if line.startswith("["))
     assert again.report.read_text() == page
 
     said.clear()
-    run(replace(plan, strengths=(2.0,)), tmp_path, said.append)
+    run(model, replace(plan, strengths=(2.0,)), tmp_path, said.append)
     ran = [line for line in said if line.startswith("[") and "done before" not in line]
     assert len(ran) == 1  # only the edit
     assert "Turning on" in ran[0]
 
     colour = plan.targets[0][1]
     saes = next((tmp_path / "stages").glob("train-*/saes"))
-    asked = ["generate", "--model", plan.model, "--prompt", "a dog", "--seed", "1", "--steps", "1"]
+    asked = ["generate", "--model", model.source, "--prompt", "a dog", "--seed", "1", "--steps", "1"]
     asked += [
         "--guidance",
         "0",

@@ -17,9 +17,10 @@ from unbox.edits import random_control
 from unbox.edits.transport import UpdatePair, steer, transport
 from unbox.errors import UnboxError
 from unbox.ground_truth.bench import causation
+from unbox.ground_truth.bench.bench_settings import BenchSettings
 from unbox.ground_truth.bench.mean_maps import MAPPED, MeanMaps
 from unbox.ground_truth.bench.methods import METHODS, SPREADS, Joint, carriers, change, dictionaries
-from unbox.ground_truth.bench.probing import VALUES, probe
+from unbox.ground_truth.bench.probing import probe
 from unbox.ground_truth.bench.scene_pairs import KINDS, ScenePair, patch, recorded, scene_pairs
 from unbox.ground_truth.effects import Cases, Outcome, draw_cases, measure
 from unbox.ground_truth.factor_scores import Value, scenes_of
@@ -29,43 +30,6 @@ from unbox.statistics import bootstrap
 
 #: A value is drawn reliably if the detector reads it in this share of the unedited images that ask for it.
 RELIABLE = 0.8
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """What the benchmark does. Everything here is part of the results' names."""
-
-    steps: int = 1
-    """Sampling steps: one, as of the runs that SDXL Turbo's published SAEs were made for."""
-    prompts: int = 800
-    """Held-out captions whose updates are probed."""
-    blocks_tried: int = 2
-    """Blocks tried one by one for each value: those that the value moves most."""
-    together: tuple[int, ...] = (2, 4)
-    """Numbers of those blocks that are edited together."""
-    sizes: tuple[int, ...] = (1, 8, 32)
-    """Numbers of features tried, in each block that is edited."""
-    strengths: tuple[float, ...] = causation.STRENGTHS
-    """Multiples of the difference of the mean maps."""
-    draws: int = 3
-    """Random draws of each control."""
-    trial_cases: int = 10
-    """Images on which blocks, spread, size and strength are chosen, for each value and method."""
-    test_cases: int = 20
-    """Other images on which success is measured."""
-    pairs: int = 12
-    """Pairs of captions of each kind of edit."""
-    transported: tuple[int, ...] = (8, 32, 128)
-    """Numbers of features that transport carries."""
-    moved: tuple[float, ...] = (1.0, 2.0)
-    """Strengths of transport."""
-    values: tuple[Value, ...] = VALUES
-    batch_size: int = 16
-    seed: int = 0
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        return {"steps": self.steps, "batch_size": self.batch_size}
 
 
 @dataclass

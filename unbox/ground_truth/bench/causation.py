@@ -12,9 +12,6 @@ from unbox.ground_truth.factor_scores import Value
 from unbox.shapes.where import edit_mask
 from unbox.statistics import bootstrap
 
-#: Times the difference of the mean maps.
-STRENGTHS = (1.0, 2.0, 4.0)
-
 #: What collateral a chosen edit may have, if any edit stays below it.
 TOLERATED = 0.10
 

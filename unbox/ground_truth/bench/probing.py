@@ -7,6 +7,7 @@ features on the same images would look good by luck alone.
 from collections.abc import Sequence
 from typing import Any
 
+from unbox.ground_truth.bench.bench_settings import VALUES
 from unbox.ground_truth.factor_scores import (
     Value,
     factor_labels,
@@ -15,12 +16,10 @@ from unbox.ground_truth.factor_scores import (
     position_iou,
     value_masks,
 )
-from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene
+from unbox.shapes import OBJECT_FACTORS, Scene
 
 #: Least number of images with and without a value in either half.
 LEAST = 5
-
-VALUES: tuple[Value, ...] = tuple((factor, value) for factor, options in FACTORS.items() for value in options)
 
 
 def probe(dictionary: Any, rows: Any, scenes: Sequence[Scene]) -> list[dict[str, Any]]:

@@ -31,16 +31,14 @@ QUALITY = 88
 class DemoPlan:
     """What the demo does. The defaults take under five minutes on two cores."""
 
-    model: str = "shapes-turbo"
-    """System's name or folder of a model that draws the Shapes world."""
     steps: int = 1
-    """Sampling steps."""
+    """Sampling steps of every image."""
     guidance: float | None = None
-    """Classifier-free guidance; None: the system's own."""
+    """Scale of classifier-free guidance; None: the system's own."""
     prompts: int = 2000
     """Images collected for training."""
     searched: int = 1000
-    """How many of them features are looked for in."""
+    """How many of these images features are looked for in."""
     heldout: int = 400
     """Images collected for every held-out figure: captions of looks that training has not seen."""
     latents: int = 512

@@ -29,15 +29,17 @@ def save_edits(folder: Path, results: Sequence[dict[str, Any]]) -> list[Path]:
     return paths
 
 
-def following(plan: DemoPlan, collected: Stage, trained: Stage, atlas: Stage, edit: Path) -> str:
-    """Commands to go on with, one under the other."""
+def following(
+    options: str, plan: DemoPlan, collected: Stage, trained: Stage, atlas: Stage, edit: Path
+) -> str:
+    """Commands to go on with, one under the other; `options` load the model."""
     store, saes = collected.folder / "store", trained.folder / "saes"
     return "\n".join(
         [
             "# browse these features, look at pictures of your own through them, paint with them",
-            f"unbox app --model {plan.model} --saes {saes} --atlas {atlas.folder / 'atlas'}",
+            f"unbox app {options} --saes {saes} --atlas {atlas.folder / 'atlas'}",
             "# one of the edits above, on a caption of your own",
-            f'unbox generate --model {plan.model} --steps {plan.steps} --prompt "{CAPTION}" --seed 1 \\',
+            f'unbox generate {options} --steps {plan.steps} --prompt "{CAPTION}" --seed 1 \\',
             f"    --saes {saes} --edits {edit} --out edited.png",
             "# autoencoders of your own on the activations that the demo left",
             f"unbox train --store {store} --out saes --k 16 --latents 1024",

@@ -12,7 +12,7 @@ from unbox.ground_truth.demo.measure import find, measure
 from unbox.ground_truth.demo.next_commands import following, save_edits
 from unbox.ground_truth.demo.report import CHANCE, SUCCESS, Findings, rate, write_report
 from unbox.ground_truth.demo.turn_on import Addition, assess, choose
-from unbox.models import Model, load
+from unbox.models import Model
 from unbox.result_cache import Stage, Stages
 from unbox.shapes import Split
 
@@ -44,12 +44,13 @@ class Finished(NamedTuple):
         )
 
 
-def run(plan: DemoPlan, folder: Path, say: Callable[[str], None] = print) -> Finished:
-    """Run the demo in a folder, going on from what is there.
+def run(
+    model: Model, plan: DemoPlan, folder: Path, say: Callable[[str], None] = print, options: str = ""
+) -> Finished:
+    """Run the demo in a folder on a model that draws the Shapes world, going on from what is there.
 
-    Raises UnboxError where the model cannot be found.
+    `options` load the model on the command line, in the lines that are suggested at the end.
     """
-    model = load(plan.model)
     stages = Stages(folder / "stages", say)
     drawn, store, heldout = pictures(stages, model, plan)
     trained = stages.run(
@@ -93,7 +94,7 @@ def run(plan: DemoPlan, folder: Path, say: Callable[[str], None] = print) -> Fin
     )
     saved = save_edits(folder / "edits", findings.edits)
     best = max(range(len(saved)), key=lambda i: rate(findings.edits[i]["edited"]))
-    further = following(plan, store, trained, atlas, saved[best])
+    further = following(options or f"--model {model.source}", plan, store, trained, atlas, saved[best])
     path = write_report(folder / "report.html", findings, further)
     return Finished(path, findings, further)
 

@@ -1,0 +1,27 @@
+"""Options of sampling, said once: commands, settings of collecting and tests take them from here."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How an image is sampled; None: as the system says."""
+
+    steps: int | None = None
+    """Sampling steps; None: the system's own."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance; None: the system's own."""
+    height: int | None = None
+    """Height of the image in pixels; None: the system's own."""
+    width: int | None = None
+    """Width of the image in pixels; None: the system's own."""
+
+
+@dataclass(frozen=True)
+class SamplingOptions(RunOptions):
+    """How images are generated from prompts."""
+
+    negative_prompt: str | None = None
+    """What not to draw; needs guidance above 1."""
+    batch_size: int = 8
+    """Images sampled together; changes nothing but rounding, speed and memory."""
