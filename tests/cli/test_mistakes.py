@@ -15,6 +15,7 @@ from activation_store import Store
 from tests.models.tiny import tiny_pipeline
 from unbox.cli.main import main
 
+ROOT = Path(__file__).parents[2]
 LOOK = ["--steps", "1", "--guidance", "0", "--batch-size", "4"]
 
 
@@ -128,3 +129,29 @@ def test_ctrl_c_and_the_same_line_again(made, tmp_path):
     stopped, whole = (Store.open(Path(tmp_path, name)) for name in ("stopped", "whole"))
     assert stopped.digest == whole.digest
     assert not list((tmp_path / "stopped").glob("**/*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("line", "package", "extra"),
+    [
+        ("app", "gradio", "app"),
+        ("collect --prompts {}/prompts.parquet --store {}/new --limit 1", "pyarrow", "data"),
+    ],
+)
+def test_a_package_of_an_extra_that_is_missing_is_named(line, package, extra, tmp_path):
+    (tmp_path / "prompts.parquet").write_bytes(b"PAR1")
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {package!r}:\n"
+        f"            raise ModuleNotFoundError('absent', name={package!r})\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from unbox.cli.main import main\n"
+        f"sys.exit(main({line.replace('{}', str(tmp_path)).split()!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("unbox:")]
+    assert package in told
+    assert f"pip install 'unbox[{extra}]'" in told

@@ -84,6 +84,15 @@ FORMER_OPTIONS = {
     "store subset": {"--dtype": "--store-dtype"},
 }
 
+#: Package that not every command needs -> the extra that installs it.
+EXTRAS = {
+    "gradio": "app",
+    "numba": "cpu",
+    "skimage": "metrics",
+    "datasets": "data",
+    "pyarrow": "data",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line (default: the process's own); returns its exit code and never a traceback
@@ -97,6 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return STOPPED
+    except ModuleNotFoundError as error:
+        if (extra := EXTRAS.get(error.name or "")) is None:
+            raise
+        print(
+            f"unbox: this needs {error.name}, which is not installed: pip install 'unbox[{extra}]'",
+            file=sys.stderr,
+        )
+        return MISTAKE
     except (ValueError, OSError) as error:
         if not is_mistake(error) or os.environ.get("UNBOX_TRACEBACK"):
             raise

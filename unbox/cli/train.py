@@ -1,6 +1,7 @@
 """`unbox train`."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,6 +47,8 @@ class TrainCommand:
         if self.resume or self.plan is not None:
             self._refuse_options()
         store = Store.open(self.store)
+        if find_spec("numba") is None:
+            print("numba is not installed: training on a CPU is slower without it (pip install 'unbox[cpu]')")
         saes = train(
             store,
             self.out,
