@@ -33,9 +33,9 @@ def facts_of(session: ExplorerSession, names: Sequence[str]) -> dict[str, Facts]
     """What the atlas knows of features; those that it does not know are left out."""
     if session.atlas is None:
         return {}
-    known = {sae.name: sae.latents for sae in session.atlas.saes}
-    there = [name for name in names if name.rpartition("/")[0] in known]
-    found = session.atlas.features([session.atlas.id(name) for name in there]) if there else []
+    known = {sae.name for sae in session.atlas.saes}
+    ids = [session.atlas.id(name) for name in names if name.rpartition("/")[0] in known]
+    found = session.atlas.features(ids) if ids else []
     return {facts.name: facts for facts in found}
 
 

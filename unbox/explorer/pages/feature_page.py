@@ -35,7 +35,7 @@ class FeaturePage:
     label: gr.Textbox
     author: gr.Textbox
     save: gr.Button
-    tries: gr.Button
+    try_strengths: gr.Button
     stop: gr.Button
     paint: gr.Button
     prompt: gr.Textbox
@@ -79,14 +79,14 @@ def draw(session: ExplorerSession, initial: InitialState) -> FeaturePage:
                             elem_id="feature-prompt", min_width=200)  # fmt: skip
         seed = gr.Number(initial.recipe.seed, label="Seed", precision=0, minimum=0, maximum=limits.SEED,
                          scale=1, min_width=90)  # fmt: skip
-        tries = gr.Button("Icon and strengths", variant="primary", elem_id="feature-try", scale=0,
+        try_strengths = gr.Button("Icon and strengths", variant="primary", elem_id="feature-try", scale=0,
                           min_width=150)  # fmt: skip
         stop = gr.Button("Stop", scale=0, min_width=70)
         paint = gr.Button("Paint with it", elem_id="feature-paint", scale=0, min_width=110)
     strip = html_component("", elem_id="feature-strip")
     shown_body = html_component(shown, elem_id="feature-body")
-    return FeaturePage(name, before, after, shown_body, label, author, save, tries, stop, paint, prompt, seed,
-                       strip, gr.State(None))  # fmt: skip
+    return FeaturePage(name, before, after, shown_body, label, author, save, try_strengths, stop, paint,
+                       prompt, seed, strip, gr.State(None))  # fmt: skip
 
 
 def outputs(shared: SharedComponents, page: FeaturePage) -> list[Block]:
@@ -157,7 +157,9 @@ def wire(shared: SharedComponents, page: FeaturePage, explore: ExplorePage, sear
             name = name.strip()
             return strip_html(name, generate_strip(session, name, prompt, limits.seed(seed), stop, progress))
 
-    run = listen(page.tries.click, make_strip, [page.name, page.prompt, page.seed], [page.strip], device=True)
+    run = listen(
+        page.try_strengths.click, make_strip, [page.name, page.prompt, page.seed], [page.strip], device=True
+    )
     shared.wire_stop(page.stop, [run])
 
 

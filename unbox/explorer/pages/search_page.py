@@ -54,9 +54,9 @@ class SearchQuery:
 
 @dataclass(frozen=True)
 class SearchPage:
-    """The page's components; the first eight are one for each field of SearchQuery, in that order."""
+    """The page's components: one for each field of SearchQuery, the button and what it finds."""
 
-    words: gr.Textbox
+    q: gr.Textbox
     by: gr.Radio
     block: gr.Dropdown
     step: gr.Dropdown
@@ -70,7 +70,7 @@ class SearchPage:
     @property
     def query(self) -> list[Block]:
         """The components of a SearchQuery's fields."""
-        return [self.words, self.by, self.block, self.step, self.low, self.high, self.labelled, self.order]
+        return [getattr(self, name) for name in vars(SearchQuery())]
 
 
 def draw(session: ExplorerSession) -> SearchPage:
@@ -78,7 +78,7 @@ def draw(session: ExplorerSession) -> SearchPage:
     blocks = [ANY, *(session.atlas.blocks if session.atlas else ())]
     steps = [ANY, *(map(str, session.atlas.steps) if session.atlas else ())]
     with gr.Row(elem_classes="ub-toolbar"):
-        words = gr.Textbox(label="Search features", placeholder="red, left of, up.0.1/17, 17 \u2026", scale=4,
+        q = gr.Textbox(label="Search features", placeholder="red, left of, up.0.1/17, 17 \u2026", scale=4,
                            max_length=300, elem_id="search-words", min_width=200)  # fmt: skip
         by = gr.Radio([WORDS, MEANING], value=WORDS, label="By", min_width=200, scale=1)
         find = gr.Button("Search", variant="primary", elem_id="search-find", scale=0, min_width=110)
@@ -94,7 +94,7 @@ def draw(session: ExplorerSession) -> SearchPage:
     if session.atlas is not None:
         query = SearchQuery(labelled=True, order="label score")
         first = results(session, query, "The features whose labels foretell best where they fire.")
-    return SearchPage(words, by, block, step, low, high, labelled, order, find,
+    return SearchPage(q, by, block, step, low, high, labelled, order, find,
                       html_component(first, elem_id="search-results"))  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def wire(shared: SharedComponents, page: SearchPage) -> None:
     ) -> Updates:
         return run_search(shared, page, SearchQuery(q or "", by, block, step, low, high, labelled, order))
 
-    for event in (page.find.click, page.words.submit):
+    for event in (page.find.click, page.q.submit):
         shared.show_link(listen(event, search, page.query, [page.results, shared.link]))
 
 
@@ -131,7 +131,7 @@ def results(session: ExplorerSession, query: SearchQuery, note: str = "") -> str
     atlas = session.atlas
     if atlas is None:
         raise UnboxError("search needs an atlas: build one with `unbox atlas` and start with --atlas")
-    words = limits.text("the search", query.q, 300)
+    text = limits.text("the search", query.q, 300)
     if query.step != ANY and not (query.step.isascii() and query.step.isdigit()):
         raise UnboxError(f"no step '{query.step[:20]}'; there are {', '.join(map(str, atlas.steps))}")
     among = Filter(
@@ -142,13 +142,13 @@ def results(session: ExplorerSession, query: SearchQuery, note: str = "") -> str
     )
     found: list[tuple[Facts, float | None]]
     if query.by == MEANING:
-        if not words:
+        if not text:
             raise UnboxError("say what to look for: a word, or a whole caption")
-        near = atlas.meaning(session.model(session.default), words, among, limit=RESULTS)
+        near = atlas.meaning(session.model(session.default), text, among, limit=RESULTS)
         found = [(each.facts, each.score) for each in near]
     else:
         order = None if query.order == BEST else query.order
-        found = [(facts, None) for facts in atlas.search(words, among, order=order, limit=RESULTS)]
+        found = [(facts, None) for facts in atlas.search(text, among, order=order, limit=RESULTS)]
     cards = [(facts, feature_summaries.cover(session, facts.name), likeness) for facts, likeness in found]
     return render("search_results.html", note=note, found=cards)
 
