@@ -9,16 +9,11 @@ from PIL import Image
 
 from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
-from unbox.experiments.riebench import (
-    KINDS,
-    RiebenchSettings,
-    bench_riebench,
-    markdown,
-    placed,
-    read_examples,
-    summary,
-    token_places,
-)
+from unbox.experiments.riebench.examples import KINDS, read_examples
+from unbox.experiments.riebench.masks import placed, token_places
+from unbox.experiments.riebench.report import markdown, summary
+from unbox.experiments.riebench.riebench_settings import RiebenchSettings
+from unbox.experiments.riebench.run_riebench import bench_riebench
 
 DATA = [
     {

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from unbox.cli.model_options import Flat, ModelOptions
+from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.ground_truth.bench.bench_settings import BenchSettings
 
 
@@ -60,34 +61,21 @@ class BenchRiebenchCommand:
     """Folder of the autoencoders to test."""
     out: Path
     """Folder for the results."""
-    masks: Path | None = None
-    """Folder of masks, ID_original.png and ID_editing.png; without it they come from cross-attention."""
     limit: int | None = None
     """Examples to take at most, the first ones; None: all."""
-    steps: int = 4
-    """Sampling steps."""
-    guidance: float = 0.0
-    """Guidance scale."""
-    seed: int = 42
-    """Seed of every image."""
-    counts: tuple[int, ...] = (80, 160, 320, 640)
-    """Numbers of features carried."""
-    metrics: tuple[str, ...] = ("structure",)
-    """Distances to the original and to the edited prompt's image: structure, pixels, lpips, clip."""
-    clip: str | None = None
-    """CLIP model for the metric clip: a Hub id or a folder."""
+    settings: Annotated[RiebenchSettings, tyro.conf.arg(name="")] = RiebenchSettings()
+    """The protocol."""
     model: Flat = field(default_factory=lambda: ModelOptions("sdxl-turbo"))
     """The model."""
 
     def run(self) -> None:
         """Run what is missing, and print the table."""
-        from unbox.experiments.riebench import RiebenchSettings, bench_riebench, markdown, read_examples
+        from unbox.experiments.riebench.examples import read_examples
+        from unbox.experiments.riebench.report import markdown
+        from unbox.experiments.riebench.run_riebench import bench_riebench
         from unbox.sae import load_saes
 
-        same = ("steps", "guidance", "seed", "counts", "metrics", "clip")
-        masks = None if self.masks is None else str(self.masks)
-        settings = RiebenchSettings(masks=masks, **{name: getattr(self, name) for name in same})
         examples = read_examples(self.data, self.limit)
-        rows = bench_riebench(self.model.load(), load_saes(self.saes), examples, self.out, settings)
+        rows = bench_riebench(self.model.load(), load_saes(self.saes), examples, self.out, self.settings)
         print(markdown(rows))
         print(f"rows and images: {self.out}")

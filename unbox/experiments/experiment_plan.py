@@ -29,31 +29,33 @@ grid = { value = [2, 4, 8] }
 
 import itertools
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import date, time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+from PIL import Image
 
 from unbox.capture.prompt_reader import read_prompts
-from unbox.edit import Edits
+from unbox.edit import Edit, Edits
+from unbox.edits.edit_files import load_edits
 from unbox.errors import UnboxError
 from unbox.experiments.critics import critics, critics_by_place
+from unbox.json_types import JSON
 from unbox.mask import Mask
 from unbox.prompt import Prompt
 
-_EDIT_WORDS = (
-    "block",
-    "op",
-    "value",
-    "feature",
-    "direction",
-    "unit",
-    "where",
-    "steps",
-    "branch",
-    "above",
-    "source",
-)
+#: Keys of an edit's table that are the edit's, and may be axes of its grid; the others.
+EDIT_KEYS = {f.name for f in fields(Edit)} - {"sae"}
+TABLE_KEYS = {"name", "grid", "target", "control", "edits", "file"}
+
+#: A list of texts, or a table: `file`, or a critic's name with its options.
+PromptSource = Sequence[str] | Mapping[str, bool | int | float | str]
+#: An edit's table; `Edits.from_json` checks what is the edit's.
+EditTable = Mapping[str, JSON]
+#: What a TOML file can hold.
+TOML: TypeAlias = "bool | int | float | str | date | time | Sequence[TOML] | Mapping[str, TOML]"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Condition:
 
     name: str
     edits: Edits
-    settings: Mapping[str, Any]
+    settings: Mapping[str, JSON]
     """The values that the grid chose: axis -> value."""
     place: str | None = None
     """A critic's name of a place (`object`), where the mask differs between prompts."""
@@ -98,7 +100,7 @@ class ExperimentPlan:
     clip: str | None = None
     """Hub id or folder of a CLIP model, for the metric of that name."""
     batch_size: int = 8
-    source: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, TOML] = field(default_factory=dict)
     """The file's content as it was read."""
 
     @property
@@ -120,7 +122,7 @@ def read_plan(path: str | Path) -> ExperimentPlan:
         raise UnboxError(f"{path}: {error}") from error
 
 
-def make_plan(data: Mapping[str, Any], folder: Path = Path()) -> ExperimentPlan:
+def make_plan(data: Mapping[str, TOML], folder: Path = Path()) -> ExperimentPlan:
     """A plan from the file's content."""
     known = {f.name for f in fields(ExperimentPlan)} - {"conditions", "source"}
     _known("an experiment", data, known | {"edit"})
@@ -128,10 +130,10 @@ def make_plan(data: Mapping[str, Any], folder: Path = Path()) -> ExperimentPlan:
     if missing:
         raise UnboxError(f"the experiment has no {missing[0]}; it needs model, prompts and [[edit]] tables")
     values: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known
+        name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known | {"edit"}
     }
-    values["prompts"] = _prompts(data["prompts"], folder)
-    values["conditions"] = tuple(c for table in data["edit"] for c in _conditions(table, folder))
+    values["prompts"] = _prompts(values["prompts"], folder)
+    values["conditions"] = tuple(c for table in values.pop("edit") for c in _conditions(table, folder))
     if values.get("saes"):
         values["saes"] = str(folder / values["saes"])
     labels = [c.label for c in values["conditions"]]
@@ -141,85 +143,86 @@ def make_plan(data: Mapping[str, Any], folder: Path = Path()) -> ExperimentPlan:
     return ExperimentPlan(**values, source=dict(data))
 
 
-def _prompts(given: Any, folder: Path) -> tuple[Prompt, ...]:
-    if isinstance(given, list):
+def _prompts(given: PromptSource, folder: Path) -> tuple[Prompt, ...]:
+    if isinstance(given, list | tuple):
         return tuple(Prompt(str(text)) for text in given)
     if isinstance(given, Mapping) and set(given) == {"file"}:
-        return tuple(read_prompts(str((folder / given["file"]).resolve())))
-    named = [name for name in critics() if isinstance(given, Mapping) and name in given]
-    if named:
-        critic, options = critics()[named[0]], dict(given)
-        _known(f"prompts from {critic.name}", given, {critic.name, *critic.prompt_options})
-        return tuple(critic.prompts(int(options.pop(critic.name)), **options))
+        return tuple(read_prompts(str((folder / str(given["file"])).resolve())))
+    for critic in critics().values():
+        if isinstance(given, Mapping) and critic.name in given:
+            _known(f"prompts from {critic.name}", given, {critic.name, *critic.prompt_options})
+            options = {name: value for name, value in given.items() if name != critic.name}
+            return tuple(critic.prompts(int(given[critic.name]), **options))
     worlds = "".join(f", or {{ {name} = N, seed = S }}" for name in critics())
     raise UnboxError('prompts are a list, { file = "..." }' + worlds)
 
 
-def _conditions(table: Mapping[str, Any], folder: Path) -> list[Condition]:
+def _conditions(table: EditTable, folder: Path) -> list[Condition]:
     """One edit table, its grid expanded, each with its controls."""
-    own = {"name", "grid", "target", "control", "edits", "file"}
-    _known("an edit", table, own | set(_EDIT_WORDS))
-    grid = table.get("grid", {})
-    _known("the grid of an edit", grid, set(_EDIT_WORDS))
-    target = table.get("target")
-    if target is not None:
-        _check_target(target)
+    _known("an edit", table, TABLE_KEYS | EDIT_KEYS)
+    grid: dict[str, list[JSON]] = dict(table.get("grid", {}))  # type: ignore[arg-type]
+    _known("the grid of an edit", grid, EDIT_KEYS)
+    target, controls = _target(table.get("target")), int(str(table.get("control", 0)))
     found = []
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
-        edits, place = _edits({**table, **settings}, own, folder)
+        edits, place = _edits({**table, **settings}, folder)
         name = str(table.get("name") or edits[0].op)
-        for control in (None, *range(int(table.get("control", 0)))):
-            found.append(Condition(name, edits, settings, place, tuple(target) if target else None, control))
-    if table.get("control") and not any(e.subject == "feature" for c in found for e in c.edits):
+        for control in (None, *range(controls)):
+            found.append(Condition(name, edits, settings, place, target, control))
+    if controls and not any(e.subject == "feature" for c in found for e in c.edits):
         raise UnboxError("random-feature controls are for edits of features")
     return found
 
 
-def _check_target(target: Sequence[str]) -> None:
+def _target(given: JSON) -> tuple[str, str] | None:
+    if given is None:
+        return None
     known = [(factor, v) for c in critics().values() for factor, values in c.targets.items() for v in values]
-    if tuple(target) not in known:
-        of_factor = [v for factor, v in known if target and factor == target[0]]
+    asked = [str(part) for part in given] if isinstance(given, Sequence) else [str(given)]
+    if (*asked,) not in known:
+        of_factor = [value for factor, value in known if factor == asked[0]]
         raise UnboxError(
-            f"target {target} is not a factor and one of its values that a critic reads; there are "
+            f"target {given} is not a factor and one of its values that a critic reads; there are "
             f"{', '.join(of_factor or dict.fromkeys(factor for factor, _ in known))}"
         )
+    return asked[0], asked[1]
 
 
-def _edits(table: Mapping[str, Any], own: set[str], folder: Path) -> tuple[Edits, str | None]:
-    """The edits of one condition, and the place in the scene where their mask is."""
+def _edits(table: EditTable, folder: Path) -> tuple[Edits, str | None]:
+    """The edits of one condition, and the place in the picture where their mask is."""
     if "file" in table:
-        from unbox.edits import load_edits
-
-        return load_edits(folder / table["file"]), None
-    rows = table.get("edits") or [{k: v for k, v in table.items() if k not in own}]
-    places, where = critics_by_place(), rows[0].get("where")
-    place = where if isinstance(where, str) and where in places else None
-    resolved = []
-    for row in rows:
-        row = dict(row)
-        if isinstance(row.get("feature"), int):
-            row["feature"] = [row["feature"]]
-        if isinstance(row.get("where"), str) and row["where"] in places:
-            if row["where"] != place:
-                raise UnboxError(f"the edits of one table act in one place: {' or '.join(map(repr, places))}")
-            del row["where"]
-        if isinstance(row.get("where"), Mapping) and set(row["where"]) == {"image"}:
-            row["where"] = _image_mask(folder / row["where"]["image"])
-        resolved.append(row)
-    return Edits.from_json(resolved), place
+        return load_edits(folder / str(table["file"])), None
+    rows: list[EditTable] = table.get("edits") or [  # type: ignore[assignment]
+        {key: value for key, value in table.items() if key not in TABLE_KEYS}
+    ]
+    places = critics_by_place()
+    place = where if isinstance(where := rows[0].get("where"), str) and where in places else None
+    return Edits.from_json([_resolved(row, place, tuple(places), folder) for row in rows]), place
 
 
-def _image_mask(path: Path) -> Any:
-    from PIL import Image
+def _resolved(row: EditTable, place: str | None, places: Sequence[str], folder: Path) -> EditTable:
+    """An edit's JSON: one number as a list, places left to each prompt, images read as masks."""
+    row, where = dict(row), row.get("where")
+    if isinstance(row.get("feature"), int):
+        row["feature"] = [row["feature"]]
+    if isinstance(where, str) and where in places:
+        if where != place:
+            raise UnboxError(f"the edits of one table act in one place: {' or '.join(map(repr, places))}")
+        del row["where"]
+    if isinstance(where, Mapping) and set(where) == {"image"}:
+        row["where"] = _image_mask(folder / str(where["image"]))
+    return row
 
+
+def _image_mask(path: Path) -> JSON:
     with Image.open(path) as image:
         mask = Mask.of(image)
     assert mask is not None
     return mask.to_json()
 
 
-def _known(what: str, given: Mapping[str, Any], known: set[str]) -> None:
+def _known(what: str, given: Iterable[str], known: set[str]) -> None:
     unknown = sorted(set(given) - known)
     if unknown:
         raise UnboxError(f"{what} has no '{unknown[0]}'; it has {', '.join(sorted(known))}")

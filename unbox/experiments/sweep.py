@@ -4,26 +4,29 @@ A **row** is one image: a condition, a prompt, a seed. Its name is a hash of eve
 second run of the same line makes only what is missing, and a changed file keeps what still holds.
 """
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from einops import reduce
 from PIL import Image
 from tqdm.auto import tqdm
 
-from activation_store.files import canonical, read_json, write_json
+from activation_store.files import write_json
 from unbox.edit import Edits
 from unbox.edits import EditHook, bind, random_control
-from unbox.experiments.critics import ImagePair, Metric, critics_by_place
-from unbox.experiments.experiment_plan import Condition, ExperimentPlan
+from unbox.experiments.critics import Figures, ImagePair, critics_by_place
+from unbox.experiments.experiment_plan import TOML, Condition, ExperimentPlan
 from unbox.experiments.metrics import make_metric
+from unbox.experiments.report import write_report
 from unbox.json_types import JSON
 from unbox.mask import Mask
 from unbox.models import Model
 from unbox.models.png_record import save_png
 from unbox.prompt import Prompt
+from unbox.result_cache import cached, key_of
+from unbox.sae import SAE, load_saes
 
 
 @dataclass(frozen=True)
@@ -42,43 +45,33 @@ class Row:
         control = None if self.condition is None else self.condition.control
         target = None if self.condition is None else self.condition.target
         mask = None if self.mask is None else self.mask.to_json()
-        told: list[JSON] = [context, self.prompt.text, self.seed, self.edits.to_json(), control, target, mask]
-        return hashlib.sha256(canonical(told)).hexdigest()[:24]
+        return key_of([context, self.prompt.text, self.seed, self.edits.to_json(), control, target, mask])
 
 
 def run_experiment(
     plan: ExperimentPlan, out: str | Path, model: Model, progress: bool = True
-) -> list[dict[str, Any]]:
+) -> list[dict[str, JSON]]:
     """Run what is missing of an experiment and write its tables, plots and report into `out`.
 
     `model`: the plan's, loaded. Returns the rows, each a dict of what it is and its figures.
     Raises UnboxError where the folder holds something else, or an edit cannot be made.
     """
-    from unbox.experiments.report import write_report
-
     out = Path(out)
-    metrics = [make_metric(name, plan.clip) for name in plan.metrics]
-    saes = _saes(plan)
+    for name in plan.metrics:
+        make_metric(name, plan.clip)  # what cannot be measured is said before anything is made
+    saes = {} if plan.saes is None else dict(load_saes(plan.saes))
     rows = list(_rows(plan, saes))
     for row in rows:
         EditHook(row.edits).attach(model)  # attaching checks; only entering installs
     context = _manifest(plan, model, saes, out, len(rows))
     with tqdm(total=len(rows), disable=not progress, desc="experiment", unit="image") as bar:
         done = _images(plan, model, rows, context, out, bar)
-    figures = _measured(plan, rows, metrics, context, out, done)
+    figures = _measured(plan, rows, context, out, done)
     write_report(plan, figures, out)
     return figures
 
 
-def _saes(plan: ExperimentPlan) -> dict[str, Any]:
-    if plan.saes is None:
-        return {}
-    from unbox.sae import load_saes
-
-    return dict(load_saes(plan.saes))
-
-
-def _rows(plan: ExperimentPlan, saes: dict[str, Any]) -> Iterator[Row]:
+def _rows(plan: ExperimentPlan, saes: Mapping[str, SAE]) -> Iterator[Row]:
     """The unedited images first, then every condition's."""
     for condition in (None, *plan.conditions):
         bound = Edits() if condition is None else bind(condition.edits, saes)
@@ -98,24 +91,23 @@ def _mask(condition: Condition | None, prompt: Prompt) -> Mask | None:
     return critics_by_place()[condition.place].place_mask(condition.place, prompt)
 
 
-def _manifest(plan: ExperimentPlan, model: Any, saes: dict[str, Any], out: Path, count: int) -> str:
+def _manifest(plan: ExperimentPlan, model: Model, saes: Mapping[str, SAE], out: Path, count: int) -> str:
     """Write `manifest.json` before anything else; returns the digest of what all rows share."""
-    shared = {
+    shared: dict[str, JSON] = {
         "model": model.fingerprint,
         "sampling": plan.sampling,
-        "saes": {n: s.digest for n, s in saes.items()},
+        "saes": {name: sae.digest for name, sae in saes.items()},
     }
-    context = hashlib.sha256(canonical(shared)).hexdigest()
-    for name in ("images", "rows"):
-        (out / name).mkdir(parents=True, exist_ok=True)
-    held = {"title": plan.title, "rows": count, "context": context, **shared, "plan": _plain(plan.source)}
-    write_json(out / "manifest.json", held)
+    context = key_of(shared, 64)
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    about: dict[str, JSON] = {"title": plan.title, "rows": count, "context": context}
+    write_json(out / "manifest.json", {**about, **shared, "plan": _plain(plan.source)})
     return context
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: TOML) -> JSON:
     """The file's content as JSON (TOML has dates)."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
@@ -123,7 +115,7 @@ def _plain(value: Any) -> Any:
 
 
 def _images(
-    plan: ExperimentPlan, model: Any, rows: list[Row], context: str, out: Path, bar: Any
+    plan: ExperimentPlan, model: Model, rows: Sequence[Row], context: str, out: Path, bar: tqdm
 ) -> dict[str, Path]:
     """Make the images that are missing, a batch at a time; row key -> file."""
     files = {row.key(context): out / "images" / f"{row.key(context)}.png" for row in rows}
@@ -151,30 +143,26 @@ def _images(
 
 
 def _measured(
-    plan: ExperimentPlan,
-    rows: list[Row],
-    metrics: list[Metric],
-    context: str,
-    out: Path,
-    files: dict[str, Path],
-) -> list[dict[str, Any]]:
-    """Figures of every edited row, kept in `rows/`."""
+    plan: ExperimentPlan, rows: Sequence[Row], context: str, out: Path, files: Mapping[str, Path]
+) -> list[dict[str, JSON]]:
+    """Figures of every edited row, from `rows/` where they are there."""
+    metrics = [make_metric(name, plan.clip) for name in plan.metrics]
     plain = {(r.prompt_index, r.seed): files[r.key(context)] for r in rows if r.condition is None}
-    kinds = hashlib.sha256(canonical([list(plan.metrics), plan.clip])).hexdigest()[:8]
+    kinds = key_of([list(plan.metrics), plan.clip], 8)
     table = []
     for start in range(0, len(rows), 64):
-        part = [row for row in rows[start : start + 64] if row.condition is not None]
-        stored = {row.key(context): out / "rows" / f"{row.key(context)}-{kinds}.json" for row in part}
-        missing = [row for row in part if not stored[row.key(context)].is_file()]
-        pairs = [_pair(row, plain[row.prompt_index, row.seed], files[row.key(context)]) for row in missing]
-        scores: list[dict[str, float]] = [{} for _ in missing]
+        part = {row.key(context): row for row in rows[start : start + 64] if row.condition is not None}
+        stored = {key: out / "rows" / f"{key}-{kinds}.json" for key in part}
+        before = {key: plain[row.prompt_index, row.seed] for key, row in part.items()}
+        missing = [key for key in part if not stored[key].is_file()]
+        pairs = [_pair(part[key], before[key], files[key]) for key in missing]
+        scores: dict[str, Figures] = {key: {} for key in missing}
         for metric in metrics if pairs else ():
-            scores = [old | new for old, new in zip(scores, metric(pairs), strict=True)]
-        for row, score in zip(missing, scores, strict=True):
-            write_json(stored[row.key(context)], score)
-        table += [
-            _described(row, files[row.key(context)], plain, stored[row.key(context)], out) for row in part
-        ]
+            for key, figures in zip(missing, metric(pairs), strict=True):
+                scores[key] |= figures
+        for key, row in part.items():
+            figures = cached(stored[key], partial(scores.__getitem__, key))
+            table.append({**_described(row, files[key], before[key], out), **figures})
     return table
 
 
@@ -183,12 +171,12 @@ def _pair(row: Row, before: Path, after: Path) -> ImagePair:
         images = first.convert("RGB"), second.convert("RGB")
     mask = None if row.mask is None else row.mask.on(images[0].height, images[0].width)
     if mask is not None and mask.ndim > 2:
-        mask = mask.reshape(-1, *mask.shape[-2:]).max(0)
+        mask = reduce(mask, "... y x -> y x", "max")
     assert row.condition is not None
     return ImagePair(*images, row.prompt.text, mask, row.condition.target)
 
 
-def _described(row: Row, image: Path, plain: dict[Any, Path], stored: Path, out: Path) -> dict[str, Any]:
+def _described(row: Row, image: Path, unedited: Path, out: Path) -> dict[str, JSON]:
     condition = row.condition
     assert condition is not None
     return {
@@ -200,6 +188,5 @@ def _described(row: Row, image: Path, plain: dict[Any, Path], stored: Path, out:
         "prompt_index": row.prompt_index,
         "seed": row.seed,
         "image": str(image.relative_to(out)),
-        "unedited": str(plain[row.prompt_index, row.seed].relative_to(out)),
-        **read_json(stored),
+        "unedited": str(unedited.relative_to(out)),
     }

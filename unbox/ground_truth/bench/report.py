@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from activation_store.files import write_text
-from unbox.experiments.report import write_table
+from unbox.experiments.tables import write_table
 from unbox.ground_truth.bench.methods import METHODS
 from unbox.ground_truth.bench.scene_pairs import KINDS
 from unbox.ground_truth.bench.tables import markdown

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unbox.experiments.tables import markdown_table
 from unbox.ground_truth.bench.methods import METHODS
 
 Rows = Sequence[Mapping[str, Any]]
@@ -13,11 +14,6 @@ def markdown(results: Mapping[str, Any], told: Mapping[tuple[str, str], Mapping[
     return "\n\n".join(
         [_values(results, told), _removed(results["removal"]), _owners(results["ownership"]), _moved(results)]
     )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def rate(row: Mapping[str, Any]) -> str:
@@ -57,7 +53,7 @@ def _values(results: Mapping[str, Any], told: Mapping[tuple[str, str], Mapping[s
                 *(_short(by.get(m)) for m in others),
             ]
         )
-    return table([*head, "SAE features", "random features", *others], rows)
+    return markdown_table([*head, "SAE features", "random features", *others], rows)
 
 
 def _removed(rows: Rows) -> str:
@@ -73,7 +69,7 @@ def _removed(rows: Rows) -> str:
         ]
         for (f, v), of in by.items()
     ]
-    return table(["value", "ablated", "gone", "random features"], lines)
+    return markdown_table(["value", "ablated", "gone", "random features"], lines)
 
 
 def _owners(rows: Rows) -> str:
@@ -81,7 +77,9 @@ def _owners(rows: Rows) -> str:
     blocks = list(dict.fromkeys(row["block"] for row in rows))
     by = {(row["kind"], row["block"]): row for row in rows}
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    return table(["edit", *blocks], [[kind, *(_short(by[kind, b]) for b in blocks)] for kind in kinds])
+    return markdown_table(
+        ["edit", *blocks], [[kind, *(_short(by[kind, b]) for b in blocks)] for kind in kinds]
+    )
 
 
 def _moved(results: Mapping[str, Any]) -> str:
@@ -90,4 +88,6 @@ def _moved(results: Mapping[str, Any]) -> str:
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     by = {(row["method"], row["kind"]): row for row in rows}
     ways = list(dict.fromkeys(row["method"] for row in rows))
-    return table(["method", *kinds], [[way, *(_short(by[way, kind]) for kind in kinds)] for way in ways])
+    return markdown_table(
+        ["method", *kinds], [[way, *(_short(by[way, kind]) for kind in kinds)] for way in ways]
+    )

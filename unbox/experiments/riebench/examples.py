@@ -1,0 +1,63 @@
+"""RIEBench's examples: pairs of prompts, from a file in its format."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from activation_store.files import read_json
+from unbox.errors import UnboxError
+from unbox.json_types import JSON
+
+#: `editing_type_id` -> kind.
+KINDS = dict(
+    enumerate(
+        ("change object", "add object", "delete object", "change content", "change pose", "change colour",
+         "change material", "change background", "change style"),
+        start=1,
+    )
+)  # fmt: skip
+
+FIELDS = ("id", "editing_type_id", "original_prompt", "editing_prompt")
+
+
+@dataclass(frozen=True)
+class EditExample:
+    """One pair of prompts, brackets taken out; `..._words`: what was in brackets."""
+
+    id: str
+    kind: str
+    original: str
+    edited: str
+    original_words: tuple[str, ...]
+    edited_words: tuple[str, ...]
+
+
+def read_examples(path: str | Path, limit: int | None = None) -> list[EditExample]:
+    """Examples of a file in RIEBench's format. Raises UnboxError, naming the entry, for one that is not."""
+    data = read_json(path)
+    if not isinstance(data, list):
+        raise UnboxError(f"{path} is not a list of examples")
+    return [_example(row, place, path) for place, row in enumerate(data[:limit])]
+
+
+def _example(row: JSON, place: int, path: str | Path) -> EditExample:
+    if not isinstance(row, dict) or not row.keys() >= set(FIELDS):
+        missing = next(name for name in FIELDS if not isinstance(row, dict) or name not in row)
+        raise UnboxError(f"{path}: example {place} has no {missing}; each needs {', '.join(FIELDS)}")
+    kind = KINDS.get(int(row["editing_type_id"]))
+    if kind is None:
+        raise UnboxError(
+            f"{path}: example {place} is of type {row['editing_type_id']}; types are 1 to {len(KINDS)}"
+        )
+    original, edited = str(row["original_prompt"]), str(row["editing_prompt"])
+    return EditExample(
+        str(row["id"]), kind, _plain(original), _plain(edited), _bracketed(original), _bracketed(edited)
+    )
+
+
+def _plain(prompt: str) -> str:
+    return prompt.replace("[", "").replace("]", "")
+
+
+def _bracketed(prompt: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\[([^\]]*)\]", prompt))

@@ -1,0 +1,130 @@
+"""Running RIEBench: every method on every example, what is done found again by what decides it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from activation_store.files import digest, write_json, write_text
+from unbox.capture import record
+from unbox.edits.transport import UpdatePair
+from unbox.errors import UnboxError
+from unbox.experiments.critics import Metric
+from unbox.experiments.metrics import make_metric
+from unbox.experiments.riebench.examples import EditExample
+from unbox.experiments.riebench.masks import ImageMask, attention_mask, file_mask, mask_file, placed
+from unbox.experiments.riebench.methods import methods
+from unbox.experiments.riebench.metric import riebench_metric
+from unbox.experiments.riebench.report import markdown, summary
+from unbox.experiments.riebench.riebench_settings import RiebenchSettings
+from unbox.experiments.tables import write_table
+from unbox.json_types import JSON
+from unbox.models import Model
+from unbox.models.png_record import save_png
+from unbox.result_cache import ResultCache
+from unbox.sae import SAE
+
+
+def bench_riebench(
+    model: Model,
+    saes: Mapping[str, SAE],
+    examples: Sequence[EditExample],
+    out: str | Path,
+    settings: RiebenchSettings | None = None,
+    progress: bool = True,
+) -> list[dict[str, JSON]]:
+    """Run what is missing and write rows, a summary and images into `out`; returns the rows.
+
+    A row is an example under a method, with each metric to the original and to the edited prompt's image, or
+    an `error`.
+    """
+    settings, out = settings or RiebenchSettings(), Path(out)
+    if not saes:
+        raise UnboxError("there are no SAEs to test; train some with `unbox train`")
+    saes = {sae.block: sae for sae in saes.values()}
+    metrics = [make_metric(name, settings.clip) for name in settings.metrics]
+    context: dict[str, JSON] = {
+        "model": model.fingerprint,
+        "saes": {block: sae.digest for block, sae in saes.items()},
+        "settings": asdict(settings),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "manifest.json", {**context, "examples": len(examples)})
+    cache = ResultCache(out / "kept", context)
+    rows: list[dict[str, JSON]] = []
+    for example in tqdm(examples, desc="riebench", disable=not progress):
+        key: list[JSON] = [asdict(example), _mask_digests(example, settings)]
+        rows += cache.get(key, _every_method, model, saes, example, out, settings, metrics)
+    write_table(out / "rows.csv", rows)
+    write_table(out / "summary.csv", summary(rows))
+    write_text(out / "summary.md", markdown(rows))
+    return rows
+
+
+def _mask_digests(example: EditExample, settings: RiebenchSettings) -> list[str]:
+    if settings.masks is None:
+        return []
+    paths = [mask_file(settings.masks, example.id, side) for side in ("original", "editing")]
+    return [digest(path) if path.is_file() else "" for path in paths]
+
+
+def _every_method(
+    model: Model,
+    saes: Mapping[str, SAE],
+    example: EditExample,
+    out: Path,
+    settings: RiebenchSettings,
+    metrics: Sequence[Metric],
+) -> list[dict[str, JSON]]:
+    """Every method on one example, or one row with the error."""
+    about: dict[str, JSON] = {"id": example.id, "kind": example.kind}
+    prompts = {"original_prompt": example.original, "editing_prompt": example.edited, "seed": settings.seed}
+    folder = out / "images" / re.sub(r"[^\w.-]", "_", example.id)
+    try:
+        pair, original, target = _recorded(model, tuple(saes), example, settings)
+        for name, image in (("original", original), ("edited_prompt", target)):
+            save_png(image, folder / f"{name}.png", prompts)
+        rows = []
+        for method, make_edits in methods(saes, settings).items():
+            edits = make_edits(pair)
+            (image,) = model.generate(
+                example.original,
+                seed=settings.seed,
+                edits=edits,
+                steps=settings.steps,
+                guidance=settings.guidance,
+            )
+            name = re.sub(r"[^a-z0-9.]+", "_", method)
+            save_png(image, folder / f"{name}.png", {**prompts, "method": method})
+            figures = riebench_metric(metrics, original, target, image, example.edited)
+            rows.append({**about, "method": method, **figures})
+        return rows
+    except UnboxError as error:
+        return [{**about, "method": "", "error": str(error)}]
+
+
+def _recorded(
+    model: Model, blocks: tuple[str, ...], example: EditExample, settings: RiebenchSettings
+) -> tuple[UpdatePair, Image.Image, Image.Image]:
+    """Both runs' updates and masks, the original image and the edited prompt's."""
+    texts = (example.original, example.edited)
+    wanted = ("update",) if settings.masks else ("update", "cross")
+    with record(model, blocks, wanted) as tape:
+        original, target = (
+            model.generate(text, seed=settings.seed, steps=settings.steps, guidance=settings.guidance)[0]
+            for text in texts
+        )
+    updates = {block: tape.read(block, "update", "cond").float().numpy() for block in blocks}
+    if settings.masks:
+        sides = ("original", "editing")
+        masks: list[ImageMask] = [file_mask(mask_file(settings.masks, example.id, side)) for side in sides]
+    else:
+        tokenizer, words = model.pipeline.tokenizer, (example.original_words, example.edited_words)
+        maps = [tape.read(block, "cross", "cond") for block in blocks]
+        masks = [attention_mask(tokenizer, [m[i] for m in maps], texts[i], words[i]) for i in (0, 1)]
+    original_mask, donor_mask = placed(example.kind, *masks)
+    originals, donors = ({block: u[i] for block, u in updates.items()} for i in (0, 1))
+    return UpdatePair(donors, originals, donor_mask, original_mask), original, target
