@@ -30,11 +30,12 @@ from unbox.capture import collect, read_prompts
 from unbox.edit import Edits
 from unbox.edits import bind, load_edits
 from unbox.experiments.experiment_plan import read_plan
-from unbox.experiments.riebench import Settings as Riebench
-from unbox.experiments.riebench import bench_riebench, read_examples
+from unbox.experiments.riebench.examples import read_examples
+from unbox.experiments.riebench.riebench_settings import RiebenchSettings
+from unbox.experiments.riebench.run_riebench import bench_riebench
 from unbox.experiments.sweep import run_experiment
 from unbox.ground_truth.demo import run_demo as demo
-from unbox.ground_truth.demo.demo_plan import Plan as DemoPlan
+from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.models import load
 from unbox.models.model import Model, weight_hash
 from unbox.models.png_record import read_png
@@ -484,7 +485,12 @@ def test_riebench_is_only_read(home, tiny):
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in expected["settings"].items()}
     written, table = times(folder / "out" / "kept"), (folder / "out" / "rows.csv").read_text()
     rows = bench_riebench(
-        Same(tiny), load_saes(home / "saes"), examples, folder / "out", Riebench(**settings), progress=False
+        Same(tiny),
+        load_saes(home / "saes"),
+        examples,
+        folder / "out",
+        RiebenchSettings(**settings),
+        progress=False,
     )
     assert plain(rows) == expected["rows"]
     assert times(folder / "out" / "kept") == written
