@@ -63,7 +63,7 @@ class BenchRiebenchCommand:
     """Folder for the results."""
     limit: int | None = None
     """Examples to take at most, the first ones; None: all."""
-    settings: Annotated[RiebenchSettings, tyro.conf.arg(name="")] = RiebenchSettings()
+    settings: Annotated[RiebenchSettings, tyro.conf.arg(name="")] = field(default_factory=RiebenchSettings)
     """The protocol."""
     model: Flat = field(default_factory=lambda: ModelOptions("sdxl-turbo"))
     """The model."""
