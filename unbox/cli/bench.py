@@ -37,12 +37,12 @@ class BenchShapesCommand:
         from unbox.sae import load_saes
 
         results = bench_shapes(self.model.load(), load_saes(self.saes), self.out, self.settings)
-        told = verdict(results)
+        found = verdict(results)
         print(
-            f"{told['reliable']} values are drawn reliably: {told['told']:.0%} have a telling feature, "
-            f"{told['flips']:.0%} are turned on by features, for {told['still']:.0%} random ones do nothing"
+            f"{found['reliable']} values are drawn reliably: {found['told']:.0%} have a telling feature, "
+            f"{found['flips']:.0%} are turned on by features, for {found['still']:.0%} random ones do nothing"
         )
-        for method, figures in told["success"].items():
+        for method, figures in found["success"].items():
             print(f"  {method:10} success {figures['success']:.2f}, collateral {figures['collateral']:.2f}")
         print(f"open {self.out / 'report.html'}")
 

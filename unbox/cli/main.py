@@ -97,12 +97,12 @@ EXTRAS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line (default: the process's own); returns its exit code and never a traceback
     for a user's mistake. `UNBOX_TRACEBACK=1` shows where a mistake was noticed."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return run(words)
+        return run(typed)
     except KeyboardInterrupt:
         print(
-            f"\nStopped. What was finished is kept; to go on: {shlex.join(['unbox', *words])}",
+            f"\nStopped. What was finished is kept; to go on: {shlex.join(['unbox', *typed])}",
             file=sys.stderr,
         )
         return STOPPED
@@ -121,30 +121,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISTAKE
 
 
-def run(words: Sequence[str]) -> int:
+def run(typed: Sequence[str]) -> int:
     """The exit code of one command line. Raises UnboxError for an unknown command."""
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not typed or typed[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
-    if words[0] == "--version":
+    if typed[0] == "--version":
         print(f"unbox {import_module('importlib.metadata').version('unbox')}")
         return 0
-    if words[-1] in ("-h", "--help") and len(words) == 2 and (rows := group(words[0])):
+    if typed[-1] in ("-h", "--help") and len(typed) == 2 and (rows := group(typed[0])):
         print(overview(rows))
         return 0
-    command, rest = find(words)
+    command, rest = find(typed)
     refuse_former(command, rest)
     return parse(command, rest).run() or 0
 
 
-def find(words: Sequence[str]) -> tuple[Command, list[str]]:
+def find(typed: Sequence[str]) -> tuple[Command, list[str]]:
     """The row that the first one or two words name, and the words after it."""
     for command in COMMANDS:
         name = command.name.split()
-        if list(words[: len(name)]) == name:
-            return command, list(words[len(name) :])
-    rows = group(words[0])
-    asked = " ".join(words[: 2 if rows else 1])
+        if list(typed[: len(name)]) == name:
+            return command, list(typed[len(name) :])
+    rows = group(typed[0])
+    asked = " ".join(typed[: 2 if rows else 1])
     known = [command.name for command in rows or COMMANDS]
     near = get_close_matches(asked, known, n=1, cutoff=0.5)
     hint = f"did you mean 'unbox {near[0]}'? " if near else ""

@@ -1,9 +1,12 @@
 """`unbox models`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+if TYPE_CHECKING:
+    from unbox.models import System
 
 
 @dataclass(frozen=True)
@@ -20,43 +23,43 @@ class ModelsCommand:
     json: bool = False
     """The rows as JSON."""
 
-    def run(self) -> int:
+    def run(self) -> None:
+        """Print the systems."""
         from unbox.models.hub import missing, present
         from unbox.models.system_table import SYSTEMS, find_system
 
         rows = [find_system(name) for name in self.names] or list(SYSTEMS.values())
         here = {row.name: present(row) for row in rows}
         rows = [row for row in rows if here[row.name] or not self.ready]
-        lacks = {row.name: [] if here[row.name] else missing(row) for row in rows}
+        missing_files = {row.name: [] if here[row.name] else missing(row) for row in rows}
         if self.json:
             from json import dumps
 
-            told = [
-                row.to_json() | {"present": here[row.name], "download_bytes": size(lacks[row.name])}
+            listed = [
+                row.to_json() | {"present": here[row.name], "download_bytes": size(missing_files[row.name])}
                 for row in rows
             ]
-            print(dumps(told, indent=1))
+            print(dumps(listed, indent=1))
         elif self.names:
-            print("\n\n".join(page(row, here[row.name], lacks[row.name]) for row in rows))
+            print("\n\n".join(page(row, here[row.name], missing_files[row.name]) for row in rows))
         else:
-            print(table([line(row, here[row.name], lacks[row.name]) for row in rows]))
+            print(table([line(row, here[row.name], missing_files[row.name]) for row in rows]))
             print("\nRandom weights: settings and sampler were run here, the published weights were not.")
-            print("`unbox models NAME` tells all; docs/systems.md has sources and licences.")
-        return 0
+            print("`unbox models NAME` shows one in full; docs/systems.md has sources and licences.")
 
 
 HEADER = ("system", "weights", "steps", "guidance", "size", "predicts", "scheduler", "run here with")
 
 
-Lacks = list[tuple[str, str, int]]
+Files = list[tuple[str, str, int]]
 
 
-def line(row: Any, present: bool, lacks: Lacks) -> tuple[str, ...]:
+def line(row: "System", present: bool, missing_files: Files) -> tuple[str, ...]:
     """One row of the table."""
     real = row.verified.startswith("real weights")
     return (
         row.name,
-        where(row, present, lacks),
+        where(row, present, missing_files),
         str(row.steps),
         f"{row.guidance:g}",
         str(row.size or "-"),
@@ -66,18 +69,18 @@ def line(row: Any, present: bool, lacks: Lacks) -> tuple[str, ...]:
     )
 
 
-def where(row: Any, present: bool, lacks: Lacks) -> str:
+def where(row: "System", present: bool, missing_files: Files) -> str:
     """Where the weights are: here, to be downloaded (what is missing), or the user's."""
     if present:
         return "here"
     if row.base is None:
         return "name your own"
-    return f"download {gigabytes(size(lacks))}" if lacks else "not installed"
+    return f"download {gigabytes(size(missing_files))}" if missing_files else "not installed"
 
 
-def size(lacks: Lacks) -> int:
+def size(missing_files: Files) -> int:
     """Bytes to be downloaded."""
-    return sum(count for _, _, count in lacks)
+    return sum(count for _, _, count in missing_files)
 
 
 def gigabytes(count: int) -> str:
@@ -94,21 +97,21 @@ def table(lines: list[tuple[str, ...]]) -> str:
     )
 
 
-def page(row: Any, present: bool, lacks: Lacks) -> str:
+def page(row: "System", present: bool, missing_files: Files) -> str:
     """Everything about one system."""
     from unbox.models.systems import PIPELINE_FILE
 
     weights = [
         repo
         + (f"/{file}" if file not in ("", PIPELINE_FILE) else "")
-        + f" ({f'{gigabytes(count)} to download' if (repo, file, count) in lacks else 'here'})"
+        + f" ({f'{gigabytes(count)} to download' if (repo, file, count) in missing_files else 'here'})"
         for repo, file, count in row.needs
     ]
     yours = f"yours: --model CHECKPOINT --system {row.name}"
     counts = ", ".join(map(str, row.step_counts or ()))
     facts = {
         "weights": " + ".join(weights) or row.base or yours,
-        "present": where(row, present, lacks),
+        "present": where(row, present, missing_files),
         "scheduler": f"{row.scheduler} {dict(row.scheduler_config) or ''}",
         "timesteps": next(iter(row.timesteps.values()), None) if row.timesteps else None,
         "predicts": row.prediction,

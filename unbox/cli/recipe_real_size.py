@@ -22,7 +22,7 @@ class RecipeRealSizeCommand:
     seed: int = 0
     """Seed of the weights."""
 
-    def run(self) -> int:
+    def run(self) -> None:
         import torch
 
         from unbox.models.real_size import write_random
@@ -33,4 +33,3 @@ class RecipeRealSizeCommand:
             f"wrote {folder}; its images are noise. Try:\n"
             f"  unbox generate --model {folder} --prompt test {refine} --height 512 --width 512"
         )
-        return 0

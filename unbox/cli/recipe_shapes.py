@@ -24,7 +24,7 @@ class RecipeShapesTurboCommand:
     captions: int = 512
     """Held-out captions that the model cards measure accuracy on."""
 
-    def run(self) -> int:
+    def run(self) -> None:
         import torch
 
         from unbox.recipes.shapes import recipe
@@ -37,4 +37,3 @@ class RecipeShapesTurboCommand:
         if {"base", "turbo", "detector"} <= set(self.stages):
             for folder in recipe.finish(made, self.captions):
                 print(f"wrote {folder}")
-        return 0

@@ -138,9 +138,9 @@ def describe(name: str, sae: "SAE") -> list[str]:
     if shown:
         lines.append(f"  on {figures.get('rows_from', 'rows')}: {', '.join(shown)}")
     training = sae.meta.get("training") or {}
-    kept = [f"{key} {training[key]}" for key in ("variant", "tokens", "lr", "seed") if key in training]
-    if kept:
-        lines.append(f"  trained with {', '.join(kept)}")
+    options = [f"{key} {training[key]}" for key in ("variant", "tokens", "lr", "seed") if key in training]
+    if options:
+        lines.append(f"  trained with {', '.join(options)}")
     if "imported" in sae.meta:
         lines.append(f"  imported from {sae.meta['imported']['format']}, {sae.meta['imported']['folder']}")
     return lines
