@@ -1,4 +1,4 @@
-"""The shape of the code, from its source: circles, names used twice, HTML in templates, typed arguments."""
+"""The shape of the code, from its source: circles, names used twice, typed arguments."""
 
 import ast
 import re
@@ -16,12 +16,6 @@ PARALLEL = {
     "model.py": "the diffusion model, and the SAE",
     "report.py": "the page of an experiment, of the benchmark, of the demo, of an evaluation",
 }
-#: Elements of HTML and SVG that pages are made of.
-HTML = (
-    "a|b|body|br|button|canvas|circle|code|details|div|em|figcaption|figure|g|h[1-6]|head|hr|html|i|img|input|label"
-    "|li|line|link|main|meta|nav|ol|option|p|path|polyline|pre|rect|script|section|select|small|span|strong|style"
-    "|summary|svg|table|tbody|td|text|th|thead|title|tr|ul"
-)
 #: Of arguments with annotations, the share that may say nothing (`Any`, `object`, a bare container, a cast).
 UNTYPED = 0.08
 
@@ -78,18 +72,6 @@ def test_a_base_name_is_used_twice_only_where_packages_are_parallel():
     }
     assert {name: where for name, where in twice.items() if name not in PARALLEL} == {}
     assert set(PARALLEL) <= set(twice), "a name that is no longer used twice needs no place in the list"
-
-
-def test_html_stands_in_templates():
-    tag = re.compile(rf"</?({HTML})(\s[^<>]*)?/?>")
-    found = []
-    for path, tree in TREES.items():
-        documented = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            text = node.value if isinstance(node, ast.Constant) and id(node) not in documented else None
-            if isinstance(text, str) and (match := tag.search(text)):
-                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {match[0]}")
-    assert found == []
 
 
 def test_arguments_have_types():
