@@ -9,43 +9,28 @@
 The names below are imported when they are first used, so that `import unbox` costs nothing.
 """
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
+from unbox.lazy_package import lazy
 from unbox.plugins import PLUGINS
 
-#: Public name -> the room it lives in.
-_HOME = {
-    "DEFAULT_BLOCKS": "unbox.blocks",
-    "Edit": "unbox.edit",
-    "Edits": "unbox.edit",
-    "Feature": "unbox.edit",
-    "Prompt": "unbox.prompt",
-    "SAE": "unbox.sae",
-    "Store": "activation_store",
-    "UnboxError": "unbox.errors",
-    "bind": "unbox.edits",
-    "collect": "unbox.capture",
-    "evaluate": "unbox.sae",
-    "fit": "unbox.sae",
-    "load": "unbox.models",
-    "load_saes": "unbox.sae",
-    "record": "unbox.capture",
-}
+if TYPE_CHECKING:
+    from activation_store import Store
+    from unbox.blocks import DEFAULT_BLOCKS
+    from unbox.capture import collect, record
+    from unbox.edit import Edit, Edits, Feature
+    from unbox.edits import bind
+    from unbox.errors import UnboxError
+    from unbox.models import load
+    from unbox.prompt import Prompt
+    from unbox.sae import SAE, evaluate, fit, load_saes
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "DEFAULT_BLOCKS", "SAE", "Edit", "Edits", "Feature", "Prompt", "Store", "UnboxError",
+    "bind", "collect", "evaluate", "fit", "load", "load_saes", "record",
+]  # fmt: skip
 
 PLUGINS["hooks"] = ("unbox.edits.apply",)
 PLUGINS["critics"] = ("unbox.ground_truth.shapes_critic",)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'unbox' has no attribute '{name}'; it has {', '.join(__all__)}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+lazy(__name__)
