@@ -7,15 +7,19 @@ the image's own unedited version. Controls are random features of the same block
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+from PIL import Image
 
 from unbox.edit import Edits
+from unbox.edits import random_control
 from unbox.errors import UnboxError
 from unbox.ground_truth.factor_scores import Value
+from unbox.models import Model
 from unbox.prompt import Prompt
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, prompts
+from unbox.shapes.detector import Detector, Picture, Reading
 from unbox.statistics import Interval, bootstrap
 
 #: Edits for one image, from its scene (for its mask).
@@ -28,7 +32,8 @@ class Cases:
 
     prompts: tuple[Prompt, ...]
     seeds: tuple[int, ...]
-    images: tuple[Any, ...]
+    images: tuple[Image.Image | str, ...]
+    """Pictures, or their data URIs."""
     readings: tuple[dict[str, str], ...]
 
     def __len__(self) -> int:
@@ -53,31 +58,50 @@ class Cases:
         return self._pick([i for i, wanted in enumerate(chosen) if wanted][:limit])
 
     def _pick(self, indices: Sequence[int]) -> "Cases":
-        def of(column: Sequence[Any]) -> tuple[Any, ...]:
-            return tuple(column[i] for i in indices)
-
-        return Cases(of(self.prompts), of(self.seeds), of(self.images), of(self.readings))
+        columns = (self.prompts, self.seeds, self.images, self.readings)
+        return Cases(*(tuple(column[i] for i in indices) for column in columns))  # type: ignore[arg-type]
 
 
-def draw_cases(
-    model: Any, detector: Any, count: int, seed: int = 0, split: Split = "heldout", **options: Any
-) -> Cases:
-    """Generate `count` held-out single-object scenes from full captions, and read them.
+class Sampling(TypedDict, total=False):
+    """Options of `generate` that every picture of a test shares."""
 
-    `options` go to `model.generate` (steps, batch_size).
-    """
-    drawn = prompts(count, seed=seed, split=split, full=True, pairs=0.0)
-    seeds = [seed * 1_000_003 + i for i in range(count)]
-    images = model.generate([p.text for p in drawn], seeds=seeds, **options)
-    return Cases(tuple(drawn), tuple(seeds), tuple(images), tuple(readings(detector, images)))
+    steps: int | None
+    guidance: float | None
+    batch_size: int
 
 
-def readings(detector: Any, images: Sequence[Any]) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class ModelUnderTest:
+    """A model that draws the Shapes world, the detector that reads it, and how all pictures are sampled."""
+
+    model: Model
+    detector: Detector
+    sampling: Sampling
+
+    def draw(
+        self, texts: Sequence[str], seeds: Sequence[int], edits: Sequence[Edits | None] | None = None
+    ) -> list[Image.Image]:
+        """An image for each text and seed, with its edits."""
+        return self.model.generate(list(texts), seeds=list(seeds), edits=edits, **self.sampling)
+
+    def cases(self, count: int, seed: int = 0, split: Split = "heldout") -> Cases:
+        """`count` held-out single-object scenes drawn from full captions, and read."""
+        drawn = prompts(count, seed=seed, split=split, full=True, pairs=0.0)
+        seeds = [seed * 1_000_003 + i for i in range(count)]
+        images = self.draw([p.text for p in drawn], seeds)
+        return Cases(tuple(drawn), tuple(seeds), tuple(images), tuple(readings(self.detector, images)))
+
+
+def readings(detector: Detector, images: Sequence[Picture]) -> list[dict[str, str]]:
     """What the detector reads of each image: every factor, those of an object taken from slot 0."""
-    return [
-        {f: said["slots"][0][f] if f in OBJECT_FACTORS else said[f] for f in FACTORS}
-        for said in detector.read(images)
-    ]
+    return [factors_of(reading) for reading in detector.read(images)]
+
+
+def factors_of(reading: Reading) -> dict[str, str]:
+    """Every factor of a reading, those of an object taken from slot 0."""
+    first = {name: reading["slots"][0][name] for name in OBJECT_FACTORS}
+    relation, background, light = reading["relation"], reading["background"], reading["light"]
+    return {**first, "relation": relation, "background": background, "light": light}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +112,7 @@ class Outcome:
     """bool (cases,)"""
     collateral: np.ndarray
     """float (cases,)"""
-    images: tuple[Any, ...]
+    images: tuple[Image.Image, ...]
 
     @property
     def rate(self) -> Interval:
@@ -102,17 +126,21 @@ class Outcome:
 
 
 def measure(
-    model: Any, detector: Any, cases: Cases, recipe: Recipe, value: Value, gone: bool = False, **options: Any
+    subject: ModelUnderTest, cases: Cases, recipe: Recipe, value: Value, gone: bool = False
 ) -> Outcome:
     """Generate the cases with `recipe`'s edits. Success: the value is there (with `gone`: no longer is)."""
     if not len(cases):
         raise UnboxError(f"no image to try '{value[1]}' on: every case already counts as the outcome")
     edits = [recipe(scene) for scene in cases.scenes]
-    texts = [prompt.text for prompt in cases.prompts]
-    images = model.generate(texts, seeds=list(cases.seeds), edits=edits, **options)
-    after = readings(detector, images)
+    images = subject.draw([prompt.text for prompt in cases.prompts], cases.seeds, edits)
+    after = readings(subject.detector, images)
     factor, wanted = value
     others = [name for name in FACTORS if name != factor]
     success = np.array([(r[factor] == wanted) != gone for r in after])
     changed = [np.mean([b[n] != a[n] for n in others]) for b, a in zip(cases.readings, after, strict=True)]
     return Outcome(success, np.array(changed), tuple(images))
+
+
+def controlled(recipe: Recipe, draw: int) -> Recipe:
+    """The same edits of each image on features drawn at random."""
+    return lambda scene: random_control(recipe(scene), draw)

@@ -4,13 +4,16 @@ Codes stay sparse; the largest array made is (images, latents).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
+from activation_store import Store
+from unbox.edits.terms import TensorDictionary
 from unbox.errors import UnboxError
 from unbox.mask import Mask
+from unbox.sae.codes import Codes
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, masks
 from unbox.statistics import auroc
 
@@ -18,7 +21,20 @@ from unbox.statistics import auroc
 Value = tuple[str, str]
 
 
-def scenes_of(store: Any, images: Sequence[int] | None = None) -> list[Scene]:
+class UpdateRows(Protocol):
+    """A block's rows, image by image: those of a store, or an array's."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(images, steps, branches, y, x, d)"""
+        ...
+
+    def read(self, i: int) -> np.ndarray:
+        """(step, branch, y, x, d) of an image."""
+        ...
+
+
+def scenes_of(store: Store, images: Sequence[int] | None = None) -> list[Scene]:
     """The scene behind each image of a store, from its prompts' meta. Raises UnboxError for other prompts."""
     indices = range(len(store)) if images is None else images
     metas = [store.samples[i].meta for i in indices]
@@ -35,7 +51,9 @@ def factor_labels(scenes: Sequence[Scene]) -> dict[Value, np.ndarray]:
     return {value: np.array([value in h for h in held], bool) for value in values}
 
 
-def blocks_of(sae: Any, rows: Any, images: Sequence[int] | None = None, batch: int = 64) -> Iterator[Any]:
+def blocks_of(
+    sae: TensorDictionary, rows: UpdateRows, images: Sequence[int] | None = None, batch: int = 64
+) -> Iterator[Codes]:
     """Codes of a few images at a time: values and indices (images, positions over steps and branches, k)."""
     indices = list(range(rows.shape[0]) if images is None else images)
     for i in range(0, len(indices), batch):
@@ -44,7 +62,11 @@ def blocks_of(sae: Any, rows: Any, images: Sequence[int] | None = None, batch: i
 
 
 def image_codes(
-    sae: Any, rows: Any, pool: str = "mean", images: Sequence[int] | None = None, batch: int = 64
+    sae: TensorDictionary,
+    rows: UpdateRows,
+    pool: str = "mean",
+    images: Sequence[int] | None = None,
+    batch: int = 64,
 ) -> np.ndarray:
     """Codes of each image pooled over its positions, steps and branches: float32 (images, latents).
 
@@ -89,8 +111,8 @@ def feature_scores(codes: np.ndarray, labels: Mapping[Value, np.ndarray]) -> Sco
 
 
 def position_iou(
-    sae: Any,
-    rows: Any,
+    sae: TensorDictionary,
+    rows: UpdateRows,
     drawn: Mapping[Value, np.ndarray],
     images: Sequence[int] | None = None,
     batch: int = 64,

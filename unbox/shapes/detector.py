@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -24,6 +24,17 @@ HEADS: dict[str, tuple[str, ...]] = {name: FACTORS[name] for name in SCENE_FACTO
 }
 
 Picture = Image.Image | np.ndarray
+
+
+class Reading(TypedDict):
+    """The most likely factors of a picture."""
+
+    objects: int
+    relation: str
+    background: str
+    light: str
+    slots: list[dict[str, str]]
+    """Of each object, its factors."""
 
 
 class _Residual(nn.Module):
@@ -83,7 +94,7 @@ class Detector(nn.Module):
         empty = {name: np.zeros((0, len(values)), np.float32) for name, values in HEADS.items()}
         return {name: np.concatenate([p[name] for p in parts]) for name in HEADS} if parts else empty
 
-    def read(self, images: Sequence[Picture]) -> list[dict[str, Any]]:
+    def read(self, images: Sequence[Picture]) -> list[Reading]:
         """The most likely factors of each picture: `objects`, `relation`, `background`, `light`, `slots`."""
         best = {name: p.argmax(-1) for name, p in self.probabilities(images).items()}
         result = []
@@ -91,7 +102,11 @@ class Detector(nn.Module):
             read = {name: values[best[name][i]] for name, values in HEADS.items()}
             count = 1 if read["relation"] == "alone" else 2
             slots = [{name: read[f"{slot}.{name}"] for name in OBJECT_FACTORS} for slot in range(count)]
-            result.append({"objects": count, **{n: read[n] for n in SCENE_FACTORS}, "slots": slots})
+            found = Reading(
+                objects=count, relation=read["relation"], background=read["background"], light=read["light"],
+                slots=slots,
+            )  # fmt: skip
+            result.append(found)
         return result
 
 
@@ -115,7 +130,7 @@ def accuracy(
     """
     right: dict[str, list[bool]] = {name: [] for name in FACTORS}
     for i, read in enumerate(detector.read(images)):
-        found = {name: read[name] for name in SCENE_FACTORS}
+        found = {"relation": read["relation"], "background": read["background"], "light": read["light"]}
         for slot, thing in enumerate(read["slots"]):
             found |= {f"{slot}.{name}": value for name, value in thing.items()}
         for name, value in truth(scenes[i]).items():

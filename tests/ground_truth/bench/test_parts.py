@@ -6,11 +6,11 @@ import torch
 
 from tests.edits.dictionaries import random_sae
 from unbox.edits.transport import UpdatePair
-from unbox.ground_truth.bench.causation import area_under, best
 from unbox.ground_truth.bench.mean_maps import MeanMaps, centred
 from unbox.ground_truth.bench.methods import DICTIONARIES, Joint, carriers, change, dictionaries, untrained
 from unbox.ground_truth.bench.probing import probe
 from unbox.ground_truth.bench.scene_pairs import KINDS, patch, scene_pairs
+from unbox.ground_truth.bench.trade_off import area_under, best
 from unbox.shapes import FACTORS, masks, sample_scenes
 from unbox.shapes.render import CENTRES
 

@@ -1,7 +1,6 @@
 """Every number that `unbox bench shapes` depends on."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from unbox.errors import UnboxError
 from unbox.shapes import FACTORS
@@ -52,7 +51,3 @@ class BenchSettings:
             known = ", ".join("=".join(value) for value in VALUES)
             raise UnboxError(f"no value '{'='.join(unknown[0])}' in the Shapes world; there are {known}")
         object.__setattr__(self, "values", self.values or VALUES)
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        return {"steps": self.steps, "batch_size": self.batch_size}

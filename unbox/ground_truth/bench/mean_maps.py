@@ -6,15 +6,18 @@ the value wanted less that of the value an image has is what an edit has to brin
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from unbox.ground_truth.factor_scores import Value
+from unbox.edits.terms import TensorDictionary
+from unbox.ground_truth.factor_scores import UpdateRows, Value
 from unbox.shapes import FACTORS, Scene
 from unbox.shapes.factors import TABLE
 from unbox.shapes.render import CENTRES, SIDE
+
+#: Dictionaries of a block, by name.
+Dictionaries = Mapping[str, TensorDictionary]
 
 #: Factors whose maps are centred on the object.
 CENTRED = tuple(name for name, factor in TABLE.items() if factor.edit == "object")
@@ -42,15 +45,16 @@ def centred(maps: np.ndarray, position: str, back: bool = False) -> np.ndarray:
 class MeanMaps:
     """Mean codes of a block's dictionaries by factor value and position."""
 
-    def __init__(self, held: Mapping[str, Any], rows: Any, scenes: Sequence[Scene]) -> None:
+    def __init__(self, dictionaries: Dictionaries, rows: UpdateRows, scenes: Sequence[Scene]) -> None:
         """Over the scenes of one object, steps and branches together.
 
-        held: the block's dictionaries by name; rows: its rows in a store, those of `scenes` in order.
+        dictionaries: the block's, by name; rows: its rows in a store, those of `scenes` in order.
         """
         _, steps, branches, height, width, depth = rows.shape
         self.grid = height, width
         self.counts = dict.fromkeys(MAPPED, 0)
-        self._sums: dict[str, dict[Value, Any]] = {name: dict.fromkeys(MAPPED, 0.0) for name in held}
+        zero = np.zeros((), np.float32)
+        self._sums = {name: dict.fromkeys(MAPPED, zero) for name in dictionaries}
         for i, scene in enumerate(scenes):
             if len(scene.objects) > 1:
                 continue
@@ -58,12 +62,13 @@ class MeanMaps:
             shown = [(f, v) for f, v in scene.factors().items() if (f, v) in self.counts]
             for value in shown:
                 self.counts[value] += 1
-            for name, dictionary in held.items():
+            for name, dictionary in dictionaries.items():
                 codes = dictionary.encode(update.reshape(steps * branches, height, width, depth))
                 maps = codes.dense(len(dictionary.W_dec)).mean(0).float().numpy()
                 middle = centred(maps, scene.objects[0].position)
                 for value in shown:
-                    self._sums[name][value] += middle if value[0] in CENTRED else maps
+                    shift = middle if value[0] in CENTRED else maps
+                    self._sums[name][value] = self._sums[name][value] + shift
 
     def mean(self, name: str, value: Value) -> np.ndarray:
         """(y, x, n) mean map of every feature over the images with a value."""
@@ -71,9 +76,9 @@ class MeanMaps:
 
     def difference(self, name: str, factor: str, wanted: str, scene: Scene) -> np.ndarray:
         """(y, x, n): the maps of the value wanted less those of the value that a scene has, in place."""
-        told = scene.factors()
-        change = self.mean(name, (factor, wanted)) - self.mean(name, (factor, told[factor]))
-        return centred(change, told["position"], back=True) if factor in CENTRED else change
+        shown = scene.factors()
+        change = self.mean(name, (factor, wanted)) - self.mean(name, (factor, shown[factor]))
+        return centred(change, shown["position"], back=True) if factor in CENTRED else change
 
     def contrasts(self, name: str, value: Value) -> np.ndarray:
         """(other values, y, x, n): the maps of a value less those of every other value of its factor."""

@@ -1,16 +1,17 @@
 """What is compared: dictionaries of directions, and how each changes an image's value into another."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from unbox.edit import Edits, Feature
 from unbox.edits import neurons, principal
-from unbox.ground_truth.bench.mean_maps import MeanMaps
+from unbox.edits.terms import TensorDictionary
+from unbox.ground_truth.bench.mean_maps import Dictionaries, MeanMaps
 from unbox.ground_truth.factor_scores import Value
 from unbox.sae import SAE
 from unbox.sae.model import Stats
@@ -22,7 +23,7 @@ DICTIONARIES = ("sae", "untrained", "neurons", "pca")
 METHODS = (*DICTIONARIES, "steering", "random")
 
 
-def dictionaries(sae: SAE, sample: np.ndarray, seed: int = 0) -> dict[str, Any]:
+def dictionaries(sae: SAE, sample: np.ndarray, seed: int = 0) -> dict[str, TensorDictionary]:
     """The dictionaries of a block, by name. `sample` (m, d): updates, for their mean and components."""
     return {
         "sae": sae,
@@ -70,7 +71,7 @@ class Change:
     dictionary's. With all channels as features it is mean-difference steering.
     """
 
-    dictionary: Any
+    dictionary: TensorDictionary
     maps: MeanMaps
     source: str
     """Name of the dictionary among the maps."""
@@ -93,7 +94,7 @@ class Change:
             weights = np.ones(self.maps.grid, np.float32) if mask is None else mask.on(*self.maps.grid)
             level = np.einsum("yxf,yx->f", change, weights) / weights.sum()
             change = weights[..., None] * level
-        return np.ascontiguousarray(np.moveaxis(change, -1, 0), np.float32)
+        return np.ascontiguousarray(rearrange(change, "y x feature -> feature y x"), np.float32)
 
     def edits(self, scene: Scene, strength: float) -> Edits:
         """The edit of an image of the scene; none where it has the value already."""
@@ -132,18 +133,23 @@ def _all(several: Iterable[Edits]) -> Edits:
 
 
 def change(
-    held: Mapping[str, Any], maps: MeanMaps, method: str, value: Value, size: int, spread: str
+    dictionaries: Dictionaries,
+    maps: MeanMaps,
+    method: str,
+    value: Value,
+    size: int,
+    spread: str,
 ) -> Change:
     """A method's change towards a value: the `size` features whose maps it changes most ("steering": all)."""
     source = "neurons" if method == "steering" else method
-    dictionary = held[source]
+    dictionary = dictionaries[source]
     weight = maps.weight(source, value) * dictionary.W_dec.detach().norm(dim=1).numpy()
     count = len(weight) if method == "steering" else size
     chosen = [int(f) for f in np.argsort(-weight, kind="stable")[:count] if weight[f] > 0]
     return Change(dictionary, maps, source, tuple(chosen), value, spread)
 
 
-def carriers(held: Mapping[str, Any], maps: MeanMaps, value: Value, size: int) -> tuple[int, ...]:
+def carriers(dictionaries: Dictionaries, maps: MeanMaps, value: Value, size: int) -> tuple[int, ...]:
     """The SAE's `size` features of which a value has most more than the others: those to take out."""
-    gain = maps.gain("sae", value) * held["sae"].W_dec.detach().norm(dim=1).numpy()
+    gain = maps.gain("sae", value) * dictionaries["sae"].W_dec.detach().norm(dim=1).numpy()
     return tuple(int(f) for f in np.argsort(-gain, kind="stable")[:size] if gain[f] > 0)

@@ -5,16 +5,18 @@ A pair is a scene and the same scene with one thing changed, captioned in the sa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from unbox.capture import record
 from unbox.edit import Edits, Feature
 from unbox.edits import neurons
 from unbox.edits.transport import UpdatePair
+from unbox.ground_truth.effects import ModelUnderTest, factors_of
 from unbox.mask import Mask
-from unbox.shapes import FACTORS, SCENE_FACTORS, Object, Scene, caption, sample_scene, scene_rng
+from unbox.shapes import FACTORS, Object, Scene, caption, sample_scene, scene_rng
+from unbox.shapes.detector import Reading
 from unbox.shapes.where import place_mask, read_mask
 
 #: RIEBench's kinds that Shapes has -> the factor that changes.
@@ -58,27 +60,24 @@ class ScenePair:
             return (place_mask("object", self.original, 1),) * 2
         return read_mask(KINDS[self.kind], self.original), read_mask(KINDS[self.kind], self.edited)
 
-    def succeeded(self, reading: dict[str, Any]) -> bool:
+    def succeeded(self, reading: Reading) -> bool:
         """Does the detector's reading say what the edit should make?"""
         if self.kind in ("add object", "delete object"):
             return reading["objects"] == len(self.edited.objects)
         factor, value = self.target
-        return _held(reading, factor) == value
+        return factors_of(reading)[factor] == value
 
-    def harm(self, before: dict[str, Any], after: dict[str, Any]) -> float:
+    def harm(self, before: Reading, after: Reading) -> float:
         """Share of the other factors whose reading changed."""
         others = [
             name for name in FACTORS if name != self.target[0] and (name != "position" or self._keeps_place)
         ]
-        return float(np.mean([_held(before, n) != _held(after, n) for n in others]))
+        first, then = factors_of(before), factors_of(after)
+        return float(np.mean([first[name] != then[name] for name in others]))
 
     @property
     def _keeps_place(self) -> bool:
         return self.kind not in ("add object", "delete object")
-
-
-def _held(reading: dict[str, Any], factor: str) -> str:
-    return reading[factor] if factor in SCENE_FACTORS else reading["slots"][0][factor]
 
 
 def scene_pairs(kind: str, count: int, seed: int = 0) -> list[ScenePair]:
@@ -108,14 +107,12 @@ def _scenes(kind: str, rng: np.random.Generator) -> tuple[Scene, Scene]:
     return (alone, both) if kind == "add object" else (both, alone)
 
 
-def recorded(
-    model: Any, pairs: Sequence[ScenePair], blocks: Sequence[str], **options: Any
-) -> list[UpdatePair]:
+def recorded(subject: ModelUnderTest, pairs: Sequence[ScenePair], blocks: Sequence[str]) -> list[UpdatePair]:
     """Run both prompts of each pair from its seed and record their updates."""
     texts = [p.edited_prompt for p in pairs] + [p.original_prompt for p in pairs]
     seeds = [p.seed for p in pairs] * 2
-    with record(model, blocks) as tape:
-        model.generate(texts, seeds=seeds, output="latent", **options)
+    with record(subject.model, blocks) as tape:
+        subject.model.generate(texts, seeds=seeds, output="latent", **subject.sampling)
     updates = {block: tape.read(block, "update", "cond").float().numpy() for block in blocks}
     n = len(pairs)
     return [
@@ -130,7 +127,7 @@ def patch(pair: UpdatePair, block: str) -> Edits:
     """The donor's update in place of the original's, at every step and position: what a block can carry."""
     difference = pair.donor[block] - pair.original[block]
     width = difference.shape[-1]
-    basis = neurons(block, difference.reshape(-1, width))
-    maps = difference.transpose(3, 0, 1, 2)
+    basis = neurons(block, rearrange(difference, "step y x d -> (step y x) d"))
+    maps = rearrange(difference, "step y x d -> d step y x")
     every = Feature(block, tuple(range(width)), sae=basis)
     return Edits.of(every.add(1.0, unit="absolute", where=maps))

@@ -1,41 +1,72 @@
 """The tables of `unbox bench shapes` as Markdown, to be read in a terminal or put into a page."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeVar
 
 from unbox.experiments.tables import markdown_table
+from unbox.ground_truth.bench.bench_rows import (
+    BenchResults,
+    MeaningRow,
+    OfMethod,
+    OwnershipRow,
+    Rates,
+    RemovalRow,
+    TransportRow,
+)
 from unbox.ground_truth.bench.methods import METHODS
+from unbox.ground_truth.factor_scores import Value
 
-Rows = Sequence[Mapping[str, Any]]
+Row = TypeVar("Row", bound=OfMethod)
 
 
-def markdown(results: Mapping[str, Any], told: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
-    """All tables; `told`: value -> method -> the row of its telling feature."""
+def by_value(rows: Sequence[Row]) -> dict[Value, dict[str, Row]]:
+    """Value -> method -> its row."""
+    table: dict[Value, dict[str, Row]] = {}
+    for row in rows:
+        table.setdefault((row["factor"], row["value"]), {})[row["method"]] = row
+    return table
+
+
+def telling(rows: Sequence[MeaningRow]) -> dict[Value, dict[str, MeaningRow]]:
+    """Value -> method -> the row of its best block, chosen as the feature is: on half of the captions."""
+    table: dict[Value, dict[str, MeaningRow]] = {}
+    for row in rows:
+        best = table.setdefault((row["factor"], row["value"]), {})
+        if row["method"] not in best or row["chosen_at"] > best[row["method"]]["chosen_at"]:
+            best[row["method"]] = row
+    return table
+
+
+def markdown(results: BenchResults) -> str:
+    """All tables."""
     return "\n\n".join(
-        [_values(results, told), _removed(results["removal"]), _owners(results["ownership"]), _moved(results)]
+        [
+            _values(results),
+            _removed(results["removal"]),
+            _owners(results["ownership"]),
+            _moved(results["transport"]),
+        ]
     )
 
 
-def rate(row: Mapping[str, Any]) -> str:
+def rate(row: Rates) -> str:
     """Success [95 % interval] / collateral."""
     interval = f"[{row['success_low']:.2f}, {row['success_high']:.2f}]"
     return f"{row['success']:.2f} {interval} / {row['collateral']:.2f}"
 
 
-def _short(row: Mapping[str, Any] | None) -> str:
+def _short(row: Rates | None) -> str:
     return "" if row is None else f"{row['success']:.2f} / {row['collateral']:.2f}"
 
 
-def _values(results: Mapping[str, Any], told: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
+def _values(results: BenchResults) -> str:
     """A line per value: how reliably it is drawn, what tells it, what brings it."""
-    caused: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in results["causation"]:
-        caused.setdefault((row["factor"], row["value"]), {})[row["method"]] = row
+    features, caused = telling(results["meaning"]), by_value(results["causation"])
     others = [m for m in METHODS if m not in ("sae", "random")]
     head = ["value", "drawn", "AUROC", "IoU", "edit: blocks, spread, features in each x strength"]
     rows = []
-    for value in dict.fromkeys([*told, *caused]):
-        feature, by = told.get(value, {}).get("sae"), caused.get(value, {})
+    for value in dict.fromkeys([*features, *caused]):
+        feature, by = features.get(value, {}).get("sae"), caused.get(value, {})
         edit = by.get("sae")
         drawn = results["reliable"].get("=".join(value))
         rows.append(
@@ -56,10 +87,7 @@ def _values(results: Mapping[str, Any], told: Mapping[tuple[str, str], Mapping[s
     return markdown_table([*head, "SAE features", "random features", *others], rows)
 
 
-def _removed(rows: Rows) -> str:
-    by: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        by.setdefault((row["factor"], row["value"]), {})[row["method"]] = row
+def _removed(rows: Sequence[RemovalRow]) -> str:
     lines = [
         [
             f"{f} {v}",
@@ -67,27 +95,22 @@ def _removed(rows: Rows) -> str:
             rate(of["sae"]),
             rate(of["random"]),
         ]
-        for (f, v), of in by.items()
+        for (f, v), of in by_value(rows).items()
     ]
     return markdown_table(["value", "ablated", "gone", "random features"], lines)
 
 
-def _owners(rows: Rows) -> str:
+def _owners(rows: Sequence[OwnershipRow]) -> str:
     """Kinds of edits against blocks."""
-    blocks = list(dict.fromkeys(row["block"] for row in rows))
-    by = {(row["kind"], row["block"]): row for row in rows}
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    return markdown_table(
-        ["edit", *blocks], [[kind, *(_short(by[kind, b]) for b in blocks)] for kind in kinds]
-    )
+    cells = {(row["kind"], row["block"]): row for row in rows}
+    blocks, kinds = dict.fromkeys(row["block"] for row in rows), dict.fromkeys(row["kind"] for row in rows)
+    lines = [[kind, *(_short(cells[kind, block]) for block in blocks)] for kind in kinds]
+    return markdown_table(["edit", *blocks], lines)
 
 
-def _moved(results: Mapping[str, Any]) -> str:
-    """Ways of transport against kinds of edits."""
-    rows = results["transport"]
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    by = {(row["method"], row["kind"]): row for row in rows}
-    ways = list(dict.fromkeys(row["method"] for row in rows))
-    return markdown_table(
-        ["method", *kinds], [[way, *(_short(by[way, kind]) for kind in kinds)] for way in ways]
-    )
+def _moved(rows: Sequence[TransportRow]) -> str:
+    """Methods of transport against kinds of edits."""
+    cells = {(row["method"], row["kind"]): row for row in rows}
+    methods, kinds = dict.fromkeys(row["method"] for row in rows), dict.fromkeys(row["kind"] for row in rows)
+    lines = [[method, *(_short(cells[method, kind]) for kind in kinds)] for method in methods]
+    return markdown_table(["method", *kinds], lines)

@@ -1,47 +1,64 @@
 """What the stages make: pictures, stores, autoencoders."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from activation_store import Store
 from unbox.atlas import Atlas, build
 from unbox.capture import collect
 from unbox.ground_truth.demo.demo_plan import QUALITY, DemoPlan
-from unbox.ground_truth.effects import Cases, draw_cases
+from unbox.ground_truth.effects import Cases, ModelUnderTest
 from unbox.image_uri import image_uri
 from unbox.models import Model
 from unbox.prompt import Prompt
 from unbox.result_cache import Stage
-from unbox.sae import Spec, load_saes, train
+from unbox.sae import SAE, Spec, load_saes, train
 from unbox.shapes import Split, prompts
 from unbox.shapes.detector import Detector
+
+
+class PackedCases(TypedDict):
+    """Cases as JSON."""
+
+    prompts: list[dict[str, Any]]
+    seeds: list[int]
+    images: list[str]
+    """Data URIs."""
+    readings: list[dict[str, str]]
+
 
 #: Rows of a training step: small, so that a million of them make many steps.
 BATCH = 2048
 
 
-def draw(model: Model, plan: DemoPlan) -> dict[str, Any]:
+def draw(model: Model, plan: DemoPlan) -> dict[str, PackedCases]:
     """Unedited pictures of the trial and test cases, and what is read from them, as JSON."""
+    subject = under_test(model, plan)
     return {
-        name: packed(draw_cases(model, Detector.load(), count, plan.seed + shift, **plan.drawing))
+        name: packed(subject.cases(count, plan.seed + shift))
         for shift, (name, count) in enumerate((("trial", plan.trial_pool), ("test", plan.test_pool)), start=3)
     }
 
 
-def packed(cases: Cases) -> dict[str, Any]:
+def under_test(model: Model, plan: DemoPlan) -> ModelUnderTest:
+    """The model with the detector, and with the plan's way of drawing."""
+    return ModelUnderTest(model, Detector.load(), {**plan.drawing})
+
+
+def packed(cases: Cases) -> PackedCases:
     """Cases as JSON, their images as data URIs."""
     return {
         "prompts": [{"text": prompt.text, "meta": dict(prompt.meta)} for prompt in cases.prompts],
         "seeds": list(cases.seeds),
-        "images": [image_uri(image, quality=QUALITY) for image in cases.images],
+        "images": [i if isinstance(i, str) else image_uri(i, quality=QUALITY) for i in cases.images],
         "readings": list(cases.readings),
     }
 
 
-def unpacked(saved: dict[str, Any]) -> Cases:
+def unpacked(saved: PackedCases) -> Cases:
     """Inverse of `packed`; the images stay data URIs."""
-    columns = {name: tuple(column) for name, column in saved.items()}
-    return Cases(**columns | {"prompts": tuple(Prompt(**prompt) for prompt in saved["prompts"])})
+    prompts = tuple(Prompt(**prompt) for prompt in saved["prompts"])
+    return Cases(prompts, tuple(saved["seeds"]), tuple(saved["images"]), tuple(saved["readings"]))
 
 
 def gather(model: Model, plan: DemoPlan, to: Path, split: Split, n: int, seed: int) -> dict[str, Any]:
@@ -73,7 +90,7 @@ def opened(collected: Stage) -> Store:
     return Store.open(collected.folder / "store")
 
 
-def autoencoders(trained: Stage) -> dict[str, Any]:
+def autoencoders(trained: Stage) -> dict[str, SAE]:
     """The SAEs that a stage fitted, by block, in the order of the UNet."""
     saes = load_saes(trained.folder / "saes")
     return {block: saes[block] for block in sorted(saes, key=depth)}

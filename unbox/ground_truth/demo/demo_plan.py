@@ -1,7 +1,7 @@
 """Every number that the demo depends on."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 #: The factor values that the demo looks for and turns on: fixed beforehand, not picked by how they came out.
 TARGETS = (
@@ -25,6 +25,13 @@ TARGETS = (
 
 #: Quality of the report's pictures, WebP.
 QUALITY = 88
+
+
+class Drawing(TypedDict):
+    """Arguments of `collect` and `Model.generate`."""
+
+    steps: int
+    guidance: float | None
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,8 @@ class DemoPlan:
     """Factor values to find features for and to turn on."""
 
     @property
-    def drawing(self) -> dict[str, Any]:
-        """How every picture is drawn: arguments of `collect` and `Model.generate`."""
+    def drawing(self) -> Drawing:
+        """How every picture is drawn."""
         return {"steps": self.steps, "guidance": self.guidance}
 
     def part(self, *names: str) -> dict[str, Any]:

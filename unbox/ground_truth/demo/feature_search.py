@@ -6,18 +6,19 @@ about one object at a time, also in pictures of two.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unbox.ground_truth.factor_scores import blocks_of
+from unbox.edits.terms import TensorDictionary
+from unbox.ground_truth.factor_scores import UpdateRows, blocks_of
 from unbox.mask import Mask
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, masks
 from unbox.statistics import auroc
 
-Feature = tuple[str, int]  # block, latent
+Latent = tuple[str, int]  # block, number
 
 
 class Weighted(NamedTuple):
@@ -49,7 +50,7 @@ def values_of(scenes: Sequence[Scene], factor: str) -> np.ndarray:
     return np.array([getattr(thing, factor) for scene in scenes for thing in scene.objects])
 
 
-def pooled(sae: Any, rows: Any, scenes: Sequence[Scene]) -> PooledCodes:
+def pooled(sae: TensorDictionary, rows: UpdateRows, scenes: Sequence[Scene]) -> PooledCodes:
     """Codes of a block's rows in a store, pooled; `scenes` are those of its first pictures, in order."""
     _, steps, branches, height, width, _ = rows.shape
     covers = [np.stack([on_grid(m, height, width).ravel() for m in masks(scene)]) for scene in scenes]
@@ -74,7 +75,7 @@ def summed(values: Tensor, indices: Tensor, latents: int) -> np.ndarray:
     )
 
 
-def maps(sae: Any, rows: Any, features: Sequence[int]) -> np.ndarray:
+def maps(sae: TensorDictionary, rows: UpdateRows, features: Sequence[int]) -> np.ndarray:
     """Maps of some features, averaged over steps and branches: (features, pictures, y, x)."""
     _, steps, branches, height, width, _ = rows.shape
     parts = []

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from unbox.ground_truth.demo.collect_and_fit import autoencoders, opened
 from unbox.ground_truth.demo.demo_plan import DemoPlan
-from unbox.ground_truth.demo.feature_search import Feature, pooled, ranking, tables
+from unbox.ground_truth.demo.feature_search import Latent, pooled, ranking, tables
 from unbox.ground_truth.demo.top_pictures import top_examples
 from unbox.ground_truth.factor_scores import scenes_of
 from unbox.result_cache import Stage
@@ -76,7 +76,7 @@ def measured(auroc: float) -> float:
     return 0.5 if np.isnan(auroc) else float(auroc)
 
 
-def best_teller(choice: dict[str, dict[str, np.ndarray]], target: tuple[str, str]) -> Feature:
+def best_teller(choice: dict[str, dict[str, np.ndarray]], target: tuple[str, str]) -> Latent:
     """The feature of all blocks that tells a factor value best."""
     factor, value = target
     rows = {block: table[factor][FACTORS[factor].index(value)] for block, table in choice.items()}

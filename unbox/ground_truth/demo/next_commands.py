@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from activation_store import write_json
 from unbox.edit import Edits
 from unbox.ground_truth.demo.demo_plan import DemoPlan
+from unbox.ground_truth.demo.turn_on import MeasuredEdit
 from unbox.result_cache import Stage
 from unbox.shapes import SCENE_FACTORS
 from unbox.shapes.render import RADIUS, SIDE
@@ -15,7 +15,7 @@ from unbox.shapes.render import RADIUS, SIDE
 CAPTION = "a large solid orange square in the center on a gray background, light from the left"
 
 
-def save_edits(folder: Path, results: Sequence[dict[str, Any]]) -> list[Path]:
+def save_edits(folder: Path, results: Sequence[MeasuredEdit]) -> list[Path]:
     """Write each edit for `unbox generate --edits`; edits of objects act on the middle of the picture."""
     radius = (RADIUS["large"] + 4) / SIDE
     middle = {"box": [0.5 - radius, 0.5 - radius, 0.5 + radius, 0.5 + radius]}

@@ -12,6 +12,7 @@ import numpy as np
 
 from activation_store.files import write_text
 from unbox.ground_truth.demo.demo_plan import DemoPlan
+from unbox.ground_truth.demo.turn_on import Counts, MeasuredEdit
 from unbox.ground_truth.effects import Cases
 from unbox.result_cache import Stage
 from unbox.shapes import FACTORS
@@ -44,10 +45,10 @@ class Findings(NamedTuple):
     cases: Cases
     blocks: list[dict[str, Any]]
     found: dict[str, Any]
-    edits: list[dict[str, Any]]
+    edits: list[MeasuredEdit]
     stages: Sequence[Stage]
 
-    def working(self) -> list[dict[str, Any]]:
+    def working(self) -> list[MeasuredEdit]:
         """The edits that turn their value on, where random features do not."""
         return [
             e
@@ -58,13 +59,9 @@ class Findings(NamedTuple):
 
 def write_report(path: Path, findings: Findings, following: str) -> Path:
     """Write the page; `following` is what to type next. Returns its path."""
-    write_text(path, page(content(findings) | {"next": following}))
+    templates = Templates("unbox.ground_truth.demo", percent=percent)
+    write_text(path, templates.render("report.html", **content(findings), next=following))
     return path
-
-
-def page(values: dict[str, Any]) -> str:
-    """The template, filled. A name that it uses and `values` lacks is an error."""
-    return Templates("unbox.ground_truth.demo", percent=percent).render("report.html", **values)
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -72,7 +69,7 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f}%"
 
 
-def rate(outcome: dict[str, Any]) -> float:
+def rate(outcome: Counts) -> float:
     """Share of an outcome's pictures in which the value was read."""
     return outcome["hits"] / max(outcome["n"], 1)
 
@@ -159,7 +156,7 @@ def owners(table: dict[str, dict[str, float]]) -> dict[str, Any]:
     return {"owners": rows, "best": [(name, block, table[block][name]) for name, block in best.items()]}
 
 
-def edit(e: dict[str, Any]) -> dict[str, Any]:
+def edit(e: MeasuredEdit) -> dict[str, Any]:
     """One edit with its intervals."""
     rates = [
         {"name": name, "kind": kind, "rate": rate(o), "hits": o["hits"], "n": o["n"]}

@@ -3,15 +3,23 @@
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from unbox.ground_truth.demo.collect_and_fit import autoencoders, describe, draw, fit, gather, unpacked
+from unbox.ground_truth.demo.collect_and_fit import (
+    autoencoders,
+    describe,
+    draw,
+    fit,
+    gather,
+    under_test,
+    unpacked,
+)
 from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.feature_search import Weighted
 from unbox.ground_truth.demo.measure import find, measure
 from unbox.ground_truth.demo.next_commands import following, save_edits
 from unbox.ground_truth.demo.report import CHANCE, SUCCESS, Findings, rate, write_report
-from unbox.ground_truth.demo.turn_on import Addition, assess, choose
+from unbox.ground_truth.demo.turn_on import Addition, MeasuredEdit, assess, choose
 from unbox.models import Model
 from unbox.result_cache import Stage, Stages
 from unbox.shapes import Split
@@ -127,15 +135,16 @@ def turn_on(
     """Choose the edit for one target on the trial pool, count its success on the test pool."""
     factor, value = target = plan.targets[number]
 
-    def build(_: Path) -> dict[str, Any]:
+    def build(_: Path) -> MeasuredEdit:
         saes, cases = autoencoders(trained), {name: unpacked(saved) for name, saved in drawn.result.items()}
         ranked = [Weighted(*feature) for feature in found.result["ranked"][number]]
         additions = [Addition(tuple(ranked[:n]), s) for n, s in product(plan.features, plan.strengths)]
         trial, test = (
             cases[name].lacking(target, n) for name, n in (("trial", plan.trial), ("test", plan.test))
         )
-        chosen = choose(model, trial, target, additions, saes, **plan.drawing)
-        return assess(model, test, target, chosen, saes, plan.seed + number, **plan.drawing)
+        subject = under_test(model, plan)
+        chosen = choose(subject, trial, target, additions, saes)
+        return assess(subject, test, target, chosen, saes, plan.seed + number)
 
     settings = {"target": target, **plan.part("features", "strengths", "trial", "test")}
     stage = stages.run(

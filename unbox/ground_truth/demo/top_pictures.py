@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from activation_store import Store
 from unbox.ground_truth.demo.demo_plan import QUALITY
-from unbox.ground_truth.demo.feature_search import Feature, maps
+from unbox.ground_truth.demo.feature_search import Latent, maps
 from unbox.image_uri import image_uri
+from unbox.sae import SAE
 
 #: How many pictures of each feature are shown.
 SHOWN = 6
@@ -18,16 +20,16 @@ SHOWN = 6
 HEAT, OPAQUE = (255, 92, 24), 0.85
 
 
-def top_examples(store: Any, saes: Mapping[str, Any], features: Sequence[Feature]) -> list[dict[str, Any]]:
+def top_examples(store: Store, saes: Mapping[str, SAE], features: Sequence[Latent]) -> list[dict[str, Any]]:
     """For each feature: the pictures of a store in which its peak is highest, plain and under its map."""
-    found: dict[Feature, np.ndarray] = {}
+    found: dict[Latent, np.ndarray] = {}
     for block in dict.fromkeys(block for block, _ in features):
         wanted = [i for b, i in features if b == block]
         found |= {(block, i): m for i, m in zip(wanted, maps(saes[block], store[block], wanted), strict=True)}
     return [shown(store, feature, found[feature]) for feature in features]
 
 
-def shown(store: Any, feature: Feature, of: np.ndarray) -> dict[str, Any]:
+def shown(store: Store, feature: Latent, of: np.ndarray) -> dict[str, Any]:
     """Top examples of a feature from its maps (pictures, y, x), under one scale: JSON for the report."""
     peaks = of.max((1, 2))
     best = [int(i) for i in np.argsort(-peaks)[:SHOWN]]

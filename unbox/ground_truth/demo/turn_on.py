@@ -3,17 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import TypedDict
 
 from unbox.edit import Edits, Feature
 from unbox.edits import random_control
 from unbox.ground_truth.demo.demo_plan import QUALITY
 from unbox.ground_truth.demo.feature_search import Weighted
-from unbox.ground_truth.effects import Cases, Outcome, measure
+from unbox.ground_truth.effects import Cases, ModelUnderTest, Outcome, Recipe, measure
 from unbox.ground_truth.factor_scores import Value
 from unbox.image_uri import image_uri
+from unbox.json_types import JSON
 from unbox.mask import Mask
-from unbox.shapes.detector import Detector
+from unbox.sae import SAE
 from unbox.shapes.where import edit_mask
 
 #: Success on trial cases that is given up for leaving the other factors alone.
@@ -22,7 +23,7 @@ SLACK = 0.1
 #: How many test pictures the report shows of each edit.
 SHOWN = 6
 
-Saes = Mapping[str, Any]  # block -> SAE
+Saes = Mapping[str, SAE]  # block -> SAE
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,32 @@ class Addition:
         return adds
 
 
+class Counts(TypedDict):
+    """An outcome: successes, pictures, and the share of other factors that read as before."""
+
+    hits: int
+    n: int
+    kept: float
+
+
+class MeasuredEdit(TypedDict):
+    """What an addition and its random control do, as the report shows it."""
+
+    factor: str
+    value: str
+    features: list[str]
+    edits: list[dict[str, JSON]]
+    strength: float
+    edited: Counts
+    control: Counts
+    pictures: list[dict[str, str]]
+
+
 def choose(
-    model: Any, cases: Cases, value: Value, additions: Sequence[Addition], saes: Saes, **options: Any
+    subject: ModelUnderTest, cases: Cases, value: Value, additions: Sequence[Addition], saes: Saes
 ) -> Addition:
     """Of the additions that succeed nearly as often as the best, the one that changes other factors least."""
-    outcomes = [
-        tried(model, cases, value, lambda where, a=a: a.edits(saes, where), **options) for a in additions
-    ]
+    outcomes = [measure(subject, cases, recipe_of(a, saes, value), value) for a in additions]
     enough = max(outcome.success.mean() for outcome in outcomes) - SLACK
     harms = [
         (outcome.collateral.mean(), i)
@@ -62,19 +82,18 @@ def choose(
     return additions[min(harms)[1]]
 
 
+def recipe_of(addition: Addition, saes: Saes, value: Value) -> Recipe:
+    """The addition where an edit of the value's factor acts."""
+    return lambda scene: addition.edits(saes, edit_mask(value[0], scene))
+
+
 def assess(
-    model: Any, cases: Cases, value: Value, addition: Addition, saes: Saes, seed: int, **options: Any
-) -> dict[str, Any]:
-    """What an addition and its random control do to cases: JSON for the report, with pictures."""
-    draws = count()
-    edited = tried(model, cases, value, lambda where: addition.edits(saes, where), **options)
-    control = tried(
-        model,
-        cases,
-        value,
-        lambda where: random_control(addition.edits(saes, where), (seed, next(draws))),
-        **options,
-    )
+    subject: ModelUnderTest, cases: Cases, value: Value, addition: Addition, saes: Saes, seed: int
+) -> MeasuredEdit:
+    """What an addition and its random control, drawn anew for each case, do to cases."""
+    recipe, draws = recipe_of(addition, saes, value), count()
+    edited = measure(subject, cases, recipe, value)
+    control = measure(subject, cases, lambda scene: random_control(recipe(scene), (seed, next(draws))), value)
     shown = zip(cases.prompts, cases.images, edited.images, control.images, strict=True)
     return {
         "factor": value[0],
@@ -87,7 +106,7 @@ def assess(
         "pictures": [
             {
                 "caption": p.text,
-                "before": b,
+                "before": str(b),
                 "after": image_uri(a, quality=QUALITY),
                 "control": image_uri(c, quality=QUALITY),
             }
@@ -96,14 +115,7 @@ def assess(
     }
 
 
-def tried(model: Any, cases: Cases, value: Value, edits: Any, **options: Any) -> Outcome:
-    """Outcome of `edits`, a function from where the factor is edited to the edits, on every case."""
-    return measure(
-        model, Detector.load(), cases, lambda scene: edits(edit_mask(value[0], scene)), value, **options
-    )
-
-
-def counted(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as JSON: successes, pictures, and the share of other factors that read as before."""
+def counted(outcome: Outcome) -> Counts:
+    """An outcome in numbers."""
     hits, n = int(outcome.success.sum()), len(outcome.success)
     return {"hits": hits, "n": n, "kept": float(1 - outcome.collateral.mean())}

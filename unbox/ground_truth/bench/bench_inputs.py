@@ -1,0 +1,107 @@
+"""What the benchmark's parts share: the model, its dictionaries, and what values do to updates."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from activation_store import Store
+from unbox.capture import collect
+from unbox.edits.terms import TensorDictionary
+from unbox.ground_truth.bench.bench_settings import BenchSettings
+from unbox.ground_truth.bench.mean_maps import MAPPED, MeanMaps
+from unbox.ground_truth.bench.methods import dictionaries
+from unbox.ground_truth.effects import ModelUnderTest, Sampling
+from unbox.ground_truth.factor_scores import UpdateRows, Value, scenes_of
+from unbox.models import Model
+from unbox.result_cache import ResultCache
+from unbox.sae import SAE
+from unbox.shapes import Scene, prompts
+from unbox.shapes.detector import Detector
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class BlockRows:
+    """A block's rows in memory: they are read a dozen times, and a store opens a shard for each image."""
+
+    updates: np.ndarray
+
+    @classmethod
+    def of(cls, rows: UpdateRows) -> "BlockRows":
+        """All images of a store's rows."""
+        return cls(np.stack([rows.read(i) for i in range(rows.shape[0])]))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.updates.shape
+
+    def read(self, i: int) -> np.ndarray:
+        """(step, branch, y, x, d) of an image."""
+        return self.updates[i]
+
+
+@dataclass(frozen=True)
+class BenchInputs:
+    """The parts that all measurements share."""
+
+    subject: ModelUnderTest
+    saes: Mapping[str, SAE]
+    settings: BenchSettings
+    results: ResultCache
+    store: Store
+    scenes: Sequence[Scene]
+    """Of the store's images."""
+    dictionaries: Mapping[str, Mapping[str, TensorDictionary]]
+    """Block -> name -> dictionary."""
+    mean_maps: Callable[[str], MeanMaps]
+    """Mean maps of a block's dictionaries by factor value, made when first asked for."""
+    progress: bool = True
+
+    def bar(self, items: Sequence[Item], what: str) -> Iterator[Item]:
+        """Iterate with a progress bar."""
+        return iter(tqdm(items, desc=what, disable=not self.progress))
+
+    def shifts(self) -> dict[str, dict[Value, float]]:
+        """Block -> how far each value moves its update, in deviations of a position's update."""
+        found = {}
+        for block, sae in self.bar(list(self.saes.items()), "movers"):
+            channels = {"neurons": self.dictionaries[block]["neurons"]}
+            maps = MeanMaps(channels, BlockRows.of(self.store[block]), self.scenes)
+            found[block] = {value: maps.moved(value) / float(sae.update_std) for value in MAPPED}
+        return found
+
+
+def prepare(
+    model: Model,
+    saes: Mapping[str, SAE],
+    settings: BenchSettings,
+    out: Path,
+    results: ResultCache,
+    progress: bool,
+) -> BenchInputs:
+    """Collect the updates of held-out captions into `out`/store, and make each block's dictionaries."""
+    store = collect(
+        model,
+        prompts(settings.prompts, seed=settings.seed + 101, split="heldout", full=True),
+        out / "store",
+        blocks=tuple(saes),
+        steps=settings.steps,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        progress=progress,
+    )
+    scenes = scenes_of(store)
+    of_block = {
+        block: dictionaries(sae, store[block].sample(4096, settings.seed), settings.seed)
+        for block, sae in saes.items()
+    }
+    sampling: Sampling = {"steps": settings.steps, "batch_size": settings.batch_size}
+    subject = ModelUnderTest(model, Detector.load(), sampling)
+    mean_maps = cache(lambda block: MeanMaps(of_block[block], BlockRows.of(store[block]), scenes))
+    return BenchInputs(subject, saes, settings, results, store, scenes, of_block, mean_maps, progress)

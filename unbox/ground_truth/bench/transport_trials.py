@@ -1,0 +1,71 @@
+"""Edits by transport between two captions: which block owns what, and which method carries it."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from unbox.edit import Edits
+from unbox.edits import random_control
+from unbox.edits.transport import UpdatePair, steer, transport
+from unbox.ground_truth.bench.bench_inputs import BenchInputs
+from unbox.ground_truth.bench.bench_rows import Rates, TransportResults
+from unbox.ground_truth.bench.scene_pairs import KINDS, ScenePair, patch, recorded, scene_pairs
+from unbox.ground_truth.bench.trade_off import rates
+from unbox.shapes.detector import Reading
+
+
+def transport_trials(bench: BenchInputs) -> TransportResults:
+    """Every way to make every kind of edit."""
+    found: TransportResults = {"ownership": [], "transport": []}
+    for kind in bench.bar(list(KINDS), "pairs"):
+        rows = bench.results.get(["pairs", kind], _one_kind, bench, kind)
+        found["ownership"] += rows["ownership"]
+        found["transport"] += rows["transport"]
+    return found
+
+
+def _one_kind(bench: BenchInputs, kind: str) -> TransportResults:
+    """Every way to make a kind of edit, on the same pairs."""
+    pairs = scene_pairs(kind, bench.settings.pairs, bench.settings.seed)
+    updates = recorded(bench.subject, pairs, list(bench.saes))
+    before = _read(bench, pairs, [None] * len(pairs))
+
+    def judged(make_edits: Callable[[UpdatePair], Edits]) -> Rates:
+        after = _read(bench, pairs, [make_edits(pair) for pair in updates])
+        success = [p.succeeded(a) for p, a in zip(pairs, after, strict=True)]
+        harm = [p.harm(b, a) for p, b, a in zip(pairs, before, after, strict=True)]
+        return rates(np.array(success), np.array(harm))
+
+    owned = {block: judged(partial(patch, block=block)) for block in bench.saes}
+    moved = {name: judged(make_edits) for name, make_edits in transport_methods(bench).items()}
+    return {
+        "ownership": [{"kind": kind, "block": block, **row} for block, row in owned.items()],
+        "transport": [{"kind": kind, "method": name, **row} for name, row in moved.items()],
+    }
+
+
+def transport_methods(bench: BenchInputs) -> dict[str, Callable[[UpdatePair], Edits]]:
+    """Methods by name: features, random features with the same maps, neurons, steering."""
+    settings, blocks = bench.settings, tuple(bench.saes)
+    neurons = {block: named["neurons"] for block, named in bench.dictionaries.items()}
+    methods: dict[str, Callable[[UpdatePair], Edits]] = {}
+    for strength in settings.moved:
+        for count in settings.transported:
+            size = f"{count} features x {strength:g}"
+            carry = partial(transport, count=count, strength=strength)
+            methods[f"sae, {size}"] = partial(carry, saes=bench.saes)
+            methods[f"random, {size}"] = partial(_random, bench, carry)
+            methods[f"neurons, {size}"] = partial(carry, saes=neurons)
+        methods[f"steering x {strength / 2:g}"] = partial(steer, blocks=blocks, strength=strength / 2)
+    return methods
+
+
+def _random(bench: BenchInputs, carry: Callable[..., Edits], pair: UpdatePair) -> Edits:
+    """The same maps on random features."""
+    return random_control(carry(pair, saes=bench.saes), bench.settings.seed)
+
+
+def _read(bench: BenchInputs, pairs: Sequence[ScenePair], edits: Sequence[Edits | None]) -> list[Reading]:
+    images = bench.subject.draw([p.original_prompt for p in pairs], [p.seed for p in pairs], edits)
+    return bench.subject.detector.read(images)
