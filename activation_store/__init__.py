@@ -11,25 +11,3 @@ from activation_store.schema import Schema
 from activation_store.store import Store
 from activation_store.verify import Report, repair, verify
 from activation_store.writer import Writer
-
-__all__ = [
-    "Batches",
-    "Moments",
-    "Pool",
-    "Report",
-    "Rows",
-    "Sample",
-    "Schema",
-    "Store",
-    "StoreError",
-    "Writer",
-    "digest",
-    "merge",
-    "publish_file",
-    "publish_folder",
-    "read_json",
-    "repair",
-    "subset",
-    "verify",
-    "write_json",
-]

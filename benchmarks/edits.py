@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from unbox.blocks import DEFAULT_BLOCKS
 from unbox.edit import Edits, Feature
 from unbox.edits.apply import EditedBlock, EditHook
 from unbox.edits.program import Program
 from unbox.sae.model import SAE, Stats
+from unbox.site import DEFAULT_BLOCKS
 
 WIDTH, LATENTS, K = 1280, 5120, 10
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from activation_store import Store
-from unbox.blocks import DEFAULT_BLOCKS
+from unbox.site import DEFAULT_BLOCKS
 
 FOLDER = os.environ.get("UNBOX_REAL_SIZE")
 LOOK = "--system sdxl-turbo --steps 1"

@@ -16,7 +16,6 @@ from unbox.plugins import PLUGINS
 
 if TYPE_CHECKING:
     from activation_store import Store
-    from unbox.blocks import DEFAULT_BLOCKS
     from unbox.capture import collect, record
     from unbox.edit import Edit, Edits, Feature
     from unbox.edits import bind
@@ -24,11 +23,7 @@ if TYPE_CHECKING:
     from unbox.models import load
     from unbox.prompt import Prompt
     from unbox.sae import SAE, evaluate, fit, load_saes
-
-__all__ = [
-    "DEFAULT_BLOCKS", "SAE", "Edit", "Edits", "Feature", "Prompt", "Store", "UnboxError",
-    "bind", "collect", "evaluate", "fit", "load", "load_saes", "record",
-]  # fmt: skip
+    from unbox.site import DEFAULT_BLOCKS
 
 PLUGINS["hooks"] = ("unbox.edits.apply",)
 PLUGINS["critics"] = ("unbox.ground_truth.shapes_critic",)

@@ -21,13 +21,13 @@ from typing import Any, ClassVar, TypedDict, Unpack
 
 from numpy.typing import ArrayLike
 
-from unbox.blocks import block_path
 from unbox.dictionary import Dictionary
 from unbox.edit_ops import OPS, ops_of
 from unbox.edit_values import Steps, Value, indices, number, number_or_curve, step_range, unpacked
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.mask import Mask, MaskLike
+from unbox.site import block_path
 
 VERSION = 1
 BRANCHES = ("both", "cond", "uncond", "contrast")

@@ -1,7 +1,7 @@
 """Packages whose public names are imported when first used, so that their light modules cost nothing.
 
-A package's `__init__` imports its names under `if TYPE_CHECKING:` and ends with `lazy(__name__)`. Its modules
-of plain values (`unbox.sae.plan`) can then be imported without torch.
+A package's `__init__` imports its names under `if TYPE_CHECKING:` and ends with `lazy(__name__)`, which
+also sets `__all__`. Its modules of plain values (`unbox.sae.plan`) can then be imported without torch.
 """
 
 import ast
@@ -41,4 +41,5 @@ def lazy(package: str) -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
+    module.__dict__["__all__"] = sorted(module.__dict__["_home_of"])
     module.__class__ = LazyPackage

@@ -1,19 +1,22 @@
-"""Sites: what of a model can be recorded or edited, as rows of data.
+"""Sites: what of a model can be recorded or edited. A UNet's are its transformer blocks, by short names.
 
-A UNet's sites are its transformer blocks, by their short names. Other architectures, text encoders and
-attention heads are further rows: another layout, stream or width.
+`down.2.1` is `down_blocks.2.attentions.1` of the UNet.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unbox.blocks import block_path
+from unbox.errors import UnboxError
 
-#: Layout -> its axes, as an einops pattern. `maps` are an image's channels; `tokens` a sequence of vectors.
-LAYOUTS = {"maps": "rows channels y x", "tokens": "rows (y x) channels"}
+#: The four blocks of "Unpacking SDXL Turbo" (arXiv 2410.22366).
+DEFAULT_BLOCKS = ("down.2.1", "mid.0", "up.0.0", "up.0.1")
 
 #: The order of branches on every branch axis.
 BRANCHES = ("cond", "uncond")
+
+_SHORT = re.compile(r"(?:(down|up)\.(\d+)|mid)\.(\d+)")
+_PATH = re.compile(r"(?:unet\.)?(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)")
 
 
 @dataclass(frozen=True)
@@ -22,16 +25,15 @@ class Site:
 
     name: str
     """Short name, `up.0.1`."""
-    path: str
-    """Path of the module inside the UNet (or other network)."""
-    halvings: int = 0
+    halvings: int
     """How often the latent's sides are halved before it, rounding up."""
-    layout: str = "maps"
-    """A key of `LAYOUTS`."""
-    stream: str = "image"
-    """Whose vectors they are: the `image`'s or, in networks that carry both, the `text`'s."""
     width: str = "in_channels"
     """Attribute of the module that holds the number of channels d of a vector."""
+
+    @property
+    def path(self) -> str:
+        """Path of the module inside the UNet."""
+        return block_path(self.name)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(y, x) of the site for latents of `height` x `width`."""
@@ -41,13 +43,26 @@ class Site:
 def unet_sites(down: Sequence[int], up: Sequence[int], mid: int = 1) -> tuple[Site, ...]:
     """Sites of a UNet in the order of its forward pass, from the transformer blocks that each level has."""
     deepest = len(down) - 1
-    names = [
-        *((f"down.{level}.{i}", level) for level, count in enumerate(down) for i in range(count)),
-        *((f"mid.{i}", deepest) for i in range(mid)),
-        *((f"up.{level}.{i}", deepest - level) for level, count in enumerate(up) for i in range(count)),
-    ]
-    return tuple(Site(name, block_path(name), halvings) for name, halvings in names)
+    return (
+        *(Site(f"down.{level}.{i}", level) for level, count in enumerate(down) for i in range(count)),
+        *(Site(f"mid.{i}", deepest) for i in range(mid)),
+        *(Site(f"up.{level}.{i}", deepest - level) for level, count in enumerate(up) for i in range(count)),
+    )
 
 
-#: SDXL's eleven.
-SDXL_SITES = unet_sites(down=(0, 2, 2), up=(3, 3, 0))
+def block_path(name: str) -> str:
+    """Module path inside the UNet of a block's short name. Raises UnboxError for a malformed name."""
+    match = _SHORT.fullmatch(name)
+    if match is None:
+        raise UnboxError(f"'{name}' is not a block name; blocks are named like {', '.join(DEFAULT_BLOCKS)}")
+    side, level, index = match.groups()
+    return f"{side}_blocks.{level}.attentions.{index}" if side else f"mid_block.attentions.{index}"
+
+
+def short_name(path: str) -> str:
+    """Short name of a module path (`unet.` in front is allowed). Raises UnboxError for any other path."""
+    match = _PATH.fullmatch(path)
+    if match is None:
+        raise UnboxError(f"'{path}' is not the path of a transformer block, like mid_block.attentions.0")
+    side, level, index = match.groups()
+    return f"{side}.{level}.{index}" if side else f"mid.{index}"

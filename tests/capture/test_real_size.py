@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from activation_store import Store
-from unbox.blocks import DEFAULT_BLOCKS
+from unbox.site import DEFAULT_BLOCKS
 
 FOLDER = os.environ.get("UNBOX_REAL_SIZE")
 

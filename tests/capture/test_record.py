@@ -12,10 +12,10 @@ from peft import LoraConfig
 
 from tests.capture.conftest import hook_count
 from unbox import record
-from unbox.blocks import block_path
 from unbox.errors import UnboxError
 from unbox.models import load, weight_hash
 from unbox.models.clock import clock
+from unbox.site import block_path
 
 BLOCKS = (
     "down.1.0", "down.1.1", "down.2.0", "down.2.1", "mid.0", "up.0.0", "up.0.1", "up.0.2", "up.1.0", "up.1.1",

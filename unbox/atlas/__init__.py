@@ -11,19 +11,4 @@ if TYPE_CHECKING:
     from unbox.atlas.labels import set_label
     from unbox.atlas.query import Atlas
 
-__all__ = [
-    "Atlas",
-    "AtlasPlan",
-    "Example",
-    "Facts",
-    "Filter",
-    "Histogram",
-    "Label",
-    "Life",
-    "Related",
-    "SAEInfo",
-    "build",
-    "set_label",
-]
-
 lazy(__name__)

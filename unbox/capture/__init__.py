@@ -12,15 +12,4 @@ if TYPE_CHECKING:
     from unbox.capture.stream import Stream
     from unbox.capture.tape import Tape, record
 
-__all__ = [
-    "CollectSettings",
-    "Estimate",
-    "Stream",
-    "Tape",
-    "collect",
-    "estimate",
-    "read_prompts",
-    "record",
-]
-
 lazy(__name__)

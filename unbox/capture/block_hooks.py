@@ -11,7 +11,6 @@ from einops import rearrange
 from unbox.errors import UnboxError
 from unbox.models.hooks import Hookable
 from unbox.models.model import Model
-from unbox.site import LAYOUTS
 
 #: What a hook is given of a forward: positional arguments, keyword arguments, what a block returns.
 Args = tuple[torch.Tensor, ...]
@@ -75,7 +74,7 @@ def update(given: torch.Tensor, output: torch.Tensor, dtype: torch.dtype | None 
 
 def spatial_last(x: torch.Tensor) -> torch.Tensor:
     """(rows, channels, y, x) as (rows, y, x, channels), a view."""
-    return rearrange(x, f"{LAYOUTS['maps']} -> rows y x channels")
+    return rearrange(x, "rows channels y x -> rows y x channels")
 
 
 def refuse_compiled(model: Hookable, modules: dict[str, torch.nn.Module]) -> None:

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from activation_store import Schema
-from unbox.blocks import DEFAULT_BLOCKS
 from unbox.errors import UnboxError
 from unbox.models.sampling_options import SamplingOptions
 from unbox.prompt import Prompt
-from unbox.site import BRANCHES
+from unbox.site import BRANCHES, DEFAULT_BLOCKS
 
 if TYPE_CHECKING:
     from unbox.models.model import Model

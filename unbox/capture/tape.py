@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import torch
 
-from unbox.blocks import DEFAULT_BLOCKS
 from unbox.capture.attention import KINDS, watch_attention
 from unbox.capture.block_hooks import Args, Kwargs, spatial_last, update, watch
 from unbox.errors import UnboxError
 from unbox.models.clock import Clock, clock
 from unbox.models.model import Model
-from unbox.site import BRANCHES
+from unbox.site import BRANCHES, DEFAULT_BLOCKS
 
 #: What can be recorded of a block.
 WHAT = ("update", "input", "output", *KINDS)

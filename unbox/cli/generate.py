@@ -14,7 +14,7 @@ from unbox.models.sampling_options import SamplingOptions
 if TYPE_CHECKING:
     from PIL import Image
 
-    from unbox.edits import Edits
+    from unbox.edit import Edits
     from unbox.models import Micro
 
 Size = tuple[int, int]

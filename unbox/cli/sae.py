@@ -46,9 +46,9 @@ class SAEImportCommand:
 
     def run(self) -> None:
         """Import and say what was written."""
-        from unbox.blocks import block_path
         from unbox.errors import UnboxError
         from unbox.sae.interop import import_all
+        from unbox.site import block_path
 
         found = import_all(self.path, self.format)
         if self.block is not None:

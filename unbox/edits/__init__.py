@@ -8,37 +8,11 @@ from typing import TYPE_CHECKING
 from unbox.lazy_package import lazy
 
 if TYPE_CHECKING:
-    from unbox.edit import Block, Direction, Edit, Edits, Feature
     from unbox.edits.apply import EditHook, applied, guarded
     from unbox.edits.baselines import Basis, neurons, principal, random_directions
     from unbox.edits.controls import random_control
     from unbox.edits.edit_files import bind, load_edits, save_edits
     from unbox.edits.guard import Guard, norm_limits
     from unbox.edits.inversion import Inversion, invert
-    from unbox.mask import Mask
-
-__all__ = [
-    "Basis",
-    "Block",
-    "Direction",
-    "Edit",
-    "EditHook",
-    "Edits",
-    "Feature",
-    "Guard",
-    "Inversion",
-    "Mask",
-    "applied",
-    "bind",
-    "guarded",
-    "invert",
-    "load_edits",
-    "neurons",
-    "norm_limits",
-    "principal",
-    "random_control",
-    "random_directions",
-    "save_edits",
-]
 
 lazy(__name__)

@@ -16,24 +16,4 @@ if TYPE_CHECKING:
     from unbox.models.system_table import SYSTEMS, find_system
     from unbox.models.systems import Part, System
 
-__all__ = [
-    "BUCKETS",
-    "SYSTEMS",
-    "Call",
-    "Clock",
-    "Hook",
-    "Hookable",
-    "Micro",
-    "Model",
-    "Part",
-    "System",
-    "as_hook",
-    "clock",
-    "find_system",
-    "image_seed",
-    "load",
-    "nearest_bucket",
-    "weight_hash",
-]
-
 lazy(__name__)

@@ -11,12 +11,11 @@ import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from unbox.blocks import block_path
 from unbox.errors import UnboxError
 from unbox.models.clock import Clock
 from unbox.models.generate import generate
 from unbox.models.systems import System
-from unbox.site import Site, unet_sites
+from unbox.site import Site, block_path, unet_sites
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 

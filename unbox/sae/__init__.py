@@ -19,22 +19,4 @@ if TYPE_CHECKING:
     from unbox.sae.train import train
     from unbox.sae.variants import VARIANTS
 
-__all__ = [
-    "SAE",
-    "VARIANTS",
-    "ArrayRows",
-    "Codes",
-    "Figures",
-    "Plan",
-    "RowSource",
-    "Spec",
-    "Stats",
-    "evaluate",
-    "fit",
-    "load_saes",
-    "read_toml",
-    "specs",
-    "train",
-]
-
 lazy(__name__)

@@ -4,20 +4,3 @@ from unbox.shapes.captions import caption, prompts
 from unbox.shapes.factors import FACTORS, OBJECT_FACTORS, SCENE_FACTORS
 from unbox.shapes.render import coverage, masks, render
 from unbox.shapes.scene import Object, Scene, Split, sample_scene, sample_scenes, scene_rng
-
-__all__ = [
-    "FACTORS",
-    "OBJECT_FACTORS",
-    "SCENE_FACTORS",
-    "Object",
-    "Scene",
-    "Split",
-    "caption",
-    "coverage",
-    "masks",
-    "prompts",
-    "render",
-    "sample_scene",
-    "sample_scenes",
-    "scene_rng",
-]

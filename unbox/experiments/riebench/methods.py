@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 from einops import rearrange
 
-from unbox.edits import Edits, neurons, random_control
+from unbox.edit import Edits
+from unbox.edits import neurons, random_control
 from unbox.edits.transport import UpdatePair, steer, transport
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.sae import SAE

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from activation_store import Store
 from unbox.atlas import build
-from unbox.blocks import DEFAULT_BLOCKS
 from unbox.capture import collect
 from unbox.models import Model, load
 from unbox.sae import load_saes, specs, train
 from unbox.shapes import prompts
+from unbox.site import DEFAULT_BLOCKS
 
 #: The paper's four blocks, and two that carry colour, light and background.
 BLOCKS = (*DEFAULT_BLOCKS, "up.1.1", "up.1.2")

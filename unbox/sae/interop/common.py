@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from activation_store import StoreError
 from activation_store.files import read_json
-from unbox.blocks import short_name
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.sae.model import SAE
+from unbox.site import short_name
 
 #: Largest configuration file of another package, in bytes.
 CONFIG_LIMIT = 1 << 20

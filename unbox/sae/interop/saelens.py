@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from activation_store.files import write_json
-from unbox.blocks import block_path
 from unbox.json_types import JSON
 from unbox.sae.interop.common import block_of, peek, read_config, refuse_unless, whole_number
 from unbox.sae.model import SAE
 from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
+from unbox.site import block_path
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 

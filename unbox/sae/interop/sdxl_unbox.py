@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbox.blocks import block_path
 from unbox.errors import UnboxError
 from unbox.sae.interop.common import block_of, peek, read_config, whole_number
 from unbox.sae.model import SAE, Stats
+from unbox.site import block_path
 
 _FOLDER = re.compile(r"(?P<block>.+?)_k\d+_hidden\d+")
 #: What their training code records; it has no meaning for a finished SAE.
