@@ -2,76 +2,64 @@
 
 For trying hardware and pipelines before anything is downloaded; the images are noise. The models are laid out
 on torch's meta device and their tensors drawn and written one after the other: memory holds one tensor at a
-time, whatever the model's size.
+time, whatever the model's size. What is not given below is the library's own default.
 """
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import __version__ as diffusers_version
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from tqdm.auto import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from activation_store.files import publish_folder, write_json
+from activation_store.files import publish_folder
 from unbox.errors import UnboxError
+from unbox.models.seeds import generator, image_seed
 from unbox.models.system_table import SYSTEMS
 
-SCHEDULER = {
-    "_class_name": "EulerDiscreteScheduler",
-    "_diffusers_version": diffusers_version,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "timestep_spacing": "leading",
-    "steps_offset": 1,
-}
-VOCABULARY = 49408
 _SAFETENSORS_NAME = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+_UNET = {
+    "sample_size": 128,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+}
+_PLAIN_DOWN, _PLAIN_UP, _DOWN, _UP = "DownBlock2D", "UpBlock2D", "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 
 
 def sdxl_unet() -> UNet2DConditionModel:
     """SDXL base's UNet, 2,567,463,684 parameters."""
     return UNet2DConditionModel(
-        sample_size=128,
         block_out_channels=(320, 640, 1280),
-        layers_per_block=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=(_PLAIN_DOWN, _DOWN, _DOWN),
+        up_block_types=(_UP, _UP, _PLAIN_UP),
         transformer_layers_per_block=(1, 2, 10),
         attention_head_dim=(5, 10, 20),
         cross_attention_dim=2048,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2816,
+        **_UNET,
     )
 
 
 def refiner_unet() -> UNet2DConditionModel:
     """The refiner's UNet, 2,259,526,660 parameters."""
     return UNet2DConditionModel(
-        sample_size=128,
         block_out_channels=(384, 768, 1536, 1536),
-        layers_per_block=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=(_PLAIN_DOWN, _DOWN, _DOWN, _PLAIN_DOWN),
+        up_block_types=(_PLAIN_UP, _UP, _UP, _PLAIN_UP),
         transformer_layers_per_block=4,
         attention_head_dim=(6, 12, 24, 24),
         cross_attention_dim=1280,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2560,
+        **_UNET,
     )
 
 
@@ -82,10 +70,8 @@ def sdxl_vae() -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=2,
-        latent_channels=4,
         sample_size=1024,
         scaling_factor=0.13025,
-        force_upcast=True,
     )
 
 
@@ -103,16 +89,12 @@ def _text_config(
     width: int, inner: int, layers: int, heads: int, projection: int, activation: str
 ) -> CLIPTextConfig:
     return CLIPTextConfig(
-        vocab_size=VOCABULARY,
         hidden_size=width,
         intermediate_size=inner,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         projection_dim=projection,
         hidden_act=activation,
-        bos_token_id=49406,
-        eos_token_id=49407,
-        pad_token_id=1,
     )
 
 
@@ -122,7 +104,7 @@ class Architecture:
 
     pipeline: str
     system: str
-    parts: Mapping[str, Callable[[], Any]]
+    parts: Mapping[str, Callable[[], torch.nn.Module]]
     options: Mapping[str, Any]
 
 
@@ -131,7 +113,7 @@ ARCHITECTURES = {
         "StableDiffusionXLPipeline",
         "sdxl-turbo",
         {"unet": sdxl_unet, "vae": sdxl_vae, "text_encoder": clip_l, "text_encoder_2": clip_big_g},
-        {"force_zeros_for_empty_prompt": True},
+        {},
     ),
     "refiner": Architecture(
         "StableDiffusionXLImg2ImgPipeline",
@@ -161,18 +143,19 @@ def write_random(
             f"{', '.join(str(kind) for kind in _SAFETENSORS_NAME)}"
         )
     plan = ARCHITECTURES[architecture]
-    folder = Path(folder)
     with publish_folder(folder) as new:
-        modules = {name: _on_meta(build) for name, build in plan.parts.items()}
-        total = sum(parameters(module) for module in modules.values())
+        pipeline = _on_meta(plan)
+        pipeline.save_config(new)
+        modules = {
+            name: part for name, part in pipeline.components.items() if hasattr(part, "num_parameters")
+        }
+        for name, part in pipeline.components.items():
+            if part is not None and name not in modules:
+                part.save_pretrained(new / name)
+        total = sum(module.num_parameters() for module in modules.values())
         with tqdm(total=total, disable=not progress, desc="weights", unit="", unit_scale=True) as bar:
             for name, module in modules.items():
                 _write_part(new / name, module, dtype, seed, bar.update)
-        for name in ("tokenizer", "tokenizer_2"):
-            if name.replace("tokenizer", "text_encoder") in modules:
-                _write_tokenizer(new / name, pad="<|endoftext|>" if name == "tokenizer" else "!")
-        write_json(_made(new / "scheduler") / "scheduler_config.json", SCHEDULER)
-        write_json(new / "model_index.json", _index(plan, modules))
         system = replace(
             SYSTEMS[plan.system],
             name=f"sdxl-random-{architecture}",
@@ -182,31 +165,39 @@ def write_random(
             verified="random weights",
         )
         system.save(new)
-    return folder
+    return Path(folder)
 
 
-def parameters(module: torch.nn.Module) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _on_meta(build: Callable[[], Any]) -> Any:
+def _on_meta(plan: Architecture) -> diffusers.DiffusionPipeline:
+    """The pipeline of an architecture, its models without memory."""
     with torch.device("meta"):
-        return build()
+        parts: dict[str, Any] = {name: build() for name, build in plan.parts.items()}
+    for suffix, pad in (("", "<|endoftext|>"), ("_2", "!")):
+        encoder = parts.setdefault(f"text_encoder{suffix}", None)
+        parts[f"tokenizer{suffix}"] = None if encoder is None else _tokenizer(pad, encoder.config.vocab_size)
+    scheduler = diffusers.EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="leading",
+        steps_offset=1,
+    )
+    pipeline = getattr(diffusers, plan.pipeline)
+    return pipeline(**parts, scheduler=scheduler, add_watermarker=False, **plan.options)
 
 
 def _write_part(
-    folder: Path, module: Any, dtype: torch.dtype, seed: int, advance: Callable[[int], Any]
+    folder: Path, module: Any, dtype: torch.dtype, seed: int, advance: Callable[[int], bool | None]
 ) -> None:
     """The part's configuration and one safetensors file, under the names that its library looks for."""
-    diffusion = not hasattr(module.config, "to_json_file")
-    _made(folder)
-    if diffusion:
+    folder.mkdir()
+    if isinstance(module, diffusers.ModelMixin):
         module.save_config(folder)
+        name = "diffusion_pytorch_model.safetensors"
     else:
         module.config.architectures = [type(module).__name__]
         module.config.save_pretrained(folder)
-    name = "diffusion_pytorch_model.safetensors" if diffusion else "model.safetensors"
+        name = "model.safetensors"
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     with open(folder / name, "wb") as file:
         file.write(_header(shapes, dtype))
@@ -232,56 +223,15 @@ def _random(key: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> 
     """A flat tensor as torch would begin training it: norms 1, biases 0, others N(0, 1 / (3 fan_in))."""
     if len(shape) == 1:
         return torch.full(shape, 1.0 if key.endswith("weight") else 0.0, dtype=dtype)
-    tensor_seed = int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big")
-    scale = (3 * math.prod(shape[1:])) ** -0.5
-    noise = torch.randn(math.prod(shape), generator=torch.Generator().manual_seed(tensor_seed))
-    return noise.mul_(scale).to(dtype)
+    noise = torch.randn(math.prod(shape), generator=generator(image_seed(seed, key)))
+    return noise.mul_((3 * math.prod(shape[1:])) ** -0.5).to(dtype)
 
 
-def _write_tokenizer(folder: Path, pad: str) -> None:
+def _tokenizer(pad: str, size: int) -> CLIPTokenizer:
     """A byte-level CLIP tokenizer of single characters, with CLIP's vocabulary size and special ids."""
-    from transformers import CLIPTokenizer
-
-    letters = list(_byte_letters())
+    letters = list(bytes_to_unicode().values())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
-    tokens += [f"<|unused{i}|>" for i in range(VOCABULARY - 2 - len(tokens))]
+    tokens += [f"<|unused{i}|>" for i in range(size - 2 - len(tokens))]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    CLIPTokenizer(vocabulary, [], pad_token=pad, model_max_length=77).save_pretrained(folder)
-
-
-def _byte_letters() -> Iterator[str]:
-    """The 256 characters that byte-level BPE writes bytes as: printable ones as themselves."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = iter(range(256, 512))
-    for byte in [*sorted(printable), *(b for b in range(256) if b not in printable)]:
-        yield chr(byte if byte in printable else next(hidden))
-
-
-def _index(plan: Architecture, modules: Mapping[str, Any]) -> dict[str, Any]:
-    """`model_index.json`."""
-    names = {name: type(module) for name, module in modules.items()}
-    entries: dict[str, Any] = {
-        name: [None, None]
-        for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "image_encoder")
-    }
-    entries |= {
-        name: ["diffusers" if kind.__module__.startswith("diffusers") else "transformers", kind.__name__]
-        for name, kind in names.items()
-    }
-    for name in names:
-        if name.startswith("text_encoder"):
-            entries[name.replace("text_encoder", "tokenizer")] = ["transformers", "CLIPTokenizer"]
-    return {
-        "_class_name": plan.pipeline,
-        "_diffusers_version": diffusers_version,
-        **plan.options,
-        "feature_extractor": [None, None],
-        "scheduler": ["diffusers", SCHEDULER["_class_name"]],
-        **entries,
-    }
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return CLIPTokenizer(vocabulary, [], pad_token=pad, model_max_length=77)

@@ -5,8 +5,8 @@ import hashlib
 import torch
 
 
-def image_seed(run_seed: int, index: int) -> int:
-    """Seed of image `index` in a run: the first 32 bits of sha256("run_seed/index"), the same on any machine.
+def image_seed(run_seed: int, index: int | str) -> int:
+    """Seed of an image (or tensor) of a run: the first 32 bits of sha256("run_seed/index"), on any machine.
 
     32 bits, because torch's CPU generator reads no more than the low 32 bits of a seed.
     """
