@@ -230,9 +230,9 @@ class Rows:
         dtype, encoding = self.store.schema.dtype, NUMBER_FORMATS[self.store.schema.dtype]
         starts = np.cumsum([0, *(units[:, 2] - units[:, 1])]) * prod(self.shape[1:-1])
         if used is None or not used.holds(int(starts[-1]), self.width, dtype):
-            room = max(int(starts[-1]), capacity)
-            scale = np.empty(room, np.float32) if encoding.scale_bytes else None
-            used = Pool(np.empty((room, self.width), encoding.stored), scale, dtype)
+            size = max(int(starts[-1]), capacity)
+            scale = np.empty(size, np.float32) if encoding.scale_bytes else None
+            used = Pool(np.empty((size, self.width), encoding.stored), scale, dtype)
         values, scale = used.values, used.scale
 
         def read(some: np.ndarray) -> None:

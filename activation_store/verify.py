@@ -107,14 +107,14 @@ def repair(path: str | os.PathLike, progress: Progress | None = None) -> Report:
             if progress:
                 progress(done + 1, len(files))
         findings += [Finding(f"{SHARDS}/{name}", "is missing") for name in by_name]
-        kept = _without_overlaps(sorted(good))
-        for entry in sorted(set(good) - set(kept)):
+        remaining = _without_overlaps(sorted(good))
+        for entry in sorted(set(good) - set(remaining)):
             _set_aside(folder, folder / SHARDS / entry.name)
             findings.append(
                 Finding(f"{SHARDS}/{entry.name}", f"moved to {DAMAGED}/: superseded by a longer one")
             )
-        _rewrite_manifests(folder, schema, kept)
-    return _report(kept, findings)
+        _rewrite_manifests(folder, schema, remaining)
+    return _report(remaining, findings)
 
 
 def check_shard(folder: Path, schema: Schema, entry: Entry) -> None:
@@ -163,11 +163,11 @@ def _read_what_can_be(folder: Path, schema: Schema) -> tuple[list[Entry], list[F
 
 
 def _without_overlaps(entries: Sequence[Entry]) -> list[Entry]:
-    kept: list[Entry] = []
+    remaining: list[Entry] = []
     for entry in {entry.start: entry for entry in entries}.values():
-        if not kept or kept[-1].stop <= entry.start:
-            kept.append(entry)
-    return current(kept, Path())
+        if not remaining or remaining[-1].stop <= entry.start:
+            remaining.append(entry)
+    return current(remaining, Path())
 
 
 def _rewrite_manifests(folder: Path, schema: Schema, entries: Sequence[Entry]) -> None:

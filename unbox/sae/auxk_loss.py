@@ -71,8 +71,8 @@ def keep_topk(z: Tensor, k: int, latents: ProcessGroup | None = None) -> Tensor:
     largest of all processes' where `latents` are shared."""
     if latents is not None and latents.world > 1:
         top = z.new_zeros(len(z), k)
-        kept = min(k, z.shape[1])
-        top[:, :kept] = z.topk(kept, dim=1).values
+        local_k = min(k, z.shape[1])
+        top[:, :local_k] = z.topk(local_k, dim=1).values
         everyone = rearrange(latents.gather_rows(top.float()), "(p b) k -> b (p k)", p=latents.world)
         least = everyone.topk(k, dim=1).values[:, -1:].to(z.dtype)
         return z * (z >= least)

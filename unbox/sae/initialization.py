@@ -86,8 +86,8 @@ def active_subspace(deviations: Tensor) -> Tensor:
     """(r, d): the leading principal directions that hold 99 % of the variance (arXiv 2508.16929)."""
     covariance = deviations.double().T @ deviations.double()
     values, vectors = torch.linalg.eigh(covariance)
-    held = values.flip(0).clamp_min(0).cumsum(0) / values.clamp_min(0).sum()
-    rank = int((held < SUBSPACE_VARIANCE).sum()) + 1
+    cumulative = values.flip(0).clamp_min(0).cumsum(0) / values.clamp_min(0).sum()
+    rank = int((cumulative < SUBSPACE_VARIANCE).sum()) + 1
     return vectors.flip(1)[:, :rank].T.float()
 
 

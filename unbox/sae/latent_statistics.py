@@ -59,9 +59,9 @@ def calibrated(sae: SAE, x: Tensor) -> SAE:
     """The SAE with the threshold over which k latents of a row of x (N, d) are active on average."""
     from unbox.sae import topk
 
-    kept = [
+    values = [
         topk.by_batch(part.to(sae.W_enc) - sae.b_pre, sae.W_enc, sae.b_lat, sae.k)[1]
         for part in x.split(ROWS * 8)
     ]
-    least = torch.stack([values.min() for values in kept if len(values)]) if any(map(len, kept)) else None
+    least = torch.stack([v.min() for v in values if len(v)]) if any(map(len, values)) else None
     return sae.with_threshold(0.0 if least is None else float(least.mean()))

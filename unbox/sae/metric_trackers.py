@@ -47,16 +47,16 @@ def rewind(path: str | os.PathLike, done: Mapping[str, int]) -> None:
     """
     if not Path(path).exists():
         return
-    kept = []
+    lines = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
         if record["tokens"] <= done.get(record["sae"], 0):
-            kept.append(line + "\n")
+            lines.append(line + "\n")
     with publish_file(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 class TensorBoard:

@@ -27,10 +27,10 @@ def pre_activations(centred: Tensor, weight: Tensor, bias: Tensor) -> Iterator[t
     """
     per = SLICE.get(centred.device.type, SLICE_ELSEWHERE)
     size = min(max(1, len(centred)), max(1, per // max(1, len(weight))))
-    room = centred.new_empty(size, len(weight))
+    buffer = centred.new_empty(size, len(weight))
     for start in range(0, max(1, len(centred)), size):
         rows = centred[start : start + size]
-        yield start, torch.addmm(bias, rows, weight.T, out=room[: len(rows)])
+        yield start, torch.addmm(bias, rows, weight.T, out=buffer[: len(rows)])
 
 
 def by_row(
@@ -40,12 +40,12 @@ def by_row(
 
     Where latents are shared, a process keeps those of its own that are among the k largest of all.
     """
-    kept = min(k, len(weight))
-    parts = [largest(pre, kept) for _, pre in pre_activations(centred, weight, bias)]
+    local_k = min(k, len(weight))
+    parts = [largest(pre, local_k) for _, pre in pre_activations(centred, weight, bias)]
     values, indices = (torch.cat(column) for column in zip(*parts, strict=True))
     if team.latents.world > 1:
         chosen = _among_all(values, k, team.latents)
-        rows = torch.arange(len(values), device=values.device).repeat_interleave(kept)[chosen]
+        rows = torch.arange(len(values), device=values.device).repeat_interleave(local_k)[chosen]
         active = Active.of_flat(indices.reshape(-1)[chosen], rows, len(values), len(weight))
         return active, values.reshape(-1)[chosen]
     return Active.of_rows(indices, len(weight)), values.reshape(-1)
@@ -69,11 +69,11 @@ def by_batch(
         values = torch.cat([values, flat[found]])
         places = torch.cat([places, found + start * len(weight)])
         if len(values) > wanted:
-            kept, floor = _keep(values, wanted)
-            values, places = values[kept], places[kept]
+            chosen, floor = _keep(values, wanted)
+            values, places = values[chosen], places[chosen]
     if team.everyone.world > 1:
-        kept = _positions(values, _floor_of_all(team.everyone.gather(values.float()), wanted))
-        values, places = values[kept], places[kept]
+        chosen = _positions(values, _floor_of_all(team.everyone.gather(values.float()), wanted))
+        values, places = values[chosen], places[chosen]
     rows = places // len(weight)
     return Active.of_flat(places - rows * len(weight), rows, len(centred), len(weight)), values
 
@@ -163,16 +163,16 @@ def _true(flags: Tensor) -> Tensor:
 
 
 def _among_all(values: Tensor, k: int, group: ProcessGroup) -> Tensor:
-    """(B * kept,) bool: which of this process's largest (B, kept) are among the k largest of all processes'.
+    """(B * local_k,) bool: which of this one's largest (B, local_k) are among all processes' k largest.
 
     Of equals, those of the earlier process.
     """
-    count, kept = values.shape
+    count, local_k = values.shape
     everyone = rearrange(group.gather_rows(values.float()), "(p b) k -> b (p k)", p=group.world)
     order = everyone.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    won = torch.zeros(count, group.world * kept, dtype=torch.bool, device=values.device)
+    won = torch.zeros(count, group.world * local_k, dtype=torch.bool, device=values.device)
     won.scatter_(1, order, torch.ones_like(order, dtype=torch.bool))
-    return won[:, group.rank * kept : (group.rank + 1) * kept].reshape(-1)
+    return won[:, group.rank * local_k : (group.rank + 1) * local_k].reshape(-1)
 
 
 def _floor_of_all(values: Tensor, wanted: int) -> float:

@@ -114,20 +114,20 @@ def _split(
     """Rows to learn from and rows to test on, by block: the last images (or rows) are for the test."""
     if not 0 <= part < 1:
         raise UnboxError(f"held_out = {part}: the part of the rows kept from training is from 0 to under 1")
-    pairs = {b: _split_one(source, part) for b, source in sources.items() if b in blocks}
+    pairs = {b: _split_rows(source, part) for b, source in sources.items() if b in blocks}
     learn = {b: pair[0] for b, pair in pairs.items()}
     return ({**sources, **learn}, {b: pair[1] for b, pair in pairs.items()})
 
 
-def _split_one(source: RowSource, part: float) -> tuple[RowSource, RowSource | None]:
+def _split_rows(source: RowSource, part: float) -> tuple[RowSource, RowSource | None]:
     total = len(source.samples) if isinstance(source, FilterableRows) else len(source)
-    kept = total - int(total * part)
-    if kept == total:
+    count = total - int(total * part)
+    if count == total:
         return source, None
     if isinstance(source, FilterableRows):
-        return source.filter(samples=slice(0, kept)), source.filter(samples=slice(kept, None))
+        return source.filter(samples=slice(0, count)), source.filter(samples=slice(count, None))
     if isinstance(source, ArrayRows):
-        return ArrayRows(source.array[:kept], source.block), ArrayRows(source.array[kept:], source.block)
+        return ArrayRows(source.array[:count], source.block), ArrayRows(source.array[count:], source.block)
     return source, None
 
 

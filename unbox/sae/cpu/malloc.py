@@ -6,7 +6,7 @@ from functools import cache
 #: Numbers of <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 #: Blocks up to 32 MB (the most that glibc takes) come from the heap; up to 1 GB of it is kept for reuse.
-BLOCK, KEPT = 32 << 20, 1 << 30
+BLOCK, TRIM = 32 << 20, 1 << 30
 
 
 @cache
@@ -22,4 +22,4 @@ def reuse_freed_memory() -> None:
     except (AttributeError, OSError, TypeError):  # musl and macOS lack it; Windows has no such library
         return
     mallopt(M_MMAP_THRESHOLD, BLOCK)
-    mallopt(M_TRIM_THRESHOLD, KEPT)
+    mallopt(M_TRIM_THRESHOLD, TRIM)
