@@ -145,3 +145,11 @@ def test_the_path_by_hand_ends_in_a_green_square(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     with Image.open(tmp_path / "edited.png") as picture:
         assert picture.size == (64, 64)
+
+
+def test_what_development_names_exists():
+    text = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+    rows = [row.split("|")[2] for row in text.splitlines() if row.startswith("| ") and "`" in row]
+    paths = {path for row in rows for path in re.findall(r"`((?:unbox|activation_store)/[\w/.]*)`", row)}
+    assert len(paths) > 20
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
