@@ -20,7 +20,6 @@ from unbox.models import Model
 from unbox.prompt import Prompt
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, prompts
 from unbox.shapes.detector import Detector, Picture, Reading
-from unbox.statistics import Interval, bootstrap
 
 #: Edits for one image, from its scene (for its mask).
 Recipe = Callable[[Scene], Edits]
@@ -62,7 +61,7 @@ class Cases:
         return Cases(*(tuple(column[i] for i in indices) for column in columns))  # type: ignore[arg-type]
 
 
-class Sampling(TypedDict, total=False):
+class SamplingOptions(TypedDict, total=False):
     """Options of `generate` that every picture of a test shares."""
 
     steps: int | None
@@ -76,7 +75,7 @@ class ModelUnderTest:
 
     model: Model
     detector: Detector
-    sampling: Sampling
+    sampling: SamplingOptions
 
     def draw(
         self, texts: Sequence[str], seeds: Sequence[int], edits: Sequence[Edits | None] | None = None
@@ -113,16 +112,6 @@ class Outcome:
     collateral: np.ndarray
     """float (cases,)"""
     images: tuple[Image.Image, ...]
-
-    @property
-    def rate(self) -> Interval:
-        """Success rate with its 95 % interval."""
-        return bootstrap(self.success)
-
-    @property
-    def harm(self) -> Interval:
-        """Mean collateral with its 95 % interval."""
-        return bootstrap(self.collateral)
 
 
 def measure(

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from einops import rearrange, reduce
 
 from activation_store import Store
 from unbox.edits.terms import TensorDictionary
@@ -46,9 +47,9 @@ def scenes_of(store: Store, images: Sequence[int] | None = None) -> list[Scene]:
 
 def factor_labels(scenes: Sequence[Scene]) -> dict[Value, np.ndarray]:
     """For each value of each factor, whether an image has it (on any of its objects): bool (images,)."""
-    held = [{(f, v) for slot in range(len(s.objects)) for f, v in s.factors(slot).items()} for s in scenes]
+    shown = [{(f, v) for slot in range(len(s.objects)) for f, v in s.factors(slot).items()} for s in scenes]
     values = [(factor, value) for factor, options in FACTORS.items() for value in options]
-    return {value: np.array([value in h for h in held], bool) for value in values}
+    return {value: np.array([value in of for of in shown], bool) for value in values}
 
 
 def blocks_of(
@@ -58,7 +59,7 @@ def blocks_of(
     indices = list(range(rows.shape[0]) if images is None else images)
     for i in range(0, len(indices), batch):
         updates = np.stack([rows.read(j) for j in indices[i : i + batch]])
-        yield sae.encode(torch.from_numpy(updates.reshape(len(updates), -1, updates.shape[-1])))
+        yield sae.encode(rearrange(torch.from_numpy(updates), "n step branch y x d -> n (step branch y x) d"))
 
 
 def image_codes(
@@ -124,7 +125,9 @@ def position_iou(
     treated as areas: |A and M| = sum of M where active, |A or M| = |A| + |M| - |A and M|.
     """
     _, steps, branches, height, width, _ = rows.shape
-    placed = np.stack([_grid(mask, height, width) for mask in drawn.values()])  # (values, images, positions)
+    placed = np.stack(
+        [on_grid(mask, height, width) for mask in drawn.values()]
+    )  # (values, images, positions)
     both = torch.zeros(len(drawn), sae.latents, dtype=torch.float64)
     active = torch.zeros(sae.latents, dtype=torch.float64)
     first, views = 0, steps * branches
@@ -132,19 +135,19 @@ def position_iou(
         for values, indices in zip(codes.values, codes.indices.long(), strict=True):  # an image at a time
             fired = torch.zeros(len(values), sae.latents).scatter_(1, indices, (values > 0).float())
             active += fired.sum(0)
-            seen = fired.reshape(views, height * width, -1).sum(0)  # how often at each position
-            both += torch.from_numpy(placed[:, first]) @ seen
+            times = reduce(fired, "(view place) latent -> place latent", "sum", view=views)
+            both += torch.from_numpy(placed[:, first]) @ times
             first += 1
     area = placed.sum((1, 2))[:, None] * steps * branches
     with np.errstate(invalid="ignore", divide="ignore"):
         return Scores(tuple(drawn), (both / (active + torch.from_numpy(area) - both)).numpy())
 
 
-def _grid(drawn: np.ndarray, height: int, width: int) -> np.ndarray:
+def on_grid(drawn: np.ndarray, height: int, width: int) -> np.ndarray:
     """(images, y, x) -> (images, positions) averaged over each position's area."""
     mask = Mask.of(np.asarray(drawn, np.float32))
     assert mask is not None
-    return mask.on(height, width).reshape(len(drawn), -1)
+    return rearrange(mask.on(height, width), "n y x -> n (y x)")
 
 
 def value_masks(scenes: Sequence[Scene]) -> dict[Value, np.ndarray]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from unbox.explorer.events import html_component
 from unbox.explorer.html import render
 from unbox.explorer.session import ExplorerSession
+from unbox.ground_truth.bench.bench_rows import MeaningRow, OwnershipRow
 
 TITLE = "Blocks"
 #: What a cell of a table shows; None is a dash.
@@ -16,24 +17,6 @@ Cell = str | float | None
 #: Figures of an SAE, and of one step and branch of it, as `unbox evaluate` names them, in the order shown.
 FIGURES = ("explained_variance", "fvu", "fvu_interval", "l0", "dead_fraction", "dense_fraction", "rows")
 GROUP_FIGURES = ("step", "branch", "explained_variance", "l0", "rows")
-
-
-class OwnershipRow(TypedDict):
-    """A row of `unbox bench shapes`: how often copying a block's updates carries a kind of edit over."""
-
-    kind: str
-    block: str
-    success: float
-    success_low: float
-    success_high: float
-
-
-class MeaningRow(TypedDict):
-    """A row of `unbox bench shapes`: how well a method's best unit tells a value of a factor."""
-
-    block: str
-    method: str
-    auroc: float
 
 
 class BenchTables(NamedTuple):

@@ -22,17 +22,11 @@ class Point(Rates):
     strength: float
 
 
-class OfMethod(TypedDict):
-    """What a method does to a value of a factor."""
+class MeaningRow(TypedDict):
+    """The feature of a block's dictionary that tells a value best, chosen on half of the captions."""
 
-    factor: str
-    value: str
-    method: str
-
-
-class TellingFeature(TypedDict):
-    """The feature of a dictionary that tells a value best, chosen on half of the captions."""
-
+    block: NotRequired[str]
+    method: NotRequired[str]
     factor: str
     value: str
     auroc: float
@@ -43,13 +37,6 @@ class TellingFeature(TypedDict):
     """AUROC on the half that it was chosen on."""
     iou_feature: NotRequired[int]
     iou: NotRequired[float]
-
-
-class MeaningRow(TellingFeature):
-    """The same of a block's dictionary."""
-
-    block: str
-    method: str
 
 
 class ChosenChange(Point):
@@ -65,20 +52,22 @@ class ChosenChange(Point):
     curve: list[Point]
 
 
-class CausationRow(OfMethod, ChosenChange):
+class CausationRow(ChosenChange):
     """A method's change towards a value."""
 
+    factor: str
+    value: str
+    method: str
 
-class Ablated(Rates):
+
+class RemovalRow(Rates):
     """What ablating features, the SAE's or random ones, does to a value."""
 
+    factor: NotRequired[str]
+    value: NotRequired[str]
     method: str
     blocks: list[str]
     size: int
-
-
-class RemovalRow(OfMethod, Ablated):  # type: ignore[misc]  # both say `method`
-    """The same of a value."""
 
 
 class OwnershipRow(Rates):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from unbox.edits.terms import TensorDictionary
 from unbox.ground_truth.factor_scores import UpdateRows, Value
@@ -50,8 +51,7 @@ class MeanMaps:
 
         dictionaries: the block's, by name; rows: its rows in a store, those of `scenes` in order.
         """
-        _, steps, branches, height, width, depth = rows.shape
-        self.grid = height, width
+        self.grid = rows.shape[3], rows.shape[4]
         self.counts = dict.fromkeys(MAPPED, 0)
         zero = np.zeros((), np.float32)
         self._sums = {name: dict.fromkeys(MAPPED, zero) for name in dictionaries}
@@ -63,7 +63,7 @@ class MeanMaps:
             for value in shown:
                 self.counts[value] += 1
             for name, dictionary in dictionaries.items():
-                codes = dictionary.encode(update.reshape(steps * branches, height, width, depth))
+                codes = dictionary.encode(rearrange(update, "step branch y x d -> (step branch) y x d"))
                 maps = codes.dense(len(dictionary.W_dec)).mean(0).float().numpy()
                 middle = centred(maps, scene.objects[0].position)
                 for value in shown:
@@ -84,8 +84,8 @@ class MeanMaps:
         """(other values, y, x, n): the maps of a value less those of every other value of its factor."""
         factor, wanted = value
         others = [v for v in FACTORS[factor] if v != wanted and self.counts[factor, v]]
-        own = self.mean(name, value)
-        return np.stack([own - self.mean(name, (factor, other)) for other in others])
+        mean = self.mean(name, value)
+        return np.stack([mean - self.mean(name, (factor, other)) for other in others])
 
     def weight(self, name: str, value: Value) -> np.ndarray:
         """(n,) how much each feature changes between a value and another: the norm of the difference of its

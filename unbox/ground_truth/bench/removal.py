@@ -5,7 +5,7 @@ from itertools import product
 
 from unbox.edit import Edits, Feature
 from unbox.ground_truth.bench.bench_inputs import BenchInputs
-from unbox.ground_truth.bench.bench_rows import Ablated
+from unbox.ground_truth.bench.bench_rows import RemovalRow
 from unbox.ground_truth.bench.methods import carriers
 from unbox.ground_truth.bench.trade_off import best_of, outcome_rates
 from unbox.ground_truth.effects import Cases, Outcome, Recipe, controlled, measure
@@ -22,7 +22,7 @@ def ablating(saes: Mapping[str, SAE], features: Mapping[str, Sequence[int]], fac
 
 def removal(
     bench: BenchInputs, value: Value, blocks: list[list[str]], trials: Cases, tests: Cases
-) -> list[Ablated]:
+) -> list[RemovalRow]:
     """Ablate the features that a value has most of, and as many random ones; blocks and size by trial."""
     settings = bench.settings
     few, cases = trials.having(value, settings.trial_cases), tests.having(value, settings.test_cases)

@@ -41,7 +41,7 @@ def write_bench(results: BenchResults, context: Mapping[str, JSON], out: Path) -
         blocks=list(dict.fromkeys(row["block"] for row in results["ownership"])),
         kinds=list(KINDS),
         owned={(row["kind"], row["block"]): row for row in results["ownership"]},
-        ways=list(dict.fromkeys(row["method"] for row in results["transport"])),
+        transport_methods=list(dict.fromkeys(row["method"] for row in results["transport"])),
         moved={(row["kind"], row["method"]): row for row in results["transport"]},
         curves=curves(results["causation"]),
         bars={"auroc": AUROC, "flips": FLIPS, "harm": HARM, "chance": CHANCE},
@@ -64,7 +64,7 @@ def verdict(results: BenchResults) -> dict[str, Any]:
     still = [by["random"]["success"] <= CHANCE for by in caused.values()]
     return {
         "reliable": len(reliable),
-        "told": float(np.mean([score >= AUROC for score in scores])) if scores else 0.0,
+        "telling": float(np.mean([score >= AUROC for score in scores])) if scores else 0.0,
         "flips": float(np.mean(flips)) if flips else 0.0,
         "still": float(np.mean(still)) if still else 0.0,
         "success": {

@@ -86,9 +86,9 @@ def scene_pairs(kind: str, count: int, seed: int = 0) -> list[ScenePair]:
     for index in range(count):
         rng = scene_rng(seed + 7919 * list(KINDS).index(kind), index, "heldout")
         original, edited = _scenes(kind, rng)
-        words = int(rng.integers(2**32))
+        wording = int(rng.integers(2**32))
         before, after = (
-            caption(s, np.random.default_rng(words), "heldout", full=True)[0] for s in (original, edited)
+            caption(s, np.random.default_rng(wording), "heldout", full=True)[0] for s in (original, edited)
         )
         found.append(ScenePair(kind, original, edited, before, after, int(rng.integers(2**31))))
     return found

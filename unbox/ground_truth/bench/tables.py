@@ -6,8 +6,8 @@ from typing import TypeVar
 from unbox.experiments.tables import markdown_table
 from unbox.ground_truth.bench.bench_rows import (
     BenchResults,
+    CausationRow,
     MeaningRow,
-    OfMethod,
     OwnershipRow,
     Rates,
     RemovalRow,
@@ -16,7 +16,7 @@ from unbox.ground_truth.bench.bench_rows import (
 from unbox.ground_truth.bench.methods import METHODS
 from unbox.ground_truth.factor_scores import Value
 
-Row = TypeVar("Row", bound=OfMethod)
+Row = TypeVar("Row", CausationRow, RemovalRow)
 
 
 def by_value(rows: Sequence[Row]) -> dict[Value, dict[str, Row]]:

@@ -42,7 +42,7 @@ def draw(model: Model, plan: DemoPlan) -> dict[str, PackedCases]:
 
 def under_test(model: Model, plan: DemoPlan) -> ModelUnderTest:
     """The model with the detector, and with the plan's way of drawing."""
-    return ModelUnderTest(model, Detector.load(), {**plan.drawing})
+    return ModelUnderTest(model, Detector.load(), {"steps": plan.steps, "guidance": plan.guidance})
 
 
 def packed(cases: Cases) -> PackedCases:

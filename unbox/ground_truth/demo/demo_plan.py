@@ -1,7 +1,7 @@
 """Every number that the demo depends on."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 #: The factor values that the demo looks for and turns on: fixed beforehand, not picked by how they came out.
 TARGETS = (
@@ -25,13 +25,6 @@ TARGETS = (
 
 #: Quality of the report's pictures, WebP.
 QUALITY = 88
-
-
-class Drawing(TypedDict):
-    """Arguments of `collect` and `Model.generate`."""
-
-    steps: int
-    guidance: float | None
 
 
 @dataclass(frozen=True)
@@ -72,8 +65,8 @@ class DemoPlan:
     """Factor values to find features for and to turn on."""
 
     @property
-    def drawing(self) -> Drawing:
-        """How every picture is drawn."""
+    def drawing(self) -> dict[str, Any]:
+        """How every picture is drawn: arguments of `collect` and `Model.generate`."""
         return {"steps": self.steps, "guidance": self.guidance}
 
     def part(self, *names: str) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from einops import reduce
 from torch import Tensor
 
 from unbox.edits.terms import TensorDictionary
-from unbox.ground_truth.factor_scores import UpdateRows, blocks_of
-from unbox.mask import Mask
+from unbox.ground_truth.factor_scores import UpdateRows, blocks_of, on_grid
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, masks
 from unbox.statistics import auroc
 
@@ -53,7 +53,7 @@ def values_of(scenes: Sequence[Scene], factor: str) -> np.ndarray:
 def pooled(sae: TensorDictionary, rows: UpdateRows, scenes: Sequence[Scene]) -> PooledCodes:
     """Codes of a block's rows in a store, pooled; `scenes` are those of its first pictures, in order."""
     _, steps, branches, height, width, _ = rows.shape
-    covers = [np.stack([on_grid(m, height, width).ravel() for m in masks(scene)]) for scene in scenes]
+    covers = [on_grid(masks(scene), height, width) for scene in scenes]
     shares = np.concatenate([cover / cover.sum(1, keepdims=True) for cover in covers])
     owner = np.repeat(np.arange(len(scenes)), [len(cover) for cover in covers])  # picture of each object
     objects, pictures, first = [], [], 0
@@ -62,8 +62,8 @@ def pooled(sae: TensorDictionary, rows: UpdateRows, scenes: Sequence[Scene]) -> 
         pictures.append(summed(values / (height * width), indices, sae.latents))
         here = np.flatnonzero((owner >= first) & (owner < first + len(values)))
         weights = torch.from_numpy(np.tile(shares[here], (1, steps * branches))).float()
-        mine = torch.from_numpy(owner[here] - first)
-        objects.append(summed(values[mine] * weights[..., None], indices[mine], sae.latents))
+        row = torch.from_numpy(owner[here] - first)
+        objects.append(summed(values[row] * weights[..., None], indices[row], sae.latents))
         first += len(values)
     return PooledCodes(np.concatenate(objects), np.concatenate(pictures))
 
@@ -81,15 +81,9 @@ def maps(sae: TensorDictionary, rows: UpdateRows, features: Sequence[int]) -> np
     parts = []
     for codes in blocks_of(sae, rows):
         found = torch.stack([(codes.values * (codes.indices == i)).sum(-1) for i in features])
-        parts.append(found.reshape(len(features), -1, steps * branches, height, width).mean(2).numpy())
+        maps_of = "feature n (view y x) -> feature n y x"
+        parts.append(reduce(found, maps_of, "mean", view=steps * branches, y=height, x=width).numpy())
     return np.concatenate(parts, axis=1)
-
-
-def on_grid(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Share of each position of a grid that an object's mask covers: (height, width)."""
-    placed = Mask.of(mask)
-    assert placed is not None
-    return placed.on(height, width)
 
 
 def tables(codes: PooledCodes, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
