@@ -120,7 +120,7 @@ def _lpips(net: str) -> torch.nn.Module:
     except (ImportError, OSError) as error:
         raise UnboxError(
             f"LPIPS cannot run here ({error}): it needs `pip install 'unbox[metrics]'` and {net}'s weights; "
-            "'structure' (multi-scale DSSIM) needs neither"
+            "'structure' (multi-scale DSSIM) needs no weights"
         ) from error
 
 
