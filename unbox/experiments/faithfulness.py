@@ -12,6 +12,7 @@ import numpy as np
 from unbox.edit import Block, Edit
 from unbox.experiments.metrics import ImagePair, pixels, structure
 from unbox.models import Model
+from unbox.sae import SAE
 from unbox.statistics import Interval, bootstrap
 
 #: Figures of a pair of images, by name: root mean square difference in 0..1, and (1 - SSIM) / 2.
@@ -20,7 +21,7 @@ FIGURES = ("rmse", "dssim")
 
 def faithfulness(
     model: Model,
-    saes: Mapping[str, Any],
+    saes: Mapping[str, SAE],
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,

@@ -61,7 +61,7 @@ class Cases:
         return Cases(*(tuple(column[i] for i in indices) for column in columns))  # type: ignore[arg-type]
 
 
-class SamplingOptions(TypedDict, total=False):
+class CaseSampling(TypedDict, total=False):
     """Options of `generate` that every picture of a test shares."""
 
     steps: int | None
@@ -75,7 +75,7 @@ class ModelUnderTest:
 
     model: Model
     detector: Detector
-    sampling: SamplingOptions
+    sampling: CaseSampling
 
     def draw(
         self, texts: Sequence[str], seeds: Sequence[int], edits: Sequence[Edits | None] | None = None

@@ -15,7 +15,7 @@ from unbox.edits.terms import TensorDictionary
 from unbox.ground_truth.bench.bench_settings import BenchSettings
 from unbox.ground_truth.bench.mean_maps import MAPPED, MeanMaps
 from unbox.ground_truth.bench.methods import dictionaries
-from unbox.ground_truth.effects import ModelUnderTest, SamplingOptions
+from unbox.ground_truth.effects import CaseSampling, ModelUnderTest
 from unbox.ground_truth.factor_scores import UpdateRows, Value, scenes_of
 from unbox.models import Model
 from unbox.result_cache import ResultCache
@@ -101,7 +101,7 @@ def prepare(
         block: dictionaries(sae, store[block].sample(4096, settings.seed), settings.seed)
         for block, sae in saes.items()
     }
-    sampling: SamplingOptions = {"steps": settings.steps, "batch_size": settings.batch_size}
+    sampling: CaseSampling = {"steps": settings.steps, "batch_size": settings.batch_size}
     subject = ModelUnderTest(model, Detector.load(), sampling)
     mean_maps = cache(lambda block: MeanMaps(of_block[block], BlockRows.of(store[block]), scenes))
     return BenchInputs(subject, saes, settings, results, store, scenes, of_block, mean_maps, progress)
