@@ -34,6 +34,8 @@ from unbox.experiments.riebench.examples import read_examples
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.experiments.riebench.run_riebench import bench_riebench
 from unbox.experiments.sweep import run_experiment
+from unbox.former_names import renamed
+from unbox.ground_truth.demo import demo_plan
 from unbox.ground_truth.demo import run_demo as demo
 from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.models import load
@@ -515,7 +517,8 @@ def test_a_finished_demo_is_only_read(home, tiny, monkeypatch):
     small = Same(Model(tiny.pipeline, folder_system(home / "systems" / "small")), "small")
     monkeypatch.setattr(result_cache, "version", lambda name: expected["version"])
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in expected["plan"].items()}
-    settings["targets"] = tuple(map(tuple, settings["targets"]))
+    settings = renamed(settings, demo_plan.FORMER)
+    settings["values"] = tuple(map(tuple, settings["values"]))
     assert settings.pop("model") == "small"
     written, lines = times(folder / "stages"), []
     found = demo.run(small, DemoPlan(**settings), folder, lines.append).findings

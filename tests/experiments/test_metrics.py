@@ -100,7 +100,11 @@ def test_a_critic_offers_its_metrics_by_name():
 
 @pytest.mark.parametrize(
     ("name", "clip", "message"),
-    [("beauty", None, "there are pixels"), ("clip", None, "clip ="), ("clip", "/nowhere", "no CLIP model")],
+    [
+        ("beauty", None, "there are pixels"),
+        ("clip", None, "clip_model ="),
+        ("clip", "/nowhere", "no CLIP model"),
+    ],
 )
 def test_a_metric_that_cannot_run_says_why(name, clip, message):
     with pytest.raises(UnboxError, match=message):

@@ -37,7 +37,7 @@ OPTIONS = {
     "dead_after": 1000,
     "precision": "fp32",
     "held_out": 0,
-    "clip": 0.5,
+    "clip_norm": 0.5,
     "progress": False,
 }
 

@@ -253,14 +253,14 @@ def test_bf16_chooses_winners_and_fp32_gives_their_values():
 
 def test_starts():
     x = noise().array
-    for start in ("tied", "subspace"):
+    for init in ("tied", "subspace"):
         for centre in ("mean", "median"):
-            plan = make_plan([Spec("", 2, 24)], start=start, centre=centre)
+            plan = make_plan([Spec("", 2, 24)], init=init, centre=centre)
             fit_ = TrainingRun(plan, {"": ArrayRows(x)}).fits["rows_k2_n24"]
             assert torch.equal(fit_.weights["W_enc"], fit_.weights["W_dec"])
             assert fit_.weights["W_dec"].norm(dim=1) == pytest.approx(np.ones(24), abs=1e-5)
     flat = np.concatenate([x, np.zeros_like(x)], 1)
-    plan = make_plan([Spec("", 2, 24)], start="subspace")
+    plan = make_plan([Spec("", 2, 24)], init="subspace")
     directions = TrainingRun(plan, {"": ArrayRows(flat)}).fits["rows_k2_n24"].weights["W_dec"]
     assert directions[:, 16:].abs().max() < 1e-5
 

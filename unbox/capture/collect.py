@@ -16,8 +16,9 @@ from activation_store import Sample, Schema, Store, Writer, files
 from activation_store.store import read_schema
 from activation_store.writer import ShardBuffer
 from unbox.capture.buffers import Buffers, buffered
-from unbox.capture.collect_settings import CollectSettings, as_prompt, run_facts, schema_of
+from unbox.capture.collect_settings import FORMER, CollectSettings, as_prompt, run_facts, schema_of
 from unbox.errors import UnboxError
+from unbox.former_names import renamed
 from unbox.models.model import Model
 from unbox.models.seeds import image_seed
 from unbox.prompt import Prompt
@@ -36,14 +37,14 @@ def collect(
 ) -> Store:
     """Generate an image for each prompt and keep the blocks' updates in the store at `path`.
 
-    `settings` are the fields of `CollectSettings`: blocks, steps, guidance, seed, dtype, batch_size, ...
+    `settings` are the fields of `CollectSettings`: blocks, steps, guidance, seed, store_dtype, ...
     `limit` stops after so many prompts. Called again with the same arguments it makes what is missing: after
     a kill, after `unbox store repair`, with more prompts, with another number of ranks. `rank` of `world`
     processes write one store together (default: RANK and WORLD_SIZE of the environment, as `torchrun` sets).
     Raises UnboxError or StoreError when the store holds another run, another process writes, or an update
     cannot be kept; every finished shard is safe then.
     """
-    chosen = CollectSettings(**settings)
+    chosen = CollectSettings(**renamed(settings, FORMER, warn=True))
     rank = int(os.environ.get("RANK", 0)) if rank is None else rank
     world = int(os.environ.get("WORLD_SIZE", 1)) if world is None else world
     provenance, versions = run_facts(model, chosen)

@@ -12,6 +12,9 @@ from unbox.site import BRANCHES, DEFAULT_BLOCKS
 if TYPE_CHECKING:
     from unbox.models.model import Model
 
+#: Names of settings that were others.
+FORMER = {"dtype": "store_dtype"}
+
 
 @dataclass(frozen=True)
 class CollectSettings(SamplingOptions):

@@ -7,8 +7,9 @@ from itertools import islice
 from typing import Any
 
 from unbox.capture.collect import generate_batch, length, shards
-from unbox.capture.collect_settings import CollectSettings, schema_of
+from unbox.capture.collect_settings import FORMER, CollectSettings, schema_of
 from unbox.errors import UnboxError
+from unbox.former_names import renamed
 from unbox.models.model import Model
 from unbox.prompt import Prompt
 
@@ -63,7 +64,7 @@ def estimate(
 
     Raises UnboxError when there is no prompt.
     """
-    chosen = CollectSettings(**settings)
+    chosen = CollectSettings(**renamed(settings, FORMER, warn=True))
     schema = schema_of(model, chosen)
     total = length(prompts, limit)
     count = images or chosen.batch_size

@@ -12,8 +12,9 @@ from activation_store.files import canonical, digest
 from activation_store.number_formats import NUMBER_FORMATS, encode
 from activation_store.samples import prompts_digest
 from unbox.capture.collect import generate_batch, shards
-from unbox.capture.collect_settings import CollectSettings, run_facts, schema_of
+from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
 from unbox.errors import UnboxError
+from unbox.former_names import renamed
 from unbox.models.model import Model
 from unbox.prompt import Prompt
 
@@ -29,7 +30,9 @@ class Stream:
     def __init__(self, model: Model, prompts: Iterable[str | Prompt], block: str, **settings: Any) -> None:
         """`settings`: the fields of `CollectSettings` but `blocks`, `thumbnail` and `shard_samples`."""
         self.model, self.block = model, block
-        self.settings = CollectSettings(**settings, blocks=(block,), thumbnail=None)
+        self.settings = CollectSettings(
+            **renamed(settings, FORMER, warn=True), blocks=(block,), thumbnail=None
+        )
         self.schema = schema_of(model, self.settings)
         everything = shards(prompts, None, self.settings.batch_size, self.settings.seed)
         self._groups = list(everything)

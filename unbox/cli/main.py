@@ -82,6 +82,17 @@ FORMER_OPTIONS = {
     "features": {"--meaning": "--model"},
     "label": {"--model": "--endpoint-model"},
     "store subset": {"--dtype": "--store-dtype"},
+    "train": {"--clip": "--clip-norm", "--start": "--init"},
+    "bench shapes": {"--prompts": "--captions"},
+    "bench riebench": {"--clip": "--clip-model"},
+    "demo": {
+        "--prompts": "--captions",
+        "--heldout": "--held-out-captions",
+        "--features": "--sizes",
+        "--trial": "--trial-cases",
+        "--test": "--test-cases",
+        "--targets": "--values",
+    },
 }
 
 #: Package that not every command needs -> the extra that installs it.

@@ -42,6 +42,7 @@ from unbox.edit import Edit, Edits
 from unbox.edits.edit_files import load_edits
 from unbox.errors import UnboxError
 from unbox.experiments.critics import critics, critics_by_place
+from unbox.former_names import renamed
 from unbox.json_types import JSON
 from unbox.mask import Mask
 from unbox.prompt import Prompt
@@ -50,6 +51,8 @@ from unbox.prompt import Prompt
 EDIT_KEYS = {f.name for f in fields(Edit)} - {"sae"}
 TABLE_KEYS = {"name", "grid", "target", "control", "edits", "file"}
 
+#: Keys of a file that were called otherwise.
+FORMER = {"clip": "clip_model"}
 #: A list of texts, or a table: `file`, or a critic's name with its options.
 PromptSource = Sequence[str] | Mapping[str, bool | int | float | str]
 #: An edit's table; `Edits.from_json` checks what is the edit's.
@@ -97,7 +100,7 @@ class ExperimentPlan:
     height: int | None = None
     width: int | None = None
     metrics: tuple[str, ...] = ("pixels", "structure", "colour")
-    clip: str | None = None
+    clip_model: str | None = None
     """Hub id or folder of a CLIP model, for the metric of that name."""
     batch_size: int = 8
     source: Mapping[str, TOML] = field(default_factory=dict)
@@ -124,6 +127,7 @@ def read_plan(path: str | Path) -> ExperimentPlan:
 
 def make_plan(data: Mapping[str, TOML], folder: Path = Path()) -> ExperimentPlan:
     """A plan from the file's content."""
+    data = renamed(data, FORMER)
     known = {f.name for f in fields(ExperimentPlan)} - {"conditions", "source"}
     _known("an experiment", data, known | {"edit"})
     missing = [name for name in ("model", "prompts", "edit") if not data.get(name)]

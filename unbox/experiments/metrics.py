@@ -105,7 +105,9 @@ def make_metric(name: str, clip_model: str | None = None) -> Metric:
         _lpips("alex")
     if name == "clip":
         if clip_model is None:
-            raise UnboxError("the metric 'clip' needs `clip = ...`: a Hub id or a folder with a CLIP model")
+            raise UnboxError(
+                "the metric 'clip' needs `clip_model = ...`: a Hub id or a folder with a CLIP model"
+            )
         clip_encoders(clip_model)
         return lambda pairs: clip(pairs, clip_model)
     return known[name]

@@ -58,7 +58,7 @@ def run_experiment(
     """
     out = Path(out)
     for name in plan.metrics:
-        make_metric(name, plan.clip)  # what cannot be measured is said before anything is made
+        make_metric(name, plan.clip_model)  # what cannot be measured is said before anything is made
     saes = {} if plan.saes is None else dict(load_saes(plan.saes))
     rows = list(_rows(plan, saes))
     for row in rows:
@@ -146,9 +146,9 @@ def _measured(
     plan: ExperimentPlan, rows: Sequence[Row], context: str, out: Path, files: Mapping[str, Path]
 ) -> list[dict[str, JSON]]:
     """Figures of every edited row, from `rows/` where they are there."""
-    metrics = [make_metric(name, plan.clip) for name in plan.metrics]
+    metrics = [make_metric(name, plan.clip_model) for name in plan.metrics]
     plain = {(r.prompt_index, r.seed): files[r.key(context)] for r in rows if r.condition is None}
-    kinds = key_of([list(plan.metrics), plan.clip], 8)
+    kinds = key_of([list(plan.metrics), plan.clip_model], 8)
     table = []
     for start in range(0, len(rows), 64):
         part = {row.key(context): row for row in rows[start : start + 64] if row.condition is not None}

@@ -4,13 +4,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class StepOptions:
     """How an image is sampled; None: as the system says."""
 
     steps: int | None = None
     """Sampling steps; None: the system's own."""
     guidance: float | None = None
     """Scale of classifier-free guidance; None: the system's own."""
+
+
+@dataclass(frozen=True)
+class RunOptions(StepOptions):
+    """How an image of a size is sampled."""
+
     height: int | None = None
     """Height of the image in pixels; None: the system's own."""
     width: int | None = None

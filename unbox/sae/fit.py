@@ -171,7 +171,7 @@ class TrainingRun:
         if not len(rows):
             raise UnboxError(f"there are no rows of '{block}' to train on")
         plan, budget = self.plan, self.plan.budget(len(rows))
-        start = measure(rows, plan.seed, plan.centre, plan.start, plan.scaled)
+        start = measure(rows, plan.seed, plan.centre, plan.init, plan.scaled)
         fits = {
             name: SAETrainer(spec, plan, budget, start, self.device, self.team)
             for name, spec in zip(self.names, plan.saes, strict=True)

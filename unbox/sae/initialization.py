@@ -31,11 +31,11 @@ class Start:
     """(r, d) orthonormal basis of the active subspace, where it is asked for."""
 
 
-def measure(rows: RowSource, seed: int, centre: str, start: str, scaled: bool) -> Start:
+def measure(rows: RowSource, seed: int, centre: str, init: str, scaled: bool) -> Start:
     """Measures a sample of up to 32,768 rows. Raises UnboxError for constant, NaN or too few rows."""
     for name, value, known in (
         ("centre", centre, get_args(Centre)),
-        ("start", start, get_args(FirstDirections)),
+        ("init", init, get_args(FirstDirections)),
     ):
         if value not in known:
             raise UnboxError(f"no {name} '{value}'; there are {', '.join(known)}")
@@ -50,7 +50,7 @@ def measure(rows: RowSource, seed: int, centre: str, start: str, scaled: bool) -
         raise UnboxError("the rows are all the same vector: there is nothing to explain")
     scale = (rows.width / variance) ** 0.5 if scaled else 1.0
     middle = mean + geometric_median(deviations) if centre == "median" else mean
-    basis = active_subspace(deviations) if start == "subspace" else None
+    basis = active_subspace(deviations) if init == "subspace" else None
     return Start(middle * scale, scale, variance * scale**2, basis)
 
 

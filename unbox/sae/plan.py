@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from unbox.errors import UnboxError
+from unbox.former_names import as_written, renamed
 from unbox.json_types import JSON
 
 #: Value of an option of a plan or an SAE.
@@ -19,6 +20,8 @@ Centre = Literal["median", "mean"]
 FirstDirections = Literal["tied", "subspace"]
 Share = Literal["rows", "latents"]
 Precision = Literal["auto", "bf16", "fp32"]
+#: Names of options that were others: as keywords, in TOML, and for ever in JSON.
+FORMER = {"clip": "clip_norm", "start": "init"}
 #: Rows a latent may be silent for before it counts as dead, at most (the paper's number).
 DEAD_AFTER = 10_000_000
 
@@ -111,7 +114,7 @@ class TrainSettings:
     """Rows of linear warm-up; None: 5 % of the tokens, at most a million."""
     decay: int | None = None
     """Rows of linear decay to 0 at the end; None: 20 % of the tokens."""
-    clip: float | None = None
+    clip_norm: float | None = None
     """Largest norm of an SAE's gradient; None: no clipping."""
     aux: float = 1 / 32
     """Coefficient of AuxK, which revives dead latents; 0: none."""
@@ -119,7 +122,7 @@ class TrainSettings:
     """Rows of silence after which a latent is dead; None: 10 million, at most an eighth of the tokens."""
     centre: Centre = "median"
     """Where b_pre starts: geometric median or mean of 32,768 rows."""
-    start: FirstDirections = "tied"
+    init: FirstDirections = "tied"
     """First directions: uniform (tied), or in the subspace that holds 99 % of the variance."""
     scaled: bool = True
     """Train on rows scaled to a root mean square of 1; folded away at the end."""
@@ -139,11 +142,11 @@ class TrainSettings:
         _check_choice("precision", self.precision, get_args(Precision))
         _check_choice("share", self.share, get_args(Share))
         _check_choice("centre", self.centre, get_args(Centre))
-        _check_choice("start", self.start, get_args(FirstDirections))
+        _check_choice("init", self.init, get_args(FirstDirections))
         if not 0 <= self.aux < 10:
             raise UnboxError(f"aux = {self.aux}: the coefficient of AuxK is from 0 to 10")
-        if self.clip is not None and not self.clip > 0:
-            raise UnboxError(f"clip = {self.clip}: the largest norm of a gradient is over 0")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UnboxError(f"clip_norm = {self.clip_norm}: the largest norm of a gradient is over 0")
 
     def budget(self, rows: int) -> "Budget":
         """The plan's amounts for a block of `rows` rows, with every None filled in."""
@@ -184,7 +187,7 @@ class Plan(TrainSettings):
 
     def to_json(self) -> dict[str, Any]:
         """JSON object of every field."""
-        value = asdict(self)
+        value = as_written(asdict(self), FORMER)
         value["saes"] = [{**asdict(s), "levels": list(s.levels)} for s in self.saes]
         return value
 
@@ -197,6 +200,7 @@ class Plan(TrainSettings):
 
 def make_plan(saes: Sequence[Spec], **options: Option) -> Plan:
     """A plan of some SAEs with options of `Plan`; raises UnboxError for an option that it does not have."""
+    options = renamed(options, FORMER, warn=True)
     return Plan(**{**_known(Plan, options, "training"), "saes": tuple(saes)})
 
 
@@ -245,11 +249,11 @@ def _known(kind: type[Plan] | type[Spec], value: JSON, where: str) -> dict[str, 
     """`value` as keyword arguments of a dataclass; raises UnboxError for keys that it does not have."""
     if not isinstance(value, Mapping):
         raise UnboxError(f"{where} is not an object with keys")
-    names = [f.name for f in fields(kind)]
+    value, names = renamed(value, FORMER), [f.name for f in fields(kind)]
     unknown = sorted(set(value) - set(names))
     if unknown:
         raise UnboxError(f"{where} has no option {', '.join(unknown)}; there are {', '.join(names)}")
-    return dict(value)
+    return value
 
 
 def _check_numbers(

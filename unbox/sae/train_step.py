@@ -137,7 +137,7 @@ class SAETrainer:
     @property
     def native(self) -> bool:
         """Whether a step is taken by the compiled loops."""
-        plain = not self.variant.batchwise and not self.spec.levels and self.plan.clip is None
+        plain = not self.variant.batchwise and not self.spec.levels and self.plan.clip_norm is None
         on_cpu = self.silent.device.type == "cpu"
         return compiled_step.AVAILABLE and plain and on_cpu and self.team.everyone.world == 1
 
@@ -229,7 +229,7 @@ class SAETrainer:
         """Ranges of latents to update one after the other; one where the gradient is looked at whole."""
         n, d = self.weights["W_enc"].shape
         size = n
-        if self.silent.device.type == "cpu" and self.team.everyone.world == 1 and self.plan.clip is None:
+        if self.silent.device.type == "cpu" and self.team.everyone.world == 1 and self.plan.clip_norm is None:
             size = max(1, CHUNK // d)
         return [slice(at, min(n, at + size)) for at in range(0, n, size)]
 
@@ -238,8 +238,8 @@ class SAETrainer:
         self.team.rows.sum_(*gradients.values())
         if "b_pre" in gradients:
             self.team.latents.sum_(gradients["b_pre"])
-        if self.plan.clip is not None:
-            self._clip(gradients, self.plan.clip)
+        if self.plan.clip_norm is not None:
+            self._clip(gradients, self.plan.clip_norm)
 
     def _adam(self, name: str, gradient: Tensor, part: slice, rate: float) -> None:
         """Adam's step of a range of one weight."""

@@ -11,7 +11,7 @@ from unbox.ground_truth.bench.scene_pairs import KINDS
 
 SMALL = BenchSettings(
     steps=1,
-    prompts=24,
+    captions=24,
     blocks_tried=1,
     sizes=(2,),
     strengths=(1.0, 4.0),

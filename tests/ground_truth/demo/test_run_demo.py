@@ -28,9 +28,9 @@ def plan(model):
     shown = {read["colour"] for read in readings(Detector.load(), images)}
     absent = next(value for value in FACTORS["colour"] if value not in shown)
     return DemoPlan(
-        guidance=0, prompts=24, heldout=20, latents=16, k=2, tokens=4096,
-        features=(2,), strengths=(4.0,), trial=2, test=3, trial_pool=4, test_pool=6,
-        targets=(("colour", absent),),
+        guidance=0, captions=24, held_out_captions=20, latents=16, k=2, tokens=4096,
+        sizes=(2,), strengths=(4.0,), trial_cases=2, test_cases=3, trial_pool=4, test_pool=6,
+        values=(("colour", absent),),
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_the_demo_runs_and_goes_on(model, plan, tmp_path):
     assert len(ran) == 1  # only the edit
     assert "Turning on" in ran[0]
 
-    colour = plan.targets[0][1]
+    colour = plan.values[0][1]
     saes = next((tmp_path / "stages").glob("train-*/saes"))
     asked = ["generate", "--model", model.source, "--prompt", "a dog", "--seed", "1", "--steps", "1"]
     asked += [

@@ -19,8 +19,9 @@ from unbox.experiments.riebench.masks import ImageMask, attention_mask, file_mas
 from unbox.experiments.riebench.methods import methods
 from unbox.experiments.riebench.metric import riebench_metric
 from unbox.experiments.riebench.report import markdown, summary
-from unbox.experiments.riebench.riebench_settings import RiebenchSettings
+from unbox.experiments.riebench.riebench_settings import FORMER, RiebenchSettings
 from unbox.experiments.tables import write_table
+from unbox.former_names import as_written
 from unbox.json_types import JSON
 from unbox.models import Model
 from unbox.models.png_record import save_png
@@ -45,11 +46,11 @@ def bench_riebench(
     if not saes:
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
     saes = {sae.block: sae for sae in saes.values()}
-    metrics = [make_metric(name, settings.clip) for name in settings.metrics]
+    metrics = [make_metric(name, settings.clip_model) for name in settings.metrics]
     context: dict[str, JSON] = {
         "model": model.fingerprint,
         "saes": {block: sae.digest for block, sae in saes.items()},
-        "settings": asdict(settings),
+        "settings": as_written(asdict(settings), FORMER),
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "manifest.json", {**context, "examples": len(examples)})

@@ -88,7 +88,7 @@ def prepare(
     """Collect the updates of held-out captions into `out`/store, and make each block's dictionaries."""
     store = collect(
         model,
-        prompts(settings.prompts, seed=settings.seed + 101, split="heldout", full=True),
+        prompts(settings.captions, seed=settings.seed + 101, split="heldout", full=True),
         out / "store",
         blocks=tuple(saes),
         steps=settings.steps,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from unbox.errors import UnboxError
 from unbox.shapes import FACTORS
 
+#: Former names, which name results.
+FORMER = {"prompts": "captions"}
 #: Every value of every factor.
 VALUES = tuple((factor, value) for factor, options in FACTORS.items() for value in options)
 
@@ -14,9 +16,9 @@ class BenchSettings:
     """What the benchmark does. Everything here is part of the results' names."""
 
     steps: int = 1
-    """Sampling steps of every image: one, as in the runs that SDXL Turbo's published SAEs were made for."""
-    prompts: int = 800
-    """Held-out captions whose updates are probed."""
+    """Sampling steps; one, as in the runs that SDXL Turbo's published SAEs were made for."""
+    captions: int = 800
+    """Captions, held out, whose updates are probed."""
     blocks_tried: int = 2
     """Blocks tried one by one for each value: those that the value moves most."""
     together: tuple[int, ...] = (2, 4)
@@ -24,7 +26,7 @@ class BenchSettings:
     sizes: tuple[int, ...] = (1, 8, 32)
     """Numbers of features tried, in each block that is edited."""
     strengths: tuple[float, ...] = (1.0, 2.0, 4.0)
-    """Multiples of the difference of the mean maps."""
+    """Strengths tried for each value, in differences of the mean maps."""
     draws: int = 3
     """Random draws of each control."""
     trial_cases: int = 10

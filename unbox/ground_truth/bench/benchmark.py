@@ -8,9 +8,10 @@ import numpy as np
 
 from activation_store.files import write_json
 from unbox.errors import UnboxError
+from unbox.former_names import as_written
 from unbox.ground_truth.bench.bench_inputs import BenchInputs, BlockRows, prepare
 from unbox.ground_truth.bench.bench_rows import BenchResults, MeaningRow
-from unbox.ground_truth.bench.bench_settings import BenchSettings
+from unbox.ground_truth.bench.bench_settings import FORMER, BenchSettings
 from unbox.ground_truth.bench.causation import causation
 from unbox.ground_truth.bench.probing import probe
 from unbox.ground_truth.bench.report import write_bench
@@ -38,7 +39,7 @@ def bench_shapes(
     if not saes:
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
     saes = {sae.block: sae for sae in saes.values()}
-    chosen: dict[str, JSON] = asdict(settings)
+    chosen: dict[str, JSON] = as_written(asdict(settings), FORMER)
     shared: dict[str, JSON] = {
         "model": model.fingerprint,
         "saes": {block: sae.digest for block, sae in saes.items()},

@@ -61,13 +61,13 @@ def find(plan: DemoPlan, collected: Stage, heldout: Stage, trained: Stage) -> di
         }
         for block in saes
     }
-    tellers = [best_teller(choice, target) for target in plan.targets]
+    tellers = [best_teller(choice, target) for target in plan.values]
     shown = top_examples(other, saes, tellers)
-    for (factor, value), (block, i), example in zip(plan.targets, tellers, shown, strict=True):
+    for (factor, value), (block, i), example in zip(plan.values, tellers, shown, strict=True):
         score = figure[block][factor][FACTORS[factor].index(value), i]
         example |= {"factor": factor, "value": value, "auroc": measured(score)}
     deviation = {block: sae.update_std for block, sae in saes.items()}
-    ranked = [ranking(codes, deviation, scenes, target)[:RANKED] for target in plan.targets]
+    ranked = [ranking(codes, deviation, scenes, target)[:RANKED] for target in plan.values]
     return {"owners": owners, "features": shown, "ranked": ranked}
 
 

@@ -110,7 +110,7 @@ def facts(f: Findings) -> list[tuple[str, str]]:
     """The figures at the top of the page."""
     working = f.working()
     return [
-        (f"{f.plan.prompts:,}", "pictures taken apart"),
+        (f"{f.plan.captions:,}", "pictures taken apart"),
         (str(len(f.blocks)), "transformer blocks, an autoencoder each"),
         (f"{np.mean([b['explained'] for b in f.blocks]):.2f}", "mean explained variance, held out"),
         (

@@ -85,11 +85,11 @@ def run(
     found = stages.run(
         "find",
         "Asking which feature tells which factor",
-        plan.part("targets", "searched"),
+        plan.part("values", "searched"),
         lambda _: find(plan, store, heldout, trained),
         (trained, store, heldout),
     )
-    edited = [turn_on(stages, model, plan, drawn, trained, found, i) for i in range(len(plan.targets))]
+    edited = [turn_on(stages, model, plan, drawn, trained, found, i) for i in range(len(plan.values))]
     findings = Findings(
         plan,
         model.system.name,
@@ -125,28 +125,29 @@ def pictures(stages: Stages, model: Model, plan: DemoPlan) -> tuple[Stage, Stage
             lambda to: gather(model, plan, to / "store", split, n, seed),
         )
 
-    store = collected("train", plan.prompts, plan.seed + 1)
-    return drawn, store, collected("heldout", plan.heldout, plan.seed + 2)
+    store = collected("train", plan.captions, plan.seed + 1)
+    return drawn, store, collected("heldout", plan.held_out_captions, plan.seed + 2)
 
 
 def turn_on(
     stages: Stages, model: Model, plan: DemoPlan, drawn: Stage, trained: Stage, found: Stage, number: int
 ) -> Stage:
     """Choose the edit for one target on the trial pool, count its success on the test pool."""
-    factor, value = target = plan.targets[number]
+    factor, value = target = plan.values[number]
 
     def build(_: Path) -> MeasuredEdit:
         saes, cases = autoencoders(trained), {name: unpacked(saved) for name, saved in drawn.result.items()}
         ranked = [Weighted(*feature) for feature in found.result["ranked"][number]]
-        additions = [Addition(tuple(ranked[:n]), s) for n, s in product(plan.features, plan.strengths)]
+        additions = [Addition(tuple(ranked[:n]), s) for n, s in product(plan.sizes, plan.strengths)]
         trial, test = (
-            cases[name].lacking(target, n) for name, n in (("trial", plan.trial), ("test", plan.test))
+            cases[name].lacking(target, n)
+            for name, n in (("trial", plan.trial_cases), ("test", plan.test_cases))
         )
         subject = under_test(model, plan)
         chosen = choose(subject, trial, target, additions, saes)
         return assess(subject, test, target, chosen, saes, plan.seed + number)
 
-    settings = {"target": target, **plan.part("features", "strengths", "trial", "test")}
+    settings = {"target": target, **plan.part("sizes", "strengths", "trial_cases", "test_cases")}
     stage = stages.run(
         f"edit-{factor}-{value}".replace(" ", "-"),
         f"Turning on {factor}: {value}",
