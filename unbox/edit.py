@@ -16,7 +16,7 @@ of the same feature do not commute.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypedDict, Unpack
 
 from numpy.typing import ArrayLike
@@ -88,6 +88,7 @@ class Edit:
     def _check_fit(self) -> None:
         """Refuse options that would do nothing with this op."""
         op, of_update = OPS[self.op], self.of_update
+        shape = () if self.where is None else self.where.shape
         misfits = [
             (self.branch == "contrast" and not op.adds, "branch 'contrast' is for add edits"),
             (self.unit == "mean" and self.subject != "feature", "unit 'mean' is for edits of features"),
@@ -102,12 +103,8 @@ class Edit:
             ),
             (bool(self.direction) and not any(self.direction), "the direction is zero"),
             (
-                self.where is not None
-                and len(self.where.shape) == 4
-                and self.where.shape[0] != len(self.feature),
-                f"the mask has {self.where.shape[:1]} maps for {len(self.feature)} features"
-                if self.where
-                else "",
+                len(shape) == 4 and shape[0] != len(self.feature),
+                f"the mask has {shape[:1]} maps for {len(self.feature)} features",
             ),
         ]
         for misfit, why in misfits:
@@ -246,17 +243,10 @@ class EditOptions(TypedDict, total=False):
     above: float | None
 
 
-class _Placed(TypedDict):
-    where: Mask | None
-    steps: tuple[int, int] | None
-    branch: str
-    above: float | None
-
-
 def _placed(
     where: MaskLike = None, steps: Steps = None, branch: str = "both", above: float | None = None
-) -> _Placed:
-    return {"where": Mask.of(where), "steps": step_range(steps), "branch": branch, "above": above}
+) -> dict[str, Any]:
+    return {"where": where, "steps": steps, "branch": branch, "above": above}
 
 
 class _Subject:
@@ -339,11 +329,6 @@ class Block:
     def reconstruct(self, sae: Dictionary | None = None, **options: Unpack[EditOptions]) -> Edit:
         """Substitute the SAE's reconstruction (pre-bias included, error dropped) for the update."""
         return Edit(self.block, "reconstruct", 1.0, sae=sae, **_placed(**options))
-
-
-def with_sae(edit: Edit, sae: Dictionary | None) -> Edit:
-    """The same edit, carrying its SAE."""
-    return replace(edit, sae=sae)
 
 
 def _one_of(what: str, value: str, known: Sequence[str], where: str = "") -> None:

@@ -35,11 +35,7 @@ def lazy(package: str) -> None:
     module = sys.modules[package]
     tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     guarded = [node for branch in tree.body if isinstance(branch, ast.If) for node in branch.body]
-    module.__dict__["_home_of"] = {
-        alias.name: str(node.module)
-        for node in guarded
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    module.__dict__["__all__"] = sorted(module.__dict__["_home_of"])
+    imports = [node for node in guarded if isinstance(node, ast.ImportFrom)]
+    home_of = {alias.name: str(node.module) for node in imports for alias in node.names}
+    module.__dict__.update(_home_of=home_of, __all__=sorted(home_of))
     module.__class__ = LazyPackage

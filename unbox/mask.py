@@ -43,10 +43,6 @@ class Mask:
     @classmethod
     def of(cls, where: "Mask | Image.Image | ArrayLike") -> "Mask": ...
 
-    @overload
-    @classmethod
-    def of(cls, where: MaskLike) -> "Mask | None": ...
-
     @classmethod
     def of(cls, where: MaskLike) -> "Mask | None":
         """Mask from what a user may pass: None, a Mask, a box of fractions, "own", an array, a PIL image.

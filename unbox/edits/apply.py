@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unbox.capture.block_hooks import refuse_compiled
-from unbox.edit import Edit, Edits, with_sae
+from unbox.edit import Edit, Edits
 from unbox.edits.guard import Guard
 from unbox.edits.program import Program
 from unbox.edits.terms import sae_of
@@ -36,25 +36,21 @@ class EditHook:
         saes = {id(edit.sae): sae_of(edit) for edit in acting if edit.sae is not None}
         device = model.device if saes else None  # asked once: diffusers looks through every module for it
         near = {key: sae.to(device=device) for key, sae in saes.items()}
-        acting = [with_sae(edit, near.get(id(edit.sae))) for edit in acting]
-        blocks = {block: model.block(block) for block in dict.fromkeys(edit.block for edit in acting)}
+        acting = [replace(edit, sae=near.get(id(edit.sae))) for edit in acting]
+        blocks = {edit.block: model.block(edit.block) for edit in acting}
         refuse_compiled(model, blocks)
-        programs = {
-            block: Program(tuple(e for e in acting if e.block == block), _width(module))
-            for block, module in blocks.items()
-        }
         chosen = None if rows is None else frozenset(int(row) for row in rows)
-        return _attached(model, blocks, {b: EditedBlock(p, self.guard, chosen) for b, p in programs.items()})
+        edited = []
+        for block, module in blocks.items():
+            width = int(module.in_channels)  # type: ignore[arg-type]
+            program = Program(tuple(e for e in acting if e.block == block), width)
+            edited.append((module, EditedBlock(program, self.guard, chosen)))
+        return _attached(model, edited)
 
 
 @as_hook.register
-def _(edits: Edits) -> EditHook:
-    return EditHook(edits)
-
-
-@as_hook.register
-def _(edit: Edit) -> EditHook:
-    return EditHook(Edits.of(edit))
+def _(edits: Edit | Edits) -> EditHook:
+    return EditHook(Edits.of(edits))
 
 
 def guarded(edits: Edit | Edits, guard: Guard) -> EditHook:
@@ -72,19 +68,12 @@ def applied(
     return EditHook(Edits.of(edits), guard).attach(model)
 
 
-def _width(module: torch.nn.Module) -> int:
-    return int(module.in_channels)  # type: ignore[arg-type]
-
-
 @contextmanager
-def _attached(
-    model: Hookable, blocks: dict[str, torch.nn.Module], edited: dict[str, "EditedBlock"]
-) -> Iterator[None]:
+def _attached(model: Hookable, edited: Sequence[tuple[torch.nn.Module, "EditedBlock"]]) -> Iterator[None]:
     with ExitStack() as stack:
         now = stack.enter_context(clock(model))
-        for name, module in blocks.items():
-            hook = edited[name].hook(now)
-            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+        for module, block in edited:
+            stack.callback(module.register_forward_hook(block.hook(now), with_kwargs=True).remove)
         yield
 
 

@@ -4,6 +4,7 @@ A `Basis` offers what edits and benchmarks ask of an SAE (`encode`, `W_dec`, `st
 `update_std`), so that `Feature(block, i, sae=basis)` edits with it and the same code scores both.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,14 +19,12 @@ from unbox.sae.model import Stats
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """A linear dictionary: coefficient i of x is <x - mean, W_enc[i]>, and its direction is W_dec[i]."""
+    """A linear dictionary: coefficient i of x is <x - mean, W_dec[i]>, and its direction is W_dec[i]."""
 
     block: str
     name: str
     mean: Tensor
     """(d,)"""
-    W_enc: Tensor
-    """(n, d)"""
     W_dec: Tensor
     """(n, d)"""
     update_std: float
@@ -35,8 +34,9 @@ class Basis:
 
     def to(self, device: torch.device | str | None = None) -> "Basis":
         """The same basis with its tensors elsewhere."""
-        moved = {name: getattr(self, name).to(device) for name in ("mean", "W_enc", "W_dec", "rows")}
-        return replace(self, **moved)
+        return replace(
+            self, mean=self.mean.to(device), W_dec=self.W_dec.to(device), rows=self.rows.to(device)
+        )
 
     @property
     def latents(self) -> int:
@@ -48,7 +48,7 @@ class Basis:
 
     def coefficients(self, update: Tensor) -> Tensor:
         """(..., d) -> (..., n), all of them."""
-        return (update - self.mean.to(update)) @ self.W_enc.to(update).T
+        return (update - self.mean.to(update)) @ self.W_dec.to(update).T
 
     def encode(self, update: Tensor) -> Codes:
         """Every coefficient, in the order of the features: codes of k = n."""
@@ -74,32 +74,34 @@ class Basis:
         return Stats(mean, spread, values.amax(0).clamp(min=0), active.float().mean(0))
 
 
-def _basis(block: str, name: str, rows: Tensor, directions: Tensor, mean: Tensor, deviation: float) -> Basis:
-    return Basis(block, name, mean, directions, directions, deviation, rows)
-
-
-def _moments(rows: np.ndarray) -> tuple[Tensor, Tensor, float]:
+def _basis(block: str, name: str, rows: np.ndarray, directions: Callable[[Tensor], Tensor]) -> Basis:
+    """A basis of the `directions` (n, d) that are made of the rows' deviations from their mean (m, d)."""
     sample = torch.as_tensor(np.asarray(rows), dtype=torch.float32)
     mean = sample.mean(0)
-    return sample, mean, float((sample - mean).square().sum(1).mean().sqrt())
+    about = sample - mean
+    return Basis(block, name, mean, directions(about), float(about.square().sum(1).mean().sqrt()), sample)
 
 
 def neurons(block: str, rows: np.ndarray) -> Basis:
     """The channels of the update themselves, about their mean. `rows` (m, d): a sample of updates."""
-    sample, mean, deviation = _moments(rows)
-    return _basis(block, "neurons", sample, torch.eye(sample.shape[1]), mean, deviation)
+    return _basis(block, "neurons", rows, lambda about: torch.eye(about.shape[1]))
 
 
 def principal(block: str, rows: np.ndarray, count: int | None = None) -> Basis:
     """Principal components in both senses (+v, -v), so that each is found whichever way it points."""
-    sample, mean, deviation = _moments(rows)
-    components = torch.linalg.svd(sample - mean, full_matrices=False).Vh[:count]
-    return _basis(block, "pca", sample, torch.cat([components, -components]), mean, deviation)
+
+    def components(about: Tensor) -> Tensor:
+        found = torch.linalg.svd(about, full_matrices=False).Vh[:count]
+        return torch.cat([found, -found])
+
+    return _basis(block, "pca", rows, components)
 
 
 def random_directions(block: str, rows: np.ndarray, count: int, seed: int = 0) -> Basis:
     """Unit vectors drawn uniformly: what any direction of the same norm does."""
-    sample, mean, deviation = _moments(rows)
-    drawn = torch.randn(count, sample.shape[1], generator=torch.Generator().manual_seed(seed))
-    directions = drawn / drawn.norm(dim=1, keepdim=True)
-    return _basis(block, "random", sample, directions, mean, deviation)
+
+    def drawn(about: Tensor) -> Tensor:
+        vectors = torch.randn(count, about.shape[1], generator=torch.Generator().manual_seed(seed))
+        return vectors / vectors.norm(dim=1, keepdim=True)
+
+    return _basis(block, "random", rows, drawn)

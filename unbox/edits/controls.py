@@ -65,18 +65,14 @@ def _redrawn(edits: Sequence[Edit], block: str, draw: int | Sequence[int]) -> li
             )
         drawn = rng.choice(living, len(mine), replace=False).tolist()
         others |= {(id(sae), f): other for f, other in zip(mine, drawn, strict=True)}
-    vectors = {edit.direction: _random_vector(edit.direction, rng) for edit in edits if edit.direction}
+    vectors: dict[tuple[float, ...], tuple[float, ...]] = {(): ()}
+    for vector in dict.fromkeys(edit.direction for edit in edits if edit.direction):
+        drawn = rng.standard_normal(len(vector))
+        vectors[vector] = tuple((drawn * np.linalg.norm(vector) / np.linalg.norm(drawn)).tolist())
+    features = [tuple(others[id(e.sae), f] for f in e.feature) for e in edits]
     return [
-        replace(e, direction=vectors[e.direction])
-        if e.direction
-        else replace(e, feature=tuple(others[id(e.sae), f] for f in e.feature))
-        for e in edits
+        replace(e, direction=vectors[e.direction], feature=f) for e, f in zip(edits, features, strict=True)
     ]
-
-
-def _random_vector(vector: tuple[float, ...], rng: np.random.Generator) -> tuple[float, ...]:
-    drawn = rng.standard_normal(len(vector))
-    return tuple((drawn * np.linalg.norm(vector) / np.linalg.norm(drawn)).tolist())
 
 
 def _matched(drawn: Sequence[Edit], original: Sequence[Edit]) -> Iterator[Edit]:

@@ -1,11 +1,12 @@
 """Edits in files, and their SAEs put back."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from activation_store.files import read_json, write_json
 from unbox.dictionary import Dictionary
-from unbox.edit import Edit, Edits, with_sae
+from unbox.edit import Edit, Edits
 from unbox.edit_ops import OPS
 from unbox.errors import UnboxError
 
@@ -39,8 +40,7 @@ def bind(edits: Edit | Edits, saes: Mapping[str, Dictionary]) -> Edits:
 
 
 def _bound(edit: Edit, saes: Mapping[str, Dictionary]) -> Edit:
-    needed = edit.subject == "feature" or OPS[edit.op].reconstructs or edit.unit == "deviation"
-    if not needed:
+    if not (edit.subject == "feature" or OPS[edit.op].reconstructs or edit.unit == "deviation"):
         return edit
     names = [name for name in (edit.source, edit.block) if name is not None]
     named = [saes[name] for name in names if name in saes]
@@ -53,4 +53,4 @@ def _bound(edit: Edit, saes: Mapping[str, Dictionary]) -> Edit:
         raise UnboxError(
             f"an edit of {asked} has {why}; there are SAEs of {', '.join(sorted(saes)) or 'no block'}"
         )
-    return with_sae(edit, fitting[0])
+    return replace(edit, sae=fitting[0])

@@ -50,14 +50,9 @@ def erase(
     for step, (mean, base) in enumerate(zip(with_concept, without, strict=True)):
         steps = (step, step + 1) if by_step else None
         chosen = _important(mean - base, percentile, limit)
-        at = (
-            mean[chosen]
-            if fires is None
-            else _quantiles(sae, concept, chosen, fires, step if by_step else None)
-        )
+        at = mean[chosen] if fires is None else _quantiles(sae, concept, chosen, fires, steps)
         for feature, above in zip(chosen, at, strict=True):
-            one = Feature(sae.block, int(feature), sae=sae)
-            edits += one.scale(scale, above=float(above), steps=steps)
+            edits += Feature(sae.block, int(feature), sae=sae).scale(scale, above=float(above), steps=steps)
     if not len(edits):
         raise UnboxError(f"no feature of {sae.block} is more active with the concept than without")
     return edits
@@ -70,14 +65,11 @@ def _important(importance: np.ndarray, percentile: float, limit: int | None) -> 
 
 
 def _quantiles(
-    sae: TensorDictionary, rows: Rows, features: np.ndarray, percentile: float, step: int | None
+    sae: TensorDictionary, rows: Rows, features: np.ndarray, percentile: float, steps: tuple[int, int] | None
 ) -> list[float]:
-    """A percentile of each feature's active codes (0: just under the least), at one step or all."""
+    """A percentile of each feature's active codes (0: just under the least), at some steps or all."""
     found: dict[int, list[np.ndarray]] = {int(f): [] for f in features}
-    for update in _images(rows):
-        part = update if step is None else update[step]
-        codes = sae.encode(torch.from_numpy(rearrange(part, "... d -> (...) d")).to(sae.W_dec))
-        values, indices = codes.values.float().cpu().numpy(), codes.indices.cpu().numpy()
+    for values, indices in _codes(sae, rows, "... d -> (...) d", steps):
         for f, parts in found.items():
             parts.append(values[(indices == f) & (values > 0)])
     active = [np.concatenate(parts) for parts in found.values()]
@@ -86,23 +78,22 @@ def _quantiles(
 
 def mean_codes(sae: TensorDictionary, rows: Rows, by_step: bool = True) -> np.ndarray:
     """Mean code over images, branches and positions: float64 (steps, latents), or (1, latents)."""
-    total: np.ndarray | None = None
-    count = 0
-    for update in _images(rows):
-        axes = "step ... d -> step (...) d" if by_step else "... d -> 1 (...) d"
-        codes = sae.encode(torch.from_numpy(rearrange(update, axes)).to(sae.W_dec))
-        values, indices = codes.values.double().cpu().numpy(), codes.indices.cpu().numpy()
-        sums = [
-            np.bincount(i.ravel(), v.ravel(), minlength=sae.latents)
-            for v, i in zip(values, indices, strict=True)
-        ]
-        total = np.stack(sums) if total is None else total + np.stack(sums)
+    total, count = np.zeros(()), 0
+    axes = "step ... d -> step (...) d" if by_step else "... d -> 1 (...) d"
+    for values, indices in _codes(sae, rows, axes):
+        pairs = zip(values, indices, strict=True)
+        total = total + np.stack([np.bincount(i.ravel(), v.ravel(), minlength=sae.latents) for v, i in pairs])
         count += values.shape[1]
-    if total is None:
+    if not count:
         raise UnboxError("a contrast set is empty; give at least one recorded image")
     return total / count
 
 
-def _images(rows: Rows) -> Iterator[np.ndarray]:
+def _codes(
+    sae: TensorDictionary, rows: Rows, axes: str, steps: tuple[int, int] | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Values and indices of each image's codes, its update (step, branch, y, x, d) laid out along `axes`."""
     for i in range(rows.shape[0]):
-        yield np.asarray(rows.read(i), np.float32)
+        update = rearrange(np.asarray(rows.read(i)[slice(*steps or (None,))], np.float32), axes)
+        codes = sae.encode(torch.from_numpy(update).to(sae.W_dec))
+        yield codes.values.float().cpu().numpy(), codes.indices.cpu().numpy()

@@ -70,12 +70,8 @@ class Inversion:
         """PSNR in dB to the image of: `vae`, encoded and decoded; `run`, drawn with the corrections (the
         VAE's loss and rounding); `model`, drawn without: near `vae` where the model itself holds the image.
         """
-        again = {
-            "vae": decoded(self.model, self.states[-1:]),
-            "run": self.draw(),
-            "model": self.draw(corrected=False),
-        }
-        return {name: psnr(self.image, image) for name, image in again.items()}
+        again = decoded(self.model, self.states[-1:]), self.draw(), self.draw(corrected=False)
+        return dict(zip(("vae", "run", "model"), (psnr(self.image, image) for image in again), strict=True))
 
 
 def invert(
@@ -155,7 +151,7 @@ def _step(model: Model, given: Conditioning, steps: int, step: int, state: Tenso
     predicted = output.sample.float()
     uncond, cond = predicted[:1], predicted[-1:]  # one and the same without guidance
     guided = cond if len(predicted) == 1 else uncond + given.guidance * (cond - uncond)
-    x0 = to_x0(guided, noisy, 1 / (1 + sigma**2), _prediction(model))
+    x0 = to_x0(guided, noisy, 1 / (1 + sigma**2), model.pipeline.scheduler.config["prediction_type"])
     return x0 + (lower / sigma) * (state - x0)
 
 
@@ -163,19 +159,13 @@ def _schedule(model: Model, steps: int) -> tuple[Tensor, list[float]]:
     """Timesteps, and sigma at each with the final 0; sets the scheduler, as sampling does."""
     scheduler = model.pipeline.scheduler
     fixed = (model.system.timesteps or {}).get(steps)
-    if fixed:
-        scheduler.set_timesteps(timesteps=list(fixed), device=model.device)
-    else:
-        scheduler.set_timesteps(steps, device=model.device)
+    asked = {"timesteps": list(fixed)} if fixed else {"num_inference_steps": steps}
+    scheduler.set_timesteps(**asked, device=model.device)
     timesteps = scheduler.timesteps
     if hasattr(scheduler, "sigmas"):
         return timesteps, [float(sigma) for sigma in scheduler.sigmas[:steps]] + [0.0]
     abar = scheduler.alphas_cumprod[timesteps.long().cpu()].double()
     return timesteps, [*((1 - abar) / abar).sqrt().tolist(), 0.0]
-
-
-def _prediction(model: Model) -> str:
-    return str(model.pipeline.scheduler.config["prediction_type"])
 
 
 def _conditioned(model: Model, prompt: str, guidance: float, height: int, width: int) -> Conditioning:
@@ -200,10 +190,8 @@ def _vae(model: Model) -> Iterator[Any]:
     vae = model.pipeline.vae
     before = vae.dtype
     lifted = before == torch.float16 and vae.config.force_upcast
-    if lifted:
-        vae.to(torch.float32)
     try:
-        yield vae
+        yield vae.to(torch.float32) if lifted else vae
     finally:
         if lifted:
             vae.to(before)

@@ -66,10 +66,8 @@ def sum_of_adds(
     flat = torch.zeros(acting[0][0].vectors.shape[-1]) + _vectors(plain).sum(0)
     if not placed:
         return flat.to(device)
-    weights = []
-    for term, slot, _ in placed:
-        maps_of_edit = maps.at(term.edit, step, grid)
-        weights.append(maps_of_edit[slot if len(maps_of_edit) > 1 else 0])
+    laid_out = [(maps.at(addend.term.edit, step, grid), addend.slot) for addend in placed]
+    weights = [each[slot if len(each) > 1 else 0] for each, slot in laid_out]
     laid = flat + torch.einsum("fyx,fd->yxd", torch.from_numpy(np.stack(weights)), _vectors(placed))
     return rearrange(rearrange(laid.to(device), "y x d -> d y x").contiguous(), "d y x -> y x d")
 

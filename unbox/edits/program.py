@@ -85,11 +85,9 @@ class Program:
             if value is None or not edit.sign(branch):
                 continue
             weights = self.maps.weights(edit, step, update)[..., :1]
-            changed = changed + weights * (self._target(edit, changed, value) - changed)
+            target = OPS[edit.op].rule(changed, value, self._amount(edit, changed))
+            changed = changed + weights * (target - changed)
         return None if changed is update else changed - update
-
-    def _target(self, edit: Edit, update: Tensor, value: float) -> Tensor:
-        return OPS[edit.op].rule(update, value, self._amount(edit, update))
 
     def _amount(self, edit: Edit, update: Tensor) -> Tensor:
         """What a value of 1 stands for: the feature or direction alone, the reconstruction, or all of it."""

@@ -84,9 +84,8 @@ def term_of(edit: Edit) -> Term:
     """Resolve an edit's features and units. Raises UnboxError where it names what its SAE does not have."""
     if edit.subject == "direction":
         vector = torch.tensor(edit.direction)
-        unit = 1.0
-        if edit.unit == "deviation":
-            unit = float(sae_of(edit).update_std) / float(vector.norm())
+        deviation = edit.unit == "deviation"
+        unit = float(sae_of(edit).update_std) / float(vector.norm()) if deviation else 1.0
         return Term(edit, Line(vector), (0,), (unit,))
     sae = sae_of(edit)
     latents = len(sae.W_dec)

@@ -40,6 +40,11 @@ class UpdatePair:
     original_mask: MaskLike = None
     """Where original features are read and removed."""
 
+    @property
+    def runs(self) -> tuple[tuple[Updates, MaskLike], tuple[Updates, MaskLike]]:
+        """The donor's updates and mask, and the original's."""
+        return (self.donor, self.donor_mask), (self.original, self.original_mask)
+
 
 @dataclass(frozen=True)
 class _Side:
@@ -62,10 +67,13 @@ class _Side:
 
 def _side(sae: TensorDictionary, updates: np.ndarray, mask: MaskLike) -> _Side:
     codes = sae.encode(torch.from_numpy(np.asarray(updates, np.float32)).to(sae.W_dec))
-    placed = Mask.of(mask)
-    height, width = updates.shape[1:3]
-    weights = np.ones((height, width), np.float32) if placed is None else placed.on(height, width)
-    return _Side(codes.values.float().cpu().numpy(), codes.indices.cpu().numpy(), weights)
+    return _Side(codes.values.float().cpu().numpy(), codes.indices.cpu().numpy(), _weights(updates, mask))
+
+
+def _weights(updates: np.ndarray, mask: MaskLike) -> np.ndarray:
+    """(y, x) weights of a mask on the grid of updates (step, y, x, d)."""
+    placed, grid = Mask.of(mask), updates.shape[1:3]
+    return np.ones(grid, np.float32) if placed is None else placed.on(*grid)
 
 
 def choose_features(
@@ -76,21 +84,14 @@ def choose_features(
     `steps`: how many steps from the first the means are taken over (RIEBench: 1). Features that are as active
     in both runs (s = 0) are never chosen.
     """
-    scores, owners = [], []
-    donors = {
-        b: _side(sae, pair.donor[b], pair.donor_mask).means(sae.latents, steps) for b, sae in saes.items()
-    }
-    originals = {
-        b: _side(sae, pair.original[b], pair.original_mask).means(sae.latents, steps)
-        for b, sae in saes.items()
-    }
-    donor_sum = sum(float(np.abs(mu).sum()) for mu in donors.values()) or 1.0
-    original_sum = sum(float(np.abs(mu).sum()) for mu in originals.values()) or 1.0
-    for block in saes:
-        scores.append(donors[block] / donor_sum - originals[block] / original_sum)
-        owners += [(block, i) for i in range(len(donors[block]))]
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    ranked = np.concatenate(scores)[order]
+    shares = []
+    for updates, mask in pair.runs:
+        means = [_side(sae, updates[b], mask).means(sae.latents, steps) for b, sae in saes.items()]
+        shares.append(np.concatenate(means) / (sum(float(np.abs(mu).sum()) for mu in means) or 1.0))
+    scores = shares[0] - shares[1]
+    owners = [(block, i) for block, sae in saes.items() for i in range(sae.latents)]
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
     added = [owners[i] for i in order[ranked > 0][:count]]
     removed = [owners[i] for i in order[ranked < 0][::-1][:count]]
     return _by_block(added), _by_block(removed)
@@ -123,31 +124,27 @@ def transport(
         raise UnboxError(
             f"{missing[0]} was not recorded in both runs; recorded are {', '.join(pair.original)}"
         )
-    added, removed = choose_features(pair, saes, count, steps)
+    hows = (strength, "map" if spread == "live" else spread), (-strength, spread)
     edits = Edits()
-    for block, features in added.items():
-        side = _side(saes[block], pair.donor[block], pair.donor_mask)
-        edits += _moved(saes[block], side, features, strength, "map" if spread == "live" else spread)
-    for block, features in removed.items():
-        side = _side(saes[block], pair.original[block], pair.original_mask)
-        edits += _moved(saes[block], side, features, -strength, spread)
+    for chosen, (updates, mask), how in zip(
+        choose_features(pair, saes, count, steps), pair.runs, hows, strict=True
+    ):
+        for block, features in chosen.items():
+            edits += _moved(saes[block], _side(saes[block], updates[block], mask), features, *how)
     return edits
 
 
 def _moved(sae: TensorDictionary, side: _Side, features: np.ndarray, strength: float, spread: str) -> Edits:
-    index = tuple(int(f) for f in features)
-    everywhere = None if (side.weights == 1).all() else side.weights
+    every = Feature(sae.block, tuple(int(f) for f in features), sae=sae)
+    where = None if (side.weights == 1).all() else side.weights
     if spread == "live":
-        return Edits.of(Feature(sae.block, index, sae=sae).scale(1 + strength, where=everywhere))
+        return Edits.of(every.scale(1 + strength, where=where))
     maps = side.maps(features)
     if spread == "map":
-        where = maps * side.weights
-        return Edits.of(Feature(sae.block, index, sae=sae).add(strength, unit="absolute", where=where))
-    curves = _summaries(maps, side.weights, spread)
-    adds = [
-        Feature(sae.block, f, sae=sae).add(strength * curve, unit="absolute", where=everywhere)
-        for f, curve in zip(index, curves, strict=True)
-    ]
+        return Edits.of(every.add(strength, unit="absolute", where=maps * side.weights))
+    curves = strength * _summaries(maps, side.weights, spread)
+    ones = [Feature(sae.block, int(f), sae=sae) for f in features]
+    adds = [f.add(curve, unit="absolute", where=where) for f, curve in zip(ones, curves, strict=True)]
     return Edits(tuple(adds))
 
 
@@ -164,16 +161,9 @@ def steer(pair: UpdatePair, blocks: tuple[str, ...], strength: float = 1.0) -> E
     donor's mask is added and that of the original inside the original's mask taken away."""
     edits = Edits()
     for block in blocks:
-        sides = ((pair.donor, pair.donor_mask, strength), (pair.original, pair.original_mask, -strength))
-        for updates, mask, value in sides:
-            for step, vector in enumerate(_masked_means(updates[block], mask)):
+        for (updates, mask), value in zip(pair.runs, (strength, -strength), strict=True):
+            weights = _weights(updates[block], mask)
+            means = np.einsum("tyxd,yx->td", updates[block], weights) / max(float(weights.sum()), 1e-9)
+            for step, vector in enumerate(means):
                 edits += Direction(block, vector).add(value, where=mask, steps=(step, step + 1))
     return edits
-
-
-def _masked_means(updates: np.ndarray, mask: MaskLike) -> np.ndarray:
-    """(step, d) mean update over the masked positions."""
-    placed = Mask.of(mask)
-    _, height, width, _ = updates.shape
-    weights = np.ones((height, width), np.float32) if placed is None else placed.on(height, width)
-    return np.einsum("tyxd,yx->td", updates, weights) / max(float(weights.sum()), 1e-9)

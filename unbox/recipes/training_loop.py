@@ -7,7 +7,7 @@ one would have drawn and no generator state has to be saved.
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +105,12 @@ class _Run:
     step: int = 0
     spent: float = 0.0
 
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Draw the averaged weights towards the present ones."""
+        current, names = self.module.state_dict(), [k for k, v in self.ema.items() if v.is_floating_point()]
+        torch._foreach_lerp_([self.ema[k] for k in names], [current[k] for k in names], 1 - decay)
+
     def save(self, here: Path, done: bool = False) -> None:
         """Write it whole, in place of the last; a finished run needs its averaged weights only."""
         with publish_folder(here, replace=True) as new:
@@ -140,34 +146,21 @@ def train(
 ) -> nn.Module:
     """Train `module` in place by `loss(step, rng, progress)` and leave it holding its averaged weights.
 
-    Resumes from `folder/name` where a checkpoint lies; a finished stage is loaded and returned at once.
+    Writes a checkpoint to `folder/name` every `save_every` seconds, and resumes from one that lies there; a
+    finished stage is loaded and returned at once.
     """
     here = Path(folder) / name
     ema = {key: value.detach().clone() for key, value in module.state_dict().items()}
     run = _Run(module, Optimizer(module, plan.rate, matrices), ema)
-    if not run.restore(here):
-        _descend(name, run, loss, plan, here, save_every)
-        run.save(here, done=True)
-    module.load_state_dict(run.ema)
-    return module
-
-
-def _descend(
-    name: str,
-    run: _Run,
-    loss: Callable[[int, np.random.Generator, float], Tensor],
-    plan: StagePlan,
-    here: Path,
-    save_every: float,
-) -> None:
-    """Steps until the plan's end, with a checkpoint every `save_every` seconds."""
-    module, mean = run.module, float("nan")
-    started, saved = time.monotonic() - run.spent, time.monotonic()
-    bar = tqdm(total=plan.steps, initial=run.step, desc=name, unit="step", mininterval=5)
-    while True:
+    done = run.restore(here)
+    started, saved, mean = time.monotonic() - run.spent, time.monotonic(), math.nan
+    bar = tqdm(total=plan.steps, initial=run.step, desc=name, unit="step", mininterval=5, disable=done)
+    while not done:
         run.spent = time.monotonic() - started
         progress = max(run.step / plan.steps, run.spent / (60 * plan.minutes))
-        if progress >= 1:
+        done = progress >= 1
+        if done:
+            run.save(here, done)
             break
         torch.manual_seed(plan.seed * 1_000_003 + run.step)
         value = loss(run.step, np.random.default_rng([plan.seed, run.step]), progress)
@@ -175,7 +168,7 @@ def _descend(
         nn.utils.clip_grad_norm_(module.parameters(), plan.clip)
         run.optimizer.step(rate_at(plan, progress, run.step))
         module.zero_grad(set_to_none=True)
-        _average(run.ema, module.state_dict(), min(plan.ema, (run.step + 1) / (run.step + 10)))
+        run.average(min(plan.ema, (run.step + 1) / (run.step + 10)))
         mean = value.item() if math.isnan(mean) else 0.99 * mean + 0.01 * value.item()
         run.step += 1
         bar.update()
@@ -185,14 +178,5 @@ def _descend(
             run.save(here)
             saved = time.monotonic()
     bar.close()
-
-
-@torch.no_grad()
-def _average(ema: dict[str, Tensor], current: dict[str, Tensor], decay: float) -> None:
-    floats = [key for key, value in ema.items() if value.is_floating_point()]
-    torch._foreach_lerp_([ema[key] for key in floats], [current[key] for key in floats], 1 - decay)
-
-
-def parameters(modules: Iterable[nn.Module]) -> int:
-    """How many parameters the modules have together."""
-    return sum(p.numel() for module in modules for p in module.parameters())
+    module.load_state_dict(run.ema)
+    return module

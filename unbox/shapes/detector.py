@@ -71,9 +71,12 @@ class Detector(nn.Module):
         )
 
     @classmethod
-    def load(cls, path: Path | None = None) -> "Detector":
-        """The bundled detector, or weights from `path` (safetensors)."""
-        return _load(Path(path or WEIGHTS))
+    @cache
+    def load(cls, path: Path = WEIGHTS) -> "Detector":
+        """The bundled detector, or weights from `path` (safetensors); each is loaded once."""
+        detector = cls()
+        detector.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+        return detector.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits of every head for pictures (B, 3, 64, 64) in -1..1."""
@@ -146,10 +149,3 @@ def _tensor(image: Picture) -> Tensor:
     if picture.size != (64, 64):
         picture = picture.resize((64, 64), Image.Resampling.BOX)
     return rearrange(torch.from_numpy(np.array(picture.convert("RGB"))), "y x c -> c y x").float() / 127.5 - 1
-
-
-@cache
-def _load(path: Path) -> Detector:
-    detector = Detector()
-    detector.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-    return detector.eval().requires_grad_(False)

@@ -32,12 +32,7 @@ BACKGROUNDS = {
     "plum": (0.38, 0.14, 0.34),
 }
 RADIUS = {"small": 10.0, "large": 14.0}
-CENTRES = {
-    name: (x, y)
-    for name, (y, x) in zip(
-        FACTORS["position"], [(y, x) for y in (16.0, 32.0, 48.0) for x in (16.0, 32.0, 48.0)], strict=True
-    )
-}
+CENTRES = {name: (16.0 + 16 * (i % 3), 16.0 + 16 * (i // 3)) for i, name in enumerate(FACTORS["position"])}
 
 
 def _polygon(normals: list[float], offset: float) -> Callable[[Field, Field], Field]:

@@ -16,16 +16,11 @@ Split = Literal["train", "heldout"]
 PAIR_POSITIONS = {"left of": ("left", "right"), "above": ("top", "bottom")}
 
 
-def _held_out(shape: int, colour: int, texture: int) -> bool:
+_LOOKS: dict[str, list[tuple[str, ...]]] = {"train": [], "heldout": []}
+for _places in product(*(enumerate(FACTORS[name]) for name in ("shape", "colour", "texture"))):
+    (_s, _c, _t), _look = zip(*_places, strict=True)
     # A Latin-square-like rule: every value of every factor stays well represented in both splits.
-    return (shape + 2 * colour + 4 * texture) % 9 == 0
-
-
-_LOOKS: dict[str, list[tuple[str, str, str]]] = {"train": [], "heldout": []}
-for (_s, _shape), (_c, _colour), (_t, _texture) in product(
-    *(enumerate(FACTORS[name]) for name in ("shape", "colour", "texture"))
-):
-    _LOOKS["heldout" if _held_out(_s, _c, _t) else "train"].append((_shape, _colour, _texture))
+    _LOOKS["heldout" if (_s + 2 * _c + 4 * _t) % 9 == 0 else "train"].append(_look)
 
 
 @dataclass(frozen=True)
@@ -76,18 +71,12 @@ class Scene:
         """The same scene with one factor changed; positions change in scenes of one object only."""
         if factor == "relation":
             raise UnboxError("changing the relation would change how many objects there are; build a Scene")
+        changed: dict[str, Any] = {factor: value}
         if factor in SCENE_FACTORS:
-            changed: dict[str, Any] = {factor: value}
             return replace(self, **changed)
         things = list(self.objects)
-        given: dict[str, Any] = {factor: value}
-        things[slot] = replace(things[slot], **given)
+        things[slot] = replace(things[slot], **changed)
         return replace(self, objects=tuple(things))
-
-    def plain(self) -> "Scene":
-        """The same scene without jitter."""
-        things = tuple(replace(thing, dx=0.0, dy=0.0, growth=1.0, turn=0.0) for thing in self.objects)
-        return replace(self, objects=things)
 
     def to_json(self) -> dict[str, JSON]:
         return asdict(self)
@@ -118,9 +107,7 @@ def sample_scene(rng: np.random.Generator, split: Split = "train", pairs: float 
     (shape, colour, texture) combinations are divided between the splits: a held-out scene shows
     only combinations that no training scene has.
     """
-    relation = "alone"
-    if rng.random() < pairs:
-        relation = str(rng.choice(FACTORS["relation"][1:]))
+    relation = str(rng.choice(FACTORS["relation"][1:])) if rng.random() < pairs else "alone"
     places = PAIR_POSITIONS.get(relation) or (str(rng.choice(FACTORS["position"])),)
     things = tuple(_sample_object(rng, split, place) for place in places)
     background, light = (str(rng.choice(FACTORS[name])) for name in ("background", "light"))

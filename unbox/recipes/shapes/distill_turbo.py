@@ -29,21 +29,13 @@ TURBO = StagePlan(steps=200_000, minutes=15, rate=1e-3, warmup=100, ema=0.998, d
 
 
 @torch.no_grad()
-def sample(
-    unet: UNet2DConditionModel, condition: Condition, noise: Tensor, steps: int, guidance: float = 1.0
-) -> Tensor:
-    """Deterministic Euler samples (B, 4, 32, 32) from unit noise, guided where `guidance` is not 1."""
+def sample(unet: UNet2DConditionModel, condition: Condition, noise: Tensor, steps: int) -> Tensor:
+    """Deterministic Euler samples (B, 4, 32, 32) from unit noise."""
     scheduler = make_scheduler()
     scheduler.set_timesteps(steps)
     x = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
-        model_input = scheduler.scale_model_input(x, t)
-        times = torch.full((len(x),), int(t))
-        v = predict(unet, model_input, times, condition)
-        if guidance != 1:
-            nothing = (torch.zeros_like(condition[0]), torch.zeros_like(condition[1]))
-            empty = predict(unet, model_input, times, nothing)
-            v = empty + guidance * (v - empty)
+        v = predict(unet, scheduler.scale_model_input(x, t), torch.full((len(x),), int(t)), condition)
         x = scheduler.step(v, t, x).prev_sample
     return x
 
@@ -55,34 +47,24 @@ def make_pairs(
     folder: Path,
     n: int,
     steps: int = 6,
-    guidance: float = 1.0,
     batch: int = 64,
     seed: int = 11,
 ) -> dict[str, Tensor]:
     """(noise seed -> the base model's own sample) for fresh captions, kept in parts so that it resumes.
 
-    Gives `noise` seeds (n,), `index` of scenes, `latents` (n, 4, 32, 32) and the captions' token `ids`.
+    Gives `noise` seeds (n,), `latents` (n, 4, 32, 32) and the captions' token `ids`.
     """
     parts, batch = [], min(batch, n)
     for part in tqdm(range(0, n, batch), desc="pairs", unit="batch", mininterval=5):
         file = Path(folder) / "pairs" / f"{part:06d}.safetensors"
         if not file.exists():
-            rng = np.random.default_rng([seed, part])
-            index = rng.integers(len(data), size=batch)
-            captions = data.captions(index, rng, partial=0.6)
-            noise = pair_noise(torch.arange(part, part + batch))
-            x0 = sample(unet, conditions(captions), noise, steps, guidance)
+            rng, seeds = np.random.default_rng([seed, part]), torch.arange(part, part + batch)
+            captions = data.captions(rng.integers(len(data), size=batch), rng, partial=0.6)
+            x0 = sample(unet, conditions(captions), pair_noise(seeds), steps).half().contiguous()
             ids = tokenize(conditions.tokenizer, captions)
             file.parent.mkdir(parents=True, exist_ok=True)
             with publish_file(file) as new:
-                save_file(
-                    {
-                        "ids": ids,
-                        "latents": x0.half().contiguous(),
-                        "noise": torch.arange(part, part + batch),
-                    },
-                    new,
-                )
+                save_file({"ids": ids, "latents": x0, "noise": seeds}, new)
         parts.append(load_file(file))
     return {key: torch.cat([p[key] for p in parts]) for key in parts[0]}
 
@@ -114,26 +96,26 @@ def distill_turbo(
     unet.load_state_dict(base.state_dict())
     unet.set_attn_processor(AttnProcessor())
     diffusion = Diffusion()
-    shares = np.array([batch * 3 // 8, batch // 8, batch - batch * 3 // 8 - batch // 8])  # pairs, pure, later
+    pairs_drawn, pure = batch * 3 // 8, batch // 8
+    first = pairs_drawn + pure  # the rest are at the later steps
 
     def loss(step: int, rng: np.random.Generator, progress: float) -> Tensor:
-        pair = rng.integers(len(pairs["ids"]), size=shares[0])
-        index = rng.integers(len(data), size=shares[1] + shares[2])
-        full = data.captions(index[: shares[1]], rng, partial=0.0)
-        mixed = data.captions(index[shares[1] :], rng, partial=0.5)
+        pair = rng.integers(len(pairs["ids"]), size=pairs_drawn)
+        index = rng.integers(len(data), size=batch - pairs_drawn)
+        full = data.captions(index[:pure], rng, partial=0.0)
+        mixed = data.captions(index[pure:], rng, partial=0.5)
         with torch.no_grad():
             a = conditions.text(pairs["ids"][pair])
             b = conditions.dropped([*full, *mixed], rng)
         condition = (torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]]))
         x0 = torch.cat([pairs["latents"][pair].float(), latents[index].float()])
         eps = torch.cat([pair_noise(pairs["noise"][pair]), torch.randn(len(index), 4, 32, 32)])
-        late = torch.from_numpy(rng.choice(TURBO_STEPS[1:], size=shares[2]))
-        t = torch.cat([torch.full((int(shares[0] + shares[1]),), 999), late])
+        late = torch.from_numpy(rng.choice(TURBO_STEPS[1:], size=batch - first))
+        t = torch.cat([torch.full((first,), 999), late])
         # The sampler starts from noise alone, without the trace of x0 that the schedule leaves at t=999.
         x_t = torch.where((t == 999).view(-1, 1, 1, 1), eps, diffusion.noised(x0, eps, t))
         v = predict(unet, x_t, t, condition)
         weight = torch.cat([torch.ones(len(pair), 1, 32, 32) * 2, 1 + OBJECT_WEIGHT * data.objects(index)])
-        first = int(shares[0] + shares[1])
         sharp = (weight[:first] * (diffusion.clean(x_t, v, t) - x0)[:first].abs()).mean()
         later = (weight[first:] * (v - diffusion.velocity(x0, eps, t))[first:].square()).mean()
         return sharp + later

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -54,11 +56,8 @@ class ShapesRecipe:
 
     def with_minutes(self, **minutes: float | None) -> "ShapesRecipe":
         """The same recipe with other lengths, in minutes, for the plans named; None keeps a plan."""
-        plans = {
-            name: replace(self.plans[name], minutes=limit)
-            for name, limit in minutes.items()
-            if limit is not None
-        }
+        given = {name: limit for name, limit in minutes.items() if limit is not None}
+        plans = {name: replace(self.plans[name], minutes=limit) for name, limit in given.items()}
         return replace(self, plans=self.plans | plans)
 
     def _pictures(self, stage: str, seed: int) -> Pictures:
@@ -93,13 +92,9 @@ class ShapesRecipe:
         """The training pictures as latents, float16, kept beside the checkpoints."""
         file = self.folder / "latents.safetensors"
         if not file.exists():
-            latents = (
-                train_vae.encode(self.vae, self.data, torch.arange(len(self.data)).numpy())
-                .half()
-                .contiguous()
-            )
+            latents = train_vae.encode(self.vae, self.data, np.arange(len(self.data)))
             with publish_file(file) as new:
-                save_file({"latents": latents}, new)
+                save_file({"latents": latents.half().contiguous()}, new)
         return load_file(file)["latents"]
 
     @cached_property
@@ -157,12 +152,7 @@ class ShapesRecipe:
 
 
 STAGES: dict[str, Callable[[ShapesRecipe], object]] = {
-    "vae": lambda recipe: recipe.vae,
-    "text": lambda recipe: recipe.text,
-    "base": lambda recipe: recipe.base,
-    "pairs": lambda recipe: recipe.pairs,
-    "turbo": lambda recipe: recipe.turbo,
-    "detector": lambda recipe: recipe.detector,
+    name: attrgetter(name) for name in ("vae", "text", "base", "pairs", "turbo", "detector")
 }
 
 

@@ -6,6 +6,7 @@ penultimate states, by attention, as the UNet reads them) and every factor (from
 Only the text encoders are supervised this way, never the UNet.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from unbox.recipes.shapes.train_detector import targets
 from unbox.recipes.shapes.training_pictures import Pictures
 from unbox.recipes.training_loop import StagePlan, train
-from unbox.shapes import FACTORS, OBJECT_FACTORS, SCENE_FACTORS, Scene, prompts
+from unbox.shapes import FACTORS, prompts
+from unbox.shapes.detector import HEADS
 
 LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -43,15 +46,10 @@ def make_tokenizer() -> CLIPTokenizer:
     # Every byte must have its word-final form too, so that no text is unknown.
     words = sorted(learned, key=lambda word: learned[word])
     words += [c + "</w>" for c in alphabet if c + "</w>" not in learned] + [START, END]
-    merges: list[Any] = [tuple(pair) for pair in _merges(bpe)]
+    written: list[Any] = json.loads(bpe.to_str())["model"]["merges"]
+    merges: list[Any] = [tuple(m if isinstance(m, list) else m.split(" ")) for m in written]
     vocab = {word: i for i, word in enumerate(words)}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
-
-
-def _merges(bpe: Tokenizer) -> list[list[str]]:
-    import json
-
-    return [m if isinstance(m, list) else m.split(" ") for m in json.loads(bpe.to_str())["model"]["merges"]]
 
 
 def _config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
@@ -91,7 +89,9 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     ).input_ids
 
 
+#: What each cell tells of its object, and what the pooled vector tells of the scene: no positions.
 _CELL = ("shape", "colour", "texture", "size")
+_POOLED = tuple(name for name in HEADS if not name.endswith("position"))
 
 
 class Reader(nn.Module):
@@ -105,12 +105,8 @@ class Reader(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(128, 256), nn.GELU(), nn.Linear(256, 128))
         self.cells = nn.ModuleDict({name: nn.Linear(128, len(FACTORS[name])) for name in _CELL})
         self.covered = nn.Linear(128, 1)
-        wide = sum(len(FACTORS[name]) for name in SCENE_FACTORS)
-        self.sizes = [
-            len(FACTORS[name]) for name in (*SCENE_FACTORS, *OBJECT_FACTORS[:-1], *OBJECT_FACTORS[:-1])
-        ]
+        self.sizes = [len(HEADS[name]) for name in _POOLED]
         self.pooled = nn.Sequential(nn.Linear(128, 256), nn.GELU(), nn.Linear(256, sum(self.sizes)))
-        assert wide == sum(self.sizes[: len(SCENE_FACTORS)])
 
     def forward(self, context: Tensor, pooled: Tensor) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
         queries = self.queries.expand(len(context), -1, -1)
@@ -120,33 +116,13 @@ class Reader(nn.Module):
         return self.covered(read)[..., 0], cells, list(self.pooled(pooled).split(self.sizes, -1))
 
 
-def labels(scenes: list[Scene]) -> Tensor:
-    """Indices of the factors the pooled vector must tell: (B, 3 + 4 + 4), -100 for an absent object."""
-    rows = []
-    for scene in scenes:
-        row = [FACTORS[name].index(getattr(scene, name)) for name in SCENE_FACTORS]
-        for slot in range(2):
-            if slot < len(scene.objects):
-                thing = scene.objects[slot]
-                row += [FACTORS[name].index(getattr(thing, name)) for name in OBJECT_FACTORS[:-1]]
-            else:
-                row += [-100] * (len(OBJECT_FACTORS) - 1)
-        rows.append(row)
-    return torch.tensor(rows)
-
-
 def train_text(
     data: Pictures, tokenizer: CLIPTokenizer, folder: Path, plan: StagePlan = PLAN, batch: int = 96
 ) -> TextPair:
     torch.manual_seed(plan.seed)
     both = nn.ModuleDict({"text": TextPair(tokenizer), "reader": Reader()})
-    facts = labels(data.scenes)
-    cell_labels = {
-        name: torch.tensor(
-            [[FACTORS[name].index(getattr(t, name)) for t in (s.objects * 2)[:2]] for s in data.scenes]
-        )
-        for name in _CELL
-    }
+    right = targets(data.scenes)
+    cell_labels = {name: torch.stack([right[f"0.{name}"], right[f"1.{name}"]], 1) for name in _CELL}
 
     def loss(step: int, rng: np.random.Generator, progress: float) -> Tensor:
         index = rng.integers(len(data), size=batch)
@@ -159,8 +135,8 @@ def train_text(
         for name, logits in cells.items():
             target = cell_labels[name][index].gather(1, slots.clamp(min=0))
             total = total + F.cross_entropy(logits[occupied].float(), target[occupied]) / len(cells)
-        for j, logits in enumerate(pooled):
-            target = facts[index, j]
+        for name, logits in zip(_POOLED, pooled, strict=True):
+            target = right[name][index]
             if (target >= 0).any():
                 total = total + F.cross_entropy(logits.float(), target, ignore_index=-100) / len(pooled)
         return total

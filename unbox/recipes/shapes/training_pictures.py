@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unbox.shapes import Scene, Split, caption, coverage, render, sample_scenes
+from unbox.shapes import Scene, caption, coverage, render, sample_scenes
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,9 @@ class Pictures:
         return np.where(share.max(1) > 0.4, share.argmax(1), -1).astype(np.int8)
 
 
-def make_pictures(n: int, seed: int = 0, split: Split = "train", jitter: bool = True) -> Pictures:
+def make_pictures(n: int, seed: int = 0) -> Pictures:
     """Draw `n` scenes; about 1,700 a second on one core."""
-    scenes = sample_scenes(n, seed, split)
-    if not jitter:
-        scenes = [scene.plain() for scene in scenes]
+    scenes = sample_scenes(n, seed)
     pictures = np.empty((n, 64, 64, 3), np.uint8)
     covered = np.zeros((n, 2, 32, 32), np.uint8)
     for i, scene in enumerate(tqdm(scenes, desc="drawing scenes", unit="scene", mininterval=5)):

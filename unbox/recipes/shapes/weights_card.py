@@ -44,21 +44,17 @@ def draw(
 
 def sharpness(images: Sequence[Image.Image | np.ndarray]) -> float:
     """Mean size of the discrete Laplacian: what blur takes away first."""
-    total = 0.0
-    for image in images:
-        x = np.asarray(image, np.float32)
-        total += float(
-            np.abs(4 * x[1:-1, 1:-1] - x[:-2, 1:-1] - x[2:, 1:-1] - x[1:-1, :-2] - x[1:-1, 2:]).mean()
-        )
-    return total / len(images)
+    arrays = [np.asarray(image, np.float32) for image in images]
+    changes = [4 * x[1:-1, 1:-1] - x[:-2, 1:-1] - x[2:, 1:-1] - x[1:-1, :-2] - x[1:-1, 2:] for x in arrays]
+    return float(np.mean([float(np.abs(change).mean()) for change in changes]))
 
 
 def skill(
     pipeline: StableDiffusionXLPipeline,
     detector: Detector,
     steps: int,
-    n: int = 512,
-    guidance: float = 0.0,
+    n: int,
+    guidance: float,
     seed: int = 100,
 ) -> dict[str, Any]:
     """Accuracy per factor on held-out captions (looks and wordings never trained on), full and partial."""
@@ -67,10 +63,8 @@ def skill(
         captions: list[Prompt] = prompts(n, seed, "heldout", full)
         images = draw(pipeline, [p.text for p in captions], range(n), steps, guidance)
         scenes = [Scene.from_json(p.meta["scene"]) for p in captions]
-        mentioned = [p.meta["mentioned"] for p in captions]
-        mentioned = [
-            [*names, "relation", *(["0.position", "1.position"] if full else [])] for names in mentioned
-        ]
+        shown = ["relation", *(["0.position", "1.position"] if full else [])]
+        mentioned = [[*p.meta["mentioned"], *shown] for p in captions]
         result[kind] = accuracy(detector, images, scenes, mentioned)
         if full:
             result["sharpness"] = sharpness(images) / sharpness([render(scene) for scene in scenes])
@@ -90,7 +84,7 @@ OPEN = {
 
 
 def openness(
-    pipeline: StableDiffusionXLPipeline, detector: Detector, steps: int, n: int = 32, guidance: float = 0.0
+    pipeline: StableDiffusionXLPipeline, detector: Detector, steps: int, n: int = 32
 ) -> dict[str, dict[str, float]]:
     """For each factor left open: how definite the outcome is, and how often two seeds differ.
 
@@ -100,13 +94,12 @@ def openness(
     """
     result = {}
     for head, text in OPEN.items():
-        images = draw(pipeline, [text] * n, range(n), steps, guidance)
+        images = draw(pipeline, [text] * n, range(n), steps)
         p = detector.probabilities(images)[head]
         values = p.argmax(-1).tolist()
-        pairs = list(combinations(values, 2))
         result[head] = {
             "definite": float((p.max(-1) > 0.8).mean()),
-            "differ": float(np.mean([a != b for a, b in pairs])),
+            "differ": float(np.mean([a != b for a, b in combinations(values, 2)])),
             "chance": 1 - 1 / len(HEADS[head]),
             "values": len(Counter(values)),
         }
@@ -115,32 +108,23 @@ def openness(
 
 def table(report: dict[str, Any]) -> str:
     """A report as Markdown."""
-    lines = [
-        "| steps | guidance | captions | "
-        + " | ".join(name for name in report["skill"][0]["full"])
-        + " | sharpness |"
-    ]
-    lines.append("|" + "---|" * (lines[0].count("|") - 1))
+    rows = [["steps", "guidance", "captions", *report["skill"][0]["full"], "sharpness"]]
     for row in report["skill"]:
         for kind in ("full", "partial"):
-            cells = [f"{value:.3f}" for value in row[kind].values()]
             sharp = f"{row['sharpness']:.2f}" if kind == "full" else ""
-            lines.append(
-                f"| {row['steps']} | {row['guidance']:g} | {kind} | " + " | ".join(cells) + f" | {sharp} |"
-            )
-    lines += [
-        "",
-        "| left open (steps) | definite | two seeds differ | independent draws |",
-        "|---|---|---|---|",
-    ]
+            cells = [f"{value:.3f}" for value in row[kind].values()]
+            rows.append([str(row["steps"]), f"{row['guidance']:g}", kind, *cells, sharp])
+    opened = [["left open (steps)", "definite", "two seeds differ", "independent draws"]]
     for steps, heads in report["open"].items():
-        lines += [
-            f"| {head.removeprefix('0.')} ({steps}) | "
-            + " | ".join(f"{row[name]:.2f}" for name in ("definite", "differ", "chance"))
-            + " |"
-            for head, row in heads.items()
-        ]
-    return "\n".join(lines)
+        for head, row in heads.items():
+            cells = [f"{row[name]:.2f}" for name in ("definite", "differ", "chance")]
+            opened.append([f"{head.removeprefix('0.')} ({steps})", *cells])
+    return f"{_markdown(rows)}\n\n{_markdown(opened)}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *rest = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *rest])
 
 
 #: How each model is measured: (steps, guidance) of each row, and the steps at which openness is measured.
