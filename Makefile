@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# A process for each core, at most four: each takes 1 to 2 GB. Tests of one module stay together.
+PARALLEL := -n logical --maxprocesses 4 --dist loadscope
 INSTALLED := .venv/.installed
 
 .PHONY: demo test test-fast lint notebooks
@@ -10,10 +12,10 @@ demo: $(INSTALLED)
 	$(BIN)/unbox demo
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not real_size"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not real_size"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

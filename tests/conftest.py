@@ -1,14 +1,29 @@
 """What every test starts from: no network, the same examples on every run, nothing drawn on a screen."""
 
 import os
+import time
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores: a thread each, or OpenMP's spinning threads take them from one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 from hypothesis import settings
 
 # Time limits of single examples say more about the machine than about the code.
 settings.register_profile("unbox", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("unbox")
+
+#: Minutes after which no further slow test is begun; not set: all are run.
+SLOW_MINUTES = float(os.environ.get("UNBOX_SLOW_MINUTES", "inf"))
+STARTED = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out slow tests, and say so, where the time for them is over."""
+    if item.get_closest_marker("slow") and time.monotonic() - STARTED > 60 * SLOW_MINUTES:
+        pytest.skip(f"the {SLOW_MINUTES:g} minutes for slow tests are over (UNBOX_SLOW_MINUTES)")
