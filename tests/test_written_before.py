@@ -121,6 +121,18 @@ class Same:
         raise AssertionError("what was there is made again")
 
 
+class Generating(Same):
+    """The same, for random controls, whose rule is new; `made`: the prompts that were drawn."""
+
+    def __init__(self, model, source="model"):
+        super().__init__(model, source)
+        self.made = []
+
+    def generate(self, prompts, **options):
+        self.made += [prompts] if isinstance(prompts, str) else prompts
+        return type(self.model).generate(self, prompts, **options)  # with this one's clock
+
+
 def test_rows_of_systems():
     expected = EXPECTED["model"]
     assert plain(folder_system(HERE / "model").to_json()) == expected["tiny"]
@@ -487,16 +499,21 @@ def test_riebench_is_only_read(home, tiny):
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in expected["settings"].items()}
     written, table = times(folder / "out" / "kept"), (folder / "out" / "rows.csv").read_text()
     rows = bench_riebench(
-        Same(tiny),
+        Generating(tiny),
         load_saes(home / "saes"),
         examples,
         folder / "out",
         RiebenchSettings(**settings),
         progress=False,
     )
-    assert plain(rows) == expected["rows"]
-    assert times(folder / "out" / "kept") == written
-    assert (folder / "out" / "rows.csv").read_text() == table
+    others = [row for row in expected["rows"] if not row["method"].startswith("random")]
+    assert [row["method"] for row in rows] == [row["method"] for row in expected["rows"]]
+    assert [row for row in plain(rows) if not row["method"].startswith("random")] == others
+    now = times(folder / "out" / "kept")
+    assert now == now | written
+    assert len(now) == len(written) + len(examples)  # the random controls, whose rule is new
+    lines = (folder / "out" / "rows.csv").read_text().splitlines()
+    assert [a for a in lines if "random" not in a] == [b for b in table.splitlines() if "random" not in b]
 
 
 def test_kept_results_of_a_benchmark_are_found():
@@ -520,11 +537,18 @@ def test_a_finished_demo_is_only_read(home, tiny, monkeypatch):
     settings = renamed(settings, demo_plan.FORMER)
     settings["values"] = tuple(map(tuple, settings["values"]))
     assert settings.pop("model") == "small"
+    monkeypatch.setattr(demo, "autoencoders", lambda trained: {})  # they are not among the files
+    monkeypatch.setattr(demo, "with_control", lambda subject, cases, saes, made, seed: made)
     written, lines = times(folder / "stages"), []
     found = demo.run(small, DemoPlan(**settings), folder, lines.append).findings
-    assert [stage.folder.name for stage in found.stages] == expected["stages"]
-    assert all("done before" in line for line in lines if line.startswith("["))
-    assert times(folder / "stages") == written
+    controls = [stage.folder for stage in found.stages if stage.folder.name.startswith("control-")]
+    assert [s.folder.name for s in found.stages if s.folder not in controls] == expected["stages"]
+    ran = [line for line in lines if line.startswith("[") and "done before" not in line]
+    assert len(ran) == len(controls) == len(expected["edits"])  # whose rule is new
+    assert all("random features" in line for line in ran)
+    now = times(folder / "stages")
+    assert now == now | written
+    assert len(now) == len(written) + len(controls)
     assert [prompt.text for prompt in found.cases.prompts] == expected["captions"]
     assert list(found.cases.readings) == expected["readings"]
     edits = [{k: v for k, v in edit.items() if k != "pictures"} for edit in found.edits]

@@ -15,6 +15,9 @@ from unbox.errors import UnboxError
 #: Positions along a side, at most, on which masks are laid out to take the norm.
 SIDE = 64
 
+#: The rule below, in the keys of cached results of controls: those of another rule are not found.
+CONTROL_RULE = 2
+
 #: Steps that a schedule can have: those of training.
 STEPS = 1000
 

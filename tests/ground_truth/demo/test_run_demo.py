@@ -58,7 +58,7 @@ def test_the_demo_runs_and_goes_on(model, plan, tmp_path):
     said.clear()
     run(model, replace(plan, strengths=(2.0,)), tmp_path, said.append)
     ran = [line for line in said if line.startswith("[") and "done before" not in line]
-    assert len(ran) == 1  # only the edit
+    assert len(ran) == 2  # only the edit and its control
     assert "Turning on" in ran[0]
 
     colour = plan.values[0][1]

@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from unbox.edits.controls import CONTROL_RULE
 from unbox.ground_truth.bench.bench_inputs import BenchInputs
 from unbox.ground_truth.bench.bench_rows import CausationRow, ChosenChange, Point, RemovalRow
 from unbox.ground_truth.bench.mean_maps import MAPPED
 from unbox.ground_truth.bench.methods import METHODS, SPREADS, Joint, change
-from unbox.ground_truth.bench.removal import removal
+from unbox.ground_truth.bench.removal import removal, removal_control
 from unbox.ground_truth.bench.trade_off import area_under, best_of, outcome_rates
 from unbox.ground_truth.effects import Cases, controlled, measure
 from unbox.ground_truth.factor_scores import Value
+from unbox.json_types import JSON
 
 Shifts = Mapping[str, Mapping[Value, float]]
 
@@ -39,10 +41,13 @@ def causation(
             chosen = cached(key, _choose_change, bench, method, target, blocks, trials, tests)
             added.append({"factor": factor, "value": value, "method": method, **chosen})
         of_sae = next(row for row in added if (row["factor"], row["value"]) == target)
-        control = cached(["control", [factor, value]], _control, bench, target, of_sae, tests)
+        control = cached(["control", [factor, value], CONTROL_RULE], _control, bench, target, of_sae, tests)
         added.append({"factor": factor, "value": value, "method": "random", **control})
         rows = cached(["removal", [factor, value]], removal, bench, target, blocks, trials, tests)
-        removed += [{"factor": factor, "value": value, **row} for row in rows]
+        for row in rows[:1]:  # a version before kept a control of another rule with it
+            control_key: JSON = ["removal control", [factor, value], CONTROL_RULE]
+            pair = row, cached(control_key, removal_control, bench, target, row, tests)
+            removed += [{"factor": factor, "value": value, **each} for each in pair]
     return added, removed
 
 

@@ -8,7 +8,7 @@ from unbox.ground_truth.bench.bench_inputs import BenchInputs
 from unbox.ground_truth.bench.bench_rows import RemovalRow
 from unbox.ground_truth.bench.methods import carriers
 from unbox.ground_truth.bench.trade_off import best_of, outcome_rates
-from unbox.ground_truth.effects import Cases, Outcome, Recipe, controlled, measure
+from unbox.ground_truth.effects import Cases, Recipe, controlled, measure
 from unbox.ground_truth.factor_scores import Value
 from unbox.sae import SAE
 from unbox.shapes.where import edit_mask
@@ -23,26 +23,39 @@ def ablating(saes: Mapping[str, SAE], features: Mapping[str, Sequence[int]], fac
 def removal(
     bench: BenchInputs, value: Value, blocks: list[list[str]], trials: Cases, tests: Cases
 ) -> list[RemovalRow]:
-    """Ablate the features that a value has most of, and as many random ones; blocks and size by trial."""
+    """Ablate the features that a value has most of, blocks and size by trial: one row, or none."""
     settings = bench.settings
     few, cases = trials.having(value, settings.trial_cases), tests.having(value, settings.test_cases)
     if not len(few) or not len(cases):
         return []
 
-    def gone(of: Cases, recipe: Recipe) -> Outcome:
-        return measure(bench.subject, of, recipe, value, gone=True)
-
     tried = []
     for some, size in product(blocks, settings.sizes):
-        features = {b: carriers(bench.dictionaries[b], bench.mean_maps(b), value, size) for b in some}
+        features = _carrying(bench, value, some, size)
         if all(features.values()):
             recipe = ablating(bench.saes, features, value[0])
-            tried.append(((some, size, recipe), outcome_rates(gone(few, recipe))))
+            outcome = measure(bench.subject, few, recipe, value, gone=True)
+            tried.append(((some, size, recipe), outcome_rates(outcome)))
     if not tried:
         return []
     (some, size, recipe), _ = best_of(tried)
-    controls = [gone(cases, controlled(recipe, draw)) for draw in range(settings.draws)]
-    return [
-        {"method": "sae", "blocks": some, "size": size, **outcome_rates(gone(cases, recipe))},
-        {"method": "random", "blocks": some, "size": size, **outcome_rates(*controls)},
+    outcome = measure(bench.subject, cases, recipe, value, gone=True)
+    return [{"method": "sae", "blocks": some, "size": size, **outcome_rates(outcome)}]
+
+
+def removal_control(bench: BenchInputs, value: Value, removed: RemovalRow, tests: Cases) -> RemovalRow:
+    """As many random features ablated in the same blocks, in the same cases."""
+    blocks, size, cases = removed["blocks"], removed["size"], tests.having(value, bench.settings.test_cases)
+    recipe = ablating(bench.saes, _carrying(bench, value, blocks, size), value[0])
+    outcomes = [
+        measure(bench.subject, cases, controlled(recipe, draw), value, gone=True)
+        for draw in range(bench.settings.draws)
     ]
+    return {"method": "random", "blocks": blocks, "size": size, **outcome_rates(*outcomes)}
+
+
+def _carrying(
+    bench: BenchInputs, value: Value, blocks: Sequence[str], size: int
+) -> dict[str, tuple[int, ...]]:
+    """Block -> the features that the value has most of."""
+    return {b: carriers(bench.dictionaries[b], bench.mean_maps(b), value, size) for b in blocks}

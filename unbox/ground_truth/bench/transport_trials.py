@@ -1,12 +1,13 @@
 """Edits by transport between two captions: which block owns what, and which method carries it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from unbox.edit import Edits
 from unbox.edits import random_control
+from unbox.edits.controls import CONTROL_RULE
 from unbox.edits.transport import UpdatePair, steer, transport
 from unbox.ground_truth.bench.bench_inputs import BenchInputs
 from unbox.ground_truth.bench.bench_rows import Rates, TransportResults
@@ -14,19 +15,27 @@ from unbox.ground_truth.bench.scene_pairs import KINDS, ScenePair, patch, record
 from unbox.ground_truth.bench.trade_off import rates
 from unbox.shapes.detector import Reading
 
+Methods = Mapping[str, Callable[[UpdatePair], Edits]]
+
 
 def transport_trials(bench: BenchInputs) -> TransportResults:
     """Every way to make every kind of edit."""
     found: TransportResults = {"ownership": [], "transport": []}
+    methods, blocks = transport_methods(bench), list(bench.saes)
+    random = {name: made for name, made in methods.items() if name.startswith("random")}
+    others = {name: made for name, made in methods.items() if name not in random}
     for kind in bench.bar(list(KINDS), "pairs"):
-        rows = bench.results.get(["pairs", kind], _one_kind, bench, kind)
+        rows = bench.results.get(["pairs", kind], _one_kind, bench, kind, blocks, others)
+        controls = bench.results.get(["pairs", kind, CONTROL_RULE], _one_kind, bench, kind, [], random)
         found["ownership"] += rows["ownership"]
-        found["transport"] += rows["transport"]
+        # A version before kept controls of another rule with the rest: these take their places.
+        named = {row["method"]: row for row in [*rows["transport"], *controls["transport"]]}
+        found["transport"] += [named[name] for name in methods]
     return found
 
 
-def _one_kind(bench: BenchInputs, kind: str) -> TransportResults:
-    """Every way to make a kind of edit, on the same pairs."""
+def _one_kind(bench: BenchInputs, kind: str, blocks: list[str], methods: Methods) -> TransportResults:
+    """Some ways to make a kind of edit, on the same pairs."""
     pairs = scene_pairs(kind, bench.settings.pairs, bench.settings.seed)
     updates = recorded(bench.subject, pairs, list(bench.saes))
     before = _read(bench, pairs, [None] * len(pairs))
@@ -37,8 +46,8 @@ def _one_kind(bench: BenchInputs, kind: str) -> TransportResults:
         harm = [p.harm(b, a) for p, b, a in zip(pairs, before, after, strict=True)]
         return rates(np.array(success), np.array(harm))
 
-    owned = {block: judged(partial(patch, block=block)) for block in bench.saes}
-    moved = {name: judged(make_edits) for name, make_edits in transport_methods(bench).items()}
+    owned = {block: judged(partial(patch, block=block)) for block in blocks}
+    moved = {name: judged(make_edits) for name, make_edits in methods.items()}
     return {
         "ownership": [{"kind": kind, "block": block, **row} for block, row in owned.items()],
         "transport": [{"kind": kind, "method": name, **row} for name, row in moved.items()],

@@ -5,6 +5,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from unbox.edits.controls import CONTROL_RULE
 from unbox.ground_truth.demo.collect_and_fit import (
     autoencoders,
     describe,
@@ -19,9 +20,11 @@ from unbox.ground_truth.demo.feature_search import Weighted
 from unbox.ground_truth.demo.measure import find, measure
 from unbox.ground_truth.demo.next_commands import following, save_edits
 from unbox.ground_truth.demo.report import CHANCE, SUCCESS, Findings, rate, write_report
-from unbox.ground_truth.demo.turn_on import Addition, MeasuredEdit, assess, choose
+from unbox.ground_truth.demo.turn_on import Addition, MeasuredEdit, assess, choose, with_control
+from unbox.ground_truth.effects import Cases, ModelUnderTest
 from unbox.models import Model
 from unbox.result_cache import Stage, Stages
+from unbox.sae import SAE
 from unbox.shapes import Split
 
 
@@ -135,25 +138,28 @@ def turn_on(
     """Choose the edit for one target on the trial pool, count its success on the test pool."""
     factor, value = target = plan.values[number]
 
+    def test() -> tuple[ModelUnderTest, Cases, dict[str, SAE]]:
+        cases = unpacked(drawn.result["test"]).lacking(target, plan.test_cases)
+        return under_test(model, plan), cases, autoencoders(trained)
+
     def build(_: Path) -> MeasuredEdit:
-        saes, cases = autoencoders(trained), {name: unpacked(saved) for name, saved in drawn.result.items()}
+        subject, cases, saes = test()
         ranked = [Weighted(*feature) for feature in found.result["ranked"][number]]
         additions = [Addition(tuple(ranked[:n]), s) for n, s in product(plan.sizes, plan.strengths)]
-        trial, test = (
-            cases[name].lacking(target, n)
-            for name, n in (("trial", plan.trial_cases), ("test", plan.test_cases))
-        )
-        subject = under_test(model, plan)
-        chosen = choose(subject, trial, target, additions, saes)
-        return assess(subject, test, target, chosen, saes, plan.seed + number)
+        trial = unpacked(drawn.result["trial"]).lacking(target, plan.trial_cases)
+        return assess(subject, cases, target, choose(subject, trial, target, additions, saes), saes)
 
     settings = {"target": target, **plan.part("sizes", "strengths", "trial_cases", "test_cases")}
+    name = f"{factor}-{value}".replace(" ", "-")
+    made = stages.run(
+        f"edit-{name}", f"Turning on {factor}: {value}", settings, build, (drawn, trained, found)
+    )
     stage = stages.run(
-        f"edit-{factor}-{value}".replace(" ", "-"),
-        f"Turning on {factor}: {value}",
-        settings,
-        build,
-        (drawn, trained, found),
+        f"control-{name}",
+        f"Turning on random features instead, for {factor}: {value}",
+        CONTROL_RULE,
+        lambda _: with_control(*test(), made.result, plan.seed + number),
+        (made,),
     )
     edited, control = (stage.result[kind] for kind in ("edited", "control"))
     stages.say(

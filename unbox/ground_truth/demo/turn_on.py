@@ -1,12 +1,12 @@
 """Turning one factor value on with a small set of features, beside random features of equal norm."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from unbox.edit import Edits, Feature
-from unbox.edits import random_control
+from unbox.edits import bind, random_control
 from unbox.ground_truth.demo.demo_plan import QUALITY
 from unbox.ground_truth.demo.feature_search import Weighted
 from unbox.ground_truth.effects import Cases, ModelUnderTest, Outcome, Recipe, measure
@@ -15,6 +15,7 @@ from unbox.image_uri import image_uri
 from unbox.json_types import JSON
 from unbox.mask import Mask
 from unbox.sae import SAE
+from unbox.shapes import Scene
 from unbox.shapes.where import edit_mask
 
 #: Success on trial cases that is given up for leaving the other factors alone.
@@ -64,8 +65,8 @@ class MeasuredEdit(TypedDict):
     edits: list[dict[str, JSON]]
     strength: float
     edited: Counts
-    control: Counts
     pictures: list[dict[str, str]]
+    control: NotRequired[Counts]
 
 
 def choose(
@@ -88,13 +89,11 @@ def recipe_of(addition: Addition, saes: Saes, value: Value) -> Recipe:
 
 
 def assess(
-    subject: ModelUnderTest, cases: Cases, value: Value, addition: Addition, saes: Saes, seed: int
+    subject: ModelUnderTest, cases: Cases, value: Value, addition: Addition, saes: Saes
 ) -> MeasuredEdit:
-    """What an addition and its random control, drawn anew for each case, do to cases."""
-    recipe, draws = recipe_of(addition, saes, value), count()
-    edited = measure(subject, cases, recipe, value)
-    control = measure(subject, cases, lambda scene: random_control(recipe(scene), (seed, next(draws))), value)
-    shown = zip(cases.prompts, cases.images, edited.images, control.images, strict=True)
+    """What an addition does to cases."""
+    edited = measure(subject, cases, recipe_of(addition, saes, value), value)
+    shown = zip(cases.prompts, cases.images, edited.images, strict=True)
     return {
         "factor": value[0],
         "value": value[1],
@@ -102,17 +101,29 @@ def assess(
         "edits": [edit.to_json() for edit in addition.edits(saes, None)],
         "strength": addition.strength,
         "edited": counted(edited),
-        "control": counted(control),
         "pictures": [
-            {
-                "caption": p.text,
-                "before": str(b),
-                "after": image_uri(a, quality=QUALITY),
-                "control": image_uri(c, quality=QUALITY),
-            }
-            for p, b, a, c in list(shown)[:SHOWN]
+            {"caption": p.text, "before": str(b), "after": image_uri(a, quality=QUALITY)}
+            for p, b, a in list(shown)[:SHOWN]
         ],
     }
+
+
+def with_control(
+    subject: ModelUnderTest, cases: Cases, saes: Saes, made: MeasuredEdit, seed: int
+) -> MeasuredEdit:
+    """The same beside the edit's random control, drawn anew for each case."""
+    edits, draws = bind(Edits.from_json(made["edits"]), saes), count()
+
+    def control(scene: Scene) -> Edits:
+        where = edit_mask(made["factor"], scene)
+        return random_control(Edits(tuple(replace(e, where=where) for e in edits)), (seed, next(draws)))
+
+    outcome = measure(subject, cases, control, (made["factor"], made["value"]))
+    pictures = [
+        {**shown, "control": image_uri(image, quality=QUALITY)}
+        for shown, image in zip(made["pictures"], outcome.images, strict=False)
+    ]
+    return {**made, "control": counted(outcome), "pictures": pictures}
 
 
 def counted(outcome: Outcome) -> Counts:
