@@ -120,6 +120,12 @@ def test_other_number_formats(model, store, tmp_path, dtype):
     assert np.abs(a - b).max() <= 2**-7 * np.abs(a).max()
 
 
+def test_the_former_name_of_the_number_format_works_and_says_the_new_one(model, tmp_path):
+    with pytest.warns(DeprecationWarning, match="dtype= is now called store_dtype="):
+        store = collect(model, tmp_path, dtype="float32")
+    assert store.schema.dtype == "float32"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

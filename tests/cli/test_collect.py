@@ -50,7 +50,7 @@ def test_info_verify_repair_subset_and_merge(typed, store, capsys):
     assert "3 images in 1 files" in said
     assert store.digest in said
     assert main(["store", "verify", str(store.path)]) == 0
-    words = ["--blocks", "mid.0", "--start", "1", "--store-dtype", "int8", "--out", str(part)]
+    words = ["--blocks", "mid.0", "--samples", "1", "None", "--store-dtype", "int8", "--out", str(part)]
     assert main(["store", "subset", str(store.path), *words]) == 0
     assert (len(Store.open(part)), Store.open(part).blocks) == (2, ("mid.0",))
     assert main(["store", "merge", str(store.path), str(store.path), "--out", str(both)]) == 0

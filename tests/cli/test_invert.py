@@ -28,7 +28,7 @@ def test_an_image_is_inverted_read_and_edited(picture, tmp_path, capsys):
     save_edits(Block("up.1.1").scale(0.5), tmp_path / "edits.json")
     line = ["invert", str(path), "--prompt", prompt, "--steps", "2", "--start", "1"]
     assert (
-        main([*line, "--out", str(tmp_path / "a.png"), "--saes", str(tmp_path / "saes"), "--top", "3"]) == 0
+        main([*line, "--out", str(tmp_path / "a.png"), "--saes", str(tmp_path / "saes"), "--limit", "3"]) == 0
     )
     said = capsys.readouterr().out
     assert "dB" in said

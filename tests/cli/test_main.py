@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from dataclasses import dataclass, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import get_type_hints
 
@@ -102,13 +103,26 @@ def test_an_unknown_option_names_the_nearest(capsys):
 
 
 def options(form):
-    """Names of a command's options, those of groups of options included; what is positional has no name."""
+    """Name -> help of a command's options, groups of options included; what is positional has no name."""
+    found = {}
     for name, kind in get_type_hints(form, include_extras=True).items():
         marks, plain = getattr(kind, "__metadata__", ()), getattr(kind, "__origin__", kind)
         if is_dataclass(plain):
-            yield from options(plain)
+            found |= options(plain)
         elif "Positional" not in repr(marks):
-            yield name
+            said = [mark.help for mark in marks if getattr(mark, "help", None)]
+            found[name] = " ".join((said[0] if said else documented(form, name)).split())
+    return found
+
+
+def documented(form, name):
+    """The docstring under a field, in the class or the nearest of its bases that has one."""
+    for owner in form.__mro__[:-1]:
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
+        for field, text in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and field.target.id == name and isinstance(text, ast.Expr):
+                return text.value.value
+    raise AssertionError(f"{form.__name__}.{name} has no docstring")
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.name)
@@ -123,6 +137,47 @@ def test_every_row_has_its_class_and_documents_every_option(command, capsys):
         assert f"--{name} " in shown or f"--no-{name} " in shown
     assert form.__doc__
     assert callable(form.run)
+
+
+#: Options of one meaning of which commands say more -> the words that every help begins with.
+BEGINNINGS = {
+    "block": "Block of",
+    "blocks": "Blocks",
+    "branches": "Branches to keep; None: all",
+    "captions": "Captions",
+    "dtype": "Type of the weights",
+    "format": "Their layout",
+    "json": "Print JSON",
+    "limit": "At most so many",
+    "prompt": "What the image shows",
+    "saes": "Folder of SAEs",
+    "seed": "Seed of",
+    "sizes": "Numbers of features tried",
+    "steps": "Sampling steps",
+    "store": "Folder of the store",
+    "store_dtype": "Number format of the store",
+    "strengths": "Strengths",
+    "test_cases": "Other images on which success is measured",
+    "tokens": "Rows that each SAE sees",
+    "trial_cases": "Images on which",
+    "values": "Factor values",
+}
+#: Options that mean something else in each command, and why.
+OF_EACH_COMMAND = {
+    "batch_size": "what is computed together are images or rows",
+    "out": "a command writes a folder, a PNG, a store",
+}
+
+
+def test_an_option_of_one_name_means_one_thing():
+    helps = {}
+    for command in cli.COMMANDS[:-1]:
+        for name, text in options(command.form()).items():
+            helps.setdefault(name, set()).add(text)
+    several = {name for name, texts in helps.items() if len(texts) > 1}
+    assert several == {*BEGINNINGS, *OF_EACH_COMMAND}
+    for name, words in BEGINNINGS.items():
+        assert [text for text in helps[name] if not text.startswith(words)] == [], name
 
 
 @pytest.mark.parametrize(

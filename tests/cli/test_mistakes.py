@@ -70,6 +70,22 @@ MISTAKES = {
     "feature beyond": (f"{GENERATE} --saes {{}}/saes --edits {{}}/beyond.json", ["4000", "16"]),
     "edit without SAEs": (f"{GENERATE} --edits {{}}/edit.json", ["mid.0"]),
     "edit of no block": (f"{GENERATE} --edits {{}}/absent.json", ["mid.4", "mid.0"]),
+    "strength of no image": (f"{GENERATE} --strength 0.5", ["--strength", "--image"]),
+    "limit of no features": ("invert {}/new.png --limit 3", ["--limit", "--saes"]),
+    "limit of named features": (
+        "label --atlas {}/a --endpoint x --endpoint-model x --limit 3 --features mid.0/1",
+        ["--limit"],
+    ),
+    "ranks of a dry run": (f"{COLLECT} --dry-run --rank 1 --world 2", ["--dry-run", "--rank"]),
+    "CLIP of no metric": (
+        "bench riebench --data {}/x.json --saes {}/saes --out {}/new --clip-model x",
+        ["CLIP", "metrics"],
+    ),
+    "minutes of no stage": (
+        "recipe shapes-turbo --out {}/new --stages vae --base-minutes 1",
+        ["--base-minutes"],
+    ),
+    "captions of no card": ("recipe shapes-turbo --out {}/new --stages vae --captions 9", ["--captions"]),
     "no such experiment": ("experiment {}/none.toml --out {}/new", ["none.toml"]),
 }
 

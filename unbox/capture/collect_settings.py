@@ -27,7 +27,7 @@ class CollectSettings(SamplingOptions):
     keep_steps: tuple[int, ...] | None = None
     """Steps to keep, by the scheduler's own numbers from 0; None: all."""
     branches: tuple[Literal["cond", "uncond"], ...] | None = None
-    """Branches to keep; None: all there are, cond, and uncond under guidance."""
+    """Branches to keep; None: all there are: cond, and uncond under guidance."""
     positions: int | None = None
     """Positions kept of each image, drawn by its seed; None: all."""
     store_dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"

@@ -1,9 +1,9 @@
 """`unbox app`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from unbox.cli.model_options import Flat, ModelOptions
+from unbox.cli.model_options import Group, ModelOptions
 
 
 @dataclass(frozen=True)
@@ -15,19 +15,18 @@ class AppCommand:
     atlas: Path | None = None
     """Folder that `unbox atlas` wrote."""
     figures: Path | None = None
-    """figures.json that `unbox evaluate --out` wrote, for the page of blocks."""
+    """`figures.json` that `unbox evaluate --out` wrote, shown on the page of blocks."""
     bench: Path | None = None
-    """Folder that `unbox bench shapes --out` wrote, for the page of blocks."""
+    """Folder that `unbox bench shapes --out` wrote, shown on the page of blocks."""
     host: str = "127.0.0.1"
-    """Address to serve at; any but this machine's own asks visitors for a password."""
+    """Address to serve at; one that other machines can reach asks visitors for a password."""
     port: int | None = None
     """Port; None: the first free one from 7860."""
     password: str | None = None
-    """Password of the user `unbox`; made up and printed where one is needed and none is given."""
+    """Password of the user `unbox`; made up and printed where one is needed and none given."""
     browser: bool = False
     """Open the browser at once."""
-    model: Flat = field(default_factory=ModelOptions)
-    """The model."""
+    model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
         """Serve until Ctrl-C."""

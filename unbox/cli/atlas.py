@@ -1,13 +1,11 @@
 """`unbox atlas`."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from unbox.atlas.atlas_plan import AtlasPlan
-from unbox.cli.model_options import Flat, ModelOptions
+from unbox.cli.model_options import NO_MODEL, Group, ModelOptions
 from unbox.errors import UnboxError
 
 if TYPE_CHECKING:
@@ -27,15 +25,13 @@ class AtlasCommand:
     saes: Path
     """Folder of SAEs that `unbox train` wrote."""
     store: Path
-    """Activation store whose images show what the features mean."""
+    """Folder of the store whose images show what the features mean."""
     out: Path
     """Folder to write the atlas to."""
     blocks: tuple[str, ...] = ()
-    """Only the SAEs of these blocks; none: all."""
-    plan: Annotated[AtlasPlan, tyro.conf.arg(name="")] = field(default_factory=AtlasPlan)
-    """What is kept of each feature."""
-    model: Flat = field(default_factory=lambda: ModelOptions(""))
-    """The model."""
+    """Blocks whose SAEs are taken; none: all."""
+    plan: Group[AtlasPlan] = AtlasPlan()
+    model: Group[ModelOptions] = NO_MODEL
 
     def run(self) -> None:
         """Build the atlas and say what it holds."""

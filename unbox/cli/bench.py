@@ -1,12 +1,9 @@
 """`unbox bench shapes` and `unbox bench riebench`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from unbox.cli.model_options import Flat, ModelOptions
+from unbox.cli.model_options import Group, ModelOptions
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.ground_truth.bench.bench_settings import BenchSettings
 
@@ -22,13 +19,11 @@ class BenchShapesCommand:
     """
 
     saes: Path
-    """Folder of the autoencoders to test."""
+    """Folder of SAEs to test."""
     out: Path
     """Folder for the results."""
-    settings: Annotated[BenchSettings, tyro.conf.arg(name="")]
-    """What the benchmark does."""
-    model: Flat = field(default_factory=ModelOptions)
-    """The model."""
+    settings: Group[BenchSettings]
+    model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
         """Run what is missing, and say what came out."""
@@ -58,15 +53,13 @@ class BenchRiebenchCommand:
     data: Path
     """JSON list of examples: id, editing_type_id, original_prompt, editing_prompt; changes in brackets."""
     saes: Path
-    """Folder of the autoencoders to test."""
+    """Folder of SAEs to test."""
     out: Path
     """Folder for the results."""
     limit: int | None = None
-    """Examples to take at most, the first ones; None: all."""
-    settings: Annotated[RiebenchSettings, tyro.conf.arg(name="")] = field(default_factory=RiebenchSettings)
-    """The protocol."""
-    model: Flat = field(default_factory=lambda: ModelOptions("sdxl-turbo"))
-    """The model."""
+    """At most so many examples, the first ones; None: all."""
+    settings: Group[RiebenchSettings] = RiebenchSettings()
+    model: Group[ModelOptions] = ModelOptions("sdxl-turbo")
 
     def run(self) -> None:
         """Run what is missing, and print the table."""

@@ -1,13 +1,10 @@
 """`unbox collect`."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from unbox.capture.collect_settings import CollectSettings
-from unbox.cli.model_options import Flat, ModelOptions
+from unbox.cli.model_options import Group, ModelOptions
 from unbox.errors import UnboxError
 
 
@@ -26,7 +23,7 @@ class CollectCommand:
     store: Path
     """Folder of the store; begun when it is not there."""
     limit: int | None = None
-    """Prompts to use at most; needed with shapes, whose prompts have no end."""
+    """At most so many prompts; needed with shapes, whose prompts have no end."""
     split: str = "train"
     """Split of shapes (train, heldout) or of a Hub data set."""
     column: str | None = None
@@ -36,13 +33,11 @@ class CollectCommand:
     world: int | None = None
     """Number of processes that write the store; None: WORLD_SIZE of the environment, else 1."""
     dry_run: bool = False
-    """Write nothing: time a few images, print vectors, bytes and hours."""
+    """Write nothing: time a few images, and say how many vectors, bytes and hours it would be."""
     gpus: int = 1
-    """Devices to plan for in a dry run."""
-    settings: Annotated[CollectSettings, tyro.conf.arg(name="")] = field(default_factory=CollectSettings)
-    """What is collected."""
-    model: Flat = field(default_factory=ModelOptions)
-    """The model."""
+    """GPUs that a dry run plans for."""
+    settings: Group[CollectSettings] = CollectSettings()
+    model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
         """Collect, or with --dry-run say what it would take."""
@@ -54,6 +49,8 @@ class CollectCommand:
             raise UnboxError("the prompts of shapes have no end: say how many with --limit")
         if self.gpus != 1 and not self.dry_run:
             raise UnboxError("--gpus is for --dry-run; several processes collect under torchrun")
+        if self.dry_run and (self.rank, self.world) != (None, None):
+            raise UnboxError("--dry-run plans for all processes together: leave --rank and --world out")
         prompts = read_prompts(self.prompts, self.settings.seed, self.split, self.column)
         options, local = self.model, os.environ.get("LOCAL_RANK")
         if options.device is None and local is not None and _has_cuda():

@@ -1,12 +1,9 @@
 """`unbox demo`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from unbox.cli.model_options import Flat, ModelOptions
+from unbox.cli.model_options import Group, ModelOptions
 from unbox.ground_truth.demo.demo_plan import DemoPlan
 
 
@@ -20,10 +17,8 @@ class DemoCommand:
 
     out: Path = Path("demo")
     """Folder to work in."""
-    plan: Annotated[DemoPlan, tyro.conf.arg(name="")] = field(default_factory=DemoPlan)
-    """What the demo does."""
-    model: Flat = field(default_factory=ModelOptions)
-    """The model."""
+    plan: Group[DemoPlan] = DemoPlan()
+    model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
         """Run the stages; say what was found, what to open and what to try."""

@@ -1,11 +1,11 @@
 """`unbox evaluate`: held-out figures of SAEs, by block, step, branch and position."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unbox.cli.model_options import Flat, ModelOptions
+from unbox.cli.model_options import NO_MODEL, Group, ModelOptions
 from unbox.errors import UnboxError
 
 if TYPE_CHECKING:
@@ -25,17 +25,16 @@ class EvaluateCommand:
     saes: Path
     """Folder of SAEs that `unbox train` wrote, or of one."""
     store: Path
-    """A store with rows of the same blocks."""
+    """Folder of the store with rows of the same blocks."""
     limit: int | None = None
-    """Rows to take of each block at most, evenly over its images; None: all."""
+    """At most so many rows of each block, evenly over its images; None: all."""
     stability: bool = False
     """Compare the features of SAEs of one block, pair by pair (trained with several seeds, say)."""
     images: int = 0
     """Images of the store to draw again with reconstructions, and with the block ablated; needs --model."""
     out: Path | None = None
     """Folder for figures.json, table.md and plots."""
-    model: Flat = field(default_factory=lambda: ModelOptions(""))
-    """The model."""
+    model: Group[ModelOptions] = NO_MODEL
 
     def run(self) -> None:
         """Evaluate, print, write."""
@@ -46,7 +45,7 @@ class EvaluateCommand:
 
         if self.images and not self.model.model:
             raise UnboxError("--images draws images again: say with --model which model the store is of")
-        if not self.images and replace(self.model, device=None) != ModelOptions(""):
+        if not self.images and replace(self.model, device=None) != NO_MODEL:
             raise UnboxError("a model draws images: say how many with --images")
         device = local_device(self.model.device)
         store, saes = Store.open(self.store), load_saes(self.saes, device)

@@ -1,12 +1,11 @@
 """`unbox experiment`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
+from tyro.conf import Positional
 
-from unbox.cli.model_options import Flat, ModelOptions
+from unbox.cli.model_options import NO_MODEL, Group, ModelOptions
 
 
 @dataclass(frozen=True)
@@ -18,14 +17,13 @@ class ExperimentCommand:
     are named here; the other options of the model hold for either.
     """
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Positional[Path]
     """TOML file that declares the experiment."""
     out: Path
     """Folder for its results."""
     saes: str | None = None
-    """Folder of autoencoders in place of the file's."""
-    model: Flat = field(default_factory=lambda: ModelOptions(""))
-    """The model."""
+    """Folder of SAEs in place of the file's."""
+    model: Group[ModelOptions] = NO_MODEL
 
     def run(self) -> None:
         """Run what is missing, and say where the results are."""

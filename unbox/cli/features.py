@@ -1,13 +1,13 @@
 """`unbox features`."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
+from tyro.conf import Positional
 
-from unbox.cli.model_options import Flat, ModelOptions
+from unbox.cli.model_options import NO_MODEL, Group, ModelOptions
 from unbox.errors import UnboxError
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ class FeaturesCommand:
 
     atlas: Path
     """Folder that `unbox atlas` wrote."""
-    words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    words: Positional[tuple[str, ...]] = ()
     """What to look for: words, a feature's name, or an index."""
     block: str | None = None
-    """Only features of this block."""
+    """Block of the features; None: any."""
     density: tuple[float, float] | None = None
-    """Only features active in this share of places, from and to."""
+    """Only features that are active in a share of places between these two, from 0 to 1."""
     step: int | None = None
     """Only features that are most often active at this step."""
     labelled: bool = False
@@ -37,11 +37,10 @@ class FeaturesCommand:
     order: str | None = None
     """density, rarest, activation, label score or index; None: the best match, without words density."""
     limit: int = 20
-    """Features to list at most."""
+    """At most so many features."""
     json: bool = False
     """Print JSON, an object a line."""
-    model: Flat = field(default_factory=lambda: ModelOptions(""))
-    """The model."""
+    model: Group[ModelOptions] = NO_MODEL
 
     def run(self) -> None:
         """Print what is found."""
@@ -62,7 +61,7 @@ class FeaturesCommand:
 
         among = Filter(block=self.block, density=self.density, step=self.step, labelled=self.labelled)
         if not self.model.model:
-            if self.model != ModelOptions(""):
+            if self.model != NO_MODEL:
                 raise UnboxError("options of a model need --model, whose text encoders search by meaning")
             return atlas.search(text, among, order=self.order, limit=self.limit)
         if self.order is not None:
@@ -77,19 +76,14 @@ class FeaturesCommand:
         if self.json:
             shown = asdict(facts) | {"labels": [asdict(each) for each in labels], "words": dict(words)}
             shown |= {k: {r.facts.name: r.score for r in rows} for k, rows in related.items()}
-            print(
-                json.dumps(
-                    shown | {"top": [{"prompt": e.prompt, "seed": e.seed, "peak": e.peak} for e in top]}
-                )
-            )
+            shown |= {"top": [{"prompt": e.prompt, "seed": e.seed, "peak": e.peak} for e in top]}
+            print(json.dumps(shown))
             return
         life = atlas.life(facts.id)
         print(line(facts))
         print(f"  mean {facts.mean:.3g} +- {facts.std:.3g} where active, largest {facts.largest:.3g}")
-        print(
-            "  places by step: "
-            + ", ".join(f"{s}: {n:,}" for s, n in zip(life.steps, life.places, strict=True))
-        )
+        places = ", ".join(f"{s}: {n:,}" for s, n in zip(life.steps, life.places, strict=True))
+        print(f"  places by step: {places}")
         print("  words: " + (", ".join(f"{term} ({z:.1f})" for term, z in words) or "none"))
         for label in labels:
             print(f"  label: {label.text} (by {label.author}, {label.made[:10]})")

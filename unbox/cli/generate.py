@@ -1,12 +1,10 @@
 """`unbox generate`."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-
-from unbox.cli.model_options import Flat, ModelOptions
+from unbox.cli.model_options import Group, ModelOptions
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.models.sampling_options import SamplingOptions
@@ -45,21 +43,14 @@ class MicroOptions:
         """The same as `unbox.models.Micro`."""
         from unbox.models import Micro
 
-        given = (
-            self.negative_original_size,
-            self.negative_crop,
-            self.negative_target_size,
-            self.negative_aesthetic,
-        )
-        if given == (None,) * 4:
-            return Micro(self.original_size, self.crop, self.target_size, self.aesthetic)
-        negative = Micro(
-            self.negative_original_size or self.original_size,
-            self.crop if self.negative_crop is None else self.negative_crop,
-            self.negative_target_size or self.target_size,
-            self.negative_aesthetic,
-        )
-        return Micro(self.original_size, self.crop, self.target_size, self.aesthetic, negative)
+        given = vars(self)
+        cond = {name: given[name] for name in ("original_size", "crop", "target_size", "aesthetic")}
+        uncond = {name: given[f"negative_{name}"] for name in cond}
+        if all(value is None for value in uncond.values()):
+            return Micro(*cond.values())
+        usual = {**cond, "aesthetic": None}
+        uncond = {name: usual[name] if value is None else value for name, value in uncond.items()}
+        return replace(Micro(*cond.values()), negative=Micro(*uncond.values()))
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class GenerateCommand:
     """
 
     prompt: tuple[str, ...]
-    """What to draw; several for several images."""
+    """What the image shows; several for several images."""
     out: Path = Path("image.png")
     """PNG to write."""
     seed: int | None = None
@@ -84,18 +75,15 @@ class GenerateCommand:
     """Share (0 to 1) of the guided prediction scaled back to the conditional one's deviation."""
     image: Path | None = None
     """Image to start from, for image-to-image systems (the refiner)."""
-    strength: float = 0.3
-    """How much of the starting image is redrawn, 0 to 1."""
+    strength: float | None = None
+    """How much of the starting image is redrawn, 0 to 1; None: 0.3."""
     edits: Path | None = None
     """JSON file of edits to apply."""
     saes: Path | None = None
-    """Folder of the autoencoders whose features the edits name."""
-    sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
-    """How images are sampled."""
-    micro: Annotated[MicroOptions, tyro.conf.arg(name="")] = field(default_factory=MicroOptions)
-    """Micro-conditioning."""
-    model: Flat = field(default_factory=ModelOptions)
-    """The model."""
+    """Folder of SAEs whose features the edits name."""
+    sampling: Group[SamplingOptions] = SamplingOptions()
+    micro: Group[MicroOptions] = MicroOptions()
+    model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
         from secrets import randbits
@@ -103,6 +91,9 @@ class GenerateCommand:
         from unbox.models.png_record import png_path, save_png
 
         png_path(self.out)
+        if self.strength is not None and self.image is None:
+            raise UnboxError("--strength says how much of --image IMAGE is redrawn; there is no image")
+        strength = 0.3 if self.strength is None else self.strength
         edits = self.read_edits()
         model = self.model.load()
         system, asked = model.system, self.sampling
@@ -121,7 +112,7 @@ class GenerateCommand:
             seeds=[seed for _, seed in jobs],
             micro=self.micro.value(),
             image=self.start(),
-            strength=self.strength,
+            strength=strength,
             edits=edits,
             guidance_rescale=self.guidance_rescale,
             progress=True,
@@ -131,16 +122,16 @@ class GenerateCommand:
         del shared["batch_size"]
         for i, (image, (prompt, seed)) in enumerate(zip(images, jobs, strict=True)):
             record = {"model": self.model.model, "system": system.name, "prompt": prompt, "seed": seed}
-            record |= {**shared, "edits": edits.to_json() if edits else None, **self.beside()}
+            record |= {**shared, "edits": edits.to_json() if edits else None, **self.beside(strength)}
             print(f"wrote {save_png(image, numbered(self.out, i, len(jobs)), record)} (seed {seed})")
 
-    def beside(self) -> dict[str, JSON]:
+    def beside(self, strength: float) -> dict[str, JSON]:
         """What else decided the images, where it was given: weights, micro-conditioning, starting image."""
         model = self.model
         given = {"unet": model.unet, "lora": model.lora, "dtype": model.dtype, "image": self.image}
         return (
             {name: str(value) for name, value in given.items() if value is not None}
-            | ({"strength": self.strength} if self.image else {})
+            | ({"strength": strength} if self.image else {})
             | ({"micro": asdict(self.micro.value())} if self.micro != MicroOptions() else {})
         )
 
@@ -162,8 +153,7 @@ class GenerateCommand:
         """Height and width of the images; `side` where they are not given."""
         asked = self.sampling
         if self.aspect is None:
-            height, width = (side if given is None else given for given in (asked.height, asked.width))
-            return height, width
+            return asked.size(side)
         if (asked.height, asked.width) != (None, None):
             raise UnboxError("give --aspect, or --height and --width, not both")
         from unbox.models import nearest_bucket

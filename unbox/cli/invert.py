@@ -1,12 +1,13 @@
 """`unbox invert`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
+from tyro.conf import Positional
 
-from unbox.cli.model_options import Flat, ModelOptions
+from unbox.cli.model_options import Group, ModelOptions
+from unbox.errors import UnboxError
 from unbox.models.sampling_options import RunOptions
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ class InvertCommand:
     strongest features of each block, with --edits it draws the image with the edits.
     """
 
-    image: Annotated[Path, tyro.conf.Positional]
+    image: Positional[Path]
     """The image; resized and cropped to the model's size (or to --height and --width)."""
     prompt: str = ""
-    """What it shows; the better it fits, the more of the image is the model's own work."""
+    """What the image shows; the better it fits, the more of the image is the model's own work."""
     out: Path = Path("inverted.png")
     """PNG to write: the image drawn again, with the edits if there are any."""
     start: int = 0
@@ -36,13 +37,11 @@ class InvertCommand:
     edits: Path | None = None
     """JSON file of edits to apply."""
     saes: Path | None = None
-    """Folder of the autoencoders: features are read by them, and edits name theirs."""
-    top: int = 5
-    """Features printed for each block."""
-    sampling: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
-    """How the image is sampled."""
-    model: Flat = field(default_factory=ModelOptions)
-    """The model."""
+    """Folder of SAEs: features are read by them, and edits name theirs."""
+    limit: int | None = None
+    """At most so many features of each SAE are printed; needs --saes; None: 5."""
+    sampling: Group[RunOptions] = RunOptions()
+    model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
         """Invert, report, draw."""
@@ -53,26 +52,22 @@ class InvertCommand:
         from unbox.sae import load_saes
 
         png_path(self.out)
+        if self.limit is not None and self.saes is None:
+            raise UnboxError("--limit is for features, which need --saes")
         saes = {} if self.saes is None else dict(load_saes(self.saes))
         edits = None if self.edits is None else load_edits(self.edits, saes or None)
         model = self.model.load()
-        asked = self.sampling
-        size = [model.size if given is None else given for given in (asked.width, asked.height)]
+        height, width = self.sampling.size(model.size)
         with Image.open(self.image) as opened:
-            image = ImageOps.fit(opened.convert("RGB"), (size[0], size[1]))
+            image = ImageOps.fit(opened.convert("RGB"), (width, height))
+        steps, guidance = self.sampling.steps, self.sampling.guidance
         inversion = invert(
-            model,
-            image,
-            self.prompt,
-            steps=self.sampling.steps,
-            start=self.start,
-            guidance=self.sampling.guidance,
-            seed=self.seed,
+            model, image, self.prompt, steps=steps, start=self.start, guidance=guidance, seed=self.seed
         )
         psnr = {name: f"{value:.1f} dB" for name, value in inversion.fidelity.items()}
         print(f"encoded and decoded: {psnr['vae']}; drawn again: {psnr['run']}, of which the")
         print(f"model alone gives {psnr['model']} (PSNR to the image)")
-        for line in strongest(inversion, saes, self.top):
+        for line in strongest(inversion, saes, 5 if self.limit is None else self.limit):
             print(line)
         record = {"prompt": self.prompt, "seed": self.seed, "steps": inversion.steps, "start": self.start}
         record |= {"inverted": self.image.name, "edits": edits.to_json() if edits else None}

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unbox.errors import UnboxError
+
 if TYPE_CHECKING:
     from unbox.atlas import Atlas
 
@@ -24,10 +26,10 @@ class LabelCommand:
     """Name of the model there."""
     features: tuple[str, ...] = ()
     """Names like up.0.1/17; none: the densest ones without a label by a model."""
-    limit: int = 20
-    """Features to label at most, where none are named."""
+    limit: int | None = None
+    """At most so many features, where none are named; None: 20."""
     seed: int = 0
-    """Order of the images that a label is tested on."""
+    """Seed of the order of the images that a label is tested on."""
 
     def run(self) -> None:
         """Label one feature after the other; what was labelled stays when stopped."""
@@ -36,6 +38,8 @@ class LabelCommand:
         from unbox.atlas import Atlas
         from unbox.atlas.vlm_labels import Endpoint, label_feature
 
+        if self.features and self.limit is not None:
+            raise UnboxError("--limit is for features that are not named: leave it or --features out")
         atlas = Atlas.open(self.atlas)
         asked = Endpoint(self.endpoint, self.endpoint_model, os.environ.get("UNBOX_ENDPOINT_KEY", ""))
         for name in self.features or self.unlabelled(atlas):
@@ -49,6 +53,5 @@ class LabelCommand:
 
         found = atlas.search("", Filter(density=(1e-12, 1.0)), order="density", limit=1000)
         labels = ((facts, atlas.labels(facts.id)) for facts in found)
-        return [f.name for f, labels_of in labels if all(label.kind != "model" for label in labels_of)][
-            : self.limit
-        ]
+        names = [f.name for f, labels_of in labels if all(label.kind != "model" for label in labels_of)]
+        return names[: 20 if self.limit is None else self.limit]

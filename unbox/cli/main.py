@@ -63,10 +63,8 @@ COMMANDS = (
     Command("experiment", "experiment:ExperimentCommand", "run a sweep of edits from a TOML file"),
     Command("bench shapes", "bench:BenchShapesCommand", "do features mean and cause what they seem to?"),
     Command("bench riebench", "bench:BenchRiebenchCommand", "edits between prompts, RIEBench's protocol"),
-    Command(
-        "recipe shapes-turbo", "recipe_shapes:RecipeShapesTurboCommand", "train the bundled models again"
-    ),
-    Command("recipe real-size", "recipe_real_size:RecipeRealSizeCommand", "SDXL's real size, random weights"),
+    Command("recipe shapes-turbo", "recipe:RecipeShapesTurboCommand", "train the bundled models again"),
+    Command("recipe real-size", "recipe:RecipeRealSizeCommand", "SDXL's real size, random weights"),
     Command("sae info", "sae:SAEInfoCommand", "what a folder of autoencoders holds"),
     Command("sae import", "sae:SAEImportCommand", "read the published checkpoints"),
     Command("sae export", "sae:SAEExportCommand", "write the published checkpoints' layout"),
@@ -78,10 +76,15 @@ COMMANDS = (
 #: Command -> an option's old name -> what to type now.
 FORMER_OPTIONS = {
     "generate": {"--size": "--height and --width", "--negative": "--negative-prompt"},
-    "invert": {"--size": "--height and --width"},
+    "invert": {"--size": "--height and --width", "--top": "--limit"},
     "features": {"--meaning": "--model"},
     "label": {"--model": "--endpoint-model"},
-    "store subset": {"--dtype": "--store-dtype"},
+    "store subset": {
+        "--dtype": "--store-dtype",
+        "--start": "--samples",
+        "--stop": "--samples",
+        "--steps": "--keep-steps",
+    },
     "train": {"--clip": "--clip-norm", "--start": "--init"},
     "bench shapes": {"--prompts": "--captions"},
     "bench riebench": {"--clip": "--clip-model"},
@@ -96,13 +99,7 @@ FORMER_OPTIONS = {
 }
 
 #: Package that not every command needs -> the extra that installs it.
-EXTRAS = {
-    "gradio": "app",
-    "numba": "cpu",
-    "skimage": "metrics",
-    "datasets": "data",
-    "pyarrow": "data",
-}
+EXTRAS = {"gradio": "app", "numba": "cpu", "skimage": "metrics", "datasets": "data", "pyarrow": "data"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,24 +109,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(typed)
     except KeyboardInterrupt:
-        print(
-            f"\nStopped. What was finished is kept; to go on: {shlex.join(['unbox', *typed])}",
-            file=sys.stderr,
-        )
+        again = shlex.join(["unbox", *typed])
+        print(f"\nStopped. What was finished is kept; to go on: {again}", file=sys.stderr)
         return STOPPED
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get(error.name or "")) is None:
             raise
-        print(
-            f"unbox: this needs {error.name}, which is not installed: pip install 'unbox[{extra}]'",
-            file=sys.stderr,
-        )
-        return MISTAKE
+        message = f"this needs {error.name}, which is not installed: pip install 'unbox[{extra}]'"
     except (ValueError, OSError) as error:
         if not is_mistake(error) or os.environ.get("UNBOX_TRACEBACK"):
             raise
-        print("unbox:", " ".join(str(error).split()), file=sys.stderr)
-        return MISTAKE
+        message = " ".join(str(error).split())
+    print("unbox:", message, file=sys.stderr)
+    return MISTAKE
 
 
 def run(typed: Sequence[str]) -> int:

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
 if TYPE_CHECKING:
     from unbox.models import Model
 
+Options = TypeVar("Options")
+
+#: A dataclass of options among a command's own: their names stand without the field's.
+Group = Annotated[Options, tyro.conf.arg(name="", help="")]
 #: An option of every command that computes, with a model or without.
 Device = Annotated[
     str | None,
@@ -21,22 +25,22 @@ class ModelOptions:
     """Which model, where and in which type."""
 
     model: str = "shapes-turbo"
-    """System's name (`unbox models`), Hub id, diffusers folder or single checkpoint file."""
+    """Name of a system (`unbox models` lists them), Hub id, diffusers folder or checkpoint file."""
     system: str | None = None
     """Sample the weights by this system's settings instead of their own."""
     unet: Path | None = None
-    """UNet file or folder put in the place of the model's UNet."""
+    """File or folder of a UNet to use in place of the model's."""
     lora: Path | None = None
-    """LoRA file or folder put over the model as an adapter."""
+    """File or folder of a LoRA to apply to the model."""
     config: Path | None = None
-    """Diffusers folder with the configuration and tokenizers of a single-file checkpoint."""
+    """Diffusers folder with the configuration and tokenizers for a single-file checkpoint."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type to compute in; None: as stored, but never float16 on a CPU."""
+    """Type of the weights in memory; None: as stored, but never float16 on a CPU."""
     device: Device = None
     offload: Literal["model", "sequential"] | None = None
     """Keep parts on the CPU until they are needed: slower, less accelerator memory."""
     compile: bool = False
-    """Compile the repeated blocks: slow first image, faster ones after."""
+    """Compile the repeated blocks: the first image is slow, the next ones are faster."""
     offline: bool = False
     """Never touch the network."""
 
@@ -68,5 +72,5 @@ class ModelOptions:
         return shlex.join(words)
 
 
-#: The options as a group of a command's own: their names stand without the group's.
-Flat = Annotated[ModelOptions, tyro.conf.arg(name="")]
+#: Of a command that needs no model, or finds the model's name elsewhere.
+NO_MODEL = ModelOptions("")

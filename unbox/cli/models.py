@@ -1,9 +1,9 @@
 """`unbox models`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
+from tyro.conf import Positional
 
 if TYPE_CHECKING:
     from unbox.models import System
@@ -16,12 +16,12 @@ class ModelsCommand:
     With names, one page about each.
     """
 
-    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    names: Positional[tuple[str, ...]] = ()
     """Systems to describe in full; all in a table if none."""
     ready: bool = False
     """Only those that can run here now, without a network."""
     json: bool = False
-    """The rows as JSON."""
+    """Print JSON, a list of the systems."""
 
     def run(self) -> None:
         """Print the systems."""

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import tyro
+from tyro.conf import Positional
 
 if TYPE_CHECKING:
     from unbox.sae import SAE
 
-Folder = Annotated[Path, tyro.conf.Positional]
+Folder = Positional[Path]
 Layout = Literal["sdxl-unbox", "saelens", "sparsify"]
 
 
@@ -94,7 +94,7 @@ class SAEPushCommand:
 
     saes: Folder
     """Folder of SAEs, or of one."""
-    repo: Annotated[str, tyro.conf.Positional]
+    repo: Positional[str]
     """owner/name on the Hub; made if it is not there."""
     private: bool = False
     """Make it readable to its owner only."""
@@ -110,7 +110,7 @@ class SAEPushCommand:
 class SAEPullCommand:
     """Download SAEs from the Hugging Face Hub."""
 
-    repo: Annotated[str, tyro.conf.Positional]
+    repo: Positional[str]
     """owner/name on the Hub."""
     out: Path
     """Folder for them."""

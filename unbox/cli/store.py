@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-import tyro
+from tyro.conf import Positional
 
 from unbox.json_types import JSON
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from activation_store.verify import Progress
 
 T = TypeVar("T")
-Folder = Annotated[Path, tyro.conf.Positional]
+Folder = Positional[Path]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class StoreRepairCommand:
 class StoreMergeCommand:
     """Make one store of several with equal settings. Parts of one run keep their numbers."""
 
-    stores: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    stores: Positional[tuple[Path, ...]]
     """Folders of the stores."""
     out: Path
     """Folder of the new store."""
@@ -91,35 +92,22 @@ class StoreSubsetCommand:
     """Folder of the new store."""
     blocks: tuple[str, ...] | None = None
     """Blocks to keep; None: all."""
-    steps: tuple[int, ...] | None = None
-    """Steps to keep; None: all."""
+    keep_steps: tuple[int, ...] | None = None
+    """Steps to keep, by the scheduler's own numbers from 0; None: all."""
     branches: tuple[str, ...] | None = None
     """Branches to keep; None: all."""
-    start: int = 0
-    """First image to keep."""
-    stop: int | None = None
-    """Image after the last to keep; None: the end."""
+    samples: tuple[int, int | None] = (0, None)
+    """First image to keep, and the one after the last; None: to the end."""
     store_dtype: Literal["float16", "bfloat16", "float32", "int8"] | None = None
-    """Number format of the new store; None: the same."""
+    """Number format of the store; None: the same as before."""
 
     def run(self) -> None:
         """Copy and describe the result."""
         from activation_store import subset
 
-        store = _with_bar(
-            "copying",
-            lambda bar: subset(
-                self.store,
-                self.out,
-                samples=slice(self.start, self.stop),
-                blocks=self.blocks,
-                steps=self.steps,
-                branches=self.branches,
-                dtype=self.store_dtype,
-                progress=bar,
-            ),
-        )
-        print("\n".join(describe(store)))
+        copy = partial(subset, self.store, self.out, samples=slice(*self.samples), blocks=self.blocks)
+        copy = partial(copy, steps=self.keep_steps, branches=self.branches, dtype=self.store_dtype)
+        print("\n".join(describe(_with_bar("copying", lambda bar: copy(progress=bar)))))
 
 
 def describe(store: "Store") -> list[str]:

@@ -1,13 +1,11 @@
 """`unbox train`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
-from unbox.cli.model_options import Device
+from unbox.cli.model_options import Device, Group
 from unbox.errors import UnboxError
 from unbox.sae.plan import Plan, SpecGrid, TrainSettings, read_toml
 
@@ -22,7 +20,7 @@ class TrainCommand:
     """
 
     store: Path
-    """The store that `unbox collect` wrote."""
+    """Folder of the store that `unbox collect` wrote."""
     out: Path
     """Folder for the SAEs, one folder each, and the run's records."""
     plan: Path | None = None
@@ -30,14 +28,12 @@ class TrainCommand:
     resume: bool = False
     """Go on with the run recorded in the folder, whatever it was asked with."""
     held_out: float | None = None
-    """Part of the images kept from training, for the figures; None: 2 %."""
+    """Share of the images kept from training, for the figures; None: 2 %."""
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Where metrics go besides the folder's metrics.jsonl."""
     device: Device = None
-    grid: Annotated[SpecGrid, tyro.conf.arg(name="")] = field(default_factory=SpecGrid)
-    """The SAEs."""
-    settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(default_factory=TrainSettings)
-    """The run."""
+    grid: Group[SpecGrid] = SpecGrid()
+    settings: Group[TrainSettings] = TrainSettings()
 
     def run(self) -> None:
         """Train, and print each SAE's figures."""

@@ -22,6 +22,10 @@ class RunOptions(StepOptions):
     width: int | None = None
     """Width of the image in pixels; None: the system's own."""
 
+    def size(self, side: int) -> tuple[int, int]:
+        """Height and width; `side` where they are not given."""
+        return side if self.height is None else self.height, side if self.width is None else self.width
+
 
 @dataclass(frozen=True)
 class SamplingOptions(RunOptions):

@@ -86,7 +86,7 @@ class SpecGrid:
     k: tuple[int, ...] = (10,)
     """Active latents of a row."""
     latents: tuple[int, ...] = (5120,)
-    """Numbers of latents n."""
+    """Latents n of an SAE."""
     variant: tuple[Literal["topk", "batchtopk", "matryoshka", "multik"], ...] = ("topk",)
     """How active latents are chosen, and what the loss nests."""
     seeds: tuple[int, ...] = (0,)
@@ -105,7 +105,7 @@ class TrainSettings:
     """How the SAEs of a run are trained. Amounts are in rows ("tokens")."""
 
     tokens: int | None = None
-    """Rows each SAE sees; None: each row once. More than there are: several epochs."""
+    """Rows that each SAE sees; None: each row once. More than there are: several epochs."""
     batch_size: int = 4096
     """Rows of a step, over all processes."""
     seed: int = 0

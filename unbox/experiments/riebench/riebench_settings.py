@@ -13,8 +13,8 @@ FORMER = {"clip": "clip_model"}
 class RiebenchSettings(StepOptions):
     """The protocol. Everything here is part of the results' names."""
 
-    steps: int = 4
-    guidance: float = 0.0
+    steps: int | None = 4
+    guidance: float | None = 0.0
     seed: int = 42
     """Seed of every image."""
     counts: tuple[int, ...] = (80, 160, 320, 640)

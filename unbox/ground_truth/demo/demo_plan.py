@@ -44,7 +44,7 @@ QUALITY = 88
 class DemoPlan(StepOptions):
     """What the demo does. The defaults take under five minutes on two cores."""
 
-    steps: int = 1
+    steps: int | None = 1
     captions: int = 2000
     """Captions whose images are collected for training."""
     searched: int = 1000

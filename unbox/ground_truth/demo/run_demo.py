@@ -1,6 +1,7 @@
 """The demo's stages, from a model to a report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +63,7 @@ def run(
 
     `options` load the model on the command line, in the lines that are suggested at the end.
     """
+    plan = replace(plan, steps=model.system.steps if plan.steps is None else plan.steps)
     stages = Stages(folder / "stages", say)
     drawn, store, heldout = pictures(stages, model, plan)
     trained = stages.run(
