@@ -11,13 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from activation_store import StoreError
-from activation_store.files import publish_folder, read_json, sweep, write_json
+from activation_store.files import publish_folder, sweep, write_json
 from unbox.errors import UnboxError
 from unbox.sae.fit import Progress, TrainingRun, TrainingState
-from unbox.sae.sae_folder import is_sae
+from unbox.sae.sae_folder import read_object
 from unbox.sae.safetensors_io import read_tensors, write_tensors
 from unbox.sae.train_step import state_shapes
 
@@ -40,9 +37,7 @@ def write_checkpoint(out: Path, run: TrainingRun) -> None:
         for number, tensors in enumerate(state["fits"].values()):
             write_tensors(temporary / f"{number}.safetensors", tensors)
         write_json(temporary / STATE, state["place"])  # type: ignore[arg-type]  # a TypedDict is JSON too
-    for older in checkpoints(out):
-        if older != path:
-            shutil.rmtree(older)
+    remove_checkpoints(out, but=path)
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -57,15 +52,12 @@ def read_checkpoint(out: Path, run: TrainingRun) -> TrainingState | None:
     if not found:
         return None
     folder = found[-1]
-    try:
-        place = read_json(folder / STATE, STATE_LIMIT)
-    except StoreError as error:
-        raise UnboxError(str(error)) from None
-    fits: dict[str, dict[str, Tensor]] = {
+    place = read_object(folder / STATE, STATE_LIMIT)
+    fits = {
         name: read_tensors(folder / f"{number}.safetensors", state_shapes(fit))
         for number, (name, fit) in enumerate(run.fits.items())
     }
-    if not isinstance(place, dict) or set(place.get("lanes", {})) != set(run.lanes):
+    if set(place.get("lanes", {})) != set(run.lanes):
         raise UnboxError(f"{folder / STATE} is of other blocks than {', '.join(run.lanes)}")
     return TrainingState(fits=fits, place=Progress(rounds=place["rounds"], lanes=place["lanes"]))
 
@@ -90,24 +82,17 @@ def recorded(out: Path) -> dict[str, Any]:
     """What `run.json` says; raises UnboxError where there is none or it is no run's."""
     if not (out / RUN).is_file():
         raise UnboxError(f"{out} holds no run of `unbox train`: there is no {RUN}; choose another folder")
-    try:
-        value = read_json(out / RUN)
-    except StoreError as error:
-        raise UnboxError(str(error)) from None
-    if not isinstance(value, dict) or not isinstance(value.get("plan"), dict):
+    value = read_object(out / RUN)
+    if not isinstance(value.get("plan"), dict):
         raise UnboxError(f"{out / RUN} is not a record of a run")
     return value
 
 
-def finished(out: Path, names: list[str]) -> bool:
-    """True when every SAE of a run is there."""
-    return all(is_sae(out / name) for name in names)
-
-
-def clear_checkpoints(out: Path) -> None:
+def remove_checkpoints(out: Path, but: Path | None = None) -> None:
     """Remove what only an unfinished run needs."""
     for path in checkpoints(out):
-        shutil.rmtree(path)
+        if path != but:
+            shutil.rmtree(path)
 
 
 def _differences(before: Mapping[str, Any], record: Mapping[str, Any]) -> str:

@@ -138,7 +138,7 @@ class TrainingRun:
         found: list[dict[str, str | float]] = []
         for lane in self.lanes.values():
             for name, fit in lane.fits.items():
-                rows = fit.meter.rows
+                rows = fit.rows
                 figures = fit.read_meter()
                 if not all(np.isfinite(value) for value in figures.values()):
                     raise UnboxError(

@@ -20,7 +20,7 @@ from unbox.errors import UnboxError
 from unbox.sae import sparse, topk
 from unbox.sae.codes import Codes, pack
 from unbox.sae.model_card import card
-from unbox.sae.sae_folder import STATS, WEIGHTS, SAEFolder, Threshold, read_folder, sae_folders
+from unbox.sae.sae_folder import FACTS, STATS, WEIGHTS, Threshold, read_folder, sae_folders, write_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +92,18 @@ class SAE:
 
     def encode(self, x: Tensor) -> Codes:
         """Codes of vectors x (..., d), in the SAE's dtype; computed in slices, without gradients."""
-        flat = self._flat(x)
-        active, pre = self._active(flat - self.b_pre)
-        values = pre.relu()
+        if x.shape[-1:] != (self.width,):
+            raise UnboxError(
+                f"{self.name or 'this SAE'} encodes vectors of width {self.width}, these are {tuple(x.shape)}"
+            )
+        centred = x.detach().reshape(-1, self.width).to(self.W_enc) - self.b_pre
         if self.threshold is None:
+            active, pre = topk.by_row(centred, self.W_enc, self.b_lat, self.k)
             shape = (*x.shape[:-1], self.k)
-            return Codes(values.reshape(shape), active.indices.reshape(shape))
-        codes = pack(values, active.indices, active.rows, len(flat))
+            return Codes(pre.relu().reshape(shape), active.indices.reshape(shape))
+        threshold = torch.tensor(self.threshold, device=self.device, dtype=self.dtype)
+        active, pre = topk.above(centred, self.W_enc, self.b_lat, threshold)
+        codes = pack(pre.relu(), active.indices, active.rows, len(centred))
         return Codes(*(part.reshape(*x.shape[:-1], part.shape[-1]) for part in codes))
 
     def decode(self, codes: Codes) -> Tensor:
@@ -148,39 +153,16 @@ class SAE:
         tensors = {name: getattr(self, name) for name in WEIGHTS}
         if self.stats is not None:
             tensors |= {f"stats.{name}": getattr(self.stats, name) for name in STATS}
-        contents = SAEFolder(
-            tensors, self.k, self.block, self.name, self.threshold, self.update_std, self.meta
-        )
-        contents.write(folder, card(contents), overwrite)
+        facts = {name: getattr(self, name) for name in FACTS}
+        write_folder(folder, tensors, facts, self.meta, card(facts, self.meta), overwrite)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, device: torch.device | str = "cpu") -> "SAE":
         """Read a folder that `save` wrote; every shape and number is checked."""
-        found = read_folder(folder)
-        statistics = [found.tensors[f"stats.{n}"] for n in STATS if f"stats.{n}" in found.tensors]
-        return cls(
-            **{name: found.tensors[name].to(device) for name in WEIGHTS},
-            k=found.k,
-            block=found.block,
-            name=found.name,
-            threshold=found.threshold,
-            stats=Stats(*statistics) if statistics else None,
-            update_std=found.update_std,
-            meta=dict(found.meta),
-        )
-
-    def _active(self, centred: Tensor) -> tuple[sparse.Active, Tensor]:
-        if self.threshold is None:
-            return topk.by_row(centred, self.W_enc, self.b_lat, self.k)
-        threshold = torch.tensor(self.threshold, device=self.device, dtype=self.dtype)
-        return topk.above(centred, self.W_enc, self.b_lat, threshold)
-
-    def _flat(self, x: Tensor) -> Tensor:
-        if x.shape[-1:] != (self.width,):
-            raise UnboxError(
-                f"{self.name or 'this SAE'} encodes vectors of width {self.width}, these are {tuple(x.shape)}"
-            )
-        return x.detach().reshape(-1, self.width).to(self.W_enc)
+        tensors, facts = read_folder(folder)
+        statistics = [tensors[f"stats.{n}"] for n in STATS if f"stats.{n}" in tensors]
+        facts |= {name: tensors[name].to(device) for name in WEIGHTS}
+        return cls(**facts, stats=Stats(*statistics) if statistics else None)
 
 
 def load_saes(folder: str | os.PathLike, device: torch.device | str = "cpu") -> dict[str, SAE]:

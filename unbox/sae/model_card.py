@@ -1,18 +1,14 @@
 """The model card of an SAE: what it is, what it was trained on, what it measures, how to use it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from unbox.sae.sae_folder import SAEFolder, Threshold
+from unbox.json_types import JSON
 
 #: The figures (fields of `evaluate.Figures`) that cards and tables show.
 FIGURES = (
-    "fvu",
-    "explained_variance",
-    "explained_variance_per_channel",
-    "l0",
-    "dead_fraction",
-    "dense_fraction",
-)
+    "fvu", "explained_variance", "explained_variance_per_channel", "l0", "dead_fraction", "dense_fraction",
+)  # fmt: skip
 FRONT_MATTER = "---\nlibrary_name: unbox\ntags:\n- sparse-autoencoder\n- interpretability\n- sdxl\n---"
 FORMULA = "    z = ReLU(TopK(W_enc (x - b_pre) + b_lat)),  x^ = z W_dec + b_pre"
 USE = """## Use
@@ -25,15 +21,15 @@ x = sae.decode(codes)
 ```"""
 
 
-def card(sae: SAEFolder) -> str:
-    """Markdown with the Hub's front matter."""
-    figures, training = sae.meta.get("figures") or {}, sae.meta.get("training") or {}
+def card(facts: Mapping[str, JSON], meta: Mapping[str, Any]) -> str:
+    """Markdown with the Hub's front matter. `facts`: `sae_folder.FACTS`; `meta`: that of the SAE."""
+    figures, training = meta.get("figures") or {}, meta.get("training") or {}
     where = figures.get("rows_from", "")
     measured = [(name.replace("_", " "), f"{figures[name]:.4g}") for name in FIGURES if name in figures]
     options = [(k, str(v)) for k, v in sorted(training.items()) if not isinstance(v, dict | list)]
     parts = [
-        f"{FRONT_MATTER}\n\n# Sparse autoencoder of {sae.block or 'vectors'}",
-        f"{_about(sae)}\n\n{FORMULA}",
+        f"{FRONT_MATTER}\n\n# Sparse autoencoder of {facts['block'] or 'vectors'}",
+        f"{_about(facts)}\n\n{FORMULA}",
         _table(f"Figures{f', on {where}' if where else ''}", "figure", measured) if figures else "",
         _table("Training", "option", options) if options else "",
         USE,
@@ -41,23 +37,20 @@ def card(sae: SAEFolder) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _about(sae: SAEFolder) -> str:
-    latents, width = sae.shape
+def _about(facts: Mapping[str, JSON]) -> str:
+    k, latents, width, threshold = (facts[name] for name in ("k", "latents", "width", "threshold"))
+    over = f"{threshold:.6g}" if isinstance(threshold, float) else "each latent's own threshold"
     active = (
-        f"the {sae.k} largest pre-activations of a row are active"
-        if sae.threshold is None
-        else f"pre-activations over {_threshold(sae.threshold)} are active, {sae.k} a row on average"
+        f"the {k} largest pre-activations of a row are active"
+        if threshold is None
+        else f"pre-activations over {over} are active, {k} a row on average"
     )
-    if not sae.block:
+    if not facts["block"]:
         return f"It reads vectors of width {width} as {latents} latents; {active}."
     return (
-        f"It reads the update (output minus input) of the transformer block `{sae.block}`, one vector of "
-        f"{width} channels per position, as {latents} latents; {active}."
+        f"It reads the update (output minus input) of the transformer block `{facts['block']}`, one vector "
+        f"of {width} channels per position, as {latents} latents; {active}."
     )
-
-
-def _threshold(threshold: Threshold) -> str:
-    return f"{threshold:.6g}" if isinstance(threshold, float) else "each latent's own threshold"
 
 
 def _table(title: str, name: str, rows: Sequence[tuple[str, str]]) -> str:

@@ -15,15 +15,11 @@ from activation_store.batches import Cursor
 from unbox.errors import UnboxError
 
 
-class RowBatches(Protocol):
+class RowBatches(Iterator[np.ndarray], Protocol):
     """Batches of float32 (B, d), B at most the size asked for; `cursor` is the place after the last one."""
 
     @property
     def cursor(self) -> Cursor: ...
-
-    def __iter__(self) -> Iterator[np.ndarray]: ...
-
-    def __next__(self) -> np.ndarray: ...
 
 
 @runtime_checkable
@@ -62,16 +58,6 @@ class ImageRows(RowSource, Protocol):
     def branches(self) -> Sequence[str]: ...
 
     def read(self, i: int) -> np.ndarray: ...
-
-
-@runtime_checkable
-class FilterableRows(RowSource, Protocol):
-    """Rows of images, of which some can be left out."""
-
-    @property
-    def samples(self) -> Sequence[int]: ...
-
-    def filter(self, *, samples: slice) -> RowSource: ...
 
 
 #: What is taken for rows: see `row_sources`.
@@ -122,7 +108,7 @@ class ArrayRows:
 
 
 @dataclass
-class ArrayBatches:
+class ArrayBatches(Iterator[np.ndarray]):
     """Batches of `ArrayRows`; `size`: of all ranks together."""
 
     rows: ArrayRows
@@ -141,9 +127,6 @@ class ArrayBatches:
     def cursor(self) -> Cursor:
         """Where the next batch begins; the same for every rank."""
         return {"epoch": self.epoch, "at": self.at}
-
-    def __iter__(self) -> "ArrayBatches":
-        return self
 
     def __next__(self) -> np.ndarray:
         if self.at >= len(self.rows):

@@ -3,14 +3,13 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from activation_store import StoreError
-from activation_store.files import digest, publish_folder, read_json, write_json, write_text
+from activation_store.files import JSON_LIMIT, digest, publish_folder, read_json, write_json, write_text
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
@@ -20,6 +19,8 @@ CONFIG, TENSORS, FIGURES, CARD = "config.json", "sae.safetensors", "figures.json
 #: The tensors of an SAE, and those of its latents' statistics: fields of `SAE` and of `Stats`.
 WEIGHTS = ("W_enc", "W_dec", "b_pre", "b_lat")
 STATS = ("mean_active", "std_active", "max", "density")
+#: What a configuration says of an SAE: attributes of `SAE`.
+FACTS = ("block", "name", "k", "latents", "width", "threshold", "update_std")
 #: Bounds of what a config may ask for, far over any SAE that fits in memory.
 MOST = 1 << 30
 
@@ -27,61 +28,43 @@ MOST = 1 << 30
 Threshold = float | tuple[float, ...] | None
 
 
-@dataclass(frozen=True, eq=False)
-class SAEFolder:
-    """What a folder says of an SAE (`SAE` is made of it): see the fields of `SAE`."""
+def write_folder(
+    folder: str | os.PathLike,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, JSON],
+    meta: Mapping[str, JSON],
+    card: str,
+    overwrite: bool = False,
+) -> None:
+    """Write an SAE with its model card, whole or not at all. A folder that is there is an error unless
+    `overwrite`.
 
-    tensors: Mapping[str, Tensor]
-    """WEIGHTS, and `stats.<name>` of STATS where they were taken."""
-    k: int
-    block: str
-    name: str
-    threshold: Threshold
-    update_std: float
-    meta: Mapping[str, Any]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(latents, width)."""
-        latents, width = self.tensors["W_enc"].shape
-        return latents, width
-
-    def write(self, folder: str | os.PathLike, card: str, overwrite: bool = False) -> None:
-        """Write the folder with its model card, whole or not at all. One that is there is an error unless
-        `overwrite`."""
-        try:
-            with publish_folder(folder, replace=overwrite) as temporary:
-                self._write_into(temporary, card)
-        except StoreError as error:
-            raise UnboxError(str(error)) from None
-
-    def _write_into(self, folder: Path, card: str) -> None:
-        write_tensors(folder / TENSORS, {name: tensor.float() for name, tensor in self.tensors.items()})
-        meta = dict(self.meta)
-        figures = meta.pop("figures", None)
-        latents, width = self.shape
-        config: JSON = {
-            "format": FORMAT,
-            "version": VERSION,
-            "block": self.block,
-            "name": self.name,
-            "k": self.k,
-            "latents": latents,
-            "width": width,
-            "threshold": self.threshold,
-            "update_std": self.update_std,
-            "stats": len(self.tensors) > len(WEIGHTS),
-            "digest": digest(folder / TENSORS),
-            "meta": meta,
-        }
-        write_json(folder / CONFIG, config)
-        if figures is not None:
-            write_json(folder / FIGURES, figures)
-        write_text(folder / CARD, card)
+    `tensors`: WEIGHTS, and `stats.<name>` of STATS where they were taken. `facts`: FACTS.
+    """
+    meta = dict(meta)
+    figures = meta.pop("figures", None)
+    try:
+        with publish_folder(folder, replace=overwrite) as temporary:
+            write_tensors(temporary / TENSORS, {name: tensor.float() for name, tensor in tensors.items()})
+            config: JSON = {
+                "format": FORMAT,
+                "version": VERSION,
+                **facts,
+                "stats": len(tensors) > len(WEIGHTS),
+                "digest": digest(temporary / TENSORS),
+                "meta": meta,
+            }
+            write_json(temporary / CONFIG, config)
+            if figures is not None:
+                write_json(temporary / FIGURES, figures)
+            write_text(temporary / CARD, card)
+    except StoreError as error:
+        raise UnboxError(str(error)) from None
 
 
-def read_folder(path: str | os.PathLike) -> SAEFolder:
-    """Read an SAE's folder. Raises UnboxError for whatever is not exactly one, and runs nothing in it."""
+def read_folder(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read an SAE's folder: its tensors, and the further fields of `SAE`. Raises UnboxError for whatever is
+    not exactly one, and runs nothing in it."""
     folder = Path(path)
     if not (folder / CONFIG).is_file():
         raise UnboxError(f"{folder} holds no SAE: there is no {CONFIG}; `unbox train` writes such folders")
@@ -95,9 +78,9 @@ def read_folder(path: str | os.PathLike) -> SAEFolder:
     tensors = {name: tensor.float() for name, tensor in read_tensors(folder / TENSORS, shapes).items()}
     meta = dict(config["meta"])
     if (folder / FIGURES).is_file():
-        meta["figures"] = _json(folder / FIGURES)
+        meta["figures"] = read_object(folder / FIGURES)
     facts = {key: config[key] for key in ("k", "block", "name", "update_std")}
-    return SAEFolder(tensors, threshold=_threshold(config["threshold"], n), meta=meta, **facts)
+    return tensors, {**facts, "threshold": _threshold(config["threshold"], n), "meta": meta}
 
 
 def sae_folders(folder: str | os.PathLike) -> list[Path]:
@@ -138,8 +121,8 @@ _CHECKS = {
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    config = _json(folder / CONFIG)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    config = read_object(folder / CONFIG)
+    if config.get("format") != FORMAT:
         raise UnboxError(
             f"{folder / CONFIG} is not of an SAE of ours; checkpoints of other packages come in by "
             "`unbox sae import`"
@@ -161,8 +144,12 @@ def _threshold(value: float | list[float] | None, latents: int) -> Threshold:
     return None if value is None else float(value)
 
 
-def _json(path: Path) -> Any:
+def read_object(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
+    """The JSON object in a file of at most `limit` bytes. Raises UnboxError for anything else."""
     try:
-        return read_json(path)
-    except StoreError as error:
+        value = read_json(path, limit)
+    except (StoreError, OSError) as error:
         raise UnboxError(str(error)) from None
+    if not isinstance(value, dict):
+        raise UnboxError(f"{path} is not a JSON object")
+    return value

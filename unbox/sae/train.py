@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from activation_store import Rows
 from unbox.errors import UnboxError
 from unbox.sae import checkpoint, metric_trackers
 from unbox.sae.distributed import group, local_device
@@ -19,7 +20,8 @@ from unbox.sae.evaluate import evaluate
 from unbox.sae.fit import TrainingRun, steps
 from unbox.sae.model import SAE
 from unbox.sae.plan import Option, Plan, Spec, make_plan
-from unbox.sae.row_source import ArrayRows, FilterableRows, RowsLike, RowSource, row_sources, source_of
+from unbox.sae.row_source import ArrayRows, RowsLike, RowSource, row_sources, source_of
+from unbox.sae.sae_folder import is_sae
 
 #: Part of the images kept from training, unless told.
 HELD_OUT = 0.02
@@ -53,9 +55,8 @@ def train(
     out, sources = Path(out), row_sources(rows)
     plan = _plan(out, sources, specs, plan, resume, options)
     if held_out is None:
-        held_out = (
-            checkpoint.recorded(out).get("held_out", HELD_OUT) if resume and specs is None else HELD_OUT
-        )
+        before = checkpoint.recorded(out) if resume and specs is None else {}
+        held_out = before.get("held_out", HELD_OUT)
     learn, test = _split(sources, {spec.block for spec in plan.saes}, held_out)
     names, processes = plan.names(), group(local_device(device))
     record = {
@@ -67,7 +68,7 @@ def train(
     if processes.rank == 0:
         checkpoint.begin(out, record)
     processes.collect("begun")
-    if not checkpoint.finished(out, names):
+    if not all(is_sae(out / name) for name in names):
         run = TrainingRun(plan, learn, device=device)
         _train(run, out, trackers, progress)
         _finish(run, out, test, record)
@@ -100,12 +101,8 @@ def _plan(
         return Plan.from_json(checkpoint.recorded(out)["plan"])
     if plan is None:
         plan = make_plan(specs or (), **options)
-    everywhere = [
-        replace(spec, block=block)
-        for spec in plan.saes
-        for block in ([spec.block] if spec.block else sources)
-    ]
-    return replace(plan, saes=tuple(everywhere))
+    blocks = [(spec, block) for spec in plan.saes for block in ([spec.block] if spec.block else sources)]
+    return replace(plan, saes=tuple(replace(spec, block=block) for spec, block in blocks))
 
 
 def _split(
@@ -114,21 +111,17 @@ def _split(
     """Rows to learn from and rows to test on, by block: the last images (or rows) are for the test."""
     if not 0 <= part < 1:
         raise UnboxError(f"held_out = {part}: the part of the rows kept from training is from 0 to under 1")
-    pairs = {b: _split_rows(source, part) for b, source in sources.items() if b in blocks}
-    learn = {b: pair[0] for b, pair in pairs.items()}
-    return ({**sources, **learn}, {b: pair[1] for b, pair in pairs.items()})
-
-
-def _split_rows(source: RowSource, part: float) -> tuple[RowSource, RowSource | None]:
-    total = len(source.samples) if isinstance(source, FilterableRows) else len(source)
-    count = total - int(total * part)
-    if count == total:
-        return source, None
-    if isinstance(source, FilterableRows):
-        return source.filter(samples=slice(0, count)), source.filter(samples=slice(count, None))
-    if isinstance(source, ArrayRows):
-        return ArrayRows(source.array[:count], source.block), ArrayRows(source.array[count:], source.block)
-    return source, None
+    learn, test = dict(sources), dict[str, RowSource | None].fromkeys(blocks)
+    for block in blocks & set(sources):
+        source = sources[block]
+        total = len(source.samples) if isinstance(source, Rows) else len(source)
+        count = total - int(total * part)
+        for rows, some in ((learn, slice(count)), (test, slice(count, None))) if count < total else ():
+            if isinstance(source, Rows):
+                rows[block] = source.filter(samples=some)
+            elif isinstance(source, ArrayRows):
+                rows[block] = ArrayRows(source.array[some], source.block)
+    return learn, test
 
 
 def _identity(source: RowSource) -> dict[str, Any]:
@@ -143,13 +136,13 @@ def _train(run: TrainingRun, out: Path, trackers: Sequence[str], progress: bool)
     state = checkpoint.read_checkpoint(out, run)
     if state is not None:
         run.restore(state)
-    first = run.team.first
-    done = {name: lane.done for lane in run.lanes.values() for name in lane.fits}
-    if first:
+    sinks: list[metric_trackers.Sink] = []
+    if run.team.first:
+        done = {name: lane.done for lane in run.lanes.values() for name in lane.fits}
         metric_trackers.rewind(out / checkpoint.METRICS, done)
-    sinks: list[metric_trackers.Sink] = [metric_trackers.JsonLines(out / checkpoint.METRICS)] if first else []
+        sinks.append(metric_trackers.JsonLines(out / checkpoint.METRICS))
     try:
-        sinks += metric_trackers.trackers(trackers, out) if first else []
+        sinks += metric_trackers.trackers(trackers, out) if run.team.first else []
         steps(run, progress, sinks, partial(checkpoint.write_checkpoint, out))
     finally:
         for sink in sinks:
@@ -158,20 +151,14 @@ def _train(run: TrainingRun, out: Path, trackers: Sequence[str], progress: bool)
 
 def _finish(run: TrainingRun, out: Path, test: dict[str, RowSource | None], record: dict[str, Any]) -> None:
     for sae in run.finished():
-        fit = run.fits[sae.name]
-        rows = test[sae.block]
+        fit, lane, rows = run.fits[sae.name], run.lanes[sae.block], test[sae.block]
         on = "held-out rows" if rows is not None else "rows of the training"
-        figures = evaluate(sae, rows or run.lanes[sae.block].rows, limit=HELD_OUT_ROWS).to_json()
-        lane = run.lanes[sae.block]
+        figures = evaluate(sae, rows or lane.rows, limit=HELD_OUT_ROWS).to_json()
         training = {k: v for k, v in run.plan.to_json().items() if k != "saes"} | asdict(lane.budget)
         training |= {"variant": fit.spec.variant, "seed": fit.spec.seed, "lr": fit.peak}
         training |= {"levels": list(fit.spec.levels), "encoder_dtype": str(fit.lowp).removeprefix("torch.")}
-        meta = {
-            "training": training,
-            "rows": record["rows"][sae.block],
-            "provenance": record["provenance"],
-            "figures": {**figures, "rows_from": on},
-        }
+        meta = {"training": training, "rows": record["rows"][sae.block], "provenance": record["provenance"]}
+        meta["figures"] = {**figures, "rows_from": on}
         replace(sae.to("cpu"), meta=meta).save(out / sae.name, overwrite=True)
     if run.team.first:
-        checkpoint.clear_checkpoints(out)
+        checkpoint.remove_checkpoints(out)

@@ -1,6 +1,6 @@
 """One SAE being trained: its parameters, its optimiser, its counters, and one step."""
 
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,44 +25,12 @@ from unbox.sae.variants import variant
 LOOK = 16
 #: Adam of the paper (arXiv 2410.22366): betas and eps.
 BETAS, EPS = (0.9, 0.999), 6.25e-10
+_fused_adam = partial(
+    torch._fused_adam_, beta1=BETAS[0], beta2=BETAS[1], eps=EPS, weight_decay=0, amsgrad=False, maximize=False
+)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 #: Latents whose gradients are made and used at a time on CPU, so that they are never whole: 4 MB of each.
 CHUNK = 1 << 20
-
-
-@dataclass
-class RunningSums:
-    """Sums since the last line of metrics, kept on the device; reading them changes nothing in training."""
-
-    error: Tensor
-    active: Tensor
-    aux: Tensor
-    rows: int = 0
-
-    @classmethod
-    def zero(cls, device: torch.device) -> "RunningSums":
-        error, active, aux = torch.zeros(3, dtype=torch.float64, device=device)
-        return cls(error, active, aux)
-
-
-@dataclass(frozen=True, eq=False)
-class AuxKGradients:
-    """AuxK's gradients of the dead latents (r of them)."""
-
-    latents: int
-    dead: Tensor
-    """(r,) ids, ascending."""
-    W_enc: Tensor
-    W_dec: Tensor
-    b_lat: Tensor
-
-    def add(self, gradients: dict[str, Tensor], part: slice) -> None:
-        """Add those of a range of latents to its gradients of W_enc and W_dec."""
-        own = slice(None)
-        if part != slice(0, self.latents):
-            own = slice(*torch.searchsorted(self.dead, torch.tensor([part.start, part.stop])).tolist())
-        for name, mine in (("W_enc", self.W_enc), ("W_dec", self.W_dec)):
-            gradients[name].index_add_(0, self.dead[own] - part.start, mine[own])
 
 
 class SAETrainer:
@@ -82,14 +50,12 @@ class SAETrainer:
             "b_lat": torch.zeros(len(first)),
         }
         self.weights = {name: compiled_step.in_large_pages(w.to(device)) for name, w in weights.items()}
-        self.moments = {
-            name: (
-                compiled_step.in_large_pages(torch.zeros_like(w)),
-                compiled_step.in_large_pages(torch.zeros_like(w)),
-            )
-            for name, w in self.weights.items()
-        }
-        n, d = self.weights["W_enc"].shape
+
+        def zeros(like: Tensor) -> Tensor:
+            return compiled_step.in_large_pages(torch.zeros_like(like))
+
+        self.moments = {name: (zeros(w), zeros(w)) for name, w in self.weights.items()}
+        n, d = first.shape
         self.low = torch.zeros(n, d + compiled_step.EXTRA, dtype=self.lowp, device=device)
         self._copy_low()
         self.silent = torch.zeros(len(first), dtype=torch.int64, device=device)
@@ -98,7 +64,8 @@ class SAETrainer:
         self.steps = 0
         self.clock = torch.zeros((), device=device)  # the steps, as Adam wants them
         self.aux = AuxK(plan.aux)
-        self.meter = RunningSums.zero(device)
+        # Sums since the last line of metrics: squared error, AuxK's loss, active entries; and the rows.
+        self.sums, self.rows = torch.zeros(3, dtype=torch.float64, device=device), 0
 
     @property
     def _latents(self) -> slice:
@@ -130,9 +97,9 @@ class SAETrainer:
         self.clock += 1
         error, fired, active = (self._compiled if self.native else self._plain)(x, rows, scale, rate)
         self._count(fired, rows)
-        self.meter.error += error
-        self.meter.active += active
-        self.meter.rows += len(x)
+        self.sums[0] += error
+        self.sums[2] += active
+        self.rows += len(x)
 
     @property
     def native(self) -> bool:
@@ -162,14 +129,15 @@ class SAETrainer:
         self, x: Tensor, rows: int, scale: float, rate: float
     ) -> tuple[float | Tensor, Tensor, int | Tensor]:
         """The same by torch's operations, for every case."""
-        levels, others = self.spec.levels, self.team.latents
+        levels, latents = self.spec.levels, self.team.latents
         centred = x - self.weights["b_pre"]
         active, known = self._topk(centred)
         level = self.variant.level and self.variant.level(active, self.spec.k, levels, self._latents.start)
-        found = forward_backward(centred, active, self.weights, scale, level, len(levels) or 1, known, others)
-        revival = None
-        if self.dead_everywhere and self.plan.aux:
-            revival = AuxKGradients(len(self.silent), self.dead, *self._revive(found.error, centred, rows))
+        found = forward_backward(
+            centred, active, self.weights, scale, level, len(levels) or 1, known, latents
+        )
+        aux = bool(self.dead_everywhere and self.plan.aux)
+        revival = self._revive(found.error, centred, rows) if aux else None
         self._update(found, centred, revival, rate)
         on = found.values > 0
         fired = torch.zeros(len(self.silent), device=on.device)
@@ -188,33 +156,38 @@ class SAETrainer:
         total, square = error.sum(0), error.square().sum()
         self.team.rows.sum_(total, square)
         norm = square - total.square().sum() / rows
-        loss, *gradients = self.aux.gradients(
+        loss, d_encoder, d_decoder, d_bias = self.aux.gradients(
             error, centred, self.dead, self.weights, norm, self.lowp, self.team.latents, self.dead_everywhere
         )
-        self.meter.aux += loss
-        d_encoder, d_decoder, d_bias = gradients
+        self.sums[1] += loss
         return d_encoder, d_decoder, d_bias
 
     def _update(
-        self, found: SparseGradients, centred: Tensor, revival: AuxKGradients | None, rate: float
+        self, found: SparseGradients, centred: Tensor, revival: tuple[Tensor, ...] | None, rate: float
     ) -> None:
         """Adam, by ranges of latents; the decoder's gradient loses its radial part before, its rows are unit
-        again after."""
+        again after. `revival`: AuxK's gradients by the dead latents, of `_revive`."""
         w, first = self.weights, self.team.latents.rank == 0
         d_lat, radial = found.b_lat(), found.radial()
         d_pre = found.b_pre(w["W_enc"], d_lat, decoded=first)
         if revival is not None:
-            d_pre -= revival.b_lat @ w["W_enc"][revival.dead]
-            d_lat.index_add_(0, revival.dead, revival.b_lat)
-            radial.index_add_(0, revival.dead, torch.linalg.vecdot(revival.W_dec, w["W_dec"][revival.dead]))
-        for part in self._parts():
+            d_encoder, d_decoder, d_bias = revival
+            d_pre -= d_bias @ w["W_enc"][self.dead]
+            d_lat.index_add_(0, self.dead, d_bias)
+            radial.index_add_(0, self.dead, torch.linalg.vecdot(d_decoder, w["W_dec"][self.dead]))
+        for part in (parts := self._parts()):
             gradients = {
                 "W_enc": found.W_enc(centred, part),
                 "W_dec": found.W_dec(part),
                 "b_lat": d_lat[part],
             }
             if revival is not None:
-                revival.add(gradients, part)
+                bounds = torch.tensor([part.start, part.stop])
+                dead = (
+                    slice(*torch.searchsorted(self.dead, bounds).tolist()) if len(parts) > 1 else slice(None)
+                )
+                gradients["W_enc"].index_add_(0, self.dead[dead] - part.start, d_encoder[dead])
+                gradients["W_dec"].index_add_(0, self.dead[dead] - part.start, d_decoder[dead])
             gradients["W_dec"].addcmul_(w["W_dec"][part], radial[part, None], value=-1)
             if part.start == 0:
                 gradients["b_pre"] = d_pre
@@ -234,39 +207,23 @@ class SAETrainer:
         return [slice(at, min(n, at + size)) for at in range(0, n, size)]
 
     def _together(self, gradients: dict[str, Tensor]) -> None:
-        """Sum the gradients over processes, and clip them if the plan says so."""
+        """Sum the gradients over processes, and clip the whole SAE's norm if the plan says so."""
         self.team.rows.sum_(*gradients.values())
         if "b_pre" in gradients:
             self.team.latents.sum_(gradients["b_pre"])
         if self.plan.clip_norm is not None:
-            self._clip(gradients, self.plan.clip_norm)
+            square = torch.stack([g.square().sum() for name, g in gradients.items() if name != "b_pre"]).sum()
+            self.team.latents.sum_(square)
+            norm = (square + gradients["b_pre"].square().sum()).sqrt()
+            torch._foreach_mul_(
+                list(gradients.values()), (self.plan.clip_norm / norm.clamp_min(1e-30)).clamp_max(1.0)
+            )
 
     def _adam(self, name: str, gradient: Tensor, part: slice, rate: float) -> None:
         """Adam's step of a range of one weight."""
         whole = (self.weights[name], *self.moments[name])
         weight, mean, square = whole if name == "b_pre" else (t[part] for t in whole)
-        torch._fused_adam_(
-            [weight],
-            [gradient],
-            [mean],
-            [square],
-            [],
-            [self.clock],
-            lr=rate,
-            beta1=BETAS[0],
-            beta2=BETAS[1],
-            weight_decay=0.0,
-            eps=EPS,
-            amsgrad=False,
-            maximize=False,
-        )
-
-    def _clip(self, gradients: dict[str, Tensor], largest: float) -> None:
-        """Scale the gradients of the whole SAE to a norm of at most `largest`."""
-        square = torch.stack([g.square().sum() for name, g in gradients.items() if name != "b_pre"]).sum()
-        self.team.latents.sum_(square)
-        norm = (square + gradients["b_pre"].square().sum()).sqrt()
-        torch._foreach_mul_(list(gradients.values()), (largest / norm.clamp_min(1e-30)).clamp_max(1.0))
+        _fused_adam([weight], [gradient], [mean], [square], [], [self.clock], lr=rate)
 
     def _count(self, fired: Tensor, rows: int) -> None:
         """Rows of silence of each latent, and now and then who is dead. `fired` (n,) bool: which fired."""
@@ -285,30 +242,23 @@ class SAETrainer:
 
     def read_meter(self) -> dict[str, float]:
         """Figures since the last reading: FVU (about the start's variance), L0, AuxK's loss, dead latents."""
-        sums = torch.stack([self.meter.error, self.meter.aux, self.meter.active])
-        rows = torch.tensor(float(self.meter.rows), dtype=torch.float64, device=sums.device)
+        sums, rows = self.sums, torch.tensor(float(self.rows), dtype=torch.float64, device=self.sums.device)
         self.team.rows.sum_(sums, rows)
         self.team.latents.sum_(sums[2])
         error, aux, active = (sums / rows.clamp_min(1)).tolist()
-        self.meter = RunningSums.zero(sums.device)
-        dead = float(self.dead_everywhere)
-        return {"fvu": error / self.start.variance, "l0": active, "aux": aux, "dead": dead}
+        self.sums, self.rows = torch.zeros_like(sums), 0
+        return {
+            "fvu": error / self.start.variance, "l0": active, "aux": aux, "dead": float(self.dead_everywhere),
+        }  # fmt: skip
 
     def sae(self, name: str) -> SAE:
         """The SAE as it stands, for rows as they are: the scaling divides the biases and leaves W alone.
 
         Where latents are shared, every process must call it.
         """
-        w = {key: self._whole(key, value).clone() for key, value in self.weights.items()}
-        return SAE(
-            W_enc=w["W_enc"],
-            W_dec=w["W_dec"],
-            b_pre=w["b_pre"] / self.start.scale,
-            b_lat=w["b_lat"] / self.start.scale,
-            k=self.spec.k,
-            block=self.spec.block,
-            name=name,
-        )
+        W_enc, W_dec, b_pre, b_lat = (self._whole(key, self.weights[key]).clone() for key in WEIGHTS)
+        scale = self.start.scale
+        return SAE(W_enc, W_dec, b_pre / scale, b_lat / scale, self.spec.k, self.spec.block, name)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, of all latents; every process must call it."""
@@ -322,7 +272,7 @@ class SAETrainer:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state`."""
-        part = {key: self._part(key, tensor) for key, tensor in state.items()}
+        part = {key: t[self._latents] if _by_latent(key, t) else t for key, t in state.items()}
         device = self.silent.device
         for name, weight in self.weights.items():
             weight.copy_(part[name])
@@ -339,9 +289,6 @@ class SAETrainer:
         """A tensor of all latents, from this process's part."""
         return self.team.latents.gather_rows(tensor) if _by_latent(key, tensor) else tensor
 
-    def _part(self, key: str, tensor: Tensor) -> Tensor:
-        return tensor[self._latents] if _by_latent(key, tensor) else tensor
-
 
 def _by_latent(key: str, tensor: Tensor) -> bool:
     """True for tensors with a row for each latent."""
@@ -351,13 +298,10 @@ def _by_latent(key: str, tensor: Tensor) -> bool:
 def low_precision(precision: str, device: torch.device) -> torch.dtype:
     """dtype of the encoder's products; `auto` is bf16 where the processor has instructions for it."""
     if precision == "auto":
-        precision = "bf16" if device.type == "cuda" or _cpu_has_bf16() else "fp32"
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        on_cpu = any(getattr(torch.cpu, check, bool)() for check in checks)
+        precision = "bf16" if device.type == "cuda" or on_cpu else "fp32"
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-
-
-def _cpu_has_bf16() -> bool:
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
 def state_shapes(fit: SAETrainer) -> dict[str, Shape | None]:

@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from activation_store import StoreError
-from activation_store.files import read_json
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.sae.model import SAE
+from unbox.sae.sae_folder import read_object
 from unbox.site import short_name
 
 #: Largest configuration file of another package, in bytes.
@@ -23,21 +22,10 @@ class Format(NamedTuple):
     write: Callable[[SAE, Path], None]
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; raises UnboxError for anything else."""
-    try:
-        value = read_json(path, CONFIG_LIMIT)
-    except (StoreError, OSError) as error:
-        raise UnboxError(f"{path}: {error}") from None
-    if not isinstance(value, dict):
-        raise UnboxError(f"{path} is not a JSON object")
-    return value
-
-
 def peek(folder: Path, file: str) -> dict[str, Any]:
     """The JSON object in a file of a folder, or an empty one where there is none: for recognising layouts."""
     try:
-        return read_config(folder / file) if (folder / file).is_file() else {}
+        return read_object(folder / file, CONFIG_LIMIT) if (folder / file).is_file() else {}
     except UnboxError:
         return {}
 

@@ -3,15 +3,15 @@
 Their batchtopk and matryoshka SAEs are saved for inference as jumprelu, and come in as such.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from activation_store.files import write_json
 from unbox.json_types import JSON
-from unbox.sae.interop.common import block_of, peek, read_config, refuse_unless, whole_number
+from unbox.sae.interop.common import CONFIG_LIMIT, block_of, peek, refuse_unless, whole_number
 from unbox.sae.model import SAE
+from unbox.sae.sae_folder import read_object
 from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
 from unbox.site import block_path
 
@@ -25,7 +25,7 @@ def recognises(folder: Path) -> bool:
 
 def read(folder: Path) -> SAE:
     """The SAE. Options that change its codes are folded into the weights, exactly, or refused."""
-    config = read_config(folder / CONFIG)
+    config = read_object(folder / CONFIG, CONFIG_LIMIT)
     supported: dict[str, tuple[JSON, ...]] = {
         "architecture": ("topk", "jumprelu"),
         "normalize_activations": ("none",),
@@ -44,13 +44,20 @@ def read(folder: Path) -> SAE:
         W_enc, b_lat, W_dec = W_enc * norm[:, None], b_lat * norm, W_dec / norm[:, None]
     if not config.get("apply_b_dec_to_input", True):
         b_lat = b_lat + W_enc @ tensors["b_dec"]
-    block = _block(config)
+    metadata = config.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    hook, average = metadata.get("hook_name"), metadata.get("k")
+    block = block_of(hook) if isinstance(hook, str) else ""
+    if jumps:  # active latents on average, where our own export noted it; 1 where nobody knows
+        k = average if type(average) is int and 1 <= average <= n else 1
+    else:
+        k = whole_number(config, "k", folder)
     return SAE(
         W_enc=W_enc,
         W_dec=W_dec,
         b_pre=tensors["b_dec"],
         b_lat=b_lat,
-        k=_average(config, n) if jumps else whole_number(config, "k", folder),
+        k=k,
         block=block,
         name=block,
         threshold=tuple(tensors["threshold"].tolist()) if jumps else None,
@@ -82,16 +89,3 @@ def write(sae: SAE, folder: Path) -> None:
         tensors["threshold"] = torch.tensor(sae.threshold).expand(sae.latents).float()
     write_json(folder / CONFIG, config)
     write_tensors(folder / WEIGHTS, tensors)
-
-
-def _average(config: Mapping[str, JSON], latents: int) -> int:
-    """Active latents of a row on average, where our own export noted it; 1 where nobody knows."""
-    metadata = config.get("metadata")
-    k = metadata.get("k") if isinstance(metadata, dict) else None
-    return k if type(k) is int and 1 <= k <= latents else 1
-
-
-def _block(config: Mapping[str, JSON]) -> str:
-    metadata = config.get("metadata")
-    name = metadata.get("hook_name") if isinstance(metadata, dict) else None
-    return block_of(name) if isinstance(name, str) else ""

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from unbox.errors import UnboxError
-from unbox.sae.interop.common import block_of, peek, read_config, whole_number
+from unbox.sae.interop.common import CONFIG_LIMIT, block_of, peek, whole_number
 from unbox.sae.model import SAE, Stats
+from unbox.sae.sae_folder import read_object
 from unbox.site import block_path
 
 _FOLDER = re.compile(r"(?P<block>.+?)_k\d+_hidden\d+")
@@ -41,7 +42,7 @@ def read(folder: Path) -> SAE:
     k / n, what it is on average (`meta["nominal_density"]` marks it).
     """
     at = _at(folder)
-    config = read_config(at / "config.json")
+    config = read_object(at / "config.json", CONFIG_LIMIT)
     n, d, k = (whole_number(config, key, at) for key in ("n_dirs_local", "d_model", "k"))
     state = _load(at / "state_dict.pth")
     state = state.get("state_dict", state) if isinstance(state, dict) else None

@@ -5,8 +5,9 @@ from pathlib import Path
 from activation_store.files import write_json
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
-from unbox.sae.interop.common import block_of, peek, read_config, refuse_unless, whole_number
+from unbox.sae.interop.common import CONFIG_LIMIT, block_of, peek, refuse_unless, whole_number
 from unbox.sae.model import SAE
+from unbox.sae.sae_folder import read_object
 from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -19,7 +20,7 @@ def recognises(folder: Path) -> bool:
 
 def read(folder: Path) -> SAE:
     """The SAE. Group-max activations, skip connections and transcoders are refused."""
-    config = read_config(folder / CONFIG)
+    config = read_object(folder / CONFIG, CONFIG_LIMIT)
     supported: dict[str, tuple[JSON, ...]] = {
         "activation": ("topk",),
         "transcode": (False,),
