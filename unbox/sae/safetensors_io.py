@@ -39,9 +39,7 @@ def read_tensors(
     with open(path, "rb") as file:
         length = file.read(8)
         if int.from_bytes(length, "little") > HEADER_LIMIT:
-            raise UnboxError(
-                f"{path} is not a safetensors file of ours: its header is over {HEADER_LIMIT:,} bytes"
-            )
+            raise UnboxError(f"{path} is no safetensors file: its header is over {HEADER_LIMIT:,} bytes")
         data = length + file.read()
     try:
         tensors = load(data)
