@@ -78,6 +78,11 @@ class Schema:
         grid, channels = self.grid(block), self.blocks[block][2]
         return (samples, len(self.steps), len(self.branches), *grid, channels)
 
+    def row_bytes(self, block: str) -> int:
+        """Bytes of one vector of a block, with its scale."""
+        encoding = NUMBER_FORMATS[self.dtype]
+        return self.blocks[block][2] * encoding.stored.itemsize + encoding.scale_bytes
+
     @property
     def sample_vectors(self) -> int:
         """Vectors that one image adds, over all blocks."""
@@ -86,9 +91,7 @@ class Schema:
     @property
     def sample_bytes(self) -> int:
         """Bytes of one image's values (and scales), over all blocks."""
-        encoding = NUMBER_FORMATS[self.dtype]
-        shapes = [self.shape(block, 1) for block in self.blocks]
-        return sum(prod(s[:-1]) * (s[-1] * encoding.stored.itemsize + encoding.scale_bytes) for s in shapes)
+        return sum(prod(self.shape(block, 1)[:-1]) * self.row_bytes(block) for block in self.blocks)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,9 +35,10 @@ def watch_attention(
     """
     with ExitStack() as stack:
         for name in blocks:
-            grid = [0, 0]
             block: Any = model.block(name)
-            stack.callback(block.register_forward_pre_hook(_note_grid(grid), with_kwargs=True).remove)
+            grid = [0, 0]
+            note = partial(_note_grid, grid)
+            stack.callback(block.register_forward_pre_hook(note, with_kwargs=True).remove)
             for layer in _layers(name, block, layers):
                 for kind in kinds:
                     attention = getattr(block.transformer_blocks[layer], KINDS[kind])
@@ -44,7 +46,7 @@ def watch_attention(
                         raise UnboxError(
                             f"{name} has fused projections; call pipeline.unfuse_qkv_projections()"
                         )
-                    hook = _scores_hook(name, kind, layer, grid, observe)
+                    hook = partial(_read_scores, partial(observe, name, kind, layer), grid)
                     stack.callback(attention.register_forward_hook(hook, with_kwargs=True).remove)
         yield
 
@@ -72,22 +74,18 @@ def _layers(name: str, block: Transformer2DModel, wanted: Sequence[int] | None) 
     return chosen
 
 
-def _note_grid(grid: list[int]) -> Callable:
-    def note(module: torch.nn.Module, args: Args, kwargs: Kwargs) -> None:
-        grid[:] = hidden_states(args, kwargs).shape[-2:]
-
-    return note
+def _note_grid(grid: list[int], module: torch.nn.Module, args: Args, kwargs: Kwargs) -> None:
+    grid[:] = hidden_states(args, kwargs).shape[-2:]
 
 
-def _scores_hook(name: str, kind: str, layer: int, grid: list[int], observe: MapObserver) -> Callable:
-    @torch.no_grad()
-    def read(attention: Attention, args: Args, kwargs: Kwargs, output: torch.Tensor) -> None:
-        given = scores(
-            attention,
-            hidden_states(args, kwargs),
-            kwargs.get("encoder_hidden_states"),
-            kwargs.get("attention_mask"),
-        )
-        observe(name, kind, layer, given.unflatten(2, tuple(grid)))
-
-    return read
+@torch.no_grad()
+def _read_scores(
+    observe: Callable[[torch.Tensor], None],
+    grid: list[int],
+    attention: Attention,
+    args: Args,
+    kwargs: Kwargs,
+    output: torch.Tensor,
+) -> None:
+    context, mask = kwargs.get("encoder_hidden_states"), kwargs.get("attention_mask")
+    observe(scores(attention, hidden_states(args, kwargs), context, mask).unflatten(2, tuple(grid)))

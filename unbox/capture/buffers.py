@@ -1,7 +1,8 @@
 """Recording a batch into arrays of a known shape: what collecting and streaming use."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -13,14 +14,6 @@ from unbox.errors import UnboxError
 from unbox.models.clock import Clock, clock
 from unbox.models.model import Model
 
-#: Store's number format -> what the device sends.
-_TORCH = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "int8": torch.float32,
-}
-
 
 class Buffers:
     """Updates of one batch of images, on the model's device, in the store's shape."""
@@ -28,7 +21,7 @@ class Buffers:
     def __init__(self, schema: Schema, seeds: Sequence[int], device: torch.device) -> None:
         """`seeds`: one for each image; they choose the positions when the schema samples them."""
         self.schema, self.samples = schema, len(seeds)
-        dtype = _TORCH[schema.dtype]
+        dtype = torch.float32 if schema.dtype == "int8" else getattr(torch, schema.dtype)
         self._tensors = {
             block: torch.empty(schema.shape(block, len(seeds)), dtype=dtype, device=device)
             for block in schema.blocks
@@ -43,9 +36,8 @@ class Buffers:
         step = self.schema.steps.index(now.step)
         rows = update(given, output, self._tensors[block].dtype)
         if rows.shape[1:] != self.schema.blocks[block]:
-            raise UnboxError(
-                f"{block} gave updates of shape {tuple(rows.shape[1:])}, not {self.schema.blocks[block]}"
-            )
+            found, wanted = tuple(rows.shape[1:]), self.schema.blocks[block]
+            raise UnboxError(f"{block} gave updates of shape {found}, not {wanted}")
         for branch, name in enumerate(self.schema.branches):
             of_branch = [row for row, other in enumerate(now.branches) if other == name]
             images = torch.as_tensor(now.samples[of_branch], device=rows.device)
@@ -63,7 +55,9 @@ class Buffers:
                 f"steps {self.schema.steps} and branches {self.schema.branches} did not all occur at "
                 f"{', '.join(missing)}; check steps and guidance"
             )
-        return {block: _to_numpy(tensor) for block, tensor in self._tensors.items()}
+        of_bits = {torch.bfloat16: torch.uint16}
+        tensors = {block: tensor.cpu() for block, tensor in self._tensors.items()}
+        return {block: x.view(of_bits.get(x.dtype, x.dtype)).numpy() for block, x in tensors.items()}
 
     def _choose(self, block: str, rows: torch.Tensor, images: np.ndarray) -> torch.Tensor:
         if self.positions is None:
@@ -76,15 +70,7 @@ class Buffers:
 def buffered(model: Model, schema: Schema, seeds: Sequence[int]) -> Iterator[Buffers]:
     """Record the images that `model.generate(seeds=seeds)` makes inside, as one batch or several."""
     buffers = Buffers(schema, seeds, model.device)
-    with ExitStack() as stack:
-        now = stack.enter_context(clock(model))
-        stack.enter_context(
-            watch(
-                model,
-                list(schema.blocks),
-                lambda block, given, output: buffers.fill(now, block, given, output),
-            )
-        )
+    with clock(model) as now, watch(model, list(schema.blocks), partial(buffers.fill, now)):
         yield buffers
 
 
@@ -100,10 +86,3 @@ def positions(schema: Schema, seeds: Sequence[int]) -> Mapping[str, np.ndarray]:
         draws = [np.random.default_rng([seed, height, width]).permutation(height * width) for seed in seeds]
         chosen[block] = np.stack([np.sort(draw[:count]) for draw in draws]).astype(np.uint32)
     return chosen
-
-
-def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    tensor = tensor.cpu()
-    return (
-        tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
-    )

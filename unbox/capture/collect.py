@@ -16,7 +16,7 @@ from activation_store import Sample, Schema, Store, Writer, files
 from activation_store.store import read_schema
 from activation_store.writer import ShardBuffer
 from unbox.capture.buffers import Buffers, buffered
-from unbox.capture.collect_settings import FORMER, CollectSettings, as_prompt, run_facts, schema_of
+from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
 from unbox.errors import UnboxError
 from unbox.former_names import renamed
 from unbox.models.model import Model
@@ -64,7 +64,7 @@ def collect(
                     pass_over(bar, len(samples))
                     continue
                 with writer.shard(start, start + len(samples)) as filling:
-                    _fill(model, chosen, schema, samples, filling, bar)
+                    _fill(model, chosen, samples, filling, bar)
     return Store.open(path)
 
 
@@ -97,7 +97,7 @@ def shards(
 
     Raises UnboxError for a prompt that is not text or whose facts are not JSON.
     """
-    samples = (_sample(i, as_prompt(prompt), seed) for i, prompt in enumerate(islice(prompts, limit)))
+    samples = (_sample(i, prompt, seed) for i, prompt in enumerate(islice(prompts, limit)))
     while shard := list(islice(samples, size)):
         yield shard
 
@@ -122,40 +122,30 @@ def generate_batch(
 
 
 def _fill(
-    model: Model,
-    settings: CollectSettings,
-    schema: Schema,
-    samples: Sequence[Sample],
-    filling: ShardBuffer,
-    bar: tqdm,
+    model: Model, settings: CollectSettings, samples: Sequence[Sample], filling: ShardBuffer, bar: tqdm
 ) -> None:
     """Generate a shard in batches; while one is generated, the one before is encoded and appended."""
+    side = settings.thumbnail
+
+    def append(batch: Sequence[Sample], images: Sequence[Image.Image], buffers: Buffers) -> None:
+        pictures = None if side is None else [thumbnail(image, side) for image in images]
+        filling.append(batch, buffers.arrays(), pictures, buffers.positions)
+
     with ThreadPoolExecutor(1, "unbox-collect") as executor:
         pending: Future | None = None
         for start in range(0, len(samples), settings.batch_size):
             batch = samples[start : start + settings.batch_size]
-            images, buffers = generate_batch(model, settings, schema, batch)
+            made = generate_batch(model, settings, filling.schema, batch)
             if pending is not None:
                 pending.result()
-            pending = executor.submit(_append, filling, batch, images, buffers, settings)
+            pending = executor.submit(append, batch, *made)
             bar.update(len(batch))
         if pending is not None:
             pending.result()
 
 
-def _append(
-    filling: ShardBuffer,
-    batch: Sequence[Sample],
-    images: Sequence[Image.Image],
-    buffers: Buffers,
-    settings: CollectSettings,
-) -> None:
-    side = settings.thumbnail
-    pictures = None if side is None else [thumbnail(image, side) for image in images]
-    filling.append(batch, buffers.arrays(), pictures, buffers.positions)
-
-
-def _sample(index: int, prompt: Prompt, seed: int) -> Sample:
+def _sample(index: int, prompt: str | Prompt, seed: int) -> Sample:
+    prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
     sample = Sample(index, prompt.text, image_seed(seed, index), dict(prompt.meta))
     try:
         files.canonical([sample.prompt, sample.meta])

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from activation_store import Schema
 from unbox.errors import UnboxError
 from unbox.models.sampling_options import SamplingOptions
-from unbox.prompt import Prompt
 from unbox.site import BRANCHES, DEFAULT_BLOCKS
 
 if TYPE_CHECKING:
@@ -58,9 +57,8 @@ def schema_of(model: "Model", settings: CollectSettings) -> Schema:
     """The store's schema for a model and settings. Raises UnboxError for blocks, steps and branches that are
     not.
     """
-    steps = model.system.steps if settings.steps is None else settings.steps
-    guidance = model.system.guidance if settings.guidance is None else settings.guidance
-    guided = guidance > 1 and _config(model).time_cond_proj_dim is None
+    steps, guidance = settings.settled(model.system.steps, model.system.guidance)
+    guided = guidance > 1 and model.pipeline.unet.config.time_cond_proj_dim is None
     available = BRANCHES if guided else BRANCHES[:1]
     if steps < 1:
         raise UnboxError(f"{steps} steps make no image; there is at least 1")
@@ -72,9 +70,9 @@ def schema_of(model: "Model", settings: CollectSettings) -> Schema:
         raise UnboxError(
             f"branch {absent[0]} does not occur at guidance {guidance:g}; there is {', '.join(available)}"
         )
-    height, width = (settings.height or model.size, settings.width or model.size)
+    sides = (settings.height or model.size, settings.width or model.size)
     return Schema(
-        blocks={name: block_shape(model, name, height, width) for name in dict.fromkeys(settings.blocks)},
+        blocks={name: _block_shape(model, name, *sides) for name in dict.fromkeys(settings.blocks)},
         steps=tuple(sorted(set(keep))),
         branches=tuple(branch for branch in available if branch in branches),
         dtype=settings.store_dtype,
@@ -83,14 +81,10 @@ def schema_of(model: "Model", settings: CollectSettings) -> Schema:
     )
 
 
-def block_shape(model: "Model", name: str, height: int, width: int) -> tuple[int, int, int]:
+def _block_shape(model: "Model", name: str, height: int, width: int) -> tuple[int, int, int]:
     """(y, x, channels) of a block's updates for images of `height` x `width` pixels."""
     site, scale = model.site(name), model.pipeline.vae_scale_factor
     return (*site.grid(height // scale, width // scale), getattr(model.block(name), site.width))
-
-
-def _config(model: "Model") -> Any:
-    return model.pipeline.unet.config
 
 
 def run_facts(model: "Model", settings: CollectSettings) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -99,16 +93,15 @@ def run_facts(model: "Model", settings: CollectSettings) -> tuple[dict[str, Any]
     """
     facts = model.fingerprint
     versions = {"libraries": facts.pop("libraries"), "source": facts.pop("source", "")}
+    steps, guidance = settings.settled(model.system.steps, model.system.guidance)
     run = {
-        name: getattr(settings, name)
-        for name in ("steps", "guidance", "negative_prompt", "height", "width", "seed")
+        "model": facts,
+        "steps": steps,
+        "guidance": guidance,
+        "negative_prompt": settings.negative_prompt,
+        "height": settings.height or model.size,
+        "width": settings.width or model.size,
+        "seed": settings.seed,
+        "thumbnail": settings.thumbnail,
     }
-    run["steps"] = model.system.steps if settings.steps is None else settings.steps
-    run["guidance"] = model.system.guidance if settings.guidance is None else settings.guidance
-    run["height"], run["width"] = settings.height or model.size, settings.width or model.size
-    return {"model": facts, **run, "thumbnail": settings.thumbnail}, versions
-
-
-def as_prompt(prompt: str | Prompt) -> Prompt:
-    """A prompt and its facts, of either."""
-    return prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+    return run, versions

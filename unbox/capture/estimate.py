@@ -40,8 +40,8 @@ class Estimate:
         disk, lost = _size(count * self.bytes_per_image), self.shard_samples * self.seconds_per_image
         return [
             *(
-                f"{block}: {shape} of each (step, branch, y, x, channel)"
-                for block, shape in self.shapes.items()
+                f"{name}: {shape} of each (step, branch, y, x, channel)"
+                for name, shape in self.shapes.items()
             ),
             f"{what}: {count * self.vectors_per_image:,} vectors, {disk} on disk",
             f"{self.seconds_per_image:.3g} s an image ({self.timed} timed): {_time(seconds)} on {gpus} such "

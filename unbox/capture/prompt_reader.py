@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from activation_store.files import parse_json
+from activation_store.files import canonical, parse_json
 from unbox.errors import UnboxError
 from unbox.prompt import Prompt
 
@@ -60,20 +60,21 @@ def read_prompts(
     if column is not None and (source == "shapes" or path.suffix == ".txt"):
         raise UnboxError(f"{source} has no columns, so there is no column {column} to choose")
     if path.suffix not in READERS:
-        raise UnboxError(
-            f"prompts come from shapes, hub:NAME, or a file ending in {', '.join(READERS)}, "
-            f"not from '{source}'"
-        )
+        known = f"shapes, hub:NAME, or a file ending in {', '.join(READERS)}"
+        raise UnboxError(f"prompts come from {known}, not from '{source}'")
     if not path.is_file():
         raise UnboxError(f"there is no file of prompts at {path}")
     return PromptFile(path, column)
 
 
-def _text(path: Path, column: str | None) -> Iterator[Prompt]:
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a file that are not blank, and where each is."""
     with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _prompt(line.strip(), {}, f"line {number} of {path}")
+        yield from ((text, f"line {i} of {path}") for i, line in enumerate(file, 1) if (text := line.strip()))
+
+
+def _text(path: Path, column: str | None) -> Iterator[Prompt]:
+    return (_prompt(line, {}, where) for line, where in _lines(path))
 
 
 def _csv(path: Path, column: str | None) -> Iterator[Prompt]:
@@ -82,13 +83,7 @@ def _csv(path: Path, column: str | None) -> Iterator[Prompt]:
 
 
 def _jsonl(path: Path, column: str | None) -> Iterator[Prompt]:
-    def rows() -> Iterator[Any]:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield parse_json(line, f"line {number} of {path}")
-
-    yield from _rows(rows(), str(path), column)
+    return _rows((parse_json(line, where) for line, where in _lines(path)), str(path), column)
 
 
 def _parquet(path: Path, column: str | None) -> Iterator[Prompt]:
@@ -122,9 +117,7 @@ def _hub(source: str, split: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _shapes(seed: int, split: str) -> Iterator[Prompt]:
-    """The endless list that `unbox.shapes.prompts` begins; drawn again at double the length when it runs
-    out.
-    """
+    """The endless list that `unbox.shapes.prompts` begins; drawn again at double the length at its end."""
     from unbox.shapes import prompts
     from unbox.shapes.scene import Split
 
@@ -165,15 +158,8 @@ def _prompt(text: Any, meta: Mapping[str, Any], where: str) -> Prompt:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is JSON and worth keeping: numbers, text, lists and objects of them; no bytes, no
-    images.
-    """
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return (
-        value is None
-        or isinstance(value, str | bool | int)
-        or (isinstance(value, float) and value - value == 0)
-    )
+    """Whether a value is JSON and worth keeping: numbers, text, lists and objects; no bytes, no images."""
+    try:
+        return bool(canonical(value))
+    except (TypeError, ValueError):
+        return False

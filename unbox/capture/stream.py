@@ -9,7 +9,7 @@ import numpy as np
 from activation_store import Batches, Pool
 from activation_store.batches import POOL_BYTES
 from activation_store.files import canonical, digest
-from activation_store.number_formats import NUMBER_FORMATS, encode
+from activation_store.number_formats import encode
 from activation_store.samples import prompts_digest
 from unbox.capture.collect import generate_batch, shards
 from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
@@ -34,8 +34,7 @@ class Stream:
             **renamed(settings, FORMER, warn=True), blocks=(block,), thumbnail=None
         )
         self.schema = schema_of(model, self.settings)
-        everything = shards(prompts, None, self.settings.batch_size, self.settings.seed)
-        self._groups = list(everything)
+        self._groups = list(shards(prompts, None, self.settings.batch_size, self.settings.seed))
         if not self._groups:
             raise UnboxError("no prompts were given to stream")
 
@@ -71,8 +70,6 @@ class Stream:
         pool_bytes: int = POOL_BYTES,
     ) -> Batches:
         """As `activation_store.Rows.batches`: every row exactly once an epoch, shuffled, with a `cursor`."""
-        encoding = NUMBER_FORMATS[self.schema.dtype]
-        row_bytes = self.width * encoding.stored.itemsize + encoding.scale_bytes
         return Batches(
             unit_rows=np.array([len(group) * self._per_image for group in self._groups], np.int64),
             load=self._generate,
@@ -83,14 +80,12 @@ class Stream:
             rank=rank,
             world=world,
             cursor=cursor,
-            pool_rows=max(1, pool_bytes // row_bytes),
+            pool_rows=max(1, pool_bytes // self.schema.row_bytes(self.block)),
             identity=self.digest,
         )
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
-        """`n` distinct rows, (n, width) float32, from as many random images as have twice as many (at least
-        16).
-        """
+        """`n` distinct rows, (n, width) float32, from images (16 at least) that have twice as many."""
         rng = np.random.default_rng([seed, 0x5A])
         images = max(16, -(-2 * n // self._per_image))
         groups = rng.permutation(len(self._groups))[: -(-images // self.settings.batch_size)]
@@ -106,10 +101,8 @@ class Stream:
         parts = []
         for number in groups:
             _, buffers = generate_batch(self.model, self.settings, self.schema, self._groups[number])
-            array = buffers.arrays()[self.block]
-            parts.append(
-                encode(array.reshape(-1, self.width), self.schema.dtype, f"the update of {self.block}")
-            )
+            rows = buffers.arrays()[self.block].reshape(-1, self.width)
+            parts.append(encode(rows, self.schema.dtype, f"the update of {self.block}"))
         values = np.concatenate([values for values, _ in parts])
         scales = [scale for _, scale in parts if scale is not None]
         return Pool(values, np.concatenate(scales) if scales else None, self.schema.dtype)

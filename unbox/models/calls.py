@@ -92,9 +92,8 @@ class Sampling:
         if height % unit or width % unit or height < unit or width < unit:
             raise UnboxError(f"{height} x {width} pixels cannot be sampled; both must be multiples of {unit}")
         steps = system.steps if call.steps is None else call.steps
-        return cls(
-            system, call, steps, system.guidance if call.guidance is None else call.guidance, height, width
-        )
+        guidance = system.guidance if call.guidance is None else call.guidance
+        return cls(system, call, steps, guidance, height, width)
 
 
 @dataclass(frozen=True)
@@ -127,20 +126,13 @@ def image_calls(prompts: Prompts, call: Call) -> list[ImageCall]:
         counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
         raise UnboxError(f"lists of different lengths: {counts}; give one value, or one for each image")
     count = max([1, *lengths.values()])
-    columns = [
-        (lists[name] * count)[:count] if name in lists else [value] * count for name, value in given.items()
-    ]
-    return [
-        ImageCall(
-            prompt.text if isinstance(prompt, Prompt) else prompt,
-            secrets.randbits(32) if seed is None else int(seed),
-            negative,
-            micro or Micro(),
-            edit,
-            image,
-        )
-        for prompt, seed, negative, micro, edit, image in zip(*columns, strict=True)
-    ]
+    columns = [(lists.get(name, [value]) * count)[:count] for name, value in given.items()]
+    images = []
+    for prompt, seed, negative, micro, edit, image in zip(*columns, strict=True):
+        text = prompt.text if isinstance(prompt, Prompt) else prompt
+        seed = secrets.randbits(32) if seed is None else int(seed)
+        images.append(ImageCall(text, seed, negative, micro or Micro(), edit, image))
+    return images
 
 
 def _is_list(value: object) -> bool:
@@ -170,18 +162,14 @@ def with_options(
                     warnings.warn(f"{old}= is now called {new}=", DeprecationWarning, stacklevel=2)
                     given[new] = given.pop(old)
             if unknown := [name for name in given if name not in names]:
-                near = get_close_matches(unknown[0], names, n=1)
-                raise TypeError(
-                    f"{function.__name__}() has no option {unknown[0]}"
-                    + (f" (is it {near[0]}?)" if near else "")
-                    + f"; the options are {', '.join(names)}"
-                )
+                near = "".join(f" (is it {name}?)" for name in get_close_matches(unknown[0], names, n=1))
+                asked = f"{function.__name__}() has no option {unknown[0]}{near}"
+                raise TypeError(f"{asked}; the options are {', '.join(names)}")
             return function(model, prompts, options(*args, **given))
 
-        first = list(inspect.signature(function).parameters.values())[:2]
-        keywords = inspect.signature(Call).parameters.values()
-        signature = inspect.signature(function).replace(parameters=[*first, *keywords])
-        generate.__signature__ = signature  # type: ignore[attr-defined]
+        signature = inspect.signature(function)
+        parameters = [*signature.parameters.values()][:2] + [*inspect.signature(Call).parameters.values()]
+        generate.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return generate
 
     return decorate

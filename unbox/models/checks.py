@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
@@ -11,12 +10,8 @@ from unbox.models.calls import Sampling
 from unbox.models.system_table import SYSTEMS
 from unbox.models.systems import System
 
-
-class Problem(NamedTuple):
-    """What is wrong; `fatal` when no image can come of it."""
-
-    fatal: bool
-    text: str
+#: Whether no image can come of it, and what is wrong.
+Problem = tuple[bool, str]
 
 
 def check_sampling(sampling: Sampling, scheduler: SchedulerMixin) -> None:
@@ -31,17 +26,12 @@ def check_weights(system: System, shipped: str | None, source: str) -> None:
     """
     if shipped is None or not system.prediction or shipped == system.prediction:
         return
-    fatal = "sample" in (shipped, system.prediction)
-    _report(
-        [
-            Problem(
-                fatal,
-                f"system '{system.name}' reads the UNet's output as {system.prediction}, but the scheduler "
-                f"shipped with {source} says {shipped}; choose a system with that prediction, or "
-                f"weights trained for {system.prediction}",
-            )
-        ]
+    text = (
+        f"system '{system.name}' reads the UNet's output as {system.prediction}, but the scheduler "
+        f"shipped with {source} says {shipped}; choose a system with that prediction, or "
+        f"weights trained for {system.prediction}"
     )
+    _report([("sample" in (shipped, system.prediction), text)])
 
 
 def check_part(system: System, file: str) -> None:
@@ -52,15 +42,11 @@ def check_part(system: System, file: str) -> None:
         if row.distilled and any(part.file.rpartition("/")[2] == file for part in row.parts)
     ]
     if owners and not any(_ways(row) == _ways(system) for row in owners):
-        _report(
-            [
-                Problem(
-                    all(row.prediction != system.prediction for row in owners),
-                    f"{file} is published for {owners[0].name}, and '{system.name}' samples another way; "
-                    f"add system='{owners[0].name}' (--system {owners[0].name})",
-                )
-            ]
+        text = (
+            f"{file} is published for {owners[0].name}, and '{system.name}' samples another way; "
+            f"add system='{owners[0].name}' (--system {owners[0].name})"
         )
+        _report([(all(row.prediction != system.prediction for row in owners), text)])
 
 
 def _ways(row: System) -> tuple[object, ...]:
@@ -78,19 +64,16 @@ def _report(problems: list[Problem]) -> None:
 def _steps(sampling: Sampling) -> Iterator[Problem]:
     system, steps, strength = sampling.system, sampling.steps, sampling.call.strength
     if steps < 1:
-        yield Problem(True, f"{steps} steps were asked for; at least one is needed")
+        yield True, f"{steps} steps were asked for; at least one is needed"
     elif system.image_to_image and not 1 <= int(steps * strength) <= steps:
-        yield Problem(
-            True,
-            f"strength {strength:g} of {steps} step(s) is {int(steps * strength)} of them; "
-            f"give a strength of at most 1 and at least {1 / steps:.2g}, or more steps",
-        )
+        need = f"give a strength of at most 1 and at least {1 / steps:.2g}, or more steps"
+        yield True, f"strength {strength:g} of {steps} step(s) is {int(steps * strength)} of them; {need}"
     elif system.timesteps and steps not in system.timesteps:
         grids = ", ".join(str(n) for n in system.timesteps)
-        yield Problem(True, f"{system.name} has a fixed timestep grid of {grids} step(s), not {steps}")
+        yield True, f"{system.name} has a fixed timestep grid of {grids} step(s), not {steps}"
     elif system.step_counts and steps not in system.step_counts:
         counts = ", ".join(str(n) for n in system.step_counts)
-        yield Problem(False, f"{system.name} was trained for {counts} step(s); {steps} will look worse")
+        yield False, f"{system.name} was trained for {counts} step(s); {steps} will look worse"
 
 
 def _spacing(sampling: Sampling, scheduler: SchedulerMixin) -> Iterator[Problem]:
@@ -101,22 +84,18 @@ def _spacing(sampling: Sampling, scheduler: SchedulerMixin) -> Iterator[Problem]
     scheduler.set_timesteps(steps)
     first, trained = float(scheduler.timesteps[0]), scheduler.config["num_train_timesteps"]
     if first < 0.9 * trained:
-        yield Problem(
-            first < 0.5 * trained,
+        text = (
             f"with '{scheduler.config.get('timestep_spacing')}' spacing {steps} step(s) begin at "
             f"timestep {first:g} of {trained}, below the pure noise that the image starts from; "
-            "take more steps or a system with 'trailing' spacing",
+            "take more steps or a system with 'trailing' spacing"
         )
+        yield first < 0.5 * trained, text
 
 
 def _guidance(sampling: Sampling) -> Iterator[Problem]:
     if sampling.guidance > 1 and sampling.system.distilled:
-        yield Problem(
-            False,
-            f"guidance is distilled into {sampling.system.name}: classifier-free guidance "
-            f"{sampling.guidance:g} on top oversaturates; use 0",
-        )
+        text = f"guidance is distilled into {sampling.system.name}: classifier-free guidance "
+        yield False, text + f"{sampling.guidance:g} on top oversaturates; use 0"
     if sampling.guidance <= 1 and sampling.call.negative_prompt:
-        yield Problem(
-            False, f"a negative prompt has no effect at guidance {sampling.guidance:g}; it needs more than 1"
-        )
+        text = f"a negative prompt has no effect at guidance {sampling.guidance:g}; it needs more than 1"
+        yield False, text

@@ -5,8 +5,8 @@ counted or guessed from batch size. `with clock(model) as now:` works around `mo
 `model.pipeline(...)` call, and around calls of `model.unet`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -141,23 +141,12 @@ def clock(model: Watched) -> Iterator[Clock]:
 @contextmanager
 def _watched(pipeline: DiffusionPipeline, now: Clock) -> Iterator[None]:
     """Report the pipeline's UNet forwards and its denoising loop to the clock."""
-
-    def observe(
-        unet: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: Mapping[str, torch.Tensor]
-    ) -> None:
-        now._observe(pipeline, args, kwargs)
-
-    original = pipeline.progress_bar
-
-    def progress_bar(
-        iterable: Iterable[int] | None = None, total: int | None = None
-    ) -> AbstractContextManager[tqdm]:
-        return now._loop(pipeline, original(iterable, total))
-
+    observe = lambda unet, args, kwargs: now._observe(pipeline, args, kwargs)  # noqa: E731
     handle = pipeline.unet.register_forward_pre_hook(observe, with_kwargs=True, prepend=True)
+    original = pipeline.progress_bar
     # A diffusers pipeline holds its progress bar open for exactly the denoising loop. Only inside it does the
     # pipeline's guidance say what the rows are; outside it is left over from the last call.
-    pipeline.progress_bar = progress_bar
+    pipeline.progress_bar = lambda iterable=None, total=None: now._loop(pipeline, original(iterable, total))
     try:
         yield
     finally:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TypedDict
 
 import torch
 
@@ -34,13 +33,9 @@ class Micro:
         return [*(micro.original or (height, width)), *micro.crop, *last]
 
 
+#: What SDXL's UNet is given by position, and by name as far as it is changed here.
 Args = tuple[torch.Tensor, ...]
-
-
-class UNetOptions(TypedDict):
-    """What SDXL's UNet is given by name, as far as it is changed here."""
-
-    added_cond_kwargs: dict[str, torch.Tensor]
+Kwargs = dict[str, dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -60,9 +55,7 @@ class MicroHook:
     def attach(self, model: Watched, rows: Sequence[int] | None = None) -> Iterator[None]:
         """Attach until the context ends. `rows` restricts it to those images."""
 
-        def condition(
-            unet: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: UNetOptions
-        ) -> tuple[tuple[torch.Tensor, ...], UNetOptions]:
+        def condition(unet: torch.nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
             given = kwargs["added_cond_kwargs"]["time_ids"]
             refiner = given.shape[-1] == 5
             ids = [
@@ -77,6 +70,5 @@ class MicroHook:
         with ExitStack() as stack:
             now = stack.enter_context(clock(model))
             for pipeline in model.pipelines:
-                hook = pipeline.unet.register_forward_pre_hook(condition, with_kwargs=True)
-                stack.callback(hook.remove)
+                stack.callback(pipeline.unet.register_forward_pre_hook(condition, with_kwargs=True).remove)
             yield

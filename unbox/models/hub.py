@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -40,38 +41,32 @@ def base_folder(reference: str, download: bool = True) -> Path:
         with quiet():
             return Path(DiffusionPipeline.download(reference, variant=variant, use_safetensors=True))
 
+    in_turn = partial(fetch, "fp16"), partial(fetch, None)
     known = any(reference in (system.base, system.refiner) for system in SYSTEMS.values())
-    return _fetch(reference, PIPELINE_FILE, ONLY_NEEDED * known, ("fp16", None), fetch, download)
+    return _fetch(reference, PIPELINE_FILE, ONLY_NEEDED * known, in_turn, download)
 
 
 def part_file(part: Part, download: bool = True) -> Path:
     """Local path of a part: a file, or for a repository without a named file its folder."""
 
-    def fetch(_variant: str | None) -> Path:
+    def fetch() -> Path:
         if part.file:
             return Path(hf_hub_download(part.repo, part.file))
         return Path(snapshot_download(part.repo, allow_patterns=["*.safetensors", "*.json"]))
 
-    return _fetch(part.repo, part.file, part.file, (None,), fetch, download)
+    return _fetch(part.repo, part.file, part.file, (fetch,), download)
 
 
-def _fetch(
-    repo: str,
-    file: str,
-    wanted: str,
-    variants: Sequence[str | None],
-    fetch: Callable[[str | None], Path],
-    download: bool,
-) -> Path:
-    """Look in the cache, then on the network, half precision first. `wanted`: what to tell `hf download`."""
+def _fetch(repo: str, file: str, wanted: str, fetches: Sequence[Callable[[], Path]], download: bool) -> Path:
+    """Look in the cache, then fetch in one way or the next. `wanted`: what to tell `hf download`."""
     found = _cached(repo, file)
     if found is not None and whole(found):
         return found
     online = download and not constants.HF_HUB_OFFLINE
     reason: Exception | None = None
-    for variant in variants if online else ():
+    for fetch in fetches if online else ():
         try:
-            return fetch(variant)
+            return fetch()
         except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             reason = error
     what = repo if file in ("", PIPELINE_FILE) else f"{repo}/{file}"

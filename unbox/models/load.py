@@ -3,10 +3,9 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -19,19 +18,11 @@ from unbox.models.hub import base_folder, part_file, quiet, ready_line
 from unbox.models.model import Model
 from unbox.models.schedulers import NativeEulerScheduler, scheduler_class
 from unbox.models.system_table import GENERIC, SDXL, SYSTEMS, find_system
-from unbox.models.systems import System, folder_system
+from unbox.models.systems import PIPELINE_FILE, System, folder_system
 
 OFFLOADS = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
 SINGLE_FILE = (".safetensors", ".ckpt")
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-
-
-@dataclass(frozen=True)
-class BaseWeights:
-    """The row that was asked for, and where the base weights are (a folder or one file)."""
-
-    system: System
-    path: Path
 
 
 def load(
@@ -61,19 +52,18 @@ def load(
     """
     if offload is not None and offload not in OFFLOADS:
         raise UnboxError(f"offload '{offload}' is not one of {', '.join(OFFLOADS)}")
-    found = _find(str(source), system, download)
+    row, place = _find(str(source), system, download)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with _whole(found.path):
-        weights_type = _dtype(dtype, found.path, target)
     with quiet():
-        with _whole(found.path):
-            pipeline = _base_pipeline(found.path, weights_type, config, download)
-        row = _complete(found, pipeline)
+        with _whole(place):
+            weights_type = _dtype(dtype, place, target)
+            pipeline = _base_pipeline(place, weights_type, config, download)
+        row = _complete(row, pipeline)
         for kind, path in _parts(row, unet, lora, download):
             with _whole(path):
                 _put(pipeline, kind, path)
         if unet is None and not any(part.kind == "unet" for part in row.parts):
-            check_weights(row, _shipped_prediction(found.path), str(source))
+            check_weights(row, _shipped_prediction(place), str(source))
         _set_scheduler(pipeline, row)
         refiner = _refiner(row, pipeline, weights_type, download) if row.refiner else None
     model = Model(pipeline, row, str(source), refiner)
@@ -84,19 +74,18 @@ def load(
     return model
 
 
-def _find(source: str, system: str | System | None, download: bool) -> BaseWeights:
-    """Which row and which base weights a source means."""
+def _find(source: str, system: str | System | None, download: bool) -> tuple[System, Path]:
+    """The row and the base weights (a folder or one file) that a source means."""
     asked = find_system(system) if isinstance(system, str) else system
     path = Path(source).expanduser()
     if path.exists() and source not in SYSTEMS:
-        if path.is_dir() and not (path / "model_index.json").is_file():
+        if path.is_dir() and not (path / PIPELINE_FILE).is_file():
             raise UnboxError(f"{source} is a folder without model_index.json, so not a diffusers pipeline")
         if path.is_file() and path.suffix not in SINGLE_FILE:
             raise UnboxError(f"{source} is no checkpoint: single files end in {' or '.join(SINGLE_FILE)}")
         carried = folder_system(path) if path.is_dir() else None
-        return BaseWeights(asked or carried or replace(GENERIC, name=path.stem), path)
+        return asked or carried or replace(GENERIC, name=path.stem), path
     if source in SYSTEMS:
-        row = asked or SYSTEMS[source]
         reference = SYSTEMS[source].base
         if reference is None:
             raise UnboxError(
@@ -104,9 +93,9 @@ def _find(source: str, system: str | System | None, download: bool) -> BaseWeigh
                 f"load('CHECKPOINT', system='{source}') or --model CHECKPOINT --system {source}. "
                 f"{ready_line()}"
             )
-        return BaseWeights(row, base_folder(reference, download))
+        return asked or SYSTEMS[source], base_folder(reference, download)
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return BaseWeights(asked or _row_of_repository(source), base_folder(source, download))
+        return asked or _row_of_repository(source), base_folder(source, download)
     if "/" in source or path.suffix in SINGLE_FILE:
         raise UnboxError(f"there is nothing at {source}; give a folder, a file or a system's name")
     find_system(source)
@@ -138,8 +127,7 @@ def _dtype(asked: torch.dtype | str | None, path: Path, device: torch.device) ->
 
 def _stored_dtype(path: Path) -> torch.dtype:
     """The type of the first floating tensor of the UNet's (or the single) file; float32 if none is found."""
-    candidates = sorted((path / "unet").glob("*.safetensors")) if path.is_dir() else [path]
-    for file in candidates:
+    for file in sorted((path / "unet").glob("*.safetensors")) if path.is_dir() else [path]:
         if file.suffix == ".safetensors":
             with safe_open(file, "pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a dict
@@ -169,10 +157,7 @@ def _base_pipeline(
     from diffusers import StableDiffusionXLPipeline
 
     if path.is_dir():
-        variant = "fp16" if list(path.glob("unet/*.fp16.safetensors")) else None
-        return DiffusionPipeline.from_pretrained(
-            path, dtype=dtype, variant=variant, local_files_only=True, **_no_watermark(path)
-        )
+        return _from_folder(DiffusionPipeline, path, dtype)
     _check_layout(path)
     folder = Path(config) if config is not None else base_folder(SDXL, download)
     return StableDiffusionXLPipeline.from_single_file(
@@ -193,21 +178,24 @@ def _check_layout(path: Path) -> None:
         )
 
 
-def _no_watermark(path: Path) -> dict[str, Any]:
-    name = json.loads((path / "model_index.json").read_text())["_class_name"]
-    return {"add_watermarker": False} if name.startswith("StableDiffusionXL") else {}
+def _from_folder(
+    kind: type[DiffusionPipeline], path: Path, dtype: torch.dtype, **parts: torch.nn.Module
+) -> DiffusionPipeline:
+    """A pipeline of a folder, in half precision where it has that, without SDXL's watermark."""
+    variant = "fp16" if list(path.glob("unet/*.fp16.safetensors")) else None
+    name = json.loads((path / PIPELINE_FILE).read_text())["_class_name"]
+    plain = {"add_watermarker": False} if name.startswith("StableDiffusionXL") else {}
+    return kind.from_pretrained(path, dtype=dtype, variant=variant, local_files_only=True, **parts, **plain)
 
 
-def _complete(found: BaseWeights, pipeline: DiffusionPipeline) -> System:
+def _complete(row: System, pipeline: DiffusionPipeline) -> System:
     """A checkpoint without a row gets what its own configuration says."""
-    row = found.system
     if row.scheduler:
         return row
-    config = pipeline.scheduler.config
     return replace(
         row,
         scheduler=type(pipeline.scheduler).__name__,
-        prediction=config.get("prediction_type", "epsilon"),
+        prediction=pipeline.scheduler.config.get("prediction_type", "epsilon"),
         image_to_image="Img2Img" in type(pipeline).__name__,
     )
 
@@ -297,17 +285,8 @@ def _refiner(
 
     reference = str(row.refiner)
     folder = Path(reference) if Path(reference).is_dir() else base_folder(reference, download)
-    variant = "fp16" if list(folder.glob("unet/*.fp16.safetensors")) else None
-    refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(
-        folder,
-        vae=pipeline.vae,
-        text_encoder_2=pipeline.text_encoder_2,
-        tokenizer_2=pipeline.tokenizer_2,
-        dtype=dtype,
-        variant=variant,
-        local_files_only=True,
-        add_watermarker=False,
-    )
+    shared = {name: getattr(pipeline, name) for name in ("vae", "text_encoder_2", "tokenizer_2")}
+    refiner = _from_folder(StableDiffusionXLImg2ImgPipeline, folder, dtype, **shared)
     _set_scheduler(refiner, row)
     return refiner
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from activation_store.files import parse_json, publish_file
+from activation_store.files import parse_json, write_bytes
 from unbox.errors import UnboxError
 
 #: Keyword of the PNG text chunk.
@@ -19,8 +19,7 @@ def save_png(image: Image.Image, path: str | Path, record: Mapping[str, object])
     """Write `image` with `record` (JSON values: system, prompt, seed, edits, ...), whole or not at all."""
     path = png_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with publish_file(path) as temporary:
-        temporary.write_bytes(png_bytes(image, record))
+    write_bytes(path, png_bytes(image, record))
     return path
 
 

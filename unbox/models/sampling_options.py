@@ -12,6 +12,11 @@ class StepOptions:
     guidance: float | None = None
     """Scale of classifier-free guidance; None: the system's own."""
 
+    def settled(self, steps: int, guidance: float) -> tuple[int, float]:
+        """Steps and guidance, the given ones (the system's) where these options leave them out."""
+        given = self.guidance
+        return steps if self.steps is None else self.steps, guidance if given is None else given
+
 
 @dataclass(frozen=True)
 class RunOptions(StepOptions):

@@ -94,11 +94,9 @@ class System:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(row) - known)
         if unknown or not {"name", "title", "base"} <= set(row):
-            raise UnboxError(
-                f"{source} is not a system: "
-                + (f"unknown {', '.join(unknown)}; " if unknown else "")
-                + f"needs name, title and base; may have {', '.join(sorted(known))}"
-            )
+            found = f"unknown {', '.join(unknown)}; " if unknown else ""
+            rest = f"needs name, title and base; may have {', '.join(sorted(known))}"
+            raise UnboxError(f"{source} is not a system: {found}{rest}")
         values: dict[str, Any] = dict(row)
         values["parts"] = tuple(Part(**part) for part in values.get("parts", ()))
         if row.get("timesteps"):
@@ -109,8 +107,7 @@ class System:
 
     def save(self, folder: Path) -> Path:
         """Write the row beside a pipeline's `model_index.json`, so that `load(folder)` samples it so."""
-        path = Path(folder) / SYSTEM_FILE
-        write_json(path, self.to_json())
+        write_json(path := Path(folder) / SYSTEM_FILE, self.to_json())
         return path
 
 
