@@ -34,6 +34,10 @@ class Pool:
         """Whether so many rows of another pool fit in here, and are of this kind."""
         return self.dtype == dtype and self.values.shape[1] == width and len(self.values) >= rows
 
+    def part(self, rows: slice) -> "Pool":
+        """Some rows, a view."""
+        return Pool(self.values[rows], None if self.scale is None else self.scale[rows], self.dtype)
+
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Some rows, (len(rows), d) float32."""
         return take(self.values, self.scale, rows, self.dtype)
@@ -58,11 +62,10 @@ class Batches(Iterator[np.ndarray]):
         identity: str,
         spare: list[Pool] | None = None,
     ) -> None:
-        """`unit_rows[k]` rows lie in unit k; `load(units, used)` reads some units' rows in the
-        order given; it may do so in the memory of a used pool.
+        """`unit_rows[k]` rows lie in unit k; `load(units, used)` reads some units' rows in the order given,
+        in the memory of a used pool if it likes.
 
-        `identity` names the rows; a cursor of other rows is refused. `spare`: used pools, taken from here and
-        left here at the end.
+        `identity` names the rows; a cursor of other rows is refused. `spare`: used pools, for use again.
         """
         if batch_size < 1 or seed < 0 or not 0 <= rank < world or (epochs is not None and epochs < 0):
             raise StoreError(
@@ -75,22 +78,15 @@ class Batches(Iterator[np.ndarray]):
         self._unit_rows, self._load, self._pool_rows = unit_rows, load, pool_rows
         self._spare = [] if spare is None else spare
         self._seed, self._rank, self._world = seed, rank, world
-        self._fixed: Cursor = {
-            "rows": identity,
-            "seed": seed,
-            "rank": rank,
-            "world": world,
-            "pool_rows": pool_rows,
-        }
+        self._fixed: Cursor = {"rows": identity, "seed": seed, "rank": rank, "world": world}
+        self._fixed["pool_rows"] = pool_rows
         self._epoch, self._row = self._restore(cursor) if cursor is not None else (0, 0)
         self._reader = ThreadPoolExecutor(1, "unbox-read")
         self._batches = self._generate()
 
     @property
     def cursor(self) -> Cursor:
-        """JSON: where the next batch begins. Give it to the call that made this iterator to go on from
-        there.
-        """
+        """JSON: where the next batch begins. The call that made this iterator goes on from there with it."""
         return {**self._fixed, "epoch": self._epoch, "row": self._row}
 
     def __next__(self) -> np.ndarray:
@@ -102,8 +98,7 @@ class Batches(Iterator[np.ndarray]):
         self._reader.shutdown()
 
     def _restore(self, cursor: Cursor) -> tuple[int, int]:
-        wrong = [key for key, value in self._fixed.items() if cursor.get(key) != value]
-        if wrong:
+        if wrong := [key for key, value in self._fixed.items() if cursor.get(key) != value]:
             raise StoreError(
                 f"the cursor was made with other {', '.join(wrong)}: go on with the same rows, seed and ranks"
             )

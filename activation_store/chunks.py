@@ -26,8 +26,7 @@ _MODULUS = 65535
 class ChunkIndex:
     """Where the chunks of a dataset lie in its file: asked of HDF5 once, and then read without it.
 
-    A few million chunks are a few million numbers; opening the dataset for each would take longer than
-    reading it.
+    A few million chunks are as many numbers; opening the dataset for each would take longer than reading it.
     """
 
     name: str

@@ -62,7 +62,9 @@ def publish_folder(path: str | os.PathLike, replace: bool = False) -> Iterator[P
             for name in names:
                 _fsync(Path(folder, name))
             _fsync(Path(folder))
-        old = _move_aside(path)
+        old = _temporary(path) if path.exists() or path.is_symlink() else None
+        if old is not None:
+            os.rename(path, old)
         os.rename(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -141,14 +143,6 @@ def sweep(folder: str | os.PathLike, tag: str | None = None) -> list[str]:
 
 def _temporary(path: Path, tag: str = "") -> Path:
     return path.with_name(f".{path.name[:150]}.{secrets.token_hex(6)}~{tag}.tmp")
-
-
-def _move_aside(path: Path) -> Path | None:
-    if not path.exists() and not path.is_symlink():
-        return None
-    old = _temporary(path)
-    os.rename(path, old)
-    return old
 
 
 def _fsync(path: Path) -> None:

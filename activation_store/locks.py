@@ -29,9 +29,8 @@ def lock(
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
-        if not _flock(
-            descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-        ):
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        if not _flock(descriptor, kind if wait else kind | fcntl.LOCK_NB):
             raise StoreError(f"{path.parent} is in use by {describe(path)}; wait for it to end, or stop it")
         if not shared:
             text = json.dumps({**(note or {}), "host": socket.gethostname(), "pid": os.getpid()})
@@ -75,8 +74,6 @@ def _flock(descriptor: int, operation: int) -> bool:
         return False
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise StoreError(
-                "this file system has no locks (flock); put the store on one that has"
-            ) from error
+            raise StoreError("this file system has no locks (flock); put the store on another") from error
         raise
     return True

@@ -1,5 +1,4 @@
-"""Which shards a store has. Each rank replaces its own manifest atomically: that is the commit point of a
-shard.
+"""Which shards a store has. A shard is committed when its rank's own manifest is replaced, atomically.
 
 The store is the union of all manifests. File names follow from the samples' range and are never read from a
 manifest, so no manifest can point elsewhere.
@@ -85,9 +84,8 @@ def read_manifest(path: Path, schema: Schema) -> list[Entry]:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise StoreError(f"{path.name} is not a manifest; `unbox store repair` makes it anew from the shards")
     if value.get("version") != VERSION:
-        raise StoreError(
-            f"{path.name} has version {str(value.get('version'))[:20]}; this program reads {VERSION}"
-        )
+        version = str(value.get("version"))[:20]
+        raise StoreError(f"{path.name} has version {version}; this program reads {VERSION}")
     if value.get("schema") != digest(canonical(schema.to_json())):
         raise StoreError(f"{path.name} belongs to another store than the store.json beside it")
     try:
@@ -110,9 +108,8 @@ def current(entries: Sequence[Entry], folder: Path) -> list[Entry]:
     latest = list({entry.start: entry for entry in entries}.values())
     for left, right in pairwise(latest):
         if left.stop > right.start:
-            raise StoreError(
-                f"shards {left.name} and {right.name} of {folder} overlap; `unbox store repair` it"
-            )
+            both = f"shards {left.name} and {right.name} of {folder}"
+            raise StoreError(f"{both} overlap; `unbox store repair` it")
     return latest
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,9 @@ def merge(
         raise StoreError("no stores were given to merge")
     schema = stores[0].schema
     for store in stores[1:]:
-        if (difference := _shape_difference(schema, store.schema)) is not None:
-            raise StoreError(
-                f"{stores[0].path} and {store.path} cannot be merged: they differ in {difference}"
-            )
+        if difference := _shape_difference(schema, store.schema):
+            both = f"{stores[0].path} and {store.path}"
+            raise StoreError(f"{both} cannot be merged: they differ in {difference}")
     same_run = len({canonical(store.schema.to_json()) for store in stores}) == 1
     indices = [sample.index for store in stores for sample in store.samples] if same_run else []
     if not same_run or len(set(indices)) != len(indices):
@@ -85,7 +85,8 @@ def _copy(
         raise StoreError(f"{out} exists already and is not empty; choose another folder")
     size = schema.shard_samples
     with Writer(out, schema) as writer:
-        for done, group in enumerate(_group_by_shard(images, size)):
+        for done, (_, shard) in enumerate(groupby(images, key=lambda image: image[0] // size)):
+            group = list(shard)
             numbers = [number for number, _, _ in group]
             if numbers != list(range(numbers[0], numbers[-1] + 1)) or numbers[0] % size:
                 raise StoreError(
@@ -108,18 +109,7 @@ def _copy_image(filling: ShardBuffer, schema: Schema, number: int, store: Store,
     filling.append([sample], {b: row.read(i)[None] for b, row in rows.items()}, [thumbnail], positions)
 
 
-def _group_by_shard(images: Iterator[Image], size: int) -> Iterator[list[Image]]:
-    group: list[Image] = []
-    for image in images:
-        if group and group[-1][0] // size != image[0] // size:
-            yield group
-            group = []
-        group.append(image)
-    if group:
-        yield group
-
-
-def _shape_difference(one: Schema, other: Schema) -> str | None:
+def _shape_difference(one: Schema, other: Schema) -> str:
     a, b = one.to_json(), other.to_json()
     differing = [key for key in a if key not in ("provenance", "shard_samples") and a[key] != b[key]]
-    return ", ".join(f"{key} ({a[key]} and {b[key]})" for key in differing) or None
+    return ", ".join(f"{key} ({a[key]} and {b[key]})" for key in differing)

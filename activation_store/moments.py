@@ -10,8 +10,7 @@ from functools import reduce
 
 import numpy as np
 
-#: The norm's bins: 16 per octave from 2^-20 to 2^20; the first also takes what is below, the last what is
-#: above.
+#: The norm's bins: 16 per octave from 2^-20 to 2^20; the first also takes what is below, the last the rest.
 BINS_PER_OCTAVE, FIRST_OCTAVE, LAST_OCTAVE = 16, -20, 20
 BINS = BINS_PER_OCTAVE * (LAST_OCTAVE - FIRST_OCTAVE)
 
@@ -79,8 +78,7 @@ def moments_of(x: np.ndarray, overwrite: bool = False) -> Moments:
     """Statistics of `x` (..., rows, d) float32 over its rows. `overwrite` lets it use x's memory for its own.
 
     Two passes over data that fits the cache: deviations are taken from the mean before they are squared, so
-    nothing cancels. Within one call sums are in float32: relative error below 1e-5 of the standard
-    deviation.
+    nothing cancels. Within one call sums are in float32: error below 1e-5 of the standard deviation.
     """
     rows = x.shape[-2]
     mean = x.mean(-2)

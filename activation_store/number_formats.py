@@ -29,14 +29,12 @@ class NumberFormat:
 def encode(array: np.ndarray, dtype: str, where: str = "the update") -> tuple[np.ndarray, np.ndarray | None]:
     """Stored values and scales of `array` (..., d), float32 or float16.
 
-    Raises StoreError for NaN and infinity, and for values that the format cannot hold (float16 ends at
-    65,504).
+    Raises StoreError for NaN, infinity and values that the format cannot hold (float16 ends at 65,504).
     """
     values, scale = NUMBER_FORMATS[dtype].encode(array)
     if _finite(values, dtype) and (scale is None or bool(np.isfinite(scale).all())):
         return values, scale
-    if not np.isfinite(array).all():
-        count = int(array.size - np.isfinite(array).sum())
+    if count := int(array.size - np.isfinite(array).sum()):
         raise StoreError(
             f"{where} holds {count:,} values that are NaN or infinite; nothing of it was stored. "
             "If they were over float16's range, keep them as bfloat16 or float32"
@@ -98,8 +96,7 @@ def _to_bfloat(array: np.ndarray) -> tuple[np.ndarray, None]:
         return np.ascontiguousarray(array), None
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    nan = np.isnan(array)
-    return np.where(nan, np.uint16(0x7FC0), rounded), None
+    return np.where(np.isnan(array), np.uint16(0x7FC0), rounded), None
 
 
 def _from_bfloat(values: np.ndarray, scale: np.ndarray | None) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The rows of one block: filters, one image's updates, samples, training batches, statistics."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,9 +14,8 @@ import h5py
 import numpy as np
 
 from activation_store.batches import POOL_BYTES, Batches, Cursor, Pool
-from activation_store.chunks import ChunkIndex, ShardChunks
+from activation_store.chunks import ShardChunks
 from activation_store.errors import StoreError
-from activation_store.file_reader import FileReader
 from activation_store.files import canonical, digest
 from activation_store.manifest import Entry
 from activation_store.moments import Moments, empty, moments_of
@@ -107,10 +106,8 @@ class Rows:
             wanted = {steps} if isinstance(steps, int) else set(steps)
             chosen = replace(chosen, _steps=_choose("step", wanted, self.steps, self._steps))
         if branches is not None:
-            wanted_branches = {branches} if isinstance(branches, str) else set(branches)
-            chosen = replace(
-                chosen, _branches=_choose("branch", wanted_branches, self.branches, self._branches)
-            )
+            names = {branches} if isinstance(branches, str) else set(branches)
+            chosen = replace(chosen, _branches=_choose("branch", names, self.branches, self._branches))
         if samples is not None:
             have = self.samples
             some = set(have[samples]) if isinstance(samples, slice) else {int(i) for i in samples}
@@ -122,9 +119,10 @@ class Rows:
     def read(self, i: int) -> np.ndarray:
         """Updates of the i-th image of these rows, (step, branch, y, x, channel) float32."""
         shard, offset = self.store.shard_of(self.samples[i])
-        with self.store.chunks(shard) as (reader, places):
-            values, scale = self._load(reader, places, offset)
-        return decode(values, scale, self.store.schema.dtype).reshape(self.shape[1:])
+        rows = self._empty(prod(self.shape[1:-1]))
+        with self.store.chunks(shard) as chunks:
+            self._read(chunks, np.array([offset]), rows)
+        return decode(rows.values, rows.scale, rows.dtype).reshape(self.shape[1:])
 
     def positions(self, i: int) -> np.ndarray:
         """Flat indices (y * width + x) on the block's grid of what `read(i)` holds, (y * x,) int64."""
@@ -162,8 +160,7 @@ class Rows:
         cursor: Cursor | None = None,
         pool_bytes: int = POOL_BYTES,
     ) -> Batches:
-        """Shuffled batches, (batch_size, width) float32: every row exactly once an epoch, the last batch
-        partial.
+        """Shuffled batches (batch_size, width) float32: each row once an epoch, the last batch partial.
 
         Chunks of the store are drawn at random into a pool in memory, rows at random from the pool. Ranks
         share an epoch without overlap. `epochs=None` never ends. `.cursor` of the iterator, given back as
@@ -175,9 +172,10 @@ class Rows:
         """
         units = self._units()
         unit_rows = (units[:, 2] - units[:, 1]) * prod(self.shape[1:-1])
-        pool_rows = max(1, pool_bytes // self._row_bytes)
+        row_bytes = self.store.schema.row_bytes(self.block)
+        pool_rows = max(1, pool_bytes // row_bytes)
         capacity = min(len(self), pool_rows + int(unit_rows.max(initial=0)))
-        once = epochs == 1 or len(self) * self._row_bytes > _memory() // 2
+        once = epochs == 1 or len(self) * row_bytes > _memory() // 2
         return Batches(
             unit_rows=unit_rows,
             load=lambda chosen, used: self._pool(units[chosen], used, capacity, once),
@@ -204,15 +202,9 @@ class Rows:
         """Mean, variance, count and norms over all these rows together."""
         if self._samples is None:
             return self.store.moments(self.block).select(list(self._steps), list(self._branches))
-        parts = (
-            moments_of(self.read(i).reshape(-1, self.width), overwrite=True) for i in range(len(self.samples))
-        )
+        images = (self.read(i).reshape(-1, self.width) for i in range(len(self.samples)))
+        parts = (moments_of(rows, overwrite=True) for rows in images)
         return reduce(Moments.__add__, parts, empty((), self.width))
-
-    @property
-    def _row_bytes(self) -> int:
-        encoding = NUMBER_FORMATS[self.store.schema.dtype]
-        return self.width * encoding.stored.itemsize + encoding.scale_bytes
 
     def _units(self) -> np.ndarray:
         """What is read at once, a chunk of HDF5: (units, 3) int64 of shard and [first, last) of `samples`."""
@@ -227,57 +219,39 @@ class Rows:
     def _pool(self, units: np.ndarray, used: Pool | None, capacity: int = 0, once: bool = False) -> Pool:
         """Rows of units, in the units' order, still encoded: in the memory of a `used` pool, or in new memory
         for them or for `capacity` rows. `once`: they will not be read again."""
-        dtype, encoding = self.store.schema.dtype, NUMBER_FORMATS[self.store.schema.dtype]
         starts = np.cumsum([0, *(units[:, 2] - units[:, 1])]) * prod(self.shape[1:-1])
-        if used is None or not used.holds(int(starts[-1]), self.width, dtype):
-            size = max(int(starts[-1]), capacity)
-            scale = np.empty(size, np.float32) if encoding.scale_bytes else None
-            used = Pool(np.empty((size, self.width), encoding.stored), scale, dtype)
-        values, scale = used.values, used.scale
+        if used is None or not used.holds(int(starts[-1]), self.width, self.store.schema.dtype):
+            used = self._empty(max(int(starts[-1]), capacity))
+        pool, offsets = used, self.store.offsets
 
         def read(some: np.ndarray) -> None:
             for shard, numbers in groupby(some.tolist(), key=lambda unit: int(units[unit, 0])):
-                with self.store.chunks(shard, once) as (reader, places):
+                with self.store.chunks(shard, once) as chunks:
                     for unit in numbers:
                         samples = np.asarray(self.samples[units[unit, 1] : units[unit, 2]]) - offsets[shard]
-                        rows = slice(starts[unit], starts[unit + 1])
-                        part = None if scale is None else scale[rows]
-                        self._read(reader, places, samples, values[rows], part)
+                        self._read(chunks, samples, pool.part(slice(starts[unit], starts[unit + 1])))
 
-        offsets = self.store.offsets
         in_file_order = np.lexsort((units[:, 1], units[:, 0]))
         with ThreadPoolExecutor(READERS, "unbox-chunks") as readers:
             list(readers.map(read, np.array_split(in_file_order, READERS)))
-        return used
+        return pool
 
-    def _load(
-        self, reader: FileReader, places: Mapping[str, ChunkIndex], number: int
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Encoded rows (rows, d) and scales (rows,) of one sample of a shard."""
-        encoding, count = NUMBER_FORMATS[self.store.schema.dtype], prod(self.shape[1:-1])
-        values = np.empty((count, self.width), encoding.stored)
-        scale = np.empty(count, np.float32) if encoding.scale_bytes else None
-        self._read(reader, places, np.array([number]), values, scale)
-        return values, scale
+    def _empty(self, rows: int) -> Pool:
+        """New memory for encoded rows."""
+        dtype, encoding = self.store.schema.dtype, NUMBER_FORMATS[self.store.schema.dtype]
+        scale = np.empty(rows, np.float32) if encoding.scale_bytes else None
+        return Pool(np.empty((rows, self.width), encoding.stored), scale, dtype)
 
-    def _read(
-        self,
-        reader: FileReader,
-        places: Mapping[str, ChunkIndex],
-        samples: np.ndarray,
-        values: np.ndarray,
-        scale: np.ndarray | None,
-    ) -> None:
-        """Read samples of one chunk of a shard (ascending) into `values` (rows, d) and `scale` (rows,)."""
+    def _read(self, chunks: ShardChunks, samples: np.ndarray, into: Pool) -> None:
+        """Read samples of one chunk of a shard (ascending) into the memory of as many rows."""
         shape = (len(samples), *self.shape[1:])
-        self._read_dataset(reader, places[f"{self.block}/values"], samples, values.reshape(shape))
-        if scale is not None:
-            self._read_dataset(reader, places[f"{self.block}/scale"], samples, scale.reshape(shape[:-1]))
+        self._read_dataset(chunks, "values", samples, into.values.reshape(shape))
+        if into.scale is not None:
+            self._read_dataset(chunks, "scale", samples, into.scale.reshape(shape[:-1]))
 
-    def _read_dataset(
-        self, reader: FileReader, place: ChunkIndex, samples: np.ndarray, out: np.ndarray
-    ) -> None:
+    def _read_dataset(self, chunks: ShardChunks, name: str, samples: np.ndarray, out: np.ndarray) -> None:
         """One chunk for each step and branch, without a copy between where all of it is wanted in a row."""
+        reader, place = chunks[0], chunks[1][f"{self.block}/{name}"]
         together, rest = place.chunk[0], (0,) * (place.offsets.ndim - 3)
         first = int(samples[0]) // together
         whole = len(samples) == together and out.shape[1:3] == (1, 1)

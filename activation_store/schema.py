@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -120,15 +121,10 @@ def _require(condition: bool, message: str) -> None:
         raise StoreError(message)
 
 
-def _index(value: JSON) -> int:
-    return _whole(value, 0, "an index")
-
-
-def _size(value: JSON) -> int:
-    return _whole(value, 1, "a size")
-
-
-def _whole(value: JSON, least: int, what: str) -> int:
+def _whole(least: int, what: str, value: JSON) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and least <= value < _LIMIT:
         return value
     raise StoreError(f"{str(value)[:40]} is not {what} from {least} to {_LIMIT - 1}")
+
+
+_index, _size = partial(_whole, 0, "an index"), partial(_whole, 1, "a size")

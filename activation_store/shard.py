@@ -27,6 +27,8 @@ from activation_store.schema import Schema
 CHUNK_BYTES = 1 << 20
 
 BLOBS = ("samples", "thumbnails")
+#: What tells a file from another in its place: `version_of` its status.
+Version = tuple[int, int, int, int]
 _FLETCHER32 = h5py.h5z.FILTER_FLETCHER32
 
 
@@ -103,7 +105,7 @@ def write_shard(path: Path, schema: Schema, samples: int, data: Mapping[str, np.
 
 @contextmanager
 def open_shard(
-    path: Path, schema: Schema, samples: int, size: int, checked: set[tuple[int, int, int, int]] | None = None
+    path: Path, schema: Schema, samples: int, size: int, checked: set[Version] | None = None
 ) -> Iterator[h5py.File]:
     """Open a shard for reading after checking that it is what the manifest says and nothing else.
 
@@ -129,6 +131,11 @@ def open_shard(
         yield file
 
 
+def blob(file: h5py.File, name: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """A blob's bytes and the ends of its parts, and what to call it in an error."""
+    return file[name][()], file[f"{name}_ends"][()], f"{name} of {Path(file.filename).name}"
+
+
 @contextmanager
 def naming_damage(path: Path) -> Iterator[None]:
     """What goes wrong while a shard is read becomes a StoreError that names it."""
@@ -138,7 +145,7 @@ def naming_damage(path: Path) -> Iterator[None]:
         raise damaged(path, " ".join(str(error).split())[:200]) from error
 
 
-def version_of(status: os.stat_result) -> tuple[int, int, int, int]:
+def version_of(status: os.stat_result) -> Version:
     """What tells a file from another in its place, and from itself once it has changed."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -246,9 +253,8 @@ def _check_dataset(file: h5py.File, path: Path, name: str, plan: Layout) -> int:
     else:
         good = shape == plan.shape and chunk == plan.chunk
     if not good or dataset.get_space().get_simple_extent_dims(maxdims=True) != shape:
-        raise damaged(
-            path, f"{name} has shape {shape} in chunks of {chunk}, not {plan.shape} in {plan.chunk}"
-        )
+        wanted = f"not {plan.shape} in {plan.chunk}"
+        raise damaged(path, f"{name} has shape {shape} in chunks of {chunk}, {wanted}")
     if creation.get_nfilters() != 1 or creation.get_filter(0)[0] != _FLETCHER32:
         raise damaged(path, f"{name} is not stored with exactly the checksum filter")
     nbytes = prod(shape) * plan.dtype.itemsize

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, lru_cache, reduce
+from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self, overload
@@ -20,14 +21,10 @@ from activation_store.moments import Moments, empty
 from activation_store.rows import Rows
 from activation_store.samples import Sample, unpack, unpack_samples
 from activation_store.schema import Schema
-from activation_store.shard import damaged, naming_damage, open_shard, version_of
+from activation_store.shard import Version, blob, damaged, naming_damage, open_shard, version_of
 
 #: Shards whose samples or thumbnails stay in memory once read.
 _CACHED = 8
-
-
-#: What tells a file from another in its place: `version_of` its status.
-Version = tuple[int, int, int, int]
 
 
 class Store:
@@ -111,9 +108,8 @@ class Store:
     def shard(self, number: int) -> AbstractContextManager[h5py.File]:
         """Context manager of shard `number`, open for reading and checked (an `h5py.File`)."""
         entry = self.entries[number]
-        return open_shard(
-            self.path / SHARDS / entry.name, self.schema, entry.samples, entry.bytes, self._checked
-        )
+        path = self.path / SHARDS / entry.name
+        return open_shard(path, self.schema, entry.samples, entry.bytes, self._checked)
 
     @contextmanager
     def chunks(self, number: int, once: bool = False) -> Iterator[ShardChunks]:
@@ -147,26 +143,21 @@ class Store:
         return shard, i - int(self.offsets[shard])
 
     def _read_samples(self, number: int) -> list[Sample]:
-        name = self.entries[number].name
         with self.shard(number) as file:
-            blob, ends = file["samples"][()], file["samples_ends"][()]
-        return unpack_samples(blob, ends, f"samples of {name}")
+            return unpack_samples(*blob(file, "samples"))
 
     def _read_thumbnails(self, number: int) -> list[bytes]:
-        name = self.entries[number].name
         with self.shard(number) as file:
-            blob, ends = file["thumbnails"][()], file["thumbnails_ends"][()]
-        return unpack(blob, ends, f"thumbnails of {name}")
+            return unpack(*blob(file, "thumbnails"))
 
     def _read_moments(self, number: int, block: str) -> Moments:
         entry = self.entries[number]
         with self.shard(number) as file:
             mean, m2, norms = (file[f"{block}/{name}"][()] for name in ("mean", "m2", "norms"))
-        count = entry.samples * int(np.prod(self.schema.grid(block)))
+        count = entry.samples * prod(self.schema.grid(block))
         if (norms.sum(-1) != count).any() or not (m2 >= 0).all():
-            raise damaged(
-                self.path / SHARDS / entry.name, f"its statistics of {block} are not of {count} rows"
-            )
+            path = self.path / SHARDS / entry.name
+            raise damaged(path, f"its statistics of {block} are not of {count} rows")
         return Moments(count, mean, m2, norms)
 
 
@@ -191,9 +182,6 @@ class Samples(Sequence[Sample]):
             return [self[j] for j in range(*i.indices(self._count))]
         shard, offset = self.shard_of(i)
         return self._read(shard)[offset]
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(self._count))
 
 
 def _open(path: Path, version: Version, opened: ExitStack) -> int | None:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from activation_store.manifest import (
 )
 from activation_store.samples import Sample, prompts_digest, unpack, unpack_samples
 from activation_store.schema import Schema
-from activation_store.shard import layout, open_shard
+from activation_store.shard import blob, layout, open_shard
 from activation_store.store import read_schema
 
 #: Called with (done, all) shards; for progress bars.
@@ -74,11 +73,8 @@ def verify(path: str | os.PathLike, progress: Progress | None = None) -> Report:
         if progress:
             progress(done + 1, len(listed))
     names = {entry.name for entry in listed}
-    for file in sorted((folder / SHARDS).glob("*.h5")):
-        if file.name not in names:
-            findings.append(
-                Finding(f"{SHARDS}/{file.name}", "is in no manifest (a killed writer's last shard?)")
-            )
+    for name in sorted({file.name for file in (folder / SHARDS).glob("*.h5")} - names):
+        findings.append(Finding(f"{SHARDS}/{name}", "is in no manifest (a killed writer's last shard?)"))
     return _report(good, findings)
 
 
@@ -90,8 +86,7 @@ def repair(path: str | os.PathLike, progress: Progress | None = None) -> Report:
     """
     folder = Path(path)
     schema = read_schema(folder)
-    with ExitStack() as locks:
-        locks.enter_context(lock(folder / "store.lock"))
+    with lock(folder / "store.lock"):
         listed, findings = _read_what_can_be(folder, schema)
         for place in (folder, folder / SHARDS):
             sweep(place)
@@ -110,9 +105,8 @@ def repair(path: str | os.PathLike, progress: Progress | None = None) -> Report:
         remaining = _without_overlaps(sorted(good))
         for entry in sorted(set(good) - set(remaining)):
             _set_aside(folder, folder / SHARDS / entry.name)
-            findings.append(
-                Finding(f"{SHARDS}/{entry.name}", f"moved to {DAMAGED}/: superseded by a longer one")
-            )
+            superseded = f"moved to {DAMAGED}/: superseded by a longer one"
+            findings.append(Finding(f"{SHARDS}/{entry.name}", superseded))
         _rewrite_manifests(folder, schema, remaining)
     return _report(remaining, findings)
 
@@ -120,23 +114,20 @@ def repair(path: str | os.PathLike, progress: Progress | None = None) -> Report:
 def check_shard(folder: Path, schema: Schema, entry: Entry) -> None:
     """Raise StoreError unless the shard's file is what its entry says, to the last byte."""
     with open_shard(folder / SHARDS / entry.name, schema, entry.samples, entry.bytes) as file:
-        samples = _samples(file, entry)
+        samples = _samples(file)
     if digest(folder / SHARDS / entry.name) != entry.digest:
         raise StoreError(f"shard {entry.name} is damaged: its digest is not the manifest's")
     if prompts_digest(samples) != entry.prompts:
         raise StoreError(f"shard {entry.name} holds other prompts than the manifest says")
 
 
-def _samples(file: h5py.File, entry: Entry) -> list[Sample]:
-    samples = unpack_samples(file["samples"][()], file["samples_ends"][()], f"samples of {entry.name}")
-    unpack(file["thumbnails"][()], file["thumbnails_ends"][()], f"thumbnails of {entry.name}")
-    return samples
+def _samples(file: h5py.File) -> list[Sample]:
+    unpack(*blob(file, "thumbnails"))
+    return unpack_samples(*blob(file, "samples"))
 
 
 def _examine(folder: Path, schema: Schema, file: Path, entry: Entry | None) -> Entry:
-    """The entry of a good shard, checked against the manifest's where there is one. Raises StoreError if
-    bad.
-    """
+    """The entry of a good shard, checked against the manifest's if there is one. StoreError if bad."""
     if entry is not None:
         check_shard(folder, schema, entry)
         return entry
@@ -146,7 +137,7 @@ def _examine(folder: Path, schema: Schema, file: Path, entry: Entry | None) -> E
     with open_shard(file, schema, found.samples, found.bytes) as data:
         for name in layout(schema, found.samples):
             data[name][()]  # every checksum of a file that no manifest vouches for
-        samples = _samples(data, found)
+        samples = _samples(data)
     if [sample.index for sample in samples] != list(range(*where)):
         raise StoreError(f"{file.name} holds other images than its name says")
     return replace(found, prompts=prompts_digest(samples))

@@ -27,7 +27,7 @@ from activation_store.manifest import (
     write_manifest,
     writer_tag,
 )
-from activation_store.moments import Moments, empty, moments_of
+from activation_store.moments import empty, moments_of
 from activation_store.number_formats import decode, encode
 from activation_store.samples import Sample, pack, pack_samples, prompts_digest
 from activation_store.schema import Schema
@@ -107,14 +107,11 @@ class Writer:
 
     @contextmanager
     def shard(self, start: int, stop: int) -> Iterator["ShardBuffer"]:
-        """Fill the shard of images [start, stop); it is published in the background when the block ends
-        well.
-        """
+        """Fill the shard of images [start, stop); published in the background when the block ends well."""
         size = self.schema.shard_samples
         if start % size or not start < stop <= start + size or not self.owns(start):
-            raise StoreError(
-                f"images {start}..{stop - 1} are no shard of rank {self.rank} of {self.world} (size {size})"
-            )
+            rank = f"rank {self.rank} of {self.world}"
+            raise StoreError(f"images {start}..{stop - 1} are no shard of {rank} (size {size})")
         filling = ShardBuffer(self.schema, start, stop, self._used.pop() if self._used else None)
         yield filling
         filling.require_full()
@@ -144,12 +141,9 @@ class Writer:
         for folder in (self.path, self.path / SHARDS):
             sweep(folder, writer_tag(self.rank))
         self._entries = {entry.start: entry for entry in read_manifests(self.path, self.schema)}
-        self._listed = self._read_manifest()
-        self._publisher = self._locks.enter_context(ThreadPoolExecutor(PUBLISHING, "unbox-publish"))
-
-    def _read_manifest(self) -> dict[int, Entry]:
         path = manifest_path(self.path, self.rank)
-        return {e.start: e for e in read_manifest(path, self.schema)} if path.exists() else {}
+        self._listed = {e.start: e for e in read_manifest(path, self.schema)} if path.exists() else {}
+        self._publisher = self._locks.enter_context(ThreadPoolExecutor(PUBLISHING, "unbox-publish"))
 
     def _refuse_other_worlds(self) -> None:
         for path in self.path.glob("writer-*.lock"):
@@ -177,11 +171,10 @@ class Writer:
         try:
             with publish_file(path, writer_tag(self.rank)) as temporary:
                 write_shard(temporary, self.schema, stop - start, filling.data())
-                entry = Entry(
-                    start, stop, temporary.stat().st_size, digest(temporary), prompts_digest(filling.samples)
-                )
+                size, prompts = temporary.stat().st_size, prompts_digest(filling.samples)
+                entry = Entry(start, stop, size, digest(temporary), prompts)
             self._commit_to_manifest(entry)
-            if filling.full_size:
+            if stop - start == self.schema.shard_samples:
                 self._used.append(filling.memory)
         except OSError as error:
             raise StoreError(
@@ -210,12 +203,10 @@ class ShardBuffer:
         self.schema, self.start, self.stop = schema, start, stop
         self.samples: list[Sample] = []
         self._thumbnails: list[bytes] = []
-        plan = layout(schema, stop - start)
-        kept = ("values", "scale", "positions")
         self.memory = memory or {
-            name: np.empty(entry.shape, entry.dtype)
-            for name, entry in plan.items()
-            if entry.shape is not None and name.split("/")[-1] in kept
+            name: np.empty(plan.shape, plan.dtype)
+            for name, plan in layout(schema, stop - start).items()
+            if plan.shape is not None and name.endswith(("/values", "/scale", "/positions"))
         }
         self._arrays = {name: array[: stop - start] for name, array in self.memory.items()}
         self._moments = {
@@ -264,11 +255,6 @@ class ShardBuffer:
             rows = stored.reshape(*stored.shape[:2], -1, stored.shape[-1])
             self._moments[block] += moments_of(rows, overwrite=True)  # in place: it stays in the cache
 
-    @property
-    def full_size(self) -> bool:
-        """Whether the shard is as large as they come."""
-        return self.stop - self.start == self.schema.shard_samples
-
     def require_full(self) -> None:
         """Raise StoreError unless every image has come, in order."""
         indices = [sample.index for sample in self.samples]
@@ -279,18 +265,13 @@ class ShardBuffer:
             )
 
     def data(self) -> dict[str, np.ndarray]:
-        """Every dataset of the shard, by name."""
+        """Every dataset of the shard, by name; the moments' counts follow from their shapes."""
         data = dict(self._arrays)
         for block, moments in self._moments.items():
-            data |= {f"{block}/{name}": value for name, value in moment_arrays(moments).items()}
+            data |= {f"{block}/{name}": getattr(moments, name) for name in ("mean", "m2", "norms")}
         data["samples"], data["samples_ends"] = pack_samples(self.samples)
         data["thumbnails"], data["thumbnails_ends"] = pack(self._thumbnails)
         return data
-
-
-def moment_arrays(moments: Moments) -> dict[str, np.ndarray]:
-    """The arrays of moments that a shard keeps; the count follows from its shape."""
-    return {"mean": moments.mean, "m2": moments.m2, "norms": moments.norms}
 
 
 def _difference(kept: Schema, wanted: Schema) -> str:

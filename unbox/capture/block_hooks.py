@@ -35,9 +35,8 @@ def watch(model: Model, blocks: Sequence[str], observe: Observer) -> Iterator[No
     def hook(name: str) -> Callable:
         def read(module: torch.nn.Module, args: Args, kwargs: Kwargs, output: BlockOutput) -> None:
             fired.add(name)
-            observe(
-                name, hidden_states(args, kwargs), output[0] if isinstance(output, tuple) else output.sample
-            )
+            made = output[0] if isinstance(output, tuple) else output.sample
+            observe(name, hidden_states(args, kwargs), made)
 
         return read
 

@@ -54,9 +54,7 @@ class CollectSettings(SamplingOptions):
 
 
 def schema_of(model: "Model", settings: CollectSettings) -> Schema:
-    """The store's schema for a model and settings. Raises UnboxError for blocks, steps and branches that are
-    not.
-    """
+    """The store's schema for a model and settings. Raises UnboxError for what the model does not have."""
     steps, guidance = settings.settled(model.system.steps, model.system.guidance)
     guided = guidance > 1 and model.pipeline.unet.config.time_cond_proj_dim is None
     available = BRANCHES if guided else BRANCHES[:1]
@@ -88,9 +86,7 @@ def _block_shape(model: "Model", name: str, height: int, width: int) -> tuple[in
 
 
 def run_facts(model: "Model", settings: CollectSettings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """JSON: what must be equal for rows to belong together (provenance), and the software and source
-    (versions).
-    """
+    """JSON: what must be equal for rows to belong together, and the software and source (versions)."""
     facts = model.fingerprint
     versions = {"libraries": facts.pop("libraries"), "source": facts.pop("source", "")}
     steps, guidance = settings.settled(model.system.steps, model.system.guidance)

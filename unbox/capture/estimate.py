@@ -39,10 +39,7 @@ class Estimate:
         shards = -(-count // self.shard_samples)
         disk, lost = _size(count * self.bytes_per_image), self.shard_samples * self.seconds_per_image
         return [
-            *(
-                f"{name}: {shape} of each (step, branch, y, x, channel)"
-                for name, shape in self.shapes.items()
-            ),
+            *(f"{key}: {shape} of each (step, branch, y, x, channel)" for key, shape in self.shapes.items()),
             f"{what}: {count * self.vectors_per_image:,} vectors, {disk} on disk",
             f"{self.seconds_per_image:.3g} s an image ({self.timed} timed): {_time(seconds)} on {gpus} such "
             f"device{'s' * (gpus > 1)}",
@@ -59,10 +56,9 @@ def estimate(
     images: int | None = None,
     **settings: Any,
 ) -> Estimate:
-    """Time `images` images (None: one batch) after a batch to warm up, and reckon the whole. `settings` as
-    for `collect`.
+    """Time `images` images (None: one batch) after a batch to warm up, and reckon the whole.
 
-    Raises UnboxError when there is no prompt.
+    `settings` as for `collect`. Raises UnboxError when there is no prompt.
     """
     chosen = CollectSettings(**renamed(settings, FORMER, warn=True))
     schema = schema_of(model, chosen)

@@ -28,8 +28,7 @@ class RecordedBatch(NamedTuple):
 
 
 class Tape:
-    """What was recorded. `tape["mid.0"]` is (sample, step, branch, y, x, channel) of the first kind asked
-    for.
+    """What was recorded. `tape["mid.0"]`: (sample, step, branch, y, x, channel) of the first kind asked for.
 
     Images count on over several calls of the pipeline. `steps` and `branches` name those axes.
     """
@@ -42,9 +41,8 @@ class Tape:
         self._first = self._end = 0
 
     def __repr__(self) -> str:
-        return (
-            f"Tape({', '.join(self.blocks)}: {', '.join(self.what)}; {len(self)} images, steps {self.steps})"
-        )
+        blocks, what = ", ".join(self.blocks), ", ".join(self.what)
+        return f"Tape({blocks}: {what}; {len(self)} images, steps {self.steps})"
 
     def __len__(self) -> int:
         """Images recorded so far."""
@@ -81,9 +79,8 @@ class Tape:
         if not layers:
             raise UnboxError("nothing was recorded: no image was made while the tape ran")
         wanted = self.branches if branch is None else (branch,)
-        tables = [
-            self._assemble(self._parts[block, what, layer], f"{what} of {block}", wanted) for layer in layers
-        ]
+        parts = [self._parts[block, what, layer] for layer in layers]
+        tables = [self._assemble(part, f"{what} of {block}", wanted) for part in parts]
         table = torch.stack(tables, dim=3) if what in KINDS else tables[0]
         return table if branch is None else table[:, :, 0]
 

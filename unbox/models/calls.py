@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import wraps
+from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -168,7 +169,7 @@ def with_options(
             return function(model, prompts, options(*args, **given))
 
         signature = inspect.signature(function)
-        parameters = [*signature.parameters.values()][:2] + [*inspect.signature(Call).parameters.values()]
+        parameters = [*islice(signature.parameters.values(), 2), *inspect.signature(Call).parameters.values()]
         generate.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return generate
 

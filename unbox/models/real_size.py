@@ -146,12 +146,10 @@ def write_random(
     with publish_folder(folder) as new:
         pipeline = _on_meta(plan)
         pipeline.save_config(new)
-        modules = {
-            name: part for name, part in pipeline.components.items() if hasattr(part, "num_parameters")
-        }
-        for name, part in pipeline.components.items():
-            if part is not None and name not in modules:
-                part.save_pretrained(new / name)
+        parts = {name: part for name, part in pipeline.components.items() if part is not None}
+        modules: dict[str, Any] = {k: v for k, v in parts.items() if isinstance(v, torch.nn.Module)}
+        for name in parts.keys() - modules.keys():
+            parts[name].save_pretrained(new / name)
         total = sum(module.num_parameters() for module in modules.values())
         with tqdm(total=total, disable=not progress, desc="weights", unit="", unit_scale=True) as bar:
             for name, module in modules.items():
