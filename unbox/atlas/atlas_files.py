@@ -10,7 +10,8 @@ out/data-<digest>/thumbnails/     the images that any feature shows
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from activation_store import Store, StoreError, publish_file, publish_folder, read_json
+from activation_store import Store, publish_file, publish_folder, read_json
 from activation_store.files import canonical, parse_json
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.caption_labels import CaptionLabel, Word
 from unbox.atlas.encode_pass import Gathered
 from unbox.atlas.relations import RelatedArrays
 from unbox.errors import UnboxError
+from unbox.sae.sae_folder import read_object
 
 FORMAT, VERSION = "unbox atlas", 1
 INDEX, DATABASE, RELATIONS, MEANING, THUMBNAILS = (
@@ -47,11 +49,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     """The index of the atlas in a folder. UnboxError where there is none, it is newer, or not whole."""
     if not (folder / INDEX).is_file():
         raise UnboxError(f"there is no atlas at {folder}; `unbox atlas` builds one")
-    try:
-        index = read_json(folder / INDEX)
-    except StoreError as error:
-        raise UnboxError(str(error)) from None
-    if not isinstance(index, dict) or index.get("format") != FORMAT or index.get("version") != VERSION:
+    index = read_object(folder / INDEX)
+    if index.get("format") != FORMAT or index.get("version") != VERSION:
         raise UnboxError(f"{folder} is not an atlas of version {VERSION}: build it again with `unbox atlas`")
     if Path(index["data"]).name != index["data"] or not (folder / index["data"] / DATABASE).is_file():
         raise UnboxError(f"the atlas at {folder} is not whole: build it again with `unbox atlas`")
@@ -72,11 +71,11 @@ def write_sae(
     related: Mapping[str, RelatedArrays],
 ) -> None:
     """Write what is known of an SAE's features, and beside it which are active at sampled places."""
-    with publish_file(_places_file(file)) as temporary, h5py.File(temporary, "x") as target:
+    with writing(places_file(file)) as target:
         target.attrs["places"] = found.place_rows
         target.attrs["full_grid"] = found.grid.kept == found.grid.height * found.grid.width
         write_arrays(target, {name: getattr(found.tally, name) for name in PLACES})
-    with publish_file(file) as temporary, h5py.File(temporary, "x") as target:
+    with writing(file) as target:
         target.attrs["map_shape"] = found.grid.map_shape
         write_arrays(target, _arrays(found, plan, decoys))
         # Labels are one JSON text: they are read once, into the database.
@@ -94,15 +93,11 @@ def _arrays(found: Gathered, plan: AtlasPlan, decoys: np.ndarray) -> dict[str, n
     arrays |= {"scale": found.scale, "decoys/image": decoys}
     for kind in ("top", "random", "intervals", "captions"):
         best = getattr(found.examples, kind)
-        parts = {"image": best.image, "peak": best.peak, "maps": best.maps}
-        if kind == "captions":
-            del parts["maps"]
-        if kind == "intervals":
-            parts = {
-                name: array.reshape(latents, plan.intervals * plan.per_interval, *array.shape[2:])
-                for name, array in parts.items()
-            }
-        arrays |= {f"{kind}/{name}": array for name, array in parts.items()}
+        for name in ("image", "peak", "maps")[: 2 if kind == "captions" else 3]:
+            array = getattr(best, name)
+            if kind == "intervals":  # those of a feature stand in its row, one after the other
+                array = array.reshape(latents, plan.intervals * plan.per_interval, *array.shape[2:])
+            arrays[f"{kind}/{name}"] = array
     return arrays
 
 
@@ -114,21 +109,15 @@ def write_arrays(target: h5py.Group, arrays: Mapping[str, np.ndarray]) -> None:
             continue
         row = max(1, array.nbytes // len(array))
         chunk = (min(len(array), max(1, CHUNK_BYTES // row)), *array.shape[1:])
-        target.create_dataset(
-            name,
-            data=array,
-            chunks=chunk,
-            fletcher32=True,
-            track_times=False,
-            compression="gzip",
-            compression_opts=3,
-        )
+        options = {"fletcher32": True, "track_times": False, "compression": "gzip", "compression_opts": 3}
+        target.create_dataset(name, data=array, chunks=chunk, **options)
 
 
-def write_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """A file of arrays, whole or not at all."""
+@contextmanager
+def writing(path: Path) -> Iterator[h5py.File]:
+    """A new file, whole or not at all."""
     with publish_file(path) as temporary, h5py.File(temporary, "x") as target:
-        write_arrays(target, arrays)
+        yield target
 
 
 def read_labels(file: h5py.File) -> list[CaptionLabel]:
@@ -139,17 +128,13 @@ def read_labels(file: h5py.File) -> list[CaptionLabel]:
 
 def read_places(folder: Path, number: int) -> tuple[np.ndarray, np.ndarray, int, bool]:
     """Rows and features of an SAE's active places, the number of places, whether whole grids were kept."""
-    with h5py.File(_places_file(sae_file(folder, number))) as file:
+    with h5py.File(places_file(sae_file(folder, number))) as file:
         rows, features = (file[name][()] for name in PLACES)
         return rows, features, int(file.attrs["places"]), bool(file.attrs["full_grid"])
 
 
-def remove_places(folder: Path, number: int) -> None:
-    """Remove what only relating needs."""
-    _places_file(sae_file(folder, number)).unlink()
-
-
-def _places_file(file: Path) -> Path:
+def places_file(file: Path) -> Path:
+    """Where the active places of an SAE are, which only relating needs; `file`: that of the SAE."""
     return file.with_suffix(".places.h5")
 
 
@@ -177,18 +162,13 @@ def write_thumbnails(folder: Path, store: Store, count: int, progress: bool) -> 
                 shown |= set(np.unique(file[f"{kind}/image"][()]).tolist())
     with publish_folder(folder / THUMBNAILS) as target:
         for image in tqdm(sorted(shown - {-1}), desc="thumbnails", disable=not progress):
-            data = store.thumbnail_or_empty(image)
-            if data:
-                _check_picture(data)
-                path = target / thumbnail_path(image)
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(data)
-
-
-def _check_picture(data: bytes) -> None:
-    """Refuse a thumbnail that is not a picture: these files are served to browsers."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["WEBP", "PNG", "JPEG"]) as image:
-            image.verify()
-    except Exception as error:
-        raise UnboxError(f"a thumbnail of the store is not a picture: {error}") from error
+            if not (data := store.thumbnail_or_empty(image)):
+                continue
+            try:  # these files are served to browsers
+                with Image.open(io.BytesIO(data), formats=["WEBP", "PNG", "JPEG"]) as picture:
+                    picture.verify()
+            except Exception as error:
+                raise UnboxError(f"a thumbnail of the store is not a picture: {error}") from error
+            path = target / thumbnail_path(image)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from activation_store import Store, publish_file, read_json, write_json
 from unbox.atlas import atlas_files, caption_labels, database, feature_statistics, relations, text_embeddings
 from unbox.atlas.atlas_plan import AtlasPlan
+from unbox.atlas.caption_labels import Captions
 from unbox.atlas.encode_pass import gather, pass_key
 from unbox.errors import UnboxError
 from unbox.result_cache import key_of
@@ -49,7 +49,7 @@ def build(
     if atlas_files.current(out) == folder.name:
         return out
     folder.mkdir(parents=True, exist_ok=True)
-    captions = caption_labels.Captions.of([sample.prompt for sample in store.samples])
+    captions = Captions.of([sample.prompt for sample in store.samples])
     for number, (name, sae) in enumerate(saes.items()):
         file = atlas_files.sae_file(folder, number)
         if not file.exists():
@@ -82,13 +82,7 @@ def check(store: Store, saes: Mapping[str, SAE]) -> None:
 
 
 def describe(
-    store: Store,
-    name: str,
-    sae: SAE,
-    plan: AtlasPlan,
-    captions: caption_labels.Captions,
-    file: Path,
-    progress: bool,
+    store: Store, name: str, sae: SAE, plan: AtlasPlan, captions: Captions, file: Path, progress: bool
 ) -> None:
     """One pass over the store for an SAE: its statistics, examples, labels and relations, to `file`."""
     rows, saved = store[sae.block], file.with_suffix(".npz")
@@ -123,13 +117,11 @@ def relate(folder: Path, saes: Sequence[SAE], plan: AtlasPlan) -> None:
         # Where positions are sampled, the places of two blocks are not the same places.
         others = [i for i, other in enumerate(saes) if other.block != sae.block and full[i] and full[number]]
         tables.append(relations.elsewhere(found, others, number, starts, plan.related))
-    joined = zip(*tables, strict=True)
-    atlas_files.write_file(
-        folder / atlas_files.RELATIONS,
-        {part: np.concatenate(arrays) for part, arrays in zip(tables[0]._fields, joined, strict=True)},
-    )
+    joined = map(np.concatenate, zip(*tables, strict=True))
+    with atlas_files.writing(folder / atlas_files.RELATIONS) as target:
+        atlas_files.write_arrays(target, relations.RelatedArrays(*joined)._asdict())
     for number in range(len(saes)):
-        atlas_files.remove_places(folder, number)
+        atlas_files.places_file(atlas_files.sae_file(folder, number)).unlink()
 
 
 def embed_captions(folder: Path, store: Store, count: int, model: "Model", progress: bool) -> None:
@@ -138,18 +130,13 @@ def embed_captions(folder: Path, store: Store, count: int, model: "Model", progr
     used = np.unique(images[images >= 0])
     texts = sorted({store.samples[int(i)].prompt for i in used})
     number = {text: i for i, text in enumerate(texts)}
-    step = 64
-    parts = [
-        text_embeddings.embed(model, texts[start : start + step])
-        for start in tqdm(range(0, len(texts), step), desc="captions", disable=not progress)
-    ]
-    vectors = np.concatenate(parts)
+    starts = tqdm(range(0, len(texts), 64), desc="captions", disable=not progress)
+    vectors = np.concatenate([text_embeddings.embed(model, texts[start : start + 64]) for start in starts])
     place = np.zeros(len(store), np.int64)
     place[used] = [number[store.samples[int(i)].prompt] for i in used]
     features, mean = text_embeddings.feature_vectors(vectors, np.where(images >= 0, place[images], -1), peaks)
-    atlas_files.write_file(
-        folder / atlas_files.MEANING, {"features": features.astype(np.float32), "mean": mean[None]}
-    )
+    with atlas_files.writing(folder / atlas_files.MEANING) as target:
+        atlas_files.write_arrays(target, {"features": features.astype(np.float32), "mean": mean[None]})
 
 
 def fill_database(
@@ -157,12 +144,11 @@ def fill_database(
 ) -> None:
     """The database: captions, every feature's statistics and labels, and those given in the atlas before."""
     carried = carried_labels(previous, keys)
-    made = datetime.now(UTC).isoformat(timespec="seconds")
-    with (
-        publish_file(folder / atlas_files.DATABASE) as temporary,
-        database.connect(temporary, write=True) as connection,
-    ):
-        database.create(connection, ((i, s.prompt, s.seed) for i, s in enumerate(store.samples)))
+    made = database.now()
+    path = folder / atlas_files.DATABASE
+    with publish_file(path) as temporary, database.connect(temporary, write=True) as connection:
+        connection.executescript(database.SCHEMA)
+        database.insert(connection, "images", ((i, s.prompt, s.seed) for i, s in enumerate(store.samples)))
         start = 0
         for number, (name, sae) in enumerate(saes.items()):
             with h5py.File(atlas_files.sae_file(folder, number)) as arrays:
@@ -173,12 +159,11 @@ def fill_database(
             database.add_features(connection, number, sae.block, start, statistics)
             given = [(i, label) for i, label in enumerate(labels, start) if label.text]
             rows = ((i, label.text, "words", "log-odds", made, label.score, "{}") for i, label in given)
-            database.add_labels(connection, rows)
+            database.insert(connection, "labels", rows)
             terms = ((i, w.term, w.z) for i, label in enumerate(labels, start) for w in label.words)
-            database.add_terms(connection, terms)
-            database.add_labels(
-                connection, ((start + index, *label) for index, label in carried.get(keys[name], ()))
-            )
+            database.insert(connection, "terms", terms)
+            before = ((start + index, *label) for index, label in carried.get(keys[name], ()))
+            database.insert(connection, "labels", before)
             start += sae.latents
         database.choose_labels(connection)
 
@@ -193,9 +178,9 @@ def carried_labels(
     same = {number: sae["key"] for number, sae in enumerate(index["saes"]) if sae["key"] in keys.values()}
     carried: dict[str, list[tuple[int, tuple[database.Cell, ...]]]] = {}
     with database.connect(previous / index["data"] / atlas_files.DATABASE) as connection:
-        for number, feature, label in database.given_labels(connection):
+        for number, feature, *label in connection.execute(database.GIVEN_LABELS):
             if number in same:
-                carried.setdefault(same[number], []).append((feature, label))
+                carried.setdefault(same[number], []).append((feature, tuple(label)))
     return carried
 
 
@@ -207,6 +192,7 @@ def _index(
     data: str,
     model: "Model | None",
 ) -> dict[str, Any]:
+    attributes = ("block", "latents", "k", "width", "update_std")
     return {
         "format": atlas_files.FORMAT,
         "version": atlas_files.VERSION,
@@ -221,10 +207,7 @@ def _index(
         "plan": plan.to_json(),
         "encoders": None if model is None else model.system.name,
         "saes": [
-            {
-                "name": name, "block": sae.block, "latents": sae.latents, "k": sae.k, "width": sae.width,
-                "update_std": sae.update_std, "key": keys[name],
-            }
+            {"name": name, **{a: getattr(sae, a) for a in attributes}, "key": keys[name]}
             for name, sae in saes.items()
         ],
-    }  # fmt: skip
+    }

@@ -3,12 +3,13 @@
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unbox.atlas.feature_records import Filter, Label
+from unbox.atlas.feature_records import Filter
 from unbox.errors import UnboxError
 
 #: Kinds of labels, the one shown first where a feature has several.
@@ -50,6 +51,27 @@ ORDERS = {
 #: a label whose held-out score is chance a quarter of that for one that foretells perfectly.
 _BEST_MATCH = "bm25(words, 10.0, 1.0) * (0.25 + 1.5 * MAX(COALESCE(score, 0.5) - 0.5, 0)), features.id"
 
+#: What `Atlas` asks: for features (a list of ids as JSON), and for one of them, its words and its labels,
+#: newest first; for captions of images (numbers as JSON); for a line on every feature.
+FEATURES = f"SELECT {_FACTS} FROM features WHERE features.id IN (SELECT value FROM json_each(?))"
+TERMS = "SELECT term, z FROM terms WHERE feature = ? ORDER BY z DESC"
+LABELS = "SELECT text, kind, author, made, score FROM labels WHERE feature = ? ORDER BY id DESC"
+CAPTIONS = "SELECT id, prompt, seed FROM images WHERE id IN (SELECT value FROM json_each(?))"
+SUMMARY = "SELECT sae, density, label, score FROM features"
+#: Labels by people and models, oldest first: number of the SAE, index of the feature, and the label.
+GIVEN_LABELS = (
+    "SELECT sae, number, text, kind, labels.author, made, labels.score, details "
+    "FROM labels JOIN features ON features.id = feature WHERE kind != 'words' ORDER BY labels.id"
+)
+REMOVE_LABELS = "DELETE FROM labels WHERE feature = ? AND kind = ? AND author = ?"
+#: Columns of each table, as `insert` takes them.
+COLUMNS = {
+    "images": ("id", "prompt", "seed"),
+    "features": ("id", "sae", "block", "number", *STATISTICS),
+    "labels": ("feature", "text", "kind", "author", "made", "score", "details"),
+    "terms": ("feature", "term", "z"),
+}
+
 #: A value of a cell.
 Cell = str | int | float | None
 #: id, number of the SAE, block, index, statistics, label, author, score.
@@ -68,10 +90,16 @@ def connect(path: Path, write: bool = False) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-def create(connection: sqlite3.Connection, images: Iterable[tuple[int, str, int]]) -> None:
-    """Make the tables, and the rows of images (number, prompt, seed)."""
-    connection.executescript(SCHEMA)
-    _insert(connection, "images", ("id", "prompt", "seed"), images)
+def now() -> str:
+    """The present time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def insert(connection: sqlite3.Connection, table: str, rows: Iterable[Sequence[Cell]]) -> None:
+    """Insert rows of COLUMNS into a table."""
+    columns = COLUMNS[table]
+    marks = ", ".join("?" * len(columns))
+    connection.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)
 
 
 def add_features(
@@ -80,28 +108,10 @@ def add_features(
     """The features of SAE number `sae`, numbered from `start` on; `statistics` (n,) each, all STATISTICS."""
     lists = [statistics[name].tolist() for name in STATISTICS]
     rows = ((start + i, sae, block, i, *row) for i, row in enumerate(zip(*lists, strict=True)))
-    _insert(connection, "features", ("id", "sae", "block", "number", *STATISTICS), rows)
+    insert(connection, "features", rows)
     connection.execute(
         "UPDATE features SET first_step = NULL, last_step = NULL, peak_step = NULL WHERE density = 0"
     )
-
-
-def add_labels(connection: sqlite3.Connection, rows: Iterable[Sequence[Cell]]) -> None:
-    """Labels: (feature, text, kind, author, made, score, details as JSON)."""
-    columns = ("feature", "text", "kind", "author", "made", "score", "details")
-    _insert(connection, "labels", columns, rows)
-
-
-def remove_labels(connection: sqlite3.Connection, feature: int, kind: str, author: str) -> None:
-    """Take an author's labels of a feature away."""
-    connection.execute(
-        "DELETE FROM labels WHERE feature = ? AND kind = ? AND author = ?", [feature, kind, author]
-    )
-
-
-def add_terms(connection: sqlite3.Connection, rows: Iterable[tuple[int, str, float]]) -> None:
-    """Words that set features' captions apart: (feature, term, z)."""
-    _insert(connection, "terms", ("feature", "term", "z"), rows)
 
 
 def choose_labels(connection: sqlite3.Connection, feature: int | None = None) -> None:
@@ -127,33 +137,11 @@ def choose_labels(connection: sqlite3.Connection, feature: int | None = None) ->
     )
 
 
-def given_labels(connection: sqlite3.Connection) -> list[tuple[int, int, tuple[Cell, ...]]]:
-    """Labels by people and models, oldest first: number of the SAE, index of the feature, and the label
-    (text, kind, author, made, score, details)."""
-    rows = connection.execute(
-        "SELECT sae, number, text, kind, labels.author, made, labels.score, details "
-        "FROM labels JOIN features ON features.id = feature WHERE kind != 'words' ORDER BY labels.id"
-    )
-    return [(sae, index, tuple(label)) for sae, index, *label in rows]
-
-
-def features(connection: sqlite3.Connection, ids: Sequence[int]) -> list[FactsRow]:
-    """Some features, in any order."""
-    return connection.execute(
-        f"SELECT {_FACTS} FROM features WHERE features.id IN ({_marks(ids)})", ids
-    ).fetchall()
-
-
 def search(
-    connection: sqlite3.Connection,
-    text: str,
-    among: Filter,
-    saes: Sequence[str],
-    order: str | None,
-    limit: int,
-    offset: int,
-) -> list[FactsRow]:
-    """Features by words of labels and captions, or by their index. See `query.Atlas.search`."""
+    text: str, among: Filter, saes: Sequence[str], order: str | None, limit: int, offset: int
+) -> tuple[str, list[Cell]]:
+    """The query of `query.Atlas.search`, and its values: features by words of labels and captions, or by
+    their index."""
     if order is not None and order not in ORDERS:
         raise UnboxError(f"no order '{order}'; there are {', '.join(ORDERS)}")
     query, text = match(text), text.strip()
@@ -165,44 +153,18 @@ def search(
         source = "words JOIN features ON features.id = words.rowid"
         ranking = ORDERS[order] if order else _BEST_MATCH
     elif text:
-        return []
+        conditions.append(("FALSE", ()))
     where, values = _where(conditions)
-    return connection.execute(
+    return (
         f"SELECT {_FACTS} FROM {source} {where} ORDER BY {ranking} LIMIT ? OFFSET ?",
         [*values, max(0, min(int(limit), 1000)), max(0, int(offset))],
-    ).fetchall()
-
-
-def passing(connection: sqlite3.Connection, among: Filter, saes: Sequence[str]) -> list[int]:
-    """Ids of the features that pass a filter."""
-    where, values = _where(_conditions(among, saes))
-    return [number for (number,) in connection.execute(f"SELECT id FROM features {where}", values)]
-
-
-def terms(connection: sqlite3.Connection, feature: int) -> list[tuple[str, float]]:
-    """Words that set a feature's captions apart, and their z, largest first."""
-    return connection.execute(
-        "SELECT term, z FROM terms WHERE feature = ? ORDER BY z DESC", [feature]
-    ).fetchall()
-
-
-def labels(connection: sqlite3.Connection, feature: int) -> list[Label]:
-    """Every label of a feature, newest first."""
-    rows = connection.execute(
-        "SELECT text, kind, author, made, score FROM labels WHERE feature = ? ORDER BY id DESC", [feature]
     )
-    return [Label(*row) for row in rows]
 
 
-def captions(connection: sqlite3.Connection, images: Sequence[int]) -> dict[int, tuple[str, int]]:
-    """Prompt and seed of some images."""
-    rows = connection.execute(f"SELECT id, prompt, seed FROM images WHERE id IN ({_marks(images)})", images)
-    return {number: (prompt, seed) for number, prompt, seed in rows}
-
-
-def labelled_densities(connection: sqlite3.Connection) -> list[tuple[int, float, str, float | None]]:
-    """Of every feature the number of its SAE, density, label and the label's score."""
-    return connection.execute("SELECT sae, density, label, score FROM features").fetchall()
+def passing(among: Filter, saes: Sequence[str]) -> tuple[str, list[Cell]]:
+    """The query for the ids of the features that pass a filter, and its values."""
+    where, values = _where(_conditions(among, saes))
+    return f"SELECT id FROM features {where}", values
 
 
 def match(query: str) -> str:
@@ -227,15 +189,3 @@ def _conditions(among: Filter, saes: Sequence[str]) -> list[tuple[str, Sequence[
 def _where(conditions: Sequence[tuple[str, Sequence[Cell]]]) -> tuple[str, list[Cell]]:
     where = f"WHERE {' AND '.join(sql for sql, _ in conditions)}" if conditions else ""
     return where, [value for _, values in conditions for value in values]
-
-
-def _marks(values: Sequence[int]) -> str:
-    return ",".join("?" * len(values))
-
-
-def _insert(
-    connection: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]
-) -> None:
-    """Insert rows, in the order of `columns`."""
-    marks = ", ".join("?" * len(columns))
-    connection.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import h5py
@@ -15,6 +15,7 @@ from activation_store.number_formats import decode
 from activation_store.rows import ShardedStore
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.feature_statistics import Entries, Examples, Grid, Tally, pairs_of
+from unbox.atlas.top_images import Best
 from unbox.errors import UnboxError
 from unbox.sae.latent_statistics import latent_stats
 from unbox.sae.model import SAE
@@ -35,7 +36,7 @@ class Gathered:
     probes: np.ndarray
     """(probes,) images, ascending."""
     place_rows: int
-    """Places that were sampled: rows of the sparse matrix in the tally."""
+    """Places that were sampled, about `plan.places`, at most 64 an image: rows of the sparse matrix."""
 
 
 def gather(
@@ -55,7 +56,7 @@ def gather(
     images = rows.shape[0]
     scale = activation_scale(sae, rows)
     probes = probe_images(images, plan)
-    per_image = places_per_image(images, plan)
+    per_image = min(64, -(-plan.places // max(images, 1)))
     key = pass_key(sae, rows, plan)
     tally, examples = restore(saved, key) or (
         Tally.empty(sae.latents, grid, plan, len(probes)),
@@ -65,7 +66,8 @@ def gather(
     saved_at = time.monotonic()
     if progress:
         progress(int(tally.images))
-    for part in batches(images, int(tally.images), max(1, ROWS // (grid.steps * grid.branches * grid.kept))):
+    size = max(1, ROWS // (grid.steps * grid.branches * grid.kept))
+    for part in batches(images, int(tally.images), size):
         entries, active = encode(sae, rows, part, grid)
         pairs = pairs_of(entries, sae.latents)
         tally.count(entries, scale)
@@ -81,7 +83,7 @@ def gather(
         if time.monotonic() - saved_at > save_every:
             save(saved, key, tally, examples)
             saved_at = time.monotonic()
-    best = Examples(*(getattr(examples, k).sorted() for k in ("top", "random", "intervals", "captions")))
+    best = Examples(*(getattr(examples, kind.name).sorted() for kind in fields(examples)))
     return Gathered(grid, tally, best, scale, probes, images * per_image)
 
 
@@ -110,15 +112,9 @@ def probe_images(images: int, plan: AtlasPlan) -> np.ndarray:
     return np.sort(chosen)
 
 
-def places_per_image(images: int, plan: AtlasPlan) -> int:
-    """Places sampled in each image: about `plan.places` in all, at most 64 an image."""
-    return min(64, -(-plan.places // max(images, 1)))
-
-
 def batches(images: int, start: int, size: int) -> Iterator[range]:
     """Ranges of images from `start` on."""
-    for first in range(start, images, size):
-        yield range(first, min(first + size, images))
+    return (range(first, min(first + size, images)) for first in range(start, images, size))
 
 
 def encode(sae: SAE, rows: Rows, part: range, grid: Grid) -> tuple[Entries, np.ndarray]:
@@ -215,10 +211,8 @@ def restore(path: Path, key: str) -> tuple[Tally, Examples] | None:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, KeyError) as error:
         raise UnboxError(f"{path} is damaged ({error}); remove it and build the atlas again") from error
-    tally = Tally(**{name[6:]: array for name, array in arrays.items() if name.startswith("tally/")})
-    examples = Examples.empty(1, 0, AtlasPlan())
-    for name, array in arrays.items():
-        kind, _, part = name.partition("/")
-        if kind in ("top", "random", "intervals", "captions"):
-            setattr(examples, kind, replace(getattr(examples, kind), **{part: array}))
-    return tally, examples
+
+    def of(kind: str) -> dict[str, np.ndarray]:
+        return {name[len(kind) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{kind}/")}
+
+    return Tally(**of("tally")), Examples(*(Best(**of(kind.name)) for kind in fields(Examples)))

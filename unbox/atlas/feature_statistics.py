@@ -144,22 +144,17 @@ class Tally:
         np.maximum.at(self.largest, e.feature, e.value)
         bins = self.histogram.shape[1]
         height = np.minimum(e.value / scale[e.feature] * bins, bins - 1).astype(np.int64)
-        for table, column in (
-            (self.histogram, height),
-            (self.by_step, e.step),
-            (self.by_branch, e.branch),
-            (self.by_cell, e.cell),
-        ):
-            table += np.bincount(e.feature * table.shape[1] + column, minlength=table.size).reshape(
-                table.shape
-            )
+        _count_in(self.histogram, e.feature, height)
+        _count_in(self.by_step, e.feature, e.step)
+        _count_in(self.by_branch, e.feature, e.branch)
+        _count_in(self.by_cell, e.feature, e.cell)
 
     def count_lives(self, e: Entries, pairs: Pairs) -> None:
         """Count first and last steps by image, and places where a feature is active in two steps running."""
         n, steps = self.by_step.shape
         self.pictures += np.bincount(pairs.feature, minlength=n)
-        for table, when in ((self.first, pairs.first), (self.last, pairs.last)):
-            table += np.bincount(pairs.feature * steps + when, minlength=n * steps).reshape(n, steps)
+        _count_in(self.first, pairs.feature, pairs.first)
+        _count_in(self.last, pairs.feature, pairs.last)
         where = (e.image * (int(e.branch.max(initial=0)) + 1) + e.branch) * (int(e.place.max(initial=0)) + 1)
         key = (where + e.place) * n + e.feature
         at = [key[e.step == step] for step in range(steps)]
@@ -213,6 +208,11 @@ class Examples:
         self.captions.offer(
             pairs.feature[shown], pairs.peak[shown].astype(float), pairs.image[shown], pairs.peak[shown]
         )
+
+
+def _count_in(table: np.ndarray, row: np.ndarray, column: np.ndarray) -> None:
+    """Add one to a table's cell for each (row, column)."""
+    table += np.bincount(row * table.shape[1] + column, minlength=table.size).reshape(table.shape)
 
 
 def _offer(best: Best, row: np.ndarray, key: np.ndarray, e: Entries, pairs: Pairs) -> None:

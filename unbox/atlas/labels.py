@@ -5,7 +5,6 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from activation_store import publish_file
@@ -45,18 +44,11 @@ def set_label(
     try:
         with database.connect(writable(atlas), write=True) as connection:
             if text:
-                row = (
-                    number,
-                    text,
-                    kind,
-                    author,
-                    now(),
-                    score,
-                    json.dumps(dict(details or {}), allow_nan=False),
-                )
-                database.add_labels(connection, [row])
+                given = json.dumps(dict(details or {}), allow_nan=False)
+                row = (number, text, kind, author, database.now(), score, given)
+                database.insert(connection, "labels", [row])
             else:
-                database.remove_labels(connection, number, kind, author)
+                connection.execute(database.REMOVE_LABELS, [number, kind, author])
             database.choose_labels(connection, number)
     except (sqlite3.OperationalError, OSError) as error:
         raise UnboxError(
@@ -73,8 +65,3 @@ def writable(atlas: Atlas) -> Path:
             with publish_file(atlas.label_copy) as temporary:
                 shutil.copyfile(atlas.database_path, temporary)
     return atlas.database_path
-
-
-def now() -> str:
-    """The present time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,9 +1,9 @@
 """Asking an atlas: typed queries for the explorer, notebooks and the command line alike."""
 
+import json
 import os
-import sqlite3
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -90,8 +90,7 @@ class Atlas:
 
     def features(self, ids: Sequence[int]) -> list[Facts]:
         """Facts of several features, in their order."""
-        with self._database() as connection:
-            rows = database.features(connection, [int(i) for i in ids])
+        rows = self._rows(database.FEATURES, [json.dumps([int(i) for i in ids])])
         found = {row[0]: self._facts(row) for row in rows}
         return [found[int(i)] for i in ids]
 
@@ -110,18 +109,16 @@ class Atlas:
         like `up.0.1/12` as text finds that feature, a number alone the features of that index.
         """
         self._check(among)
-        with self._database() as connection:
-            rows = database.search(connection, text, among, self._names, order, limit, offset)
-        named = self._named(text)
-        return [self._facts(row) for row in rows] if named is None else [self.feature(named)]
+        rows = self._rows(*database.search(text, among, self._names, order, limit, offset))
+        with suppress(UnboxError):
+            return [self.feature(text)] if "/" in text else [self._facts(row) for row in rows]
+        return [self._facts(row) for row in rows]
 
     def meaning(self, model: "Model", text: str, among: Filter = ALL, *, limit: int = 50) -> list[Related]:
         """Features whose top captions mean something near `text`, by the model's own text encoders, of those
         that pass a filter."""
         if self._meanings is None:
-            raise UnboxError(
-                "this atlas has no caption embeddings; build it with `unbox atlas --model MODEL`"
-            )
+            raise UnboxError("this atlas has no caption embeddings; `unbox atlas --model MODEL` makes them")
         vectors, mean = self._meanings
         query = text_embeddings.embed(model, [text])[0]
         if len(query) != len(mean):
@@ -132,10 +129,8 @@ class Atlas:
         scores = text_embeddings.nearest(vectors, mean, query)
         self._check(among)
         if among != ALL:
-            with self._database() as connection:
-                ids = database.passing(connection, among, self._names)
             inside = np.zeros(len(scores), bool)
-            inside[ids] = True
+            inside[[number for (number,) in self._rows(*database.passing(among, self._names))]] = True
             scores = np.where(inside, scores, -1)
         best = [int(i) for i in np.argsort(-scores, kind="stable")[: max(0, limit)] if scores[i] > 0]
         return [Related(f, float(scores[f.id]), 0.0) for f in self.features(best)]
@@ -153,7 +148,13 @@ class Atlas:
             peaks = file[f"{name}/peak"][row][part]
             levels = file[f"{name}/maps"][row][part].reshape(-1, height, width).astype(np.float32)
             heats = levels / 255 * peaks[:, None, None]
-        return self._with_captions([int(i) for i in images], peaks, heats)
+        rows = self._rows(database.CAPTIONS, [json.dumps(images.tolist())])
+        captions = {number: (prompt, seed) for number, prompt, seed in rows}
+        return [
+            Example(image, *captions[image], float(peak), heat, self.thumbnail(image))
+            for image, peak, heat in zip(images.tolist(), peaks, heats, strict=True)
+            if image >= 0
+        ]
 
     def cover(self, feature: str | int) -> Path | None:
         """Thumbnail of the image in which the feature is most active."""
@@ -204,13 +205,11 @@ class Atlas:
 
     def words(self, feature: str | int) -> list[tuple[str, float]]:
         """Words that set the feature's captions apart, with z of their log-odds."""
-        with self._database() as connection:
-            return database.terms(connection, self._number(feature))
+        return self._rows(database.TERMS, [self._number(feature)])
 
     def labels(self, feature: str | int) -> list[Label]:
         """Every label of a feature, newest first."""
-        with self._database() as connection:
-            return database.labels(connection, self._number(feature))
+        return [Label(*row) for row in self._rows(database.LABELS, [self._number(feature)])]
 
     def thumbnail(self, image: int) -> Path | None:
         """File of an image's thumbnail, None where the atlas keeps none of it."""
@@ -220,9 +219,7 @@ class Atlas:
     def summary(self) -> list[tuple[str, int, int, int, float | None, float | None, int]]:
         """By SAE: name, features, those ever active, those with a label, median density of the active ones,
         mean score of the labels that have one, and the number of those."""
-        with self._database() as connection:
-            rows = database.labelled_densities(connection)
-        result = []
+        rows, result = self._rows(database.SUMMARY), []
         for number, sae in enumerate(self.saes):
             part = [row[1:] for row in rows if row[0] == number]
             active = [density for density, _, _ in part if density > 0]
@@ -237,11 +234,12 @@ class Atlas:
     @property
     def database_path(self) -> Path:
         """The SQLite file that is read: the user's own copy where there is one."""
-        copied = self.label_copy is not None and self.label_copy.is_file()
-        return self.label_copy if copied and self.label_copy else self.folder / atlas_files.DATABASE
+        copy = self.label_copy
+        return copy if copy is not None and copy.is_file() else self.folder / atlas_files.DATABASE
 
-    def _database(self) -> AbstractContextManager[sqlite3.Connection]:
-        return database.connect(self.database_path)
+    def _rows(self, query: str, values: Sequence[database.Cell] = ()) -> list[tuple]:
+        with database.connect(self.database_path) as connection:
+            return connection.execute(query, values).fetchall()
 
     def _facts(self, row: database.FactsRow) -> Facts:
         number, sae, block, index, *rest = row
@@ -253,12 +251,6 @@ class Atlas:
         if not 0 <= feature < len(self):
             raise UnboxError(f"there is no feature {feature}; the atlas has {len(self):,}")
         return int(feature)
-
-    def _named(self, words: str) -> int | None:
-        try:
-            return self.id(words) if "/" in words else None
-        except UnboxError:
-            return None
 
     def _check(self, among: Filter) -> None:
         """Refuse a filter by a block or an SAE that is not there."""
@@ -285,17 +277,5 @@ class Atlas:
 
     @cached_property
     def _meanings(self) -> tuple[np.ndarray, np.ndarray] | None:
-        if not (self.folder / atlas_files.MEANING).is_file():
-            return None
-        return self._file(self.folder / atlas_files.MEANING)["features"][()], self._file(
-            self.folder / atlas_files.MEANING
-        )["mean"][0]
-
-    def _with_captions(self, images: list[int], peaks: np.ndarray, heats: np.ndarray) -> list[Example]:
-        with self._database() as connection:
-            captions = database.captions(connection, images)
-        return [
-            Example(image, *captions[image], float(peak), heat, self.thumbnail(image))
-            for image, peak, heat in zip(images, peaks, heats, strict=True)
-            if image >= 0
-        ]
+        path = self.folder / atlas_files.MEANING
+        return (self._file(path)["features"][()], self._file(path)["mean"][0]) if path.is_file() else None

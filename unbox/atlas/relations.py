@@ -69,23 +69,17 @@ def elsewhere(
     feature. `other` holds ids.
     """
     tables = [together(found[number], found[i], count) for i in others]
-    rows = found[number].shape[1]
-    empty = np.zeros((rows, count), np.float32)
-    index = [np.where(t.other >= 0, t.other + starts[i], -1) for i, t in zip(others, tables, strict=True)]
-    joined = RelatedArrays(
-        np.concatenate([*index, np.full((rows, count), -1, np.int64)], 1),
-        np.concatenate([*(t.score for t in tables), empty], 1),
-        np.concatenate([*(t.share for t in tables), empty], 1),
-    )
-    order = np.argsort(-joined.score, axis=1, kind="stable")[:, :count]
-    return RelatedArrays(*(np.take_along_axis(part, order, 1) for part in joined))
+    for i, t in zip(others, tables, strict=True):
+        t.other[t.other >= 0] += starts[i]
+    tables.append(_nothing(found[number].shape[1], count))
+    other, score, share = (np.concatenate(parts, 1) for parts in zip(*tables, strict=True))
+    order = np.argsort(-score, axis=1, kind="stable")[:, :count]
+    return RelatedArrays(*(np.take_along_axis(part, order, 1) for part in (other, score, share)))
 
 
 def _nothing(rows: int, count: int) -> RelatedArrays:
-    shape = (rows, count)
-    return RelatedArrays(
-        np.full(shape, -1, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    )
+    score, share = np.zeros((2, rows, count), np.float32)
+    return RelatedArrays(np.full((rows, count), -1, np.int64), score, share)
 
 
 def _keep(result: RelatedArrays, start: int, score: np.ndarray, share: np.ndarray) -> None:

@@ -56,12 +56,8 @@ class Best:
     def sorted(self) -> "Best":
         """The same with each row's entries in descending order of key."""
         order = np.argsort(-self.key, axis=1, kind="stable")
-        return Best(
-            key=np.take_along_axis(self.key, order, 1),
-            image=np.take_along_axis(self.image, order, 1),
-            peak=np.take_along_axis(self.peak, order, 1),
-            maps=np.take_along_axis(self.maps, order[..., None], 1),
-        )
+        key, image, peak = (np.take_along_axis(a, order, 1) for a in (self.key, self.image, self.peak))
+        return Best(key, image, peak, np.take_along_axis(self.maps, order[..., None], 1))
 
 
 def pair_noise(row: np.ndarray, image: np.ndarray, seed: int) -> np.ndarray:
