@@ -29,7 +29,6 @@ class AppCommand:
     model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
-        """Serve until Ctrl-C."""
         import os
 
         # Gradio reads it while it is imported: nothing is reported to anybody.

@@ -34,7 +34,6 @@ class AtlasCommand:
     model: Group[ModelOptions] = NO_MODEL
 
     def run(self) -> None:
-        """Build the atlas and say what it holds."""
         from activation_store import Store
         from unbox.atlas import Atlas, Filter, build
         from unbox.sae import load_saes
@@ -44,9 +43,8 @@ class AtlasCommand:
         chosen = {name: sae for name, sae in saes.items() if not self.blocks or sae.block in self.blocks}
         if not chosen:
             there = ", ".join(dict.fromkeys(sae.block for sae in saes.values()))
-            raise UnboxError(
-                f"no SAE in {self.saes} is of {', '.join(self.blocks)}; there are SAEs of {there}"
-            )
+            asked = ", ".join(self.blocks)
+            raise UnboxError(f"no SAE in {self.saes} is of {asked}; there are SAEs of {there}")
         build(store, chosen, self.out, plan=self.plan, model=self._encoders(store))
         atlas = Atlas.open(self.out)
         found = atlas.search("", Filter(labelled=True), limit=3, order="label score")

@@ -26,7 +26,6 @@ class BenchShapesCommand:
     model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
-        """Run what is missing, and say what came out."""
         from unbox.ground_truth.bench.benchmark import bench_shapes
         from unbox.ground_truth.bench.report import verdict
         from unbox.sae import load_saes
@@ -62,7 +61,6 @@ class BenchRiebenchCommand:
     model: Group[ModelOptions] = ModelOptions("sdxl-turbo")
 
     def run(self) -> None:
-        """Run what is missing, and print the table."""
         from unbox.experiments.riebench.examples import read_examples
         from unbox.experiments.riebench.report import markdown
         from unbox.experiments.riebench.run_riebench import bench_riebench

@@ -40,10 +40,10 @@ class CollectCommand:
     model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
-        """Collect, or with --dry-run say what it would take."""
         import os
 
         from unbox.capture import collect, estimate, read_prompts
+        from unbox.sae.distributed import local_device
 
         if self.prompts == "shapes" and self.limit is None:
             raise UnboxError("the prompts of shapes have no end: say how many with --limit")
@@ -52,9 +52,13 @@ class CollectCommand:
         if self.dry_run and (self.rank, self.world) != (None, None):
             raise UnboxError("--dry-run plans for all processes together: leave --rank and --world out")
         prompts = read_prompts(self.prompts, self.settings.seed, self.split, self.column)
-        options, local = self.model, os.environ.get("LOCAL_RANK")
-        if options.device is None and local is not None and _has_cuda():
-            options = replace(options, device=f"cuda:{local}")
+        options = self.model
+        if (
+            options.device is None
+            and "LOCAL_RANK" in os.environ
+            and (gpu := local_device(None)).type == "cuda"
+        ):
+            options = replace(options, device=str(gpu))
         model, settings = options.load(), vars(self.settings)
         if self.dry_run:
             print("\n".join(estimate(model, prompts, limit=self.limit, **settings).lines(self.gpus)))
@@ -67,9 +71,3 @@ class CollectCommand:
         if holes := store.missing(store.entries[-1].stop if store.entries else 0):
             absent = sum(stop - start for start, stop in holes)
             print(f"{absent:,} images before the last one are not there yet: other ranks make them")
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

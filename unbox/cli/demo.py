@@ -21,7 +21,6 @@ class DemoCommand:
     model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
-        """Run the stages; say what was found, what to open and what to try."""
         from unbox.ground_truth.demo.run_demo import run
 
         finished = run(self.model.load(), self.plan, self.out, options=self.model.line())

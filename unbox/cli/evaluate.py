@@ -37,7 +37,6 @@ class EvaluateCommand:
     model: Group[ModelOptions] = NO_MODEL
 
     def run(self) -> None:
-        """Evaluate, print, write."""
         from activation_store import Store
         from unbox.sae import evaluate, load_saes
         from unbox.sae.distributed import local_device
@@ -67,18 +66,14 @@ class EvaluateCommand:
 
             blocks = dict.fromkeys(sae.block for sae in saes.values())
             groups = [[sae for sae in saes.values() if sae.block == block] for block in blocks]
-            pages["stability.md"] = stability_table(
-                [pair for group in groups for pair in seed_stability(group)]
-            )
+            pairs = [pair for group in groups for pair in seed_stability(group)]
+            pages["stability.md"] = stability_table(pairs)
         if self.images:
-            pages["pictures.md"] = self._pictures(saes, store)
+            from unbox.experiments.faithfulness import faithfulness, faithfulness_table
+
+            samples, recorded = store.samples[: self.images], store.provenance
+            prompts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
+            steps, guidance = (recorded.get(key) for key in ("steps", "guidance"))
+            rows = faithfulness(self.model.load(), saes, prompts, seeds, steps=steps, guidance=guidance)
+            pages["pictures.md"] = faithfulness_table(rows)
         return pages
-
-    def _pictures(self, saes: "Mapping[str, SAE]", store: "Store") -> str:
-        from unbox.experiments.faithfulness import faithfulness, faithfulness_table
-
-        samples = store.samples[: self.images]
-        model = self.model.load()
-        prompts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
-        steps, guidance = (store.provenance.get(key) for key in ("steps", "guidance"))
-        return faithfulness_table(faithfulness(model, saes, prompts, seeds, steps=steps, guidance=guidance))

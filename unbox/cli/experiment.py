@@ -1,6 +1,6 @@
 """`unbox experiment`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -26,9 +26,6 @@ class ExperimentCommand:
     model: Group[ModelOptions] = NO_MODEL
 
     def run(self) -> None:
-        """Run what is missing, and say where the results are."""
-        from dataclasses import replace
-
         from unbox.experiments.experiment_plan import read_plan
         from unbox.experiments.sweep import run_experiment
 

@@ -43,7 +43,6 @@ class FeaturesCommand:
     model: Group[ModelOptions] = NO_MODEL
 
     def run(self) -> None:
-        """Print what is found."""
         from unbox.atlas import Atlas
 
         atlas, text = Atlas.open(self.atlas), " ".join(self.words)
@@ -71,8 +70,7 @@ class FeaturesCommand:
     def _tell(self, atlas: "Atlas", facts: "Facts") -> None:
         """Everything about a feature, as JSON or as lines."""
         related = {k: atlas.related(facts.id, k) for k in ("neighbours", "coactive", "elsewhere")}
-        labels, words = atlas.labels(facts.id), atlas.words(facts.id)
-        top = atlas.examples(facts.id, "top")
+        labels, words, top = atlas.labels(facts.id), atlas.words(facts.id), atlas.examples(facts.id, "top")
         if self.json:
             shown = asdict(facts) | {"labels": [asdict(each) for each in labels], "words": dict(words)}
             shown |= {k: {r.facts.name: r.score for r in rows} for k, rows in related.items()}

@@ -100,30 +100,29 @@ class GenerateCommand:
         height, width = self.pixels(model.size)
         first = randbits(32) if self.seed is None else self.seed
         jobs = [(prompt, first + i) for prompt in self.prompt for i in range(self.count)]
-        chosen = replace(
-            asked,
-            steps=system.steps if asked.steps is None else asked.steps,
-            guidance=system.guidance if asked.guidance is None else asked.guidance,
-            height=height,
-            width=width,
-        )
+        steps = system.steps if asked.steps is None else asked.steps
+        guidance = system.guidance if asked.guidance is None else asked.guidance
+        chosen = vars(replace(asked, steps=steps, guidance=guidance, height=height, width=width))
+        chosen = chosen | {"guidance_rescale": self.guidance_rescale}
+        micro, start = self.micro.value(), self.start()
+        prompts, seeds = [prompt for prompt, _ in jobs], [seed for _, seed in jobs]
         images = model.generate(
-            [prompt for prompt, _ in jobs],
-            seeds=[seed for _, seed in jobs],
-            micro=self.micro.value(),
-            image=self.start(),
+            prompts,
+            seeds=seeds,
+            micro=micro,
+            image=start,
             strength=strength,
             edits=edits,
-            guidance_rescale=self.guidance_rescale,
             progress=True,
-            **vars(chosen),
+            **chosen,
         )
-        shared = vars(chosen) | {"guidance_rescale": self.guidance_rescale}
-        del shared["batch_size"]
+        shared = {name: value for name, value in chosen.items() if name != "batch_size"}
         for i, (image, (prompt, seed)) in enumerate(zip(images, jobs, strict=True)):
             record = {"model": self.model.model, "system": system.name, "prompt": prompt, "seed": seed}
             record |= {**shared, "edits": edits.to_json() if edits else None, **self.beside(strength)}
-            print(f"wrote {save_png(image, numbered(self.out, i, len(jobs)), record)} (seed {seed})")
+            numbered = self.out.with_name(f"{self.out.stem}-{i}{self.out.suffix}")
+            path = save_png(image, self.out if len(jobs) == 1 else numbered, record)
+            print(f"wrote {path} (seed {seed})")
 
     def beside(self, strength: float) -> dict[str, JSON]:
         """What else decided the images, where it was given: weights, micro-conditioning, starting image."""
@@ -137,17 +136,14 @@ class GenerateCommand:
 
     def read_edits(self) -> "Edits | None":
         """The edits with their autoencoders, or None."""
-        if self.edits is None:
-            if self.saes is not None:
-                raise UnboxError("--saes has no use without --edits FILE, which names features of them")
-            return None
         from unbox.edits import load_edits
-
-        if self.saes is None:
-            return load_edits(self.edits)
         from unbox.sae import load_saes
 
-        return load_edits(self.edits, load_saes(self.saes))
+        if self.edits is not None:
+            return load_edits(self.edits, None if self.saes is None else load_saes(self.saes))
+        if self.saes is not None:
+            raise UnboxError("--saes has no use without --edits FILE, which names features of them")
+        return None
 
     def pixels(self, side: int) -> Size:
         """Height and width of the images; `side` where they are not given."""
@@ -158,7 +154,10 @@ class GenerateCommand:
             raise UnboxError("give --aspect, or --height and --width, not both")
         from unbox.models import nearest_bucket
 
-        across, down = ratio(self.aspect)
+        try:
+            across, down = (float(part) for part in self.aspect.split(":"))
+        except ValueError:
+            raise UnboxError(f"--aspect is WIDTH:HEIGHT like 16:9, not '{self.aspect}'") from None
         return nearest_bucket(down, across, side=side)
 
     def start(self) -> "Image.Image | None":
@@ -169,17 +168,3 @@ class GenerateCommand:
 
         with Image.open(self.image) as image:
             return image.convert("RGB")
-
-
-def ratio(text: str) -> tuple[float, float]:
-    """Width and height of `16:9`."""
-    try:
-        width, height = (float(part) for part in text.split(":"))
-    except ValueError:
-        raise UnboxError(f"--aspect is WIDTH:HEIGHT like 16:9, not '{text}'") from None
-    return width, height
-
-
-def numbered(path: Path, index: int, count: int) -> Path:
-    """`path`, or with several images `path-0`, `path-1`, ..."""
-    return path if count == 1 else path.with_name(f"{path.stem}-{index}{path.suffix}")

@@ -44,7 +44,6 @@ class InvertCommand:
     model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
-        """Invert, report, draw."""
         from PIL import Image, ImageOps
 
         from unbox.edits import invert, load_edits

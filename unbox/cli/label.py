@@ -32,7 +32,6 @@ class LabelCommand:
     """Seed of the order of the images that a label is tested on."""
 
     def run(self) -> None:
-        """Label one feature after the other; what was labelled stays when stopped."""
         import os
 
         from unbox.atlas import Atlas

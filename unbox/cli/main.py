@@ -116,8 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (extra := EXTRAS.get(error.name or "")) is None:
             raise
         message = f"this needs {error.name}, which is not installed: pip install 'unbox[{extra}]'"
-    except (ValueError, OSError) as error:
-        if not is_mistake(error) or os.environ.get("UNBOX_TRACEBACK"):
+    except mistakes() as error:
+        if os.environ.get("UNBOX_TRACEBACK"):
             raise
         message = " ".join(str(error).split())
     print("unbox:", message, file=sys.stderr)
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(typed: Sequence[str]) -> int:
-    """The exit code of one command line. Raises UnboxError for an unknown command."""
+    """The exit code of one command line. Raises UnboxError for an unknown command or an option's old name."""
     if not typed or typed[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -136,7 +136,9 @@ def run(typed: Sequence[str]) -> int:
         print(overview(rows))
         return 0
     command, rest = find(typed)
-    refuse_former(command, rest)
+    former = FORMER_OPTIONS.get(command.name, {})
+    if old := next((word for word in (each.split("=")[0] for each in rest) if word in former), None):
+        raise UnboxError(f"{old} is now {former[old]}; see `unbox {command.name} --help`")
     return parse(command, rest).run() or 0
 
 
@@ -159,59 +161,38 @@ def group(word: str) -> tuple[Command, ...]:
     return tuple(command for command in COMMANDS if command.name.startswith(f"{word} "))
 
 
-def refuse_former(command: Command, rest: Sequence[str]) -> None:
-    """Raises UnboxError with the new name for an option under its old one."""
-    former = FORMER_OPTIONS.get(command.name, {})
-    for option in (word.split("=")[0] for word in rest):
-        if option in former:
-            raise UnboxError(f"{option} is now {former[option]}; see `unbox {command.name} --help`")
-
-
 def parse(command: Command, rest: Sequence[str]) -> Runnable:
     """The command's dataclass, filled. An unknown option exits with code 2 and names the nearest."""
     import tyro
 
-    return tyro.cli(
-        command.form(),
-        args=rest,
-        prog=f"unbox {command.name}",
-        config=(tyro.conf.FlagCreatePairsOff,),
-        registry=registry(),
-    )
+    name, config = f"unbox {command.name}", (tyro.conf.FlagCreatePairsOff,)
+    return tyro.cli(command.form(), args=rest, prog=name, config=config, registry=registry())
 
 
 def registry() -> "ConstructorRegistry":
     """How an option that is a pair of words is typed: as NAME=VALUE."""
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-    def pair(kind: PrimitiveTypeInfo) -> "PrimitiveConstructorSpec[tuple[str, str]] | None":
-        if kind.type != tuple[str, str]:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="NAME=VALUE",
-            instance_from_str=lambda words: (words[0].partition("=")[0], words[0].partition("=")[2]),
-            is_instance=lambda value: isinstance(value, tuple) and len(value) == 2,
-            str_from_instance=lambda value: ["=".join(value)],
-        )
-
+    pair = PrimitiveConstructorSpec[tuple[str, str]](
+        nargs=1,
+        metavar="NAME=VALUE",
+        instance_from_str=lambda words: (words[0].partition("=")[0], words[0].partition("=")[2]),
+        is_instance=lambda value: isinstance(value, tuple) and len(value) == 2,
+        str_from_instance=lambda value: ["=".join(value)],
+    )
     rules = ConstructorRegistry()
-    rules.primitive_rule(pair)
+    rules.primitive_rule(lambda kind: pair if kind.type == tuple[str, str] else None)
     return rules
 
 
-def is_mistake(error: Exception) -> bool:
-    """True for what a message answers better than a traceback: our own errors, and the system's refusals
-    (a missing file, a full disk, a folder that cannot be written)."""
-    if isinstance(error, UnboxError | OSError):
-        return True
-    return isinstance(error, import_module("activation_store").StoreError)
+def mistakes() -> tuple[type[Exception], ...]:
+    """What a message answers better than a traceback: our own errors, and the system's refusals (a missing
+    file, a full disk, a folder that cannot be written)."""
+    return UnboxError, OSError, import_module("activation_store").StoreError
 
 
 def overview(rows: Sequence[Command] = COMMANDS) -> str:
     """The list of commands, one a line."""
     width = max(len(row.name) for row in rows)
-    lines = [f"  {row.name:{width}}  {row.about}" for row in rows]
-    return "\n".join(
-        ["usage: unbox COMMAND [options]", "", *lines, "", "`unbox COMMAND --help` documents each."]
-    )
+    lines = "".join(f"  {row.name:{width}}  {row.about}\n" for row in rows)
+    return f"usage: unbox COMMAND [options]\n\n{lines}\n`unbox COMMAND --help` documents each."

@@ -48,18 +48,8 @@ class ModelOptions:
         """The model, ready to run."""
         from unbox.models import load
 
-        return load(
-            self.model,
-            self.dtype,
-            self.device,
-            system=self.system,
-            unet=self.unet,
-            lora=self.lora,
-            config=self.config,
-            offload=self.offload,
-            compile=self.compile,
-            download=not self.offline,
-        )
+        given = {name: value for name, value in vars(self).items() if name not in ("model", "offline")}
+        return load(self.model, **given, download=not self.offline)
 
     def line(self) -> str:
         """The options as typed: what a command suggested to the user repeats."""

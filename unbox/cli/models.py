@@ -24,7 +24,6 @@ class ModelsCommand:
     """Print JSON, a list of the systems."""
 
     def run(self) -> None:
-        """Print the systems."""
         from unbox.models.hub import missing, present
         from unbox.models.system_table import SYSTEMS, find_system
 
@@ -35,11 +34,8 @@ class ModelsCommand:
         if self.json:
             from json import dumps
 
-            listed = [
-                row.to_json() | {"present": here[row.name], "download_bytes": size(missing_files[row.name])}
-                for row in rows
-            ]
-            print(dumps(listed, indent=1))
+            facts = [{"present": here[r.name], "download_bytes": size(missing_files[r.name])} for r in rows]
+            print(dumps([row.to_json() | more for row, more in zip(rows, facts, strict=True)], indent=1))
         elif self.names:
             print("\n\n".join(page(row, here[row.name], missing_files[row.name]) for row in rows))
         else:
@@ -57,16 +53,10 @@ Files = list[tuple[str, str, int]]
 def line(row: "System", present: bool, missing_files: Files) -> tuple[str, ...]:
     """One row of the table."""
     real = row.verified.startswith("real weights")
-    return (
-        row.name,
-        where(row, present, missing_files),
-        str(row.steps),
-        f"{row.guidance:g}",
-        str(row.size or "-"),
-        row.prediction,
-        row.scheduler.removesuffix("Scheduler"),
-        "real weights" if real else "random weights",
-    )
+    settings = (str(row.steps), f"{row.guidance:g}", str(row.size or "-"), row.prediction)
+    run_with = "real weights" if real else "random weights"
+    place, scheduler = where(row, present, missing_files), row.scheduler.removesuffix("Scheduler")
+    return (row.name, place, *settings, scheduler, run_with)
 
 
 def where(row: "System", present: bool, missing_files: Files) -> str:
@@ -75,17 +65,12 @@ def where(row: "System", present: bool, missing_files: Files) -> str:
         return "here"
     if row.base is None:
         return "name your own"
-    return f"download {gigabytes(size(missing_files))}" if missing_files else "not installed"
+    return f"download {size(missing_files) / 1e9:.1f} GB" if missing_files else "not installed"
 
 
 def size(missing_files: Files) -> int:
     """Bytes to be downloaded."""
     return sum(count for _, _, count in missing_files)
-
-
-def gigabytes(count: int) -> str:
-    """Bytes as `6.9 GB`."""
-    return f"{count / 1e9:.1f} GB"
 
 
 def table(lines: list[tuple[str, ...]]) -> str:
@@ -101,12 +86,10 @@ def page(row: "System", present: bool, missing_files: Files) -> str:
     """Everything about one system."""
     from unbox.models.systems import PIPELINE_FILE
 
-    weights = [
-        repo
-        + (f"/{file}" if file not in ("", PIPELINE_FILE) else "")
-        + f" ({f'{gigabytes(count)} to download' if (repo, file, count) in missing_files else 'here'})"
-        for repo, file, count in row.needs
-    ]
+    weights = []
+    for repo, file, count in row.needs:
+        state = f"{count / 1e9:.1f} GB to download" if (repo, file, count) in missing_files else "here"
+        weights.append(f"{repo}/{file if file != PIPELINE_FILE else ''}".rstrip("/") + f" ({state})")
     yours = f"yours: --model CHECKPOINT --system {row.name}"
     counts = ", ".join(map(str, row.step_counts or ()))
     facts = {

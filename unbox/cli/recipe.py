@@ -72,7 +72,5 @@ class RecipeRealSizeCommand:
 
         folder = write_random(self.out, self.architecture, getattr(torch, self.dtype), self.seed, True)
         refine = "--image IMAGE.png --steps 4" if self.architecture == "refiner" else "--steps 1"
-        print(
-            f"wrote {folder}; its images are noise. Try:\n"
-            f"  unbox generate --model {folder} --prompt test {refine} --height 512 --width 512"
-        )
+        print(f"wrote {folder}; its images are noise. Try:")
+        print(f"  unbox generate --model {folder} --prompt test {refine} --height 512 --width 512")

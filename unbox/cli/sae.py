@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import tyro
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
     from unbox.sae import SAE
 
-Folder = Positional[Path]
+Folder = Annotated[Positional[Path], tyro.conf.arg(help="Folder of SAEs, or of one.")]
 Layout = Literal["sdxl-unbox", "saelens", "sparsify"]
 
 
@@ -18,10 +19,8 @@ class SAEInfoCommand:
     """What a folder of SAEs holds: sizes, figures, how they were trained, where they came from."""
 
     saes: Folder
-    """Folder of SAEs, or of one."""
 
     def run(self) -> None:
-        """Print it."""
         from unbox.sae import load_saes
 
         for name, sae in load_saes(self.saes).items():
@@ -35,7 +34,7 @@ class SAEImportCommand:
     Nothing in the files is run; what cannot be read exactly is refused.
     """
 
-    path: Folder
+    path: Positional[Path]
     """Folder of one of their SAEs, or of several."""
     out: Path
     """Folder for ours, one folder each."""
@@ -45,7 +44,6 @@ class SAEImportCommand:
     """Block of the SAE, where its folder does not say; for one SAE."""
 
     def run(self) -> None:
-        """Import and say what was written."""
         from unbox.errors import UnboxError
         from unbox.sae.interop import import_all
         from unbox.site import block_path
@@ -68,21 +66,18 @@ class SAEExportCommand:
     """Write SAEs in another package's layout."""
 
     saes: Folder
-    """Folder of SAEs, or of one."""
     out: Path
     """Folder for theirs, one folder each."""
     format: Layout
     """Their layout."""
 
     def run(self) -> None:
-        """Export and say what was written."""
         from unbox.sae import load_saes
         from unbox.sae.interop import export_sae, sdxl_unbox
 
         for name, sae in load_saes(self.saes).items():
-            folder = self.out / (
-                Path(sdxl_unbox.folder_name(sae)) / "final" if self.format == "sdxl-unbox" else Path(name)
-            )
+            nested = self.format == "sdxl-unbox"
+            folder = self.out / (f"{sdxl_unbox.folder_name(sae)}/final" if nested else name)
             folder.parent.mkdir(parents=True, exist_ok=True)
             export_sae(sae, folder, self.format)
             print(folder)
@@ -93,14 +88,12 @@ class SAEPushCommand:
     """Upload SAEs to the Hugging Face Hub, each with its card."""
 
     saes: Folder
-    """Folder of SAEs, or of one."""
     repo: Positional[str]
     """owner/name on the Hub; made if it is not there."""
     private: bool = False
     """Make it readable to its owner only."""
 
     def run(self) -> None:
-        """Upload and print the address."""
         from unbox.sae.hub import push
 
         print(push(self.saes, self.repo, self.private))
@@ -118,7 +111,6 @@ class SAEPullCommand:
     """Branch, tag or commit."""
 
     def run(self) -> None:
-        """Download and say what came."""
         from unbox.sae.hub import pull
 
         for name, sae in pull(self.repo, self.out, self.revision).items():
@@ -129,18 +121,14 @@ def describe(name: str, sae: "SAE") -> list[str]:
     """Lines about one SAE."""
     chosen = f"k {sae.k}" if sae.threshold is None else f"over a threshold, k {sae.k} on average"
     lines = [f"{name}: {sae.latents} latents of width {sae.width}, {chosen}"]
-    figures = sae.meta.get("figures") or {}
-    shown = [
-        f"{key} {figures[key]:.4g}"
-        for key in ("fvu", "l0", "dead_fraction", "dense_fraction")
-        if key in figures
-    ]
-    if shown:
+    figures, training = sae.meta.get("figures") or {}, sae.meta.get("training") or {}
+    measured = [key for key in ("fvu", "l0", "dead_fraction", "dense_fraction") if key in figures]
+    if shown := [f"{key} {figures[key]:.4g}" for key in measured]:
         lines.append(f"  on {figures.get('rows_from', 'rows')}: {', '.join(shown)}")
-    training = sae.meta.get("training") or {}
-    options = [f"{key} {training[key]}" for key in ("variant", "tokens", "lr", "seed") if key in training]
-    if options:
+    if options := [
+        f"{key} {training[key]}" for key in ("variant", "tokens", "lr", "seed") if key in training
+    ]:
         lines.append(f"  trained with {', '.join(options)}")
-    if "imported" in sae.meta:
-        lines.append(f"  imported from {sae.meta['imported']['format']}, {sae.meta['imported']['folder']}")
+    if source := sae.meta.get("imported"):
+        lines.append(f"  imported from {source['format']}, {source['folder']}")
     return lines

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
+import tyro
 from tyro.conf import Positional
 
 from unbox.json_types import JSON
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from activation_store.verify import Progress
 
 T = TypeVar("T")
-Folder = Positional[Path]
+Folder = Annotated[Positional[Path], tyro.conf.arg(help="Folder of the store.")]
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,8 @@ class StoreInfoCommand:
     """What a store holds: images, blocks, steps, branches, statistics, and where it came from."""
 
     store: Folder
-    """Folder of the store."""
 
     def run(self) -> None:
-        """Print it."""
         from activation_store import Store
 
         print("\n".join(describe(Store.open(self.store))))
@@ -37,10 +36,8 @@ class StoreVerifyCommand:
     """Read every byte of a store against its digests; changes nothing. Ends with 1 if something is wrong."""
 
     store: Folder
-    """Folder of the store."""
 
     def run(self) -> int:
-        """Print what is found."""
         from activation_store import verify
 
         return _print_report(self.store, _with_bar("verifying", lambda bar: verify(self.store, bar)))
@@ -54,15 +51,11 @@ class StoreRepairCommand:
     """
 
     store: Folder
-    """Folder of the store."""
 
-    def run(self) -> int:
-        """Repair and print what was done."""
+    def run(self) -> None:
         from activation_store import repair
 
-        report = _with_bar("repairing", lambda bar: repair(self.store, bar))
-        _print_report(self.store, report)
-        return 0
+        _print_report(self.store, _with_bar("repairing", lambda bar: repair(self.store, bar)))
 
 
 @dataclass(frozen=True)
@@ -75,11 +68,9 @@ class StoreMergeCommand:
     """Folder of the new store."""
 
     def run(self) -> None:
-        """Merge and describe the result."""
         from activation_store import merge
 
-        store = _with_bar("merging", lambda bar: merge(self.stores, self.out, bar))
-        print("\n".join(describe(store)))
+        print("\n".join(describe(_with_bar("merging", lambda bar: merge(self.stores, self.out, bar)))))
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,6 @@ class StoreSubsetCommand:
     """Copy some blocks, steps, branches or images of a store into a new one, or change its number format."""
 
     store: Folder
-    """Folder of the store."""
     out: Path
     """Folder of the new store."""
     blocks: tuple[str, ...] | None = None
@@ -102,7 +92,6 @@ class StoreSubsetCommand:
     """Number format of the store; None: the same as before."""
 
     def run(self) -> None:
-        """Copy and describe the result."""
         from activation_store import subset
 
         copy = partial(subset, self.store, self.out, samples=slice(*self.samples), blocks=self.blocks)
@@ -113,20 +102,16 @@ class StoreSubsetCommand:
 def describe(store: "Store") -> list[str]:
     """Lines about an open store."""
     schema = store.schema
-    size = sum(entry.bytes for entry in store.entries)
-    end = store.entries[-1].stop if store.entries else 0
-    holes = store.missing(end)
+    size = f"{sum(entry.bytes for entry in store.entries) / 1e9:,.3g} GB"
     lines = [
-        f"{store.path}: {len(store):,} images in {len(store.entries):,} files, {size / 1e9:,.3g} GB, "
-        + schema.dtype,
+        f"{store.path}: {len(store):,} images in {len(store.entries):,} files, {size}, {schema.dtype}",
         f"steps {', '.join(map(str, schema.steps))}; branches {', '.join(schema.branches)}",
         f"digest {store.digest}",
     ]
-    if holes:
+    if holes := store.missing(store.entries[-1].stop if store.entries else 0):
         some = ", ".join(f"{start}..{stop - 1}" for start, stop in holes[:8])
         lines.append(f"missing images: {some}{', ...' if len(holes) > 8 else ''}")
-    for key, value in store.provenance.items():
-        lines.append(f"{key}: {_short(value)}")
+    lines += [f"{key}: {_short(value)}" for key, value in store.provenance.items()]
     lines.append(f"{'block':<10} {'vectors':>13} {'grid':>9} {'width':>5}  norm 5%   50%   95%   deviation")
     for block in store.blocks:
         rows = store[block]

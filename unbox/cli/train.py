@@ -36,12 +36,13 @@ class TrainCommand:
     settings: Group[TrainSettings] = TrainSettings()
 
     def run(self) -> None:
-        """Train, and print each SAE's figures."""
         from activation_store import Store
         from unbox.sae import train
 
-        if self.resume or self.plan is not None:
-            self._refuse_options()
+        declared = (self.grid, self.settings) != (SpecGrid(), TrainSettings())
+        if (self.resume and (declared or self.plan)) or (self.plan and declared):
+            name = "--resume" if self.resume else "--plan"
+            raise UnboxError(f"{name} takes SAEs and run from what is written; give no options for them")
         store = Store.open(self.store)
         if find_spec("numba") is None:
             print("numba is not installed: training on a CPU is slower without it (pip install 'unbox[cpu]')")
@@ -59,14 +60,6 @@ class TrainCommand:
             print(
                 f"{self.out / name}: FVU {figures['fvu']:.4f}, L0 {figures['l0']:.1f}, "
                 f"dead {figures['dead_fraction']:.1%}, on {figures['rows_from']}"
-            )
-
-    def _refuse_options(self) -> None:
-        """Raises UnboxError for options beside a plan that is written down already."""
-        name = "--resume" if self.resume else "--plan"
-        if (self.grid, self.settings) != (SpecGrid(), TrainSettings()) or (self.resume and self.plan):
-            raise UnboxError(
-                f"{name} takes the SAEs and the run from what is written; give no options for them"
             )
 
     def _plan(self, blocks: tuple[str, ...]) -> Plan:
