@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from itertools import product
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -136,7 +138,7 @@ def evaluate(sae: SAE, rows: RowsLike, *, limit: int | None = None) -> Figures:
     source = _source(sae, rows)
     latents = LatentSums.zero(sae.latents)
     cells: dict[Cell, Sums] = {}
-    images: list[tuple[float, Sums]] = []
+    images: list[Sums] = []
     squares = None
     for image in _images(source, limit):
         x = torch.from_numpy(image.reshape(-1, sae.width))
@@ -145,14 +147,14 @@ def evaluate(sae: SAE, rows: RowsLike, *, limit: int | None = None) -> Figures:
             found = Sums.of(x[chosen], error[chosen], l0[chosen])
             cells[key] = cells[key] + found if key in cells else found
         if image.ndim == 5:
-            images.append((float(error.double().square().sum()), Sums.of(x, error, l0)))
+            images.append(Sums.of(x, error, l0))
             squares = _add_positions(squares, source, len(images) - 1, error, x, image.shape)
-    whole = _total(list(cells.values()))
+    whole = reduce(add, cells.values())
     density = latents.active / latents.rows
     return Figures(
         rows=whole.rows,
         fvu=whole.fvu,
-        fvu_interval=_interval([s for _, s in images]) if len(images) > 1 else None,
+        fvu_interval=_interval(images) if len(images) > 1 else None,
         explained_variance=1 - whole.fvu,
         explained_variance_per_channel=whole.per_channel,
         l0=whole.l0,
@@ -241,15 +243,8 @@ def _groups(cells: Mapping[Cell, Sums]) -> Iterator[GroupFigures]:
     if len(branches) > 1:
         wanted += [(None, branch) for branch in branches] + list(product(steps, branches))
     for step, branch in wanted:
-        s = _total([c for k, c in cells.items() if step in (None, k[0]) and branch in (None, k[1])])
+        s = reduce(add, (c for k, c in cells.items() if step in (None, k[0]) and branch in (None, k[1])))
         yield GroupFigures(step, branch, s.rows, s.fvu, 1 - s.fvu, s.l0)
-
-
-def _total(parts: list[Sums]) -> Sums:
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole + part
-    return whole
 
 
 def _interval(images: list[Sums]) -> tuple[float, float]:
@@ -272,14 +267,11 @@ def _add_positions(
         return None  # the store kept only some positions of each image
     grid = (-1, size, shape[4])
     e, v = error.double().reshape(grid), x.double().reshape(grid)
-    found = torch.cat(
-        [
-            e.square().sum((0, 2))[None],
-            v.square().sum((0, 2))[None],
-            v.sum(0).T,
-            torch.full((1, grid[1]), len(e)),
-        ]
-    ).reshape(-1, shape[2], shape[3])
+    squares, rows = (
+        torch.stack([e.square().sum((0, 2)), v.square().sum((0, 2))]),
+        torch.full((1, size), len(e)),
+    )
+    found = torch.cat([squares, v.sum(0).T, rows]).reshape(-1, shape[2], shape[3])
     return found if sums is None else sums + found
 
 

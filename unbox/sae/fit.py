@@ -172,11 +172,8 @@ class TrainingRun:
             raise UnboxError(f"there are no rows of '{block}' to train on")
         plan, budget = self.plan, self.plan.budget(len(rows))
         start = measure(rows, plan.seed, plan.centre, plan.init, plan.scaled)
-        fits = {
-            name: SAETrainer(spec, plan, budget, start, self.device, self.team)
-            for name, spec in zip(self.names, plan.saes, strict=True)
-            if spec.block == block
-        }
+        specs = {name: s for name, s in zip(self.names, plan.saes, strict=True) if s.block == block}
+        fits = {n: SAETrainer(s, plan, budget, start, self.device, self.team) for n, s in specs.items()}
         return Lane(rows, budget, fits, self._batches(rows, budget, None))
 
     def _batches(self, rows: RowSource, budget: Budget, cursor: Cursor | None) -> RowBatches:

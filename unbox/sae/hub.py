@@ -8,7 +8,7 @@ from unbox.sae.model import SAE, load_saes
 from unbox.sae.sae_folder import CARD, CONFIG, FIGURES, TENSORS, is_sae
 
 #: The only files that go up or come down.
-FILES = (CONFIG, TENSORS, FIGURES, CARD)
+PATTERNS = [prefix + name for prefix in ("", "*/") for name in (CONFIG, TENSORS, FIGURES, CARD)]
 
 
 def push(folder: str | os.PathLike, repo: str, private: bool = False, message: str = "Add SAEs") -> str:
@@ -24,12 +24,8 @@ def push(folder: str | os.PathLike, repo: str, private: bool = False, message: s
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo,
-            folder_path=str(root),
-            allow_patterns=[*FILES, *(f"*/{name}" for name in FILES)],
-            commit_message=f"{message} ({len(saes)})",
-        )
+        about = f"{message} ({len(saes)})"
+        api.upload_folder(repo_id=repo, folder_path=str(root), allow_patterns=PATTERNS, commit_message=about)
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UnboxError(f"the Hub did not take {root} as {repo}: {_first(error)}") from None
     return f"https://huggingface.co/{repo}"
@@ -41,12 +37,7 @@ def pull(repo: str, folder: str | os.PathLike, revision: str | None = None) -> d
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        snapshot_download(
-            repo,
-            revision=revision,
-            local_dir=str(folder),
-            allow_patterns=[*FILES, *(f"*/{name}" for name in FILES)],
-        )
+        snapshot_download(repo, revision=revision, local_dir=str(folder), allow_patterns=PATTERNS)
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UnboxError(f"{repo} could not be fetched from the Hub: {_first(error)}") from None
     if not is_sae(Path(folder)) and not any(is_sae(path) for path in Path(folder).iterdir()):

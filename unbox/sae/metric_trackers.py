@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 from activation_store.files import publish_file
 from unbox.errors import UnboxError
@@ -15,29 +15,17 @@ from unbox.errors import UnboxError
 Record = Mapping[str, str | float]
 
 
-class Sink(Protocol):
-    """Takes lines of metrics."""
+class Sink(NamedTuple):
+    """Takes lines of metrics: `sae`, `tokens` and numbers; `close`: no more will come."""
 
-    def write(self, record: Record) -> None:
-        """One line: `sae`, `tokens` and numbers."""
-
-    def close(self) -> None:
-        """No more lines will come."""
+    write: Callable[[Record], None]
+    close: Callable[[], None]
 
 
-class JsonLines:
+def json_lines(path: str | os.PathLike) -> Sink:
     """A file of one JSON object a line, flushed as it grows."""
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
-
-    def write(self, record: Record) -> None:
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+    file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (closed by `close`)
+    return Sink(lambda record: print(json.dumps(record, allow_nan=False), file=file), file.close)
 
 
 def rewind(path: str | os.PathLike, done: Mapping[str, int]) -> None:
@@ -59,42 +47,31 @@ def rewind(path: str | os.PathLike, done: Mapping[str, int]) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
-class TensorBoard:
+def _tensorboard(folder: Path) -> Sink:
     """Event files for `tensorboard --logdir`."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    writer = SummaryWriter(str(folder / "tensorboard"))
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
-
-    def write(self, record: Record) -> None:
+    def write(record: Record) -> None:
         for name, value in _numbers(record).items():
-            self._writer.add_scalar(f"{record['sae']}/{name}", value, record["tokens"])
+            writer.add_scalar(name, value, record["tokens"])
 
-    def close(self) -> None:
-        self._writer.close()
+    return Sink(write, writer.close)
 
 
-class Tracker:
+def _tracker(name: str, folder: Path) -> Sink:
     """trackio and Weights & Biases, which share an interface: `init`, `log`, `finish`."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self._module = import_module(name)
-        self._module.init(project="unbox", name=folder.name)
-
-    def write(self, record: Record) -> None:
-        numbers = {f"{record['sae']}/{name}": value for name, value in _numbers(record).items()}
-        self._module.log({**numbers, "tokens": record["tokens"]})
-
-    def close(self) -> None:
-        self._module.finish()
+    module = import_module(name)
+    module.init(project="unbox", name=folder.name)
+    return Sink(lambda r: module.log({**_numbers(r), "tokens": r["tokens"]}), module.finish)
 
 
 #: Name of an optional tracker -> how it starts, given the run's folder.
 TRACKERS: dict[str, Callable[[Path], Sink]] = {
-    "tensorboard": TensorBoard,
-    "trackio": partial(Tracker, "trackio"),
-    "wandb": partial(Tracker, "wandb"),
+    "tensorboard": _tensorboard,
+    "trackio": partial(_tracker, "trackio"),
+    "wandb": partial(_tracker, "wandb"),
 }
 
 
@@ -112,4 +89,6 @@ def trackers(names: Sequence[str], folder: Path) -> list[Sink]:
 
 
 def _numbers(record: Record) -> dict[str, float]:
-    return {k: v for k, v in record.items() if k not in ("sae", "tokens") and isinstance(v, int | float)}
+    """The figures of a line, by `<SAE>/<name>`."""
+    figures = {k: v for k, v in record.items() if k not in ("sae", "tokens") and isinstance(v, int | float)}
+    return {f"{record['sae']}/{name}": value for name, value in figures.items()}

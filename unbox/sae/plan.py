@@ -139,10 +139,10 @@ class TrainSettings:
         optional = ("tokens", "warmup", "decay", "dead_after", "log_every", "checkpoint_every")
         floors = {name: 0 if name in ("warmup", "decay") else 1 for name in optional}
         _check_numbers(self, {"batch_size": 1, "seed": 0, **floors}, optional)
-        _check_choice("precision", self.precision, get_args(Precision))
-        _check_choice("share", self.share, get_args(Share))
-        _check_choice("centre", self.centre, get_args(Centre))
-        _check_choice("init", self.init, get_args(FirstDirections))
+        choices = {"precision": Precision, "share": Share, "centre": Centre, "init": FirstDirections}
+        for name, known in choices.items():
+            if getattr(self, name) not in get_args(known):
+                raise UnboxError(f"no {name} '{getattr(self, name)}'; there are {', '.join(get_args(known))}")
         if not 0 <= self.aux < 10:
             raise UnboxError(f"aux = {self.aux}: the coefficient of AuxK is from 0 to 10")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -151,19 +151,15 @@ class TrainSettings:
     def budget(self, rows: int) -> "Budget":
         """The plan's amounts for a block of `rows` rows, with every None filled in."""
         tokens = self.tokens or rows
-
-        def amount(value: int | None, usual: int) -> int:
-            return usual if value is None else value
-
-        return Budget(
-            tokens=tokens,
-            batch_size=self.batch_size,
-            warmup=amount(self.warmup, min(tokens // 20, 1_000_000)),
-            decay=amount(self.decay, tokens // 5),
-            dead_after=amount(self.dead_after, min(DEAD_AFTER, max(1, tokens // 8))),
-            log_every=amount(self.log_every, max(1, tokens // 100)),
-            checkpoint_every=amount(self.checkpoint_every, max(1, min(tokens // 10, 50_000_000))),
-        )
+        usual = {
+            "warmup": min(tokens // 20, 1_000_000),
+            "decay": tokens // 5,
+            "dead_after": min(DEAD_AFTER, max(1, tokens // 8)),
+            "log_every": max(1, tokens // 100),
+            "checkpoint_every": max(1, min(tokens // 10, 50_000_000)),
+        }
+        amounts = {k: v if getattr(self, k) is None else getattr(self, k) for k, v in usual.items()}
+        return Budget(tokens, self.batch_size, **amounts)
 
 
 @dataclass(frozen=True)
@@ -265,8 +261,3 @@ def _check_numbers(
             continue
         if isinstance(number, bool) or not isinstance(number, int) or number < floor:
             raise UnboxError(f"{name} = {number!r} is not a whole number of at least {floor}")
-
-
-def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UnboxError(f"no {name} '{value}'; there are {', '.join(known)}")

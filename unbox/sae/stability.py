@@ -34,9 +34,9 @@ def matching(first: Tensor, second: Tensor) -> tuple[np.ndarray, np.ndarray]:
     Returns for the smaller set's rows in order: the other's row (min(n, m),), and the cosines.
     """
     cosines = (_unit(first) @ _unit(second).T).numpy()
-    flipped = len(first) > len(second)
-    rows, columns = linear_sum_assignment(-(cosines.T if flipped else cosines))
-    return columns, (cosines.T if flipped else cosines)[rows, columns]
+    cosines = cosines.T if len(first) > len(second) else cosines
+    rows, columns = linear_sum_assignment(cosines, maximize=True)
+    return columns, cosines[rows, columns]
 
 
 def agreement(first: SAE, second: SAE, seed: int = 0) -> Agreement:
@@ -51,12 +51,8 @@ def agreement(first: SAE, second: SAE, seed: int = 0) -> Agreement:
         raise UnboxError("an SAE without a living latent has no features to compare")
     _, cosines = matching(a, b)
     matched = bootstrap(cosines, draws=1000, seed=seed)
-    return Agreement(
-        matched=matched.mean,
-        interval=(matched.low, matched.high),
-        nearest=float((_unit(a) @ _unit(b).T).amax(1).mean()),
-        shared=float((cosines > 0.7).mean()),
-    )
+    nearest, shared = float((_unit(a) @ _unit(b).T).amax(1).mean()), float((cosines > 0.7).mean())
+    return Agreement(matched.mean, (matched.low, matched.high), nearest, shared)
 
 
 def seed_stability(saes: Sequence[SAE]) -> list[tuple[str, str, Agreement]]:

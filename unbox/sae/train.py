@@ -140,7 +140,7 @@ def _train(run: TrainingRun, out: Path, trackers: Sequence[str], progress: bool)
     if run.team.first:
         done = {name: lane.done for lane in run.lanes.values() for name in lane.fits}
         metric_trackers.rewind(out / checkpoint.METRICS, done)
-        sinks.append(metric_trackers.JsonLines(out / checkpoint.METRICS))
+        sinks.append(metric_trackers.json_lines(out / checkpoint.METRICS))
     try:
         sinks += metric_trackers.trackers(trackers, out) if run.team.first else []
         steps(run, progress, sinks, partial(checkpoint.write_checkpoint, out))

@@ -15,11 +15,7 @@ from unbox.sae.interop.common import Format
 from unbox.sae.model import SAE
 
 #: Name -> how to recognise, read and write it.
-FORMATS: dict[str, Format] = {
-    "sdxl-unbox": Format(sdxl_unbox.recognises, sdxl_unbox.read, sdxl_unbox.write),
-    "saelens": Format(saelens.recognises, saelens.read, saelens.write),
-    "sparsify": Format(sparsify.recognises, sparsify.read, sparsify.write),
-}
+FORMATS: dict[str, Format] = {"sdxl-unbox": sdxl_unbox, "saelens": saelens, "sparsify": sparsify}
 
 
 def import_sae(path: str | os.PathLike, kind: str | None = None, block: str | None = None) -> SAE:
@@ -44,9 +40,8 @@ def import_all(path: str | os.PathLike, kind: str | None = None) -> dict[str, SA
     if not root.is_dir():
         raise UnboxError(f"{root} is not a folder")
     forms = [_format(kind)] if kind else list(FORMATS.values())
-    folders = [
-        p for p in (root, *sorted(root.iterdir())) if p.is_dir() and any(f.recognises(p) for f in forms)
-    ]
+    inside = [path for path in (root, *sorted(root.iterdir())) if path.is_dir()]
+    folders = [path for path in inside if any(form.recognises(path) for form in forms)]
     if not folders:
         raise UnboxError(f"{root} holds no SAE in a known layout; there are {', '.join(FORMATS)}")
     return {folder.name: import_sae(folder, kind) for folder in folders}

@@ -1,8 +1,8 @@
 """What the layouts share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
@@ -14,12 +14,12 @@ from unbox.site import short_name
 CONFIG_LIMIT = 1 << 20
 
 
-class Format(NamedTuple):
-    """A layout: is this folder one, read it, write an SAE into an empty folder."""
+class Format(Protocol):
+    """A layout, as a module: is this folder one, read it, write an SAE into an empty folder."""
 
-    recognises: Callable[[Path], bool]
-    read: Callable[[Path], SAE]
-    write: Callable[[SAE, Path], None]
+    def recognises(self, folder: Path) -> bool: ...
+    def read(self, folder: Path) -> SAE: ...
+    def write(self, sae: SAE, folder: Path) -> None: ...
 
 
 def peek(folder: Path, file: str) -> dict[str, Any]:
