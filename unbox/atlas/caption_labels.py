@@ -17,13 +17,8 @@ from unbox.atlas.relations import presence
 from unbox.statistics import auroc
 
 #: Words that label nothing.
-STOP = frozenset(
-    re.findall(
-        r"\w+",
-        "a an and are as at be by for from has in into is it its near next of on or over that the their there"
-        " this to under with",
-    )
-)
+STOP = frozenset(re.findall(r"\w+", """a an and are as at be by for from has in into is it its near next of
+    on or over that the their there this to under with"""))  # fmt: skip
 #: Terms kept, strength of the prior in words, least z of a word kept.
 VOCABULARY, PRIOR, SIGNIFICANT = 50_000, 50.0, 2.0
 #: Most words in a label, and what each must have: an absolute z, and a share of the first word's. Among
@@ -130,9 +125,8 @@ def label_features(
         scores = label_auroc(caption_scores, fires)
         for (words, picks), score, firing in zip(chosen, scores, fires.sum(1), strict=True):
             text = ", ".join(captions.terms[i] for i in picks)
-            labels.append(
-                CaptionLabel(text, None if np.isnan(score) or not text else float(score), int(firing), words)
-            )
+            known = float(score) if text and not np.isnan(score) else None
+            labels.append(CaptionLabel(text, known, int(firing), words))
     return labels
 
 
@@ -178,9 +172,8 @@ def decoys(
 
 def _words(terms: Sequence[str], z: np.ndarray, counts: np.ndarray) -> tuple[tuple[Word, ...], list[int]]:
     """Words that stand out, and the indices of those that make the label."""
-    order = [
-        int(i) for i in np.argsort(-z, kind="stable")[:SEARCH_WORDS] if z[i] >= SIGNIFICANT and counts[i] > 1
-    ]
+    best = np.argsort(-z, kind="stable")[:SEARCH_WORDS].tolist()
+    order = [i for i in best if z[i] >= SIGNIFICANT and counts[i] > 1]
     picks: list[int] = []
     for i in order:
         used = {word for p in picks for word in terms[p].split()}

@@ -51,10 +51,8 @@ def set_label(
                 connection.execute(database.REMOVE_LABELS, [number, kind, author])
             database.choose_labels(connection, number)
     except (sqlite3.OperationalError, OSError) as error:
-        raise UnboxError(
-            f"the label cannot be kept in {atlas.database_path}: {error}; copy the atlas to a folder "
-            "that you can write to and open it there"
-        ) from error
+        raise UnboxError(f"the label cannot be kept in {atlas.database_path}: {error}; copy the atlas to a "
+                         "folder that you can write to and open it there") from error  # fmt: skip
 
 
 def writable(atlas: Atlas) -> Path:

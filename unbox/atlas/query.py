@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,9 +34,7 @@ class Atlas:
         self.folder = path / index["data"]
         self.saes = tuple(SAEInfo(**sae) for sae in index["saes"])
         self._names = [sae.name for sae in self.saes]
-        self._starts = [0]
-        for sae in self.saes:
-            self._starts.append(self._starts[-1] + sae.latents)
+        self._starts = [0, *accumulate(sae.latents for sae in self.saes)]
 
     @classmethod
     def open(cls, path: str | os.PathLike, label_copy: Path | None = None) -> Self:

@@ -6,7 +6,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -40,19 +39,16 @@ class Endpoint:
 
     def ask(self, text: str, images: Sequence[bytes]) -> str:
         """The model's answer about some WebP images. Raises UnboxError where there is none."""
-        parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
-        for data in images:
-            uri = f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
-            parts.append({"type": "image_url", "image_url": {"url": uri}})
+        uris = [f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}" for data in images]
+        pictures = [{"type": "image_url", "image_url": {"url": uri}} for uri in uris]
+        parts = [{"type": "text", "text": text}, *pictures]
         body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": parts}]}
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
+        key = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        headers = {"Content-Type": "application/json", **key}
         if not self.url.startswith(("http://", "https://")):
             raise UnboxError(f"'{self.url}' is not the address of an endpoint, like http://localhost:8000/v1")
-        request = urllib.request.Request(
-            f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
-        )
+        address = f"{self.url.rstrip('/')}/chat/completions"
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 content = json.loads(answer.read(ANSWER))["choices"][0]["message"]["content"]
@@ -97,12 +93,11 @@ def detect(
     if not firing or not silent:
         return None, 0
     images = [*firing, *silent]
-    truth = np.array([True] * len(firing) + [False] * len(silent))
     order = np.random.default_rng(seed).permutation(len(images))
+    truth = order < len(firing)
     answer = endpoint.ask(DETECT.format(label=label), [_read(images[i]) for i in order])
     numbers = {int(word) for word in answer.replace(",", " ").split() if word.isascii() and word.isdigit()}
-    chosen = np.array([place + 1 in numbers for place in range(len(order))])
-    truth = truth[order]
+    chosen = np.array([place in numbers for place in range(1, len(order) + 1)])
     return float((chosen[truth].mean() + (~chosen[~truth]).mean()) / 2), len(images)
 
 

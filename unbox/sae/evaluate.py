@@ -267,11 +267,8 @@ def _add_positions(
         return None  # the store kept only some positions of each image
     grid = (-1, size, shape[4])
     e, v = error.double().reshape(grid), x.double().reshape(grid)
-    squares, rows = (
-        torch.stack([e.square().sum((0, 2)), v.square().sum((0, 2))]),
-        torch.full((1, size), len(e)),
-    )
-    found = torch.cat([squares, v.sum(0).T, rows]).reshape(-1, shape[2], shape[3])
+    squares = torch.stack([e.square().sum((0, 2)), v.square().sum((0, 2))])
+    found = torch.cat([squares, v.sum(0).T, torch.full((1, size), len(e))]).reshape(-1, shape[2], shape[3])
     return found if sums is None else sums + found
 
 

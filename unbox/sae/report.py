@@ -38,8 +38,7 @@ def markdown(figures: Mapping[str, Figures]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for name, found in figures.items():
         numbers = [f"{getattr(found, column):.4g}" for column in FIGURES]
-        low_high = found.fvu_interval
-        interval = "-" if low_high is None else f"{low_high[0]:.4g} to {low_high[1]:.4g}"
+        interval = "{:.4g} to {:.4g}".format(*found.fvu_interval) if found.fvu_interval else "-"
         lines.append(f"| {' | '.join([name, *numbers, interval])} |")
     return "\n".join(lines) + "\n"
 
@@ -61,12 +60,8 @@ def _plot_steps(axes: "Axes", figures: Figures) -> None:
     stepped = [g for g in figures.groups if g.step is not None]
     for branch in dict.fromkeys(g.branch for g in stepped):
         line = [g for g in stepped if g.branch == branch]
-        axes.plot(
-            [float(g.step or 0) for g in line],
-            [g.explained_variance for g in line],
-            "o-",
-            label=branch or "all",
-        )
+        steps, explained = [float(g.step or 0) for g in line], [g.explained_variance for g in line]
+        axes.plot(steps, explained, "o-", label=branch or "all")
     axes.set(xlabel="step", ylabel="explained variance")
     if stepped:
         axes.legend(frameon=False)

@@ -62,16 +62,13 @@ def seed_stability(saes: Sequence[SAE]) -> list[tuple[str, str, Agreement]]:
 
 def stability_table(pairs: Sequence[tuple[str, str, Agreement]]) -> str:
     """Markdown: one line a pair."""
+    head = "| SAE | SAE | matched cosine, 95 % interval | nearest (MMCS) | pairs over 0.7 |"
     lines = [
-        "| SAE | SAE | matched cosine, 95 % interval | nearest (MMCS) | pairs over 0.7 |",
-        "|" + " --- |" * 5,
-    ]
-    lines += [
         f"| {a} | {b} | {x.matched:.3f}, {x.interval[0]:.3f} to {x.interval[1]:.3f} | {x.nearest:.3f} | "
         f"{x.shared:.1%} |"
         for a, b, x in pairs
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([head, "|" + " --- |" * 5, *lines]) + "\n"
 
 
 def _unit(rows: Tensor) -> Tensor:

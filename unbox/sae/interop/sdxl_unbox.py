@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from activation_store.files import write_json
 from unbox.errors import UnboxError
 from unbox.sae.interop.common import CONFIG_LIMIT, block_of, peek, whole_number
 from unbox.sae.model import SAE, Stats
@@ -67,8 +68,6 @@ def write(sae: SAE, folder: Path) -> None:
     """config.json, state_dict.pth, and mean.pt and std.pt where the SAE has statistics."""
     if sae.threshold is not None:
         raise UnboxError("the sdxl-unbox layout has no threshold; export sae.with_threshold(None) instead")
-    from activation_store.files import write_json
-
     config = {"n_dirs_local": sae.latents, "d_model": sae.width, "k": sae.k, **_UNUSED}
     write_json(folder / "config.json", config)
     state = {
