@@ -49,9 +49,8 @@ def measure(rows: RowSource, seed: int, centre: Centre, init: FirstDirections, s
 
 def check_finite(x: Tensor) -> None:
     """Raises UnboxError if any row holds NaN or infinity, saying how many. One pass over finite rows."""
-    if not torch.isfinite(x.sum()):
-        if bad := int((~torch.isfinite(x).all(-1)).sum()):
-            raise UnboxError(f"{bad} of {len(x)} rows hold NaN or infinity: record them again or drop them")
+    if not torch.isfinite(x.sum()) and (bad := int((~torch.isfinite(x).all(-1)).sum())):
+        raise UnboxError(f"{bad} of {len(x)} rows hold NaN or infinity; record them again or leave them out")
 
 
 def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Tensor:
