@@ -144,12 +144,16 @@ def test_a_run_can_be_stopped(page, url):
     steps.fill("100")
     seen = picture(page, "#explore-stage .ub-picture")
     page.click("#explore-make")
-    page.wait_for_timeout(300)
+    progress = page.locator("#explore-stage").get_by_text("sampling")
+    progress.wait_for()
     page.click("#explore-stop")
+    progress.wait_for(state="detached")  # until then a second click is none: a run is asked for once
+    assert picture(page, "#explore-stage .ub-picture") == seen
     steps.fill("3")
     page.click("#explore-make")
     changed(page, "#explore-stage .ub-picture", seen)
     assert page.get_by_role("radio", name="2", exact=True).count()  # the steps of the second run
+    assert not page.get_by_role("radio", name="3", exact=True).count()
 
 
 def test_features_have_pages_links_and_keys(page, url, shoot):

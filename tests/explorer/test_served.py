@@ -82,6 +82,41 @@ def test_the_api_does_what_the_pages_do(http):
     assert call(http, "search_features", "a red circle", "meaning", "mid.0", 5)[0]["block"] == "mid.0"
 
 
+def test_a_stop_that_comes_late_ends_only_the_run_that_it_is_for(http):
+    """The second run has begun, or waits, when the Stop for the first arrives."""
+    config = http.get("/config").json()
+    ids = {each["props"].get("elem_id"): each["id"] for each in config["components"]}
+
+    def wired(name: str) -> list[dict]:
+        return [each for each in config["dependencies"] if [ids[name], "click"] in each["targets"]]
+
+    (make,) = wired("explore-make")
+    visitor = {"session_hash": "late", "fn_index": make["id"]}
+
+    def ask(steps: int) -> str:
+        data = ["tiny", "a red cat", 7, steps, 0.0, 64, 64, ""]
+        return http.post("/gradio_api/queue/join", json={**visitor, "data": data}).json()["event_id"]
+
+    first = ask(100)
+    with http.stream("GET", "/gradio_api/queue/data", params={"session_hash": "late"}) as stream:
+        messages = (json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: "))
+
+        def wait(kind: str, event: str) -> dict:
+            return next(each for each in messages if each["msg"] == kind and each.get("event_id") == event)
+
+        wait("progress", first)
+        second = ask(20)
+        assert http.post("/gradio_api/cancel", json={**visitor, "event_id": first}).json()["success"]
+        wait("progress", second)
+        for each in wired("explore-stop"):
+            if each["backend_fn"]:
+                late = {"session_hash": "late", "fn_index": each["id"], "data": []}
+                assert http.post("/gradio_api/run/predict", json=late).status_code == 200
+        done = wait("process_completed", second)
+    assert done["success"]
+    assert ["19", "19"] in done["output"]["data"][3]["choices"]  # the last of the second run's steps
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [

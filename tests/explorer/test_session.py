@@ -15,8 +15,8 @@ from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, interface
 from unbox.explorer.canvas import canvas_html, result_html
 from unbox.explorer.canvas_state import CanvasState
+from unbox.explorer.device_runs import Cancelled, on_device
 from unbox.explorer.edit_controls import edit_of, steps_of
-from unbox.explorer.events import StopSwitches
 from unbox.explorer.image_difference import mean_change
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import (
@@ -27,7 +27,6 @@ from unbox.explorer.pages import (
     paint_page,
     search_page,
 )
-from unbox.explorer.session import Cancelled
 from unbox.explorer.shared_components import InitialState, SharedComponents
 from unbox.explorer.strength_strip import STRENGTHS, generate_strip, strip_html
 from unbox.mask import Mask
@@ -98,22 +97,36 @@ def test_the_guard_keeps_the_picture_nearer(session, recipe):
 
 
 def test_stopping_leaves_the_model_as_it_was(session, recipe):
-    stop = threading.Event()
     before = np.asarray(session.generate([recipe])[0])
+    edited = replace(recipe, edits=Edits((session.feature("mid.0/1").add(3.0, unit="deviation"),)))
+    model = session.model("tiny")
     seen_steps = []
 
-    def progress(done):
-        seen_steps.append(done)
-        stop.set()
+    async def run_and_stop():
+        loop, over = asyncio.get_running_loop(), threading.Event()
 
-    with pytest.raises(Cancelled):
-        session.record(
-            replace(recipe, edits=Edits((session.feature("mid.0/1").add(3.0, unit="deviation"),))),
-            stop,
-            progress,
-        )
+        async def stop():
+            run.cancel()
+            await asyncio.wait([run])
+
+        def after_step(*_):
+            seen_steps.append(len(seen_steps))
+            asyncio.run_coroutine_threadsafe(stop(), loop).result()
+
+        def record():
+            with pytest.raises(Cancelled):
+                session.record(edited)
+            over.set()
+
+        handle = model.unet.register_forward_hook(after_step)
+        run = asyncio.create_task(on_device(record)())
+        await asyncio.wait([run])
+        assert run.cancelled()
+        handle.remove()
+        assert await on_device(over.is_set)()  # the next run waits for the end of the one that is stopped
+
+    asyncio.run(run_and_stop())
     assert seen_steps == [0]
-    model = session.model("tiny")
     assert not model.unet._forward_pre_hooks
     assert not any(model.block(block)._forward_hooks for block in model.blocks)
     np.testing.assert_array_equal(np.asarray(session.generate([recipe])[0]), before)
@@ -302,7 +315,7 @@ def painting(session, recipe):
     async def draw():  # Gradio leaves an event loop open where none is running
         with gr.Blocks():
             page = paint_page.draw(session, InitialState(recipe))
-            return page, SharedComponents(session, StopSwitches(), gr.Tabs(), gr.Textbox())
+            return page, SharedComponents(session, gr.Tabs(), gr.Textbox())
 
     return asyncio.run(draw())
 

@@ -7,8 +7,10 @@ import gradio as gr
 from PIL import Image
 
 from unbox.atlas import Atlas, Filter, set_label
+from unbox.atlas.query import RELATED
 from unbox.errors import UnboxError
 from unbox.explorer import limits
+from unbox.explorer.device_runs import on_device
 from unbox.explorer.events import DEVICE, with_user_errors
 from unbox.explorer.feature_summaries import facts_of
 from unbox.explorer.image_recipe import Recipe
@@ -25,15 +27,12 @@ MOST = 200
 def add(session: ExplorerSession) -> None:
     """Add the endpoints to the app; call inside `gr.Blocks`."""
     for name, (function, device) in Endpoints(session).table().items():
-        answer = with_user_errors(function)
+        answer = on_device(with_user_errors(function)) if device else with_user_errors(function)
         answer.__name__ = name  # Gradio names an MCP tool after its function, not after its endpoint
         gr.api(
-            answer,
-            api_name=name,
-            api_description=" ".join((function.__doc__ or "").split()),
-            concurrency_limit=1 if device else "default",
-            concurrency_id=DEVICE if device else None,
-        )
+            answer, api_name=name, api_description=" ".join((function.__doc__ or "").split()),
+            concurrency_limit=1 if device else "default", concurrency_id=DEVICE if device else None,
+        )  # fmt: skip
 
 
 class Endpoints:
@@ -72,8 +71,8 @@ class Endpoints:
     ) -> dict:
         """Make a picture and list the features that fire most in it, by SAE: name, label, mean activation."""
         recipe = self._recipe(prompt, seed, steps, system)
-        many = limits.whole("count", count, 1, MOST)
-        recorded, rarity = self.session.record(recipe), self.session.rarity
+        many, rarity = limits.whole("count", count, 1, MOST), self.session.rarity
+        recorded = self.session.record(recipe)
         found = {sae: recorded.strongest(sae, None, many, rarity(sae)) for sae in recorded.values}
         return _image(recorded.image, recipe) | {"features": self._named(found)}
 
@@ -94,50 +93,38 @@ class Endpoints:
         given = Recipe.from_json(recipe)
         edited = self.session.random_control(given) if control else given
         before, after = self.session.generate([given.plain, edited])
-        return {
-            "before": image_uri(before, "PNG"),
-            "after": image_uri(after, "PNG"),
-            "recipe": edited.to_json(),
-        }
+        images = {"before": image_uri(before, "PNG"), "after": image_uri(after, "PNG")}
+        return {**images, "recipe": edited.to_json()}
 
     def compare(self, recipe: dict, other: dict) -> dict:
         """Make the pictures of two recipes and list the features that fire more in the one or in the other,
         by SAE: left, right (data URIs), more_left, more_right (name, label, difference of activation)."""
         left, right = (self.session.record(Recipe.from_json(each)) for each in (recipe, other))
-        sides = {
-            sae: compare_page.differing(self.session, left, right, sae)
-            for sae in left.values
-            if sae in right.values
-        }
+        sides = compare_page.differing(self.session, left, right)
         return {
-            "left": image_uri(left.image, "PNG"),
-            "right": image_uri(right.image, "PNG"),
+            "left": image_uri(left.image, "PNG"), "right": image_uri(right.image, "PNG"),
             "more_left": self._named({sae: less for sae, (_, less) in sides.items()}),
             "more_right": self._named({sae: more for sae, (more, _) in sides.items()}),
-        }
+        }  # fmt: skip
 
     def strengths(self, name: str, prompt: str = "", seed: int = 0) -> dict:
         """A feature's icon (it alone, on an empty prompt) and one picture at several strengths of it, in
         deviations of the block's updates: icon, strengths (list of strength and image)."""
         name, prompt = limits.text("name", name, 200), limits.text("prompt", prompt)
-        strip = generate_strip(self.session, name, prompt, seed)
-        images = [
-            {"strength": strength, "image": image_uri(image, "PNG")}
-            for strength, image in zip(STRENGTHS, strip.pictures, strict=True)
-        ]
-        return {"icon": image_uri(strip.icon, "PNG"), "strengths": images}
+        icon, *pictures = (
+            image_uri(image, "PNG") for image in generate_strip(self.session, name, prompt, seed)
+        )
+        strengths = [{"strength": s, "image": image} for s, image in zip(STRENGTHS, pictures, strict=True)]
+        return {"icon": icon, "strengths": strengths}
 
     def feature(self, name: str) -> dict:
         """What is known about a feature, named like up.0.1/17: statistics, label, words, related features."""
         found = self._atlas()
         facts = found.feature(limits.text("name", name, 200))
         related = {
-            kind: [
-                {"name": r.facts.name, "label": r.facts.label, "score": r.score}
-                for r in found.related(facts.id, kind)
-            ]
-            for kind in ("neighbours", "coactive", "elsewhere")
-        }
+            kind: [{"name": r.facts.name, "label": r.facts.label, "score": r.score} for r in rows]
+            for kind in RELATED for rows in (found.related(facts.id, kind),)
+        }  # fmt: skip
         labels = [asdict(label) for label in found.labels(facts.id)]
         words = [{"word": word, "z": z} for word, z in found.words(facts.id)]
         return asdict(facts) | {"words": words, "labels": labels} | related
@@ -156,7 +143,8 @@ class Endpoints:
 
     def blocks(self) -> dict:
         """Figures of each block's SAE: width, latents, k, held-out figures, and what the atlas counted."""
-        rows = {} if self.session.atlas is None else {row[0]: row[1:] for row in self.session.atlas.summary()}
+        summary = () if self.session.atlas is None else self.session.atlas.summary()
+        rows = {row[0]: row[1:] for row in summary}
         names = ("features", "active", "labelled", "median_density", "mean_label_score", "scored_labels")
         return {
             name: {"block": sae.block, "width": sae.width, "latents": sae.latents, "k": sae.k,
@@ -170,15 +158,14 @@ class Endpoints:
         captions mean. block "" is all blocks; a name like up.0.1/17 or an index finds that feature.
         Gives name, label and statistics of each."""
         words = limits.text("words", words, 300)
-        many = limits.whole("limit", limit, 1, MOST)
+        many, among = limits.whole("limit", limit, 1, MOST), Filter(block=block or None)
         if by == "meaning":
-            rows = self._atlas().meaning(
-                self.session.model(self.session.default), words, Filter(block=block or None), limit=many
-            )
+            model = self.session.model(self.session.default)
+            rows = self._atlas().meaning(model, words, among, limit=many)
             return [asdict(r.facts) | {"likeness": r.score} for r in rows]
         if by != "words":
             raise UnboxError("by is 'words' or 'meaning'")
-        return [asdict(f) for f in self._atlas().search(words, Filter(block=block or None), limit=many)]
+        return [asdict(f) for f in self._atlas().search(words, among, limit=many)]
 
     def label_feature(self, name: str, text: str, author: str) -> str:
         """Give a feature a label; an empty text takes this author's labels away."""
@@ -198,10 +185,10 @@ class Endpoints:
 
     def _named(self, found: Mapping[str, Sequence[tuple[str, float]]]) -> dict[str, list[dict[str, JSON]]]:
         """Features by SAE, (name, activation) each, as JSON with their labels."""
-        names = [name for rows in found.values() for name, _ in rows]
-        labels = {name: facts.label for name, facts in facts_of(self.session, names).items()}
+        known = facts_of(self.session, [name for rows in found.values() for name, _ in rows])
+        label = {name: facts.label for name, facts in known.items()}.get
         return {
-            sae: [{"name": name, "label": labels.get(name, ""), "activation": value} for name, value in rows]
+            sae: [{"name": name, "label": label(name, ""), "activation": value} for name, value in rows]
             for sae, rows in found.items()
         }
 

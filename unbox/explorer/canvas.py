@@ -3,7 +3,7 @@
 from PIL import Image
 
 from unbox.edit import Edit, Edits
-from unbox.explorer.canvas_state import CanvasState, mask_size, mask_to_canvas
+from unbox.explorer.canvas_state import CanvasState, mask_levels, mask_size, mask_to_canvas
 from unbox.explorer.html import render
 from unbox.explorer.image_difference import difference_image, mean_change
 from unbox.explorer.image_recipe import describe
@@ -35,8 +35,7 @@ def _change(before: Image.Image, after: Image.Image, edits: Edits) -> str:
     masks = [edit.where for edit in edits if edit.where is not None and not edit.where.own]
     if not masks:
         return f"mean change {mean_change(before, after)[0]:.1f} (of 255)"
-    levels = masks[0].on(64, 64)
-    inside, outside = mean_change(before, after, levels.max(tuple(range(levels.ndim - 2))))
+    inside, outside = mean_change(before, after, mask_levels(masks[0], 64, 64))
     return f"mean change {inside:.1f} inside the mask, {outside:.1f} outside (of 255)"
 
 
@@ -48,8 +47,6 @@ def result_html(state: CanvasState) -> str:
     note = _change(before, after, recipe.active)
     if recipe.edits != state.recipe.edits:
         note = f"random features instead: {', '.join(map(describe, recipe.active))}; {note}"
-    return render(
-        "edit_result.html", before=before, after=after, note=note, seed=recipe.seed,
-        difference=difference_image(before, after),
-        png=recipe.to_png_uri(after),
-    )  # fmt: skip
+    difference, png = difference_image(before, after), recipe.to_png_uri(after)
+    return render("edit_result.html", before=before, after=after, note=note, seed=recipe.seed,
+                  difference=difference, png=png)  # fmt: skip

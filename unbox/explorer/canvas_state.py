@@ -66,10 +66,9 @@ class CanvasState:
 
     def replace_chosen(self, edit: Edit) -> "CanvasState":
         """The chosen edit replaced."""
-        index = self._index(self.chosen)
-        edits = list(self.recipe.edits)
-        edits[index] = edit
-        return self.changed(replace(self.recipe, edits=Edits(tuple(edits))), index)
+        index, edits = self._index(self.chosen), tuple(self.recipe.edits)
+        edits = (*edits[:index], edit, *edits[index + 1 :])
+        return self.changed(replace(self.recipe, edits=Edits(edits)), index)
 
     def choose(self, index: int) -> "CanvasState":
         """Show an edit in the controls, its mask on the picture."""
@@ -78,19 +77,16 @@ class CanvasState:
 
     def toggle(self, index: int) -> "CanvasState":
         """Switch an edit on or off."""
-        off = self.recipe.off ^ {self._index(index)}
-        return self.changed(replace(self.recipe, off=frozenset(off)), self.chosen)
+        return self.changed(replace(self.recipe, off=self.recipe.off ^ {self._index(index)}), self.chosen)
 
     def remove(self, index: int) -> "CanvasState":
         """Take an edit out."""
         index = self._index(index)
-        order = [i for i in range(len(self.recipe.edits)) if i != index]
-        return self.changed(self._ordered(order))
+        return self.changed(self._ordered([i for i in range(len(self.recipe.edits)) if i != index]))
 
     def move(self, index: int, by: int) -> "CanvasState":
         """Exchange an edit with the one before (-1) or after (+1); at the ends nothing happens."""
-        index = self._index(index)
-        other = index + by
+        other = self._index(index) + by
         if not 0 <= other < len(self.recipe.edits):
             return self
         order = list(range(len(self.recipe.edits)))
@@ -134,8 +130,11 @@ def mask_to_canvas(mask: Mask | None, size: tuple[int, int]) -> str:
     """A mask for the canvas: base64 of a level a cell; empty for none and for the feature's own map."""
     if mask is None or mask.own:
         return ""
-    width, height = size
-    levels = mask.on(height, width)
-    while levels.ndim > 2:
-        levels = levels.max(0)
+    levels = mask_levels(mask, *size)
     return base64.b64encode(np.rint(255 * levels).astype(np.uint8).tobytes()).decode("ascii")
+
+
+def mask_levels(mask: Mask, width: int, height: int) -> np.ndarray:
+    """(height, width) levels of a mask, the largest where it has more axes."""
+    levels = mask.on(height, width)
+    return levels.max(tuple(range(levels.ndim - 2)))

@@ -54,8 +54,8 @@ def draw(session: ExplorerSession, feature: str) -> EditControls:
     with gr.Group():
         with gr.Row():
             name = gr.Textbox(
-                feature, label="Feature", placeholder=f"{next(iter(session.saes), 'up.0.1')}/0",
-                max_length=200, elem_id="paint-feature", min_width=130,
+                feature, label="Feature", placeholder=session.example_name, max_length=200,
+                elem_id="paint-feature", min_width=130,
             )  # fmt: skip
             op = gr.Dropdown(list(OPS), value="add", label="Op", min_width=90)
         with gr.Row():

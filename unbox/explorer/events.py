@@ -1,8 +1,6 @@
-"""What every page needs from Gradio: events that report the user's errors, clicks on HTML, runs that stop."""
+"""What every page needs from Gradio: events that report the user's errors, clicks on HTML."""
 
-import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from functools import wraps
 from html import escape
 from pathlib import Path
@@ -13,21 +11,18 @@ from gradio.events import Dependency
 
 from activation_store import StoreError
 from unbox.errors import UnboxError
-from unbox.explorer.session import Cancelled
+from unbox.explorer.device_runs import on_device
 
 #: The queue of everything that runs the model: one at a time.
 DEVICE = "device"
 #: Requests that may wait; further ones are refused.
 QUEUE = 32
 
-_FOLDER = Path(__file__).parent
-#: Hands a click on an element with `data-go`, or the place of one on `data-place`, to the server.
-CLICKS = (_FOLDER / "clicks.js").read_text(encoding="utf-8")
-PAINT = (_FOLDER / "paint.js").read_text(encoding="utf-8")
-TOUR = (_FOLDER / "tour.js").read_text(encoding="utf-8")
-DROP = (_FOLDER / "drop.js").read_text(encoding="utf-8")
-STYLE = (_FOLDER / "style.css").read_text(encoding="utf-8")
-KEYS = (_FOLDER / "keys.js").read_text(encoding="utf-8")
+#: CLICKS hands a click on an element with `data-go`, or the place of one on `data-place`, to the server.
+CLICKS, PAINT, TOUR, DROP, KEYS, STYLE = (
+    (Path(__file__).parent / name).read_text(encoding="utf-8")
+    for name in ("clicks.js", "paint.js", "tour.js", "drop.js", "keys.js", "style.css")
+)
 
 #: What an event answers: the new value, or an update, of each component that it changes.
 Updates: TypeAlias = dict[gr.blocks.Block, object]
@@ -53,17 +48,15 @@ def listen(
     *,
     device: bool = False,
     show_progress: Literal["minimal", "hidden"] = "minimal",
-    queue: bool = True,
-    cancels: list[Dependency] | None = None,
 ) -> Dependency:
     """Wire an event of a page. It is no API endpoint: those are in `unbox.explorer.api`.
 
     `device`: it runs the model, so it waits in the device's queue.
     """
+    answer = on_device(with_user_errors(fn)) if device else with_user_errors(fn)
     return event(
-        with_user_errors(fn), inputs, outputs,
-        concurrency_limit=1 if device else 8, concurrency_id=DEVICE if device else None,
-        show_progress=show_progress, api_visibility="private", queue=queue, cancels=cancels,
+        answer, inputs, outputs, concurrency_limit=1 if device else "default",
+        concurrency_id=DEVICE if device else None, show_progress=show_progress, api_visibility="private",
     )  # fmt: skip
 
 
@@ -74,8 +67,6 @@ def with_user_errors(fn: Callable[P, R]) -> Callable[P, R]:
     def answer(*arguments: P.args, **named: P.kwargs) -> R:
         try:
             return fn(*arguments, **named)
-        except Cancelled:
-            raise gr.Error("Stopped.", title="Stopped", print_exception=False, duration=3) from None
         except (UnboxError, StoreError) as error:
             raise gr.Error(escape(str(error)), title="Not possible", print_exception=False) from None
 
@@ -86,35 +77,3 @@ def event_value(event: gr.EventData, name: str, kind: type[T]) -> T | None:
     """What a click's data says under a name, if it is of the kind that it should be; else None."""
     value = event._data.get(name) if isinstance(event._data, dict) else None
     return value if isinstance(value, kind) and not (kind is int and isinstance(value, bool)) else None
-
-
-class StopSwitches:
-    """One stop switch for each visitor (a session of Gradio's) whose run goes on."""
-
-    def __init__(self) -> None:
-        self._switches: dict[str, threading.Event] = {}
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def running(self, request: gr.Request | None) -> Iterator[threading.Event]:
-        """A fresh switch for a run of this visitor, forgotten after it."""
-        visitor, switch = _visitor(request), threading.Event()
-        with self._lock:
-            self._switches[visitor] = switch
-        try:
-            yield switch
-        finally:
-            with self._lock:
-                if self._switches.get(visitor) is switch:
-                    del self._switches[visitor]
-
-    def stop(self, request: gr.Request) -> None:
-        """Stop this visitor's run at the next step of the sampler."""
-        with self._lock:
-            switch = self._switches.get(_visitor(request))
-        if switch is not None:
-            switch.set()
-
-
-def _visitor(request: gr.Request | None) -> str:
-    return str(getattr(request, "session_hash", None) or "")

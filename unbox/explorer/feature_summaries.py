@@ -64,9 +64,8 @@ def feature_chips(
 def related_chips(session: ExplorerSession, found: Sequence[Related]) -> list[FeatureChip]:
     """Chips of features that belong to another, a full bar for a score of 1."""
     return [
-        FeatureChip(f.name, f.label, f.score, r.score, min(1.0, r.score), cover(session, f.name))
-        for r in found
-        for f in (r.facts,)
+        FeatureChip(f.name, f.label, f.score, score, min(1.0, score), cover(session, f.name))
+        for f, score in ((each.facts, each.score) for each in found)
     ]
 
 
@@ -90,8 +89,7 @@ def at_place(
     rows = []
     for sae in recorded.values:
         weight = session.rarity(sae) if telling else None
-        found = recorded.at(sae, x, y, step, AT_PLACE, weight)
-        rows += feature_chips(session, found)
+        rows += feature_chips(session, recorded.at(sae, x, y, step, AT_PLACE, weight))
     return render("features_at_place.html", rows=rows, x=x, y=y)
 
 
@@ -102,4 +100,4 @@ def scale_of(session: ExplorerSession, name: str) -> float:
         return found[name].largest
     sae, _, index = name.rpartition("/")
     stats = session.saes[sae].stats
-    return float(stats.max[int(index)]) if stats is not None and float(stats.max[int(index)]) > 0 else 1.0
+    return (0.0 if stats is None else float(stats.max[int(index)])) or 1.0

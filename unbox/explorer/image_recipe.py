@@ -27,6 +27,8 @@ VERSION = 1
 _EXPLORER_KEYS = ("version", "off", "guard")
 #: Keys of `unbox generate`'s record that say nothing here.
 _IGNORED_KEYS = ("model", "guidance_rescale")
+#: What an experiment's file says in place of a painted mask.
+_PAINTED = '# a painted mask: save it as a picture, then where = { image = "mask.png" }'
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,8 @@ class Recipe:
         if not isinstance(value, Mapping):
             raise UnboxError("not a recipe: it is an object with system, prompt, seed, steps and edits")
         fields = set(cls.__dataclass_fields__)
-        unknown = sorted(set(value) - fields - set(_EXPLORER_KEYS) - set(_IGNORED_KEYS))
-        if unknown:
-            raise UnboxError(
-                f"not a recipe: unknown {', '.join(unknown)[:100]}; it may have {', '.join(fields)}"
-            )
+        if unknown := ", ".join(sorted(set(value) - fields - {*_EXPLORER_KEYS, *_IGNORED_KEYS})):
+            raise UnboxError(f"not a recipe: unknown {unknown[:100]}; it may have {', '.join(fields)}")
         if value.get("version", VERSION) != VERSION:
             raise UnboxError(f"a recipe of version {value['version']} cannot be read; this is {VERSION}")
         if missing := [name for name in ("system", "prompt", "seed") if name not in value]:
@@ -177,12 +176,8 @@ class Recipe:
         for number, edit in enumerate(self.active):
             lines += ["", "[[edit]]", f"name = {_toml(f'{describe(edit)} ({number + 1})')}"]
             for key, value in edit.to_json().items():
-                if key == "where" and isinstance(value, Mapping) and "box" not in value:
-                    lines.append(
-                        '# a painted mask: save it as a picture, then where = { image = "mask.png" }'
-                    )
-                else:
-                    lines.append(f"{key} = {_toml(value)}")
+                painted = key == "where" and isinstance(value, Mapping) and "box" not in value
+                lines.append(_PAINTED if painted else f"{key} = {_toml(value)}")
         return "\n".join(lines)
 
 
@@ -198,9 +193,8 @@ def parse(text: str | bytes) -> JSON:
 
 def describe(edit: Edit) -> str:
     """An edit in a few words: `up.0.1/17 add 3 mean`."""
-    subject = (
-        f"{edit.source or edit.block}/{','.join(map(str, edit.feature))}" if edit.feature else edit.block
-    )
+    features = ",".join(map(str, edit.feature))
+    subject = f"{edit.source or edit.block}/{features}" if features else edit.block
     value = edit.value if isinstance(edit.value, float) else edit.value[0]
     unit = f" {edit.unit}" if edit.op in ("add", "set", "replace") and edit.feature else ""
     return f"{subject} {edit.op} {value:g}{unit}"

@@ -6,6 +6,7 @@ import secrets
 
 import gradio as gr
 import torch
+from gradio.utils import cancel_tasks
 from PIL import Image
 
 from unbox.errors import UnboxError
@@ -56,7 +57,7 @@ def build(session: ExplorerSession) -> gr.Blocks:
         gr.HTML(header_html(session), js_on_load=events.TOUR, apply_default_css=False, padding=False)
         link = gr.Textbox(visible="hidden", elem_id="ub-link")
         with gr.Tabs(elem_id="ub-tabs") as tabs:
-            shared = SharedComponents(session, events.StopSwitches(), tabs, link)
+            shared = SharedComponents(session, tabs, link)
             with gr.Tab(explore_page.TITLE, id="explore"):
                 explore = explore_page.draw(session, initial, examples)
             with gr.Tab(feature_page.TITLE, id="feature"):
@@ -68,29 +69,28 @@ def build(session: ExplorerSession) -> gr.Blocks:
             with gr.Tab(compare_page.TITLE, id="compare"):
                 compare = compare_page.draw(session, initial.recipe)
             with gr.Tab(blocks_page.TITLE, id="blocks"):
-                blocks_page.draw(session)
-        api.add(
-            session
-        )  # first: Gradio names events after functions, and a second one of a name gets a number
+                events.html_component(blocks_page.body(session), elem_id="blocks-body")
+        # first: Gradio names events after functions, and a second one of a name gets a number
+        api.add(session)
         explore_page.wire(shared, explore)
         feature_page.wire(shared, feature, explore, search)
         search_page.wire(shared, search)
         paint_page.wire(shared, paint, explore, feature)
         compare_page.wire(shared, compare, paint)
         links.wire(app, shared, links.Pages(explore, feature, search, paint, compare))
-        app.unload(shared.stop_switches.stop)
+
+        async def end_runs(request: gr.Request) -> None:
+            """Those of a visitor who has left, as Stop does."""
+            await cancel_tasks({f"{request.session_hash}_{number}" for number in app.fns})
+
+        app.unload(end_runs)
     return app.queue(max_size=events.QUEUE, default_concurrency_limit=8)
 
 
 def serve(
-    session: ExplorerSession,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    *,
-    password: str | None = None,
-    open_browser: bool = False,
-    block: bool = True,
-) -> gr.Blocks:
+    session: ExplorerSession, host: str = "127.0.0.1", port: int | None = None, *,
+    password: str | None = None, open_browser: bool = False, block: bool = True,
+) -> gr.Blocks:  # fmt: skip
     """Serve the app. Away from this machine's own address a password is always asked for: the one given, or
     one that is made up and printed (the user is `unbox`)."""
     Image.MAX_IMAGE_PIXELS = 4096 * 4096  # a small file must not inflate to gigabytes, whoever opens it
@@ -103,24 +103,11 @@ def serve(
     app = build(session)
     try:
         app.launch(
-            server_name=host,
-            server_port=port,
-            inbrowser=open_browser,
-            prevent_thread_lock=not block,
-            auth=("unbox", password) if password else None,
-            share=False,
-            quiet=True,
-            ssr_mode=False,
-            enable_monitoring=False,
-            allowed_paths=[],
-            max_file_size="1mb",
-            state_session_capacity=200,
-            strict_cors=True,
-            mcp_server=importlib.util.find_spec("mcp") is not None,
-            footer_links=["api", "settings"],
-            theme=theme(),
-            css=events.STYLE,
-            head=events.KEYS,
+            server_name=host, server_port=port, inbrowser=open_browser, prevent_thread_lock=not block,
+            auth=("unbox", password) if password else None, strict_cors=True, allowed_paths=[],
+            max_file_size="1mb", state_session_capacity=200, share=False, quiet=True, ssr_mode=False,
+            enable_monitoring=False, mcp_server=importlib.util.find_spec("mcp") is not None,
+            footer_links=["api", "settings"], theme=theme(), css=events.STYLE, head=events.KEYS,
         )  # fmt: skip
     except OSError as error:
         raise UnboxError(f"cannot serve at {host}:{port}: {error}; try another --port") from error

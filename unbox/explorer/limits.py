@@ -3,6 +3,7 @@ passes here: Gradio's own bounds do not stop NaN, fractions of steps or long tex
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 from unbox.edit import Edits
 from unbox.errors import UnboxError
@@ -45,16 +46,9 @@ def whole(name: str, value: JSON, low: int, high: int) -> int:
     return int(found)
 
 
-def seed(value: JSON) -> int:
-    return whole("seed", value, 0, SEED)
-
-
-def steps(value: JSON) -> int:
-    return whole("steps", value, 1, STEPS)
-
-
-def guidance(value: JSON) -> float:
-    return number("guidance", value, 0.0, GUIDANCE)
+seed = partial(whole, "seed", low=0, high=SEED)
+steps = partial(whole, "steps", low=1, high=STEPS)
+guidance = partial(number, "guidance", low=0.0, high=GUIDANCE)
 
 
 def side(name: str, value: JSON) -> int:
@@ -99,9 +93,8 @@ def mask_shape(shape: JSON) -> None:
     if not isinstance(shape, list) or not all(isinstance(side, int) and 0 < side <= 4096 for side in shape):
         raise UnboxError(f"{_shown(shape)} is not the shape of a mask")
     if math.prod(shape) > MASK_CELLS:
-        raise UnboxError(
-            f"a mask of {' x '.join(map(str, shape))} is too large; at most {MASK_CELLS:,} cells"
-        )
+        sides = " x ".join(map(str, shape))
+        raise UnboxError(f"a mask of {sides} is too large; at most {MASK_CELLS:,} cells")
 
 
 def _shown(value: JSON) -> str:

@@ -6,19 +6,18 @@ nothing.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import gradio as gr
 
 from activation_store.files import parse_json
 from unbox.errors import UnboxError
-from unbox.explorer.canvas import result_html
 from unbox.explorer.canvas_state import CanvasState
 from unbox.explorer.events import Updates, listen
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import compare_page, explore_page, feature_page, paint_page, search_page
-from unbox.explorer.shared_components import SharedComponents, progress_callback, select
+from unbox.explorer.pages.search_page import SearchQuery
+from unbox.explorer.shared_components import SharedComponents
 
 #: Longest value of a query string that is looked at.
 LONGEST = 60_000
@@ -54,79 +53,44 @@ class Links:
 
     def open(self, request: gr.Request) -> Updates:
         """Everything that can be shown at once."""
-        view = parameter(request, "view")
-        if view in ("", "blocks"):
-            return {self.shared.tabs: select(view)} if view else gr.skip()
-        openers: dict[str, Callable[[gr.Request], Updates]] = {
-            "feature": self._feature, "search": self._search,
-            **dict.fromkeys(("explore", "paint", "compare"), self._image_page),
-        }  # fmt: skip
-        if view not in openers:
-            names = ", ".join([*vars(self.pages), "blocks"])
+        view, shared, pages = parameter(request, "view"), self.shared, self.pages
+        tab: Updates = {shared.tabs: gr.Tabs(selected=view)}
+        if not view:
+            return gr.skip()
+        if view == "feature" and (name := parameter(request, "f")):
+            return feature_page.open_feature(shared, pages.feature, name)
+        if view == "search":
+            query = SearchQuery.from_link({name: parameter(request, name) for name in vars(SearchQuery())})
+            controls = zip(pages.search.query, astuple(query), strict=True)
+            return tab | dict(controls) | search_page.run_search(shared, pages.search, query)
+        if view in ("explore", "paint", "compare"):
+            return tab | self._image_page(request, view)
+        if view not in ("feature", "blocks"):
+            names = ", ".join([*vars(pages), "blocks"])
             raise UnboxError(f"there is no page '{view[:40]}'; there are {names}")
-        return openers[view](request)
+        return tab
 
-    def _feature(self, request: gr.Request) -> Updates:
-        name = parameter(request, "f")
-        return (
-            feature_page.open_feature(self.shared, self.pages.feature, name)
-            if name
-            else {self.shared.tabs: select("feature")}
-        )
-
-    def _search(self, request: gr.Request) -> Updates:
-        names = vars(search_page.SearchQuery())
-        query = search_page.SearchQuery.from_link({name: parameter(request, name) for name in names})
-        return {
-            **search_page.open_search(self.shared, self.pages.search, query),
-            self.shared.tabs: select("search"),
-        }
-
-    def _image_page(self, request: gr.Request) -> Updates:
-        """A page with a picture: its controls filled, the picture requested."""
-        link = {name: parameter(request, name) for name in ("view", "r", "other")}
-        updates: Updates = {self.shared.tabs: select(link["view"])}
+    def _image_page(self, request: gr.Request, view: str) -> Updates:
+        """The controls of a page with a picture filled, the picture requested; nothing without a recipe."""
+        link = {"view": view, "r": parameter(request, "r"), "other": parameter(request, "other")}
         if not link["r"]:
-            return updates
-        recipe = self._recipe(link["r"])
-        if link["view"] == "paint":
-            updates |= self.pages.paint.open_recipe(self.shared, recipe, "JSON")
-        controls = vars(self.pages)[link["view"]].controls
-        return {**updates, **controls.updates(recipe), self.image_request: json.dumps(link)}
+            return {}
+        recipe = self.shared.session.known(Recipe.from_link(link["r"]))
+        opened = self.pages.paint.open_recipe(self.shared, recipe, "JSON") if view == "paint" else {}
+        controls = vars(self.pages)[view].controls.updates(recipe)
+        return opened | controls | {self.image_request: json.dumps(link)}
 
-    def make_image(
-        self, text: str, request: gr.Request, progress: gr.Progress = gr.Progress()  # noqa: B008
-    ) -> Updates:  # fmt: skip
+    def make_image(self, text: str) -> Updates:
         """The pictures of a request that `open` has written, in their page."""
-        link = parse_json(text, "the link")
-        makers = {"explore": self._make_explore, "paint": self._make_paint, "compare": self._make_compare}
-        return makers[link["view"]](link, request, progress)
-
-    def _make_explore(self, link: Mapping[str, str], request: gr.Request, progress: gr.Progress) -> Updates:
-        return explore_page.make_image(
-            self.shared, self.pages.explore, self._recipe(link["r"]), request, progress
-        )
-
-    def _make_paint(self, link: Mapping[str, str], request: gr.Request, progress: gr.Progress) -> Updates:
-        recipe, page, session = self._recipe(link["r"]), self.pages.paint, self.shared.session
-        with self.shared.stop_switches.running(request) as stop:
-            report = progress_callback(progress, recipe.steps)
-            state = paint_page.generate(session, CanvasState(recipe), stop, report)
-        return page.show(session, state, "JSON") | {page.result: result_html(state)}
-
-    def _make_compare(self, link: Mapping[str, str], request: gr.Request, progress: gr.Progress) -> Updates:
-        """A link without the second recipe compares with itself unedited."""
-        one = self._recipe(link["r"])
-        two = self._recipe(link["other"]) if link["other"] else one.plain
-        return {self.pages.compare.result: compare_page.compare(self.shared, one, two, request, progress)}
-
-    def _recipe(self, link: str) -> Recipe:
-        """The recipe of a link, of a system that is here."""
-        recipe, systems = Recipe.from_link(link), self.shared.session.systems
-        if recipe.system not in systems:
-            raise UnboxError(f"this link is to a picture of {recipe.system}; "
-                             f"here there are {', '.join(systems)}")  # fmt: skip
-        return recipe
+        link, session, pages = parse_json(text, "the link"), self.shared.session, self.pages
+        recipe = session.known(Recipe.from_link(link["r"]))
+        if link["view"] == "explore":
+            return explore_page.make_image(self.shared, pages.explore, recipe)
+        if link["view"] == "paint":
+            return pages.paint.show_run(session, paint_page.generate(session, CanvasState(recipe)), "JSON")
+        # without a second recipe it is compared with itself unedited
+        other = session.known(Recipe.from_link(link["other"])) if link["other"] else recipe.plain
+        return {pages.compare.result: compare_page.compare(session, recipe, other)}
 
 
 def wire(app: gr.Blocks, shared: SharedComponents, pages: Pages) -> None:

@@ -1,15 +1,12 @@
 """What the pages work with: models, SAEs and an atlas, and the few things that are done with them."""
 
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from unbox.atlas import Atlas
@@ -17,45 +14,14 @@ from unbox.capture import record
 from unbox.edit import Edits, Feature
 from unbox.edits import EditHook, Guard, bind, guarded, random_control
 from unbox.errors import UnboxError
+from unbox.explorer.device_runs import ProgressHook
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.recorded_image import RecordedImage
-from unbox.models import Hookable, Model, load
+from unbox.models import Model, load
 from unbox.sae.model import SAE
 
 #: Models kept in memory.
 MODELS = 2
-#: Called before each step of the sampler with the number of steps that are done.
-StepCallback: TypeAlias = Callable[[int], None]
-
-
-class Cancelled(Exception):
-    """The run was stopped by its user."""
-
-
-class ProgressHook:
-    """A hook on the UNet that reports how far a run is, and ends it with `Cancelled` when asked to."""
-
-    def __init__(self, stop: threading.Event | None, progress: StepCallback | None) -> None:
-        self.stop, self.progress = stop, progress
-
-    @contextmanager
-    def attach(self, model: Hookable, rows: Sequence[int] | None) -> Iterator[None]:
-        """Attach for a run."""
-        done = 0
-
-        def before_step(unet: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            nonlocal done
-            if self.stop is not None and self.stop.is_set():
-                raise Cancelled
-            if self.progress is not None:
-                self.progress(done)
-            done += 1
-
-        handle = model.unet.register_forward_pre_hook(before_step)
-        try:
-            yield
-        finally:
-            handle.remove()
 
 
 class ExplorerSession:
@@ -68,16 +34,10 @@ class ExplorerSession:
     """
 
     def __init__(
-        self,
-        model: Model,
-        saes: Mapping[str, SAE] | None = None,
-        atlas: Atlas | None = None,
-        systems: Sequence[str] = (),
-        *,
-        figures: Mapping[str, Any] | None = None,
-        bench: Mapping[str, Any] | None = None,
-        folder: Path | None = None,
-    ) -> None:
+        self, model: Model, saes: Mapping[str, SAE] | None = None, atlas: Atlas | None = None,
+        systems: Sequence[str] = (), *, figures: Mapping[str, Any] | None = None,
+        bench: Mapping[str, Any] | None = None, folder: Path | None = None,
+    ) -> None:  # fmt: skip
         self.saes, self.atlas = dict(saes or {}), atlas
         self.figures, self.bench = dict(figures or {}), dict(bench or {})
         self.folder = "saes/" if folder is None else str(folder)
@@ -92,15 +52,12 @@ class ExplorerSession:
         for name, sae in self.saes.items():
             width = model.block(sae.block).in_channels
             if width != sae.width:
-                raise UnboxError(
-                    f"SAE {name} reads width {sae.width}; {sae.block} of {self.default} has {width}: "
-                    "it is of another model"
-                )
-        names = {} if self.atlas is None else {each.name: each.latents for each in self.atlas.saes}
-        for name, latents in names.items():
-            if name in self.saes and self.saes[name].latents != latents:
-                raise UnboxError(f"the atlas knows {latents} features of {name}, its SAE has "
-                                 f"{self.saes[name].latents}: build the atlas again")  # fmt: skip
+                raise UnboxError(f"SAE {name} reads width {sae.width}; {sae.block} of {self.default} has "
+                                 f"{width}: it is of another model")  # fmt: skip
+        for each in () if self.atlas is None else self.atlas.saes:
+            if each.name in self.saes and self.saes[each.name].latents != each.latents:
+                raise UnboxError(f"the atlas knows {each.latents} features of {each.name}, its SAE has "
+                                 f"{self.saes[each.name].latents}: build the atlas again")  # fmt: skip
 
     def model(self, system: str) -> Model:
         """The model of a system; the one used longest ago makes room. Raises UnboxError for unknown names."""
@@ -112,6 +69,13 @@ class ExplorerSession:
                 self._models.popitem(last=False)
         self._models.move_to_end(system)
         return self._models[system]
+
+    def known(self, recipe: Recipe) -> Recipe:
+        """The recipe, of a system that is here. Raises UnboxError for one of another system."""
+        if recipe.system not in self.systems:
+            systems = ", ".join(self.systems)
+            raise UnboxError(f"this picture is of {recipe.system}; here there are {systems}")
+        return recipe
 
     def defaults(self, system: str) -> Recipe:
         """A recipe with the system's own steps, guidance and size, and an empty prompt."""
@@ -127,14 +91,17 @@ class ExplorerSession:
             if sae.block in model.blocks and model.block(sae.block).in_channels == sae.width
         }
 
+    @property
+    def example_name(self) -> str:
+        """What the name of a feature looks like here."""
+        return f"{next(iter(self.saes), 'up.0.1')}/0"
+
     def feature(self, name: str) -> Feature:
         """A feature by its name, `up.0.1/17`. Raises UnboxError, naming what exists."""
         sae, _, index = name.strip().rpartition("/")
         if sae not in self.saes:
-            raise UnboxError(
-                f"'{name[:80]}' is not a feature here; names are like "
-                f"{next(iter(self.saes), 'up.0.1')}/0, the SAEs are {', '.join(self.saes)}"
-            )
+            raise UnboxError(f"'{name[:80]}' is not a feature here; names are like {self.example_name}, "
+                             f"the SAEs are {', '.join(self.saes)}")  # fmt: skip
         if not (index.isascii() and index.isdigit() and len(index) < 12):
             raise UnboxError(f"'{index[:20]}' is not the index of a feature")
         feature = self.saes[sae].feature(int(index))
@@ -150,17 +117,12 @@ class ExplorerSession:
             self._weights[sae] = -np.log(density) / np.maximum(stats.mean_active.numpy(), 1e-6)
         return self._weights[sae]
 
-    def generate(
-        self, recipes: Sequence[Recipe], stop: threading.Event | None = None,
-        progress: StepCallback | None = None,
-    ) -> list[Image.Image]:  # fmt: skip
+    def generate(self, recipes: Sequence[Recipe]) -> list[Image.Image]:
         """A picture for each recipe; all are of one system, steps, guidance, size and negative prompt."""
         first = recipes[0]
         return self.model(first.system).generate(
-            [recipe.prompt for recipe in recipes],
-            seeds=[recipe.seed for recipe in recipes],
-            edits=[self.edits_of(recipe) for recipe in recipes],
-            hooks=[ProgressHook(stop, progress)],
+            [recipe.prompt for recipe in recipes], seeds=[recipe.seed for recipe in recipes],
+            edits=[self.edits_of(recipe) for recipe in recipes], hooks=[ProgressHook(first.steps)],
             steps=first.steps, guidance=first.guidance, height=first.height, width=first.width,
             negative_prompt=first.negative_prompt or None,
         )  # fmt: skip
@@ -182,18 +144,16 @@ class ExplorerSession:
                 limits[edit.block] = (0.0, float(sae.b_pre.norm()) + 3 * sae.update_std)
         return limits
 
-    def record(
-        self, recipe: Recipe, stop: threading.Event | None = None, progress: StepCallback | None = None
-    ) -> RecordedImage:
+    def record(self, recipe: Recipe) -> RecordedImage:
         """Make the picture and see which features of every SAE that fits fire, at every step and place.
 
         What fires is read before a block's own edits and after those of earlier blocks.
         """
         model, fitting = self.model(recipe.system), self.fitting(recipe.system)
         if not fitting:
-            return RecordedImage(recipe, self.generate([recipe], stop, progress)[0], (), (), {}, {})
+            return RecordedImage(recipe, self.generate([recipe])[0], (), (), {}, {})
         with record(model, blocks=tuple(dict.fromkeys(sae.block for sae in fitting.values()))) as tape:
-            (image,) = self.generate([recipe], stop, progress)
+            (image,) = self.generate([recipe])
         values, indices = {}, {}
         for name, sae in fitting.items():
             codes = sae.encode(tape[sae.block][0].to(sae.device))

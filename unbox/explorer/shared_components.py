@@ -1,4 +1,4 @@
-"""What pages share: the session, the stop switches, the tabs and the link; and how one page opens another."""
+"""What pages share: the session, the tabs and the link; and how one page opens another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,10 +8,9 @@ import gradio as gr
 from gradio.events import Dependency
 
 from unbox.atlas import Filter
-from unbox.explorer.events import StopSwitches, listen
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.recorded_image import RecordedImage
-from unbox.explorer.session import ExplorerSession, StepCallback
+from unbox.explorer.session import ExplorerSession
 
 #: Pixels of a side up to which a picture is made when the app starts.
 SMALL = 128
@@ -45,7 +44,6 @@ class SharedComponents:
     """Made once for an app, before its pages are wired."""
 
     session: ExplorerSession
-    stop_switches: StopSwitches
     tabs: gr.Tabs
     link: gr.Textbox
     """The query string of what is shown, for the address bar."""
@@ -54,22 +52,15 @@ class SharedComponents:
         """After an event that changes the link: show it."""
         event.then(None, self.link, None, js=SET_LINK, api_visibility="private", show_progress="hidden")
 
-    def wire_stop(self, button: gr.Button, runs: Sequence[Dependency]) -> None:
-        """The button stops this visitor's run at its next step, and takes back what still waits."""
-        listen(button.click, self.stop_switches.stop, None, None, queue=False, cancels=list(runs))
+    def wire_runs(self, runs: Sequence[Dependency], stop: gr.Button) -> None:
+        """After each of the runs its link is shown; the button stops this visitor's run at its next step, and
+        takes back what still waits."""
+        for run in runs:
+            self.show_link(run)
+        stop.click(None, cancels=list(runs), api_visibility="private")
 
 
 # Gradio takes "page" of a query string for itself.
 def link(page: str, **query: str) -> str:
     """The query string of a page's permanent link."""
     return "?" + urlencode({"view": page, **query})
-
-
-def progress_callback(progress: gr.Progress | None, steps: int) -> StepCallback | None:
-    """What shows in Gradio's progress bar how many steps are done; None where nobody looks."""
-    return None if progress is None else lambda done: progress((done, steps), desc="sampling", unit="steps")
-
-
-def select(page: str) -> gr.Tabs:
-    """An update of the tabs that opens a page."""
-    return gr.Tabs(selected=page)

@@ -1,12 +1,8 @@
 """Blocks: what each block's SAE keeps, and what its features mean, in figures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import gradio as gr
-
-from unbox.explorer.events import html_component
 from unbox.explorer.html import render
 from unbox.explorer.session import ExplorerSession
 from unbox.ground_truth.bench.bench_rows import MeaningRow, OwnershipRow
@@ -14,29 +10,10 @@ from unbox.ground_truth.bench.bench_rows import MeaningRow, OwnershipRow
 TITLE = "Blocks"
 #: What a cell of a table shows; None is a dash.
 Cell = str | float | None
+Table = Sequence[Sequence[Cell]]
 #: Figures of an SAE, and of one step and branch of it, as `unbox evaluate` names them, in the order shown.
 FIGURES = ("explained_variance", "fvu", "fvu_interval", "l0", "dead_fraction", "dense_fraction", "rows")
 GROUP_FIGURES = ("step", "branch", "explained_variance", "l0", "rows")
-
-
-class BenchTables(NamedTuple):
-    """The tables of `unbox bench shapes` by block."""
-
-    blocks: list[str]
-    carried: list[list[Cell]]
-    meaning: list[list[Cell]]
-
-
-@dataclass(frozen=True)
-class BlocksPage:
-    """The page's components."""
-
-    body: gr.HTML
-
-
-def draw(session: ExplorerSession) -> BlocksPage:
-    """The page's components; call inside its tab."""
-    return BlocksPage(html_component(body(session), elem_id="blocks-body"))
 
 
 def body(session: ExplorerSession) -> str:
@@ -45,12 +22,10 @@ def body(session: ExplorerSession) -> str:
     bench = session.bench
     return render(
         "blocks.html",
-        saes=[
-            (name, s.block, s.width, s.latents, s.k, float(s.update_std)) for name, s in session.saes.items()
-        ],
+        saes=[(name, s.block, s.width, s.latents, s.k, s.update_std) for name, s in session.saes.items()],
         figures=[[name, *(_cell(f.get(key)) for key in FIGURES)] for name, f in found.items()],
         groups=[
-            [name, *(group.get(key) for key in GROUP_FIGURES)]
+            [name, *map(group.get, GROUP_FIGURES)]
             for name, f in found.items()
             for group in f.get("groups", ())
         ],
@@ -64,20 +39,20 @@ def figures_of(session: ExplorerSession, name: str) -> dict[str, Any]:
     return dict(session.figures.get(name) or session.saes[name].meta.get("figures") or {})
 
 
-def bench_tables(ownership: Sequence[OwnershipRow], meaning: Sequence[MeaningRow]) -> BenchTables:
-    """What `unbox bench shapes` found: rates by kind of edit and block; mean AUROC by block and method, with
-    the number of values."""
+def bench_tables(ownership: Sequence[OwnershipRow], meaning: Sequence[MeaningRow]) -> dict[str, Table]:
+    """What `unbox bench shapes` found: `blocks`; `carried`, rates by kind of edit and block; `meaning`, mean
+    AUROC by block and method, with the number of values."""
     carried = {(row["kind"], row["block"]): _rate(row) for row in ownership}
     blocks = list(dict.fromkeys(row["block"] for row in ownership))
     kinds = dict.fromkeys(row["kind"] for row in ownership)
     by_method: dict[tuple[str, str], list[float]] = {}
     for row in meaning:
         by_method.setdefault((row["block"], row["method"]), []).append(row["auroc"])
-    return BenchTables(
-        blocks,
-        [[kind, *(carried.get((kind, block)) for block in blocks)] for kind in kinds],
-        [[*key, sum(scores) / len(scores), len(scores)] for key, scores in by_method.items()],
-    )
+    return {
+        "blocks": blocks,
+        "carried": [[kind, *(carried.get((kind, block)) for block in blocks)] for kind in kinds],
+        "meaning": [[*key, sum(scores) / len(scores), len(scores)] for key, scores in by_method.items()],
+    }
 
 
 def _rate(row: OwnershipRow) -> str:

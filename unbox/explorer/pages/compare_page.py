@@ -18,7 +18,7 @@ from unbox.explorer.image_recipe import Recipe, describe
 from unbox.explorer.pages.paint_page import PaintPage
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
-from unbox.explorer.shared_components import SharedComponents, link, progress_callback
+from unbox.explorer.shared_components import SharedComponents, link
 
 TITLE = "Compare"
 #: Sides that are no other system.
@@ -66,19 +66,15 @@ def wire(shared: SharedComponents, page: ComparePage, paint: PaintPage) -> None:
     outputs = [page.result, shared.link]
 
     def run(
-        left: str, right: str, saved: Recipe | None, painted: CanvasState, request: gr.Request,
-        progress: gr.Progress = gr.Progress(), *values: FieldValue,  # noqa: B008
-    ) -> Updates:  # fmt: skip
+        left: str, right: str, saved: Recipe | None, painted: CanvasState, *values: FieldValue
+    ) -> Updates:
         recipe, sets = page.controls.recipe(values), {PAINTED: painted.recipe, SAVED: saved}
         one, two = (side(shared.session, recipe, choice, sets) for choice in (left, right))
-        return {page.result: compare(shared, one, two, request, progress), shared.link: link_of(one, two)}
+        query = link("compare", r=one.to_link(), other=two.to_link())
+        return {page.result: compare(shared.session, one, two), shared.link: query}
 
     events = (page.compare.click, page.controls.prompt.submit)
-    runs = [listen(event, run, inputs, outputs, device=True) for event in events]
-    for each in runs:
-        shared.show_link(each)
-    shared.wire_stop(page.stop, runs)
-    page.controls.wire(shared.session)
+    shared.wire_runs([listen(event, run, inputs, outputs, device=True) for event in events], page.stop)
 
     def keep(state: CanvasState) -> Recipe:
         if not len(state.recipe.active):
@@ -89,22 +85,9 @@ def wire(shared: SharedComponents, page: ComparePage, paint: PaintPage) -> None:
     listen(paint.keep.click, keep, [paint.state], [page.saved], show_progress="hidden")
 
 
-def link_of(one: Recipe, two: Recipe) -> str:
-    """The page's link: both recipes, edits and all."""
-    return link("compare", r=one.to_link(), other=two.to_link())
-
-
-def compare(
-    shared: SharedComponents, one: Recipe, two: Recipe, request: gr.Request | None,
-    progress: gr.Progress | None = None,
-) -> str:  # fmt: skip
+def compare(session: ExplorerSession, one: Recipe, two: Recipe) -> str:
     """Both pictures made, and what the page shows of them."""
-    with shared.stop_switches.running(request) as stop:
-        left, right = (
-            shared.session.record(recipe, stop, progress_callback(progress, recipe.steps))
-            for recipe in (one, two)
-        )
-    return comparison_html(shared.session, left, right)
+    return comparison_html(session, session.record(one), session.record(two))
 
 
 def side(session: ExplorerSession, recipe: Recipe, choice: str, sets: Mapping[str, Recipe | None]) -> Recipe:
@@ -112,10 +95,8 @@ def side(session: ExplorerSession, recipe: Recipe, choice: str, sets: Mapping[st
     if choice == PLAIN:
         return recipe
     if choice not in (PAINTED, SAVED, CONTROL):
-        defaults = session.defaults(str(choice))
-        return replace(
-            defaults, prompt=recipe.prompt, seed=recipe.seed, negative_prompt=recipe.negative_prompt
-        )
+        defaults, negative = session.defaults(str(choice)), recipe.negative_prompt
+        return replace(defaults, prompt=recipe.prompt, seed=recipe.seed, negative_prompt=negative)
     found = sets[PAINTED if choice == CONTROL else choice]
     if found is None or not len(found.active):
         where = "Keep for Compare on the Paint page" if choice == SAVED else "Paint"
@@ -126,32 +107,30 @@ def side(session: ExplorerSession, recipe: Recipe, choice: str, sets: Mapping[st
 
 def comparison_html(session: ExplorerSession, left: RecordedImage, right: RecordedImage) -> str:
     """Both pictures, their difference, and the features that fire more in either, as HTML."""
-    pictures = [(each.image, _caption(each.recipe)) for each in (left, right)]
+    made = [(each.image, each.recipe) for each in (left, right)]
+    pictures = [(image, ", ".join([of.system, *map(describe, of.active)])) for image, of in made]
     if left.image.size == right.image.size:
         change = mean_change(left.image, right.image)[0]
         difference = difference_image(left.image, right.image)
         pictures.append((difference, f"difference, mean {change:.1f} of 255"))
-    features = []
-    for sae in left.values:
-        if sae in right.values:
-            more, less = differing(session, left, right, sae)
-            features.append((sae, feature_chips(session, less), feature_chips(session, more)))
+    features = [
+        (sae, feature_chips(session, less), feature_chips(session, more))
+        for sae, (more, less) in differing(session, left, right).items()
+    ]
     return render("comparison.html", pictures=pictures, features=features)
 
 
 def differing(
-    session: ExplorerSession, left: RecordedImage, right: RecordedImage, sae: str
-) -> tuple[list[tuple[str, float]], ...]:
-    """The features of an SAE that fire more in the right picture, and those that fire more in the left:
-    (name, difference of the mean activations), the most telling first."""
-    latents = session.saes[sae].latents
-    change = right.mean_activations(sae, latents) - left.mean_activations(sae, latents)
-    weight = session.rarity(sae)
-    order = np.argsort(-(change if weight is None else change * weight), kind="stable")
-    more = [(f"{sae}/{i}", float(change[i])) for i in order[:SHOWN] if change[i] > 0]
-    less = [(f"{sae}/{i}", float(-change[i])) for i in order[::-1][:SHOWN] if change[i] < 0]
-    return more, less
-
-
-def _caption(recipe: Recipe) -> str:
-    return ", ".join([recipe.system, *map(describe, recipe.active)])
+    session: ExplorerSession, left: RecordedImage, right: RecordedImage
+) -> dict[str, tuple[list[tuple[str, float]], ...]]:
+    """SAE of both pictures -> the features that fire more in the right one, and those that fire more in the
+    left: (name, difference of the mean activations), the most telling first."""
+    found: dict[str, tuple[list[tuple[str, float]], ...]] = {}
+    for sae in (name for name in left.values if name in right.values):
+        latents, weight = session.saes[sae].latents, session.rarity(sae)
+        change = right.mean_activations(sae, latents) - left.mean_activations(sae, latents)
+        order = np.argsort(-(change if weight is None else change * weight), kind="stable")
+        more = [(f"{sae}/{i}", float(change[i])) for i in order[:SHOWN] if change[i] > 0]
+        less = [(f"{sae}/{i}", float(-change[i])) for i in order[::-1][:SHOWN] if change[i] < 0]
+        found[sae] = more, less
+    return found

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import gradio as gr
 from gradio.blocks import Block
@@ -15,12 +14,7 @@ from unbox.explorer.html import render
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
-from unbox.explorer.shared_components import (
-    InitialState,
-    SharedComponents,
-    link,
-    progress_callback,
-)
+from unbox.explorer.shared_components import InitialState, SharedComponents, link
 
 TITLE = "Explore"
 HINT = "Click a feature to see where it fires; click the picture to see what fires there."
@@ -46,22 +40,18 @@ class ExplorePage:
     recorded: gr.State
     chosen: gr.State
 
-
-class ExploreHTML(NamedTuple):
-    """What the page shows of a picture."""
-
-    stage: str
-    features: str
-    card: str
+    @property
+    def views(self) -> list[Block]:
+        """The components of what `show` answers."""
+        return [self.stage, self.features, self.card]
 
 
 def draw(session: ExplorerSession, initial: InitialState, examples: Sequence[str]) -> ExplorePage:
     """The page's components; call inside its tab."""
     recorded = initial.recorded
-    if recorded is None:
-        stage_html: str = render("stage.html", image=None, hint="The picture appears here.")
-        features_html: str = render("note.html", note="Features appear here after the first picture.")
-    else:
+    stage_html: str = render("stage.html", image=None, hint="The picture appears here.")
+    features_html: str = render("note.html", note="Features appear here after the first picture.")
+    if recorded is not None:
         stage_html, features_html, _ = show(session, recorded, ALL, TELLING, "")
     controls = generation_controls.draw(session, initial.recipe, "explore")
     with gr.Row(elem_classes="ub-toolbar"):
@@ -92,38 +82,21 @@ def outputs(shared: SharedComponents, page: ExplorePage) -> list[Block]:
 
 
 def wire(shared: SharedComponents, page: ExplorePage) -> None:
-    """The page's events."""
-    _wire_runs(shared, page)
-    _wire_views(shared.session, page)
+    """Generate, stop, prompts to try; what a feature, a step, an order or a place that is chosen shows."""
+    session, controls = shared.session, page.controls
 
-
-def _wire_runs(shared: SharedComponents, page: ExplorePage) -> None:
-    """Generate, stop, prompts to try, and the settings of another system."""
-    controls = page.controls
-
-    def make(
-        request: gr.Request, progress: gr.Progress = gr.Progress(), *values: FieldValue  # noqa: B008
-    ) -> Updates:  # fmt: skip
-        return make_image(shared, page, controls.recipe(values), request, progress)
+    def make(*values: FieldValue) -> Updates:
+        return make_image(shared, page, controls.recipe(values))
 
     def prompt_of(event: gr.EventData) -> str:
         return event_value(event, "prompt", str) or ""
 
     picked = listen(page.examples.click, prompt_of, None, [controls.prompt], show_progress="hidden")
-    runs = [
-        listen(event, make, controls.components, outputs(shared, page), device=True)
-        for event in (page.make.click, controls.prompt.submit, picked.then)
-    ]
-    for run in runs:
-        shared.show_link(run)
-    shared.wire_stop(page.stop, runs)
-    controls.wire(shared.session)
-
-
-def _wire_views(session: ExplorerSession, page: ExplorePage) -> None:
-    """What a feature, a step, an order or a place that is chosen shows of the picture."""
+    inputs, made = controls.components, outputs(shared, page)
+    events = (page.make.click, controls.prompt.submit, picked.then)
+    shared.wire_runs([listen(event, make, inputs, made, device=True) for event in events], page.stop)
     view = [page.recorded, page.step, page.rank, page.chosen]
-    shown = [page.chosen, page.stage, page.features, page.card]
+    shown = [page.chosen, *page.views]
 
     def choose(
         event: gr.EventData, recorded: RecordedImage | None, step: str, rank: str, chosen: str
@@ -131,7 +104,8 @@ def _wire_views(session: ExplorerSession, page: ExplorePage) -> None:
         return change_view(recorded, step, rank, event_value(event, "feature", str) or chosen)
 
     def change_view(recorded: RecordedImage | None, step: str, rank: str, chosen: str) -> Updates:
-        return {page.chosen: chosen, **_updates(page, show(session, recorded, step, rank, chosen))}
+        views = show(session, recorded, step, rank, chosen)
+        return {page.chosen: chosen, **dict(zip(page.views, views, strict=True))}
 
     def show_place(event: gr.EventData, recorded: RecordedImage | None, step: str, rank: str, _: str) -> str:
         x, y = event_value(event, "x", float) or 0.0, event_value(event, "y", float) or 0.0
@@ -146,31 +120,25 @@ def _wire_views(session: ExplorerSession, page: ExplorePage) -> None:
     listen(page.stage.select, show_place, view, [page.place], show_progress="hidden")
 
 
-def make_image(
-    shared: SharedComponents, page: ExplorePage, recipe: Recipe, request: gr.Request | None,
-    progress: gr.Progress | None = None,
-) -> Updates:  # fmt: skip
+def make_image(shared: SharedComponents, page: ExplorePage, recipe: Recipe) -> Updates:
     """Make the picture of a recipe and everything that the page shows of it."""
-    with shared.stop_switches.running(request) as stop:
-        recorded = shared.session.record(recipe, stop, progress_callback(progress, recipe.steps))
+    recorded = shared.session.record(recipe)
+    views = show(shared.session, recorded, ALL, TELLING, "")
     return {
         page.recorded: recorded,
         page.chosen: "",
         page.step: gr.Radio([ALL, *map(str, recorded.steps)], value=ALL),
         page.place: "",
         shared.link: link("explore", r=recipe.to_link()),
-        **_updates(page, show(shared.session, recorded, ALL, TELLING, "")),
+        **dict(zip(page.views, views, strict=True)),
     }
-
-
-def _updates(page: ExplorePage, shown: ExploreHTML) -> Updates:
-    return {page.stage: shown.stage, page.features: shown.features, page.card: shown.card}
 
 
 def show(
     session: ExplorerSession, recorded: RecordedImage | None, step: str, rank: str, chosen: str
-) -> ExploreHTML:
-    """What the page shows of a picture, with a feature chosen or none. Raises UnboxError without one."""
+) -> tuple[str, str, str]:
+    """The HTML of the stage, the features and the card for a picture, with a feature chosen or none. Raises
+    UnboxError without a picture."""
     if recorded is None:
         raise UnboxError("make a picture first")
     heat, scale, card = None, 1.0, ""
@@ -179,18 +147,14 @@ def show(
         session.feature(chosen)
         heat = recorded.heat(sae, int(index), step_of(step))
         scale = feature_summaries.scale_of(session, chosen)
-        card = chosen_feature(session, chosen, float(heat.max()))
+        facts = feature_summaries.facts_of(session, [chosen]).get(chosen)
+        examples = session.atlas.examples(chosen, "top")[:6] if facts and session.atlas is not None else []
+        card = render("chosen_feature.html", name=chosen, facts=facts, examples=examples,
+                      peak=float(heat.max()))  # fmt: skip
     stage = render("stage.html", image=recorded.image, heat=heat, scale=scale,
                    caption=recorded.recipe.prompt, hint=HINT)  # fmt: skip
     features = feature_summaries.strongest(session, recorded, step_of(step), rank == TELLING, chosen)
-    return ExploreHTML(stage, features, card)
-
-
-def chosen_feature(session: ExplorerSession, name: str, peak: float) -> str:
-    """The chosen feature in short, with what can be done with it."""
-    facts = feature_summaries.facts_of(session, [name]).get(name)
-    examples = session.atlas.examples(name, "top")[:6] if facts and session.atlas is not None else []
-    return render("chosen_feature.html", name=name, facts=facts, examples=examples, peak=peak)
+    return stage, features, card
 
 
 def step_of(value: str) -> int | None:

@@ -9,14 +9,16 @@ import numpy as np
 from gradio.blocks import Block
 
 from unbox.atlas import Histogram, set_label
+from unbox.atlas.query import RELATED
 from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, limits
 from unbox.explorer.events import Updates, event_value, html_component, listen
+from unbox.explorer.feature_summaries import related_chips
 from unbox.explorer.html import render
 from unbox.explorer.pages.explore_page import ExplorePage
 from unbox.explorer.pages.search_page import SearchPage
 from unbox.explorer.session import ExplorerSession
-from unbox.explorer.shared_components import InitialState, SharedComponents, link, select
+from unbox.explorer.shared_components import InitialState, SharedComponents, link
 from unbox.explorer.strength_strip import generate_strip, strip_html
 
 TITLE = "Feature"
@@ -58,15 +60,8 @@ def draw(session: ExplorerSession, initial: InitialState) -> FeaturePage:
     hint = render("note.html", note="Name a feature, or choose one in Explore or Search.")
     shown = body(session, initial.feature, None) if initial.feature else hint
     with gr.Row(elem_classes="ub-toolbar"):
-        name = gr.Textbox(
-            initial.feature,
-            label="Feature",
-            placeholder=f"{next(iter(session.saes), 'up.0.1')}/0",
-            scale=2,
-            max_length=100,
-            elem_id="feature-name",
-            min_width=130,
-        )
+        name = gr.Textbox(initial.feature, label="Feature", scale=2, max_length=100, elem_id="feature-name",
+                          placeholder=session.example_name, min_width=130)  # fmt: skip
         before = gr.Button("\u2190 Previous", elem_id="feature-before", scale=0, min_width=100)
         after = gr.Button("Next \u2192", elem_id="feature-after", scale=0, min_width=90)
         label = gr.Textbox(label="Your label", max_length=200, scale=3, elem_id="feature-label",
@@ -100,7 +95,7 @@ def open_feature(shared: SharedComponents, page: FeaturePage, name: str) -> Upda
     shown = body(session, name, None)
     facts = feature_summaries.facts_of(session, [name]).get(name)
     return {
-        shared.tabs: select("feature"),
+        shared.tabs: gr.Tabs(selected="feature"),
         page.name: name,
         page.body: shown,
         page.label: facts.label if facts and facts.author != "log-odds" else "",
@@ -114,32 +109,33 @@ def wire(shared: SharedComponents, page: FeaturePage, explore: ExplorePage, sear
     """The page's events, and those of other pages that open a feature's page."""
     session, shown = shared.session, outputs(shared, page)
 
-    def from_click(event: gr.EventData) -> Updates:
-        name = event_value(event, "open", str) or event_value(event, "feature", str)
-        return open_feature(shared, page, name) if name else gr.skip()
-
     def from_card(event: gr.EventData) -> Updates:
         name = event_value(event, "open", str)
+        return open_feature(shared, page, name) if name else gr.skip()
+
+    def from_chip(event: gr.EventData) -> Updates:
+        name = event_value(event, "feature", str)
         return open_feature(shared, page, name) if name else gr.skip()
 
     def in_page(event: gr.EventData, name: str) -> Updates:
         interval = event_value(event, "interval", int)
         if interval is None:
-            return from_click(event)
+            return from_chip(event)
         return {page.body: body(session, name.strip(), interval), page.interval: interval}
 
     def step_to(name: str, step: int) -> Updates:
-        return open_feature(shared, page, neighbour(session, name, step))
+        """The feature before or after, round the ends of its SAE."""
+        session.feature(name)
+        sae, _, index = name.strip().rpartition("/")
+        return open_feature(shared, page, f"{sae}/{(int(index) + step) % session.saes[sae].latents}")
 
-    shared.show_link(
-        listen(page.name.submit, lambda name: open_feature(shared, page, name), [page.name], shown)
-    )
-    shared.show_link(listen(page.body.click, in_page, [page.name], shown, show_progress="hidden"))
-    for button, step in ((page.before, -1), (page.after, 1)):
-        walk = partial(step_to, step=step)
-        shared.show_link(listen(button.click, walk, [page.name], shown, show_progress="hidden"))
-    for html, opened in ((explore.card, from_card), (search.results, from_click)):
-        shared.show_link(listen(html.click, opened, None, shown, show_progress="hidden"))
+    shared.show_link(listen(page.name.submit, partial(open_feature, shared, page), [page.name], shown))
+    for event, opened, inputs in (
+        (page.body.click, in_page, [page.name]), (explore.card.click, from_card, None),
+        (search.results.click, from_chip, None), (page.before.click, partial(step_to, step=-1), [page.name]),
+        (page.after.click, partial(step_to, step=1), [page.name]),
+    ):  # fmt: skip
+        shared.show_link(listen(event, opened, inputs, shown, show_progress="hidden"))
 
     def relabel(name: str, label: str, author: str) -> str:
         if session.atlas is None:
@@ -150,24 +146,13 @@ def wire(shared: SharedComponents, page: FeaturePage, explore: ExplorePage, sear
 
     listen(page.save.click, relabel, [page.name, page.label, page.author], [page.body])
 
-    def make_strip(
-        name: str, prompt: str, seed: float, request: gr.Request, progress: gr.Progress = gr.Progress()  # noqa: B008
-    ) -> str:  # fmt: skip
-        with shared.stop_switches.running(request) as stop:
-            name = name.strip()
-            return strip_html(name, generate_strip(session, name, prompt, limits.seed(seed), stop, progress))
+    def make_strip(name: str, prompt: str, seed: float) -> str:
+        name = name.strip()
+        return strip_html(name, generate_strip(session, name, prompt, limits.seed(seed)))
 
-    run = listen(
-        page.try_strengths.click, make_strip, [page.name, page.prompt, page.seed], [page.strip], device=True
-    )
-    shared.wire_stop(page.stop, [run])
-
-
-def neighbour(session: ExplorerSession, name: str, step: int) -> str:
-    """The name of the feature before or after, round the ends of its SAE."""
-    session.feature(name)
-    sae, _, index = name.strip().rpartition("/")
-    return f"{sae}/{(int(index) + step) % session.saes[sae].latents}"
+    asked = (page.name, page.prompt, page.seed)
+    run = listen(page.try_strengths.click, make_strip, asked, [page.strip], device=True)
+    page.stop.click(None, cancels=[run], api_visibility="private")
 
 
 def body(session: ExplorerSession, name: str, interval: int | None) -> str:
@@ -192,10 +177,7 @@ def body(session: ExplorerSession, name: str, interval: int | None) -> str:
         positions=atlas.by_position(name),
         branches={key: count / max(sum(branches.values()), 1) for key, count in branches.items()},
         examples=examples | {"top": examples["top"][:TOP]},
-        related={
-            kind: feature_summaries.related_chips(session, atlas.related(name, kind))
-            for kind in ("neighbours", "coactive", "elsewhere")
-        },
+        related={kind: related_chips(session, atlas.related(name, kind)) for kind in RELATED},
         labels=atlas.labels(name),
     )
 

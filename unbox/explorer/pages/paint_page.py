@@ -1,7 +1,6 @@
 """Paint: masks on the picture, edits in a list, before and after."""
 
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,8 +19,8 @@ from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages.explore_page import ExplorePage
 from unbox.explorer.pages.feature_page import FeaturePage
 from unbox.explorer.recorded_image import RecordedImage
-from unbox.explorer.session import ExplorerSession, StepCallback
-from unbox.explorer.shared_components import InitialState, SharedComponents, link, progress_callback, select
+from unbox.explorer.session import ExplorerSession
+from unbox.explorer.shared_components import InitialState, SharedComponents, link
 
 TITLE = "Paint"
 #: Ways to hand a recipe on, by their names.
@@ -89,6 +88,10 @@ class PaintPage:
             self.copied: copied(session, state, copy_format),
         }
 
+    def show_run(self, session: ExplorerSession, state: CanvasState, copy_format: str) -> Updates:
+        """As `show`, and the result."""
+        return self.show(session, state, copy_format) | {self.result: result_html(state)}
+
     def open_image(
         self, shared: SharedComponents, recorded: RecordedImage, feature: str, copy_format: str
     ) -> Updates:
@@ -100,18 +103,16 @@ class PaintPage:
 
     def open_recipe(self, shared: SharedComponents, recipe: Recipe, copy_format: str) -> Updates:
         """The page with a recipe from a link or a PNG, not yet made again."""
-        systems = shared.session.systems
-        if recipe.system not in systems:
-            raise UnboxError(f"this picture is of {recipe.system}; here there are {', '.join(systems)}")
         note = render("note.html", note="Restored. Generate makes the picture again.")
-        return self._open(shared, CanvasState(recipe), copy_format) | {self.result: note}
+        state = CanvasState(shared.session.known(recipe))
+        return self._open(shared, state, copy_format) | {self.result: note}
 
     def _open(self, shared: SharedComponents, state: CanvasState, copy_format: str) -> Updates:
         return {
             **self.show(shared.session, state, copy_format),
             **self.controls.updates(state.recipe),
             self.guard: state.recipe.guard,
-            shared.tabs: select("paint"),
+            shared.tabs: gr.Tabs(selected="paint"),
         }
 
 
@@ -167,32 +168,17 @@ def _wire_runs(shared: SharedComponents, page: PaintPage) -> None:
     outputs = [*page.outputs, page.result, shared.link]
 
     def run(
-        state: CanvasState, copy_format: str, guard: bool, request: gr.Request,
-        progress: gr.Progress = gr.Progress(), *values: FieldValue, control: bool = False,  # noqa: B008
-    ) -> Updates:  # fmt: skip
+        state: CanvasState, copy_format: str, guard: bool, *values: FieldValue, control: bool = False
+    ) -> Updates:
         plain, edited = page.controls.recipe(values), state.recipe
         recipe = replace(plain, edits=edited.edits, off=edited.off, guard=bool(guard))
-        with shared.stop_switches.running(request) as stop:
-            changed, report = state.changed(recipe, state.chosen), progress_callback(progress, recipe.steps)
-            state = generate(session, changed, stop, report, control=control)
-        return page.show(session, state, copy_format) | {
-            page.result: result_html(state),
-            shared.link: link("paint", r=recipe.to_link()),
-        }
-
-    def run_control(
-        state: CanvasState, copy_format: str, guard: bool, request: gr.Request,
-        progress: gr.Progress = gr.Progress(), *values: FieldValue,  # noqa: B008
-    ) -> Updates:  # fmt: skip
-        return run(state, copy_format, guard, request, progress, *values, control=True)
+        state = generate(session, state.changed(recipe, state.chosen), control=control)
+        query = link("paint", r=recipe.to_link())
+        return page.show_run(session, state, copy_format) | {shared.link: query}
 
     events = ((page.generate.click, run), (page.controls.prompt.submit, run),
-              (page.random_control.click, run_control))  # fmt: skip
-    runs = [listen(event, fn, inputs, outputs, device=True) for event, fn in events]
-    for each in runs:
-        shared.show_link(each)
-    shared.wire_stop(page.stop, runs)
-    page.controls.wire(session)
+              (page.random_control.click, partial(run, control=True)))  # fmt: skip
+    shared.wire_runs([listen(event, fn, inputs, outputs, device=True) for event, fn in events], page.stop)
     listen(page.copy_format.input, partial(copied, session), page.inputs, [page.copied],
            show_progress="hidden")  # fmt: skip
 
@@ -206,26 +192,20 @@ def _wire_list(session: ExplorerSession, page: PaintPage) -> None:
 
     listen(page.canvas.input, brush, [page.state], [page.state, page.edit.where], show_progress="hidden")
 
-    def add(state: CanvasState, copy_format: str, *values: FieldValue) -> Updates:
-        return page.show(session, state.add(edit_of(session, state.mask, values)), copy_format)
-
-    def change(state: CanvasState, copy_format: str, *values: FieldValue) -> Updates:
-        return page.show(session, state.replace_chosen(edit_of(session, state.mask, values)), copy_format)
-
-    def undo(state: CanvasState, copy_format: str) -> Updates:
-        return page.show(session, state.undo(), copy_format)
-
-    def redo(state: CanvasState, copy_format: str) -> Updates:
-        return page.show(session, state.redo(), copy_format)
+    def put(
+        act: Callable[..., CanvasState], state: CanvasState, copy_format: str, *values: FieldValue
+    ) -> Updates:
+        edit = [edit_of(session, state.mask, values)] if values else []
+        return page.show(session, act(state, *edit), copy_format)
 
     fields = [*page.inputs, *page.edit.components]
-    for button, fn, inputs in (
-        (page.add, add, fields), (page.change, change, fields),
-        (page.undo, undo, page.inputs), (page.redo, redo, page.inputs),
+    for button, act, inputs in (
+        (page.add, CanvasState.add, fields), (page.change, CanvasState.replace_chosen, fields),
+        (page.undo, CanvasState.undo, page.inputs), (page.redo, CanvasState.redo, page.inputs),
     ):  # fmt: skip
-        listen(button.click, fn, inputs, page.outputs, show_progress="hidden")
+        listen(button.click, partial(put, act), inputs, page.outputs, show_progress="hidden")
 
-    def act(event: gr.EventData, state: CanvasState, copy_format: str) -> Updates:
+    def press(event: gr.EventData, state: CanvasState, copy_format: str) -> Updates:
         name, index = event_value(event, "act", str), event_value(event, "place", int)
         if name not in ACTS or index is None:
             raise UnboxError("not a button of the list")
@@ -234,7 +214,7 @@ def _wire_list(session: ExplorerSession, page: PaintPage) -> None:
         return page.show(session, state, copy_format) | chosen
 
     outputs = [*page.outputs, *page.edit.components]
-    listen(page.edits.click, act, page.inputs, outputs, show_progress="hidden")
+    listen(page.edits.click, press, page.inputs, outputs, show_progress="hidden")
 
 
 def _wire_opening(
@@ -250,13 +230,11 @@ def _wire_opening(
 
     def from_card(event: gr.EventData, recorded: RecordedImage | None, copy_format: str) -> Updates:
         name = event_value(event, "paint", str)
-        if not name or recorded is None:
-            return gr.skip()
-        return page.open_image(shared, recorded, name, copy_format)
+        return from_explore(recorded, name, copy_format) if name else gr.skip()
 
     def from_feature(name: str) -> Updates:
         shared.session.feature(name)
-        return {shared.tabs: select("paint"), page.edit.feature: name.strip()}
+        return {shared.tabs: gr.Tabs(selected="paint"), page.edit.feature: name.strip()}
 
     def from_png(event: gr.EventData, copy_format: str) -> Updates:
         text = event_value(event, "recipe", str)
@@ -273,13 +251,10 @@ def _wire_opening(
     listen(page.drop.input, from_png, [page.copy_format], opened)
 
 
-def generate(
-    session: ExplorerSession, state: CanvasState, stop: threading.Event | None = None,
-    progress: StepCallback | None = None, *, control: bool = False,
-) -> CanvasState:  # fmt: skip
+def generate(session: ExplorerSession, state: CanvasState, *, control: bool = False) -> CanvasState:
     """The picture without and with its edits. `control`: with random features of equal norm instead."""
     recipe = session.random_control(state.recipe) if control else state.recipe
-    before, after = session.generate([state.recipe.plain, recipe], stop, progress)
+    before, after = session.generate([state.recipe.plain, recipe])
     return replace(state, before=before, after=after, after_recipe=recipe)
 
 

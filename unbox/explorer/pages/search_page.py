@@ -1,7 +1,7 @@
 """Search: features by words, by meaning, by statistics, by index."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import Self
 
 import gradio as gr
@@ -99,14 +99,8 @@ def draw(session: ExplorerSession) -> SearchPage:
 
 
 def outputs(shared: SharedComponents, page: SearchPage) -> list[Block]:
-    """The components that `open_search` updates."""
+    """The components that change when a search is opened."""
     return [*page.query, page.results, shared.link]
-
-
-def open_search(shared: SharedComponents, page: SearchPage, query: SearchQuery) -> Updates:
-    """The page with a search done."""
-    controls: Updates = dict(zip(page.query, astuple(query), strict=True))
-    return controls | run_search(shared, page, query)
 
 
 def run_search(shared: SharedComponents, page: SearchPage, query: SearchQuery) -> Updates:
