@@ -35,7 +35,7 @@ class FeaturesCommand:
     labelled: bool = False
     """Only features with a label."""
     order: str | None = None
-    """density, rarest, activation, label score or index; None: the best match, without words density."""
+    """density, rarest, activation, label score or index; None: best match first, density without words."""
     limit: int = 20
     """At most so many features."""
     json: bool = False

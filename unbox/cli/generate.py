@@ -23,21 +23,21 @@ class MicroOptions:
     """SDXL's micro-conditioning: sizes HEIGHT WIDTH in pixels (default: the image's), crops TOP LEFT."""
 
     original_size: Size | None = None
-    """Size the training image is said to have had before scaling."""
+    """Size that the image is said to have had before scaling, HEIGHT WIDTH."""
     crop: Size = (0, 0)
-    """Where the crop is said to begin."""
+    """Corner at which the crop is said to begin, TOP LEFT."""
     target_size: Size | None = None
-    """Size the image is said to be."""
+    """Size that the image is said to have, HEIGHT WIDTH."""
     aesthetic: float | None = None
-    """Aesthetic score, read by the refiner (default 6)."""
+    """Aesthetic score, which the refiner reads; None: 6."""
     negative_original_size: Size | None = None
-    """The same for the unconditional branch; each takes the conditional one's value if not given."""
+    """Original size of the unconditional branch; None, here and below: as the conditional branch."""
     negative_crop: Size | None = None
     """Crop of the unconditional branch."""
     negative_target_size: Size | None = None
     """Target size of the unconditional branch."""
     negative_aesthetic: float | None = None
-    """Aesthetic score of the unconditional branch (default 2.5)."""
+    """Aesthetic score of the unconditional branch; None: 2.5."""
 
     def value(self) -> "Micro":
         """The same as `unbox.models.Micro`."""

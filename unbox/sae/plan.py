@@ -125,7 +125,7 @@ class TrainSettings:
     init: FirstDirections = "tied"
     """First directions: uniform (tied), or in the subspace that holds 99 % of the variance."""
     scaled: bool = True
-    """Train on rows scaled to a root mean square of 1; folded away at the end."""
+    """Whether training scales rows to a root mean square of 1, which is folded away at the end."""
     share: Share = "rows"
     """What processes under torchrun share: the rows of a batch, or the latents of each SAE, for large n."""
     precision: Precision = "auto"
