@@ -33,7 +33,7 @@ class BenchShapesCommand:
         results = bench_shapes(self.model.load(), load_saes(self.saes), self.out, self.settings)
         found = verdict(results)
         print(
-            f"{found['reliable']} values are drawn reliably: {found['told']:.0%} have a telling feature, "
+            f"{found['reliable']} values are drawn reliably: {found['telling']:.0%} have a telling feature, "
             f"{found['flips']:.0%} are turned on by features, for {found['still']:.0%} random ones do nothing"
         )
         for method, figures in found["success"].items():

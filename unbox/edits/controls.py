@@ -1,7 +1,8 @@
 """The control of what is said about edits: the same edits on other features, drawn at random."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -11,6 +12,8 @@ from unbox.edit_ops import OPS
 from unbox.edits.layout import Maps
 from unbox.edits.terms import Term, signed_value, term_of
 from unbox.errors import UnboxError
+
+Source = TypeVar("Source")
 
 #: Positions along a side, at most, on which masks are laid out to take the norm.
 SIDE = 64
@@ -46,6 +49,11 @@ def random_control(edits: Edit | Edits, draw: int | Sequence[int] = 0) -> Edits:
         for slot, edit in zip(slots, _matched(drawn, original), strict=True):
             result[slot] = edit
     return Edits(tuple(result))
+
+
+def controlled(make_edits: Callable[[Source], Edits], draw: int) -> Callable[[Source], Edits]:
+    """What makes the same edits of each thing, on features drawn at random."""
+    return lambda source: random_control(make_edits(source), draw)
 
 
 def _redrawn(edits: Sequence[Edit], block: str, draw: int | Sequence[int]) -> list[Edit]:

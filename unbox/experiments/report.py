@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from unbox.image_uri import file_uri
 from unbox.json_types import JSON
 from unbox.statistics import Interval, bootstrap
 from unbox.templates import Templates
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Columns of a row that say what it is; the others are figures.
 IDENTITY = ("condition", "edit", "control", "prompt", "prompt_index", "seed", "image", "unedited")
@@ -114,6 +118,11 @@ def plot(means: Sequence[ConditionSummary], name: str) -> str:
         mean, low, high = np.array([e.figures[name] for e in means]).T
         axes.barh(y, mean, xerr=np.nan_to_num(np.abs([mean - low, high - mean])), color="#4c78a8")
         axes.set(yticks=y, yticklabels=[e.condition for e in means], xlabel=name)
+    return figure_svg(figure)
+
+
+def figure_svg(figure: "Figure") -> str:
+    """A figure as the SVG element of a page, the same each time."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

@@ -7,13 +7,13 @@ the image's own unedited version. Controls are random features of the same block
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import TypedDict
 
 import numpy as np
 from PIL import Image
 
 from unbox.edit import Edits
-from unbox.edits import random_control
 from unbox.errors import UnboxError
 from unbox.ground_truth.factor_scores import Value
 from unbox.models import Model
@@ -44,21 +44,16 @@ class Cases:
 
     def lacking(self, value: Value, limit: int | None = None) -> "Cases":
         """The cases whose unedited image does not have the value: those that an edit could flip."""
-        factor, wanted = value
-        return self._pick([i for i, r in enumerate(self.readings) if r[factor] != wanted][:limit])
+        return self.where([reading[value[0]] != value[1] for reading in self.readings], limit)
 
     def having(self, value: Value, limit: int | None = None) -> "Cases":
         """The cases whose unedited image has the value: those in which it could be removed."""
-        factor, wanted = value
-        return self._pick([i for i, r in enumerate(self.readings) if r[factor] == wanted][:limit])
+        return self.where([reading[value[0]] == value[1] for reading in self.readings], limit)
 
     def where(self, chosen: Sequence[bool], limit: int | None = None) -> "Cases":
         """The first `limit` of the chosen cases."""
-        return self._pick([i for i, wanted in enumerate(chosen) if wanted][:limit])
-
-    def _pick(self, indices: Sequence[int]) -> "Cases":
-        columns = (self.prompts, self.seeds, self.images, self.readings)
-        return Cases(*(tuple(column[i] for i in indices) for column in columns))  # type: ignore[arg-type]
+        columns = self.prompts, self.seeds, self.images, self.readings
+        return Cases(*(tuple(compress(column, chosen))[:limit] for column in columns))  # type: ignore[arg-type]
 
 
 class CaseSampling(TypedDict, total=False):
@@ -128,8 +123,3 @@ def measure(
     success = np.array([(r[factor] == wanted) != gone for r in after])
     changed = [np.mean([b[n] != a[n] for n in others]) for b, a in zip(cases.readings, after, strict=True)]
     return Outcome(success, np.array(changed), tuple(images))
-
-
-def controlled(recipe: Recipe, draw: int) -> Recipe:
-    """The same edits of each image on features drawn at random."""
-    return lambda scene: random_control(recipe(scene), draw)

@@ -10,7 +10,7 @@ from unbox.ground_truth.bench.mean_maps import MeanMaps, centred
 from unbox.ground_truth.bench.methods import DICTIONARIES, Joint, carriers, change, dictionaries, untrained
 from unbox.ground_truth.bench.probing import probe
 from unbox.ground_truth.bench.scene_pairs import KINDS, patch, scene_pairs
-from unbox.ground_truth.bench.trade_off import area_under, best
+from unbox.ground_truth.bench.trade_off import area_under, best_of
 from unbox.shapes import FACTORS, masks, sample_scenes
 from unbox.shapes.render import CENTRES
 
@@ -86,8 +86,9 @@ POINTS = [
 
 
 def test_the_best_point_is_the_most_successful_within_the_budget():
-    assert best(POINTS)["strength"] == 2
-    assert best([{**p, "collateral": p["collateral"] + 0.2} for p in POINTS])["strength"] == 2
+    assert best_of(list(enumerate(POINTS))) == (1, POINTS[1])
+    costly = [{**p, "collateral": p["collateral"] + 0.2} for p in POINTS]
+    assert best_of(list(enumerate(costly))) == (1, costly[1])
 
 
 def test_area_under_the_trade_off():

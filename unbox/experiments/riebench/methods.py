@@ -7,7 +7,7 @@ import numpy as np
 from einops import rearrange
 
 from unbox.edit import Edits
-from unbox.edits import neurons, random_control
+from unbox.edits import controlled, neurons
 from unbox.edits.transport import UpdatePair, steer, transport
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.sae import SAE
@@ -22,7 +22,7 @@ def methods(saes: Mapping[str, SAE], settings: RiebenchSettings) -> dict[str, Me
         for count in settings.counts:
             carry: Method = partial(transport, saes=saes, count=count, strength=m)
             found[f"sae {count} x {m:g}"] = carry
-            found[f"random {count} x {m:g}"] = partial(_random, carry, settings.seed)
+            found[f"random {count} x {m:g}"] = controlled(carry, settings.seed)
         for count in settings.neurons:
             found[f"neurons {count} x {m:g}"] = partial(_neurons, tuple(saes), count, m)
     for m in settings.steering:
@@ -30,14 +30,10 @@ def methods(saes: Mapping[str, SAE], settings: RiebenchSettings) -> dict[str, Me
     return found
 
 
-def _random(carry: Method, seed: int, pair: UpdatePair) -> Edits:
-    return random_control(carry(pair), seed)
-
-
 def _neurons(blocks: tuple[str, ...], count: int, strength: float, pair: UpdatePair) -> Edits:
     """Transport of channels, about their mean over both runs."""
     bases = {}
     for block in blocks:
-        both = [pair.donor[block], pair.original[block]]
-        bases[block] = neurons(block, rearrange(np.stack(both), "run step y x d -> (run step y x) d"))
+        both = np.stack([pair.donor[block], pair.original[block]])
+        bases[block] = neurons(block, rearrange(both, "run step y x d -> (run step y x) d"))
     return transport(pair, bases, count, strength)

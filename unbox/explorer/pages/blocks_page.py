@@ -5,7 +5,7 @@ from typing import Any
 
 from unbox.explorer.html import render
 from unbox.explorer.session import ExplorerSession
-from unbox.ground_truth.bench.bench_rows import MeaningRow, OwnershipRow
+from unbox.ground_truth.bench.bench_rows import BenchRow
 
 TITLE = "Blocks"
 #: What a cell of a table shows; None is a dash.
@@ -39,7 +39,7 @@ def figures_of(session: ExplorerSession, name: str) -> dict[str, Any]:
     return dict(session.figures.get(name) or session.saes[name].meta.get("figures") or {})
 
 
-def bench_tables(ownership: Sequence[OwnershipRow], meaning: Sequence[MeaningRow]) -> dict[str, Table]:
+def bench_tables(ownership: Sequence[BenchRow], meaning: Sequence[BenchRow]) -> dict[str, Table]:
     """What `unbox bench shapes` found: `blocks`; `carried`, rates by kind of edit and block; `meaning`, mean
     AUROC by block and method, with the number of values."""
     carried = {(row["kind"], row["block"]): _rate(row) for row in ownership}
@@ -55,7 +55,7 @@ def bench_tables(ownership: Sequence[OwnershipRow], meaning: Sequence[MeaningRow
     }
 
 
-def _rate(row: OwnershipRow) -> str:
+def _rate(row: BenchRow) -> str:
     """A rate with its interval."""
     return f"{row['success']:.2f} ({row['success_low']:.2f} to {row['success_high']:.2f})"
 

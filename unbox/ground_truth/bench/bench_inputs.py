@@ -26,20 +26,13 @@ from unbox.shapes.detector import Detector
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
 class BlockRows:
     """A block's rows in memory: they are read a dozen times, and a store opens a shard for each image."""
 
-    updates: np.ndarray
-
-    @classmethod
-    def of(cls, rows: UpdateRows) -> "BlockRows":
+    def __init__(self, rows: UpdateRows) -> None:
         """All images of a store's rows."""
-        return cls(np.stack([rows.read(i) for i in range(rows.shape[0])]))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.updates.shape
+        self.shape = rows.shape
+        self.updates = [rows.read(i) for i in range(rows.shape[0])]
 
     def read(self, i: int) -> np.ndarray:
         """(step, branch, y, x, d) of an image."""
@@ -72,7 +65,7 @@ class BenchInputs:
         found = {}
         for block, sae in self.bar(list(self.saes.items()), "movers"):
             channels = {"neurons": self.dictionaries[block]["neurons"]}
-            maps = MeanMaps(channels, BlockRows.of(self.store[block]), self.scenes)
+            maps = MeanMaps(channels, BlockRows(self.store[block]), self.scenes)
             found[block] = {value: maps.moved(value) / float(sae.update_std) for value in MAPPED}
         return found
 
@@ -103,5 +96,5 @@ def prepare(
     }
     sampling: CaseSampling = {"steps": settings.steps, "batch_size": settings.batch_size}
     subject = ModelUnderTest(model, Detector.load(), sampling)
-    mean_maps = cache(lambda block: MeanMaps(of_block[block], BlockRows.of(store[block]), scenes))
+    mean_maps = cache(lambda block: MeanMaps(of_block[block], BlockRows(store[block]), scenes))
     return BenchInputs(subject, saes, settings, results, store, scenes, of_block, mean_maps, progress)

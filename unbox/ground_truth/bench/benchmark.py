@@ -10,7 +10,7 @@ from activation_store.files import write_json
 from unbox.errors import UnboxError
 from unbox.former_names import as_written
 from unbox.ground_truth.bench.bench_inputs import BenchInputs, BlockRows, prepare
-from unbox.ground_truth.bench.bench_rows import BenchResults, MeaningRow
+from unbox.ground_truth.bench.bench_rows import BenchResults, BenchRow
 from unbox.ground_truth.bench.bench_settings import FORMER, BenchSettings
 from unbox.ground_truth.bench.causation import causation
 from unbox.ground_truth.bench.probing import probe
@@ -40,53 +40,38 @@ def bench_shapes(
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
     saes = {sae.block: sae for sae in saes.values()}
     chosen: dict[str, JSON] = as_written(asdict(settings), FORMER)
-    shared: dict[str, JSON] = {
-        "model": model.fingerprint,
-        "saes": {block: sae.digest for block, sae in saes.items()},
-    }
+    digests = {block: sae.digest for block, sae in saes.items()}
+    shared: dict[str, JSON] = {"model": model.fingerprint, "saes": digests}
     # What is asked does not change an answer: runs over some of the values fill the folder of a run over all.
-    results = ResultCache(out / "kept", {**shared, "settings": _without(chosen, "values")})
+    results = ResultCache(
+        out / "kept", {**shared, "settings": {k: v for k, v in chosen.items() if k != "values"}}
+    )
     probed = {name: chosen[name] for name in ("steps", "prompts", "seed")}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "manifest.json", {**shared, "settings": chosen})
     bench = prepare(model, saes, settings, out, results, progress)
     meaning = _meaning(bench, ResultCache(out / "kept", {**shared, "settings": probed}))
-    shifts, (trials, tests) = bench.shifts(), _cases(bench)
+    shifts = bench.shifts()
+    # Trial and test images, unedited: enough that every value is missing in as many as are asked for.
+    trials = bench.subject.cases(6 * settings.trial_cases, settings.seed + 201)
+    tests = bench.subject.cases(6 * settings.test_cases, settings.seed + 202)
     added, removed = causation(bench, shifts, trials, tests)
-    found: BenchResults = {
-        "meaning": meaning,
-        "reliable": _reliable(tests),
-        "causation": added,
-        "removal": removed,
-        **transport_trials(bench),
-    }
+    found: BenchResults = {"meaning": meaning, "reliable": _reliable(tests)}
+    found |= {"causation": added, "removal": removed, **transport_trials(bench)}
     write_json(out / "results.json", found)  # type: ignore[arg-type]  # a TypedDict is JSON too
     write_bench(found, {**shared, "settings": chosen}, out)
     return found
 
 
-def _without(settings: Mapping[str, JSON], name: str) -> dict[str, JSON]:
-    return {key: value for key, value in settings.items() if key != name}
-
-
-def _meaning(bench: BenchInputs, results: ResultCache) -> list[MeaningRow]:
+def _meaning(bench: BenchInputs, results: ResultCache) -> list[BenchRow]:
     """The telling features of each block's dictionaries."""
-    rows: list[MeaningRow] = []
+    rows: list[BenchRow] = []
     for block in bench.bar(list(bench.saes), "meaning"):
-        updates = BlockRows.of(bench.store[block])
+        updates = BlockRows(bench.store[block])
         for name, dictionary in bench.dictionaries[block].items():
             found = results.get(["meaning", block, name], probe, dictionary, updates, bench.scenes)
             rows += [{"block": block, "method": name, **row} for row in found]
     return rows
-
-
-def _cases(bench: BenchInputs) -> tuple[Cases, Cases]:
-    """Trial and test images, unedited: enough that every value is missing in as many as are asked for."""
-    settings = bench.settings
-    return (
-        bench.subject.cases(6 * settings.trial_cases, settings.seed + 201),
-        bench.subject.cases(6 * settings.test_cases, settings.seed + 202),
-    )
 
 
 def _reliable(cases: Cases) -> dict[str, float]:

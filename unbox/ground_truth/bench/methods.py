@@ -1,8 +1,6 @@
 """What is compared: dictionaries of directions, and how each changes an image's value into another."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +12,7 @@ from unbox.edits.terms import TensorDictionary
 from unbox.ground_truth.bench.mean_maps import Dictionaries, MeanMaps
 from unbox.ground_truth.factor_scores import Value
 from unbox.sae import SAE
-from unbox.sae.model import Stats
+from unbox.sae.latent_statistics import latent_stats
 from unbox.shapes import Scene
 from unbox.shapes.where import edit_mask
 
@@ -49,14 +47,7 @@ def untrained(sae: SAE, sample: np.ndarray, seed: int = 0) -> SAE:
         name="untrained",
         update_std=sae.update_std,
     )
-    codes = blank.encode(rows)
-    values, indices = codes.values.flatten(), codes.indices.flatten()
-    count = torch.zeros(sae.latents).index_add(0, indices, (values > 0).float())
-    mean = torch.zeros(sae.latents).index_add(0, indices, values) / count.clamp(min=1)
-    square = torch.zeros(sae.latents).index_add(0, indices, values**2) / count.clamp(min=1)
-    peak = torch.zeros(sae.latents).scatter_reduce(0, indices, values, "amax")
-    stats = Stats(mean, (square - mean**2).clamp(min=0).sqrt(), peak, count / len(rows))
-    return SAE(**{**vars(blank), "stats": stats})
+    return replace(blank, stats=latent_stats(blank, [rows]))
 
 
 #: How an edit varies over positions: as the mean maps do, or one number where the factor is seen.
@@ -98,12 +89,10 @@ class Change:
 
     def edits(self, scene: Scene, strength: float) -> Edits:
         """The edit of an image of the scene; none where it has the value already."""
-        return self._added(self.features, self.amounts(scene), strength)
-
-    def _added(self, features: Sequence[int], amounts: np.ndarray, strength: float) -> Edits:
+        amounts = self.amounts(scene)
         if not amounts.any():
             return Edits()
-        subject = Feature(self.dictionary.block, tuple(features), sae=self.dictionary)
+        subject = Feature(self.dictionary.block, self.features, sae=self.dictionary)
         return Edits.of(subject.add(strength, unit="absolute", where=amounts[:, None]))
 
 
@@ -125,20 +114,11 @@ class Joint:
 
     def edits(self, scene: Scene, strength: float) -> Edits:
         """The edits of an image of the scene."""
-        return _all(part.edits(scene, strength) for part in self.parts)
-
-
-def _all(several: Iterable[Edits]) -> Edits:
-    return reduce(Edits.__add__, several, Edits())
+        return sum((part.edits(scene, strength) for part in self.parts), Edits())
 
 
 def change(
-    dictionaries: Dictionaries,
-    maps: MeanMaps,
-    method: str,
-    value: Value,
-    size: int,
-    spread: str,
+    dictionaries: Dictionaries, maps: MeanMaps, method: str, value: Value, size: int, spread: str
 ) -> Change:
     """A method's change towards a value: the `size` features whose maps it changes most ("steering": all)."""
     source = "neurons" if method == "steering" else method

@@ -7,7 +7,7 @@ features on the same images would look good by luck alone.
 from collections.abc import Sequence
 
 from unbox.edits.terms import TensorDictionary
-from unbox.ground_truth.bench.bench_rows import MeaningRow
+from unbox.ground_truth.bench.bench_rows import BenchRow
 from unbox.ground_truth.bench.bench_settings import VALUES
 from unbox.ground_truth.factor_scores import (
     UpdateRows,
@@ -24,7 +24,7 @@ from unbox.shapes import OBJECT_FACTORS, Scene
 LEAST = 5
 
 
-def probe(dictionary: TensorDictionary, rows: UpdateRows, scenes: Sequence[Scene]) -> list[MeaningRow]:
+def probe(dictionary: TensorDictionary, rows: UpdateRows, scenes: Sequence[Scene]) -> list[BenchRow]:
     """Per value: the best feature by AUROC, by mean and by peak over the image, and by mask IoU.
 
     Each is chosen on even images and scored on odd ones. Values that either half shows too rarely are left
@@ -35,7 +35,7 @@ def probe(dictionary: TensorDictionary, rows: UpdateRows, scenes: Sequence[Scene
     enough = [v for v in VALUES if all(LEAST <= of[v].sum() <= len(of[v]) - LEAST for of in labels)]
     if not enough:
         return []
-    found: dict[Value, MeaningRow] = {v: {"factor": v[0], "value": v[1], "auroc": 0.0} for v in enough}
+    found: dict[Value, BenchRow] = {v: {"factor": v[0], "value": v[1], "auroc": 0.0} for v in enough}
     for pool in ("mean", "peak"):
         chosen, scored = (
             feature_scores(image_codes(dictionary, rows, pool, half), {v: of[v] for v in enough})

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 from unbox.edit import Edits, Feature
+from unbox.edits import controlled
 from unbox.ground_truth.bench.bench_inputs import BenchInputs
-from unbox.ground_truth.bench.bench_rows import RemovalRow
+from unbox.ground_truth.bench.bench_rows import BenchRow
 from unbox.ground_truth.bench.methods import carriers
 from unbox.ground_truth.bench.trade_off import best_of, outcome_rates
-from unbox.ground_truth.effects import Cases, Recipe, controlled, measure
+from unbox.ground_truth.effects import Cases, Recipe, measure
 from unbox.ground_truth.factor_scores import Value
 from unbox.sae import SAE
 from unbox.shapes.where import edit_mask
@@ -22,13 +23,12 @@ def ablating(saes: Mapping[str, SAE], features: Mapping[str, Sequence[int]], fac
 
 def removal(
     bench: BenchInputs, value: Value, blocks: list[list[str]], trials: Cases, tests: Cases
-) -> list[RemovalRow]:
+) -> list[BenchRow]:
     """Ablate the features that a value has most of, blocks and size by trial: one row, or none."""
     settings = bench.settings
     few, cases = trials.having(value, settings.trial_cases), tests.having(value, settings.test_cases)
     if not len(few) or not len(cases):
         return []
-
     tried = []
     for some, size in product(blocks, settings.sizes):
         features = _carrying(bench, value, some, size)
@@ -43,7 +43,7 @@ def removal(
     return [{"method": "sae", "blocks": some, "size": size, **outcome_rates(outcome)}]
 
 
-def removal_control(bench: BenchInputs, value: Value, removed: RemovalRow, tests: Cases) -> RemovalRow:
+def removal_control(bench: BenchInputs, value: Value, removed: BenchRow, tests: Cases) -> BenchRow:
     """As many random features ablated in the same blocks, in the same cases."""
     blocks, size, cases = removed["blocks"], removed["size"], tests.having(value, bench.settings.test_cases)
     recipe = ablating(bench.saes, _carrying(bench, value, blocks, size), value[0])

@@ -1,17 +1,18 @@
-"""The page and tables of `unbox bench shapes`."""
+"""The page and tables of `unbox bench shapes`; the tables also as Markdown, to be read in a terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from activation_store.files import write_text
-from unbox.experiments.tables import write_table
-from unbox.ground_truth.bench.bench_rows import BenchResults, CausationRow
-from unbox.ground_truth.bench.methods import METHODS
+from unbox.experiments.report import figure_svg
+from unbox.experiments.tables import markdown_table, write_table
+from unbox.ground_truth.bench.bench_rows import BenchResults, BenchRow
+from unbox.ground_truth.bench.methods import DICTIONARIES, METHODS
 from unbox.ground_truth.bench.scene_pairs import KINDS
-from unbox.ground_truth.bench.tables import by_value, markdown, telling
+from unbox.ground_truth.factor_scores import Value
 from unbox.json_types import JSON
 from unbox.templates import Templates
 
@@ -23,6 +24,8 @@ MEANS: tuple[Literal["success", "collateral", "area"], ...] = ("success", "colla
 
 #: The bar of the project: a feature tells its value, its edit makes it, random features do not.
 AUROC, FLIPS, HARM, CHANCE = 0.95, 0.80, 0.10, 0.05
+
+ByValue = dict[Value, dict[str, BenchRow]]  # value -> method -> row
 
 
 def write_bench(results: BenchResults, context: Mapping[str, JSON], out: Path) -> Path:
@@ -51,49 +54,109 @@ def write_bench(results: BenchResults, context: Mapping[str, JSON], out: Path) -
     return out / "report.html"
 
 
+def by_value(rows: Iterable[BenchRow]) -> ByValue:
+    """Rows by their value and their method; of several the first."""
+    table: ByValue = {}
+    for row in rows:
+        table.setdefault((row["factor"], row["value"]), {}).setdefault(row["method"], row)
+    return table
+
+
+def telling(rows: Sequence[BenchRow]) -> ByValue:
+    """Of `meaning` the row of the best block, chosen as the feature is: on half of the captions."""
+    best = by_value(sorted(rows, key=lambda row: -row["chosen_at"]))
+    return {value: best[value] for value in by_value(rows)}
+
+
 def verdict(results: BenchResults) -> dict[str, Any]:
     """Shares of reliably drawn values that pass each bar, and the mean success of each method."""
     reliable = {name for name, share in results["reliable"].items() if share >= RELIABLE}
-    scores = [
-        by["sae"]["auroc"]
-        for value, by in telling(results["meaning"]).items()
-        if "=".join(value) in reliable and "sae" in by
-    ]
-    caused = {v: by for v, by in by_value(results["causation"]).items() if "=".join(v) in reliable}
-    flips = [by["sae"]["success"] >= FLIPS and by["sae"]["collateral"] <= HARM for by in caused.values()]
-    still = [by["random"]["success"] <= CHANCE for by in caused.values()]
+    told, caused = (
+        [by for value, by in table.items() if "=".join(value) in reliable]
+        for table in (telling(results["meaning"]), by_value(results["causation"]))
+    )
     return {
         "reliable": len(reliable),
-        "telling": float(np.mean([score >= AUROC for score in scores])) if scores else 0.0,
-        "flips": float(np.mean(flips)) if flips else 0.0,
-        "still": float(np.mean(still)) if still else 0.0,
-        "success": {
-            method: {
-                name: float(np.mean([by[method][name] for by in caused.values()])) if caused else 0.0
-                for name in MEANS
-            }
-            for method in METHODS
-        },
+        "telling": _mean([by["sae"]["auroc"] >= AUROC for by in told if "sae" in by]),
+        "flips": _mean([by["sae"]["success"] >= FLIPS and by["sae"]["collateral"] <= HARM for by in caused]),
+        "still": _mean([by["random"]["success"] <= CHANCE for by in caused]),
+        "success": {m: {name: _mean([by[m][name] for by in caused]) for name in MEANS} for m in METHODS},
     }
 
 
-def curves(rows: Sequence[CausationRow]) -> str:
-    """Success against collateral, one line per method: each strength's mean over values. SVG."""
-    import io
+def _mean(numbers: Sequence[float]) -> float:
+    return float(np.mean(numbers)) if numbers else 0.0
 
+
+def curves(rows: Sequence[BenchRow]) -> str:
+    """Success against collateral, one line per method: each strength's mean over values. SVG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     for method in METHODS:
-        of = [row["curve"] for row in rows if row["method"] == method]
-        if not of:
-            continue
-        x = np.mean([[p["collateral"] for p in points] for points in of], 0)
-        y = np.mean([[p["success"] for p in points] for points in of], 0)
-        axes.plot(x, y, marker="o", label=method)
+        of = [[(p["collateral"], p["success"]) for p in r["curve"]] for r in rows if r["method"] == method]
+        if of:
+            axes.plot(*np.mean(of, 0).T, marker="o", label=method)
     axes.set(xlabel="collateral (share of other factors changed)", ylabel="success", ylim=(0, 1.02))
     axes.legend(fontsize="small")
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    return figure_svg(figure)
+
+
+def markdown(results: BenchResults) -> str:
+    """All tables."""
+    cells = {(row["kind"], row["block"]): row for row in results["ownership"]}
+    moved = {(row["method"], row["kind"]): row for row in results["transport"]}
+    tables = (
+        _values(results),
+        _removed(results["removal"]),
+        _crossed("edit", cells),
+        _crossed("method", moved),
+    )
+    return "\n\n".join(tables)
+
+
+def _rate(row: BenchRow) -> str:
+    """Success [95 % interval] / collateral."""
+    interval = f"[{row['success_low']:.2f}, {row['success_high']:.2f}]"
+    return f"{row['success']:.2f} {interval} / {row['collateral']:.2f}"
+
+
+def _short(row: BenchRow | None) -> str:
+    return "" if row is None else f"{row['success']:.2f} / {row['collateral']:.2f}"
+
+
+def _values(results: BenchResults) -> str:
+    """A line per value: how reliably it is drawn, what tells it, what brings it."""
+    features, caused = telling(results["meaning"]), by_value(results["causation"])
+    others = [*DICTIONARIES[1:], "steering"]
+    head = ["value", "drawn", "AUROC", "IoU", "edit: blocks, spread, features in each x strength"]
+    lines = []
+    for value in dict.fromkeys([*features, *caused]):
+        drawn = results["reliable"].get("=".join(value))
+        feature, by = features.get(value, {}).get("sae"), caused.get(value, {})
+        told = moved = score = ""
+        if feature is not None:
+            told = f"{feature['auroc']:.3f} ({feature['block']}/{feature['feature']})"
+            score = f"{feature['iou']:.2f}" if "iou" in feature else ""
+        if edit := by.get("sae"):
+            moved = f"{' + '.join(edit['blocks'])}, {edit['spread']}, {edit['size']} x {edit['strength']:g}"
+        rates = [_rate(by[m]) if m in by else "" for m in ("sae", "random")]
+        line = [" ".join(value), "" if drawn is None else f"{drawn:.2f}", told, score, moved, *rates]
+        lines.append([*line, *(_short(by.get(m)) for m in others)])
+    return markdown_table([*head, "SAE features", "random features", *others], lines)
+
+
+def _removed(rows: Sequence[BenchRow]) -> str:
+    lines = []
+    for value, by in by_value(rows).items():
+        ablated = f"{by['sae']['size']} of {' + '.join(by['sae']['blocks'])}"
+        lines.append([" ".join(value), ablated, _rate(by["sae"]), _rate(by["random"])])
+    return markdown_table(["value", "ablated", "gone", "random features"], lines)
+
+
+def _crossed(corner: str, cells: Mapping[tuple[str, str], BenchRow]) -> str:
+    """Rates in rows and columns; `corner` says what the rows are."""
+    lines, columns = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
+    table = [[line, *(_short(cells[line, column]) for column in columns)] for line in lines]
+    return markdown_table([corner, *columns], table)

@@ -31,6 +31,8 @@ KINDS = {
     "change background": "background",
     "change light": "light",
 }
+#: Those that change how many objects there are.
+COUNTING = ("add object", "delete object")
 
 
 @dataclass(frozen=True)
@@ -54,30 +56,23 @@ class ScenePair:
     def masks(self) -> tuple[Mask | None, Mask | None]:
         """Masks of what changes, in the original and in the edited image, as RIEBench takes them: `add` uses
         the edited image's for both, `delete` the original's; the light is everywhere."""
-        if self.kind == "add object":
-            return (place_mask("object", self.edited, 1),) * 2
-        if self.kind == "delete object":
-            return (place_mask("object", self.original, 1),) * 2
+        if self.kind in COUNTING:
+            both = self.edited if self.kind == "add object" else self.original
+            return (place_mask("object", both, 1),) * 2
         return read_mask(KINDS[self.kind], self.original), read_mask(KINDS[self.kind], self.edited)
 
     def succeeded(self, reading: Reading) -> bool:
         """Does the detector's reading say what the edit should make?"""
-        if self.kind in ("add object", "delete object"):
+        if self.kind in COUNTING:
             return reading["objects"] == len(self.edited.objects)
         factor, value = self.target
         return factors_of(reading)[factor] == value
 
     def harm(self, before: Reading, after: Reading) -> float:
-        """Share of the other factors whose reading changed."""
-        others = [
-            name for name in FACTORS if name != self.target[0] and (name != "position" or self._keeps_place)
-        ]
+        """Share of the other factors whose reading changed; a second object may move the first."""
+        changing = {self.target[0], "position"} if self.kind in COUNTING else {self.target[0]}
         first, then = factors_of(before), factors_of(after)
-        return float(np.mean([first[name] != then[name] for name in others]))
-
-    @property
-    def _keeps_place(self) -> bool:
-        return self.kind not in ("add object", "delete object")
+        return float(np.mean([first[name] != then[name] for name in FACTORS if name not in changing]))
 
 
 def scene_pairs(kind: str, count: int, seed: int = 0) -> list[ScenePair]:
@@ -87,16 +82,17 @@ def scene_pairs(kind: str, count: int, seed: int = 0) -> list[ScenePair]:
         rng = scene_rng(seed + 7919 * list(KINDS).index(kind), index, "heldout")
         original, edited = _scenes(kind, rng)
         wording = int(rng.integers(2**32))
-        before, after = (
-            caption(s, np.random.default_rng(wording), "heldout", full=True)[0] for s in (original, edited)
-        )
-        found.append(ScenePair(kind, original, edited, before, after, int(rng.integers(2**31))))
+        texts = [
+            caption(scene, np.random.default_rng(wording), "heldout", full=True)[0]
+            for scene in (original, edited)
+        ]
+        found.append(ScenePair(kind, original, edited, texts[0], texts[1], int(rng.integers(2**31))))
     return found
 
 
 def _scenes(kind: str, rng: np.random.Generator) -> tuple[Scene, Scene]:
     scene = sample_scene(rng, "heldout", pairs=0.0)
-    if kind not in ("add object", "delete object"):
+    if kind not in COUNTING:
         factor = KINDS[kind]
         others = [v for v in FACTORS[factor] if v != scene.factors()[factor]]
         return scene, scene.with_factor(factor, str(rng.choice(others)))
@@ -114,20 +110,14 @@ def recorded(subject: ModelUnderTest, pairs: Sequence[ScenePair], blocks: Sequen
     with record(subject.model, blocks) as tape:
         subject.model.generate(texts, seeds=seeds, output="latent", **subject.sampling)
     updates = {block: tape.read(block, "update", "cond").float().numpy() for block in blocks}
-    n = len(pairs)
-    return [
-        UpdatePair(
-            {b: u[i] for b, u in updates.items()}, {b: u[n + i] for b, u in updates.items()}, *p.masks[::-1]
-        )
-        for i, p in enumerate(pairs)
-    ]
+    runs = [{block: update[i] for block, update in updates.items()} for i in range(len(texts))]
+    each = zip(runs[: len(pairs)], runs[len(pairs) :], pairs, strict=True)
+    return [UpdatePair(donor, original, *pair.masks[::-1]) for donor, original, pair in each]
 
 
 def patch(pair: UpdatePair, block: str) -> Edits:
     """The donor's update in place of the original's, at every step and position: what a block can carry."""
     difference = pair.donor[block] - pair.original[block]
-    width = difference.shape[-1]
     basis = neurons(block, rearrange(difference, "step y x d -> (step y x) d"))
-    maps = rearrange(difference, "step y x d -> d step y x")
-    every = Feature(block, tuple(range(width)), sae=basis)
-    return Edits.of(every.add(1.0, unit="absolute", where=maps))
+    every = Feature(block, tuple(range(difference.shape[-1])), sae=basis)
+    return Edits.of(every.add(1.0, unit="absolute", where=rearrange(difference, "step y x d -> d step y x")))

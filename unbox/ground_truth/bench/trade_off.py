@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from unbox.ground_truth.bench.bench_rows import Point, Rates
+from unbox.ground_truth.bench.bench_rows import BenchRow
 from unbox.ground_truth.effects import Outcome
 from unbox.statistics import bootstrap
 
@@ -15,31 +15,27 @@ TOLERATED = 0.10
 Option = TypeVar("Option")
 
 
-def rates(success: np.ndarray, collateral: np.ndarray) -> Rates:
+def rates(success: np.ndarray, collateral: np.ndarray) -> BenchRow:
     """Of numbers (cases,): means with bootstrap intervals over the cases."""
     columns = bootstrap(success).columns("success") | bootstrap(collateral).columns("collateral")
     return {**columns, "cases": len(success)}  # type: ignore[typeddict-item]
 
 
-def outcome_rates(*draws: Outcome) -> Rates:
+def outcome_rates(*draws: Outcome) -> BenchRow:
     """Of outcomes of the same cases (several draws of a control): means over the draws first."""
     return rates(np.mean([d.success for d in draws], 0), np.mean([d.collateral for d in draws], 0))
 
 
-def best(points: Sequence[Point]) -> Point:
-    """The point with most success whose collateral is tolerable; if none is, by success - collateral."""
-    return best_of([(point, point) for point in points])[0]
-
-
-def best_of(tried: Sequence[tuple[Option, Rates]]) -> tuple[Option, Rates]:
-    """The same of pairs (what was done, what came out); of equals the first."""
+def best_of(tried: Sequence[tuple[Option, BenchRow]]) -> tuple[Option, BenchRow]:
+    """Of pairs (what was done, what came out) the one with most success whose collateral is tolerable; if
+    none is, by success - collateral; of equals the first."""
     fine = [pair for pair in tried if pair[1]["collateral"] <= TOLERATED]
     if fine:
         return max(fine, key=lambda pair: (pair[1]["success"], -pair[1]["collateral"]))
     return max(tried, key=lambda pair: pair[1]["success"] - pair[1]["collateral"])
 
 
-def area_under(points: Sequence[Point]) -> float:
+def area_under(points: Sequence[BenchRow]) -> float:
     """Mean success over collateral budgets from 0 to 0.5: the trade-off curve as one number.
 
     At each budget the best success of any strength within it counts.

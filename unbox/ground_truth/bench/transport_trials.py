@@ -1,26 +1,25 @@
 """Edits by transport between two captions: which block owns what, and which method carries it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 
 from unbox.edit import Edits
-from unbox.edits import random_control
-from unbox.edits.controls import CONTROL_RULE
+from unbox.edits.controls import CONTROL_RULE, controlled
 from unbox.edits.transport import UpdatePair, steer, transport
 from unbox.ground_truth.bench.bench_inputs import BenchInputs
-from unbox.ground_truth.bench.bench_rows import Rates, TransportResults
-from unbox.ground_truth.bench.scene_pairs import KINDS, ScenePair, patch, recorded, scene_pairs
+from unbox.ground_truth.bench.bench_rows import BenchResults, BenchRow
+from unbox.ground_truth.bench.scene_pairs import KINDS, patch, recorded, scene_pairs
 from unbox.ground_truth.bench.trade_off import rates
-from unbox.shapes.detector import Reading
+
 
 Methods = Mapping[str, Callable[[UpdatePair], Edits]]
 
 
-def transport_trials(bench: BenchInputs) -> TransportResults:
-    """Every way to make every kind of edit."""
-    found: TransportResults = {"ownership": [], "transport": []}
+def transport_trials(bench: BenchInputs) -> BenchResults:
+    """Every way to make every kind of edit: `ownership` and `transport`."""
+    found: BenchResults = {"ownership": [], "transport": []}
     methods, blocks = transport_methods(bench), list(bench.saes)
     random = {name: made for name, made in methods.items() if name.startswith("random")}
     others = {name: made for name, made in methods.items() if name not in random}
@@ -34,14 +33,16 @@ def transport_trials(bench: BenchInputs) -> TransportResults:
     return found
 
 
-def _one_kind(bench: BenchInputs, kind: str, blocks: list[str], methods: Methods) -> TransportResults:
+def _one_kind(bench: BenchInputs, kind: str, blocks: list[str], methods: Methods) -> BenchResults:
     """Some ways to make a kind of edit, on the same pairs."""
     pairs = scene_pairs(kind, bench.settings.pairs, bench.settings.seed)
     updates = recorded(bench.subject, pairs, list(bench.saes))
-    before = _read(bench, pairs, [None] * len(pairs))
+    texts, seeds = [p.original_prompt for p in pairs], [p.seed for p in pairs]
+    before = bench.subject.detector.read(bench.subject.draw(texts, seeds))
 
-    def judged(make_edits: Callable[[UpdatePair], Edits]) -> Rates:
-        after = _read(bench, pairs, [make_edits(pair) for pair in updates])
+    def judged(make_edits: Callable[[UpdatePair], Edits]) -> BenchRow:
+        edits = [make_edits(pair) for pair in updates]
+        after = bench.subject.detector.read(bench.subject.draw(texts, seeds, edits))
         success = [p.succeeded(a) for p, a in zip(pairs, after, strict=True)]
         harm = [p.harm(b, a) for p, b, a in zip(pairs, before, after, strict=True)]
         return rates(np.array(success), np.array(harm))
@@ -54,7 +55,7 @@ def _one_kind(bench: BenchInputs, kind: str, blocks: list[str], methods: Methods
     }
 
 
-def transport_methods(bench: BenchInputs) -> dict[str, Callable[[UpdatePair], Edits]]:
+def transport_methods(bench: BenchInputs) -> Methods:
     """Methods by name: features, random features with the same maps, neurons, steering."""
     settings, blocks = bench.settings, tuple(bench.saes)
     neurons = {block: named["neurons"] for block, named in bench.dictionaries.items()}
@@ -62,19 +63,9 @@ def transport_methods(bench: BenchInputs) -> dict[str, Callable[[UpdatePair], Ed
     for strength in settings.moved:
         for count in settings.transported:
             size = f"{count} features x {strength:g}"
-            carry = partial(transport, count=count, strength=strength)
-            methods[f"sae, {size}"] = partial(carry, saes=bench.saes)
-            methods[f"random, {size}"] = partial(_random, bench, carry)
+            carry = partial(transport, saes=bench.saes, count=count, strength=strength)
+            methods[f"sae, {size}"] = carry
+            methods[f"random, {size}"] = controlled(carry, settings.seed)
             methods[f"neurons, {size}"] = partial(carry, saes=neurons)
         methods[f"steering x {strength / 2:g}"] = partial(steer, blocks=blocks, strength=strength / 2)
     return methods
-
-
-def _random(bench: BenchInputs, carry: Callable[..., Edits], pair: UpdatePair) -> Edits:
-    """The same maps on random features."""
-    return random_control(carry(pair, saes=bench.saes), bench.settings.seed)
-
-
-def _read(bench: BenchInputs, pairs: Sequence[ScenePair], edits: Sequence[Edits | None]) -> list[Reading]:
-    images = bench.subject.draw([p.original_prompt for p in pairs], [p.seed for p in pairs], edits)
-    return bench.subject.detector.read(images)
