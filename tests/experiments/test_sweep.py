@@ -10,6 +10,7 @@ from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
 from unbox.experiments.experiment_plan import make_plan, read_plan
 from unbox.experiments.sweep import run_experiment
+from unbox.result_cache import key_of
 
 FILE = """
 title = "Small"
@@ -108,6 +109,22 @@ def test_a_stopped_sweep_goes_on_to_the_same_result(file, tmp_path, tiny):
     assert {path: path.stat().st_mtime_ns for path in made} == made
     names = {path.name for path in (tmp_path / "whole").rglob("*") if path.is_file()}
     assert names == {path.name for path in (tmp_path / "parts").rglob("*") if path.is_file()}
+
+
+def test_figures_of_a_metric_that_was_redefined_are_measured_anew_from_the_images(file, tmp_path, tiny):
+    """Versions before cut SSIM's window at 7 pixels: what they measured does not stand beside what is now."""
+    file.write_text(FILE.replace('"colour"', '"structure"'))
+    table = run(file, tmp_path / "out", tiny)
+    rows = list((tmp_path / "out/rows").iterdir())
+    before = key_of([["pixels", "structure"], None], 8)
+    assert len(rows) == len(table)
+    assert not any(path.stem.endswith(before) for path in rows)
+    for path in rows:
+        path.with_name(f"{path.name.split('-')[0]}-{before}.json").write_text('{"rmse": 9.0, "dssim": 9.0}')
+        path.unlink()
+    stopping = Stopping(tiny)
+    assert run(file, tmp_path / "out", stopping) == table
+    assert stopping.calls == 0
 
 
 MINIMAL = {"model": "tiny", "prompts": ["a"], "edit": [{"block": "mid.0", "op": "scale", "value": 0}]}

@@ -30,7 +30,7 @@ grid = { value = [2, 4, 8] }
 import itertools
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -109,8 +109,8 @@ class ExperimentPlan:
     @property
     def sampling(self) -> dict[str, Any]:
         """Options of `generate` that change images."""
-        given = {name: getattr(self, name) for name in ("steps", "guidance", "height", "width")}
-        return {name: value for name, value in given.items() if value is not None}
+        names = ("steps", "guidance", "height", "width")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def read_plan(path: str | Path) -> ExperimentPlan:
@@ -133,9 +133,7 @@ def make_plan(data: Mapping[str, TOML], folder: Path = Path()) -> ExperimentPlan
     missing = [name for name in ("model", "prompts", "edit") if not data.get(name)]
     if missing:
         raise UnboxError(f"the experiment has no {missing[0]}; it needs model, prompts and [[edit]] tables")
-    values: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name in known | {"edit"}
-    }
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
     values["prompts"] = _prompts(values["prompts"], folder)
     values["conditions"] = tuple(c for table in values.pop("edit") for c in _conditions(table, folder))
     if values.get("saes"):
@@ -152,11 +150,11 @@ def _prompts(given: PromptSource, folder: Path) -> tuple[Prompt, ...]:
         return tuple(Prompt(str(text)) for text in given)
     if isinstance(given, Mapping) and set(given) == {"file"}:
         return tuple(read_prompts(str((folder / str(given["file"])).resolve())))
-    for critic in critics().values():
-        if isinstance(given, Mapping) and critic.name in given:
-            _known(f"prompts from {critic.name}", given, {critic.name, *critic.prompt_options})
-            options = {name: value for name, value in given.items() if name != critic.name}
-            return tuple(critic.prompts(int(given[critic.name]), **options))
+    for name, critic in critics().items():
+        if isinstance(given, Mapping) and name in given:
+            _known(f"prompts from {name}", given, {name, *critic.prompt_options})
+            options = dict(given)
+            return tuple(critic.prompts(int(options.pop(name)), **options))
     worlds = "".join(f", or {{ {name} = N, seed = S }}" for name in critics())
     raise UnboxError('prompts are a list, { file = "..." }' + worlds)
 
@@ -167,13 +165,12 @@ def _conditions(table: EditTable, folder: Path) -> list[Condition]:
     grid: dict[str, list[JSON]] = dict(table.get("grid", {}))  # type: ignore[arg-type]
     _known("the grid of an edit", grid, EDIT_KEYS)
     target, controls = _target(table.get("target")), int(str(table.get("control", 0)))
-    found = []
+    found: list[Condition] = []
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
         edits, place = _edits({**table, **settings}, folder)
-        name = str(table.get("name") or edits[0].op)
-        for control in (None, *range(controls)):
-            found.append(Condition(name, edits, settings, place, target, control))
+        cell = Condition(str(table.get("name") or edits[0].op), edits, settings, place, target)
+        found += [cell, *(replace(cell, control=draw) for draw in range(controls))]
     if controls and not any(e.subject == "feature" for c in found for e in c.edits):
         raise UnboxError("random-feature controls are for edits of features")
     return found
@@ -215,15 +212,9 @@ def _resolved(row: EditTable, place: str | None, places: Sequence[str], folder: 
             raise UnboxError(f"the edits of one table act in one place: {' or '.join(map(repr, places))}")
         del row["where"]
     if isinstance(where, Mapping) and set(where) == {"image"}:
-        row["where"] = _image_mask(folder / str(where["image"]))
+        with Image.open(folder / str(where["image"])) as image:
+            row["where"] = Mask.of(image).to_json()
     return row
-
-
-def _image_mask(path: Path) -> JSON:
-    with Image.open(path) as image:
-        mask = Mask.of(image)
-    assert mask is not None
-    return mask.to_json()
 
 
 def _known(what: str, given: Iterable[str], known: set[str]) -> None:

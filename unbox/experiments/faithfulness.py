@@ -5,12 +5,13 @@ about the SAE.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 
 from unbox.edit import Block, Edit
 from unbox.experiments.metrics import ImagePair, pixels, structure
+from unbox.experiments.tables import markdown_table
 from unbox.models import Model
 from unbox.sae import SAE
 from unbox.statistics import Interval, bootstrap
@@ -32,15 +33,18 @@ def faithfulness(
     """For each SAE, by name: `rmse` and `dssim` between the image and the one with reconstructions, and
     `ablated_rmse`, `ablated_dssim` with the block ablated; means over images with 95 % intervals."""
 
-    run: dict[str, Any] = {"seeds": list(seeds), "steps": steps, "guidance": guidance}
-
-    def draw(edit: Edit | None) -> list[Any]:
-        return model.generate(list(prompts), edits=edit, batch_size=batch_size, **run)
-
-    plain = draw(None)
+    draw = partial(
+        model.generate,
+        list(prompts),
+        seeds=list(seeds),
+        steps=steps,
+        guidance=guidance,
+        batch_size=batch_size,
+    )
+    plain = draw()
 
     def compared(edit: Edit) -> dict[str, Interval]:
-        pairs = [ImagePair(b, a, p) for b, a, p in zip(plain, draw(edit), prompts, strict=True)]
+        pairs = [ImagePair(b, a, p) for b, a, p in zip(plain, draw(edits=edit), prompts, strict=True)]
         rows = [x | y for x, y in zip(pixels(pairs), structure(pairs), strict=True)]
         return {name: bootstrap(np.array([row[name] for row in rows])) for name in FIGURES}
 
@@ -55,7 +59,7 @@ def faithfulness(
 def faithfulness_table(found: Mapping[str, Mapping[str, Interval]]) -> str:
     """Markdown: one line an SAE."""
     columns = [*FIGURES, *(f"ablated_{name}" for name in FIGURES)]
-    head = " | ".join(column.replace("_", ", ") for column in columns)
-    lines = [f"| SAE | {head} |", "|" + " --- |" * (len(columns) + 1)]
-    lines += [f"| {name} | {' | '.join(str(row[c]) for c in columns)} |" for name, row in found.items()]
-    return "\n".join(lines) + "\n"
+    head = ["SAE", *(column.replace("_", ", ") for column in columns)]
+    return (
+        markdown_table(head, [[name, *(str(row[c]) for c in columns)] for name, row in found.items()]) + "\n"
+    )

@@ -5,7 +5,7 @@ weighted by the pair's mask; without one, only the whole image is measured.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 
 import numpy as np
@@ -27,13 +27,8 @@ WINDOW, SCALES = 11, 3
 
 def pixels(pairs: Sequence[ImagePair]) -> list[Figures]:
     """`rmse`: root mean square difference of RGB in 0..1."""
-    return [
-        {
-            name: value**0.5
-            for name, value in _parts("rmse", ((_rgb(p.after) - _rgb(p.before)) ** 2).mean(-1), p).items()
-        }
-        for p in pairs
-    ]
+    squares = [_parts("rmse", ((_rgb(p.after) - _rgb(p.before)) ** 2).mean(-1), p) for p in pairs]
+    return [{name: value**0.5 for name, value in of.items()} for of in squares]
 
 
 def structure(pairs: Sequence[ImagePair]) -> list[Figures]:
@@ -70,16 +65,15 @@ def clip(pairs: Sequence[ImagePair], name: str) -> list[Figures]:
     """`clip`: cosine similarity of the edited image to its prompt; `clip_image`: to the unedited image;
     `clip_change`: what the edit did to the similarity to the prompt."""
     embed_image, embed_text = clip_encoders(name)
-    before = embed_image([p.before for p in pairs])
-    after = embed_image([p.after for p in pairs])
+    before, after = (embed_image([getattr(p, side) for p in pairs]) for side in ("before", "after"))
     text = embed_text([p.prompt for p in pairs])
-    to_text, was = (after * text).sum(-1), (before * text).sum(-1)
-    to_before = (after * before).sum(-1)
-    return [
-        {"clip": float(t), "clip_image": float(k), "clip_change": float(t - w)}
-        for t, k, w in zip(to_text, to_before, was, strict=True)
-    ]
+    to_text, was, to_before = ((x * y).sum(-1) for x, y in ((after, text), (before, text), (after, before)))
+    rows = torch.stack([to_text, to_before, to_text - was], 1).tolist()
+    return [dict(zip(("clip", "clip_image", "clip_change"), row, strict=True)) for row in rows]
 
+
+#: What figures of a metric are found again by, where it has been defined anew: those of before are not found.
+REVISIONS = {"structure": f"structure, window {WINDOW}"}
 
 #: Metrics by the name that an experiment's file uses.
 METRICS: Mapping[str, Callable[..., list[Figures]]] = {
@@ -103,14 +97,12 @@ def make_metric(name: str, clip_model: str | None = None) -> Metric:
         _skimage(name)
     if name == "lpips":
         _lpips("alex")
-    if name == "clip":
-        if clip_model is None:
-            raise UnboxError(
-                "the metric 'clip' needs `clip_model = ...`: a Hub id or a folder with a CLIP model"
-            )
-        clip_encoders(clip_model)
-        return lambda pairs: clip(pairs, clip_model)
-    return known[name]
+    if name != "clip":
+        return known[name]
+    if clip_model is None:
+        raise UnboxError("the metric 'clip' needs `clip_model = ...`: a Hub id or a folder with a CLIP model")
+    clip_encoders(clip_model)
+    return partial(clip, name=clip_model)
 
 
 @cache

@@ -138,11 +138,7 @@ def _numeric_axis(means: Sequence[ConditionSummary]) -> str | None:
 
 
 def page(
-    plan: ExperimentPlan,
-    table: Table,
-    means: Sequence[ConditionSummary],
-    plots: Mapping[str, str],
-    out: Path,
+    plan: ExperimentPlan, table: Table, means: Sequence[ConditionSummary], plots: Mapping[str, str], out: Path
 ) -> str:
     """The report as one HTML file, its images inside."""
     names = metrics_of(table)

@@ -4,6 +4,7 @@ A **row** is one image: a condition, a prompt, a seed. Its name is a hash of eve
 second run of the same line makes only what is missing, and a changed file keeps what still holds.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,8 +18,8 @@ from activation_store.files import write_json
 from unbox.edit import Edits
 from unbox.edits import EditHook, bind, random_control
 from unbox.experiments.critics import Figures, ImagePair, critics_by_place
-from unbox.experiments.experiment_plan import TOML, Condition, ExperimentPlan
-from unbox.experiments.metrics import make_metric
+from unbox.experiments.experiment_plan import Condition, ExperimentPlan
+from unbox.experiments.metrics import REVISIONS, make_metric
 from unbox.experiments.report import write_report
 from unbox.json_types import JSON
 from unbox.mask import Mask
@@ -100,18 +101,10 @@ def _manifest(plan: ExperimentPlan, model: Model, saes: Mapping[str, SAE], out: 
     }
     context = key_of(shared, 64)
     (out / "images").mkdir(parents=True, exist_ok=True)
+    source = json.loads(json.dumps(plan.source, default=str))  # TOML has dates
     about: dict[str, JSON] = {"title": plan.title, "rows": count, "context": context}
-    write_json(out / "manifest.json", {**about, **shared, "plan": _plain(plan.source)})
+    write_json(out / "manifest.json", {**about, **shared, "plan": source})
     return context
-
-
-def _plain(value: TOML) -> JSON:
-    """The file's content as JSON (TOML has dates)."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value if isinstance(value, str | int | float | bool) else str(value)
 
 
 def _images(
@@ -131,13 +124,8 @@ def _images(
             **plan.sampling,
         )
         for row, image in zip(batch, images, strict=True):
-            record = {
-                "prompt": row.prompt.text,
-                "seed": row.seed,
-                **row.edits.to_json(),
-                "sampling": plan.sampling,
-            }
-            save_png(image, files[row.key(context)], record)
+            about = {"prompt": row.prompt.text, "seed": row.seed, **row.edits.to_json()}
+            save_png(image, files[row.key(context)], {**about, "sampling": plan.sampling})
         bar.update(len(batch))
     return files
 
@@ -148,7 +136,7 @@ def _measured(
     """Figures of every edited row, from `rows/` where they are there."""
     metrics = [make_metric(name, plan.clip_model) for name in plan.metrics]
     plain = {(r.prompt_index, r.seed): files[r.key(context)] for r in rows if r.condition is None}
-    kinds = key_of([list(plan.metrics), plan.clip_model], 8)
+    kinds = key_of([[REVISIONS.get(name, name) for name in plan.metrics], plan.clip_model], 8)
     table = []
     for start in range(0, len(rows), 64):
         part = {row.key(context): row for row in rows[start : start + 64] if row.condition is not None}

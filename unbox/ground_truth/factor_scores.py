@@ -125,9 +125,7 @@ def position_iou(
     treated as areas: |A and M| = sum of M where active, |A or M| = |A| + |M| - |A and M|.
     """
     _, steps, branches, height, width, _ = rows.shape
-    placed = np.stack(
-        [on_grid(mask, height, width) for mask in drawn.values()]
-    )  # (values, images, positions)
+    placed = np.stack([on_grid(m, height, width) for m in drawn.values()])  # (values, images, positions)
     both = torch.zeros(len(drawn), sae.latents, dtype=torch.float64)
     active = torch.zeros(sae.latents, dtype=torch.float64)
     first, views = 0, steps * branches
@@ -145,9 +143,7 @@ def position_iou(
 
 def on_grid(drawn: np.ndarray, height: int, width: int) -> np.ndarray:
     """(images, y, x) -> (images, positions) averaged over each position's area."""
-    mask = Mask.of(np.asarray(drawn, np.float32))
-    assert mask is not None
-    return rearrange(mask.on(height, width), "n y x -> n (y x)")
+    return rearrange(Mask.of(np.asarray(drawn, np.float32)).on(height, width), "n y x -> n (y x)")
 
 
 def value_masks(scenes: Sequence[Scene]) -> dict[Value, np.ndarray]:

@@ -13,7 +13,6 @@ from unbox.ground_truth.bench.bench_rows import BenchResults, BenchRow
 from unbox.ground_truth.bench.scene_pairs import KINDS, patch, recorded, scene_pairs
 from unbox.ground_truth.bench.trade_off import rates
 
-
 Methods = Mapping[str, Callable[[UpdatePair], Edits]]
 
 

@@ -14,7 +14,6 @@ from unbox.prompt import Prompt
 from unbox.result_cache import Stage
 from unbox.sae import SAE, Spec, load_saes, train
 from unbox.shapes import Split, prompts
-from unbox.shapes.detector import Detector
 
 
 class PackedCases(TypedDict):
@@ -31,18 +30,10 @@ class PackedCases(TypedDict):
 BATCH = 2048
 
 
-def draw(model: Model, plan: DemoPlan) -> dict[str, PackedCases]:
+def draw(subject: ModelUnderTest, plan: DemoPlan) -> dict[str, PackedCases]:
     """Unedited pictures of the trial and test cases, and what is read from them, as JSON."""
-    subject = under_test(model, plan)
-    return {
-        name: packed(subject.cases(count, plan.seed + shift))
-        for shift, (name, count) in enumerate((("trial", plan.trial_pool), ("test", plan.test_pool)), start=3)
-    }
-
-
-def under_test(model: Model, plan: DemoPlan) -> ModelUnderTest:
-    """The model with the detector, and with the plan's way of drawing."""
-    return ModelUnderTest(model, Detector.load(), {"steps": plan.steps, "guidance": plan.guidance})
+    trial = subject.cases(plan.trial_pool, plan.seed + 3)
+    return {"trial": packed(trial), "test": packed(subject.cases(plan.test_pool, plan.seed + 4))}
 
 
 def packed(cases: Cases) -> PackedCases:
@@ -61,28 +52,28 @@ def unpacked(saved: PackedCases) -> Cases:
     return Cases(prompts, tuple(saved["seeds"]), tuple(saved["images"]), tuple(saved["readings"]))
 
 
-def gather(model: Model, plan: DemoPlan, to: Path, split: Split, n: int, seed: int) -> dict[str, Any]:
+def gather(subject: ModelUnderTest, to: Path, split: Split, n: int, seed: int) -> dict[str, int | str]:
     """Record the updates of all blocks while full captions of a split are drawn.
 
     Pictures are kept of the held-out split only, which the report shows; the others are not even decoded.
     """
-    side = 64 if split == "heldout" else None
+    model, side = subject.model, 64 if split == "heldout" else None
     store = collect(
-        model, prompts(n, seed, split), to, blocks=model.blocks, seed=seed, thumbnail=side, **plan.drawing
-    )
+        model, prompts(n, seed, split), to / "store", blocks=model.blocks, seed=seed, thumbnail=side,
+        **subject.sampling,
+    )  # fmt: skip
     return {"pictures": len(store), "digest": store.digest}
 
 
-def fit(store: Stage, plan: DemoPlan, to: Path) -> list[str]:
+def fit(store: Store, plan: DemoPlan, to: Path) -> list[str]:
     """An SAE for every block of a store."""
     spec = Spec(latents=plan.latents, k=plan.k, seed=plan.seed)
-    return list(train(opened(store), to, [spec], tokens=plan.tokens, batch_size=BATCH, seed=plan.seed))
+    return list(train(store, to / "saes", [spec], tokens=plan.tokens, batch_size=BATCH, seed=plan.seed))
 
 
-def describe(model: Model, heldout: Stage, trained: Stage, to: Path) -> int:
+def describe(model: Model, store: Store, saes: dict[str, SAE], to: Path) -> int:
     """An atlas of the SAEs' features from the held-out pictures; gives how many features it holds."""
-    build(opened(heldout), autoencoders(trained), to, model=model)
-    return len(Atlas.open(to))
+    return len(Atlas.open(build(store, saes, to / "atlas", model=model)))
 
 
 def opened(collected: Stage) -> Store:
@@ -91,11 +82,5 @@ def opened(collected: Stage) -> Store:
 
 
 def autoencoders(trained: Stage) -> dict[str, SAE]:
-    """The SAEs that a stage fitted, by block, in the order of the UNet."""
-    saes = load_saes(trained.folder / "saes")
-    return {block: saes[block] for block in sorted(saes, key=depth)}
-
-
-def depth(block: str) -> tuple[int, str]:
-    """Sorts block names in the order in which the UNet runs them."""
-    return ("down", "mid", "up").index(block.split(".")[0]), block
+    """The SAEs that a stage fitted, by block, in the order of the UNet, which is that of their names."""
+    return load_saes(trained.folder / "saes")

@@ -74,11 +74,6 @@ class DemoPlan(StepOptions):
     values: tuple[tuple[str, str], ...] = TARGETS
     """Factor values to find features for and to turn on, as colour=red."""
 
-    @property
-    def drawing(self) -> dict[str, Any]:
-        """How every picture is drawn: arguments of `collect` and `Model.generate`."""
-        return {"steps": self.steps, "guidance": self.guidance}
-
     def part(self, *names: str) -> dict[str, Any]:
         """Some of the settings, as JSON under their former names: what one stage depends on."""
         return as_written({name: getattr(self, name) for name in names}, FORMER)

@@ -22,8 +22,8 @@ def save_edits(folder: Path, results: Sequence[MeasuredEdit]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for result in results:
-        where = None if result["factor"] in SCENE_FACTORS else middle
-        edits = Edits.from_json([edit | ({"where": where} if where else {}) for edit in result["edits"]])
+        where = {} if result["factor"] in SCENE_FACTORS else {"where": middle}
+        edits = Edits.from_json([edit | where for edit in result["edits"]])
         paths.append(folder / f"{result['factor']}-{result['value']}.json".replace(" ", "-"))
         write_json(paths[-1], edits.to_json())
     return paths
@@ -34,18 +34,15 @@ def following(
 ) -> str:
     """Commands to go on with, one under the other; `options` load the model."""
     store, saes = collected.folder / "store", trained.folder / "saes"
-    return "\n".join(
-        [
-            "# browse these features, look at pictures of your own through them, paint with them",
-            f"unbox app {options} --saes {saes} --atlas {atlas.folder / 'atlas'}",
-            "# one of the edits above, on a caption of your own",
-            f'unbox generate {options} --steps {plan.steps} --prompt "{CAPTION}" --seed 1 \\',
-            f"    --saes {saes} --edits {edit} --out edited.png",
-            "# autoencoders of your own on the activations that the demo left",
-            f"unbox train --store {store} --out saes --k 16 --latents 1024",
-            "# the same path on the real model, with a GPU",
-            "unbox collect --model stabilityai/sdxl-turbo --prompts captions.txt --store acts",
-            "# the library, in twenty cells",
-            "notebooks/01_first_edit.py",
-        ]
-    )
+    return f"""\
+# browse these features, look at pictures of your own through them, paint with them
+unbox app {options} --saes {saes} --atlas {atlas.folder / "atlas"}
+# one of the edits above, on a caption of your own
+unbox generate {options} --steps {plan.steps} --prompt "{CAPTION}" --seed 1 \\
+    --saes {saes} --edits {edit} --out edited.png
+# autoencoders of your own on the activations that the demo left
+unbox train --store {store} --out saes --k 16 --latents 1024
+# the same path on the real model, with a GPU
+unbox collect --model stabilityai/sdxl-turbo --prompts captions.txt --store acts
+# the library, in twenty cells
+notebooks/01_first_edit.py"""

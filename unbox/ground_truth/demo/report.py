@@ -50,11 +50,8 @@ class Findings(NamedTuple):
 
     def working(self) -> list[MeasuredEdit]:
         """The edits that turn their value on, where random features do not."""
-        return [
-            e
-            for e in self.edits
-            if rate(e["edited"]) >= SUCCESS and rate(e["control"]) <= CHANCE and e["edited"]["n"]
-        ]
+        tried = [e for e in self.edits if e["edited"]["n"]]
+        return [e for e in tried if rate(e["edited"]) >= SUCCESS and rate(e["control"]) <= CHANCE]
 
 
 def write_report(path: Path, findings: Findings, following: str) -> Path:
@@ -78,6 +75,11 @@ def content(f: Findings) -> dict[str, Any]:
     """Everything that the template names."""
     samples = sample_rows(f.cases)
     seconds = sum(stage.seconds for stage in f.stages)
+    settings = {
+        "plan": f.plan.part(*f.plan.__dataclass_fields__),
+        "model": f.fingerprint,
+        "unbox": version("unbox"),
+    }
     return {
         "sections": SECTIONS,
         "model": f.model,
@@ -94,15 +96,7 @@ def content(f: Findings) -> dict[str, Any]:
         "minutes": f"{seconds / 60:.1f} minutes",
         "machine": f"{os.cpu_count()} cores ({platform.machine()})",
         "stages": [{"folder": stage.folder.name, "seconds": stage.seconds} for stage in f.stages],
-        "settings": json.dumps(
-            {
-                "plan": f.plan.part(*f.plan.__dataclass_fields__),
-                "model": f.fingerprint,
-                "unbox": version("unbox"),
-            },
-            indent=1,
-            default=str,
-        ),
+        "settings": json.dumps(settings, indent=1, default=str),
     }
 
 
@@ -124,57 +118,32 @@ def facts(f: Findings) -> list[tuple[str, str]]:
 
 def sample_rows(cases: Cases) -> list[dict[str, Any]]:
     """Pictures, captions, and the factors that the detector reads otherwise than they say."""
-    return [
-        {
-            "caption": p.text,
-            "picture": image,
-            "missed": [f for f, v in scene.factors().items() if read[f] != v],
-        }
-        for p, scene, image, read in zip(
-            cases.prompts, cases.scenes, cases.images, cases.readings, strict=True
-        )
-    ]
+    rows = []
+    for p, scene, image, read in zip(cases.prompts, cases.scenes, cases.images, cases.readings, strict=True):
+        missed = [factor for factor, value in scene.factors().items() if read[factor] != value]
+        rows.append({"caption": p.text, "picture": image, "missed": missed})
+    return rows
 
 
 def owners(table: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Block by factor, AUROC with shades from chance to certainty, and the best block of each factor."""
     best = {name: max(table, key=lambda block: table[block][name]) for name in FACTORS}
-    rows = [
-        {
-            "block": block,
-            "cells": [
-                {
-                    "auroc": row[name],
-                    "shade": max(0.0, 2 * row[name] - 1) ** 1.5 * 0.8,
-                    "best": best[name] == block,
-                }
-                for name in FACTORS
-            ],
-        }
-        for block, row in table.items()
-    ]
+
+    def cell(block: str, name: str) -> dict[str, float | bool]:
+        share = table[block][name]
+        return {"auroc": share, "shade": max(0.0, 2 * share - 1) ** 1.5 * 0.8, "best": best[name] == block}
+
+    rows = [{"block": block, "cells": [cell(block, name) for name in FACTORS]} for block in table]
     return {"owners": rows, "best": [(name, block, table[block][name]) for name, block in best.items()]}
 
 
 def edit(e: MeasuredEdit) -> dict[str, Any]:
     """One edit with its intervals."""
-    rates = [
-        {"name": name, "kind": kind, "rate": rate(o), "hits": o["hits"], "n": o["n"]}
-        | dict(zip(("low", "high"), wilson(o["hits"], o["n"]), strict=True))
-        for name, kind, o in (
-            ("these features", "edited", e["edited"]),
-            ("random features", "control", e["control"]),
-        )
-    ]
-    return {
-        "factor": e["factor"],
-        "value": e["value"],
-        "strength": e["strength"],
-        "size": len(e["features"]),
-        "names": e["features"],
-        "blocks": list(dict.fromkeys(name.split("/")[0] for name in e["features"])),
-        "rates": rates,
-        "kept": e["edited"]["kept"],
-        "kept_control": e["control"]["kept"],
-        "pictures": e["pictures"],
-    }
+    rates = []
+    for name, kind, o in (
+        ("these features", "edited", e["edited"]),
+        ("random features", "control", e["control"]),
+    ):
+        low, high = wilson(o["hits"], o["n"])
+        rates.append({"name": name, "kind": kind, "rate": rate(o), "low": low, "high": high, **o})
+    return {**e, "blocks": list(dict.fromkeys(name.split("/")[0] for name in e["features"])), "rates": rates}

@@ -13,7 +13,7 @@ from unbox.ground_truth.demo.collect_and_fit import (
     draw,
     fit,
     gather,
-    under_test,
+    opened,
     unpacked,
 )
 from unbox.ground_truth.demo.demo_plan import DemoPlan
@@ -27,6 +27,7 @@ from unbox.models import Model
 from unbox.result_cache import Stage, Stages
 from unbox.sae import SAE
 from unbox.shapes import Split
+from unbox.shapes.detector import Detector
 
 
 class Finished(NamedTuple):
@@ -42,18 +43,14 @@ class Finished(NamedTuple):
         explained = ", ".join(f"{row['block']} {row['explained']:.2f}" for row in found.blocks)
         worked = found.working()
         factors = sorted({edit["factor"] for edit in worked})
-        return "\n".join(
-            [
-                "",
-                f"Held-out explained variance: {explained}.",
-                f"{len(worked)} of {len(found.edits)} factor values turned on in at least {SUCCESS:.0%} of "
-                f"pictures, random features in at most {CHANCE:.0%}: {', '.join(factors) or 'none'}.",
-                "",
-                f"Open {self.report} in a browser. Then try:",
-                "",
-                self.following,
-            ]
-        )
+        return f"""
+Held-out explained variance: {explained}.
+{len(worked)} of {len(found.edits)} factor values turned on in at least {SUCCESS:.0%} of \
+pictures, random features in at most {CHANCE:.0%}: {", ".join(factors) or "none"}.
+
+Open {self.report} in a browser. Then try:
+
+{self.following}"""
 
 
 def run(
@@ -65,36 +62,37 @@ def run(
     """
     plan = replace(plan, steps=model.system.steps if plan.steps is None else plan.steps)
     stages = Stages(folder / "stages", say)
-    drawn, store, heldout = pictures(stages, model, plan)
+    subject = ModelUnderTest(model, Detector.load(), {"steps": plan.steps, "guidance": plan.guidance})
+    drawn, store, heldout = pictures(stages, subject, plan)
     trained = stages.run(
         "train",
         f"Fitting {len(model.blocks)} sparse autoencoders of {plan.latents} latents, {plan.k} active",
         plan.part("k", "latents", "tokens", "seed"),
-        lambda to: fit(store, plan, to / "saes"),
+        lambda to: fit(opened(store), plan, to),
         (store,),
     )
     measured = stages.run(
         "evaluate",
         "Measuring them on held-out pictures",
         {},
-        lambda _: measure(heldout, trained),
+        lambda _: measure(opened(heldout), autoencoders(trained)),
         (trained, heldout),
     )
     atlas = stages.run(
         "atlas",
         "Making their atlas, for the explorer",
         {},
-        lambda to: describe(model, heldout, trained, to / "atlas"),
+        lambda to: describe(model, opened(heldout), autoencoders(trained), to),
         (trained, heldout),
     )
     found = stages.run(
         "find",
         "Asking which feature tells which factor",
         plan.part("values", "searched"),
-        lambda _: find(plan, store, heldout, trained),
+        lambda _: find(plan, opened(store), opened(heldout), autoencoders(trained)),
         (trained, store, heldout),
     )
-    edited = [turn_on(stages, model, plan, drawn, trained, found, i) for i in range(len(plan.values))]
+    edited = [turn_on(stages, subject, plan, (drawn, trained, found), i) for i in range(len(plan.values))]
     findings = Findings(
         plan,
         model.system.name,
@@ -112,40 +110,40 @@ def run(
     return Finished(path, findings, further)
 
 
-def pictures(stages: Stages, model: Model, plan: DemoPlan) -> tuple[Stage, Stage, Stage]:
+def pictures(stages: Stages, subject: ModelUnderTest, plan: DemoPlan) -> tuple[Stage, Stage, Stage]:
     """The stages that draw: pictures to edit, and the stores to learn from and to measure on."""
+    model = subject.model
     drawing = {"model": model.fingerprint, "blocks": model.blocks, **plan.part("steps", "guidance", "seed")}
     drawn = stages.run(
         "draw",
         f"Drawing {plan.trial_pool + plan.test_pool} held-out captions, and reading them",
         {**drawing, **plan.part("trial_pool", "test_pool")},
-        lambda _: draw(model, plan),
+        lambda _: draw(subject, plan),
     )
 
     def collected(split: Split, n: int, seed: int) -> Stage:
-        return stages.run(
-            f"collect-{split}",
-            f"Recording what {len(model.blocks)} blocks add to {n} {split} pictures",
-            {**drawing, "n": n},
-            lambda to: gather(model, plan, to / "store", split, n, seed),
-        )
+        about = f"Recording what {len(model.blocks)} blocks add to {n} {split} pictures"
+        settings = {**drawing, "n": n}
+        return stages.run(f"collect-{split}", about, settings, lambda to: gather(subject, to, split, n, seed))
 
     store = collected("train", plan.captions, plan.seed + 1)
     return drawn, store, collected("heldout", plan.held_out_captions, plan.seed + 2)
 
 
 def turn_on(
-    stages: Stages, model: Model, plan: DemoPlan, drawn: Stage, trained: Stage, found: Stage, number: int
-) -> Stage:
-    """Choose the edit for one target on the trial pool, count its success on the test pool."""
+    stages: Stages, subject: ModelUnderTest, plan: DemoPlan, after: tuple[Stage, Stage, Stage], number: int
+) -> Stage[MeasuredEdit]:
+    """Choose the edit for one target on the trial pool, count its success on the test pool. `after`: the
+    stages that drew, trained and found."""
     factor, value = target = plan.values[number]
+    drawn, trained, found = after
 
-    def test() -> tuple[ModelUnderTest, Cases, dict[str, SAE]]:
+    def test() -> tuple[Cases, dict[str, SAE]]:
         cases = unpacked(drawn.result["test"]).lacking(target, plan.test_cases)
-        return under_test(model, plan), cases, autoencoders(trained)
+        return cases, autoencoders(trained)
 
     def build(_: Path) -> MeasuredEdit:
-        subject, cases, saes = test()
+        cases, saes = test()
         ranked = [Weighted(*feature) for feature in found.result["ranked"][number]]
         additions = [Addition(tuple(ranked[:n]), s) for n, s in product(plan.sizes, plan.strengths)]
         trial = unpacked(drawn.result["trial"]).lacking(target, plan.trial_cases)
@@ -153,17 +151,15 @@ def turn_on(
 
     settings = {"target": target, **plan.part("sizes", "strengths", "trial_cases", "test_cases")}
     name = f"{factor}-{value}".replace(" ", "-")
-    made = stages.run(
-        f"edit-{name}", f"Turning on {factor}: {value}", settings, build, (drawn, trained, found)
-    )
+    made = stages.run(f"edit-{name}", f"Turning on {factor}: {value}", settings, build, after)
     stage = stages.run(
         f"control-{name}",
         f"Turning on random features instead, for {factor}: {value}",
         CONTROL_RULE,
-        lambda _: with_control(*test(), made.result, plan.seed + number),
+        lambda _: with_control(subject, *test(), made.result, plan.seed + number),
         (made,),
     )
-    edited, control = (stage.result[kind] for kind in ("edited", "control"))
+    edited, control = stage.result["edited"], stage.result["control"]
     stages.say(
         f"    {edited['hits']} of {edited['n']} pictures; random features {control['hits']} of {control['n']}"
     )

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import NotRequired, TypedDict
 
+import numpy as np
+
 from unbox.edit import Edits, Feature
 from unbox.edits import bind, random_control
 from unbox.ground_truth.demo.demo_plan import QUALITY
@@ -75,12 +77,8 @@ def choose(
     """Of the additions that succeed nearly as often as the best, the one that changes other factors least."""
     outcomes = [measure(subject, cases, recipe_of(a, saes, value), value) for a in additions]
     enough = max(outcome.success.mean() for outcome in outcomes) - SLACK
-    harms = [
-        (outcome.collateral.mean(), i)
-        for i, outcome in enumerate(outcomes)
-        if outcome.success.mean() >= enough
-    ]
-    return additions[min(harms)[1]]
+    harms = [o.collateral.mean() if o.success.mean() >= enough else np.inf for o in outcomes]
+    return additions[int(np.argmin(harms))]
 
 
 def recipe_of(addition: Addition, saes: Saes, value: Value) -> Recipe:
