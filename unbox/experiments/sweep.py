@@ -43,10 +43,13 @@ class Row:
 
     def key(self, context: str) -> str:
         """Content hash of what decides the image and its figures. `context`: of model, SAEs, settings."""
-        control = None if self.condition is None else self.condition.control
-        target = None if self.condition is None else self.condition.target
+        condition = self.condition
+        control, target = (None, None) if condition is None else (condition.control, condition.target)
         mask = None if self.mask is None else self.mask.to_json()
         return key_of([context, self.prompt.text, self.seed, self.edits.to_json(), control, target, mask])
+
+
+Rows = Sequence[tuple[Row, Path]]  # each with the file of its image
 
 
 def run_experiment(
@@ -65,9 +68,10 @@ def run_experiment(
     for row in rows:
         EditHook(row.edits).attach(model)  # attaching checks; only entering installs
     context = _manifest(plan, model, saes, out, len(rows))
+    images = [(row, out / "images" / f"{row.key(context)}.png") for row in rows]
     with tqdm(total=len(rows), disable=not progress, desc="experiment", unit="image") as bar:
-        done = _images(plan, model, rows, context, out, bar)
-    figures = _measured(plan, rows, context, out, done)
+        _draw(plan, model, images, bar)
+    figures = _measured(plan, images, out)
     write_report(plan, figures, out)
     return figures
 
@@ -107,50 +111,43 @@ def _manifest(plan: ExperimentPlan, model: Model, saes: Mapping[str, SAE], out: 
     return context
 
 
-def _images(
-    plan: ExperimentPlan, model: Model, rows: Sequence[Row], context: str, out: Path, bar: tqdm
-) -> dict[str, Path]:
-    """Make the images that are missing, a batch at a time; row key -> file."""
-    files = {row.key(context): out / "images" / f"{row.key(context)}.png" for row in rows}
-    missing = [row for row in rows if not files[row.key(context)].is_file()]
+def _draw(plan: ExperimentPlan, model: Model, rows: Rows, bar: tqdm) -> None:
+    """Make the images that are missing, a batch at a time."""
+    missing = [(row, file) for row, file in rows if not file.is_file()]
     bar.update(len(rows) - len(missing))
     for start in range(0, len(missing), plan.batch_size):
         batch = missing[start : start + plan.batch_size]
         images = model.generate(
-            [row.prompt.text for row in batch],
-            seeds=[row.seed for row in batch],
-            edits=[row.edits if len(row.edits) else None for row in batch],
+            [row.prompt.text for row, _ in batch],
+            seeds=[row.seed for row, _ in batch],
+            edits=[row.edits if len(row.edits) else None for row, _ in batch],
             batch_size=plan.batch_size,
             **plan.sampling,
         )
-        for row, image in zip(batch, images, strict=True):
+        for (row, file), image in zip(batch, images, strict=True):
             about = {"prompt": row.prompt.text, "seed": row.seed, **row.edits.to_json()}
-            save_png(image, files[row.key(context)], {**about, "sampling": plan.sampling})
+            save_png(image, file, {**about, "sampling": plan.sampling})
         bar.update(len(batch))
-    return files
 
 
-def _measured(
-    plan: ExperimentPlan, rows: Sequence[Row], context: str, out: Path, files: Mapping[str, Path]
-) -> list[dict[str, JSON]]:
+def _measured(plan: ExperimentPlan, rows: Rows, out: Path) -> list[dict[str, JSON]]:
     """Figures of every edited row, from `rows/` where they are there."""
     metrics = [make_metric(name, plan.clip_model) for name in plan.metrics]
-    plain = {(r.prompt_index, r.seed): files[r.key(context)] for r in rows if r.condition is None}
+    plain = {(row.prompt_index, row.seed): file for row, file in rows if row.condition is None}
+    edited = [(row, plain[row.prompt_index, row.seed], file) for row, file in rows if row.condition]
     kinds = key_of([[REVISIONS.get(name, name) for name in plan.metrics], plan.clip_model], 8)
     table = []
-    for start in range(0, len(rows), 64):
-        part = {row.key(context): row for row in rows[start : start + 64] if row.condition is not None}
-        stored = {key: out / "rows" / f"{key}-{kinds}.json" for key in part}
-        before = {key: plain[row.prompt_index, row.seed] for key, row in part.items()}
-        missing = [key for key in part if not stored[key].is_file()]
-        pairs = [_pair(part[key], before[key], files[key]) for key in missing]
-        scores: dict[str, Figures] = {key: {} for key in missing}
+    for start in range(0, len(edited), 64):
+        part = edited[start : start + 64]
+        stored = {file: out / "rows" / f"{file.stem}-{kinds}.json" for *_, file in part}
+        pairs = {each[-1]: _pair(*each) for each in part if not stored[each[-1]].is_file()}
+        scores: dict[Path, Figures] = {file: {} for file in pairs}
         for metric in metrics if pairs else ():
-            for key, figures in zip(missing, metric(pairs), strict=True):
-                scores[key] |= figures
-        for key, row in part.items():
-            figures = cached(stored[key], partial(scores.__getitem__, key))
-            table.append({**_described(row, files[key], before[key], out), **figures})
+            for file, figures in zip(pairs, metric(list(pairs.values())), strict=True):
+                scores[file] |= figures
+        for row, before, file in part:
+            figures = cached(stored[file], partial(scores.__getitem__, file))
+            table.append({**_described(row, file, before, out), **figures})
     return table
 
 

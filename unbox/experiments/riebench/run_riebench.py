@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from activation_store.files import digest, write_json, write_text
 from unbox.capture import record
+from unbox.edit import Edits
 from unbox.edits.controls import CONTROL_RULE
 from unbox.edits.transport import UpdatePair
 from unbox.errors import UnboxError
@@ -101,14 +102,7 @@ def _made(
             save_png(image, folder / f"{name}.png", prompts)
         rows = []
         for method, make_edits in some.items():
-            edits = make_edits(pair)
-            (image,) = model.generate(
-                example.original,
-                seed=settings.seed,
-                edits=edits,
-                steps=settings.steps,
-                guidance=settings.guidance,
-            )
+            (image,) = _drawn(model, example.original, settings, make_edits(pair))
             name = re.sub(r"[^a-z0-9.]+", "_", method)
             save_png(image, folder / f"{name}.png", {**prompts, "method": method})
             figures = riebench_metric(metrics, original, target, image, example.edited)
@@ -118,6 +112,10 @@ def _made(
         return [{**about, "method": "", "error": str(error)}]
 
 
+def _drawn(model: Model, text: str, by: RiebenchSettings, edits: Edits | None = None) -> list[Image.Image]:
+    return model.generate(text, seed=by.seed, steps=by.steps, guidance=by.guidance, edits=edits)
+
+
 def _recorded(
     model: Model, blocks: tuple[str, ...], example: EditExample, settings: RiebenchSettings
 ) -> tuple[UpdatePair, Image.Image, Image.Image]:
@@ -125,10 +123,7 @@ def _recorded(
     texts = (example.original, example.edited)
     wanted = ("update",) if settings.masks else ("update", "cross")
     with record(model, blocks, wanted) as tape:
-        original, target = (
-            model.generate(text, seed=settings.seed, steps=settings.steps, guidance=settings.guidance)[0]
-            for text in texts
-        )
+        original, target = (_drawn(model, text, settings)[0] for text in texts)
     updates = {block: tape.read(block, "update", "cond").float().numpy() for block in blocks}
     if settings.masks:
         sides = ("original", "editing")

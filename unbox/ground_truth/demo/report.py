@@ -19,16 +19,6 @@ from unbox.shapes import FACTORS
 from unbox.statistics import wilson
 from unbox.templates import Templates
 
-SECTIONS = (
-    ("samples", "Samples"),
-    ("blocks", "Autoencoders"),
-    ("owners", "Who owns what"),
-    ("features", "Features"),
-    ("edits", "Edits"),
-    ("made", "How it was made"),
-    ("next", "What next"),
-)
-
 #: An edit counts as working when it succeeds at least this often, and random features at most that often.
 SUCCESS, CHANCE = 0.70, 0.10
 
@@ -81,10 +71,10 @@ def content(f: Findings) -> dict[str, Any]:
         "unbox": version("unbox"),
     }
     return {
-        "sections": SECTIONS,
         "model": f.model,
         "plan": f.plan,
-        "facts": facts(f),
+        "working": f.working(),
+        "bars": {"success": SUCCESS, "chance": CHANCE},
         "samples": samples[:SAMPLES],
         "pictures_read": len(samples),
         "accuracy": [(name, np.mean([name not in s["missed"] for s in samples])) for name in FACTORS],
@@ -98,22 +88,6 @@ def content(f: Findings) -> dict[str, Any]:
         "stages": [{"folder": stage.folder.name, "seconds": stage.seconds} for stage in f.stages],
         "settings": json.dumps(settings, indent=1, default=str),
     }
-
-
-def facts(f: Findings) -> list[tuple[str, str]]:
-    """The figures at the top of the page."""
-    working = f.working()
-    return [
-        (f"{f.plan.captions:,}", "pictures taken apart"),
-        (str(len(f.blocks)), "transformer blocks, an autoencoder each"),
-        (f"{np.mean([b['explained'] for b in f.blocks]):.2f}", "mean explained variance, held out"),
-        (
-            f"{len(working)} of {len(f.edits)}",
-            f"factor values turned on in at least {percent(SUCCESS)} of pictures "
-            f"(random features at most {percent(CHANCE)})",
-        ),
-        (str(len({e["factor"] for e in working})), "factors among them"),
-    ]
 
 
 def sample_rows(cases: Cases) -> list[dict[str, Any]]:
