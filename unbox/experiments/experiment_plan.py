@@ -194,9 +194,8 @@ def _edits(table: EditTable, folder: Path) -> tuple[Edits, str | None]:
     """The edits of one condition, and the place in the picture where their mask is."""
     if "file" in table:
         return load_edits(folder / str(table["file"])), None
-    rows: list[EditTable] = table.get("edits") or [  # type: ignore[assignment]
-        {key: value for key, value in table.items() if key not in TABLE_KEYS}
-    ]
+    one = {key: value for key, value in table.items() if key not in TABLE_KEYS}
+    rows: list[EditTable] = table.get("edits") or [one]  # type: ignore[assignment]
     places = critics_by_place()
     place = where if isinstance(where := rows[0].get("where"), str) and where in places else None
     return Edits.from_json([_resolved(row, place, tuple(places), folder) for row in rows]), place

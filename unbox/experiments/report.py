@@ -43,9 +43,7 @@ class ConditionSummary:
         """A row of `summary.csv`."""
         cells: dict[str, JSON] = {"condition": self.condition, "edit": self.edit, "control": self.control}
         cells |= {f"grid_{axis}": value for axis, value in self.grid.items()} | {"images": self.images}
-        for name, interval in self.figures.items():
-            cells |= interval.columns(name)
-        return cells
+        return cells | {k: v for name, of in self.figures.items() for k, v in of.columns(name).items()}
 
     def line(self, axis: str) -> str:
         """What a line through conditions along an axis is called: everything else."""
@@ -86,14 +84,19 @@ def _summed(rows: Table, names: Sequence[str]) -> ConditionSummary:
 
 def write_report(plan: ExperimentPlan, table: Table, out: Path) -> Path:
     """Write `rows.csv` (and `.parquet`), `summary.csv`, `plots/*.svg` and `report.html`; returns the page."""
-    means = summary(table)
+    means, names = summary(table), metrics_of(table)
     write_table(out / "rows.csv", table)
     write_table(out / "summary.csv", [entry.row for entry in means])
-    plots = {name: plot(means, name) for name in metrics_of(table)}
+    plots = {name: plot(means, name) for name in names}
     (out / "plots").mkdir(exist_ok=True)
     for name, svg in plots.items():
         write_text(out / "plots" / f"{name}.svg", svg)
-    write_text(out / "report.html", page(plan, table, means, plots, out))
+    columns = _shown(means, names[0])
+    page = Templates("unbox.experiments").render(
+        "report.html", plan=plan, means=means, names=names, plots=plots,
+        columns=["no edit", *columns], lines=_lines(plan, table, columns, out),
+    )  # fmt: skip
+    write_text(out / "report.html", page)
     return out / "report.html"
 
 
@@ -135,18 +138,6 @@ def _numeric_axis(means: Sequence[ConditionSummary]) -> str | None:
         if len({value for value in values if isinstance(value, int | float)}) > 2:
             return axis
     return None
-
-
-def page(
-    plan: ExperimentPlan, table: Table, means: Sequence[ConditionSummary], plots: Mapping[str, str], out: Path
-) -> str:
-    """The report as one HTML file, its images inside."""
-    names = metrics_of(table)
-    columns = _shown(means, names[0])
-    return Templates("unbox.experiments").render(
-        "report.html", plan=plan, means=means, names=names, plots=plots,
-        columns=["no edit", *columns], lines=_lines(plan, table, columns, out),
-    )  # fmt: skip
 
 
 def _shown(means: Sequence[ConditionSummary], name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The Shapes world as a critic of experiments: what its detector reads, and where its scenes have things."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from unbox.experiments.critics import Critic, Figures, ImagePair, register_criti
 from unbox.ground_truth.effects import readings
 from unbox.mask import Mask
 from unbox.prompt import Prompt
-from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, prompts
+from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, prompts
 from unbox.shapes.detector import Detector
 from unbox.shapes.where import place_mask
 
@@ -33,13 +34,6 @@ def factors(pairs: Sequence[ImagePair]) -> list[Figures]:
     return rows
 
 
-def captions(
-    count: int, seed: int = 0, split: Split = "heldout", pairs: float = 0.0, full: bool = True
-) -> list[Prompt]:
-    """Captions of held-out scenes of one object, unless asked otherwise."""
-    return prompts(count, seed, split, full, pairs)
-
-
 def scene_mask(place: str, prompt: Prompt) -> Mask | None:
     """The object of a prompt's scene, or all but it. Raises UnboxError for prompts without a scene."""
     if "scene" not in prompt.meta:
@@ -53,7 +47,8 @@ def scene_mask(place: str, prompt: Prompt) -> Mask | None:
 register_critic(
     Critic(
         name="shapes",
-        prompts=captions,
+        # Of held-out scenes of one object, unless asked otherwise.
+        prompts=partial(prompts, split="heldout", full=True, pairs=0.0),
         prompt_options=("seed", "split", "pairs", "full"),
         metrics={"factors": factors},
         places=("object", "background"),

@@ -79,22 +79,12 @@ def prepare(
     progress: bool,
 ) -> BenchInputs:
     """Collect the updates of held-out captions into `out`/store, and make each block's dictionaries."""
-    store = collect(
-        model,
-        prompts(settings.captions, seed=settings.seed + 101, split="heldout", full=True),
-        out / "store",
-        blocks=tuple(saes),
-        steps=settings.steps,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        progress=progress,
-    )
-    scenes = scenes_of(store)
-    of_block = {
-        block: dictionaries(sae, store[block].sample(4096, settings.seed), settings.seed)
-        for block, sae in saes.items()
-    }
     sampling: CaseSampling = {"steps": settings.steps, "batch_size": settings.batch_size}
+    captions, seed = prompts(settings.captions, settings.seed + 101, "heldout"), settings.seed
+    where = out / "store"
+    store = collect(model, captions, where, blocks=tuple(saes), seed=seed, progress=progress, **sampling)
+    scenes = scenes_of(store)
+    of_block = {b: dictionaries(sae, store[b].sample(4096, seed), seed) for b, sae in saes.items()}
     subject = ModelUnderTest(model, Detector.load(), sampling)
     mean_maps = cache(lambda block: MeanMaps(of_block[block], BlockRows(store[block]), scenes))
     return BenchInputs(subject, saes, settings, results, store, scenes, of_block, mean_maps, progress)
