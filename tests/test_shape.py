@@ -12,7 +12,6 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 #: Base names that several files have because they are the same kind of thing in parallel packages.
 PARALLEL = {
     "methods.py": "what a benchmark compares",
-    "tables.py": "Markdown tables, of rows and of the benchmark",
     "errors.py": "the errors of the store, which imports nothing of unbox, and of unbox",
     "hub.py": "models from the Hub, and SAEs to and from it",
     "model.py": "the diffusion model, and the SAE",

@@ -1,6 +1,7 @@
 """RIEBench's protocol, from a file in its format to its table, on a tiny SDXL."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ from PIL import Image
 
 from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
+from unbox.experiments.riebench import run_riebench
 from unbox.experiments.riebench.examples import KINDS, read_examples
 from unbox.experiments.riebench.masks import placed, token_places
 from unbox.experiments.riebench.report import markdown, summary
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.experiments.riebench.run_riebench import bench_riebench
+from unbox.result_cache import key_of
 
 DATA = [
     {
@@ -73,6 +76,21 @@ def test_an_example_that_cannot_run_is_told_not_dropped(data, tmp_path, tiny, sa
     assert "2_original.png" in failed[0]["error"]
     assert len([row for row in rows if row["id"] == "1"]) == 4
     assert "Failed: 1 of 2 examples" in markdown(rows)
+
+
+@pytest.mark.parametrize(("metric", "found"), [("pixels", True), ("structure", False)])
+def test_results_of_a_redefined_metric_are_not_found(metric, found, data, tmp_path, tiny, saes, monkeypatch):
+    """Versions before measured `structure` otherwise, and named results by the settings alone."""
+    failed = [{"id": "1", "kind": KINDS[1], "method": "", "error": "not run"}]
+    monkeypatch.setattr(run_riebench, "_made", lambda *given: failed)
+    (example, *_) = examples = read_examples(data)
+    settings = replace(SETTINGS, metrics=(metric,))
+    bench_riebench(tiny, saes, examples, tmp_path / "out", settings, progress=False)
+    context = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert context.pop("examples") == len(examples)
+    assert context["settings"]["metrics"] == [metric]
+    before = key_of([context, [asdict(example), []]])
+    assert (tmp_path / f"out/kept/{before}.json").is_file() is found
 
 
 def test_the_example_file_is_of_the_published_format():

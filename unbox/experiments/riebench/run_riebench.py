@@ -15,7 +15,7 @@ from unbox.edits.controls import CONTROL_RULE
 from unbox.edits.transport import UpdatePair
 from unbox.errors import UnboxError
 from unbox.experiments.critics import Metric
-from unbox.experiments.metrics import make_metric
+from unbox.experiments.metrics import REVISIONS, make_metric
 from unbox.experiments.riebench.examples import EditExample
 from unbox.experiments.riebench.masks import ImageMask, attention_mask, file_mask, mask_file, placed
 from unbox.experiments.riebench.methods import Method, methods
@@ -49,14 +49,13 @@ def bench_riebench(
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
     saes = {sae.block: sae for sae in saes.values()}
     metrics = [make_metric(name, settings.clip_model) for name in settings.metrics]
-    context: dict[str, JSON] = {
-        "model": model.fingerprint,
-        "saes": {block: sae.digest for block, sae in saes.items()},
-        "settings": as_written(asdict(settings), FORMER),
-    }
+    chosen = as_written(asdict(settings), FORMER)
+    digests = {block: sae.digest for block, sae in saes.items()}
+    context: dict[str, JSON] = {"model": model.fingerprint, "saes": digests, "settings": chosen}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "manifest.json", {**context, "examples": len(examples)})
-    cache = ResultCache(out / "kept", context)
+    measured: dict[str, JSON] = {"metrics": [REVISIONS.get(name, name) for name in settings.metrics]}
+    cache = ResultCache(out / "kept", {**context, "settings": chosen | measured})
     rows: list[dict[str, JSON]] = []
     every = methods(saes, settings)
     random = {name: made for name, made in every.items() if name.startswith("random")}
