@@ -80,7 +80,7 @@ def test_an_image_is_read_as_grey_levels():
 @pytest.mark.parametrize(
     "where",
     ["all", (0, 0, 0, 1), (0.5, 0, 0.2, 1), np.ones(3), np.full((2, 2), np.nan), object(), np.ones((0, 3))],
-    ids=str,
+    ids=["word", "flat box", "swapped box", "one axis", "nan", "object", "empty"],
 )
 def test_what_is_no_mask_is_refused(where):
     with pytest.raises(UnboxError):

@@ -187,6 +187,15 @@ def test_all_latents_dead():
     assert all(torch.isfinite(w).all() for w in weights(sae).values())
 
 
+@pytest.fixture
+def two_threads():
+    """Workers of their own make the compiled step's slices, which `Largest` sees only of its own thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 class Largest(TorchDispatchMode):
     """Notes the size of the largest tensor that any operation gives."""
 
@@ -201,7 +210,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("name", "dead"), [*((name, 0) for name in VARIANTS), ("topk", 20_000)])
-def test_no_dense_array_of_a_batch_by_latents(name, dead):
+def test_no_dense_array_of_a_batch_by_latents(name, dead, two_threads):
     n, rows = 131_072, noise(rows=256)
     spec = Spec("", 4, n, name)
     run = TrainingRun(make_plan([spec], tokens=10**6, batch_size=256), {"": rows})
