@@ -15,6 +15,9 @@ DEFAULT_BLOCKS = ("down.2.1", "mid.0", "up.0.0", "up.0.1")
 #: The order of branches on every branch axis.
 BRANCHES = ("cond", "uncond")
 
+#: The axes of what is read at a site: positions of a picture, or tokens of a text.
+LAYOUTS = {"maps": ("y", "x", "channel"), "tokens": ("token", "channel")}
+
 _SHORT = re.compile(r"(?:(down|up)\.(\d+)|mid)\.(\d+)")
 _PATH = re.compile(r"(?:unet\.)?(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)")
 
@@ -29,6 +32,13 @@ class Site:
     """How often the latent's sides are halved before it, rounding up."""
     width: str = "in_channels"
     """Attribute of the module that holds the number of channels d of a vector."""
+    layout: str = "maps"
+    """One of `LAYOUTS`."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes of one image's updates, behind step and branch."""
+        return LAYOUTS[self.layout]
 
     @property
     def path(self) -> str:

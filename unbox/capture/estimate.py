@@ -28,8 +28,8 @@ class Estimate:
     """With recording, on one device."""
     timed: int
     shard_samples: int
-    shapes: dict[str, tuple[int, ...]]
-    """Block -> (steps, branches, y, x, channels) of one image."""
+    axes: dict[str, dict[str, int]]
+    """Block -> the axes of one image's updates, by name, and their lengths."""
 
     def lines(self, gpus: int = 1) -> list[str]:
         """The plan in words, for so many devices."""
@@ -39,7 +39,7 @@ class Estimate:
         shards = -(-count // self.shard_samples)
         disk, lost = _size(count * self.bytes_per_image), self.shard_samples * self.seconds_per_image
         return [
-            *(f"{key}: {shape} of each (step, branch, y, x, channel)" for key, shape in self.shapes.items()),
+            *(f"{name}: {(*axes.values(),)} of each ({', '.join(axes)})" for name, axes in self.axes.items()),
             f"{what}: {count * self.vectors_per_image:,} vectors, {disk} on disk",
             f"{self.seconds_per_image:.3g} s an image ({self.timed} timed): {_time(seconds)} on {gpus} such "
             f"device{'s' * (gpus > 1)}",
@@ -73,9 +73,12 @@ def estimate(
     for batch in batches:
         generate_batch(model, chosen, schema, batch)[1].arrays()
     seconds = (time.perf_counter() - begin) / len(first)
-    shapes = {block: schema.shape(block, 1)[1:] for block in schema.blocks}
+    axes = {
+        block: dict(zip(("step", "branch", *model.site(block).axes), schema.shape(block, 1)[1:], strict=True))
+        for block in schema.blocks
+    }
     return Estimate(
-        total, schema.sample_vectors, schema.sample_bytes, seconds, len(first), schema.shard_samples, shapes
+        total, schema.sample_vectors, schema.sample_bytes, seconds, len(first), schema.shard_samples, axes
     )
 
 
