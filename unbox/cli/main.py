@@ -5,20 +5,22 @@ class is imported only when its command is asked for, so `unbox --help` stays qu
 """
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from unbox.cli.after_stop import after_stop
 from unbox.errors import UnboxError
+from unbox.stopping import Stopped, consequences, stopping
 
 if TYPE_CHECKING:
     from tyro.constructors import ConstructorRegistry
 
-#: Exit codes: a user's mistake, and a stop by Ctrl-C (128 + SIGINT).
-MISTAKE, STOPPED = 2, 130
+#: Exit codes: a user's mistake, and an interrupt that no signal brought (128 + SIGINT).
+MISTAKE, INTERRUPTED = 2, 130
 
 
 class Runnable(Protocol):
@@ -105,13 +107,18 @@ EXTRAS = {"gradio": "app", "numba": "cpu", "skimage": "metrics", "datasets": "da
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line (default: the process's own); returns its exit code and never a traceback
     for a user's mistake. `UNBOX_TRACEBACK=1` shows where a mistake was noticed."""
-    typed = list(sys.argv[1:] if arguments is None else arguments)
+    with stopping():
+        return answer(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def answer(typed: Sequence[str]) -> int:
+    """The exit code of one command line; a mistake or a stop is told in one line."""
     try:
         return run(typed)
-    except KeyboardInterrupt:
-        again = shlex.join(["unbox", *typed])
-        print(f"\nStopped. What was finished is kept; to go on: {again}", file=sys.stderr)
-        return STOPPED
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):  # the terminal may be gone
+            print("\n" + " ".join(["Stopped.", *getattr(stop, "__notes__", ())]), file=sys.stderr, flush=True)
+        return stop.code if isinstance(stop, Stopped) else INTERRUPTED
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get(error.name or "")) is None:
             raise
@@ -139,7 +146,14 @@ def run(typed: Sequence[str]) -> int:
     former = FORMER_OPTIONS.get(command.name, {})
     if old := next((word for word in (each.split("=")[0] for each in rest) if word in former), None):
         raise UnboxError(f"{old} is now {former[old]}; see `unbox {command.name} --help`")
-    return parse(command, rest).run() or 0
+    form = parse(command, rest)
+    try:
+        with consequences():
+            return form.run() or 0
+    except KeyboardInterrupt as stop:
+        more = stop.options if isinstance(stop, Stopped) else ()
+        stop.add_note(after_stop(command.name, getattr(form, "writes", True), [*typed, *more]))
+        raise
 
 
 def find(typed: Sequence[str]) -> tuple[Command, list[str]]:

@@ -17,6 +17,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from tqdm.auto import tqdm
 
 from unbox.errors import UnboxError
+from unbox.stopping import stop_point
 
 
 class Watched(Protocol):
@@ -96,6 +97,7 @@ class Clock:
     def _observe(
         self, pipeline: DiffusionPipeline, args: tuple[torch.Tensor, ...], kwargs: Mapping[str, torch.Tensor]
     ) -> None:
+        stop_point()
         sample = args[0] if args else kwargs["sample"]
         timestep = _scalar(args[1] if len(args) > 1 else kwargs["timestep"])
         rows, branches = len(sample), self._branches

@@ -28,6 +28,7 @@ from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Option, Plan, Spec, make_plan
 from unbox.sae.row_source import RowBatches, RowsLike, RowSource, row_sources, source_of
 from unbox.sae.train_step import SAETrainer
+from unbox.stopping import stop_point
 
 #: Rows that the finished SAE's statistics are taken over.
 STATS_ROWS = 65_536
@@ -259,6 +260,7 @@ def steps(
     began, taken = time.perf_counter(), 0
     with bar:
         while run.left:
+            stop_point()
             moved = run.advance()
             taken += moved
             bar.update(moved)

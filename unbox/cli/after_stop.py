@@ -1,0 +1,39 @@
+"""What a stopped command has kept, and the line that goes on with it. `docs/reliability.md` shows the table,
+and `tests/cli/test_stops.py` stops every command and types its line again."""
+
+import os
+import shlex
+from collections.abc import Sequence
+
+#: Command -> what a stop at any moment keeps. A command that is not here leaves nothing until it has ended.
+KEPT = {
+    "demo": "finished stages, shards and checkpoints are kept",
+    "collect": "finished shards are kept",
+    "store repair": "files that were set aside stay in damaged/",
+    "store merge": "finished shards are kept",
+    "store subset": "finished shards are kept",
+    "train": "checkpoints are kept",
+    "evaluate": "figures of finished SAEs are kept",
+    "atlas": "what was counted is kept",
+    "label": "finished labels are kept",
+    "app": "labels are kept",
+    "generate": "finished images are kept",
+    "experiment": "finished images and figures are kept",
+    "bench shapes": "finished measurements are kept",
+    "bench riebench": "finished examples are kept",
+    "recipe shapes-turbo": "the steps so far are kept",
+    "sae import": "finished SAEs are kept",
+    "sae export": "finished SAEs are kept",
+    "sae push": "files that the Hub has received are kept there",
+    "sae pull": "downloaded files are kept",
+}
+
+
+def after_stop(command: str, writes: bool, typed: Sequence[str]) -> str:
+    """The sentence for a stopped command; `writes`: False where its options have it keep nothing."""
+    line = shlex.join(["unbox", *typed])
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        line = f"the line that started all {os.environ['WORLD_SIZE']} processes"
+    if writes and (kept := KEPT.get(command)):
+        return f"{kept[0].upper()}{kept[1:]}; to go on: {line}"
+    return f"Nothing was changed; to begin anew: {line}"
