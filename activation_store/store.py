@@ -75,6 +75,11 @@ class Store:
         content: JSON = [[entry.start, entry.stop, entry.digest] for entry in self.entries]
         return digest(canonical([self.schema.to_json(), content]))
 
+    @property
+    def identity(self) -> str:
+        """Short name, hexadecimal, of what the store holds: the beginning of its digest."""
+        return self.digest[:24]
+
     def __getitem__(self, block: str) -> Rows:
         """Rows of a block, all steps, branches and images."""
         if block not in self.schema.blocks:

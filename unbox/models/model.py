@@ -12,6 +12,8 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from unbox.errors import UnboxError
+from unbox.model_identity import model_identity
+from unbox.models.adapters import adapter_strengths
 from unbox.models.clock import Clock
 from unbox.models.generate import generate
 from unbox.models.systems import System
@@ -111,7 +113,9 @@ class Model:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the images besides the call: system, scheduler, weights, adapters, libraries."""
+        """All that is known of what decides the images besides the call: system, scheduler, weights, adapters
+        (and their strengths, where they are not 1), libraries; and where the weights came from."""
+        strengths = adapter_strengths(self._modules(), self.adapters)
         return {
             "system": self.system.to_json(),
             "source": self.source,
@@ -121,9 +125,23 @@ class Model:
             | {"class": type(self.pipeline.scheduler).__name__},
             "weights": self.weight_hashes(),
             "adapters": list(self.adapters),
+            **({"strengths": strengths} if strengths else {}),
             "dtype": str(self.dtype).removeprefix("torch."),
             "libraries": {name: version(name) for name in _LIBRARIES},
         }
+
+    @property
+    def identity(self) -> str:
+        """Short name, hexadecimal, of what decides the images: equal for models that make equal ones,
+        wherever they came from and run (`model_identity`). A few seconds for SDXL, whose weights are read."""
+        return model_identity(self.fingerprint)
+
+    def _modules(self) -> Iterator[torch.nn.Module]:
+        """The networks of the pipelines, in a fixed order."""
+        for pipeline in self.pipelines:
+            for _, part in sorted(pipeline.components.items()):
+                if isinstance(part, torch.nn.Module):
+                    yield part
 
     def weight_hashes(self) -> dict[str, str]:
         """SHA-256 of each part's weights in memory (UNet, VAE, text encoders), a few seconds for SDXL."""

@@ -11,12 +11,14 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from activation_store.files import digest
 from unbox.edit import Feature
 from unbox.errors import UnboxError
+from unbox.result_cache import key_of
 from unbox.sae import sparse, topk
 from unbox.sae.codes import Codes, pack
 from unbox.sae.model_card import card
@@ -143,8 +145,24 @@ class SAE:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights in float32: what experiments name an SAE by."""
+        """SHA-256 of the weights alone, in float32: what versions before named results of an SAE by."""
         return digest(b"".join(self.weight_bytes()))
+
+    @property
+    def identity(self) -> str:
+        """Short name, hexadecimal, of all that decides codes, edits, units and controls: block, weights, k,
+        threshold, the latents' statistics, the updates' deviation. Not of it: name and `meta`.
+        """
+        statistics = [getattr(self.stats, name) for name in STATS] if self.stats is not None else []
+        threshold = None if self.threshold is None else np.asarray(self.threshold, np.float64).tobytes()
+        return key_of([
+            self.block,
+            [digest(weight) for weight in self.weight_bytes()],
+            self.k,
+            None if threshold is None else digest(threshold),
+            [digest(each.detach().cpu().float().numpy().tobytes()) for each in statistics],
+            float(self.update_std).hex(),
+        ])  # fmt: skip
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
         """Write a folder of safetensors and JSON, whole or not at all. An existing one is an error unless

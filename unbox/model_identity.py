@@ -1,0 +1,27 @@
+"""The identity of a model: what of all its facts decides the pictures that it makes."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from activation_store.files import canonical
+from unbox.json_types import JSON
+from unbox.result_cache import key_of
+
+#: What of a system's row decides pictures where a call leaves it open; its scheduler stands beside the row.
+#: The others are words (name, title, paper, licence) and places (base, parts, refiner).
+SAMPLING = (
+    "prediction", "steps", "timesteps", "guidance", "distilled", "size", "split", "image_to_image",
+)  # fmt: skip
+
+
+def model_identity(fingerprint: Mapping[str, Any]) -> str:
+    """Short name, hexadecimal, of what decides pictures in a model's `fingerprint`, as it is or as it was
+    recorded: the weights in memory (so their dtype too), active LoRAs and strengths, scheduler, sampling.
+
+    Not of it: title and name of the system, where the weights came from, libraries, device.
+    """
+    system = fingerprint.get("system", {})
+    parts = [fingerprint.get(name) for name in ("scheduler", "weights", "adapters")]
+    facts: JSON = [*parts, fingerprint.get("strengths", {}), {name: system.get(name) for name in SAMPLING}]
+    return key_of(json.loads(canonical(facts)))  # numbers as keys sort as the texts that files have
