@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from unbox.edit import Edit, Edits, Feature
 from unbox.errors import UnboxError
 from unbox.explorer import limits
+from unbox.explorer.generation_controls import seed_box
 from unbox.explorer.image_recipe import Recipe
 from unbox.mask import Mask
 
@@ -41,7 +42,7 @@ recipes = st.builds(
     Recipe,
     system=st.just("shapes-turbo"),
     prompt=st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), max_size=200),
-    seed=st.integers(0, limits.SEED), steps=st.integers(1, 100), guidance=st.floats(0, 50),
+    seed=st.integers(0, 2**64 - 1), steps=st.integers(1, 100), guidance=st.floats(0, 50),
     height=st.integers(4, 256).map(lambda n: 8 * n), width=st.integers(4, 256).map(lambda n: 8 * n),
     edits=st.lists(edit, max_size=5).map(lambda rows: Edits(tuple(rows))), guard=st.booleans(),
 )  # fmt: skip
@@ -127,7 +128,7 @@ BOMB = {"shape": [4096, 4096], "dtype": "u1", "zlib": base64.b64encode(zlib.comp
         None, [], "x", 3, {}, {"prompt": "a"},
         *(bad(steps=s) for s in (0, -1, 10**9, 10**400, 2.5, float("nan"), None, "4", True)),
         *(bad(height=s) for s in (0, 33, 10**5, float("inf"), "64")),
-        *(bad(seed=s) for s in (-1, 2**32, 1.5, None)),
+        *(bad(seed=s) for s in (-1, 2**64, 1.5, 7.0, True, "7", None)),
         *(bad(guidance=s) for s in (-1, 1e308, float("nan"))),
         *(bad(prompt=s) for s in ("x" * 2001, "\x00", 7, None)),
         *(bad(edits=e) for e in ("x", 7, [7], [{}], [EDIT] * 65, [{**EDIT, "value": 1e308}],
@@ -163,3 +164,11 @@ def test_links_that_are_damaged_or_bombs(link):
 def test_masks_of_any_resolution_are_kept():
     edited = replace(PLAIN, edits=Edits((Feature("up.0.1", 3).add(1.0, where=Mask.of(MASK)),)))
     np.testing.assert_array_equal(Recipe.from_link(edited.to_link()).edits[0].where.array, MASK)
+
+
+@pytest.mark.parametrize("seed", [0, 2**53 + 1, 2**64 - 1])
+def test_a_page_sends_and_shows_every_digit_of_a_seed(seed):
+    assert limits.typed_seed(seed_box(seed).value) == seed
+    for wrong in (f"{seed}.0", f"-{seed + 1}", "1e3", "", "٣", str(2**64), "9" * 10**5, 7.5, None):
+        with pytest.raises(UnboxError, match="seed is a whole number"):
+            limits.typed_seed(wrong)

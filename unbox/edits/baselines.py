@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unbox.edit import Feature
+from unbox.models.seeds import generator
 from unbox.sae.codes import Codes
 from unbox.sae.model import Stats
 
@@ -101,7 +102,7 @@ def random_directions(block: str, rows: np.ndarray, count: int, seed: int = 0) -
     """Unit vectors drawn uniformly: what any direction of the same norm does."""
 
     def drawn(about: Tensor) -> Tensor:
-        vectors = torch.randn(count, about.shape[1], generator=torch.Generator().manual_seed(seed))
+        vectors = torch.randn(count, about.shape[1], generator=generator(seed))
         return vectors / vectors.norm(dim=1, keepdim=True)
 
     return _basis(block, "random", rows, drawn)

@@ -19,7 +19,7 @@ class GenerationControls:
 
     system: gr.Dropdown
     prompt: gr.Textbox
-    seed: gr.Number
+    seed: gr.Textbox
     steps: gr.Number
     guidance: gr.Number
     height: gr.Number
@@ -33,11 +33,19 @@ class GenerationControls:
 
     def recipe(self, values: Sequence[JSON]) -> Recipe:
         """The recipe that the values of `components` say. Raises UnboxError for values that cannot be."""
-        return Recipe.from_json(dict(zip(vars(self), values, strict=True)))
+        given = dict(zip(vars(self), values, strict=True))
+        return Recipe.from_json(given | {"seed": limits.typed_seed(given["seed"])})
 
     def updates(self, recipe: Recipe) -> Updates:
         """What makes the controls show a recipe."""
-        return {component: getattr(recipe, name) for name, component in vars(self).items()}
+        shown = {component: getattr(recipe, name) for name, component in vars(self).items()}
+        return shown | {self.seed: str(recipe.seed)}
+
+
+def seed_box(value: int) -> gr.Textbox:
+    """Where a seed is typed, as text: all 64 bits of it. `limits.typed_seed` reads it."""
+    return gr.Textbox(str(value), label="Seed", lines=1, max_lines=1, max_length=limits.SEED_DIGITS, scale=1,
+                      min_width=90)  # fmt: skip
 
 
 def draw(session: ExplorerSession, first: Recipe, key: str) -> GenerationControls:
@@ -52,7 +60,7 @@ def draw(session: ExplorerSession, first: Recipe, key: str) -> GenerationControl
             min_width=300, elem_id=f"{key}-prompt", placeholder="What to draw",
         )  # fmt: skip
         system = gr.Dropdown(session.systems, value=first.system, label="System", scale=2, min_width=170)
-        seed = whole(first.seed, label="Seed", minimum=0, maximum=limits.SEED, scale=1, min_width=90)
+        seed = seed_box(first.seed)
         steps = whole(first.steps, label="Steps", minimum=1, maximum=limits.STEPS, scale=1, min_width=70)
     with gr.Accordion("Guidance, size, negative prompt", open=False), gr.Row():
         guidance = gr.Number(first.guidance, label="Guidance", minimum=0, maximum=limits.GUIDANCE,

@@ -2,19 +2,21 @@
 passes here: Gradio's own bounds do not stop NaN, fractions of steps or long texts."""
 
 import math
+import re
 from collections.abc import Mapping
 from functools import partial
 
 from unbox.edit import Edits
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
+from unbox.models.seeds import seed_of
 
 PROMPT, JSON_BYTES, EDITS, MASK_CELLS = 2000, 1 << 20, 64, 512 * 512
 STEPS, GUIDANCE, SIDE = 100, 50.0, 2048
+#: Most characters of a seed that is typed: it has 20 digits at most.
+SEED_DIGITS = 24
 #: Largest strength of an edit, in its unit, and most features of one edit.
 STRENGTH, FEATURES = 1000.0, 64
-#: 32 bits, as torch's CPU generator reads them.
-SEED = 2**32 - 1
 
 
 def text(name: str, value: JSON, longest: int = PROMPT) -> str:
@@ -46,9 +48,20 @@ def whole(name: str, value: JSON, low: int, high: int) -> int:
     return int(found)
 
 
-seed = partial(whole, "seed", low=0, high=SEED)
 steps = partial(whole, "steps", low=1, high=STEPS)
 guidance = partial(number, "guidance", low=0.0, high=GUIDANCE)
+
+
+def seed(value: JSON) -> int:
+    """A seed. No fraction passes, not even 7.0: JSON's large numbers lose digits as floats."""
+    return seed_of(value)  # type: ignore[arg-type]
+
+
+def typed_seed(value: JSON) -> int:
+    """A seed as a page sends it: as text, for a browser's numbers are exact up to 2^53 alone."""
+    if isinstance(value, str) and len(value) <= SEED_DIGITS and re.fullmatch(r"\s*[0-9]+\s*", value):
+        return seed(int(value))
+    return seed(value)
 
 
 def side(name: str, value: JSON) -> int:

@@ -17,6 +17,7 @@ from PIL import Image
 from unbox.errors import UnboxError
 from unbox.models.conditioning import Micro
 from unbox.models.hooks import Attachable
+from unbox.models.seeds import seed_of
 from unbox.models.systems import System
 from unbox.prompt import Prompt
 
@@ -34,7 +35,7 @@ class Call:
     """The options of `generate`. Lists hold a value for each image; single values are for every image."""
 
     seed: int | None = None
-    """Of every image; without `seed` and `seeds`, seeds are drawn."""
+    """Of every image, a whole number from 0 to 2^64 - 1; without `seed` and `seeds`, seeds are drawn."""
     seeds: Sequence[int] | None = None
     """One for each image."""
     steps: int | None = None
@@ -131,14 +132,14 @@ def image_calls(prompts: Prompts, call: Call) -> list[ImageCall]:
     images = []
     for prompt, seed, negative, micro, edit, image in zip(*columns, strict=True):
         text = prompt.text if isinstance(prompt, Prompt) else prompt
-        seed = secrets.randbits(32) if seed is None else int(seed)
+        seed = secrets.randbits(32) if seed is None else seed_of(seed)
         images.append(ImageCall(text, seed, negative, micro or Micro(), edit, image))
     return images
 
 
 def _is_list(value: object) -> bool:
     """Lists, tuples, ranges and arrays are one value per image; composed edits are one value."""
-    return isinstance(value, list | range) or type(value) is tuple or hasattr(value, "tolist")
+    return isinstance(value, list | range) or type(value) is tuple or getattr(value, "ndim", 0) > 0
 
 
 P = ParamSpec("P")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from unbox.errors import UnboxError
+from unbox.models.seeds import generator
 from unbox.sae.plan import Centre, FirstDirections
 from unbox.sae.row_source import RowSource
 
@@ -82,9 +83,8 @@ def active_subspace(deviations: Tensor) -> Tensor:
 
 def directions(latents: int, width: int, seed: int, basis: Tensor | None = None) -> Tensor:
     """(n, d): unit vectors, uniform on the sphere, or on that of the subspace."""
-    generator = torch.Generator().manual_seed(seed)
     rank = width if basis is None else len(basis)
-    drawn = torch.randn(latents, rank, generator=generator)
+    drawn = torch.randn(latents, rank, generator=generator(seed))
     if basis is not None:
         drawn = drawn @ basis
     return torch.nn.functional.normalize(drawn, dim=1)

@@ -14,6 +14,7 @@ from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, limits
 from unbox.explorer.events import Updates, event_value, html_component, listen
 from unbox.explorer.feature_summaries import related_chips
+from unbox.explorer.generation_controls import seed_box
 from unbox.explorer.html import render
 from unbox.explorer.pages.explore_page import ExplorePage
 from unbox.explorer.pages.search_page import SearchPage
@@ -41,7 +42,7 @@ class FeaturePage:
     stop: gr.Button
     paint: gr.Button
     prompt: gr.Textbox
-    seed: gr.Number
+    seed: gr.Textbox
     strip: gr.HTML
     interval: gr.State
 
@@ -72,8 +73,7 @@ def draw(session: ExplorerSession, initial: InitialState) -> FeaturePage:
     with gr.Row(elem_classes="ub-toolbar"):
         prompt = gr.Textbox(initial.recipe.prompt, label="Try its strength on", scale=6, max_length=2000,
                             elem_id="feature-prompt", min_width=200)  # fmt: skip
-        seed = gr.Number(initial.recipe.seed, label="Seed", precision=0, minimum=0, maximum=limits.SEED,
-                         scale=1, min_width=90)  # fmt: skip
+        seed = seed_box(initial.recipe.seed)
         try_strengths = gr.Button("Icon and strengths", variant="primary", elem_id="feature-try", scale=0,
                           min_width=150)  # fmt: skip
         stop = gr.Button("Stop", scale=0, min_width=70)
@@ -146,9 +146,9 @@ def wire(shared: SharedComponents, page: FeaturePage, explore: ExplorePage, sear
 
     listen(page.save.click, relabel, [page.name, page.label, page.author], [page.body])
 
-    def make_strip(name: str, prompt: str, seed: float) -> str:
+    def make_strip(name: str, prompt: str, seed: str) -> str:
         name = name.strip()
-        return strip_html(name, generate_strip(session, name, prompt, limits.seed(seed)))
+        return strip_html(name, generate_strip(session, name, prompt, limits.typed_seed(seed)))
 
     asked = (page.name, page.prompt, page.seed)
     run = listen(page.try_strengths.click, make_strip, asked, [page.strip], device=True)

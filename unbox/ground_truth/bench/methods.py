@@ -11,6 +11,7 @@ from unbox.edits import neurons, principal
 from unbox.edits.terms import TensorDictionary
 from unbox.ground_truth.bench.mean_maps import Dictionaries, MeanMaps
 from unbox.ground_truth.factor_scores import Value
+from unbox.models.seeds import generator
 from unbox.sae import SAE
 from unbox.sae.latent_statistics import latent_stats
 from unbox.shapes import Scene
@@ -34,8 +35,9 @@ def dictionaries(sae: SAE, sample: np.ndarray, seed: int = 0) -> dict[str, Tenso
 def untrained(sae: SAE, sample: np.ndarray, seed: int = 0) -> SAE:
     """An SAE of the same shape as it is before training: random unit decoder, its transpose as the encoder,
     the updates' mean as the bias."""
-    draw = torch.Generator().manual_seed(seed)
-    weights = torch.nn.functional.normalize(torch.randn(sae.latents, sae.width, generator=draw), dim=1)
+    weights = torch.nn.functional.normalize(
+        torch.randn(sae.latents, sae.width, generator=generator(seed)), dim=1
+    )
     rows = torch.from_numpy(np.asarray(sample, np.float32))
     blank = SAE(
         W_enc=weights,
