@@ -1,5 +1,42 @@
 """One error for a user's mistakes: the command line prints it without a traceback."""
 
+from reprlib import Repr
+
 
 class UnboxError(ValueError):
     """What was asked for cannot be done. The message names what was asked, what exists, what to do."""
+
+
+class FieldError(UnboxError):
+    """A field's value breaks its rule. `door`: what the value came through, a file, a class, an option."""
+
+    #: Characters of a value that a message shows.
+    LONGEST = 80
+
+    def __init__(self, door: str, field: str, value: object, rule: str) -> None:
+        self.door, self.field, self.value, self.rule = door, field, value, rule
+        super().__init__(door, field, value, rule)
+
+    def __str__(self) -> str:
+        place = (
+            self.field if self.rule == "is missing" else f"{self.field} = {shown(self.value)}".lstrip("= ")
+        )
+        text = f"{place}: {self.rule}" if place != self.field else f"{place} {self.rule}"
+        return f"{self.door}: {text}" if self.door else text
+
+    def at(self, door: str) -> "FieldError":
+        """The same mistake, found behind `door`."""
+        return FieldError(door, self.field, self.value, self.rule)
+
+
+def shown(value: object) -> str:
+    """A value in one line of a message, cut where it is long."""
+    try:
+        text = " ".join(_SHORT.repr(value).split())
+    except ValueError:  # Python writes no numbers of over 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= FieldError.LONGEST else f"{text[: FieldError.LONGEST - 3]}..."
+
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = FieldError.LONGEST

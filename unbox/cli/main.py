@@ -12,8 +12,9 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from unbox import memory_limit
 from unbox.cli.after_stop import after_stop
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.stopping import Stopped, consequences, stopping
 
 if TYPE_CHECKING:
@@ -131,8 +132,11 @@ def answer(typed: Sequence[str]) -> int:
     return MISTAKE
 
 
-def run(typed: Sequence[str]) -> int:
-    """The exit code of one command line. Raises UnboxError for an unknown command or an option's old name."""
+def run(typed: Sequence[str], before: Sequence[str] = ()) -> int:
+    """The exit code of one command line; `before`: what was typed before these words.
+
+    Raises UnboxError for an unknown command or an option's old name.
+    """
     if not typed or typed[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -142,6 +146,8 @@ def run(typed: Sequence[str]) -> int:
     if typed[-1] in ("-h", "--help") and len(typed) == 2 and (rows := group(typed[0])):
         print(overview(rows))
         return 0
+    if typed[0].split("=")[0] == memory_limit.OPTION:
+        return limited(typed)
     command, rest = find(typed)
     former = FORMER_OPTIONS.get(command.name, {})
     if old := next((word for word in (each.split("=")[0] for each in rest) if word in former), None):
@@ -152,8 +158,16 @@ def run(typed: Sequence[str]) -> int:
             return form.run() or 0
     except KeyboardInterrupt as stop:
         more = stop.options if isinstance(stop, Stopped) else ()
-        stop.add_note(after_stop(command.name, getattr(form, "writes", True), [*typed, *more]))
+        stop.add_note(after_stop(command.name, getattr(form, "writes", True), [*before, *typed, *more]))
         raise
+
+
+def limited(typed: Sequence[str]) -> int:
+    """The exit code of a command line that begins with the memory that one request may take."""
+    name, joined, size = typed[0].partition("=")
+    size, rest = (size, typed[1:]) if joined else ("".join(typed[1:2]), typed[2:])
+    with memory_limit.limited(size, name):
+        return run(rest, typed[: len(typed) - len(rest)])
 
 
 def find(typed: Sequence[str]) -> tuple[Command, list[str]]:
@@ -176,11 +190,18 @@ def group(word: str) -> tuple[Command, ...]:
 
 
 def parse(command: Command, rest: Sequence[str]) -> Runnable:
-    """The command's dataclass, filled. An unknown option exits with code 2 and names the nearest."""
+    """The command's dataclass, filled. An unknown option exits with code 2 and names the nearest.
+
+    Raises FieldError, whose field is the option, for a value that breaks its rule.
+    """
     import tyro
 
     name, config = f"unbox {command.name}", (tyro.conf.FlagCreatePairsOff,)
-    return tyro.cli(command.form(), args=rest, prog=name, config=config, registry=registry())
+    try:
+        return tyro.cli(command.form(), args=rest, prog=name, config=config, registry=registry())
+    except FieldError as error:
+        option = "--" + error.field.split("[")[0].replace("_", "-")
+        raise FieldError("", option, error.value, error.rule) from error
 
 
 def registry() -> "ConstructorRegistry":
@@ -209,4 +230,5 @@ def overview(rows: Sequence[Command] = COMMANDS) -> str:
     """The list of commands, one a line."""
     width = max(len(row.name) for row in rows)
     lines = "".join(f"  {row.name:{width}}  {row.about}\n" for row in rows)
-    return f"usage: unbox COMMAND [options]\n\n{lines}\n`unbox COMMAND --help` documents each."
+    limit = f"`unbox {memory_limit.OPTION} 64GB COMMAND` sets how much memory one request may take."
+    return f"usage: unbox COMMAND [options]\n\n{lines}\n`unbox COMMAND --help` documents each. {limit}"
