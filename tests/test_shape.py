@@ -100,7 +100,7 @@ def test_arguments_have_types():
 
 
 def test_no_blanket_handler_makes_a_mistake_of_the_users():
-    """`except Exception` may clean up and raise again what it caught: a fault of ours must stay a traceback."""
+    """`except Exception` may clean up and raise again: a fault of ours must stay a traceback."""
     wrong = []
     for path, tree in TREES.items():
         for node in ast.walk(tree):
