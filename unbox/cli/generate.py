@@ -145,6 +145,7 @@ class GenerateCommand:
     ) -> list[tuple[Path, dict[str, Any]]]:
         """The file of each image, and the record of all that decides it."""
         shared: dict[str, JSON] = {"model": self.model.model, "system": model.system.name}
+        shared["model_identity"] = model.identity
         shared |= {name: value for name, value in chosen.items() if name != "batch_size"}
         shared |= {"edits": edits.to_json() if edits else None, **self.beside(edits)}
         seeded = [(prompt, first + i) for prompt in self.prompt for i in range(self.count)]
@@ -179,7 +180,7 @@ class GenerateCommand:
         given = {"unet": model.unet, "lora": model.lora, "dtype": model.dtype, "image": self.image}
         found: dict[str, JSON] = {name: str(value) for name, value in given.items() if value is not None}
         saes = {edit.source or edit.block: edit.sae for edit in edits or ()}
-        digests: dict[str, JSON] = {name: sae.digest for name, sae in saes.items() if isinstance(sae, SAE)}
+        digests: dict[str, JSON] = {name: sae.identity for name, sae in saes.items() if isinstance(sae, SAE)}
         if digests:
             found["saes"] = digests
         if self.image is not None:
