@@ -167,5 +167,7 @@ def _finite(text: str) -> float:
 def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a key is repeated")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:40]!r} is repeated")
     return value

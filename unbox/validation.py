@@ -34,6 +34,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from unbox.errors import FieldError, UnboxError
+from unbox.prompt import control_character
 
 Value = TypeVar("Value")
 Class = TypeVar("Class")
@@ -97,10 +98,8 @@ def _text(value: object) -> object:
     """A text without control characters but line breaks and tabs; joiners (emoji, Persian) are welcome."""
     if not isinstance(value, str):
         raise ValueError("should be a text")
-    if wrong := next((c for c in value if (ord(c) < 32 and c not in "\n\r\t") or 127 <= ord(c) < 160), None):
-        raise ValueError(f"should hold no control characters; it holds U+{ord(wrong):04X}")
-    if any(0xD800 <= ord(c) < 0xE000 for c in value):
-        raise ValueError("should be Unicode; it holds half of a surrogate pair")
+    if wrong := control_character(value):
+        raise ValueError(f"should hold no control characters; it holds {wrong}")
     return value
 
 

@@ -81,6 +81,13 @@ def test_labels_of_people_go_first_and_can_be_taken_back(own):
     assert own.search("crimson") == []
 
 
+def test_labels_may_hold_joiners(own):
+    text = "\U0001f468\u200d\U0001f467 \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    set_label(own, "mid.0/0", text, "Ada")
+    assert own.feature("mid.0/0").label == text
+    set_label(own, "mid.0/0", "", "Ada")
+
+
 @pytest.mark.parametrize("text", ["x" * 201, "bell\x07", "zero\u200bwidth"])
 def test_labels_that_cannot_be(own, text):
     with pytest.raises(UnboxError):

@@ -1,13 +1,16 @@
 """Prompts from every kind of source."""
 
 import json
+import os
+import tracemalloc
 from itertools import islice
 
 import pyarrow
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
-from activation_store import StoreError
 from unbox.capture import read_prompts
 from unbox.errors import UnboxError
 from unbox.prompt import Prompt
@@ -49,22 +52,157 @@ def test_shapes_begin_as_its_own_list_and_have_no_end():
         next(read_prompts("shapes", split="test"))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "error", "message"),
-    [
-        ("p.jsonl", '{"prompt": 7}', UnboxError, "row 0 .* holds no prompt"),
-        ("p.jsonl", '{"title": "x"}', UnboxError, "no column prompt, text, caption; it has title"),
-        ("p.jsonl", "[1]", UnboxError, "not an object"),
-        ("p.jsonl", '{"prompt": NaN}', StoreError, "line 1 of .* is not valid JSON"),
-        ("p.csv", "a,b\n1,2\n", UnboxError, "no column"),
-        ("p.txt", "x" * 20_001, UnboxError, "over 20,000 characters"),
-        ("p.zip", "", UnboxError, "not from"),
-    ],
-)
-def test_what_holds_no_prompts_is_named(tmp_path, name, content, error, message):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(error, match=message):
+BOM = "\ufeff".encode()
+JOINED = "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+
+#: Name of a file, its bytes -> the prompts that are in it.
+READ = [
+    ("p.txt", BOM + b"a dog\r\na cat\r\n", ["a dog", "a cat"]),
+    ("p.csv", BOM + b"prompt,n\r\na dog,1\r\n", ["a dog"]),
+    ("p.jsonl", BOM + b'{"prompt": "a dog"}\n\n  \n{"prompt": "a cat"}', ["a dog", "a cat"]),
+    ("p.txt", b"a dog\ra cat\r", ["a dog", "a cat"]),
+    ("p.csv", b"prompt,n\ra dog,1\ra cat,2\r", ["a dog", "a cat"]),
+    ("P.TXT", b"a dog", ["a dog"]),
+    ("p.txt", "a dog\u2028on a boat\n".encode(), ["a dog\u2028on a boat"]),
+    ("p.txt", JOINED.encode(), [JOINED]),
+    ("p.txt", b"\t a dog, asleep \t\n \n", ["a dog, asleep"]),
+    ("p.csv", b'prompt\n a dog \n\n"  a cat"\n', [" a dog ", "  a cat"]),
+    ("p.csv", b'prompt,n\n"a dog\nand a cat",1\n', ["a dog\nand a cat"]),
+    ("p.csv", b'prompt,n\na 5" dog,1\n', ['a 5" dog']),
+    ("p.csv", b"text,Prompt\na cat,a dog\n", ["a dog"]),
+    (
+        "p.jsonl",
+        b'{"n": 1, "caption": "a dog"}\n{"text": "a cat", "deep": {"x": [1, null]}}',
+        ["a dog", "a cat"],
+    ),
+]
+
+#: Name of a file, its bytes -> what is said of it, as a regular expression.
+REFUSED = [
+    ("p.txt", "a dog\n".encode("utf-16"), "p.txt is in UTF-16: give it as plain text in UTF-8"),
+    ("p.csv", "prompt\na".encode("utf-16"), "p.csv is in UTF-16"),
+    ("p.jsonl", "{}".encode("utf-16"), "p.jsonl is in UTF-16"),
+    ("p.txt", "a dog\n".encode("utf-16-le"), r"line 1 .* control character U\+0000 at place 1"),
+    ("p.txt", b"a dog\nK\xe4se", r"line 2 of .*p.txt is not in UTF-8 \(byte 0xe4\): save it as UTF-8"),
+    ("p.csv", b"prompt\ra dog\rK\xe4se", "line 3 of .*p.csv is not in UTF-8"),
+    ("p.jsonl", b'{"prompt": "K\xe4se"}', "line 1 of .*p.jsonl is not in UTF-8"),
+    ("p.txt", b"\x1f\x8b\x08\x00\xff", r"p.txt is compressed \(gzip\)"),
+    ("p.txt", b"x" * 20_001, "line 1 of .*p.txt holds no prompt: it is over 20,000 characters"),
+    ("p.txt", b"a\x1b[31m dog", r"line 1 of .*p.txt holds the control character U\+001B at place 1"),
+    ("p.txt", b"a dog\n" + BOM + b"a cat", r"line 2 .* control character U\+FEFF at place 0"),
+    ("p.txt", b"", "there are no prompts in .*p.txt"),
+    ("p.txt", b" \n\n", "there are no prompts in .*p.txt"),
+    ("p.txt.gz", b"", "prompts come from .* not from '.*p.txt.gz'"),
+    ("p.csv", b"prompt,n\na dog,1\na dog, asleep,2\n", r"row 2 \(line 3\) .* has 3 cells and the header 2"),
+    ("p.csv", b"prompt,n\na dog\n", r"row 1 \(line 2\) .* has 1 cells and the header 2: cells are missing"),
+    ("p.csv", b'prompt\n"a dog\na cat\na bird\n', r"row 1 \(line 2\) .* is not CSV: a quote is not closed"),
+    ("p.csv", b'prompt,n\n"a dog,1\na cat,2\n"a bird",3\n', r"row 1 \(line 2\) .* is not CSV: "),
+    ("p.csv", b'prompt,n\n"a dog,1\na cat",2\na bird,3\n', r"row 1 .* 2 lines, and 'a dog,1' in it looks"),
+    ("p.csv", b'n,prompt\n1,"a dog\n2,a cat"\n', "'2,a cat' in it looks like a row of its own: is a quote"),
+    ("p.csv", b"prompt,note\na dog," + b"x" * 131_073, r"row 1 \(line 2\) .* field larger than field limit"),
+    ("p.csv", b'prompt,n\n"a dog" ,1\n', r"row 1 .* is not CSV: .* a quote inside quotes is doubled"),
+    ("p.csv", b"prompt,n\na dog,1\n  ,2\n", r"row 2 \(line 3\) .* holds no prompt: it is empty"),
+    ("p.csv", b'prompt\na dog\n""\n', r"row 2 \(line 3\) .* holds no prompt: it is empty"),
+    ("p.csv", b"prompt,n,n\na dog,1,2\n", "has two columns called 'n'"),
+    ("p.csv", b"prompt,,\na dog,,\n", "has 2 columns without a name"),
+    ("p.csv", b"prompt,Prompt\na dog,a cat\n", "has columns prompt and Prompt: choose one with --column"),
+    ("p.csv", b"prompt;seed\na dog;1\n", "has one column, 'prompt;seed': it is separated by semicolons"),
+    ("p.csv", b"prompt\tseed\na dog\t1\n", "it is separated by tabs; save it with commas"),
+    ("p.csv", b"prompt\na\0dog\n", r"control character U\+0000"),
+    ("p.csv", b"a,b\n1,2\n", "no column prompt, text, caption; it has a, b. Choose one with --column"),
+    ("p.csv", b"prompt,n\n", "there are no prompts in"),
+    ("p.jsonl", b'{"prompt": "a"}\n{"prompt": 7}', "line 2 .* holds no prompt: it is int '7', not text"),
+    ("p.jsonl", b'{"prompt": null}', "line 1 .* holds no prompt: it is empty"),
+    ("p.jsonl", b'{"prompt": ""}', "line 1 .* holds no prompt: it is empty"),
+    ("p.jsonl", b'{"prompt": ["a"]}', "line 1 .* holds no prompt: it is list"),
+    ("p.jsonl", b'{"title": "x"}', "no column prompt, text, caption; it has title"),
+    ("p.jsonl", b"[1]", "not an object"),
+    ("p.jsonl", b'{"prompt": "a", "n": NaN}', "line 1 of .* is not valid JSON: NaN"),
+    ("p.jsonl", b'{"prompt": "a", "prompt": "b"}', "line 1 .* not valid JSON: the key 'prompt' is"),
+    ("p.jsonl", b'{"prompt": "a"', r"line 1 of .* is not valid JSON: .*: column 15"),
+    ("p.jsonl", b'{"prompt": "\\ud800"}', r"control character U\+D800"),
+    ("p.jsonl", b'{"prompt": "a", "n": ' + b"[" * 100_000, "nested too deeply"),
+    ("p.parquet", b"PAR1 and nothing else", "p.parquet cannot be read as Parquet: "),
+    ("p.zip", b"", "prompts come from .* not from"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "prompts"), READ)
+def test_files_of_every_origin_are_read_alike(tmp_path, name, content, prompts):
+    (tmp_path / name).write_bytes(content)
+    assert [prompt.text for prompt in read_prompts(str(tmp_path / name))] == prompts
+
+
+@pytest.mark.parametrize(("name", "content", "message"), REFUSED)
+def test_what_holds_no_prompts_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnboxError, match=message) as caught:
         list(read_prompts(str(tmp_path / name)))
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_parquet_columns_that_are_no_text_are_named(tmp_path):
+    path = tmp_path / "p.parquet"
+    for column, message in (
+        ([b"a"], "is of type binary, not text"),
+        ([7], "row 1 .* it is int '7', not text"),
+    ):
+        parquet.write_table(pyarrow.table({"prompt": column, "n": [1]}), path)
+        with pytest.raises(UnboxError, match=message):
+            list(read_prompts(str(path)))
+    parquet.write_table(pyarrow.table([["a"], ["b"]], names=["prompt", "prompt"]), path)
+    with pytest.raises(UnboxError, match="two columns called 'prompt'"):
+        list(read_prompts(str(path)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40] + b"\0" * 40 + whole[80:])
+    with pytest.raises(UnboxError):
+        list(read_prompts(str(path)))
+
+
+def test_what_can_be_read_only_once_and_folders_are_named(tmp_path):
+    os.mkfifo(tmp_path / "p.txt")
+    with pytest.raises(UnboxError, match=r"p\.txt is a pipe or a device, which can be read only once"):
+        read_prompts(str(tmp_path / "p.txt"))
+    for folder in (tmp_path, tmp_path / "q.csv"):
+        folder.mkdir(exist_ok=True)
+        with pytest.raises(UnboxError, match="is a folder, not a file"):
+            read_prompts(str(folder))
+
+
+def test_a_split_of_a_file_is_refused(tmp_path):
+    (tmp_path / "p.txt").write_text("a dog")
+    with pytest.raises(UnboxError, match=r"p\.txt is a file and has no split train"):
+        read_prompts(str(tmp_path / "p.txt"), split="train")
+
+
+@settings(max_examples=30)
+@given(st.sampled_from([".txt", ".csv", ".jsonl", ".parquet"]), st.binary(max_size=200), st.booleans())
+def test_any_bytes_are_prompts_or_a_mistake_in_a_line(tmp_path_factory, ending, content, headed):
+    path = tmp_path_factory.mktemp("any") / f"p{ending}"
+    path.write_bytes({".csv": b"prompt,n\n", ".parquet": b"PAR1"}.get(ending, b"") * headed + content)
+    error, prompts = "", []
+    try:
+        prompts = list(read_prompts(str(path)))
+    except UnboxError as raised:
+        error = str(raised)
+    assert bool(prompts) != bool(error)
+    assert all(prompt.text.strip() for prompt in prompts)
+    assert not error or (str(path) in error and "\n" not in error)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".csv", ".jsonl"])
+def test_memory_does_not_grow_with_the_file(tmp_path, ending):
+    """Bytes in use while a file of 10,000 lines is read, far under what a list of its prompts would take."""
+    path = tmp_path / f"p{ending}"
+    row = {".txt": "a dog {}\n", ".csv": "a dog {},{}\n", ".jsonl": '{{"prompt": "a dog {}"}}\n'}[ending]
+    path.write_text("prompt,n\n" * (ending == ".csv") + "".join(row.format(n, n) for n in range(10_000)))
+    prompts = read_prompts(str(path))
+    tracemalloc.start()
+    count = len(prompts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (count, peak < 100_000) == (10_000, True)
 
 
 def test_a_file_has_a_length_and_every_row_is_looked_at_to_find_it(tmp_path):
@@ -74,7 +212,7 @@ def test_a_file_has_a_length_and_every_row_is_looked_at_to_find_it(tmp_path):
     assert len(prompts) == len(list(prompts)) == len(list(prompts)) == 5
     path.write_text(path.read_text() + '\n{"prompt": 7}')
     prompts = read_prompts(str(path))
-    with pytest.raises(UnboxError, match=r"row 5 .* holds no prompt"):
+    with pytest.raises(UnboxError, match=r"line 6 .* holds no prompt"):
         len(prompts)
 
 

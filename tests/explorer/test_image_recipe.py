@@ -130,7 +130,7 @@ BOMB = {"shape": [4096, 4096], "dtype": "u1", "zlib": base64.b64encode(zlib.comp
         *(bad(height=s) for s in (0, 33, 10**5, float("inf"), "64")),
         *(bad(seed=s) for s in (-1, 2**64, 1.5, 7.0, True, "7", None)),
         *(bad(guidance=s) for s in (-1, 1e308, float("nan"))),
-        *(bad(prompt=s) for s in ("x" * 2001, "\x00", 7, None)),
+        *(bad(prompt=s) for s in ("x" * 2001, "\x00", "a\x1fb", "\ud800", 7, None)),
         *(bad(edits=e) for e in ("x", 7, [7], [{}], [EDIT] * 65, [{**EDIT, "value": 1e308}],
                                  [{**EDIT, "value": float("nan")}], [{**EDIT, "feature": [-1]}],
                                  [{**EDIT, "feature": list(range(1000))}], [{**EDIT, "value": [1.0] * 10**4}],

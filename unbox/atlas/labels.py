@@ -1,6 +1,7 @@
 """Labels that people and models give, kept in the atlas beside those made of words."""
 
 import json
+import re
 import shutil
 import sqlite3
 import threading
@@ -15,6 +16,8 @@ from unbox.json_types import JSON
 
 #: Longest label and author, in characters.
 LONGEST = 200
+#: What joins letters and emoji: not printed, and part of a text.
+_JOINERS = re.compile("[\u200c\u200d]")
 _FIRST = threading.Lock()
 
 
@@ -39,7 +42,7 @@ def set_label(
         raise UnboxError(f"no kind of label '{kind}'; there are {', '.join(database.KINDS)}")
     if max(len(text), len(author)) > LONGEST:
         raise UnboxError(f"a label has at most {LONGEST} characters; this one has {len(text)}")
-    if not (text + author).isprintable():
+    if not _JOINERS.sub("", text + author).isprintable():
         raise UnboxError("a label holds characters that cannot be printed")
     try:
         with database.connect(writable(atlas), write=True) as connection:

@@ -21,7 +21,7 @@ from unbox.errors import UnboxError
 from unbox.former_names import renamed
 from unbox.models.model import Model
 from unbox.models.seeds import image_seed
-from unbox.prompt import Prompt
+from unbox.prompt import Prompt, check_text
 
 
 def collect(
@@ -146,13 +146,12 @@ def _fill(
 
 def _sample(index: int, prompt: str | Prompt, seed: int) -> Sample:
     prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-    sample = Sample(index, prompt.text, image_seed(seed, index), dict(prompt.meta))
+    text = check_text(prompt.text, f"prompt {index}")
+    sample = Sample(index, text, image_seed(seed, index), dict(prompt.meta))
     try:
         files.canonical([sample.prompt, sample.meta])
     except (TypeError, ValueError) as error:
         raise UnboxError(f"the facts of prompt {index} cannot be kept as JSON: {error}") from None
-    if not isinstance(sample.prompt, str):
-        raise UnboxError(f"prompt {index} is a {type(sample.prompt).__name__}, not text")
     return sample
 
 

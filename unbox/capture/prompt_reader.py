@@ -1,15 +1,20 @@
 """Prompts from where users have them: text, CSV, JSONL and Parquet files, the Hub, the Shapes world."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
-from activation_store.files import canonical, parse_json
+from activation_store.files import canonical
 from unbox.errors import UnboxError
-from unbox.prompt import Prompt
+from unbox.prompt import Prompt, check_text
+from unbox.text_files import check_file, lines_of, parse_json_text
+
+if TYPE_CHECKING:
+    import pyarrow
 
 #: Columns that hold the prompt, in the order they are looked for, in upper or lower case.
 COLUMNS = ("prompt", "text", "caption")
@@ -17,9 +22,16 @@ COLUMNS = ("prompt", "text", "caption")
 #: Characters of a prompt at most: a guard against reading the wrong column or file.
 LONGEST = 20_000
 
+#: What separates columns in files that are called .csv and are none of ours.
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+#: A row of a table, and where it is, for errors.
+Located = tuple[Mapping[str, Any], str]
+
 
 class PromptFile:
-    """Prompts of a file, read anew by each loop; its length is counted by reading it through once.
+    """Prompts of a file, read anew by each loop, a row at a time; its length is counted by reading it
+    through once.
 
     So a row without a prompt is found before anything is made.
     """
@@ -30,7 +42,7 @@ class PromptFile:
             raise UnboxError(f"there are no prompts in {path}")
 
     def __iter__(self) -> Iterator[Prompt]:
-        return READERS[self.path.suffix](self.path, self._column)
+        return READERS[self.path.suffix.lower()](self.path, self._column)
 
     def __len__(self) -> int:
         return self._count
@@ -41,58 +53,162 @@ class PromptFile:
 
 
 def read_prompts(
-    source: str, seed: int = 0, split: str = "train", column: str | None = None
+    source: str, seed: int = 0, split: str | None = None, column: str | None = None
 ) -> Iterable[Prompt]:
     """Prompts of `source`, one by one, as they are needed.
 
     `source`: "shapes" (endless captions of the Shapes world, by `seed`; `split` "train" or "heldout"),
-    "hub:NAME" or "hub:NAME:CONFIG" (a data set of the Hub, streamed, its `split`), or a file: .txt (one
-    prompt a line), .csv, .jsonl, .parquet. `column` names the column of the prompt; None takes the first
-    of prompt, text and caption (in any case) that there is. The other columns become facts of the prompt.
-    Files have a length. Raises UnboxError for files that are not there or empty, other endings, data sets
-    that cannot be read, and rows without a prompt.
+    "hub:NAME" or "hub:NAME:CONFIG" (a data set of the Hub, streamed, its `split`), or a file in UTF-8: .txt
+    (one prompt a line), .csv, .jsonl, .parquet. `split` None is "train"; files have none. `column` names the
+    column of the prompt; None takes the first of prompt, text and caption (in any case) that there is. The
+    other columns become facts of the prompt, where JSON can say them. Files have a length.
+    Lines of blanks alone are passed over; blanks around the prompts of a .txt are taken off, those in tables
+    are kept. Raises UnboxError, naming file and line or row (from 1), for files that are not there or empty,
+    other endings and encodings, data sets that cannot be read, and rows whose prompt is missing, empty, no
+    text, over LONGEST characters or holds control characters.
     """
     if source == "shapes" and column is None:
-        return _shapes(seed, split)
+        return _shapes(seed, split or "train")
     if source.startswith("hub:"):
-        return _rows(_hub(source.removeprefix("hub:"), split), source, column)
+        return _prompts(_hub(source.removeprefix("hub:"), split or "train"), column)
     path = Path(source)
-    if column is not None and (source == "shapes" or path.suffix == ".txt"):
+    if column is not None and (source == "shapes" or path.suffix.lower() == ".txt"):
         raise UnboxError(f"{source} has no columns, so there is no column {column} to choose")
-    if path.suffix not in READERS:
+    if os.path.exists(path):
+        check_file(path)
+    if path.suffix.lower() not in READERS:
         known = f"shapes, hub:NAME, or a file ending in {', '.join(READERS)}"
         raise UnboxError(f"prompts come from {known}, not from '{source}'")
-    if not path.is_file():
+    if not path.exists():
         raise UnboxError(f"there is no file of prompts at {path}")
+    if split is not None:
+        raise UnboxError(f"{source} is a file and has no split {split}: leave the split (--split) out")
     return PromptFile(path, column)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines of a file that are not blank, and where each is."""
-    with open(path, encoding="utf-8") as file:
-        yield from ((text, f"line {i} of {path}") for i, line in enumerate(file, 1) if (text := line.strip()))
+    return ((line, f"line {i} of {path}") for i, line in enumerate(lines_of(path), 1) if line.strip())
 
 
 def _text(path: Path, column: str | None) -> Iterator[Prompt]:
-    return (_prompt(line, {}, where) for line, where in _lines(path))
-
-
-def _csv(path: Path, column: str | None) -> Iterator[Prompt]:
-    with open(path, encoding="utf-8", newline="") as file:
-        yield from _rows(csv.DictReader(file), str(path), column)
+    return (_prompt(check_text(line, where).strip(), {}, where) for line, where in _lines(path))
 
 
 def _jsonl(path: Path, column: str | None) -> Iterator[Prompt]:
-    return _rows((parse_json(line, where) for line, where in _lines(path)), str(path), column)
+    def rows() -> Iterator[Located]:
+        for line, where in _lines(path):
+            row = parse_json_text(line, where)
+            if not isinstance(row, Mapping):
+                raise UnboxError(f"{where} is not an object with a prompt")
+            yield row, where
+
+    return _prompts(rows(), column)
+
+
+def _csv(path: Path, column: str | None) -> Iterator[Prompt]:
+    return _prompts(_csv_rows(path), column)
+
+
+def _csv_rows(path: Path) -> Iterator[Located]:
+    """Rows of a comma-separated file, as strict as RFC 4180: what another reader would read otherwise (an
+    unquoted comma, a quote that is not closed, a cell too few) is refused by the number of its row."""
+    rows, number, header, before = csv.reader(lines_of(path), strict=True), 0, None, 0
+    while True:
+        where = f"row {number} (line {before + 1}) of {path}" if header else f"the header of {path}"
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            reason = "a quote is not closed" if "end of data" in str(error) else error
+            raise UnboxError(f"{where} is not CSV: {reason}; a quote inside quotes is doubled") from None
+        lines, before = rows.line_num - before, rows.line_num
+        if not row or (len(row) == 1 and row[0] and not row[0].strip()):
+            continue
+        if header is None:
+            header = _header(row, path)
+        else:
+            _check_cells(row, header, lines, where)
+            yield dict(zip(header, row, strict=True)), where
+        number += 1
+
+
+def _header(names: Sequence[str], path: Path) -> Sequence[str]:
+    """The columns' names. Raises UnboxError where two are the same, or another character divides them."""
+    if len(names) == 1 and (mark := next((mark for mark in _SEPARATORS if mark in names[0]), None)):
+        raise UnboxError(
+            f"{path} has one column, {names[0][:80]!r}: it is separated by {_SEPARATORS[mark]}; save it with "
+            "commas, or as .jsonl"
+        )
+    _check_unique(names, path)
+    return names
+
+
+def _check_unique(names: Sequence[str], path: Path) -> None:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UnboxError(f"{path} has two columns called {twice!r}: give each a name of its own")
+    if names.count("") > 1:
+        raise UnboxError(f"{path} has {names.count('')} columns without a name: name them or take them out")
+
+
+def _check_cells(row: Sequence[str], header: Sequence[str], lines: int, where: str) -> None:
+    if len(row) != len(header):
+        hint = (
+            "a prompt with a comma stands in double quotes" if len(row) > len(header) else "cells are missing"
+        )
+        raise UnboxError(f"{where} has {len(row)} cells and the header {len(header)}: {hint}")
+    if lines > 1 and len(header) > 1:
+        for cell in row:
+            for line in cell.splitlines() if "\n" in cell or "\r" in cell else ():
+                if line.count(",") == len(header) - 1:
+                    raise UnboxError(
+                        f"{where} goes over {lines} lines, and {line[:60]!r} in it looks like a row of its "
+                        "own: is a quote not closed? What is meant so can be given as .jsonl"
+                    )
 
 
 def _parquet(path: Path, column: str | None) -> Iterator[Prompt]:
+    return _prompts(_parquet_rows(path, COLUMNS if column is None else (column.lower(),)), column)
+
+
+def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[Located]:
+    """Rows of a Parquet file, a thousand in memory; columns that JSON cannot say (pictures) are not read.
+
+    Raises UnboxError where such a one has a name that is `wanted` for the prompt.
+    """
     try:
+        import pyarrow
         from pyarrow import parquet
     except ImportError:
         raise UnboxError(f"reading {path} needs pyarrow: pip install 'unbox[data]'") from None
-    batches = parquet.ParquetFile(path).iter_batches(batch_size=4096)
-    yield from _rows((row for batch in batches for row in batch.to_pylist()), str(path), column)
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            _check_unique(schema.names, path)
+            names = [each.name for each in schema if _is_json_type(each.type)]
+            for each in schema:
+                if each.name not in names and each.name.lower() in wanted:
+                    raise UnboxError(f"the column {each.name} of {path} is of type {each.type}, not text")
+            rows = (row for b in file.iter_batches(batch_size=1024, columns=names) for row in b.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield row, f"row {number} of {path}"
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UnboxError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None
+
+
+def _is_json_type(kind: "pyarrow.DataType") -> bool:
+    """Whether JSON can say the values of a column: text, numbers, lists and objects of them."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _is_json_type(kind.value_type)
+    if types.is_struct(kind):
+        return all(_is_json_type(kind.field(place).type) for place in range(kind.num_fields))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _is_json_type(kind.value_type)
+    tests = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
+    return any(test(kind) for test in (*tests, types.is_null))
 
 
 READERS: Mapping[str, Callable[[Path, str | None], Iterator[Prompt]]] = {
@@ -103,7 +219,7 @@ READERS: Mapping[str, Callable[[Path, str | None], Iterator[Prompt]]] = {
 }
 
 
-def _hub(source: str, split: str) -> Iterator[Mapping[str, Any]]:
+def _hub(source: str, split: str) -> Iterator[Located]:
     """Rows of a data set, downloaded as they are read; pictures in it are left as they are, not decoded."""
     try:
         from datasets import load_dataset
@@ -111,9 +227,10 @@ def _hub(source: str, split: str) -> Iterator[Mapping[str, Any]]:
         raise UnboxError(f"reading hub:{source} needs datasets: pip install 'unbox[data]'") from None
     name, _, config = source.partition(":")
     try:
-        return iter(load_dataset(name, config or None, split=split, streaming=True).decode(False))
+        rows = iter(load_dataset(name, config or None, split=split, streaming=True).decode(False))
     except (OSError, ValueError) as error:
         raise UnboxError(f"the data set {source} (split {split}) cannot be read: {error}") from error
+    return ((row, f"row {number} of hub:{source}") for number, row in enumerate(rows, 1))
 
 
 def _shapes(seed: int, split: str) -> Iterator[Prompt]:
@@ -130,31 +247,35 @@ def _shapes(seed: int, split: str) -> Iterator[Prompt]:
         count = len(drawn)
 
 
-def _rows(rows: Iterable[Any], name: str, column: str | None) -> Iterator[Prompt]:
-    for number, row in enumerate(rows):
-        where = f"row {number} of {name}"
-        if not isinstance(row, Mapping):
-            raise UnboxError(f"{where} is not an object with a prompt")
-        key = _column_of(row, column)
-        if key is None:
-            asked, found = column or ", ".join(COLUMNS), ", ".join(map(str, islice(row, 10)))
-            raise UnboxError(f"{where} has no column {asked}; it has {found}. Choose one with --column")
+def _prompts(rows: Iterable[Located], column: str | None) -> Iterator[Prompt]:
+    """The prompt of each row of a table, the other columns its facts."""
+    for row, where in rows:
+        key = _column_of(row, column, where)
         yield _prompt(row[key], {k: v for k, v in row.items() if k != key and _is_plain(v)}, where)
 
 
-def _column_of(row: Mapping[str, Any], column: str | None) -> str | None:
-    """The key of a row's prompt: `column`, or one of COLUMNS in any case; None where it has none."""
-    if column is not None:
-        return column if column in row else None
-    lower = {str(key).lower(): key for key in row}
-    return next((lower[name] for name in COLUMNS if name in lower), None)
+def _column_of(row: Mapping[str, Any], column: str | None, where: str) -> str:
+    """The key of a row's prompt: `column`, or one of COLUMNS in any case. UnboxError for none or two."""
+    found = [key for key in row if key == column]
+    for name in COLUMNS if column is None else ():
+        found = found or [key for key in row if str(key).lower() == name]
+    if len(found) > 1:
+        raise UnboxError(f"{where} has columns {' and '.join(found)}: choose one with --column")
+    if not found:
+        asked, names = column or ", ".join(COLUMNS), ", ".join(map(str, islice(row, 10)))
+        raise UnboxError(f"{where} has no column {asked}; it has {names or 'none'}. Choose one with --column")
+    return found[0]
 
 
 def _prompt(text: Any, meta: Mapping[str, Any], where: str) -> Prompt:
-    if not isinstance(text, str) or len(text) > LONGEST:
-        raise UnboxError(f"{where} holds no prompt: it is not text, or over {LONGEST:,} characters")
+    if text is None or (isinstance(text, str) and not text.strip()):
+        raise UnboxError(f"{where} holds no prompt: it is empty; take the row out, or give it a text")
+    if not isinstance(text, str):
+        raise UnboxError(f"{where} holds no prompt: it is {type(text).__name__} {str(text)[:40]!r}, not text")
+    if len(text) > LONGEST:
+        raise UnboxError(f"{where} holds no prompt: it is over {LONGEST:,} characters")
     nested = meta.get("meta")
-    return Prompt(text, nested if isinstance(nested, Mapping) and len(meta) == 1 else meta)
+    return Prompt(check_text(text, where), nested if isinstance(nested, Mapping) and len(meta) == 1 else meta)
 
 
 def _is_plain(value: Any) -> bool:

@@ -17,15 +17,15 @@ class CollectCommand:
     """
 
     prompts: str
-    """shapes, hub:NAME or hub:NAME:CONFIG (streamed), or a file: .txt (one prompt a line), .csv, .jsonl,
-    .parquet.
+    """shapes, hub:NAME or hub:NAME:CONFIG (streamed), or a file in UTF-8: .txt (one prompt a line), .csv,
+    .jsonl, .parquet.
     """
     store: Path
     """Folder of the store; begun when it is not there."""
     limit: int | None = None
     """At most so many prompts; needed with shapes, whose prompts have no end."""
-    split: str = "train"
-    """Split of shapes (train, heldout) or of a Hub data set."""
+    split: str | None = None
+    """Split of shapes (train, heldout) or of a Hub data set; None: train. Files have none."""
     column: str | None = None
     """Column of the prompt in a table; None: the first of prompt, text and caption, in any case."""
     rank: int | None = None
