@@ -44,20 +44,27 @@ def publish_file(path: str | os.PathLike, tag: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def publish_folder(path: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
+def publish_folder(path: str | os.PathLike, replace: bool = False, same: bool = False) -> Iterator[Path]:
     """Like `publish_file` for a whole folder: give a new, empty temporary folder that becomes `path`.
 
-    An existing `path` is an error before anything is written, unless `replace`: then it is moved aside only
-    when the new folder is complete, and removed after. (A kill between those two renames leaves both folders
-    whole, under `.tmp` names, and none at `path`.)
+    `same`: a `path` that holds just these files, byte for byte, is left as it is: stopped work that wrote it
+    goes on. Any other existing `path` is an error (before anything is written, unless `same`), unless
+    `replace`: then it is moved aside only when the new folder is complete, and removed after. (A kill between
+    those two renames leaves both folders whole, under `.tmp` names, and none at `path`.)
     """
     path = Path(path)
-    if not replace and (path.exists() or path.is_symlink()):
+    if not (replace or same) and (path.exists() or path.is_symlink()):
         raise StoreError(f"{path} exists already; choose another place or remove it first")
     temporary = _temporary(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        if same and (path.exists() or path.is_symlink()):
+            if _files(path) != _files(temporary):
+                raise StoreError(f"{path} exists already and differs from what would be written there; "
+                                 "choose another place or remove it first")  # fmt: skip
+            shutil.rmtree(temporary)
+            return
         for folder, _, names in os.walk(temporary):
             for name in names:
                 _fsync(Path(folder, name))
@@ -143,6 +150,12 @@ def sweep(folder: str | os.PathLike, tag: str | None = None) -> list[str]:
 
 def _temporary(path: Path, tag: str = "") -> Path:
     return path.with_name(f".{path.name[:150]}.{secrets.token_hex(6)}~{tag}.tmp")
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """The digest of every file in a folder, by its path there; empty for what is no folder."""
+    files = (path for path in folder.rglob("*") if not path.is_dir())
+    return {str(path.relative_to(folder)): digest(path) for path in files}
 
 
 def _fsync(path: Path) -> None:

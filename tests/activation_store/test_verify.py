@@ -130,6 +130,39 @@ def test_a_subset_is_what_was_chosen(tmp_path):
     assert verify(part.path).good
 
 
+@pytest.mark.parametrize("copy", [subset, lambda path, *rest, **named: merge([path], *rest, **named)])
+def test_a_stopped_copy_goes_on_by_the_same_call_and_no_other_does(tmp_path, copy):
+    store, out = fakes.make(tmp_path / "all", 20, shard_samples=4), tmp_path / "out"
+    other = fakes.make(tmp_path / "other", 20, provenance={"system": "fake", "seed": 1}, shard_samples=4)
+    whole = copy(store.path, tmp_path / "whole")
+    done = []
+
+    def stop(images, total):
+        done.append(images)
+        if images >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        copy(store.path, out, progress=stop)
+    written = {path: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}
+    assert written
+    with pytest.raises(StoreError, match="out holds a copy of other stores; choose another folder"):
+        copy(other.path, out)
+    assert copy(store.path, out).digest == whole.digest
+    assert fakes.contents(out) == fakes.contents(whole.path)
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert copy(store.path, out).digest == whole.digest  # a finished one is left as it is
+    with pytest.raises(StoreError, match="out holds a copy of other images"):
+        subset(store.path, out, samples=range(3))
+
+
+def test_a_subset_with_other_settings_does_not_go_into_the_one_that_is_there(tmp_path):
+    store = fakes.make(tmp_path / "all", 6)
+    subset(store.path, tmp_path / "part", steps=[1])
+    with pytest.raises(StoreError, match="begun with other settings: steps was"):
+        subset(store.path, tmp_path / "part", steps=[0])
+
+
 def test_a_subset_may_change_the_number_format(tmp_path):
     store = fakes.make(tmp_path / "all", 6)
     part = subset(store.path, tmp_path / "part", dtype="int8")

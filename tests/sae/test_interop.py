@@ -41,8 +41,11 @@ def test_round_trip(kind, topk, tmp_path):
     assert same_codes(topk, found)
     assert torch.equal(topk.decode(topk.encode(X)), found.decode(found.encode(X)))
     assert found.meta["imported"]["format"] == kind
-    with pytest.raises(UnboxError, match="exists already"):
-        export_sae(topk, tmp_path / "theirs", kind)
+    before = [(path, path.stat().st_mtime_ns) for path in sorted((tmp_path / "theirs").rglob("*"))]
+    export_sae(topk, tmp_path / "theirs", kind)  # the same: nothing to write
+    with pytest.raises(UnboxError, match="exists already and differs"):
+        export_sae(replace(topk, b_pre=topk.b_pre + 1), tmp_path / "theirs", kind)
+    assert [(path, path.stat().st_mtime_ns) for path in sorted((tmp_path / "theirs").rglob("*"))] == before
     found.save(tmp_path / "ours")
     assert same_codes(SAE.load(tmp_path / "ours"), topk)
 

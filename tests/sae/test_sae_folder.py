@@ -40,8 +40,10 @@ def test_round_trip(sae, folder):
         assert getattr(found, name) == getattr(sae, name)
     assert torch.equal(found.stats.mean_active, sae.stats.mean_active)
     assert "fvu | 0.5" in (folder / "README.md").read_text()
-    with pytest.raises(UnboxError, match="exists already"):
-        sae.save(folder)
+    sae.save(folder)  # the same: nothing to write
+    with pytest.raises(UnboxError, match="exists already and differs"):
+        replace(sae, k=sae.k - 1).save(folder)
+    assert SAE.load(folder).k == sae.k
     sae.save(folder, overwrite=True)
     assert not list(folder.parent.glob(".*"))
 

@@ -165,8 +165,8 @@ class SAE:
         ])  # fmt: skip
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
-        """Write a folder of safetensors and JSON, whole or not at all. An existing one is an error unless
-        `overwrite`.
+        """Write a folder of safetensors and JSON, whole or not at all. One that is there and holds
+        anything else is an error unless `overwrite`.
         """
         tensors = {name: getattr(self, name) for name in WEIGHTS}
         if self.stats is not None:

@@ -36,15 +36,15 @@ def write_folder(
     card: str,
     overwrite: bool = False,
 ) -> None:
-    """Write an SAE with its model card, whole or not at all. A folder that is there is an error unless
-    `overwrite`.
+    """Write an SAE with its model card, whole or not at all. A folder that holds anything else is an error
+    unless `overwrite`.
 
     `tensors`: WEIGHTS, and `stats.<name>` of STATS where they were taken. `facts`: FACTS.
     """
     meta = dict(meta)
     figures = meta.pop("figures", None)
     try:
-        with publish_folder(folder, replace=overwrite) as temporary:
+        with publish_folder(folder, replace=overwrite, same=not overwrite) as temporary:
             write_tensors(temporary / TENSORS, {name: tensor.float() for name, tensor in tensors.items()})
             config: JSON = {
                 "format": FORMAT,

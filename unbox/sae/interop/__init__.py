@@ -48,13 +48,14 @@ def import_all(path: str | os.PathLike, kind: str | None = None) -> dict[str, SA
 
 
 def export_sae(sae: SAE, path: str | os.PathLike, kind: str) -> None:
-    """Write an SAE as another package's folder, whole or not at all.
+    """Write an SAE as another package's folder, whole or not at all; one with just these files stays.
 
-    Raises UnboxError where the layout cannot say what the SAE is (a threshold, in some).
+    Raises UnboxError where the layout cannot say what the SAE is (a threshold, in some), and for a folder
+    that holds anything else.
     """
     form = _format(kind)
     try:
-        with publish_folder(path) as temporary:
+        with publish_folder(path, same=True) as temporary:
             form.write(sae.to("cpu"), temporary)
     except StoreError as error:
         raise UnboxError(str(error)) from None
