@@ -4,13 +4,14 @@ A command is a frozen dataclass with a docstring under each field and a method `
 class is imported only when its command is asked for, so `unbox --help` stays quick.
 """
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, get_type_hints
 
 from unbox import memory_limit
 from unbox.cli.after_stop import after_stop
@@ -18,7 +19,7 @@ from unbox.errors import FieldError, UnboxError
 from unbox.stopping import Stopped, consequences, stopping
 
 if TYPE_CHECKING:
-    from tyro.constructors import ConstructorRegistry
+    from tyro.constructors import ConstructorRegistry, UnsupportedTypeAnnotationError
 
 #: Exit codes: a user's mistake, and an interrupt that no signal brought (128 + SIGINT).
 MISTAKE, INTERRUPTED = 2, 130
@@ -196,17 +197,32 @@ def parse(command: Command, rest: Sequence[str]) -> Runnable:
     """
     import tyro
 
+    form = command.form()
+
+    # A function, because tyro takes the errors that a class raises for its own and prints them otherwise.
+    def filled(given: Runnable) -> Runnable:
+        return given
+
+    filled.__annotations__["given"] = Annotated[form, tyro.conf.arg(name="")]
     name, config = f"unbox {command.name}", (tyro.conf.FlagCreatePairsOff,)
+    about = inspect.getdoc(form)
     try:
-        return tyro.cli(command.form(), args=rest, prog=name, config=config, registry=registry())
+        return tyro.cli(filled, args=rest, prog=name, description=about, config=config, registry=registry())
     except FieldError as error:
-        option = "--" + error.field.split("[")[0].replace("_", "-")
-        raise FieldError("", option, error.value, error.rule) from error
+        raise FieldError("", option(form, error.field), error.value, error.rule) from error
+
+
+def option(form: type[Runnable], field: str) -> str:
+    """What is typed for a command's field: `--batch-size`; its name alone where it has none but its place."""
+    name = field.partition("[")[0]
+    positional = "Positional" in repr(get_type_hints(form, include_extras=True).get(name))
+    return name if positional else "--" + name.replace("_", "-")
 
 
 def registry() -> "ConstructorRegistry":
-    """How an option that is a pair of words is typed: as NAME=VALUE."""
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+    """How options are typed: a pair of words as NAME=VALUE; rules of fields (`unbox.validation`) are nothing
+    to the parser, which would print them in its messages."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
     pair = PrimitiveConstructorSpec[tuple[str, str]](
         nargs=1,
@@ -217,6 +233,15 @@ def registry() -> "ConstructorRegistry":
     )
     rules = ConstructorRegistry()
     rules.primitive_rule(lambda kind: pair if kind.type == tuple[str, str] else None)
+
+    @rules.primitive_rule
+    def plain(kind: PrimitiveTypeInfo) -> "PrimitiveConstructorSpec | UnsupportedTypeAnnotationError | None":
+        """The parser for the type without what is `Annotated` inside it."""
+        bare = get_type_hints(type("_", (), {"__annotations__": {"kind": kind.type}}))["kind"]
+        if bare == kind.type:
+            return None
+        return ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(bare, kind.markers))
+
     return rules
 
 
