@@ -1,6 +1,6 @@
 """Locks between processes, by `flock`: the kernel lets go when a process dies, so no lock is ever stale.
 
-The lock file stays where it is, empty of meaning but for who holds it: removing it would let two in. On a
+The lock file stays where it is, empty of meaning but for who holds it; only its holder may remove it. On a
 disk shared by machines the file system must support `flock` (NFS 4, Lustre with `-o flock`); one that does
 not is refused rather than trusted.
 """
@@ -27,11 +27,18 @@ def lock(
 
     Raises StoreError when another process holds it, unless `wait`.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    descriptor = _open(path)
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        if not _flock(descriptor, kind if wait else kind | fcntl.LOCK_NB):
-            raise StoreError(f"{path.parent} is in use by {describe(path)}; wait for it to end, or stop it")
+        while True:
+            if not _flock(descriptor, kind if wait else kind | fcntl.LOCK_NB):
+                raise StoreError(
+                    f"{path.parent} is in use by {describe(path)}; wait for it to end, or stop it"
+                )
+            if _is_at(path, descriptor):
+                break
+            os.close(descriptor)  # its holder removed it before it let go: what is there now is another
+            descriptor = _open(path)
         if not shared:
             text = json.dumps({**(note or {}), "host": socket.gethostname(), "pid": os.getpid()})
             os.ftruncate(descriptor, 0)
@@ -57,6 +64,18 @@ def describe(path: Path) -> str:
     """Who holds the lock at `path`, in words."""
     note = _read(path)
     return f"process {note['pid']} on {note['host']}" if {"pid", "host"} <= set(note) else "another process"
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

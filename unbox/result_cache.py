@@ -80,7 +80,7 @@ class Stages:
         after: Sequence[Stage] = (),
     ) -> Stage[Result]:
         """The finished stage, from disk where it was done before. `build` gets the folder, returns JSON."""
-        key = key_of([version("unbox"), name, settings, [stage.key for stage in after]], 12)
+        key = self._key(name, settings, after)
         folder = self.folder / f"{name}-{key}"
         finished = folder / "result.json"
         self.say(f"[{len(self.done) + 1}] {about}" + (" (done before)" if finished.exists() else ""))
@@ -94,3 +94,10 @@ class Stages:
         stage: Stage[Result] = Stage(key, folder, **cached(finished, timed))
         self.done.append(stage)
         return stage
+
+    def has(self, name: str, settings: JSON, after: Sequence[Stage] = ()) -> bool:
+        """Whether the stage was done before."""
+        return (self.folder / f"{name}-{self._key(name, settings, after)}" / "result.json").exists()
+
+    def _key(self, name: str, settings: JSON, after: Sequence[Stage]) -> str:
+        return key_of([version("unbox"), name, settings, [stage.key for stage in after]], 12)

@@ -28,9 +28,12 @@ class BenchShapesCommand:
     def run(self) -> None:
         from unbox.ground_truth.bench.benchmark import bench_shapes
         from unbox.ground_truth.bench.report import verdict
+        from unbox.run_folder import run_folder
         from unbox.sae import load_saes
 
-        results = bench_shapes(self.model.load(), load_saes(self.saes), self.out, self.settings)
+        saes = load_saes(self.saes)
+        with run_folder(self.out, "bench shapes"):
+            results = bench_shapes(self.model.load(), saes, self.out, self.settings)
         found = verdict(results)
         print(
             f"{found['reliable']} values are drawn reliably: {found['telling']:.0%} have a telling feature, "
@@ -64,9 +67,11 @@ class BenchRiebenchCommand:
         from unbox.experiments.riebench.examples import read_examples
         from unbox.experiments.riebench.report import markdown
         from unbox.experiments.riebench.run_riebench import bench_riebench
+        from unbox.run_folder import run_folder
         from unbox.sae import load_saes
 
-        examples = read_examples(self.data, self.limit)
-        rows = bench_riebench(self.model.load(), load_saes(self.saes), examples, self.out, self.settings)
+        examples, saes = read_examples(self.data, self.limit), load_saes(self.saes)
+        with run_folder(self.out, "bench riebench"):
+            rows = bench_riebench(self.model.load(), saes, examples, self.out, self.settings)
         print(markdown(rows))
         print(f"rows and images: {self.out}")

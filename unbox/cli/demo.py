@@ -22,6 +22,8 @@ class DemoCommand:
 
     def run(self) -> None:
         from unbox.ground_truth.demo.run_demo import run
+        from unbox.run_folder import run_folder
 
-        finished = run(self.model.load(), self.plan, self.out, options=self.model.line())
+        with run_folder(self.out, "demo"):
+            finished = run(self.model.load(), self.plan, self.out, options=self.model.line())
         print(finished.summary())

@@ -37,15 +37,23 @@ class EvaluateCommand:
     model: Group[ModelOptions] = NO_MODEL
 
     def run(self) -> None:
-        from activation_store import Store
-        from unbox.sae import evaluate, load_saes
-        from unbox.sae.distributed import local_device
-        from unbox.sae.report import write_report
+        from contextlib import nullcontext
+
+        from unbox.run_folder import new_folder
 
         if self.images and not self.model.model:
             raise UnboxError("--images draws images again: say with --model which model the store is of")
         if not self.images and replace(self.model, device=None) != NO_MODEL:
             raise UnboxError("a model draws images: say how many with --images")
+        with nullcontext() if self.out is None else new_folder(self.out, "evaluate"):
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        from activation_store import Store
+        from unbox.sae import evaluate, load_saes
+        from unbox.sae.distributed import local_device
+        from unbox.sae.report import write_report
+
         device = local_device(self.model.device)
         store, saes = Store.open(self.store), load_saes(self.saes, device)
         found = {}

@@ -28,10 +28,12 @@ class ExperimentCommand:
     def run(self) -> None:
         from unbox.experiments.experiment_plan import read_plan
         from unbox.experiments.sweep import run_experiment
+        from unbox.run_folder import run_folder
 
         plan = read_plan(self.file)
         options = self.model if self.model.model else replace(self.model, model=plan.model)
         plan = replace(plan, model=options.model, saes=plan.saes if self.saes is None else self.saes)
-        table = run_experiment(plan, self.out, options.load())
+        with run_folder(self.out, "experiment"):
+            table = run_experiment(plan, self.out, options.load())
         print(f"{len(table)} edited images measured; open {self.out / 'report.html'}")
         print(f"tables: {self.out / 'summary.csv'}, {self.out / 'rows.csv'}")

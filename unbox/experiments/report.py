@@ -89,6 +89,9 @@ def write_report(plan: ExperimentPlan, table: Table, out: Path) -> Path:
     write_table(out / "summary.csv", [entry.row for entry in means])
     plots = {name: plot(means, name) for name in names}
     (out / "plots").mkdir(exist_ok=True)
+    for plotted in (out / "plots").glob("*.svg"):
+        if plotted.stem not in plots:  # of a run with other metrics
+            plotted.unlink()
     for name, svg in plots.items():
         write_text(out / "plots" / f"{name}.svg", svg)
     columns = _shown(means, names[0])

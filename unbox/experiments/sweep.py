@@ -21,12 +21,14 @@ from unbox.experiments.critics import Figures, ImagePair, critics_by_place
 from unbox.experiments.experiment_plan import Condition, ExperimentPlan
 from unbox.experiments.metrics import REVISIONS, make_metric
 from unbox.experiments.report import write_report
+from unbox.experiments.result_names import MANIFEST, ResultNames
 from unbox.json_types import JSON
 from unbox.mask import Mask
 from unbox.models import Model
 from unbox.models.png_record import save_png
 from unbox.prompt import Prompt
 from unbox.result_cache import cached, key_of
+from unbox.run_folder import RunFolder, run_folder
 from unbox.sae import SAE, load_saes
 
 
@@ -57,7 +59,8 @@ def run_experiment(
 ) -> list[dict[str, JSON]]:
     """Run what is missing of an experiment and write its tables, plots and report into `out`.
 
-    `model`: the plan's, loaded. Returns the rows, each a dict of what it is and its figures.
+    `model`: the plan's, loaded. Returns the rows, each a dict of what it is and its figures. Rows of another
+    model, SAE or plan that the folder holds stay, unused.
     Raises UnboxError where the folder holds something else, or an edit cannot be made.
     """
     out = Path(out)
@@ -67,12 +70,13 @@ def run_experiment(
     rows = list(_rows(plan, saes))
     for row in rows:
         EditHook(row.edits).attach(model)  # attaching checks; only entering installs
-    context = _manifest(plan, model, saes, out, len(rows))
-    images = [(row, out / "images" / f"{row.key(context)}.png") for row in rows]
-    with tqdm(total=len(rows), disable=not progress, desc="experiment", unit="image") as bar:
-        _draw(plan, model, images, bar)
-    figures = _measured(plan, images, out)
-    write_report(plan, figures, out)
+    with run_folder(out, "experiment") as folder:
+        context = _manifest(plan, ResultNames.of(folder, model, saes), folder, len(rows))
+        images = [(row, out / "images" / f"{row.key(context)}.png") for row in rows]
+        with tqdm(total=len(rows), disable=not progress, desc="experiment", unit="image") as bar:
+            _draw(plan, model, images, bar)
+        figures = _measured(plan, images, out)
+        write_report(plan, figures, out)
     return figures
 
 
@@ -96,18 +100,16 @@ def _mask(condition: Condition | None, prompt: Prompt) -> Mask | None:
     return critics_by_place()[condition.place].place_mask(condition.place, prompt)
 
 
-def _manifest(plan: ExperimentPlan, model: Model, saes: Mapping[str, SAE], out: Path, count: int) -> str:
+def _manifest(plan: ExperimentPlan, names: ResultNames, folder: RunFolder, count: int) -> str:
     """Write `manifest.json` before anything else; returns the digest of what all rows share."""
-    shared: dict[str, JSON] = {
-        "model": model.fingerprint,
-        "sampling": plan.sampling,
-        "saes": {name: sae.digest for name, sae in saes.items()},
-    }
+    shared: dict[str, JSON] = {**names.context, "sampling": plan.sampling}
     context = key_of(shared, 64)
-    (out / "images").mkdir(parents=True, exist_ok=True)
+    # Rows are named by what decides them: a folder may hold those of several models and SAEs.
+    folder.claim({}, {**names.identity, "fingerprint": names.fingerprint})
+    (folder.path / "images").mkdir(parents=True, exist_ok=True)
     source = json.loads(json.dumps(plan.source, default=str))  # TOML has dates
     about: dict[str, JSON] = {"title": plan.title, "rows": count, "context": context}
-    write_json(out / "manifest.json", {**about, **shared, "plan": source})
+    write_json(folder.path / MANIFEST, {**about, **shared, "plan": source})
     return context
 
 

@@ -16,6 +16,7 @@ from unbox.edits.transport import UpdatePair
 from unbox.errors import UnboxError
 from unbox.experiments.critics import Metric
 from unbox.experiments.metrics import REVISIONS, make_metric
+from unbox.experiments.result_names import MANIFEST, ResultNames
 from unbox.experiments.riebench.examples import EditExample
 from unbox.experiments.riebench.masks import ImageMask, attention_mask, file_mask, mask_file, placed
 from unbox.experiments.riebench.methods import Method, methods
@@ -28,6 +29,7 @@ from unbox.json_types import JSON
 from unbox.models import Model
 from unbox.models.png_record import save_png
 from unbox.result_cache import ResultCache
+from unbox.run_folder import run_folder
 from unbox.sae import SAE
 
 
@@ -50,28 +52,47 @@ def bench_riebench(
     saes = {sae.block: sae for sae in saes.values()}
     metrics = [make_metric(name, settings.clip_model) for name in settings.metrics]
     chosen = as_written(asdict(settings), FORMER)
-    digests = {block: sae.digest for block, sae in saes.items()}
-    context: dict[str, JSON] = {"model": model.fingerprint, "saes": digests, "settings": chosen}
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "manifest.json", {**context, "examples": len(examples)})
-    measured: dict[str, JSON] = {"metrics": [REVISIONS.get(name, name) for name in settings.metrics]}
-    cache = ResultCache(out / "kept", {**context, "settings": chosen | measured})
+    with run_folder(out, "bench riebench") as folder:
+        names = ResultNames.of(folder, model, saes)
+        before = {**names.before, "settings": names.manifest.get("settings", chosen)} if names.before else {}
+        folder.claim(
+            {**names.identity, "settings": chosen},
+            {"examples": len(examples), "fingerprint": names.fingerprint},
+            before,
+        )
+        context: dict[str, JSON] = {**names.context, "settings": chosen}
+        write_json(out / MANIFEST, {**context, "examples": len(examples)})
+        measured: dict[str, JSON] = {"metrics": [REVISIONS.get(name, name) for name in settings.metrics]}
+        cache = ResultCache(out / "kept", {**context, "settings": chosen | measured})
+        rows = _rows(model, saes, examples, (out, settings, metrics), cache, progress)
+        write_table(out / "rows.csv", rows)
+        write_table(out / "summary.csv", summary(rows))
+        write_text(out / "summary.md", markdown(rows))
+    return rows
+
+
+def _rows(
+    model: Model,
+    saes: Mapping[str, SAE],
+    examples: Sequence[EditExample],
+    given: tuple[Path, RiebenchSettings, Sequence[Metric]],
+    cache: ResultCache,
+    progress: bool,
+) -> list[dict[str, JSON]]:
+    """The rows of every example, from the cache where they are there. `given`: folder, settings, metrics."""
+    settings = given[1]
     rows: list[dict[str, JSON]] = []
     every = methods(saes, settings)
     random = {name: made for name, made in every.items() if name.startswith("random")}
     others = {name: made for name, made in every.items() if name not in random}
     for example in tqdm(examples, desc="riebench", disable=not progress):
         key: list[JSON] = [asdict(example), _mask_digests(example, settings)]
-        given = example, out, settings, metrics
-        made = cache.get(key, _made, model, saes, others, *given)
+        made = cache.get(key, _made, model, saes, others, example, *given)
         if random:
-            made = [*made, *cache.get([*key, CONTROL_RULE], _made, model, saes, random, *given)]
+            made = [*made, *cache.get([*key, CONTROL_RULE], _made, model, saes, random, example, *given)]
         # A version before kept controls of another rule with the rest: these take their places.
         named = {row["method"]: row for row in made}
         rows += [named[name] for name in ("", *every) if name in named]
-    write_table(out / "rows.csv", rows)
-    write_table(out / "summary.csv", summary(rows))
-    write_text(out / "summary.md", markdown(rows))
     return rows
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from activation_store.files import write_json
 from unbox.errors import UnboxError
+from unbox.experiments.result_names import MANIFEST, ResultNames
 from unbox.former_names import as_written
 from unbox.ground_truth.bench.bench_inputs import BenchInputs, BlockRows, prepare
 from unbox.ground_truth.bench.bench_rows import BenchResults, BenchRow
@@ -20,7 +21,11 @@ from unbox.ground_truth.effects import Cases
 from unbox.json_types import JSON
 from unbox.models import Model
 from unbox.result_cache import ResultCache
+from unbox.run_folder import run_folder
 from unbox.sae import SAE
+
+#: Settings that decide the folder's store (under their former names), and what is probed on it.
+STORED = ("steps", "prompts", "seed")
 
 
 def bench_shapes(
@@ -40,27 +45,48 @@ def bench_shapes(
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
     saes = {sae.block: sae for sae in saes.values()}
     chosen: dict[str, JSON] = as_written(asdict(settings), FORMER)
-    digests = {block: sae.digest for block, sae in saes.items()}
-    shared: dict[str, JSON] = {"model": model.fingerprint, "saes": digests}
-    # What is asked does not change an answer: runs over some of the values fill the folder of a run over all.
-    results = ResultCache(
-        out / "kept", {**shared, "settings": {k: v for k, v in chosen.items() if k != "values"}}
-    )
-    probed = {name: chosen[name] for name in ("steps", "prompts", "seed")}
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "manifest.json", {**shared, "settings": chosen})
-    bench = prepare(model, saes, settings, out, results, progress)
-    meaning = _meaning(bench, ResultCache(out / "kept", {**shared, "settings": probed}))
-    shifts = bench.shifts()
+    with run_folder(out, "bench shapes") as folder:
+        names = ResultNames.of(folder, model, saes)
+        shared = names.context
+        folder.claim(*_parts(names, chosen))
+        # What is asked does not change an answer: runs over some of the values fill the folder of all.
+        results = ResultCache(
+            out / "kept", {**shared, "settings": {k: v for k, v in chosen.items() if k != "values"}}
+        )
+        probed = {name: chosen[name] for name in STORED}
+        write_json(out / MANIFEST, {**shared, "settings": chosen})
+        bench = prepare(model, saes, settings, out, results, progress)
+        meaning = _meaning(bench, ResultCache(out / "kept", {**shared, "settings": probed}))
+        found = _measured(bench, meaning)
+        write_json(out / "results.json", found)  # type: ignore[arg-type]  # a TypedDict is JSON too
+        write_bench(found, {**shared, "settings": chosen}, out)
+    return found
+
+
+def _parts(
+    names: ResultNames, chosen: Mapping[str, JSON]
+) -> tuple[dict[str, JSON], dict[str, JSON], dict[str, JSON]]:
+    """What decides the folder's store and may not change, what may, and the first of a version before."""
+    before: dict[str, JSON] = {}
+    if names.before:
+        old = {**chosen, **names.manifest.get("settings", {})}
+        before = {"model": names.before["model"], "blocks": sorted(names.manifest["saes"])}
+        before |= {name: old[name] for name in STORED}
+    fixed = {"model": names.identity["model"], "blocks": sorted(names.saes)}
+    fixed |= {name: chosen[name] for name in STORED}
+    keyed = {"saes": names.identity["saes"], "settings": chosen, "fingerprint": names.fingerprint}
+    return fixed, keyed, before
+
+
+def _measured(bench: BenchInputs, meaning: list[BenchRow]) -> BenchResults:
+    """All parts of the benchmark."""
+    settings, shifts = bench.settings, bench.shifts()
     # Trial and test images, unedited: enough that every value is missing in as many as are asked for.
     trials = bench.subject.cases(6 * settings.trial_cases, settings.seed + 201)
     tests = bench.subject.cases(6 * settings.test_cases, settings.seed + 202)
     added, removed = causation(bench, shifts, trials, tests)
     found: BenchResults = {"meaning": meaning, "reliable": _reliable(tests)}
-    found |= {"causation": added, "removal": removed, **transport_trials(bench)}
-    write_json(out / "results.json", found)  # type: ignore[arg-type]  # a TypedDict is JSON too
-    write_bench(found, {**shared, "settings": chosen}, out)
-    return found
+    return found | {"causation": added, "removal": removed, **transport_trials(bench)}
 
 
 def _meaning(bench: BenchInputs, results: ResultCache) -> list[BenchRow]:

@@ -1,6 +1,6 @@
 """What to type after the demo: commands that work on what it left behind."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from activation_store import write_json
@@ -24,9 +24,19 @@ def save_edits(folder: Path, results: Sequence[MeasuredEdit]) -> list[Path]:
     for result in results:
         where = {} if result["factor"] in SCENE_FACTORS else {"where": middle}
         edits = Edits.from_json([edit | where for edit in result["edits"]])
-        paths.append(folder / f"{result['factor']}-{result['value']}.json".replace(" ", "-"))
+        paths.append(_edit_file(folder, result["factor"], result["value"]))
         write_json(paths[-1], edits.to_json())
     return paths
+
+
+def remove_edits(folder: Path, values: Iterable[tuple[str, str]]) -> None:
+    """Remove the edits of some factor values, where they are."""
+    for value in values:
+        _edit_file(folder, *value).unlink(missing_ok=True)
+
+
+def _edit_file(folder: Path, factor: str, value: str) -> Path:
+    return folder / f"{factor}-{value}.json".replace(" ", "-")
 
 
 def following(

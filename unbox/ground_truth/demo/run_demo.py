@@ -1,7 +1,7 @@
 """The demo's stages, from a model to a report."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +19,15 @@ from unbox.ground_truth.demo.collect_and_fit import (
 from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.feature_search import Weighted
 from unbox.ground_truth.demo.measure import find, measure
-from unbox.ground_truth.demo.next_commands import following, save_edits
+from unbox.ground_truth.demo.next_commands import following, remove_edits, save_edits
 from unbox.ground_truth.demo.report import CHANCE, SUCCESS, Findings, rate, write_report
 from unbox.ground_truth.demo.turn_on import Addition, MeasuredEdit, assess, choose, with_control
 from unbox.ground_truth.effects import Cases, ModelUnderTest
+from unbox.json_types import JSON
+from unbox.model_identity import model_identity
 from unbox.models import Model
 from unbox.result_cache import Stage, Stages
+from unbox.run_folder import RunFolder, named, run_folder
 from unbox.sae import SAE
 from unbox.shapes import Split
 from unbox.shapes.detector import Detector
@@ -58,9 +61,16 @@ def run(
 ) -> Finished:
     """Run the demo in a folder on a model that draws the Shapes world, going on from what is there.
 
-    `options` load the model on the command line, in the lines that are suggested at the end.
+    `options` load the model on the command line, in the lines that are suggested at the end. Stages of
+    another model or plan that the folder holds stay, unused.
     """
     plan = replace(plan, steps=model.system.steps if plan.steps is None else plan.steps)
+    with run_folder(folder, "demo") as held:
+        return _run(model, plan, held, say, options)
+
+
+def _run(model: Model, plan: DemoPlan, held: RunFolder, say: Callable[[str], None], options: str) -> Finished:
+    folder = held.path
     stages = Stages(folder / "stages", say)
     subject = ModelUnderTest(model, Detector.load(), {"steps": plan.steps, "guidance": plan.guidance})
     drawn, store, heldout = pictures(stages, subject, plan)
@@ -71,6 +81,7 @@ def run(
         lambda to: fit(opened(store), plan, to),
         (store,),
     )
+    claim(held, model, plan, trained)
     measured = stages.run(
         "evaluate",
         "Measuring them on held-out pictures",
@@ -110,14 +121,33 @@ def run(
     return Finished(path, findings, further)
 
 
+def claim(held: RunFolder, model: Model, plan: DemoPlan, trained: Stage) -> None:
+    """Record what the demo in the folder is of, and remove the edits of another. Raises UnboxError where an
+    SAE is not the one that its stage fitted: what came after names its results by the stage."""
+    before, mark = held.recorded(), "SAEs of "
+    fitted: dict[str, JSON] = {
+        mark + trained.folder.name: {name: sae.identity for name, sae in autoencoders(trained).items()}
+    }
+    others = {name: value for name, value in before.items() if name.startswith(mark)}
+    about = {"model": named(model.system.name, model_identity(model.fingerprint)), **asdict(plan)}
+    held.claim(fitted, {**others, **fitted, **about})
+    remove_edits(held.path / "edits", {tuple(value) for value in before.get("values", ())} - {*plan.values})
+
+
 def pictures(stages: Stages, subject: ModelUnderTest, plan: DemoPlan) -> tuple[Stage, Stage, Stage]:
     """The stages that draw: pictures to edit, and the stores to learn from and to measure on."""
     model = subject.model
-    drawing = {"model": model.fingerprint, "blocks": model.blocks, **plan.part("steps", "guidance", "seed")}
+    # Versions before named stages by all that they knew of the model: what they did is not done again.
+    named_by = (model.fingerprint, model_identity(model.fingerprint))
+    ways = [
+        {"model": name, "blocks": model.blocks, **plan.part("steps", "guidance", "seed")} for name in named_by
+    ]
+    pools = plan.part("trial_pool", "test_pool")
+    drawing = ways[0] if stages.has("draw", {**ways[0], **pools}) else ways[1]
     drawn = stages.run(
         "draw",
         f"Drawing {plan.trial_pool + plan.test_pool} held-out captions, and reading them",
-        {**drawing, **plan.part("trial_pool", "test_pool")},
+        {**drawing, **pools},
         lambda _: draw(subject, plan),
     )
 
