@@ -97,3 +97,20 @@ def test_arguments_have_types():
                 untyped += 1
     worst = [f"{count} in {path.relative_to(ROOT)}" for path, count in per_file.most_common(8)]
     assert untyped / annotated <= UNTYPED, f"{untyped} of {annotated}: {worst}"
+
+
+def test_no_blanket_handler_makes_a_mistake_of_the_users():
+    """`except Exception` may clean up and raise again: a fault of ours must stay a traceback."""
+    wrong = []
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler) and _is_blanket(node):
+                raised = [each for each in ast.walk(node) if isinstance(each, ast.Raise)]
+                if not raised or any(each.exc is not None for each in raised):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert wrong == []
+
+
+def _is_blanket(handler: ast.ExceptHandler) -> bool:
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return any(kind is None or ast.unparse(kind) in ("Exception", "BaseException") for kind in kinds)

@@ -63,6 +63,7 @@ def test_generate_records_conditions_and_weights(tiny, tmp_path):
     assert main(call) == 0
     plain = pixels_of(out)
     assert {"micro", "unet", "strength"}.isdisjoint(read_png(out))
+    call += ["--overwrite"]
     assert main([*call, "--original-size", "8", "16", "--crop", "0", "4", "--unet", str(tiny)]) == 0
     record = read_png(out)
     assert (record["unet"], record["micro"]["original"], record["micro"]["crop"]) == (
@@ -71,6 +72,29 @@ def test_generate_records_conditions_and_weights(tiny, tmp_path):
         [0, 4],
     )
     assert np.abs(pixels_of(out) - plain).max() > 0
+
+
+def test_generate_keeps_what_is_there_and_refuses_other_images(tiny, tmp_path, capsys):
+    call = ["generate", "--model", str(tiny), *CAT, "--count", "3", "--batch-size", "2"]
+    call += ["--out", str(tmp_path / "cat.png"), "--seed"]
+    assert main([*call, "7"]) == 0
+    whole = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    (tmp_path / "cat-1.png").unlink()
+    kept = (tmp_path / "cat-0.png").stat().st_mtime_ns
+    assert main([*call, "7"]) == 0
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == whole
+    assert (tmp_path / "cat-0.png").stat().st_mtime_ns == kept
+    assert "cat-0.png is there already" in capsys.readouterr().out
+    (tmp_path / "cat-0.png").unlink()
+    assert main([*call, "6"]) == 2
+    said = capsys.readouterr()
+    assert "cat-1.png holds an image of another seed (8, not 7): give another --out, or --over" in said.err
+    assert not (tmp_path / "cat-0.png").exists()  # refused before anything is drawn
+    (tmp_path / "cat-2.png").write_text("mine")
+    assert main([*call, "7"]) == 2
+    assert "cat-2.png holds something else than an image of unbox" in capsys.readouterr().err
+    assert main([*call, "7", "--overwrite"]) == 0
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == whole
 
 
 def test_generate_applies_edits(tiny, tmp_path):

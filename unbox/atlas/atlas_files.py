@@ -10,6 +10,7 @@ out/data-<digest>/thumbnails/     the images that any feature shows
 """
 
 import io
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -167,7 +168,7 @@ def write_thumbnails(folder: Path, store: Store, count: int, progress: bool) -> 
             try:  # these files are served to browsers
                 with Image.open(io.BytesIO(data), formats=["WEBP", "PNG", "JPEG"]) as picture:
                     picture.verify()
-            except Exception as error:
+            except (OSError, SyntaxError, ValueError, struct.error) as error:  # as Pillow says "no picture"
                 raise UnboxError(f"a thumbnail of the store is not a picture: {error}") from error
             path = target / thumbnail_path(image)
             path.parent.mkdir(exist_ok=True)

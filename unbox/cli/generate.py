@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unbox.cli.model_options import Group, ModelOptions
 from unbox.errors import UnboxError
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from unbox.edit import Edits
-    from unbox.models import Micro
+    from unbox.models import Micro, Model
 
 Size = tuple[int, int]
 
@@ -57,7 +57,8 @@ class MicroOptions:
 class GenerateCommand:
     """Make images from prompts, with or without edits, each written as a PNG that records how it was made.
 
-    Several prompts or --count give OUT-0.png, OUT-1.png, ...
+    Several prompts or --count give OUT-0.png, OUT-1.png, ... An image that is there already is kept if it
+    is the one asked for, so that the same line goes on after a stop; one of another request is refused.
     """
 
     prompt: tuple[str, ...]
@@ -77,6 +78,8 @@ class GenerateCommand:
     """Image to start from, for image-to-image systems (the refiner)."""
     strength: float | None = None
     """How much of the starting image is redrawn, 0 to 1; None: 0.3."""
+    overwrite: bool = False
+    """Replace PNGs of other requests."""
     edits: Path | None = None
     """JSON file of edits to apply."""
     saes: Path | None = None
@@ -88,51 +91,103 @@ class GenerateCommand:
     def run(self) -> None:
         from secrets import randbits
 
-        from unbox.models.png_record import png_path, save_png
+        from unbox.models.png_record import png_path
+        from unbox.stopping import Stopped
 
         png_path(self.out)
         if self.strength is not None and self.image is None:
             raise UnboxError("--strength says how much of --image IMAGE is redrawn; there is no image")
-        strength = 0.3 if self.strength is None else self.strength
         edits = self.read_edits()
         model = self.model.load()
-        system, asked = model.system, self.sampling
-        height, width = self.pixels(model.size)
         first = randbits(32) if self.seed is None else self.seed
-        jobs = [(prompt, first + i) for prompt in self.prompt for i in range(self.count)]
-        steps = system.steps if asked.steps is None else asked.steps
-        guidance = system.guidance if asked.guidance is None else asked.guidance
-        chosen = vars(replace(asked, steps=steps, guidance=guidance, height=height, width=width))
-        chosen = chosen | {"guidance_rescale": self.guidance_rescale}
-        micro, start = self.micro.value(), self.start()
-        prompts, seeds = [prompt for prompt, _ in jobs], [seed for _, seed in jobs]
-        images = model.generate(
-            prompts,
-            seeds=seeds,
-            micro=micro,
-            image=start,
-            strength=strength,
-            edits=edits,
-            progress=True,
-            **chosen,
-        )
-        shared = {name: value for name, value in chosen.items() if name != "batch_size"}
-        for i, (image, (prompt, seed)) in enumerate(zip(images, jobs, strict=True)):
-            record = {"model": self.model.model, "system": system.name, "prompt": prompt, "seed": seed}
-            record |= {**shared, "edits": edits.to_json() if edits else None, **self.beside(strength)}
-            numbered = self.out.with_name(f"{self.out.stem}-{i}{self.out.suffix}")
-            path = save_png(image, self.out if len(jobs) == 1 else numbered, record)
-            print(f"wrote {path} (seed {seed})")
+        try:
+            self.draw(model, edits, first)
+        except Stopped as stop:
+            if self.seed is None:
+                stop.options = ("--seed", str(first))
+            raise
 
-    def beside(self, strength: float) -> dict[str, JSON]:
-        """What else decided the images, where it was given: weights, micro-conditioning, starting image."""
+    def draw(self, model: "Model", edits: "Edits | None", first: int) -> None:
+        """The images that are not there yet, a batch at a time, each batch written before the next."""
+        from tqdm import tqdm
+
+        from unbox.models.png_record import holds, save_png
+        from unbox.stopping import unit
+
+        chosen, start, micro = self.chosen(model), self.start(), self.micro.value()
+        jobs = self.jobs(model, edits, first, chosen)
+        there = {path for path, record in jobs if holds(path, record, self.overwrite)}
+        for path in sorted(there):
+            print(f"{path} is there already")
+        with tqdm(total=len(jobs), initial=len(there), desc="images", unit="image") as bar:
+            # The batches of an undisturbed run: another number of images in one would round otherwise.
+            for begin in range(0, len(jobs), self.sampling.batch_size):
+                batch = jobs[begin : begin + self.sampling.batch_size]
+                if there.issuperset(path for path, _ in batch):
+                    continue
+                images = model.generate(
+                    [record["prompt"] for _, record in batch],
+                    seeds=[record["seed"] for _, record in batch],
+                    edits=edits,
+                    micro=micro,
+                    image=start,
+                    strength=self.redrawn,
+                    **chosen,
+                )
+                with unit():
+                    for image, (path, record) in zip(images, batch, strict=True):
+                        if path not in there:
+                            bar.write(f"wrote {save_png(image, path, record)} (seed {record['seed']})")
+                            bar.update()
+
+    def jobs(
+        self, model: "Model", edits: "Edits | None", first: int, chosen: dict[str, Any]
+    ) -> list[tuple[Path, dict[str, Any]]]:
+        """The file of each image, and the record of all that decides it."""
+        shared: dict[str, JSON] = {"model": self.model.model, "system": model.system.name}
+        shared["model_identity"] = model.identity
+        shared |= {name: value for name, value in chosen.items() if name != "batch_size"}
+        shared |= {"edits": edits.to_json() if edits else None, **self.beside(edits)}
+        seeded = [(prompt, first + i) for prompt in self.prompt for i in range(self.count)]
+        names = [f"{self.out.stem}-{i}{self.out.suffix}" for i in range(len(seeded))]
+        return [
+            (
+                self.out.with_name(name) if len(names) > 1 else self.out,
+                {**shared, "prompt": text, "seed": seed},
+            )
+            for name, (text, seed) in zip(names, seeded, strict=True)
+        ]
+
+    @property
+    def redrawn(self) -> float:
+        """How much of a starting image is redrawn."""
+        return 0.3 if self.strength is None else self.strength
+
+    def chosen(self, model: "Model") -> dict[str, Any]:
+        """How to sample, the system's settings where none are given: arguments of `Model.generate`."""
+        height, width = self.pixels(model.size)
+        steps, guidance = self.sampling.settled(model.system.steps, model.system.guidance)
+        settled = replace(self.sampling, steps=steps, guidance=guidance, height=height, width=width)
+        return {**vars(settled), "guidance_rescale": self.guidance_rescale}
+
+    def beside(self, edits: "Edits | None") -> dict[str, JSON]:
+        """What else decided the images, where it was given: weights, SAEs, micro-conditioning, starting
+        image."""
+        from activation_store import digest
+        from unbox.sae import SAE
+
         model = self.model
         given = {"unet": model.unet, "lora": model.lora, "dtype": model.dtype, "image": self.image}
-        return (
-            {name: str(value) for name, value in given.items() if value is not None}
-            | ({"strength": strength} if self.image else {})
-            | ({"micro": asdict(self.micro.value())} if self.micro != MicroOptions() else {})
-        )
+        found: dict[str, JSON] = {name: str(value) for name, value in given.items() if value is not None}
+        saes = {edit.source or edit.block: edit.sae for edit in edits or ()}
+        digests: dict[str, JSON] = {name: sae.identity for name, sae in saes.items() if isinstance(sae, SAE)}
+        if digests:
+            found["saes"] = digests
+        if self.image is not None:
+            found |= {"strength": self.redrawn, "image_digest": digest(self.image)}
+        if self.micro != MicroOptions():
+            found["micro"] = asdict(self.micro.value())
+        return found
 
     def read_edits(self) -> "Edits | None":
         """The edits with their autoencoders, or None."""

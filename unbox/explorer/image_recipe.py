@@ -26,7 +26,7 @@ VERSION = 1
 #: Keys of the JSON that only the explorer reads; the others are as in `unbox generate`'s PNGs.
 _EXPLORER_KEYS = ("version", "off", "guard")
 #: Keys of `unbox generate`'s record that say nothing here.
-_IGNORED_KEYS = ("model", "guidance_rescale")
+_IGNORED_KEYS = ("model", "model_identity", "guidance_rescale", "saes")
 #: What an experiment's file says in place of a painted mask.
 _PAINTED = '# a painted mask: save it as a picture, then where = { image = "mask.png" }'
 

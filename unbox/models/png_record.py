@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from activation_store.files import parse_json, write_bytes
 from unbox.errors import UnboxError
@@ -46,3 +46,24 @@ def read_png(path: str | Path) -> dict[str, Any]:
     if text is None:
         raise UnboxError(f"{path} holds no record of how it was made")
     return parse_json(text, str(path))
+
+
+def holds(path: Path, record: Mapping[str, object], overwrite: bool = False) -> bool:
+    """Whether the PNG at `path` is there and is what `record` asks for. Raises UnboxError where another
+    picture is in its place, saying what differs, unless it is to be overwritten."""
+    if not path.exists():
+        return False
+    try:
+        there = read_png(path)
+    except (UnboxError, UnidentifiedImageError):
+        difference = "something else than an image of unbox"
+    else:
+        wanted = json.loads(json.dumps(record))
+        names = [name for name in {**wanted, **there} if there.get(name) != wanted.get(name)]
+        if not names:
+            return True
+        was, now = (str(each.get(names[0]))[:80] for each in (there, wanted))
+        difference = f"an image of another {names[0].replace('_', ' ')} ({was}, not {now})"
+    if not overwrite:
+        raise UnboxError(f"{path} holds {difference}: give another --out, or --overwrite")
+    return False

@@ -10,7 +10,9 @@
 and nothing else, and only here, on request.
 """
 
+import pickle
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,10 +112,17 @@ def _stats(at: Path, n: int, k: int) -> Stats | None:
     return Stats(mean, std, mean + std, (mean > 0).float() * (k / n))
 
 
+#: How torch's reader fails on files that are damaged, or that are pickles of other things.
+DAMAGED = (
+    OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError,
+    pickle.UnpicklingError, struct.error,
+)  # fmt: skip
+
+
 def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader fails on damaged files in any way (struct.error, ...)
+    except DAMAGED as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnboxError(f"{path} is refused: it is not a file of plain tensors ({first[:200]})") from None
 
