@@ -82,8 +82,9 @@ def consequences() -> Iterator[None]:
 
 @contextmanager
 def unit(last: bool = False) -> Iterator[None]:
-    """An indivisible piece of work, seconds long at most: a stop waits for its end. `last`: no work follows,
-    and from here on a stop is not raised any more; the command ends as finished."""
+    """An indivisible piece of work: a stop waits for its end. It takes seconds at most, or looks for a stop
+    itself (`stop_asked`). `last`: no work follows, and from here on no stop is raised any more; the command
+    ends as finished."""
     if not _in_main_thread():
         yield
         return
@@ -100,8 +101,13 @@ def unit(last: bool = False) -> Iterator[None]:
 
 def stop_point() -> None:
     """Raise Stopped if a stop was asked for and no unit is in work. Does nothing in other threads."""
-    if _state.received is not None and not _state.units and _in_main_thread():
-        raise Stopped(_state.received)
+    if not _state.units and (stop := stop_asked()) is not None:
+        raise stop
+
+
+def stop_asked() -> Stopped | None:
+    """The stop that was asked for, to be raised by long work in a unit once it is saved; None: go on."""
+    return Stopped(_state.received) if _state.received is not None and _in_main_thread() else None
 
 
 def _receive(number: int, frame: FrameType | None) -> None:

@@ -19,6 +19,7 @@ from unbox.atlas.top_images import Best
 from unbox.errors import UnboxError
 from unbox.sae.latent_statistics import latent_stats
 from unbox.sae.model import SAE
+from unbox.stopping import stop_asked, unit
 
 #: Vectors encoded at a time, and seconds between two savings of a pass.
 ROWS, SAVE_EVERY = 16_384, 60.0
@@ -49,8 +50,8 @@ def gather(
 ) -> Gathered:
     """Count an SAE's codes over all images of `rows` (a store's rows of its block).
 
-    The state is saved at `saved` about every `save_every` seconds; called again after a kill it goes on from
-    there, and the result is the same. `progress(images)` takes the number of images done.
+    The state is saved at `saved` about every `save_every` seconds and when a signal stops it; called again it
+    goes on from there, and the result is the same. `progress(images)` takes the number of images done.
     """
     grid = grid_of(rows)
     images = rows.shape[0]
@@ -67,22 +68,26 @@ def gather(
     if progress:
         progress(int(tally.images))
     size = max(1, ROWS // (grid.steps * grid.branches * grid.kept))
-    for part in batches(images, int(tally.images), size):
-        entries, active = encode(sae, rows, part, grid)
-        pairs = pairs_of(entries, sae.latents)
-        tally.count(entries, scale)
-        tally.count_lives(entries, pairs)
-        is_probe = np.isin(pairs.image, probes)
-        at = np.array([column[int(i)] for i in pairs.image[is_probe]], np.int64)
-        tally.probe_peak[pairs.feature[is_probe], at] = pairs.peak[is_probe]
-        examples.offer(entries, pairs, scale, is_probe, plan)
-        tally.add_places(*sampled_places(active, part, per_image, plan, grid))
-        tally.images += len(part)
-        if progress:
-            progress(len(part))
-        if time.monotonic() - saved_at > save_every:
-            save(saved, key, tally, examples)
-            saved_at = time.monotonic()
+    with unit():
+        for part in batches(images, int(tally.images), size):
+            entries, active = encode(sae, rows, part, grid)
+            pairs = pairs_of(entries, sae.latents)
+            tally.count(entries, scale)
+            tally.count_lives(entries, pairs)
+            is_probe = np.isin(pairs.image, probes)
+            at = np.array([column[int(i)] for i in pairs.image[is_probe]], np.int64)
+            tally.probe_peak[pairs.feature[is_probe], at] = pairs.peak[is_probe]
+            examples.offer(entries, pairs, scale, is_probe, plan)
+            tally.add_places(*sampled_places(active, part, per_image, plan, grid))
+            tally.images += len(part)
+            if progress:
+                progress(len(part))
+            stop = stop_asked()
+            if stop is not None or time.monotonic() - saved_at > save_every:
+                save(saved, key, tally, examples)
+                saved_at = time.monotonic()
+            if stop is not None:
+                raise stop
     best = Examples(*(getattr(examples, kind.name).sorted() for kind in fields(examples)))
     return Gathered(grid, tally, best, scale, probes, images * per_image)
 

@@ -73,6 +73,13 @@ def label_feature(atlas: Atlas, feature: str | int, endpoint: Endpoint, seed: in
 
     Raises UnboxError where the feature has no images, or the endpoint does not answer.
     """
+    found = find_label(atlas, feature, endpoint, seed)
+    keep_label(atlas, feature, found, endpoint, seed)
+    return found
+
+
+def find_label(atlas: Atlas, feature: str | int, endpoint: Endpoint, seed: int = 0) -> Verdict:
+    """`label_feature` without keeping it."""
     top = _pictured(atlas.examples(feature, "top"))[:9]
     if not top:
         raise UnboxError(f"{atlas.feature(feature).name} has no images to show")
@@ -80,9 +87,13 @@ def label_feature(atlas: Atlas, feature: str | int, endpoint: Endpoint, seed: in
     shown = {each.image for each in top}
     firing = [each for each in _pictured(atlas.examples(feature, "random")) if each.image not in shown]
     score, count = detect(endpoint, text, firing, _pictured(atlas.examples(feature, "decoys")), seed)
-    details: dict[str, JSON] = {"endpoint": endpoint.url, "images": count, "seed": seed}
-    set_label(atlas, feature, text, endpoint.model, kind="model", score=score, details=details)
     return Verdict(text, score, count)
+
+
+def keep_label(atlas: Atlas, feature: str | int, found: Verdict, endpoint: Endpoint, seed: int = 0) -> None:
+    """Write a label of `find_label` into the atlas."""
+    details: dict[str, JSON] = {"endpoint": endpoint.url, "images": found.images, "seed": seed}
+    set_label(atlas, feature, found.text, endpoint.model, kind="model", score=found.score, details=details)
 
 
 def detect(

@@ -30,6 +30,7 @@ class AppCommand:
 
     def run(self) -> None:
         import os
+        import time
 
         # Gradio reads it while it is imported: nothing is reported to anybody.
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -41,4 +42,8 @@ class AppCommand:
             session, self.host, self.port, password=self.password, open_browser=self.browser, block=False
         )
         print(f"The explorer is at {app.local_url} (Ctrl-C ends it)", flush=True)
-        app.block_thread()
+        try:
+            while True:
+                time.sleep(60)  # ended by a signal, which `unbox.stopping` raises
+        finally:
+            app.close(verbose=False)

@@ -49,6 +49,7 @@ class InvertCommand:
         from unbox.edits import invert, load_edits
         from unbox.models.png_record import png_path, save_png
         from unbox.sae import load_saes
+        from unbox.stopping import unit
 
         png_path(self.out)
         if self.limit is not None and self.saes is None:
@@ -70,7 +71,9 @@ class InvertCommand:
             print(line)
         record = {"prompt": self.prompt, "seed": self.seed, "steps": inversion.steps, "start": self.start}
         record |= {"inverted": self.image.name, "edits": edits.to_json() if edits else None}
-        print(f"wrote {save_png(inversion.draw(edits), self.out, record)}")
+        drawn = inversion.draw(edits)
+        with unit(last=True):
+            print(f"wrote {save_png(drawn, self.out, record)}")
 
 
 def strongest(inversion: "Inversion", saes: "dict[str, SAE]", count: int) -> list[str]:

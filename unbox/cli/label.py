@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 class LabelCommand:
     """Ask a vision-language model what features mean; every label is tested on images that it has not seen.
 
-    Labels go into the atlas with model, date and detection score (balanced accuracy; 0.5 is chance). The key,
-    if the endpoint wants one, is read from the variable UNBOX_ENDPOINT_KEY.
+    Labels go into the atlas with model, date and detection score (balanced accuracy; 0.5 is chance). Stopped,
+    it prints the line for the features that are left. The key, if the endpoint wants one, is read from the
+    variable UNBOX_ENDPOINT_KEY.
     """
 
     atlas: Path
@@ -35,16 +36,26 @@ class LabelCommand:
         import os
 
         from unbox.atlas import Atlas
-        from unbox.atlas.vlm_labels import Endpoint, label_feature
+        from unbox.atlas.vlm_labels import Endpoint, find_label, keep_label
+        from unbox.stopping import Stopped, unit
 
         if self.features and self.limit is not None:
             raise UnboxError("--limit is for features that are not named: leave it or --features out")
         atlas = Atlas.open(self.atlas)
         asked = Endpoint(self.endpoint, self.endpoint_model, os.environ.get("UNBOX_ENDPOINT_KEY", ""))
-        for name in self.features or self.unlabelled(atlas):
-            found = label_feature(atlas, name, asked, self.seed)
-            score = "not tested" if found.score is None else f"{found.score:.2f} on {found.images} images"
-            print(f"{name}: {found.text} ({score})")
+        left = list(self.features) or self.unlabelled(atlas)
+        try:
+            while left:
+                found = find_label(atlas, left[0], asked, self.seed)
+                with unit():
+                    keep_label(atlas, name := left.pop(0), found, asked, self.seed)
+                    score = (
+                        "not tested" if found.score is None else f"{found.score:.2f} on {found.images} images"
+                    )
+                    print(f"{name}: {found.text} ({score})")
+        except Stopped as stop:
+            stop.options = ("--features", *left) if self.features else ("--limit", str(len(left)))
+            raise
 
     def unlabelled(self, atlas: "Atlas") -> list[str]:
         """The densest features that no model has labelled and that have images."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from activation_store.files import publish_folder, read_json
+from unbox.stopping import stop_asked, unit
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,8 @@ def train(
 ) -> nn.Module:
     """Train `module` in place by `loss(step, rng, progress)` and leave it holding its averaged weights.
 
-    Writes a checkpoint to `folder/name` every `save_every` seconds, and resumes from one that lies there; a
-    finished stage is loaded and returned at once.
+    Writes a checkpoint to `folder/name` every `save_every` seconds and before it is stopped (by a signal of
+    `unbox.stopping`), and resumes from one that lies there; a finished stage is loaded and returned at once.
     """
     here = Path(folder) / name
     ema = {key: value.detach().clone() for key, value in module.state_dict().items()}
@@ -155,28 +156,31 @@ def train(
     done = run.restore(here)
     started, saved, mean = time.monotonic() - run.spent, time.monotonic(), math.nan
     bar = tqdm(total=plan.steps, initial=run.step, desc=name, unit="step", mininterval=5, disable=done)
-    while not done:
-        run.spent = time.monotonic() - started
-        progress = max(run.step / plan.steps, run.spent / (60 * plan.minutes))
-        done = progress >= 1
-        if done:
-            run.save(here, done)
-            break
-        torch.manual_seed(plan.seed * 1_000_003 + run.step)
-        value = loss(run.step, np.random.default_rng([plan.seed, run.step]), progress)
-        value.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), plan.clip)
-        run.optimizer.step(rate_at(plan, progress, run.step))
-        module.zero_grad(set_to_none=True)
-        run.average(min(plan.ema, (run.step + 1) / (run.step + 10)))
-        mean = value.item() if math.isnan(mean) else 0.99 * mean + 0.01 * value.item()
-        run.step += 1
-        bar.update()
-        if run.step % 20 == 0:
-            bar.set_postfix(loss=f"{mean:.4f}", of_minutes=f"{progress:.0%}")
-        if time.monotonic() - saved > save_every:
-            run.save(here)
-            saved = time.monotonic()
-    bar.close()
+    with bar, unit():
+        while not done:
+            run.spent = time.monotonic() - started
+            if (stop := stop_asked()) is not None:
+                run.save(here)
+                raise stop
+            progress = max(run.step / plan.steps, run.spent / (60 * plan.minutes))
+            done = progress >= 1
+            if done:
+                run.save(here, done)
+                break
+            torch.manual_seed(plan.seed * 1_000_003 + run.step)
+            value = loss(run.step, np.random.default_rng([plan.seed, run.step]), progress)
+            value.backward()
+            nn.utils.clip_grad_norm_(module.parameters(), plan.clip)
+            run.optimizer.step(rate_at(plan, progress, run.step))
+            module.zero_grad(set_to_none=True)
+            run.average(min(plan.ema, (run.step + 1) / (run.step + 10)))
+            mean = value.item() if math.isnan(mean) else 0.99 * mean + 0.01 * value.item()
+            run.step += 1
+            bar.update()
+            if run.step % 20 == 0:
+                bar.set_postfix(loss=f"{mean:.4f}", of_minutes=f"{progress:.0%}")
+            if time.monotonic() - saved > save_every:
+                run.save(here)
+                saved = time.monotonic()
     module.load_state_dict(run.ema)
     return module
