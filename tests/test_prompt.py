@@ -6,7 +6,8 @@ from unbox.capture import read_prompts
 from unbox.errors import UnboxError
 from unbox.explorer import limits
 from unbox.models.calls import Call, image_calls
-from unbox.prompt import Prompt, check_text
+from unbox.prompt import Prompt
+from unbox.validation import Text, checked
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 PERSIAN = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
@@ -16,7 +17,7 @@ ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007
 @pytest.mark.parametrize("text", [FAMILY, PERSIAN, ENGLAND, "a\u200fb\u00ad", "Käse", "e\u0301", "\ue000"])
 def test_joiners_and_marks_are_text_behind_every_door(tmp_path, text):
     (tmp_path / "p.txt").write_text(text, encoding="utf-8")
-    assert check_text(text, "it") == limits.text("it", text) == text
+    assert checked(Text, "it", text) == limits.text("it", text) == text
     assert [p.text for p in read_prompts(str(tmp_path / "p.txt"))] == [text]
     assert [each.prompt for each in image_calls(Prompt(text), Call())] == [text]
 
@@ -27,7 +28,8 @@ def test_joiners_and_marks_are_text_behind_every_door(tmp_path, text):
 def test_control_characters_are_refused_behind_every_door(tmp_path, text):
     (tmp_path / "p.txt").write_bytes(b"x " + text.encode("utf-8", "surrogatepass"))
     for door in (
-        lambda: check_text(text, "it"),
+        lambda: checked(Text, "it", text),
+        lambda: Prompt(text),
         lambda: limits.text("it", text),
         lambda: image_calls(text, Call()),
         lambda: image_calls("a", Call(negative_prompt=text)),
@@ -38,5 +40,12 @@ def test_control_characters_are_refused_behind_every_door(tmp_path, text):
 
 
 def test_what_is_no_text_is_named():
-    with pytest.raises(UnboxError, match="the prompt is not text but int '7'"):
+    with pytest.raises(UnboxError, match="prompt = 7: should be a text"):
         image_calls(["a dog", 7], Call())  # type: ignore[list-item]
+
+
+def test_facts_are_an_object():
+    facts = {"scene": [1, 2]}
+    assert Prompt("a", facts).meta is facts
+    with pytest.raises(UnboxError, match="Prompt: meta = 3: should be an object"):
+        Prompt("a", 3)

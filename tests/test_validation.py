@@ -126,7 +126,7 @@ def test_a_mapping_names_its_door_and_what_is_near():
 @pytest.mark.parametrize(
     ("rule", "good", "bad"),
     [
-        (Seed, [0, 2**64 - 1, np.uint64(2**63)], [-1, 2**64, 0.5, "1", None, True]),
+        (Seed, [0, 2**64 - 1, np.uint64(2**63)], [-1, 2**64, 0.5, 7.0, np.float32(7), "1", None, True]),
         (Side, [8, 512, 1024], [0, 7, 12, 10**9, -8]),
         (Guidance, [0, 7.5, np.float32(2)], [-1, float("nan"), 1e30, "7", 10**400]),
         (Share, [0, 1, 0.5], [1.01, -0.01, float("nan"), 2**80]),

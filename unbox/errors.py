@@ -28,6 +28,11 @@ class FieldError(UnboxError):
         """The same mistake, found behind `door`."""
         return FieldError(door, self.field, self.value, self.rule)
 
+    def inside(self, place: str) -> "FieldError":
+        """The same mistake, its field one of `place`, such as `edits[3]`."""
+        field = f"{place}.{self.field}" if self.field else place
+        return FieldError(self.door, field, self.value, self.rule)
+
 
 def shown(value: object) -> str:
     """A value in one line of a message, cut where it is long."""

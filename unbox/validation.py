@@ -19,11 +19,12 @@ import math
 import numbers
 import operator
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, TypeVar, dataclass_transform, overload
 
@@ -34,7 +35,6 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from unbox.errors import FieldError, UnboxError
-from unbox.prompt import control_character
 
 Value = TypeVar("Value")
 Class = TypeVar("Class")
@@ -98,8 +98,22 @@ def _text(value: object) -> object:
     """A text without control characters but line breaks and tabs; joiners (emoji, Persian) are welcome."""
     if not isinstance(value, str):
         raise ValueError("should be a text")
-    if wrong := control_character(value):
-        raise ValueError(f"should hold no control characters; it holds {wrong}")
+    if found := _CONTROL.search(value):
+        place = f"U+{ord(found[0]):04X} at place {found.start()}"
+        raise ValueError(f"should not hold the control character {place}")
+    return value
+
+
+#: Control characters other than tabs and line ends, halves of surrogate pairs, and byte-order marks (which
+#: are left inside where files were joined). Joiners, marks of direction and emoji are text like any other.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
+
+
+def _exact(value: object) -> object:
+    """No floats: large ones, in JSON say, have lost digits, and with a digit lost a seed is another."""
+    value = _scalar(value)
+    if isinstance(value, float | np.floating):
+        raise ValueError("should be a whole number, without a point")
     return value
 
 
@@ -122,7 +136,7 @@ Positive = Annotated[Real, Gt(0), Lt(1e12)]
 NotNegative = Annotated[Real, Ge(0), Lt(1e12)]
 
 #: torch takes 64 bits.
-Seed = Annotated[Whole, Ge(0), Lt(2**64)]
+Seed = Annotated[Whole, BeforeValidator(_exact), Ge(0), Lt(2**64)]
 #: A scheduler is trained on 1,000 timesteps; and the index of one.
 Steps = Annotated[Whole, Ge(1), Le(1000)]
 StepIndex = Annotated[Whole, Ge(0), Lt(1000)]
@@ -191,10 +205,16 @@ def unknown(name: str, names: Sequence[str]) -> str:
 def checked(rule: type[Value], name: str, value: object, door: str = "") -> Value:
     """`value` by a rule of this module, where there is no class for it: an argument of a function."""
     try:
-        found: Value = TypeAdapter(rule, config=CONFIG).validate_python(value)
+        found: Value = _adapter(rule).validate_python(value)  # type: ignore[arg-type]  # rules can be hashed
         return found
     except ValidationError as error:
         raise _mistake(error, door, (name,)) from None
+
+
+@cache
+def _adapter(rule: type[Value]) -> TypeAdapter[Value]:
+    """What checks values by a rule; to make one takes longer than to use it."""
+    return TypeAdapter(rule, config=CONFIG)
 
 
 @contextmanager
@@ -208,6 +228,17 @@ def behind(door: str) -> Iterator[None]:
         raise UnboxError(f"{door}: {error}") from error
 
 
+@contextmanager
+def inside(place: str) -> Iterator[None]:
+    """Errors of fields inside are of fields of `place`, `edits[3]` say; other mistakes begin with it."""
+    try:
+        yield
+    except FieldError as error:
+        raise error.inside(place) from None
+    except UnboxError as error:
+        raise UnboxError(f"{place}: {error}") from error
+
+
 def _mistake(
     error: ValidationError, door: str, before: tuple[str, ...] = (), names: Sequence[str] = ()
 ) -> UnboxError:
@@ -215,13 +246,14 @@ def _mistake(
     fields that were given by their order."""
     found = error.errors(include_url=False)[0]
     raised = found.get("ctx", {}).get("error")
-    if isinstance(raised, FieldError):
-        return raised if raised.door else raised.at(door)
-    if isinstance(raised, UnboxError):
-        return raised
     place: list[int | str] = [*before, *found["loc"]]
     if place and isinstance(place[0], int) and place[0] < len(names):
         place[0] = names[place[0]]
+    if isinstance(raised, FieldError):
+        raised = raised if raised.field else raised.inside(_place(place))
+        return raised if raised.door else raised.at(door)
+    if isinstance(raised, UnboxError):
+        return raised
     return FieldError(door, _place(place), found["input"], _rule(found))
 
 

@@ -135,7 +135,7 @@ def test_the_former_name_of_the_number_format_works_and_says_the_new_one(model, 
         ({"batch_size": 0}, "at least 1"),
         ({"prompts": [Prompt("x", {"a": {1, 2}})]}, "facts of prompt 0 cannot be kept as JSON"),
         ({"prompts": [Prompt("x", {"a": float("nan")})]}, "facts of prompt 0"),
-        ({"prompts": ["a dog", 7]}, "prompt 1 is not text but int '7'"),
+        ({"prompts": ["a dog", 7]}, "prompt 1: text = 7: should be a text"),
     ],
 )
 def test_what_cannot_be_collected_is_named(model, tmp_path, settings, message):

@@ -88,7 +88,7 @@ REFUSED = [
     ("p.jsonl", b'{"prompt": "K\xe4se"}', "line 1 of .*p.jsonl is not in UTF-8"),
     ("p.txt", b"\x1f\x8b\x08\x00\xff", r"p.txt is compressed \(gzip\)"),
     ("p.txt", b"x" * 20_001, "line 1 of .*p.txt holds no prompt: it is over 20,000 characters"),
-    ("p.txt", b"a\x1b[31m dog", r"line 1 of .*p.txt holds the control character U\+001B at place 1"),
+    ("p.txt", b"a\x1b[31m dog", r"line 1 of .*p.txt: .* control character U\+001B at place 1"),
     ("p.txt", b"a dog\n" + BOM + b"a cat", r"line 2 .* control character U\+FEFF at place 0"),
     ("p.txt", b"", "there are no prompts in .*p.txt"),
     ("p.txt", b" \n\n", "there are no prompts in .*p.txt"),

@@ -21,7 +21,8 @@ from unbox.errors import UnboxError
 from unbox.former_names import renamed
 from unbox.models.model import Model
 from unbox.models.seeds import image_seed
-from unbox.prompt import Prompt, check_text
+from unbox.prompt import Prompt
+from unbox.validation import behind
 
 
 def collect(
@@ -145,9 +146,9 @@ def _fill(
 
 
 def _sample(index: int, prompt: str | Prompt, seed: int) -> Sample:
-    prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-    text = check_text(prompt.text, f"prompt {index}")
-    sample = Sample(index, text, image_seed(seed, index), dict(prompt.meta))
+    with behind(f"prompt {index}"):
+        prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+    sample = Sample(index, prompt.text, image_seed(seed, index), dict(prompt.meta))
     try:
         files.canonical([sample.prompt, sample.meta])
     except (TypeError, ValueError) as error:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from activation_store.files import canonical
 from unbox.errors import UnboxError
-from unbox.prompt import Prompt, check_text
+from unbox.prompt import Prompt
 from unbox.text_files import check_file, lines_of, parse_json_text
+from unbox.validation import Text, behind, checked
 
 if TYPE_CHECKING:
     import pyarrow
@@ -92,7 +93,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _text(path: Path, column: str | None) -> Iterator[Prompt]:
-    return (_prompt(check_text(line, where).strip(), {}, where) for line, where in _lines(path))
+    return (_prompt(checked(Text, "prompt", line, where).strip(), {}, where) for line, where in _lines(path))
 
 
 def _jsonl(path: Path, column: str | None) -> Iterator[Prompt]:
@@ -275,7 +276,8 @@ def _prompt(text: Any, meta: Mapping[str, Any], where: str) -> Prompt:
     if len(text) > LONGEST:
         raise UnboxError(f"{where} holds no prompt: it is over {LONGEST:,} characters")
     nested = meta.get("meta")
-    return Prompt(check_text(text, where), nested if isinstance(nested, Mapping) and len(meta) == 1 else meta)
+    with behind(where):
+        return Prompt(text, nested if isinstance(nested, Mapping) and len(meta) == 1 else meta)
 
 
 def _is_plain(value: Any) -> bool:

@@ -10,7 +10,7 @@ from unbox.edit import Edits
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.models.seeds import seed_of
-from unbox.prompt import check_text
+from unbox.validation import Text, checked
 
 PROMPT, JSON_BYTES, EDITS, MASK_CELLS = 2000, 1 << 20, 64, 512 * 512
 STEPS, GUIDANCE, SIDE = 100, 50.0, 2048
@@ -23,13 +23,13 @@ STRENGTH, FEATURES = 1000.0, 64
 def text(name: str, value: JSON, longest: int = PROMPT) -> str:
     """A text of at most `longest` characters without control characters (line breaks become spaces).
 
-    Joiners, as of emoji and of Persian, are text: the same rule as for prompts anywhere (`check_text`).
+    Joiners, as of emoji and of Persian, are text: the same rule as for prompts anywhere.
     """
     if not isinstance(value, str):
         raise UnboxError(f"{name} is a text, not {_shown(value)}")
     if len(value) > longest:
         raise UnboxError(f"{name} has {len(value):,} characters; at most {longest:,} are taken")
-    return " ".join(check_text(value, name).split())
+    return " ".join(checked(Text, name, value).split())
 
 
 def number(name: str, value: JSON, low: float, high: float) -> float:

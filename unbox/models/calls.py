@@ -19,7 +19,8 @@ from unbox.models.conditioning import Micro
 from unbox.models.hooks import Attachable
 from unbox.models.seeds import seed_of
 from unbox.models.systems import System
-from unbox.prompt import Prompt, check_text
+from unbox.prompt import Prompt
+from unbox.validation import Text, checked
 
 OUTPUTS = ("pil", "latent", "np")
 
@@ -131,8 +132,8 @@ def image_calls(prompts: Prompts, call: Call) -> list[ImageCall]:
     columns = [(lists.get(name, [value]) * count)[:count] for name, value in given.items()]
     images = []
     for prompt, seed, negative, micro, edit, image in zip(*columns, strict=True):
-        text = check_text(prompt.text if isinstance(prompt, Prompt) else prompt, "the prompt")
-        negative = None if negative is None else check_text(negative, "the negative prompt")
+        text = prompt.text if isinstance(prompt, Prompt) else checked(Text, "prompt", prompt)
+        negative = None if negative is None else checked(Text, "negative_prompt", negative)
         seed = secrets.randbits(32) if seed is None else seed_of(seed)
         images.append(ImageCall(text, seed, negative, micro or Micro(), edit, image))
     return images
