@@ -12,7 +12,7 @@ import pytest
 from activation_store import StoreError
 from activation_store.locks import lock
 from unbox.errors import UnboxError
-from unbox.run_folder import LOCK, RECORD, check_writable_file, named, new_folder, run_folder
+from unbox.run_folder import RECORD, check_writable_file, named, new_folder, run_folder
 
 RUN = {"model": named("tiny", "ab12cd34ef56"), "seed": 3, "values": [["colour", "red"]]}
 
@@ -84,7 +84,7 @@ def test_nothing_is_left_where_nothing_was_written(tmp_path, hold):
     with hold(tmp_path / "a/b", "demo"):
         (tmp_path / "a/b").mkdir(exist_ok=True)
         (tmp_path / "a/b/result").touch()
-    assert {path.name for path in (tmp_path / "a").rglob("*")} - {LOCK} == {"b", "result"}
+    assert {path.name for path in (tmp_path / "a").rglob("*")} == {"b", "result"}
 
 
 @pytest.mark.parametrize("hold", [run_folder, new_folder])

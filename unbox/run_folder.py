@@ -47,13 +47,14 @@ class RunFolder:
         before: Mapping[str, JSON] | None = None,
     ) -> None:
         """Record what this run is of. Raises UnboxError where the folder holds a run whose `fixed` differ.
+        Parts that were recorded and are not named now stay.
 
         Values are equal as JSON; of one made by `named` the identity counts. `keyed`: parts that may change,
         for results are named by them. `before`: what a folder without a record is known to be of.
         """
         old = self.recorded() or dict(before or {})
         _refuse_others(self.path, self.command, old, fixed)
-        record: JSON = {"command": self.command, "parts": {**fixed, **(keyed or {})}}
+        record: JSON = {"command": self.command, "parts": {**self.recorded(), **fixed, **(keyed or {})}}
         if _record(self.path) != json.loads(canonical(record)):
             write_json(self.path / RECORD, record)
 
@@ -192,5 +193,4 @@ def _locked(file: Path, command: str) -> Iterator[None]:
         try:
             yield
         finally:
-            if file.name != LOCK or [path.name for path in file.parent.iterdir()] == [LOCK]:
-                file.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)

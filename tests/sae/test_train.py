@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.sae.worlds import noise, planted
 from unbox.errors import UnboxError
+from unbox.run_folder import LOCK, run_folder
 from unbox.sae import (
     SAE,
     VARIANTS,
@@ -349,6 +352,34 @@ def test_another_run_is_not_overwritten(tmp_path):
     with pytest.raises(UnboxError, match="no run"):
         train(rows, tmp_path / "b", [Spec("mid.0", 2, 16)], tokens=1000, **QUICK)
     assert list(load_saes(tmp_path / "a")) == ["mid.0"]
+
+
+def test_two_trainings_of_one_folder(tmp_path):
+    """The second is refused while the first is at work, and the metrics are of one."""
+    options = {"tokens": 2000, "batch_size": 100, "progress": False}
+    with run_folder(tmp_path / "run", "train"):
+        (tmp_path / "run" / "x").touch()
+        with ThreadPoolExecutor(1) as other, pytest.raises(UnboxError, match="in use by process"):
+            other.submit(train, noise(), tmp_path / "run", [Spec(k=2, latents=24)], **options).result()
+        (tmp_path / "run" / "x").unlink()
+    train(noise(), tmp_path / "run", [Spec(k=2, latents=24)], **options)
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_an_sae_put_into_a_finished_run_is_not_taken_for_its_own(tmp_path):
+    options = {"tokens": 2000, "batch_size": 100, "progress": False}
+    saes = train(noise(), tmp_path / "run", [Spec(k=2, latents=24)], **options)
+    ((name, sae),) = saes.items()
+    for change, message in (
+        ({"k": 3}, "k is 3, the run's 2"),
+        ({"block": "mid.0"}, "block is mid.0"),
+        ({"meta": {}}, "rows is None"),
+    ):
+        replace(sae, **change).save(tmp_path / "run" / name, overwrite=True)
+        with pytest.raises(UnboxError, match=message):
+            train(noise(), tmp_path / "run", [Spec(k=2, latents=24)], **options)
+    sae.save(tmp_path / "run" / name, overwrite=True)
+    train(noise(), tmp_path / "run", [Spec(k=2, latents=24)], **options)
 
 
 def test_dead_are_looked_for_every_few_steps():

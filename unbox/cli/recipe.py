@@ -30,6 +30,7 @@ class RecipeShapesTurboCommand:
         import torch
 
         from unbox.recipes.shapes import recipe
+        from unbox.run_folder import run_folder
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -41,11 +42,13 @@ class RecipeShapesTurboCommand:
                 f"--stages leaves out what --{f'{idle[0]}-minutes' if idle else 'captions'} is for"
             )
         made = recipe.ShapesRecipe(self.out).with_minutes(**given)
-        for stage in self.stages:
-            recipe.STAGES[stage](made)
-        if finishing:
-            for folder in recipe.finish(made, 512 if self.captions is None else self.captions):
-                print(f"wrote {folder}")
+        with run_folder(self.out, "recipe shapes-turbo") as folder:
+            folder.claim({f"{name} minutes": given[name] for name in given if name in self.stages})
+            for stage in self.stages:
+                recipe.STAGES[stage](made)
+            if finishing:
+                for path in recipe.finish(made, 512 if self.captions is None else self.captions):
+                    print(f"wrote {path}")
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,10 @@ class RecipeRealSizeCommand:
         import torch
 
         from unbox.models.real_size import write_random
+        from unbox.run_folder import new_folder
 
-        folder = write_random(self.out, self.architecture, getattr(torch, self.dtype), self.seed, True)
+        with new_folder(self.out, "recipe real-size") as place:
+            folder = write_random(place, self.architecture, getattr(torch, self.dtype), self.seed, True)
         refine = "--image IMAGE.png --steps 4" if self.architecture == "refiner" else "--steps 1"
         print(f"wrote {folder}; its images are noise. Try:")
         print(f"  unbox generate --model {folder} --prompt test {refine} --height 512 --width 512")

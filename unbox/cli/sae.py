@@ -44,6 +44,12 @@ class SAEImportCommand:
     """Block of the SAE, where its folder does not say; for one SAE."""
 
     def run(self) -> None:
+        from unbox.run_folder import run_folder
+
+        with run_folder(self.out, "sae import"):
+            self._import()
+
+    def _import(self) -> None:
         from unbox.errors import UnboxError
         from unbox.sae.interop import import_all
         from unbox.site import block_path
@@ -72,6 +78,12 @@ class SAEExportCommand:
     """Their layout."""
 
     def run(self) -> None:
+        from unbox.run_folder import run_folder
+
+        with run_folder(self.out, "sae export"):
+            self._export()
+
+    def _export(self) -> None:
         from unbox.sae import load_saes
         from unbox.sae.interop import export_sae, sdxl_unbox
 
@@ -111,10 +123,13 @@ class SAEPullCommand:
     """Branch, tag or commit."""
 
     def run(self) -> None:
+        from unbox.run_folder import run_folder
         from unbox.sae.hub import pull
 
-        for name, sae in pull(self.repo, self.out, self.revision).items():
-            print("\n".join(describe(name, sae)))
+        with run_folder(self.out, "sae pull") as folder:
+            folder.claim({"repo": self.repo}, {"revision": self.revision})
+            for name, sae in pull(self.repo, self.out, self.revision).items():
+                print("\n".join(describe(name, sae)))
 
 
 def describe(name: str, sae: "SAE") -> list[str]:

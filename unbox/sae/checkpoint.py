@@ -13,6 +13,7 @@ from typing import Any
 
 from activation_store.files import publish_folder, sweep, write_json
 from unbox.errors import UnboxError
+from unbox.run_folder import LOCK
 from unbox.sae.fit import Progress, TrainingRun, TrainingState
 from unbox.sae.sae_folder import read_object
 from unbox.sae.safetensors_io import read_tensors, write_tensors
@@ -64,7 +65,7 @@ def read_checkpoint(out: Path, run: TrainingRun) -> TrainingState | None:
 
 def begin(out: Path, record: Mapping[str, Any]) -> None:
     """Make a run's folder, or find the same run in it. Raises UnboxError for a folder with something else."""
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or not any(path.name != LOCK for path in out.iterdir()):
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / RUN, record)
         return

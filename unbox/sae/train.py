@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -14,6 +15,7 @@ import torch
 
 from activation_store import Rows
 from unbox.errors import UnboxError
+from unbox.run_folder import run_folder
 from unbox.sae import checkpoint, metric_trackers
 from unbox.sae.distributed import group, local_device
 from unbox.sae.evaluate import evaluate
@@ -65,15 +67,29 @@ def train(
         "rows": {spec.block: _identity(source_of(learn, spec.block)) for spec in plan.saes},
         "provenance": provenance(rows),
     }
-    if processes.rank == 0:
-        checkpoint.begin(out, record)
-    processes.collect("begun")
-    if not all(is_sae(out / name) for name in names):
-        run = TrainingRun(plan, learn, device=device)
-        _train(run, out, trackers, progress)
-        _finish(run, out, test, record)
-        processes.collect("written")
-    return {name: SAE.load(out / name) for name in names}
+    finished = all(is_sae(out / name) for name in names)
+    with nullcontext() if finished or processes.rank else run_folder(out, "train"):
+        if processes.rank == 0:
+            checkpoint.begin(out, record)
+        processes.collect("begun")
+        if not finished:
+            run = TrainingRun(plan, learn, device=device)
+            _train(run, out, trackers, progress)
+            _finish(run, out, test, record)
+            processes.collect("written")
+    saes = {name: SAE.load(out / name) for name in names}
+    for spec, (name, sae) in zip(plan.saes, saes.items(), strict=True):
+        _check_own(out / name, sae, spec, record["rows"][spec.block])
+    return saes
+
+
+def _check_own(folder: Path, sae: SAE, spec: Spec, rows: dict[str, Any]) -> None:
+    """Raise UnboxError for an SAE that this run did not train: one that was put into its folder."""
+    own = {"block": spec.block, "k": spec.k, "latents": spec.latents, "rows": rows}
+    found = {"block": sae.block, "k": sae.k, "latents": sae.latents, "rows": sae.meta.get("rows")}
+    if differing := [name for name in own if own[name] != found[name]]:
+        told = "; ".join(f"{name} is {found[name]}, the run's {own[name]}" for name in differing)
+        raise UnboxError(f"{folder} is not of this run: {told}. Remove it, and it is trained again")
 
 
 def provenance(rows: RowsLike | None = None) -> dict[str, Any]:

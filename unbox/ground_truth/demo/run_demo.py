@@ -124,13 +124,10 @@ def _run(model: Model, plan: DemoPlan, held: RunFolder, say: Callable[[str], Non
 def claim(held: RunFolder, model: Model, plan: DemoPlan, trained: Stage) -> None:
     """Record what the demo in the folder is of, and remove the edits of another. Raises UnboxError where an
     SAE is not the one that its stage fitted: what came after names its results by the stage."""
-    before, mark = held.recorded(), "SAEs of "
-    fitted: dict[str, JSON] = {
-        mark + trained.folder.name: {name: sae.identity for name, sae in autoencoders(trained).items()}
-    }
-    others = {name: value for name, value in before.items() if name.startswith(mark)}
+    before = held.recorded()
+    fitted: JSON = {name: sae.identity for name, sae in autoencoders(trained).items()}
     about = {"model": named(model.system.name, model_identity(model.fingerprint)), **asdict(plan)}
-    held.claim(fitted, {**others, **fitted, **about})
+    held.claim({f"SAEs of {trained.folder.name}": fitted}, about)
     remove_edits(held.path / "edits", {tuple(value) for value in before.get("values", ())} - {*plan.values})
 
 
