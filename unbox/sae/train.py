@@ -61,10 +61,11 @@ def train(
         held_out = before.get("held_out", HELD_OUT)
     learn, test = _split(sources, {spec.block for spec in plan.saes}, held_out)
     names, processes = plan.names(), group(local_device(device))
+    own_rows = {spec.block: _identity(source_of(learn, spec.block)) for spec in plan.saes}
     record = {
         "plan": plan.to_json(),
         "held_out": held_out,
-        "rows": {spec.block: _identity(source_of(learn, spec.block)) for spec in plan.saes},
+        "rows": own_rows,
         "provenance": provenance(rows),
     }
     finished = all(is_sae(out / name) for name in names)
@@ -79,7 +80,7 @@ def train(
             processes.collect("written")
     saes = {name: SAE.load(out / name) for name in names}
     for spec, (name, sae) in zip(plan.saes, saes.items(), strict=True):
-        _check_own(out / name, sae, spec, record["rows"][spec.block])
+        _check_own(out / name, sae, spec, own_rows[spec.block])
     return saes
 
 
