@@ -55,6 +55,14 @@ def test_evaluate(store, trained, tmp_path, capsys):
     assert len(figures["mid.0"]["groups"]) == 2 + 2 + 4
     assert "uncond" in capsys.readouterr().out
     assert (tmp_path / "report" / "stability.md").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "report" / "kept").iterdir()}
+    assert len(kept) == 2
+    assert main(["evaluate", *words]) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert json.loads((tmp_path / "report" / "figures.json").read_text()) == figures
+    assert main(["evaluate", *words, "--limit", "50"]) == 2
+    assert "another run of `unbox evaluate`: limit was none, is 50" in capsys.readouterr().err
+    assert main(["evaluate", *words[:-3], "--limit", "50"]) == 0  # keeps nothing, and so refuses nothing
 
 
 def test_a_plan_in_toml(store, tmp_path):

@@ -1,12 +1,14 @@
 """Figures against direct arithmetic, and the properties they must have."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from tests.sae.worlds import noise, planted
 from unbox.errors import UnboxError
-from unbox.sae import ArrayRows, evaluate, fit
+from unbox.sae import ArrayRows, Figures, evaluate, fit
 from unbox.sae.evaluate import decoder_cosine, density_histogram
 from unbox.sae.initialization import active_subspace, geometric_median
 from unbox.sae.model import SAE
@@ -154,8 +156,9 @@ def test_report(world, tmp_path):
     names = sorted(path.name for path in (tmp_path / "report").iterdir())
     assert names == ["figures.json", "flat.png", "mid.0.png", "table.md"]
     assert "| mid.0 |" in (tmp_path / "report" / "table.md").read_text()
-    with pytest.raises(UnboxError, match="exists already"):
-        write_report({}, tmp_path / "report")
+    figures = json.loads((tmp_path / "report" / "figures.json").read_text())
+    assert Figures.from_json(figures["mid.0"]) == evaluate(sae, rows)
+    assert Figures.from_json(figures["flat"]) == evaluate(sae, rows.array)
 
 
 def test_positions_are_left_out_where_only_some_were_kept(world):

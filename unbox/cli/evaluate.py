@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unbox.cli.model_options import NO_MODEL, Group, ModelOptions
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 
 if TYPE_CHECKING:
     from activation_store import Store
+    from unbox.models import Model
+    from unbox.result_cache import ResultCache
+    from unbox.run_folder import RunFolder
     from unbox.sae import SAE
 
 
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
 class EvaluateCommand:
     """Measure SAEs on a store that they were not trained on.
 
-    Prints FVU, explained variance and L0 of each SAE by step and branch; writes a table and plots with --out.
+    Prints FVU, explained variance and L0 of each SAE by step and branch; writes a table and plots with --out,
+    where the figures of each SAE are kept as they come: stopped at any moment, the same line goes on.
     With --images, draws images of the store again with updates replaced by reconstructions; the model is then
     the one that the store was recorded from.
     """
@@ -36,37 +41,77 @@ class EvaluateCommand:
     """Folder for figures.json, table.md and plots."""
     model: Group[ModelOptions] = NO_MODEL
 
+    @property
+    def writes(self) -> bool:
+        """Whether a stop keeps anything."""
+        return self.out is not None
+
     def run(self) -> None:
         from contextlib import nullcontext
 
-        from unbox.run_folder import new_folder
+        from unbox.run_folder import run_folder
 
         if self.images and not self.model.model:
             raise UnboxError("--images draws images again: say with --model which model the store is of")
         if not self.images and replace(self.model, device=None) != NO_MODEL:
             raise UnboxError("a model draws images: say how many with --images")
-        with nullcontext() if self.out is None else new_folder(self.out, "evaluate"):
-            self._evaluate()
+        with nullcontext() if self.out is None else run_folder(self.out, "evaluate") as folder:
+            self._evaluate(folder)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, folder: "RunFolder | None") -> None:
         from activation_store import Store
-        from unbox.sae import evaluate, load_saes
+        from unbox.sae import Figures, load_saes
         from unbox.sae.distributed import local_device
         from unbox.sae.report import write_report
 
         device = local_device(self.model.device)
         store, saes = Store.open(self.store), load_saes(self.saes, device)
+        model = self.model.load() if self.images else None
+        results = None if folder is None else self._claimed(folder, saes, store, model)
         found = {}
         for name, sae in saes.items():
-            found[name] = evaluate(sae, store, limit=self.limit)
+            given = sae, store, self.limit
+            made = (
+                _figures(*given)
+                if results is None
+                else results.get(["figures", sae.identity], _figures, *given)
+            )
+            found[name] = Figures.from_json(made)
             print(f"{name}  (k {sae.k}, {sae.latents} latents)\n{found[name].table()}\n")
-        pages = self._pages(saes, store)
+        pages = self._pages(saes, store, model, results)
         print("\n".join(pages.values()), end="")
-        if self.out is not None:
-            write_report(found, self.out, pages)
+        if folder is not None:
+            write_report(found, folder.path, pages)
             print(f"Written: {self.out}")
 
-    def _pages(self, saes: "Mapping[str, SAE]", store: "Store") -> dict[str, str]:
+    def _claimed(
+        self, folder: "RunFolder", saes: "Mapping[str, SAE]", store: "Store", model: "Model | None"
+    ) -> "ResultCache":
+        """The figures that the folder keeps. Raises UnboxError where it is of another evaluation."""
+        from unbox.result_cache import ResultCache
+
+        if not folder.recorded() and (folder.path / "figures.json").exists():
+            raise UnboxError(f"{folder.path} holds the figures of a version before; choose another folder")
+        context: dict[str, JSON] = {
+            "store": store.identity,
+            "limit": self.limit,
+            "images": self.images,
+            "model": None if model is None else model.identity,
+        }
+        asked: dict[str, JSON] = {
+            "saes": {name: sae.identity for name, sae in saes.items()},
+            "stability": self.stability,
+        }
+        folder.claim({**context, **asked})
+        return ResultCache(folder.path / "kept", context)
+
+    def _pages(
+        self,
+        saes: "Mapping[str, SAE]",
+        store: "Store",
+        model: "Model | None",
+        results: "ResultCache | None",
+    ) -> dict[str, str]:
         """What was asked for besides, as Markdown by file name."""
         pages = {}
         if self.stability:
@@ -76,12 +121,18 @@ class EvaluateCommand:
             groups = [[sae for sae in saes.values() if sae.block == block] for block in blocks]
             pairs = [pair for group in groups for pair in seed_stability(group)]
             pages["stability.md"] = stability_table(pairs)
-        if self.images:
+        if model is not None:
             from unbox.experiments.faithfulness import faithfulness, faithfulness_table
 
             samples, recorded = store.samples[: self.images], store.provenance
             prompts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
             steps, guidance = (recorded.get(key) for key in ("steps", "guidance"))
-            rows = faithfulness(self.model.load(), saes, prompts, seeds, steps=steps, guidance=guidance)
+            rows = faithfulness(model, saes, prompts, seeds, steps=steps, guidance=guidance, results=results)
             pages["pictures.md"] = faithfulness_table(rows)
         return pages
+
+
+def _figures(sae: "SAE", store: "Store", limit: int | None) -> "dict[str, Any]":
+    from unbox.sae import evaluate
+
+    return evaluate(sae, store, limit=limit).to_json()

@@ -5,7 +5,7 @@ about the SAE.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from unbox.edit import Block, Edit
 from unbox.experiments.metrics import ImagePair, pixels, structure
 from unbox.experiments.tables import markdown_table
 from unbox.models import Model
+from unbox.result_cache import ResultCache
 from unbox.sae import SAE
 from unbox.statistics import Interval, bootstrap
 
@@ -29,9 +30,12 @@ def faithfulness(
     steps: int | None = None,
     guidance: float | None = None,
     batch_size: int = 8,
+    results: ResultCache | None = None,
 ) -> dict[str, dict[str, Interval]]:
     """For each SAE, by name: `rmse` and `dssim` between the image and the one with reconstructions, and
-    `ablated_rmse`, `ablated_dssim` with the block ablated; means over images with 95 % intervals."""
+    `ablated_rmse`, `ablated_dssim` with the block ablated; means over images with 95 % intervals.
+
+    `results` keeps each SAE's figures; its context must be of all the others that decide them."""
 
     draw = partial(
         model.generate,
@@ -41,18 +45,22 @@ def faithfulness(
         guidance=guidance,
         batch_size=batch_size,
     )
-    plain = draw()
+    plain = cache(draw)
 
     def compared(edit: Edit) -> dict[str, Interval]:
-        pairs = [ImagePair(b, a, p) for b, a, p in zip(plain, draw(edits=edit), prompts, strict=True)]
+        pairs = [ImagePair(b, a, p) for b, a, p in zip(plain(), draw(edits=edit), prompts, strict=True)]
         rows = [x | y for x, y in zip(pixels(pairs), structure(pairs), strict=True)]
         return {name: bootstrap(np.array([row[name] for row in rows])) for name in FIGURES}
 
-    found = {}
-    for name, sae in saes.items():
+    def measured(sae: SAE) -> dict[str, Interval]:
         block = Block(sae.block)
         ablated = compared(block.ablate())
-        found[name] = compared(block.reconstruct(sae)) | {f"ablated_{k}": v for k, v in ablated.items()}
+        return compared(block.reconstruct(sae)) | {f"ablated_{k}": v for k, v in ablated.items()}
+
+    found = {}
+    for name, sae in saes.items():
+        kept = measured(sae) if results is None else results.get(["pictures", sae.identity], measured, sae)
+        found[name] = {figure: Interval(*interval) for figure, interval in kept.items()}
     return found
 
 

@@ -73,6 +73,19 @@ class Figures:
         """JSON object of every figure."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Figures":
+        """Inverse of `to_json`, also from a JSON file."""
+        groups = tuple(GroupFigures(**group) for group in value["groups"])
+        interval = value["fvu_interval"]
+        read: dict[str, Any] = {
+            "groups": groups,
+            "fvu_interval": None if interval is None else tuple(interval),
+            "density_histogram": tuple(value["density_histogram"]),
+            "positions": tuple(map(tuple, value["positions"])),
+        }
+        return cls(**{**value, **read})
+
     def table(self) -> str:
         """Lines of text: the whole, then each group."""
         head = f"{'step':>5} {'branch':>7} {'rows':>10} {'FVU':>8} {'expl. var.':>10} {'L0':>7}"

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from activation_store import StoreError
-from activation_store.files import publish_folder, write_json, write_text
-from unbox.errors import UnboxError
+from activation_store.files import publish_file, write_json, write_text
 from unbox.sae.evaluate import DENSITY_EDGES, Figures
 from unbox.sae.model_card import FIGURES
 
@@ -18,18 +16,17 @@ if TYPE_CHECKING:
 def write_report(
     figures: Mapping[str, Figures], folder: str | os.PathLike, pages: Mapping[str, str] | None = None
 ) -> None:
-    """Write figures.json, table.md, for each SAE a plot, and further pages of Markdown by file name, into a
-    new folder, whole or not at all."""
-    try:
-        with publish_folder(folder) as temporary:
-            write_json(temporary / "figures.json", {name: f.to_json() for name, f in figures.items()})
-            write_text(temporary / "table.md", markdown(figures))
-            for name, text in (pages or {}).items():
-                write_text(temporary / name, text)
-            for name, found in figures.items():
-                plot(name, found, temporary / f"{name}.png")
-    except StoreError as error:
-        raise UnboxError(str(error)) from None
+    """Write for each SAE a plot, pages of Markdown by file name, table.md and, last, figures.json into a
+    folder, each whole or not at all, in place of those of an evaluation before."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, found in figures.items():
+        with publish_file(folder / f"{name}.png") as temporary:
+            plot(name, found, temporary)
+    for name, text in (pages or {}).items():
+        write_text(folder / name, text)
+    write_text(folder / "table.md", markdown(figures))
+    write_json(folder / "figures.json", {name: found.to_json() for name, found in figures.items()})
 
 
 def markdown(figures: Mapping[str, Figures]) -> str:
@@ -53,7 +50,7 @@ def plot(name: str, figures: Figures, path: Path) -> None:
     _plot_densities(densities, figures)
     _plot_positions(grid, figures)
     page.suptitle(f"{name}: explained variance {figures.explained_variance:.3f}, L0 {figures.l0:.1f}")
-    page.savefig(path, dpi=120)
+    page.savefig(path, dpi=120, format="png")
 
 
 def _plot_steps(axes: "Axes", figures: Figures) -> None:
