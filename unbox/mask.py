@@ -12,6 +12,7 @@ from PIL import Image
 
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
+from unbox.picture_file import grey_levels
 
 _CODES: dict[str, np.dtype[Any]] = {"u1": np.dtype("u1"), "f4": np.dtype("<f4")}
 _LARGEST = 2**28  # elements: a damaged or hostile file must not ask for more memory than this
@@ -47,8 +48,8 @@ class Mask:
     def of(cls, where: MaskLike) -> "Mask | None":
         """Mask from what a user may pass: None, a Mask, a box of fractions, "own", an array, a PIL image.
 
-        Arrays are (y, x), (step, y, x) or (feature, step, y, x), of any resolution; images are read as grey
-        levels between 0 and 1. Raises UnboxError for anything else.
+        Arrays are (y, x), (step, y, x) or (feature, step, y, x), of any resolution; of pictures
+        the opacity or grey levels (`picture_file.grey_levels`). Raises UnboxError for anything else.
         """
         if where is None or isinstance(where, Mask):
             return where
@@ -59,7 +60,7 @@ class Mask:
         if isinstance(where, tuple | list) and len(where) == 4 and all(np.isscalar(v) for v in where):
             return cls._of_box(tuple(float(v) for v in where))
         if isinstance(where, Image.Image):
-            return cls._of_array(np.asarray(where.convert("L")).astype(np.float32) / 255)
+            return cls._of_array(grey_levels(where))
         return cls._of_array(_as_array(where))
 
     @classmethod

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.models.tiny import tiny_refiner
 from unbox.cli.main import main
 from unbox.edit import Direction, Edits
 from unbox.errors import UnboxError
@@ -135,6 +136,32 @@ def test_generate_with_each_shapes_system(name, tmp_path):
     assert main([*call, "--out", str(out)]) == 0
     assert pixels_of(out).shape == (64, 64, 3)
     assert pixels_of(out).std() > 5
+
+
+def test_a_refined_photo_is_upright_and_of_the_size_asked_for(tmp_path):
+    """Its record says the size that it has; without one it is the picture's own."""
+    tiny_refiner(tmp_path / "refiner")
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (96, 64)).save(tmp_path / "photo.jpg", exif=exif)
+    call = [
+        "generate",
+        "--model",
+        str(tmp_path / "refiner"),
+        "--prompt",
+        "a cat",
+        "--seed",
+        "1",
+        "--steps",
+        "4",
+    ]
+    call += ["--image", str(tmp_path / "photo.jpg"), "--out"]
+    for name, size, options in (("own", (64, 96), []), ("cut", (64, 64), ["--height", "64"])):
+        assert main([*call, str(tmp_path / f"{name}.png"), *options]) == 0
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.size == size
+        record = read_png(tmp_path / f"{name}.png")
+        assert (record["width"], record["height"]) == size
 
 
 def test_a_png_without_a_record(tmp_path):

@@ -114,6 +114,35 @@ def test_refiner_takes_an_image(refiner):
         model.generate("a cat")
 
 
+def test_pictures_of_other_sizes_are_resized_or_refused_before_anything_runs(refiner):
+    model = load(refiner, system=replace(SYSTEMS["sdxl-refiner"], size=64))
+    model.pipeline.unet.register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
+    square, wide, odd = (Image.new("RGB", size, (90, 120, 30)) for size in ((64, 64), (96, 64), (65, 64)))
+    latents = torch.zeros(4, 32, 32)
+    for images, options, message in (
+        ([square, wide], {}, r"are of one size; these are 64 x 64, 64 x 96 \(height x width\): give height="),
+        ([odd], {}, "an image of 64 x 65 pixels cannot be refined; sides are multiples of 8: give height="),
+        ([square], {"height": 60}, "60 x 64 pixels cannot be refined"),
+        ([square, latents], {}, "are of one kind; these are Tensor, picture"),
+        ([latents], {"width": 96}, "arrays and tensors are not resized: this is 64 x 64 pixels, and 64 x 96"),
+        ([np.zeros((64, 64))], {}, r"not ndarray \(64, 64\)"),
+        ([7], {}, "not int"),
+    ):
+        with pytest.raises(UnboxError, match=message):
+            model.generate("a cat", image=images, strength=0.4, steps=10, **options)
+
+
+def test_a_size_crops_the_pictures_that_are_refined(refiner):
+    model = load(refiner, system=replace(SYSTEMS["sdxl-refiner"], size=64))
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8))
+    options = {"seed": 1, "strength": 0.4, "steps": 5, "batch_size": 2}
+    both = model.generate("a cat", image=[wide, wide.crop((32, 0, 96, 64))], height=64, width=64, **options)
+    assert [image.size for image in both] == [(64, 64)] * 2
+    assert np.array_equal(*both)
+    (whole,) = model.generate("a cat", image=wide, **options)
+    assert whole.size == (128, 64)
+
+
 def test_micro_conditioning_reaches_each_branch_of_each_image(model):
     """Upstream repeats (negative, positive) ids row by row, which a batch of two gets wrong."""
     first = Micro(original=(32, 48), negative=Micro(original=(8, 8), crop=(1, 2), target=(16, 16)))

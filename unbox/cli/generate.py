@@ -75,7 +75,8 @@ class GenerateCommand:
     guidance_rescale: float = 0.0
     """Share (0 to 1) of the guided prediction scaled back to the conditional one's deviation."""
     image: Path | None = None
-    """Image to start from, for image-to-image systems (the refiner)."""
+    """Picture to start from, for image-to-image systems (the refiner): turned upright by its EXIF
+    orientation, over white where it is transparent, resized and cropped where a size is given."""
     strength: float | None = None
     """How much of the starting image is redrawn, 0 to 1; None: 0.3."""
     overwrite: bool = False
@@ -97,24 +98,24 @@ class GenerateCommand:
         png_path(self.out)
         if self.strength is not None and self.image is None:
             raise UnboxError("--strength says how much of --image IMAGE is redrawn; there is no image")
-        edits = self.read_edits()
+        edits, start = self.read_edits(), self.start()
         model = self.model.load()
         first = randbits(32) if self.seed is None else self.seed
         try:
-            self.draw(model, edits, first)
+            self.draw(model, edits, start, first)
         except Stopped as stop:
             if self.seed is None:
                 stop.options = ("--seed", str(first))
             raise
 
-    def draw(self, model: "Model", edits: "Edits | None", first: int) -> None:
+    def draw(self, model: "Model", edits: "Edits | None", start: "Image.Image | None", first: int) -> None:
         """The images that are not there yet, a batch at a time, each batch written before the next."""
         from tqdm import tqdm
 
         from unbox.models.png_record import holds, save_png
         from unbox.stopping import unit
 
-        chosen, start, micro = self.chosen(model), self.start(), self.micro.value()
+        chosen, micro = self.chosen(model, start), self.micro.value()
         jobs = self.jobs(model, edits, first, chosen)
         there = {path for path, record in jobs if holds(path, record, self.overwrite)}
         for path in sorted(there):
@@ -163,9 +164,9 @@ class GenerateCommand:
         """How much of a starting image is redrawn."""
         return 0.3 if self.strength is None else self.strength
 
-    def chosen(self, model: "Model") -> dict[str, Any]:
+    def chosen(self, model: "Model", start: "Image.Image | None") -> dict[str, Any]:
         """How to sample, the system's settings where none are given: arguments of `Model.generate`."""
-        height, width = self.pixels(model.size)
+        height, width = self.pixels(model.size, start)
         steps, guidance = self.sampling.settled(model.system.steps, model.system.guidance)
         settled = replace(self.sampling, steps=steps, guidance=guidance, height=height, width=width)
         return {**vars(settled), "guidance_rescale": self.guidance_rescale}
@@ -200,11 +201,12 @@ class GenerateCommand:
             raise UnboxError("--saes has no use without --edits FILE, which names features of them")
         return None
 
-    def pixels(self, side: int) -> Size:
-        """Height and width of the images; `side` where they are not given."""
+    def pixels(self, side: int, start: "Image.Image | None" = None) -> Size:
+        """Height and width of the images; of the starting image, or `side`, where they are not given."""
         asked = self.sampling
         if self.aspect is None:
-            return asked.size(side)
+            height, width = (side, side) if start is None else (start.height, start.width)
+            return asked.size(height)[0], asked.size(width)[1]
         if (asked.height, asked.width) != (None, None):
             raise UnboxError("give --aspect, or --height and --width, not both")
         from unbox.models import nearest_bucket
@@ -217,9 +219,6 @@ class GenerateCommand:
 
     def start(self) -> "Image.Image | None":
         """The starting image, or None."""
-        if self.image is None:
-            return None
-        from PIL import Image
+        from unbox.picture_file import read_picture
 
-        with Image.open(self.image) as image:
-            return image.convert("RGB")
+        return None if self.image is None else read_picture(self.image)

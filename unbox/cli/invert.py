@@ -25,7 +25,8 @@ class InvertCommand:
     """
 
     image: Positional[Path]
-    """The image; resized and cropped to the model's size (or to --height and --width)."""
+    """The image: turned upright by its EXIF orientation, over white where it is transparent, resized and
+    cropped to the model's size (or to --height and --width)."""
     prompt: str = ""
     """What the image shows; the better it fits, the more of the image is the model's own work."""
     out: Path = Path("inverted.png")
@@ -44,10 +45,11 @@ class InvertCommand:
     model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
-        from PIL import Image, ImageOps
+        from PIL import ImageOps
 
         from unbox.edits import invert, load_edits
         from unbox.models.png_record import png_path, save_png
+        from unbox.picture_file import read_picture
         from unbox.sae import load_saes
         from unbox.stopping import unit
 
@@ -56,10 +58,10 @@ class InvertCommand:
             raise UnboxError("--limit is for features, which need --saes")
         saes = {} if self.saes is None else dict(load_saes(self.saes))
         edits = None if self.edits is None else load_edits(self.edits, saes or None)
+        picture = read_picture(self.image)
         model = self.model.load()
         height, width = self.sampling.size(model.size)
-        with Image.open(self.image) as opened:
-            image = ImageOps.fit(opened.convert("RGB"), (width, height))
+        image = ImageOps.fit(picture, (width, height))
         steps, guidance = self.sampling.steps, self.sampling.guidance
         inversion = invert(
             model, image, self.prompt, steps=steps, start=self.start, guidance=guidance, seed=self.seed

@@ -27,6 +27,7 @@ from unbox.models.clock import clock
 from unbox.models.hooks import as_hook
 from unbox.models.prediction import to_x0
 from unbox.models.seeds import generator
+from unbox.picture_file import upright_rgb
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def invert(
     system = model.system
     steps = system.steps if steps is None else steps
     guidance = system.guidance if guidance is None else guidance
+    image = upright_rgb(image)
     if not 0 <= start < steps:
         raise UnboxError(f"an inversion cannot start at step {start} of {steps}; give 0 to {steps - 1}")
     unit = max(8, model.pipeline.vae_scale_factor)
@@ -101,7 +103,6 @@ def invert(
             f"an image of {image.width} x {image.height} pixels cannot be encoded; resize it so that both "
             f"are multiples of {unit} (the model's own size is {model.size})"
         )
-    image = image.convert("RGB")
     conditioning = _conditioned(model, prompt, guidance, image.height, image.width)
     latents = encoded(model, image)
     sigmas = _schedule(model, steps)[1][start:]

@@ -35,8 +35,6 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from PIL import Image
-
 from unbox.capture.prompt_reader import read_prompts
 from unbox.edit import Edit, Edits
 from unbox.edits.edit_files import load_edits
@@ -45,6 +43,7 @@ from unbox.experiments.critics import critics, critics_by_place
 from unbox.former_names import renamed
 from unbox.json_types import JSON
 from unbox.mask import Mask
+from unbox.picture_file import read_mask
 from unbox.prompt import Prompt
 
 #: Keys of an edit's table that are the edit's, and may be axes of its grid; the others.
@@ -211,8 +210,7 @@ def _resolved(row: EditTable, place: str | None, places: Sequence[str], folder: 
             raise UnboxError(f"the edits of one table act in one place: {' or '.join(map(repr, places))}")
         del row["where"]
     if isinstance(where, Mapping) and set(where) == {"image"}:
-        with Image.open(folder / str(where["image"])) as image:
-            row["where"] = Mask.of(image).to_json()
+        row["where"] = Mask.of(read_mask(folder / str(where["image"]))).to_json()
     return row
 
 

@@ -10,14 +10,11 @@ from functools import wraps
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import numpy as np
-import torch
-from PIL import Image
-
 from unbox.errors import UnboxError
 from unbox.models.conditioning import Micro
 from unbox.models.hooks import Attachable
 from unbox.models.seeds import seed_of
+from unbox.models.start_images import StartImage
 from unbox.models.systems import System
 from unbox.prompt import Prompt
 from unbox.validation import Text, checked
@@ -25,7 +22,6 @@ from unbox.validation import Text, checked
 OUTPUTS = ("pil", "latent", "np")
 
 Prompts = str | Prompt | Sequence[str | Prompt]
-StartImage = Image.Image | np.ndarray | torch.Tensor
 
 #: Options under their former names.
 RENAMED = {"instruments": "hooks"}
@@ -54,7 +50,7 @@ class Call:
     micro: Micro | Sequence[Micro] | None = None
     """SDXL's micro-conditioning."""
     image: StartImage | Sequence[StartImage] | None = None
-    """What image-to-image systems start from."""
+    """What image-to-image systems start from, pictures of one size; `height` and `width` resize and crop."""
     strength: float = 0.3
     """How much of the starting image is sampled again, 0 to 1."""
     edits: Attachable | Sequence[Attachable | None] | None = None

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from unbox.models.conditioning import Micro, MicroHook
 from unbox.models.hooks import Attachable, Hook, Hookable, as_hook
 from unbox.models.schedulers import V3_SIGMA_MAX, NativeEulerScheduler, sigma_max_for
 from unbox.models.seeds import generator
+from unbox.models.start_images import prepared
 from unbox.models.systems import System
 
 
@@ -43,9 +45,15 @@ def generate(model: Sampled, prompts: Prompts, call: Call) -> list[Any]:
     Raises UnboxError for lists that disagree and settings that cannot give an image.
     """
     unit = max(8, model.pipeline.vae_scale_factor)
-    sampling = Sampling.of(call, model.system, model.size, unit)
     images = image_calls(prompts, call)
     _check_images(model.system, images)
+    if model.system.image_to_image:
+        starts = [image.image for image in images if image.image is not None]
+        scale = model.pipeline.vae_scale_factor
+        starts, height, width = prepared(starts, call.height, call.width, unit, scale)
+        images = [replace(each, image=start) for each, start in zip(images, starts, strict=True)]
+        call = replace(call, height=height, width=width)
+    sampling = Sampling.of(call, model.system, model.size, unit)
     check_sampling(sampling, model.pipeline.scheduler)
     return _generate(model, images, sampling)
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
-from activation_store.files import parse_json, write_bytes
+from activation_store.files import write_bytes
 from unbox.errors import UnboxError
+from unbox.picture_file import opened
+from unbox.text_files import parse_json_text
 
 #: Keyword of the PNG text chunk.
 KEYWORD = "unbox"
@@ -40,12 +42,15 @@ def png_path(path: str | Path) -> Path:
 
 
 def read_png(path: str | Path) -> dict[str, Any]:
-    """The record of a PNG written by `save_png`. Raises UnboxError where there is none."""
-    with Image.open(path) as image:
+    """The record of a PNG written by `save_png`. Raises UnboxError for no PNG, a damaged one, one without."""
+    with opened(path, ("PNG",)) as image:
         text = getattr(image, "text", {}).get(KEYWORD)
     if text is None:
         raise UnboxError(f"{path} holds no record of how it was made")
-    return parse_json(text, str(path))
+    record = parse_json_text(text, f"the record in {path}")
+    if not isinstance(record, dict):
+        raise UnboxError(f"the record in {path} is not a JSON object")
+    return record
 
 
 def holds(path: Path, record: Mapping[str, object], overwrite: bool = False) -> bool:
@@ -55,7 +60,7 @@ def holds(path: Path, record: Mapping[str, object], overwrite: bool = False) -> 
         return False
     try:
         there = read_png(path)
-    except (UnboxError, UnidentifiedImageError):
+    except UnboxError:
         difference = "something else than an image of unbox"
     else:
         wanted = json.loads(json.dumps(record))

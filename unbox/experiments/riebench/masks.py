@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from einops import reduce, repeat
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unbox.errors import UnboxError
+from unbox.picture_file import read_mask
 
 ImageMask = np.ndarray | None  # (y, x) of any resolution; None is everywhere
 
@@ -33,8 +33,7 @@ def file_mask(path: Path) -> np.ndarray:
     """(y, x) in 0..1. Raises UnboxError where there is no such file."""
     if not path.is_file():
         raise UnboxError(f"there is no mask {path}")
-    with Image.open(path) as image:
-        return np.asarray(image.convert("L"), np.float32) / 255
+    return read_mask(path)
 
 
 def attention_mask(
