@@ -14,9 +14,11 @@ from activation_store import Store, publish_file, read_json, write_json
 from unbox.atlas import atlas_files, caption_labels, database, feature_statistics, relations, text_embeddings
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.caption_labels import Captions
-from unbox.atlas.encode_pass import gather, pass_key
+from unbox.atlas.encode_pass import former_pass_key, gather, pass_key, scale_of
+from unbox.atlas.given_labels import GivenLabel, given_labels, labels_in, put_labels
 from unbox.errors import UnboxError
 from unbox.result_cache import key_of
+from unbox.run_folder import run_folder
 from unbox.sae.model import SAE
 
 if TYPE_CHECKING:
@@ -36,18 +38,66 @@ def build(
 
     `model`: its text encoders embed the captions, for search by meaning; None leaves that out. Stopped at any
     moment, the same call goes on; the atlas that was there stays readable until the new one is whole. Labels
-    by people and models are carried over from it where the SAE is the same. Memory: the tallies of one SAE at
+    by people and models go with their SAE, whatever else is new; those of SAEs that are not here are kept
+    (`Atlas.kept_labels`). Memory: the tallies of one SAE at
     a time, about latents x (52 maps + 1024 probes x 2 bytes), with the default plan some 300 MB for 5120
     latents on 32x32 maps. Raises UnboxError when a block is not in the store.
     """
     plan, out = plan or AtlasPlan(), Path(out)
     check(store, saes)
-    keys = {name: pass_key(sae, store[sae.block], plan) for name, sae in saes.items()}
+    keys = pass_keys(store, saes, plan, out)
     encoders = None if model is None else model.fingerprint["weights"]
     inputs = [atlas_files.VERSION, keys, encoders and {k: v for k, v in encoders.items() if "text" in k}]
     folder = out / f"data-{key_of(inputs, 16)}"
     if atlas_files.current(out) == folder.name:
         return out
+    with run_folder(out, "atlas"):
+        _build(store, saes, folder, plan, model, progress)
+        if not (folder / atlas_files.DATABASE).exists():
+            fill_database(folder, store, saes, given_labels(out))
+        before = read_json(out / atlas_files.INDEX) if atlas_files.current(out) else None
+        write_json(out / atlas_files.INDEX, _index(store, saes, keys, plan, folder.name, model))
+        if before is not None:  # what was labelled in it since
+            labelled = labels_in(out / before["data"] / atlas_files.DATABASE, before)
+            with database.connect(folder / atlas_files.DATABASE, write=True) as connection:
+                put_labels(connection, labelled, saes)
+        for old in out.glob("data-*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+    return out
+
+
+def pass_keys(store: Store, saes: Mapping[str, SAE], plan: AtlasPlan, out: Path) -> dict[str, str]:
+    """What the pass of each SAE is named by. One that a version before made keeps its name, where it is of
+    the same rows, sizes and SAE: its key left out statistics, on which the scale of histograms depends."""
+    index = atlas_files.read_index(out) if atlas_files.current(out) else {"saes": []}
+    keys = {}
+    for number, old in enumerate(index["saes"]):
+        sae = saes.get(old["name"])
+        if sae is None or old["key"] != former_pass_key(sae, store[sae.block].digest, plan.to_json()):
+            continue
+        same = sae.identity == index.get("identities", {}).get(old["name"])
+        if same or ("identities" not in index and _same_scale(sae, out / index["data"], number, old)):
+            keys[old["name"]] = old["key"]
+    return {name: keys.get(name) or pass_key(sae, store[sae.block], plan) for name, sae in saes.items()}
+
+
+def _same_scale(sae: SAE, folder: Path, number: int, old: Mapping[str, Any]) -> bool:
+    with h5py.File(atlas_files.sae_file(folder, number), locking=False) as arrays:
+        scale = arrays["scale"][()]
+    fits = sae.stats is None or np.array_equal(scale, scale_of(sae.stats))
+    return fits and old["update_std"] == sae.update_std
+
+
+def _build(
+    store: Store,
+    saes: Mapping[str, SAE],
+    folder: Path,
+    plan: AtlasPlan,
+    model: "Model | None",
+    progress: bool,
+) -> None:
+    """All files of the data but the database, those that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     captions = Captions.of([sample.prompt for sample in store.samples])
     for number, (name, sae) in enumerate(saes.items()):
@@ -60,13 +110,6 @@ def build(
         embed_captions(folder, store, len(saes), model, progress)
     if not (folder / atlas_files.THUMBNAILS).exists():
         atlas_files.write_thumbnails(folder, store, len(saes), progress)
-    if not (folder / atlas_files.DATABASE).exists():
-        fill_database(folder, store, saes, keys, previous=out)
-    write_json(out / atlas_files.INDEX, _index(store, saes, keys, plan, folder.name, model))
-    for old in out.glob("data-*"):
-        if old != folder:
-            shutil.rmtree(old, ignore_errors=True)
-    return out
 
 
 def check(store: Store, saes: Mapping[str, SAE]) -> None:
@@ -139,49 +182,28 @@ def embed_captions(folder: Path, store: Store, count: int, model: "Model", progr
         atlas_files.write_arrays(target, {"features": features.astype(np.float32), "mean": mean[None]})
 
 
-def fill_database(
-    folder: Path, store: Store, saes: Mapping[str, SAE], keys: Mapping[str, str], previous: Path
-) -> None:
-    """The database: captions, every feature's statistics and labels, and those given in the atlas before."""
-    carried = carried_labels(previous, keys)
+def fill_database(folder: Path, store: Store, saes: Mapping[str, SAE], given: Sequence[GivenLabel]) -> None:
+    """The database: captions, every feature's statistics and labels, and those given before."""
     made = database.now()
     path = folder / atlas_files.DATABASE
     with publish_file(path) as temporary, database.connect(temporary, write=True) as connection:
         connection.executescript(database.SCHEMA)
         database.insert(connection, "images", ((i, s.prompt, s.seed) for i, s in enumerate(store.samples)))
         start = 0
-        for number, (name, sae) in enumerate(saes.items()):
+        for number, sae in enumerate(saes.values()):
             with h5py.File(atlas_files.sae_file(folder, number)) as arrays:
                 statistics = feature_statistics.summary(
                     arrays, store.schema.steps, len(store[sae.block]), len(store)
                 )
                 labels = atlas_files.read_labels(arrays)
             database.add_features(connection, number, sae.block, start, statistics)
-            given = [(i, label) for i, label in enumerate(labels, start) if label.text]
-            rows = ((i, label.text, "words", "log-odds", made, label.score, "{}") for i, label in given)
+            of_words = [(i, label) for i, label in enumerate(labels, start) if label.text]
+            rows = ((i, label.text, "words", "log-odds", made, label.score, "{}") for i, label in of_words)
             database.insert(connection, "labels", rows)
             terms = ((i, w.term, w.z) for i, label in enumerate(labels, start) for w in label.words)
             database.insert(connection, "terms", terms)
-            before = ((start + index, *label) for index, label in carried.get(keys[name], ()))
-            database.insert(connection, "labels", before)
             start += sae.latents
-        database.choose_labels(connection)
-
-
-def carried_labels(
-    previous: Path, keys: Mapping[str, str]
-) -> dict[str, list[tuple[int, tuple[database.Cell, ...]]]]:
-    """Labels by people and models in the atlas that is there, by the key of their SAE: (index, label)."""
-    if not (previous / atlas_files.INDEX).is_file():
-        return {}
-    index = read_json(previous / atlas_files.INDEX)
-    same = {number: sae["key"] for number, sae in enumerate(index["saes"]) if sae["key"] in keys.values()}
-    carried: dict[str, list[tuple[int, tuple[database.Cell, ...]]]] = {}
-    with database.connect(previous / index["data"] / atlas_files.DATABASE) as connection:
-        for number, feature, *label in connection.execute(database.GIVEN_LABELS):
-            if number in same:
-                carried.setdefault(same[number], []).append((feature, tuple(label)))
-    return carried
+        put_labels(connection, given, saes)
 
 
 def _index(
@@ -210,4 +232,5 @@ def _index(
             {"name": name, **{a: getattr(sae, a) for a in attributes}, "key": keys[name]}
             for name, sae in saes.items()
         ],
+        "identities": {name: sae.identity for name, sae in saes.items()},
     }

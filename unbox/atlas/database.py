@@ -31,6 +31,10 @@ CREATE TABLE labels (
     details TEXT NOT NULL DEFAULT '{}'
 );
 CREATE INDEX labels_feature ON labels (feature);
+CREATE TABLE kept_labels (
+    identity TEXT NOT NULL, sae TEXT NOT NULL, number INTEGER NOT NULL, text TEXT NOT NULL,
+    kind TEXT NOT NULL, author TEXT NOT NULL, made TEXT NOT NULL, score REAL, details TEXT NOT NULL
+);
 CREATE TABLE terms (feature INTEGER NOT NULL, term TEXT NOT NULL, z REAL NOT NULL);
 CREATE INDEX terms_feature ON terms (feature);
 CREATE VIRTUAL TABLE words USING fts5 (label, terms, tokenize = 'unicode61', prefix = '2 3');
@@ -63,12 +67,20 @@ GIVEN_LABELS = (
     "SELECT sae, number, text, kind, labels.author, made, labels.score, details "
     "FROM labels JOIN features ON features.id = feature WHERE kind != 'words' ORDER BY labels.id"
 )
+#: Labels of SAEs that are not in the atlas, oldest first (`given_labels.GivenLabel`); whether there is such a
+#: table (not in atlases of versions before); all labels of features.
+KEPT_LABELS = (
+    "SELECT identity, sae, number, text, kind, author, made, score, details FROM kept_labels ORDER BY rowid"
+)
+HAS_KEPT_LABELS = "SELECT 1 FROM sqlite_master WHERE name = 'kept_labels'"
+ALL_LABELS = "SELECT feature, text, kind, author, made, score, details FROM labels"
 REMOVE_LABELS = "DELETE FROM labels WHERE feature = ? AND kind = ? AND author = ?"
 #: Columns of each table, as `insert` takes them.
 COLUMNS = {
     "images": ("id", "prompt", "seed"),
     "features": ("id", "sae", "block", "number", *STATISTICS),
     "labels": ("feature", "text", "kind", "author", "made", "score", "details"),
+    "kept_labels": ("identity", "sae", "number", "text", "kind", "author", "made", "score", "details"),
     "terms": ("feature", "term", "z"),
 }
 

@@ -1,7 +1,7 @@
 """The pass over a store: codes of a few images at a time, counted; saved now and then, resumed."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.feature_statistics import Entries, Examples, Grid, Tally, pairs_of
 from unbox.atlas.top_images import Best
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 from unbox.sae.latent_statistics import latent_stats
-from unbox.sae.model import SAE
+from unbox.sae.model import SAE, Stats
 from unbox.stopping import stop_asked, unit
 
 #: Vectors encoded at a time, and seconds between two savings of a pass.
@@ -104,7 +105,11 @@ def activation_scale(sae: SAE, rows: Rows) -> np.ndarray:
 
     Known before the pass, so that histograms need no second one.
     """
-    stats = sae.stats or latent_stats(sae, [torch.from_numpy(rows.sample(ROWS)).to(sae.device)])
+    return scale_of(sae.stats or latent_stats(sae, [torch.from_numpy(rows.sample(ROWS)).to(sae.device)]))
+
+
+def scale_of(stats: Stats) -> np.ndarray:
+    """`activation_scale` of known statistics."""
     largest = stats.max.numpy().astype(np.float32)
     fired = largest > 0
     return np.where(fired, largest, np.median(largest[fired]) if fired.any() else 1.0).astype(np.float32)
@@ -193,9 +198,14 @@ def sampled_places(
 
 
 def pass_key(sae: SAE, rows: Rows, plan: AtlasPlan) -> str:
-    """What a pass depends on: weights, rows, sizes."""
+    """What a pass depends on: SAE, rows, sizes."""
+    return digest(canonical([sae.identity, rows.digest, plan.to_json()]))
+
+
+def former_pass_key(sae: SAE, rows: str, plan: Mapping[str, JSON]) -> str:
+    """What versions before took a pass to depend on: of the SAE weights, k and threshold. `rows`: digest."""
     weights = [digest(weight) for weight in sae.weight_bytes()]
-    return digest(canonical([weights, sae.k, sae.threshold, rows.digest, plan.to_json()]))
+    return digest(canonical([weights, sae.k, sae.threshold, rows, plan]))
 
 
 def save(path: Path, key: str, tally: Tally, examples: Examples) -> None:

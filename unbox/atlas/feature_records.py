@@ -122,3 +122,15 @@ class Label:
     author: str
     made: str
     score: float | None
+
+
+@dataclass(frozen=True)
+class KeptLabel:
+    """A label of an SAE that is not in the atlas; it is shown again when it is."""
+
+    identity: str
+    """Of the SAE."""
+    sae: str
+    """What the SAE was called."""
+    index: int
+    label: Label

@@ -13,7 +13,18 @@ import h5py
 import numpy as np
 
 from unbox.atlas import atlas_files, database, text_embeddings
-from unbox.atlas.feature_records import ALL, Example, Facts, Filter, Histogram, Label, Life, Related, SAEInfo
+from unbox.atlas.feature_records import (
+    ALL,
+    Example,
+    Facts,
+    Filter,
+    Histogram,
+    KeptLabel,
+    Label,
+    Life,
+    Related,
+    SAEInfo,
+)
 from unbox.errors import UnboxError
 
 if TYPE_CHECKING:
@@ -209,6 +220,13 @@ class Atlas:
     def labels(self, feature: str | int) -> list[Label]:
         """Every label of a feature, newest first."""
         return [Label(*row) for row in self._rows(database.LABELS, [self._number(feature)])]
+
+    def kept_labels(self) -> list[KeptLabel]:
+        """Labels by people and models of SAEs that are not in this atlas: removed, or changed since."""
+        if not self._rows(database.HAS_KEPT_LABELS):
+            return []
+        rows = self._rows(database.KEPT_LABELS)
+        return [KeptLabel(identity, sae, n, Label(*label)) for identity, sae, n, *label, _ in rows]
 
     def thumbnail(self, image: int) -> Path | None:
         """File of an image's thumbnail, None where the atlas keeps none of it."""

@@ -51,6 +51,10 @@ class AtlasCommand:
         print(f"{len(atlas):,} features of {', '.join(atlas.blocks)} in {self.out}")
         for facts in found:
             print(f"  {facts.name}: {facts.label}")
+        kept = atlas.kept_labels()
+        for sae, identity in dict.fromkeys((label.sae, label.identity) for label in kept):
+            count = sum((label.sae, label.identity) == (sae, identity) for label in kept)
+            print(f"Kept, not shown: {count} labels of {sae} as it was; they are back when that SAE is")
         print(f"Look at them: unbox app --saes {self.saes} --atlas {self.out}")
 
     def _encoders(self, store: "Store") -> "Model | None":
