@@ -168,6 +168,8 @@ def test_a_stream_gives_the_rows_of_the_store_without_a_disk(model, store):
     assert np.array_equal(got[np.lexsort(got.T)], truth[np.lexsort(truth.T)])
     again = list(stream.batches(300, seed=2, pool_bytes=100_000, cursor=cursor))
     assert all(map(np.array_equal, again, rest))
+    with unbox.record(model, ["mid.0"]), pytest.raises(UnboxError, match="take its batches outside"):
+        next(stream.batches(300))  # which another thread would wait to generate
     some = stream.sample(40, seed=1)
     assert {row.tobytes() for row in some} <= {row.tobytes() for row in truth}
     assert len(some) == 40

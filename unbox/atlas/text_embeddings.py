@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from unbox.models.run_lock import exclusive
+
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -27,7 +29,8 @@ def embed(model: "Model", texts: Sequence[str], batch: int = 64) -> np.ndarray:
         if getattr(pipeline, f"tokenizer{number}", None) and getattr(pipeline, f"text_encoder{number}", None)
     ]
     slices = (texts[start : start + batch] for start in range(0, len(texts), batch))
-    parts = [np.concatenate([_encode(*pair, part) for pair in encoders], axis=1) for part in slices]
+    with exclusive(model, "embedding texts"):
+        parts = [np.concatenate([_encode(*pair, part) for pair in encoders], axis=1) for part in slices]
     return np.concatenate(parts)
 
 

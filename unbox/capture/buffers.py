@@ -70,7 +70,7 @@ class Buffers:
 def buffered(model: Model, schema: Schema, seeds: Sequence[int]) -> Iterator[Buffers]:
     """Record the images that `model.generate(seeds=seeds)` makes inside, as one batch or several."""
     buffers = Buffers(schema, seeds, model.device)
-    with clock(model) as now, watch(model, list(schema.blocks), partial(buffers.fill, now)):
+    with clock(model, "recording") as now, watch(model, list(schema.blocks), partial(buffers.fill, now)):
         yield buffers
 
 

@@ -16,7 +16,24 @@ from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, s
 from unbox.errors import UnboxError
 from unbox.former_names import renamed
 from unbox.models.model import Model
+from unbox.models.run_lock import holds
 from unbox.prompt import Prompt
+
+
+class _StreamBatches(Batches):
+    """Batches that another thread generates: refused to a thread that has the model and would block it."""
+
+    def __init__(self, model: Model, **options: Any) -> None:
+        self._model = model
+        super().__init__(**options)
+
+    def __next__(self) -> np.ndarray:
+        if holds(self._model):
+            raise UnboxError(
+                "a stream generates in a thread of its own, and this one has the model alone: take its "
+                "batches outside of `record`, `applied` and `exclusive`"
+            )
+        return super().__next__()
 
 
 class Stream:
@@ -24,7 +41,8 @@ class Stream:
 
     The rows are those that `collect` would keep with the same settings. An epoch generates every image once;
     rows are shuffled within pools of images drawn at random. Generating goes on in another thread while a
-    batch is used; do not use the model elsewhere meanwhile.
+    batch is used; a call of the model meanwhile waits until a pool is made. A thread that has the model alone
+    (`record`, `applied`) would wait for ever, so that batches are refused there.
     """
 
     def __init__(self, model: Model, prompts: Iterable[str | Prompt], block: str, **settings: Any) -> None:
@@ -70,7 +88,8 @@ class Stream:
         pool_bytes: int = POOL_BYTES,
     ) -> Batches:
         """As `activation_store.Rows.batches`: every row exactly once an epoch, shuffled, with a `cursor`."""
-        return Batches(
+        return _StreamBatches(
+            self.model,
             unit_rows=np.array([len(group) * self._per_image for group in self._groups], np.int64),
             load=self._generate,
             width=self.width,

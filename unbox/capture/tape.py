@@ -134,14 +134,16 @@ def record(
     layers: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    wait: bool = True,
 ) -> Iterator[Tape]:
     """Record blocks of `model` inside any call of its pipeline; gives the `Tape`.
 
     `what`: of "update" (output minus input), "input", "output", and "self" and "cross" attention maps (of the
     transformer `layers` chosen, None for all). Records are copies on `device`, in `dtype` or the
     activations' own. What is recorded is the block's own output: edits attached inside this context come
-    after. Everything is taken off at the end, after an exception too. Raises UnboxError for unknown blocks
-    and for models where hooks would miss something.
+    after. Everything is taken off at the end, after an exception too. Until then this thread has the model
+    alone; where another has it, this one waits or, without `wait`, raises UnboxError that names it. Raises
+    UnboxError for unknown blocks and for models where hooks would miss something.
     """
     blocks, what = _names(blocks), _names(what)
     if unknown := [kind for kind in what if kind not in WHAT]:
@@ -161,7 +163,7 @@ def record(
                 tape._append(block, kind, 0, copy(spatial_last(x)))
 
     with ExitStack() as stack:
-        tape = Tape(model, stack.enter_context(clock(model)), blocks, what)
+        tape = Tape(model, stack.enter_context(clock(model, "recording", wait)), blocks, what)
         stack.callback(model.unet.register_forward_pre_hook(tape._begin, with_kwargs=True).remove)
         stack.enter_context(watch(model, blocks, observe))
         if maps:

@@ -15,6 +15,7 @@ from unbox.edits.program import Program
 from unbox.edits.terms import sae_of
 from unbox.models.clock import Clock, clock
 from unbox.models.hooks import Hookable, as_hook
+from unbox.models.run_lock import exclusive
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,21 @@ def guarded(edits: Edit | Edits, guard: Guard) -> EditHook:
 
 
 def applied(
-    model: Hookable, edits: Edit | Edits | None, guard: Guard | None = None
+    model: Hookable, edits: Edit | Edits | None, guard: Guard | None = None, *, wait: bool = True
 ) -> AbstractContextManager[None]:
     """`with applied(model, edits): model.pipeline("a dog")` edits any diffusers call.
 
-    Recording inside it (`unbox.record`) sees the edited updates, recording around it the unedited ones.
+    Recording inside it (`unbox.record`) sees the edited updates, recording around it the unedited ones. This
+    thread has the model alone meanwhile; where another has it, this one waits or, without `wait`, raises
+    UnboxError that names it.
     """
-    return EditHook(Edits.of(edits), guard).attach(model)
+    return _alone(model, EditHook(Edits.of(edits), guard).attach(model), wait)
+
+
+@contextmanager
+def _alone(model: Hookable, attached: AbstractContextManager[None], wait: bool) -> Iterator[None]:
+    with exclusive(model, "edits", wait), attached:
+        yield
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from unbox.models import Model
 from unbox.models.clock import clock
 from unbox.models.hooks import as_hook
 from unbox.models.prediction import to_x0
+from unbox.models.run_lock import exclusive
 from unbox.models.seeds import generator
 from unbox.picture_file import upright_rgb
 
@@ -59,12 +60,14 @@ class Inversion:
 
         Without `corrected` the model is left alone with the noised image, as in SDEdit.
         """
-        with clock(self.model), as_hook(edits).attach(self.model, None) if edits else nullcontext():
-            state = self.states[:1]
-            for i in range(self.steps - self.start):
-                state = _step(self.model, self.conditioning, self.steps, self.start + i, state)
-                state = state + self.corrections[i] if corrected else state
-        return decoded(self.model, state)
+        hook = as_hook(edits).attach(self.model, None) if edits else nullcontext()
+        with clock(self.model, "drawing an inversion"):
+            with hook:
+                state = self.states[:1]
+                for i in range(self.steps - self.start):
+                    state = _step(self.model, self.conditioning, self.steps, self.start + i, state)
+                    state = state + self.corrections[i] if corrected else state
+            return decoded(self.model, state)
 
     @cached_property
     def fidelity(self) -> dict[str, float]:
@@ -103,13 +106,13 @@ def invert(
             f"an image of {image.width} x {image.height} pixels cannot be encoded; resize it so that both "
             f"are multiples of {unit} (the model's own size is {model.size})"
         )
-    conditioning = _conditioned(model, prompt, guidance, image.height, image.width)
-    latents = encoded(model, image)
-    sigmas = _schedule(model, steps)[1][start:]
     draw = generator(seed)
-    noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for _ in sigmas]).to(latents)
-    states = latents + torch.tensor(sigmas).to(latents)[:, None, None, None] * noise
-    with clock(model):
+    with clock(model, "inverting an image"):
+        conditioning = _conditioned(model, prompt, guidance, image.height, image.width)
+        latents = encoded(model, image)
+        sigmas = _schedule(model, steps)[1][start:]
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for _ in sigmas]).to(latents)
+        states = latents + torch.tensor(sigmas).to(latents)[:, None, None, None] * noise
         after = [
             _step(model, conditioning, steps, start + i, states[i : i + 1]) for i in range(len(sigmas) - 1)
         ]
@@ -119,14 +122,14 @@ def invert(
 def encoded(model: Model, image: Image.Image) -> Tensor:
     """(1, 4, h, w) float32 latents of an image: the mode of the VAE's posterior, scaled."""
     pixels = model.pipeline.image_processor.preprocess(image)
-    with torch.no_grad(), _vae(model) as vae:
+    with exclusive(model, "encoding an image"), torch.no_grad(), _vae(model) as vae:
         latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
     return latents * vae.config.scaling_factor
 
 
 def decoded(model: Model, latents: Tensor) -> Image.Image:
     """Image of (1, 4, h, w) latents."""
-    with torch.no_grad(), _vae(model) as vae:
+    with exclusive(model, "decoding latents"), torch.no_grad(), _vae(model) as vae:
         pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
     return model.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")[0]
 

@@ -30,7 +30,7 @@ class ExplorerSession:
     There is one for an app, shared by all its visitors. `model` is loaded already and shown under its
     system's name, the default; `systems` are the names of others that may be asked for. `figures` of
     `unbox evaluate`, `bench` of `unbox bench shapes`; `folder` is where the SAEs are, for commands to copy.
-    Only one thread at a time may generate.
+    One thread at a time generates; others wait.
     """
 
     def __init__(

@@ -61,6 +61,8 @@ class Call:
     """Images sampled together; changes nothing but rounding."""
     progress: bool = False
     """Show a bar."""
+    wait: bool = True
+    """Wait while another thread has the model; False: UnboxError that names it."""
     output: str = "pil"
     """"pil" images, "np" arrays (height, width, 3) in 0..1, or "latent" tensors (4, height/8, width/8)."""
 

@@ -2,9 +2,11 @@
 
 The step comes from the scheduler's timesteps and the branch from the pipeline's guidance; neither is ever
 counted or guessed from batch size. `with clock(model) as now:` works around `model.generate`, around a bare
-`model.pipeline(...)` call, and around calls of `model.unet`.
+`model.pipeline(...)` call, and around calls of `model.unet`. The thread that has the clock has the
+model alone.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from tqdm.auto import tqdm
 
 from unbox.errors import UnboxError
+from unbox.models.run_lock import exclusive
 from unbox.stopping import stop_point
 
 
@@ -50,6 +53,8 @@ class Clock:
         self._sampling: DiffusionPipeline | None = None
         self._samples: np.ndarray | None = None
         self._branches: tuple[str, ...] | None = None
+        self._thread = threading.current_thread()
+        self._intruder: str | None = None
 
     @property
     def moment(self) -> Moment:
@@ -98,6 +103,7 @@ class Clock:
         self, pipeline: DiffusionPipeline, args: tuple[torch.Tensor, ...], kwargs: Mapping[str, torch.Tensor]
     ) -> None:
         stop_point()
+        self._refuse_other_threads()
         sample = args[0] if args else kwargs["sample"]
         timestep = _scalar(args[1] if len(args) > 1 else kwargs["timestep"])
         rows, branches = len(sample), self._branches
@@ -115,22 +121,48 @@ class Clock:
             )
         self._moment = Moment(_step_of(timestep, pipeline.scheduler), timestep, branches, samples)
 
+    def _refuse_other_threads(self) -> None:
+        """Calls of a bare pipeline or UNet take no lock: one from another thread is an error in both."""
+        me = threading.current_thread()
+        if me is not self._thread:
+            self._intruder = me.name
+            raise UnboxError(
+                f"thread '{me.name}' calls this model while thread '{self._thread.name}' has it; put the "
+                "call inside `with model.exclusive():`, and it waits, or load the model a second time"
+            )
+        if self._intruder is not None:
+            raise UnboxError(
+                f"thread '{self._intruder}' called this model in the middle of a run of thread '{me.name}', "
+                "which is spoilt; put bare calls of a pipeline inside `with model.exclusive():`"
+            )
+
     @contextmanager
     def _loop(self, pipeline: DiffusionPipeline, bar: tqdm) -> Iterator[tqdm]:
         before, self._sampling = self._sampling, pipeline
         try:
             with bar as inner:
                 yield inner
+            self._refuse_other_threads()
         finally:
             self._sampling = before
 
 
 @contextmanager
-def clock(model: Watched) -> Iterator[Clock]:
-    """Watch the UNets of `model` and give the `Clock`. Re-entrant: an inner clock is the outer one."""
-    if model.clock is not None:
-        yield model.clock
-        return
+def clock(model: Watched, doing: str = "a run", wait: bool = True) -> Iterator[Clock]:
+    """Watch the UNets of `model`, which this thread then has alone, and give the `Clock`.
+
+    Re-entrant: an inner clock is the outer one. `doing` and `wait`: as `unbox.models.run_lock.exclusive`.
+    """
+    with exclusive(model, doing, wait):
+        if model.clock is None:
+            with _begun(model) as now:
+                yield now
+        else:
+            yield model.clock
+
+
+@contextmanager
+def _begun(model: Watched) -> Iterator[Clock]:
     now = Clock()
     with ExitStack() as stack:
         for pipeline in model.pipelines:
@@ -145,14 +177,20 @@ def _watched(pipeline: DiffusionPipeline, now: Clock) -> Iterator[None]:
     """Report the pipeline's UNet forwards and its denoising loop to the clock."""
     observe = lambda unet, args, kwargs: now._observe(pipeline, args, kwargs)  # noqa: E731
     handle = pipeline.unet.register_forward_pre_hook(observe, with_kwargs=True, prepend=True)
-    original = pipeline.progress_bar
+    original, check_inputs = pipeline.progress_bar, pipeline.check_inputs
+
+    def check(*args: object, **kwargs: object) -> object:
+        now._refuse_other_threads()  # before the pipeline sets its scheduler
+        return check_inputs(*args, **kwargs)
+
+    pipeline.check_inputs = check
     # A diffusers pipeline holds its progress bar open for exactly the denoising loop. Only inside it does the
     # pipeline's guidance say what the rows are; outside it is left over from the last call.
     pipeline.progress_bar = lambda iterable=None, total=None: now._loop(pipeline, original(iterable, total))
     try:
         yield
     finally:
-        del pipeline.progress_bar
+        del pipeline.progress_bar, pipeline.check_inputs
         handle.remove()
 
 

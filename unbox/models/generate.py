@@ -16,6 +16,7 @@ from unbox.models.checks import check_sampling
 from unbox.models.clock import clock
 from unbox.models.conditioning import Micro, MicroHook
 from unbox.models.hooks import Attachable, Hook, Hookable, as_hook
+from unbox.models.run_lock import exclusive
 from unbox.models.schedulers import V3_SIGMA_MAX, NativeEulerScheduler, sigma_max_for
 from unbox.models.seeds import generator
 from unbox.models.start_images import prepared
@@ -41,7 +42,7 @@ def generate(model: Sampled, prompts: Prompts, call: Call) -> list[Any]:
 
     The options are the fields of `unbox.models.calls.Call`. Single values are repeated to the length of the
     lists; lists must agree. Each image has its own generator, so `batch_size` changes nothing but rounding. A
-    PIL image's `info` holds its prompt and seed.
+    PIL image's `info` holds its prompt and seed. One thread samples with a model at a time; others wait.
     Raises UnboxError for lists that disagree and settings that cannot give an image.
     """
     unit = max(8, model.pipeline.vae_scale_factor)
@@ -54,8 +55,9 @@ def generate(model: Sampled, prompts: Prompts, call: Call) -> list[Any]:
         images = [replace(each, image=start) for each, start in zip(images, starts, strict=True)]
         call = replace(call, height=height, width=width)
     sampling = Sampling.of(call, model.system, model.size, unit)
-    check_sampling(sampling, model.pipeline.scheduler)
-    return _generate(model, images, sampling)
+    with exclusive(model, "generate", call.wait):
+        check_sampling(sampling, model.pipeline.scheduler)
+        return _generate(model, images, sampling)
 
 
 def _generate(model: Sampled, images: Sequence[ImageCall], sampling: Sampling) -> list[Any]:

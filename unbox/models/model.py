@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +16,7 @@ from unbox.model_identity import model_identity
 from unbox.models.adapters import adapter_strengths
 from unbox.models.clock import Clock
 from unbox.models.generate import generate
+from unbox.models.run_lock import exclusive
 from unbox.models.systems import System
 from unbox.site import Site, block_path, unet_sites
 
@@ -100,16 +101,25 @@ class Model:
         """Names of the active LoRA adapters."""
         return tuple(self.pipeline.get_active_adapters()) if self.pipeline.get_list_adapters() else ()
 
+    def exclusive(self, wait: bool = True) -> AbstractContextManager[None]:
+        """Have the model alone for bare calls of its pipeline: other threads wait until the context ends.
+
+        `generate`, `record` and edits do so by themselves. Where another thread has it this one waits or,
+        without `wait`, is refused: UnboxError names that thread.
+        """
+        return exclusive(self, "calls of its own", wait)
+
     @contextmanager
     def unadapted(self) -> Iterator["Model"]:
         """Inside, the LoRA adapters are off: the same model before alignment or distillation."""
         if not self.adapters:
             raise UnboxError(f"{self.system.name} has no LoRA adapter to turn off; its weights are whole")
-        self.pipeline.disable_lora()
-        try:
-            yield self
-        finally:
-            self.pipeline.enable_lora()
+        with exclusive(self, "a run without its LoRA adapters"):
+            self.pipeline.disable_lora()
+            try:
+                yield self
+            finally:
+                self.pipeline.enable_lora()
 
     @property
     def fingerprint(self) -> dict[str, Any]:
