@@ -85,6 +85,14 @@ def read_json_file(path: str | Path, limit: int = JSON_LIMIT) -> JSON:
     return parse_json_text(read_text(path, limit), str(path))
 
 
+def read_json_object(path: str | Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
+    """The object in a JSON file. Raises UnboxError as `read_json_file`, and for any other value."""
+    value = read_json_file(path, limit)
+    if not isinstance(value, dict):
+        raise UnboxError(f"{path} is not a JSON object")
+    return value
+
+
 def parse_json_text(text: str, name: str) -> JSON:
     """Strict JSON from memory. Raises UnboxError, naming it `name`, for anything else."""
     try:

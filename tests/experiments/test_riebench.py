@@ -134,6 +134,10 @@ def test_masks_are_placed_as_the_protocol_says():
         ({}, "not a list"),
         ([{"id": 1}], "example 0 has no"),
         ([{**DATA[0], "editing_type_id": 12}], "type 12"),
+        ([{**DATA[0], "editing_type_id": None}], "example 0 is of type None; types are 1 to 9"),
+        ([{**DATA[0], "original_prompt": 7}], "example 0: original_prompt = 7: should be a text"),
+        ([DATA[0], DATA[1], DATA[0]], "two examples have the id"),
+        ([], "is not a list of examples: it is empty"),
     ],
 )
 def test_files_of_another_format_are_refused(tmp_path, rows, message):

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from activation_store.files import read_json, write_json
+from activation_store.files import write_json
 from unbox.dictionary import Dictionary
 from unbox.edit import Edit, Edits
 from unbox.edit_ops import OPS
 from unbox.errors import UnboxError
+from unbox.text_files import read_json_file
 
 
 def save_edits(edits: Edit | Edits, path: str | Path) -> Path:
@@ -23,8 +24,9 @@ def load_edits(path: str | Path, saes: Mapping[str, Dictionary] | None = None) -
     path = Path(path)
     if not path.is_file():
         raise UnboxError(f"there is no file of edits {path}")
+    content = read_json_file(path)
     try:
-        edits = Edits.from_json(read_json(path))
+        edits = Edits.from_json(content)
     except ValueError as error:
         raise UnboxError(f"{path}: {error}") from error
     return edits if saes is None else bind(edits, saes)

@@ -28,7 +28,6 @@ grid = { value = [2, 4, 8] }
 """
 
 import itertools
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import date, time
@@ -45,6 +44,8 @@ from unbox.json_types import JSON
 from unbox.mask import Mask
 from unbox.picture_file import read_mask
 from unbox.prompt import Prompt
+from unbox.text_files import read_toml_file
+from unbox.validation import Text, checked
 
 #: Keys of an edit's table that are the edit's, and may be axes of its grid; the others.
 EDIT_KEYS = {f.name for f in fields(Edit)} - {"sae"}
@@ -115,12 +116,10 @@ class ExperimentPlan:
 def read_plan(path: str | Path) -> ExperimentPlan:
     """Read an experiment's TOML file; paths in it are relative to it. Raises UnboxError, naming the file."""
     path = Path(path)
+    data = read_toml_file(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
         return make_plan(data, path.parent)
-    except FileNotFoundError as error:
-        raise UnboxError(f"there is no file {error.filename}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, UnboxError) as error:
+    except UnboxError as error:
         raise UnboxError(f"{path}: {error}") from error
 
 
@@ -146,7 +145,9 @@ def make_plan(data: Mapping[str, TOML], folder: Path = Path()) -> ExperimentPlan
 
 def _prompts(given: PromptSource, folder: Path) -> tuple[Prompt, ...]:
     if isinstance(given, list | tuple):
-        return tuple(Prompt(str(text)) for text in given)
+        return tuple(
+            Prompt(checked(Text, "text", text, f"prompts[{place}]")) for place, text in enumerate(given)
+        )
     if isinstance(given, Mapping) and set(given) == {"file"}:
         return tuple(read_prompts(str((folder / str(given["file"])).resolve())))
     for name, critic in critics().items():

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from activation_store import read_json
 from unbox.atlas import Atlas
 from unbox.errors import UnboxError
+from unbox.explorer.figure_files import read_bench_results, read_figures
 from unbox.explorer.session import ExplorerSession
 from unbox.models import SYSTEMS, Model
 from unbox.recipes.shapes.bundled_features import make_features
@@ -37,8 +37,8 @@ def open_session(
         {} if saes is None else load_saes(saes, model.device),
         None if atlas is None else Atlas.open(atlas, label_copy),
         [each for each in SYSTEMS if shapes and each.startswith("shapes") and ready(each)],
-        figures=None if figures is None else read_json(figures),
-        bench=None if bench is None else read_json(bench / "results.json" if bench.is_dir() else bench),
+        figures=None if figures is None else read_figures(figures),
+        bench=None if bench is None else read_bench_results(bench),
         folder=saes,
     )
 

@@ -1,6 +1,5 @@
 """`load`: from a system's name, a Hub id, a diffusers folder or a single file to a model ready to run."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from unbox.models.model import Model
 from unbox.models.schedulers import NativeEulerScheduler, scheduler_class
 from unbox.models.system_table import GENERIC, SDXL, SYSTEMS, find_system
 from unbox.models.systems import PIPELINE_FILE, System, folder_system
+from unbox.text_files import read_json_object
 
 OFFLOADS = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
 SINGLE_FILE = (".safetensors", ".ckpt")
@@ -183,7 +183,7 @@ def _from_folder(
 ) -> DiffusionPipeline:
     """A pipeline of a folder, in half precision where it has that, without SDXL's watermark."""
     variant = "fp16" if list(path.glob("unet/*.fp16.safetensors")) else None
-    name = json.loads((path / PIPELINE_FILE).read_text())["_class_name"]
+    name = str(read_json_object(path / PIPELINE_FILE).get("_class_name"))
     plain = {"add_watermarker": False} if name.startswith("StableDiffusionXL") else {}
     return kind.from_pretrained(path, dtype=dtype, variant=variant, local_files_only=True, **parts, **plain)
 
@@ -260,7 +260,7 @@ def _shipped_prediction(path: Path) -> str | None:
     """
     config = path / "scheduler" / "scheduler_config.json"
     if config.is_file():
-        return json.loads(config.read_text()).get("prediction_type")
+        return read_json_object(config).get("prediction_type")
     if path.suffix != ".safetensors":
         return None
     with safe_open(path, "pt") as tensors:

@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from activation_store.files import read_json
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
+from unbox.text_files import read_json_file
+from unbox.validation import Text, checked
 
 #: `editing_type_id` -> kind.
 KINDS = dict(
@@ -34,22 +35,28 @@ class EditExample:
 
 def read_examples(path: str | Path, limit: int | None = None) -> list[EditExample]:
     """Examples of a file in RIEBench's format. Raises UnboxError, naming the entry, for one that is not."""
-    data = read_json(path)
-    if not isinstance(data, list):
-        raise UnboxError(f"{path} is not a list of examples")
-    return [_example(row, place, path) for place, row in enumerate(data[:limit])]
+    data = read_json_file(path)
+    if not isinstance(data, list) or not data:
+        raise UnboxError(f"{path} is not a list of examples: it {'is empty' if data == [] else 'has none'}")
+    examples = [_example(row, place, path) for place, row in enumerate(data[:limit])]
+    names = [example.id for example in examples]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UnboxError(f"{path}: two examples have the id {twice}, which names their images")
+    return examples
 
 
 def _example(row: JSON, place: int, path: str | Path) -> EditExample:
     if not isinstance(row, dict) or not row.keys() >= set(FIELDS):
         missing = next(name for name in FIELDS if not isinstance(row, dict) or name not in row)
         raise UnboxError(f"{path}: example {place} has no {missing}; each needs {', '.join(FIELDS)}")
-    kind = KINDS.get(int(row["editing_type_id"]))
+    asked = str(row["editing_type_id"]).strip()
+    kind = KINDS.get(int(asked)) if asked.isdecimal() and len(asked) < 9 else None
     if kind is None:
-        raise UnboxError(
-            f"{path}: example {place} is of type {row['editing_type_id']}; types are 1 to {len(KINDS)}"
-        )
-    original, edited = str(row["original_prompt"]), str(row["editing_prompt"])
+        raise UnboxError(f"{path}: example {place} is of type {asked[:40]}; types are 1 to {len(KINDS)}")
+    original, edited = (
+        checked(Text, name, row[name], f"{path}: example {place}")
+        for name in ("original_prompt", "editing_prompt")
+    )
     return EditExample(
         str(row["id"]), kind, _plain(original), _plain(edited), _bracketed(original), _bracketed(edited)
     )
