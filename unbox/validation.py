@@ -26,7 +26,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, TypeVar, dataclass_transform, overload
+from typing import Annotated, Any, TypeVar, dataclass_transform, overload
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
@@ -35,6 +35,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from unbox.errors import FieldError, UnboxError
+from unbox.former_names import renamed
 
 Value = TypeVar("Value")
 Class = TypeVar("Class")
@@ -117,13 +118,34 @@ def _exact(value: object) -> object:
     return value
 
 
+def _name(value: object) -> object:
+    """A name as the store takes them for blocks: letters, digits and _.- of at most 100 characters."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError("should be a name of letters, digits, '_', '.' and '-'")
+    return value
+
+
+def _object(value: object) -> object:
+    """A JSON object, as a dict."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError("should be an object with keys")
+    return dict(value)
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
+
 #: A whole number, a finite number, a text, a path; bounds are added by `Annotated[Whole, Ge(1)]`.
 Whole = Annotated[int, BeforeValidator(_whole)]
 Real = Annotated[float, BeforeValidator(_real)]
 Text = Annotated[str, BeforeValidator(_text)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
+#: A JSON object whose content is checked where it is used, or is of no account.
+JSONObject = Annotated[dict[str, Any], BeforeValidator(_object)]
 #: `Several[Whole]`: a tuple, from a list, a range, an array, or one alone.
 Several = Annotated[tuple[Value, ...], BeforeValidator(_several)]
+
+#: What names a block, a file or a folder: it holds no separators and begins with a letter or digit.
+Name = Annotated[str, BeforeValidator(_name)]
 
 #: Of at least 0, of at least 1; both with a bound that catches numbers typed wrongly before memory does.
 Index = Annotated[Whole, Ge(0), Lt(2**40)]
@@ -188,12 +210,12 @@ def parsed(kind: type[Class], given: object, door: str, former: Mapping[str, str
     if not isinstance(given, Mapping):
         raise FieldError(door, "", given, "should be an object with keys")
     names = [field.name for field in fields(kind) if field.init]  # type: ignore[arg-type]
-    renamed = {(former or {}).get(key, key): value for key, value in given.items()}
     with behind(door):
-        for name, value in renamed.items():
+        values = renamed(given, former or {})
+        for name, value in values.items():
             if name not in names:
                 raise FieldError("", str(name), value, unknown(str(name), names))
-        return kind(**renamed)
+        return kind(**values)
 
 
 def unknown(name: str, names: Sequence[str]) -> str:

@@ -106,9 +106,21 @@ def test_crafted_pickles_are_refused(state, topk, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "file", "changes", "message"),
     [
-        ("saelens", "cfg.json", {"architecture": "gated"}, "'gated' is not supported"),
+        (
+            "saelens",
+            "cfg.json",
+            {"architecture": "gated"},
+            "architecture = 'gated': should be one of 'topk' or 'jumprelu'",
+        ),
         ("saelens", "cfg.json", {"normalize_activations": "layer_norm"}, "layer_norm"),
         ("saelens", "cfg.json", {"d_sae": 10**12}, "d_sae"),
+        ("saelens", "cfg.json", {"d_in": 16.5}, "d_in = 16.5: should be a whole number"),
+        ("saelens", "cfg.json", {"metadata": [1]}, "metadata = .* should be an object"),
+        ("saelens", "cfg.json", {"k": None}, "k is missing"),
+        ("saelens", "cfg.json", {"k": 25}, "k = 25"),
+        ("saelens", "cfg.json", {"apply_b_dec_to_input": "no"}, "apply_b_dec_to_input = 'no'"),
+        ("sparsify", "cfg.json", {"num_latents": "24"}, "num_latents = '24'"),
+        ("sparsify", "cfg.json", {"num_latents": 0, "expansion_factor": 2**30}, "shape"),
         ("sparsify", "cfg.json", {"activation": "groupmax"}, "groupmax"),
         ("sparsify", "cfg.json", {"transcode": True}, "transcode"),
         ("sparsify", "cfg.json", {"k": 0}, "k = 0"),
@@ -152,6 +164,29 @@ def test_saelens_options_are_folded_exactly(tmp_path):
     z = torch.zeros_like(pre).scatter_(1, top.indices, top.values.relu())
     assert torch.allclose(found.encode(X).dense(n), z, atol=1e-4)
     assert torch.allclose(found.decode(found.encode(X)), (z / norm) @ t["W_dec"] + t["b_dec"], atol=1e-4)
+
+
+def test_a_latent_without_a_direction_adds_nothing(tmp_path):
+    """Scaled by the norm of its decoder row it is never over 0, as in their code."""
+    rows = torch.eye(4, 3)
+    t = {"W_enc": torch.ones(3, 4), "W_dec": rows, "b_enc": torch.ones(4), "b_dec": torch.zeros(3)}
+    config = {"architecture": "topk", "d_in": 3, "d_sae": 4, "k": 4, "rescale_acts_by_decoder_norm": True}
+    write_tensors(tmp_path / "sae_weights.safetensors", t)
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    found = import_sae(tmp_path)
+    assert torch.equal(found.W_dec, rows)
+    assert found.encode(torch.ones(1, 3)).dense(4).tolist() == [[4, 4, 4, 0]]
+    write_tensors(
+        tmp_path / "sae_weights.safetensors", {**t, "W_dec": rows * 1e38, "W_enc": t["W_enc"] * 1e3}
+    )
+    with pytest.raises(UnboxError, match="W_enc is too large for float32"):
+        import_sae(tmp_path)
+
+
+def test_a_published_folder_is_one_sae(topk, tmp_path):
+    export_sae(topk, tmp_path / "a" / "final", "sdxl-unbox")
+    assert list(import_all(tmp_path / "a")) == ["a"]
+    assert list(import_all(tmp_path)) == ["a"]
 
 
 def test_real_sparsify(topk, tmp_path):

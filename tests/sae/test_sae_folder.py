@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from activation_store.files import digest
 from tests.sae.worlds import noise
 from unbox.errors import UnboxError
-from unbox.sae import SAE, Plan, Spec, fit, load_saes, read_toml, specs
-from unbox.sae.metric_trackers import rewind, trackers
+from unbox.sae import SAE, Plan, Spec, fit, load_saes, read_toml, specs, train
+from unbox.sae.metric_trackers import rewind
 from unbox.sae.sae_folder import CONFIG, TENSORS
 
 
@@ -83,8 +83,14 @@ def edit_config(folder, **changes):
         ({"latents": 10**12}, "latents = 1000000000000"),
         ({"latents": 25}, "shape"),
         ({"width": True}, "width = True"),
+        ({"k": 25}, "k = 25: k is at most the latents, 24"),
         ({"threshold": "x"}, "threshold"),
+        ({"threshold": [1, 2]}, r"threshold = .*: should be one for each of 24"),
+        ({"threshold": [1] * 23 + ["x"]}, "threshold"),
+        ({"name": "x" * 301}, "name"),
+        ({"more": 1}, "more = 1: is unknown"),
         ({"update_std": -1}, "update_std"),
+        ({"meta": {"imported": 3}}, r"meta.imported = 3: should be an object"),
         ({"digest": "0"}, "damaged"),
         ({"meta": 3}, "meta"),
         ({"stats": False}, "stats"),
@@ -192,10 +198,15 @@ def test_plan_round_trip_and_toml(tmp_path):
     ("text", "message"),
     [
         ("tokens = ", "not valid TOML"),
-        ("token = 3", "no option token"),
-        ("[[sae]]\nkk = 3", "no option kk"),
-        ("sae = 3", r"\[\[sae\]\]"),
-        ("[[sae]]\nk = 3.5", "k = 3.5"),
+        ("token = 3", r"plan\.toml: token = 3: is unknown, is it tokens\?"),
+        ("[[sae]]\nkk = 3", r"plan\.toml: \[\[sae\]\] 1: kk = 3: is unknown, is it k\?"),
+        ("sae = 3", r"sae = 3: SAEs are tables, each headed \[\[sae\]\]"),
+        ("saes = [3]", r"saes = \[3\]: SAEs are tables, each headed \[\[sae\]\]"),
+        ("[[sae]]\nk = 3.5", r"\[\[sae\]\] 1: k = 3.5: should be a whole number"),
+        ("[[sae]]\nk = []", r"k = \[\]: should hold at least one value"),
+        ("[[sae]]\nk = 4\n[[sae]]\nblock = 3", r"\[\[sae\]\] 2: block = 3: should be a name"),
+        ("[[sae]]\nlevels = 3", "no meaning"),
+        ("[[sae]]\nvariant = 'multik'\nlevels = [[1, 'x']]", r"levels\[1\] = 'x'"),
         ("[[sae]]\nk = 5\n[[sae]]\nk = 5", None),
     ],
 )
@@ -227,5 +238,8 @@ def test_metrics_are_rewound(tmp_path):
 
 
 def test_trackers(tmp_path):
-    with pytest.raises(UnboxError, match="there are tensorboard, trackio, wandb"):
-        trackers(["paper"], tmp_path)
+    with pytest.raises(
+        UnboxError, match=r"train: trackers.* = 'paper': should be one of 'tensorboard', 'trackio'"
+    ):
+        train(noise(), tmp_path / "run", [Spec("", 2, 8)], trackers=["paper"])
+    assert not (tmp_path / "run").exists()

@@ -291,14 +291,20 @@ def test_several_epochs_and_small_last_batches():
 BAD = [
     ({"k": 9, "latents": 8}, "k is at most the latents"),
     ({"k": 0}, "k = 0"),
-    ({"variant": "top"}, "there are topk"),
-    ({"nonsense": 1}, "no option nonsense"),
+    ({"variant": "top"}, "fit: variant = 'top': should be one of 'topk'"),
+    ({"nonsense": 1}, "training: nonsense = 1: is unknown, there are tokens"),
     ({"batch_size": 0}, "batch_size = 0"),
-    ({"precision": "fp8"}, "there are auto, bf16, fp32"),
+    ({"precision": "fp8"}, "precision = 'fp8': should be one of 'auto', 'bf16' or 'fp32'"),
     ({"lr": 7.0}, "lr = 7.0"),
     ({"levels": (1, 2)}, "no meaning"),
     ({"variant": "matryoshka", "levels": (4, 2, 8)}, "must ascend"),
-    ({"centre": "middle"}, "median, mean"),
+    ({"centre": "middle"}, "'median' or 'mean'"),
+    ({"seed": 2**64}, "seed = 18446744073709551616: should be less than"),
+    ({"lr": float("nan")}, "lr = nan: should be a finite number"),
+    ({"tokens": 0}, "tokens = 0: should be at least 1"),
+    ({"scaled": 1}, "scaled = 1: should be true or false"),
+    ({"latents": 10**10}, "training rows_k2_n10000000000 would take 5.12 TB of memory; the limit is"),
+    ({"batch_size": 2**39}, "would take .* of memory; the limit is"),
 ]
 
 

@@ -14,10 +14,11 @@ from typing import Any
 from activation_store.files import publish_folder, sweep, write_json
 from unbox.errors import UnboxError
 from unbox.run_folder import LOCK
-from unbox.sae.fit import Progress, TrainingRun, TrainingState
+from unbox.sae.fit import LaneState, Progress, TrainingRun, TrainingState
 from unbox.sae.sae_folder import read_object
 from unbox.sae.safetensors_io import read_tensors, write_tensors
 from unbox.sae.train_step import state_shapes
+from unbox.validation import Amount, JSONObject, Several, checked, parsed, validated
 
 RUN, METRICS, STATE = "run.json", "metrics.jsonl", "state.json"
 #: Largest state.json, in bytes: a few hundred per block.
@@ -53,14 +54,32 @@ def read_checkpoint(out: Path, run: TrainingRun) -> TrainingState | None:
     if not found:
         return None
     folder = found[-1]
-    place = read_object(folder / STATE, STATE_LIMIT)
+    place = _place(folder / STATE, run)
     fits = {
         name: read_tensors(folder / f"{number}.safetensors", state_shapes(fit))
         for number, (name, fit) in enumerate(run.fits.items())
     }
-    if set(place.get("lanes", {})) != set(run.lanes):
-        raise UnboxError(f"{folder / STATE} is of other blocks than {', '.join(run.lanes)}")
-    return TrainingState(fits=fits, place=Progress(rounds=place["rounds"], lanes=place["lanes"]))
+    return TrainingState(fits=fits, place=place)
+
+
+@validated
+class LaneRecord:
+    """How far a block is: rows seen, and each process's place in its rows."""
+
+    done: Amount
+    cursors: Several[JSONObject]
+
+
+def _place(path: Path, run: TrainingRun) -> Progress:
+    """How far the run of a checkpoint is; UnboxError for anything else."""
+    found = read_object(path, STATE_LIMIT)
+    rounds = checked(Amount, "rounds", found.get("rounds"), str(path))
+    lanes = checked(JSONObject, "lanes", found.get("lanes"), str(path))
+    if set(lanes) != set(run.lanes):
+        raise UnboxError(f"{path} is of other blocks than {', '.join(run.lanes)}")
+    records = {name: parsed(LaneRecord, lane, f"{path}: lanes.{name}") for name, lane in lanes.items()}
+    places = {name: LaneState(done=one.done, cursors=list(one.cursors)) for name, one in records.items()}
+    return Progress(rounds=rounds, lanes=places)
 
 
 def begin(out: Path, record: Mapping[str, Any]) -> None:

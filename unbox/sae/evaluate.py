@@ -16,6 +16,7 @@ from unbox.sae.latent_statistics import ROWS, LatentSums
 from unbox.sae.model import SAE
 from unbox.sae.row_source import ImageRows, RowsLike, RowSource, row_sources
 from unbox.statistics import bootstrap_of_sums
+from unbox.validation import Count, checked
 
 #: A latent active in more than this part of the rows is dense.
 DENSE = 0.1
@@ -149,6 +150,7 @@ def evaluate(sae: SAE, rows: RowsLike, *, limit: int | None = None) -> Figures:
     another width, or none.
     """
     source = _source(sae, rows)
+    limit = None if limit is None else checked(Count, "limit", limit, "evaluate")
     latents = LatentSums.zero(sae.latents)
     cells: dict[Cell, Sums] = {}
     images: list[Sums] = []

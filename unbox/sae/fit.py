@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from activation_store.batches import Cursor
 from unbox.errors import UnboxError
+from unbox.memory_limit import require
 from unbox.sae.cpu.malloc import reuse_freed_memory
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import local_device, team
@@ -29,6 +30,7 @@ from unbox.sae.plan import Budget, Option, Plan, Spec, make_plan
 from unbox.sae.row_source import RowBatches, RowsLike, RowSource, row_sources, source_of
 from unbox.sae.train_step import SAETrainer
 from unbox.stopping import stop_point
+from unbox.validation import parsed
 
 #: Rows that the finished SAE's statistics are taken over.
 STATS_ROWS = 65_536
@@ -79,12 +81,11 @@ class TrainingRun:
         self, plan: Plan, sources: Mapping[str, RowSource], device: str | torch.device | None = None
     ) -> None:
         """Raises UnboxError for blocks without rows, and for rows that nothing can be fitted to."""
-        if not plan.saes:
-            raise UnboxError("no SAE to train: the plan names none")
         self.plan, self.device = plan, local_device(device)
+        self.team = team(plan.share, self.device)
+        check_plan(plan, sources, self.device, self.team.everyone.world)
         if self.device.type == "cpu":
             reuse_freed_memory()
-        self.team = team(plan.share, self.device)
         self.names = plan.names()
         self.rounds = 0
         blocks = dict.fromkeys(spec.block for spec in plan.saes)
@@ -213,6 +214,26 @@ class TrainingRun:
             return x if scale == 1 else x * scale
 
 
+def check_plan(
+    plan: Plan, sources: Mapping[str, RowSource], device: torch.device, processes: int = 1
+) -> None:
+    """Raises UnboxError for a plan without SAEs, for blocks without rows, and for what needs more memory than
+    a request may take, or than the GPU has."""
+    if not plan.saes:
+        raise UnboxError("no SAE to train: the plan names none")
+    widths = {spec.block: source_of(sources, spec.block).width for spec in plan.saes}
+    size, what = plan.memory(widths, processes), f"training {', '.join(plan.names()[:3])}"
+    if len(plan.saes) > 3:
+        what += f" and {len(plan.saes) - 3:,} more together"
+    if device.type != "cuda":
+        require(size, what)
+    elif size > (total := torch.cuda.get_device_properties(device).total_memory):
+        raise UnboxError(
+            f"{what} would take {size:.3g} bytes of the GPU's {total:.3g}: train fewer SAEs at a time, or "
+            "share their latents among several GPUs (--share latents)"
+        )
+
+
 def fit(
     rows: RowsLike,
     k: int,
@@ -236,7 +257,12 @@ def fit(
     sources = row_sources(rows)
     if len(sources) != 1:
         raise UnboxError(f"fit takes the rows of one block, these are of {', '.join(sources)}")
-    spec = Spec(next(iter(sources)), k, latents, variant, tuple(levels), seed, lr)
+    spec = parsed(
+        Spec,
+        {"block": next(iter(sources)), "k": k, "latents": latents, "variant": variant}
+        | {"levels": levels, "seed": seed, "lr": lr},
+        "fit",
+    )
     plan = make_plan([spec], tokens=tokens, seed=seed, batch_size=batch_size, **options)
     run = TrainingRun(plan, sources, device=device)
     steps(run, progress)

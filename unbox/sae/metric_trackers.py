@@ -6,10 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from activation_store.files import publish_file
 from unbox.errors import UnboxError
+from unbox.text_files import read_text
+from unbox.validation import Amount, JSONObject, Text, checked
+
+#: Largest file of metrics, in bytes: some 200 a line.
+METRICS_LIMIT = 1 << 30
 
 #: A line of metrics: the SAE's name, the rows it has seen, and numbers.
 Record = Mapping[str, str | float]
@@ -36,12 +41,14 @@ def rewind(path: str | os.PathLike, done: Mapping[str, int]) -> None:
     if not Path(path).exists():
         return
     lines = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(read_text(Path(path), METRICS_LIMIT).splitlines(), 1):
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if record["tokens"] <= done.get(record["sae"], 0):
+        door = f"line {number} of {path}"
+        name = checked(Text, "sae", checked(JSONObject, "", record, door).get("sae"), door)
+        if checked(Amount, "tokens", record.get("tokens"), door) <= done.get(name, 0):
             lines.append(line + "\n")
     with publish_file(path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
@@ -67,20 +74,19 @@ def _tracker(name: str, folder: Path) -> Sink:
     return Sink(lambda r: module.log({**_numbers(r), "tokens": r["tokens"]}), module.finish)
 
 
+TrackerName = Literal["tensorboard", "trackio", "wandb"]
 #: Name of an optional tracker -> how it starts, given the run's folder.
-TRACKERS: dict[str, Callable[[Path], Sink]] = {
+TRACKERS: dict[TrackerName, Callable[[Path], Sink]] = {
     "tensorboard": _tensorboard,
     "trackio": partial(_tracker, "trackio"),
     "wandb": partial(_tracker, "wandb"),
 }
 
 
-def trackers(names: Sequence[str], folder: Path) -> list[Sink]:
-    """Start the trackers asked for; raises UnboxError for one that is unknown or not installed."""
+def trackers(names: Sequence[TrackerName], folder: Path) -> list[Sink]:
+    """Start the trackers asked for; raises UnboxError for one that is not installed."""
     found = []
     for name in names:
-        if name not in TRACKERS:
-            raise UnboxError(f"no tracker '{name}'; there are {', '.join(TRACKERS)}")
         try:
             found.append(TRACKERS[name](folder))
         except ImportError:

@@ -1,15 +1,20 @@
 """What is to be trained, as values: a `Spec` for each SAE, a `Plan` for the run. JSON and TOML both ways."""
 
 import itertools
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from unbox.errors import UnboxError
+from annotated_types import Ge, Gt, Lt
+
+from unbox.errors import FieldError, UnboxError
 from unbox.former_names import as_written, renamed
 from unbox.json_types import JSON
+from unbox.memory_limit import require
+from unbox.text_files import read_toml_file
+from unbox.validation import Amount, Count, Name, Positive, Real, Seed, Several, Whole, parsed, validated
 
 #: Value of an option of a plan or an SAE.
 Option = bool | int | float | str | tuple[int, ...] | None
@@ -20,41 +25,46 @@ Centre = Literal["median", "mean"]
 FirstDirections = Literal["tied", "subspace"]
 Share = Literal["rows", "latents"]
 Precision = Literal["auto", "bf16", "fp32"]
+#: Names of the rows of `VARIANTS`, which needs torch; options are read without.
+VariantName = Literal["topk", "batchtopk", "matryoshka", "multik"]
+LearningRate = Annotated[Real, Gt(0), Lt(1)]
+#: Rows, of at least one.
+RowCount = Annotated[Whole, Ge(1), Lt(2**50)]
 #: Names of options that were others: as keywords, in TOML, and for ever in JSON.
 FORMER = {"clip": "clip_norm", "start": "init"}
 #: Rows a latent may be silent for before it counts as dead, at most (the paper's number).
 DEAD_AFTER = 10_000_000
+#: Arrays of latents x width that an SAE in training is (weights, two moments of each, the encoder in low
+#: precision, gradients), bytes of a number, of an active entry of a batch, and of a spec in a grid.
+ARRAYS, NUMBER_BYTES, ENTRY_BYTES, SPEC_BYTES = 8, 4, 24, 1024
 
 
-@dataclass(frozen=True)
+@validated
 class Spec:
     """One SAE."""
 
-    block: str = ""
+    block: Name | Literal[""] = ""
     """Block whose rows it is fitted to."""
-    k: int = 10
+    k: Count = 10
     """Active latents of a row."""
-    latents: int = 5120
+    latents: Count = 5120
     """Number of latents n."""
-    variant: str = "topk"
+    variant: VariantName = "topk"
     """A row of `VARIANTS`: topk, batchtopk, matryoshka, multik."""
-    levels: tuple[int, ...] = ()
+    levels: Several[Count] = ()
     """Matryoshka: sizes of the nested prefixes; multik: the nested numbers of active ones. Empty: usual."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the first directions."""
-    lr: float | None = None
+    lr: LearningRate | None = None
     """Adam's learning rate; None: see `learning_rate.peak`."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self, {"k": 1, "latents": 1, "seed": 0})
         if self.k > self.latents:
-            raise UnboxError(f"k = {self.k} active of {self.latents} latents: k is at most the latents")
-        if self.lr is not None and not 0 < self.lr < 1:
-            raise UnboxError(f"lr = {self.lr} is not between 0 and 1")
+            raise FieldError("", "k", self.k, f"k is at most the latents, {self.latents:,}")
         from unbox.sae.variants import variant  # needs torch; options are read without
 
-        levels = tuple(int(level) for level in self.levels)
-        object.__setattr__(self, "levels", variant(self.variant).levels(levels, self.k, self.latents))
+        levels = variant(self.variant).levels(self.levels, self.k, self.latents)
+        object.__setattr__(self, "levels", levels)
 
     @property
     def title(self) -> str:
@@ -77,21 +87,21 @@ class Budget:
     checkpoint_every: int
 
 
-@dataclass(frozen=True)
+@validated
 class SpecGrid:
     """Every combination of these is one SAE."""
 
-    blocks: tuple[str, ...] = ()
+    blocks: Several[Name] = ()
     """Blocks whose rows SAEs are fitted to; none: every block of the store."""
-    k: tuple[int, ...] = (10,)
+    k: Several[Count] = (10,)
     """Active latents of a row."""
-    latents: tuple[int, ...] = (5120,)
+    latents: Several[Count] = (5120,)
     """Latents n of an SAE."""
-    variant: tuple[Literal["topk", "batchtopk", "matryoshka", "multik"], ...] = ("topk",)
+    variant: Several[VariantName] = ("topk",)
     """How active latents are chosen, and what the loss nests."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Several[Seed] = (0,)
     """Seeds of the first directions."""
-    lr: tuple[float, ...] = ()
+    lr: Several[LearningRate] = ()
     """Adam's learning rates; none: 2e-4 / sqrt(latents / 16384), more in runs of under 10,000 steps."""
 
     def specs(self, blocks: Sequence[str]) -> "tuple[Spec, ...]":
@@ -100,25 +110,25 @@ class SpecGrid:
         return specs(self.blocks or blocks, **lists, seed=self.seeds, lr=self.lr or None)
 
 
-@dataclass(frozen=True)
+@validated
 class TrainSettings:
     """How the SAEs of a run are trained. Amounts are in rows ("tokens")."""
 
-    tokens: int | None = None
+    tokens: RowCount | None = None
     """Rows that each SAE sees; None: each row once. More than there are: several epochs."""
-    batch_size: int = 4096
+    batch_size: Count = 4096
     """Rows of a step, over all processes."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the order of the rows."""
-    warmup: int | None = None
+    warmup: Amount | None = None
     """Rows of linear warm-up; None: 5 % of the tokens, at most a million."""
-    decay: int | None = None
+    decay: Amount | None = None
     """Rows of linear decay to 0 at the end; None: 20 % of the tokens."""
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
     """Largest norm of an SAE's gradient; None: no clipping."""
-    aux: float = 1 / 32
+    aux: Annotated[Real, Ge(0), Lt(10)] = 1 / 32
     """Coefficient of AuxK, which revives dead latents; 0: none."""
-    dead_after: int | None = None
+    dead_after: RowCount | None = None
     """Rows of silence after which a latent is dead; None: 10 million, at most an eighth of the tokens."""
     centre: Centre = "median"
     """Where b_pre starts: geometric median or mean of 32,768 rows."""
@@ -130,23 +140,10 @@ class TrainSettings:
     """What processes under torchrun share: the rows of a batch, or the latents of each SAE, for large n."""
     precision: Precision = "auto"
     """Type of the encoder's products: bf16, fp32, or auto: bf16 where the processor multiplies it."""
-    log_every: int | None = None
+    log_every: RowCount | None = None
     """Rows between lines of metrics; None: a hundredth of the tokens."""
-    checkpoint_every: int | None = None
+    checkpoint_every: RowCount | None = None
     """Rows between checkpoints; None: a tenth of the tokens, at most 50 million."""
-
-    def __post_init__(self) -> None:
-        optional = ("tokens", "warmup", "decay", "dead_after", "log_every", "checkpoint_every")
-        floors = {name: 0 if name in ("warmup", "decay") else 1 for name in optional}
-        _check_numbers(self, {"batch_size": 1, "seed": 0, **floors}, optional)
-        choices = {"precision": Precision, "share": Share, "centre": Centre, "init": FirstDirections}
-        for name, known in choices.items():
-            if getattr(self, name) not in get_args(known):
-                raise UnboxError(f"no {name} '{getattr(self, name)}'; there are {', '.join(get_args(known))}")
-        if not 0 <= self.aux < 10:
-            raise UnboxError(f"aux = {self.aux}: the coefficient of AuxK is from 0 to 10")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UnboxError(f"clip_norm = {self.clip_norm}: the largest norm of a gradient is over 0")
 
     def budget(self, rows: int) -> "Budget":
         """The plan's amounts for a block of `rows` rows, with every None filled in."""
@@ -162,15 +159,11 @@ class TrainSettings:
         return Budget(tokens, self.batch_size, **amounts)
 
 
-@dataclass(frozen=True)
+@validated
 class Plan(TrainSettings):
     """One run: SAEs trained together on one pass over the rows."""
 
-    saes: tuple[Spec, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "saes", tuple(self.saes))
-        super().__post_init__()
+    saes: Several[Spec] = ()
 
     def names(self) -> list[str]:
         """A folder's name for each SAE: its block where that tells it apart, else its title."""
@@ -188,24 +181,33 @@ class Plan(TrainSettings):
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, JSON]) -> "Plan":
-        """Inverse of `to_json`; raises UnboxError for what is not a plan."""
-        known = _known(cls, value, "a plan")
-        return cls(**{**known, "saes": tuple(_spec(s) for s in known.get("saes", ()))})
+    def from_json(cls, value: JSON, door: str = "a plan") -> "Plan":
+        """Inverse of `to_json`; raises UnboxError, naming `door`, for what is not a plan."""
+        saes = value.get("saes", ()) if isinstance(value, Mapping) else ()
+        if not isinstance(saes, Sequence) or isinstance(saes, str):
+            raise FieldError(door, "saes", saes, "should be a list of SAEs")
+        found = [parsed(Spec, sae, f"{door}: saes[{i}]") for i, sae in enumerate(saes)]
+        return parsed(cls, {**value, "saes": found} if isinstance(value, Mapping) else value, door, FORMER)
+
+    def memory(self, widths: Mapping[str, int], processes: int = 1) -> int:
+        """Bytes that training takes at most in each of `processes`, the rows' `widths` d by block given."""
+        shared = processes if self.share == "latents" else 1
+        weights = sum(-(-spec.latents // shared) * widths[spec.block] * ARRAYS for spec in self.saes)
+        rows = self.batch_size if shared > 1 else -(-self.batch_size // processes)
+        widest, most = max(widths.values(), default=0), max((spec.k for spec in self.saes), default=0)
+        return (weights + rows * widest) * NUMBER_BYTES + rows * most * ENTRY_BYTES
 
 
 def make_plan(saes: Sequence[Spec], **options: Option) -> Plan:
     """A plan of some SAEs with options of `Plan`; raises UnboxError for an option that it does not have."""
-    options = renamed(options, FORMER, warn=True)
-    return Plan(**{**_known(Plan, options, "training"), "saes": tuple(saes)})
+    return parsed(Plan, {**renamed(options, FORMER, warn=True), "saes": saes}, "training")
 
 
 def specs(
     blocks: Sequence[str], **lists: Option | Sequence[Option] | Sequence[Sequence[int]]
 ) -> tuple[Spec, ...]:
     """Every combination: `specs(["mid.0"], k=[5, 10], latents=5120)`; no list is one value."""
-    columns = {"block": list(blocks), **{name: _listed(name, value) for name, value in lists.items()}}
-    return tuple(Spec(**dict(zip(columns, row, strict=True))) for row in itertools.product(*columns.values()))
+    return _combinations({"block": list(blocks), **lists}, "Spec")
 
 
 def read_toml(path: str | Path) -> Plan:
@@ -214,50 +216,31 @@ def read_toml(path: str | Path) -> Plan:
     In an `[[sae]]`, a list means one SAE for each of its values; `block` may be a list too. (`levels` is a
     list by nature: a list of lists there.)
     """
-    try:
-        with open(path, "rb") as file:
-            value = tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UnboxError(f"{path} is not valid TOML: {error}") from None
+    value = read_toml_file(path)
+    if "saes" in value:
+        raise FieldError(str(path), "saes", value["saes"], "SAEs are tables, each headed [[sae]]")
     tables = value.pop("sae", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise UnboxError(f"{path}: SAEs are tables, each headed [[sae]]")
-    found: tuple[Spec, ...] = ()
-    for table in tables:
-        known = _known(Spec, table, f"an [[sae]] of {path}")
-        blocks = _listed("block", known.pop("block", ""))
-        found += specs(blocks, **known)
-    return Plan(**{**_known(Plan, value, str(path)), "saes": found})
+        raise FieldError(str(path), "sae", tables, "SAEs are tables, each headed [[sae]]")
+    found: list[Spec] = []
+    for number, table in enumerate(tables, 1):
+        found += _combinations(table, f"{path}: [[sae]] {number}")
+    return parsed(Plan, {**value, "saes": found}, str(path), FORMER)
+
+
+def _combinations(options: Mapping[str, Options], door: str) -> tuple[Spec, ...]:
+    """The SAEs of lists of options; FieldErrors are of `door`."""
+    columns = {name: _listed(name, value) for name, value in options.items()}
+    if empty := next((name for name, column in columns.items() if not column), None):
+        raise FieldError(door, empty, [], "should hold at least one value")
+    count = prod(len(column) for column in columns.values())
+    require(count * SPEC_BYTES, f"a grid of {count:,} SAEs", door)
+    rows = itertools.product(*columns.values())
+    return tuple(parsed(Spec, dict(zip(columns, row, strict=True)), door) for row in rows)
 
 
 def _listed(name: str, value: Any) -> list[Any]:
     if name == "levels":
-        return list(value) if value and isinstance(value[0], list | tuple) else [tuple(value)]
+        nested = isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple)
+        return list(value) if nested else [value]
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _spec(value: JSON) -> Spec:
-    known = _known(Spec, value, "an SAE of a plan")
-    return Spec(**{**known, "levels": tuple(known.get("levels", ()))})
-
-
-def _known(kind: type[Plan] | type[Spec], value: JSON, where: str) -> dict[str, Any]:
-    """`value` as keyword arguments of a dataclass; raises UnboxError for keys that it does not have."""
-    if not isinstance(value, Mapping):
-        raise UnboxError(f"{where} is not an object with keys")
-    value, names = renamed(value, FORMER), [f.name for f in fields(kind)]
-    unknown = sorted(set(value) - set(names))
-    if unknown:
-        raise UnboxError(f"{where} has no option {', '.join(unknown)}; there are {', '.join(names)}")
-    return value
-
-
-def _check_numbers(
-    value: TrainSettings | Spec, floors: Mapping[str, int], optional: Sequence[str] = ()
-) -> None:
-    for name, floor in floors.items():
-        number = getattr(value, name)
-        if number is None and name in optional:
-            continue
-        if isinstance(number, bool) or not isinstance(number, int) or number < floor:
-            raise UnboxError(f"{name} = {number!r} is not a whole number of at least {floor}")

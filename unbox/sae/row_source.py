@@ -13,6 +13,7 @@ from torch import Tensor
 from activation_store import Store
 from activation_store.batches import Cursor
 from unbox.errors import UnboxError
+from unbox.validation import Amount, checked
 
 
 class RowBatches(Iterator[np.ndarray], Protocol):
@@ -72,8 +73,8 @@ class ArrayRows:
 
     def __init__(self, array: np.ndarray | Tensor, block: str = "") -> None:
         array = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array)
-        if array.ndim < 2 or array.shape[-1] == 0:
-            raise UnboxError(f"rows have shape (..., width), this array has {array.shape}")
+        if array.ndim < 2 or array.shape[-1] == 0 or array.dtype.kind not in "fiub":
+            raise UnboxError(f"rows are numbers of shape (..., width); these are {array.dtype} {array.shape}")
         self.array = np.ascontiguousarray(array.reshape(-1, array.shape[-1]), dtype=np.float32)
         self.block = block
 
@@ -103,7 +104,8 @@ class ArrayRows:
 
         Of `world` ranks each is given `batch_size` rows, its share of the same `world * batch_size` rows.
         """
-        epoch, at = (0, 0) if cursor is None else (int(cursor["epoch"]), int(cursor["at"]))
+        found = {"epoch": 0, "at": 0} if cursor is None else cursor
+        epoch, at = (checked(Amount, name, found.get(name), "the cursor") for name in ("epoch", "at"))
         return ArrayBatches(self, batch_size * world, seed, epochs, rank, world, epoch, at)
 
 
@@ -148,7 +150,10 @@ def row_sources(rows: RowsLike) -> dict[str, RowSource]:
     A single source is under its own `block`, or "" where it has none.
     """
     if isinstance(rows, Mapping):
-        return dict(rows)
+        arrays = (np.ndarray, Tensor)
+        return {
+            name: ArrayRows(each, name) if isinstance(each, arrays) else each for name, each in rows.items()
+        }
     if isinstance(rows, Store):
         return {block: rows[block] for block in rows.blocks}
     source = rows if isinstance(rows, RowSource) else ArrayRows(rows)

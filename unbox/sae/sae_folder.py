@@ -1,18 +1,20 @@
 """SAEs on disk: a folder each, of `config.json`, `sae.safetensors`, `figures.json` and a model card."""
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le, Len
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from activation_store import StoreError
 from activation_store.files import JSON_LIMIT, digest, publish_folder, read_json, write_json, write_text
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.json_types import JSON
-from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
+from unbox.sae.safetensors_io import Shape, checked_file, read_tensors, write_tensors
+from unbox.validation import JSONObject, Real, Text, Whole, checked, parsed, validated
 
 FORMAT, VERSION = "unbox-sae", 1
 CONFIG, TENSORS, FIGURES, CARD = "config.json", "sae.safetensors", "figures.json", "README.md"
@@ -26,6 +28,44 @@ MOST = 1 << 30
 
 #: What an active latent's pre-activation exceeds, for all or each; None: the k largest are active.
 Threshold = float | tuple[float, ...] | None
+#: The same as it is in a file, where lists are no tuples.
+ThresholdInFile = Annotated[
+    Real | tuple[Real, ...] | None, BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
+]
+Dimension = Annotated[Whole, Ge(1), Le(MOST)]
+ShortText = Annotated[Text, Len(0, 300)]
+#: Figures that are shown of an SAE wherever it is; others are for whoever asks for them.
+SHOWN_FIGURES = ("fvu", "l0", "dead_fraction", "dense_fraction")
+
+
+@validated
+class SAEConfig:
+    """`config.json`: what is known of an SAE beside its tensors."""
+
+    format: Literal["unbox-sae"]
+    version: Literal[1]
+    block: ShortText
+    name: ShortText
+    k: Dimension
+    latents: Dimension
+    width: Dimension
+    threshold: ThresholdInFile
+    update_std: Annotated[Real, Ge(0)]
+    stats: bool
+    """Whether the statistics of its latents are among the tensors."""
+    digest: Text
+    """Of the file of tensors."""
+    meta: JSONObject
+
+    def __post_init__(self) -> None:
+        if self.k > self.latents:
+            raise FieldError("", "k", self.k, f"k is at most the latents, {self.latents:,}")
+        if isinstance(self.threshold, tuple) and len(self.threshold) != self.latents:
+            raise FieldError("", "threshold", self.threshold, f"should be one for each of {self.latents:,}")
+        for key, needed in (("training", set()), ("imported", {"format", "folder"})):
+            value = self.meta.get(key)
+            if value and not (isinstance(value, dict) and needed <= value.keys()):
+                raise FieldError("", f"meta.{key}", value, f"should be an object with {needed or 'keys'}")
 
 
 def write_folder(
@@ -69,18 +109,26 @@ def read_folder(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, A
     if not (folder / CONFIG).is_file():
         raise UnboxError(f"{folder} holds no SAE: there is no {CONFIG}; `unbox train` writes such folders")
     config = _config(folder)
-    n, d = config["latents"], config["width"]
+    n, d = config.latents, config.width
     shapes: dict[str, Shape | None] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
-    if config["stats"]:
+    if config.stats:
         shapes |= {f"stats.{name}": (n,) for name in STATS}
-    if digest(folder / TENSORS) != config["digest"]:
+    if digest(checked_file(folder / TENSORS)) != config.digest:
         raise UnboxError(f"{folder / TENSORS} is damaged or of another SAE: its digest is not the config's")
     tensors = {name: tensor.float() for name, tensor in read_tensors(folder / TENSORS, shapes).items()}
-    meta = dict(config["meta"])
+    meta = dict(config.meta)
     if (folder / FIGURES).is_file():
         meta["figures"] = read_object(folder / FIGURES)
-    facts = {key: config[key] for key in ("k", "block", "name", "update_std")}
-    return tensors, {**facts, "threshold": _threshold(config["threshold"], n), "meta": meta}
+    _check_figures(meta.get("figures", {}), folder / FIGURES)
+    facts = {key: getattr(config, key) for key in ("k", "block", "name", "update_std", "threshold")}
+    return tensors, {**facts, "meta": meta}
+
+
+def _check_figures(figures: JSON, path: Path) -> None:
+    """Raises FieldError where the figures that are shown of every SAE are no numbers."""
+    figures = checked(JSONObject, "figures", figures, str(path))
+    for key in SHOWN_FIGURES:
+        checked(Real, key, figures.get(key, 0), str(path))
 
 
 def sae_folders(folder: str | os.PathLike) -> list[Path]:
@@ -99,28 +147,7 @@ def is_sae(folder: Path) -> bool:
     return not folder.name.endswith(".tmp") and (folder / TENSORS).is_file() and (folder / CONFIG).is_file()
 
 
-def _is_number(value: JSON) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-#: Key of the config -> what it must be.
-_CHECKS = {
-    "format": lambda v: v == FORMAT,
-    "version": lambda v: v == VERSION,
-    "block": lambda v: isinstance(v, str) and len(v) < 300,
-    "name": lambda v: isinstance(v, str) and len(v) < 300,
-    "k": lambda v: type(v) is int and 1 <= v <= MOST,
-    "latents": lambda v: type(v) is int and 1 <= v <= MOST,
-    "width": lambda v: type(v) is int and 1 <= v <= MOST,
-    "threshold": lambda v: v is None or _is_number(v) or (isinstance(v, list) and all(map(_is_number, v))),
-    "update_std": lambda v: _is_number(v) and v >= 0,
-    "stats": lambda v: isinstance(v, bool),
-    "digest": lambda v: isinstance(v, str),
-    "meta": lambda v: isinstance(v, dict),
-}
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
+def _config(folder: Path) -> SAEConfig:
     config = read_object(folder / CONFIG)
     if config.get("format") != FORMAT:
         raise UnboxError(
@@ -130,18 +157,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     version = config.get("version")
     if type(version) is int and version > VERSION:
         raise UnboxError(f"{folder} is of format {version}; this unbox reads up to {VERSION}: update it")
-    wrong = [key for key, check in _CHECKS.items() if key not in config or not check(config[key])]
-    if wrong:
-        raise UnboxError(f"{folder / CONFIG}: {', '.join(f'{k} = {config.get(k)!r}'[:80] for k in wrong)}")
-    return config
-
-
-def _threshold(value: float | list[float] | None, latents: int) -> Threshold:
-    if isinstance(value, list):
-        if len(value) != latents:
-            raise UnboxError(f"the config has {len(value)} thresholds for {latents} latents")
-        return tuple(map(float, value))
-    return None if value is None else float(value)
+    return parsed(SAEConfig, config, str(folder / CONFIG))
 
 
 def read_object(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from activation_store.files import publish_file
 from unbox.errors import UnboxError
+from unbox.memory_limit import require
 
 #: Largest header that is read, in bytes. Ours take a few hundred per tensor.
 HEADER_LIMIT = 1 << 20
@@ -27,6 +28,16 @@ def write_tensors(
         file.write(save(plain, metadata))
 
 
+def checked_file(path: str | os.PathLike) -> Path:
+    """The path of a file of tensors. Raises UnboxError where there is none, or one over the memory that a
+    request may take."""
+    path = Path(path)
+    if not path.is_file():
+        raise UnboxError(f"there is no file {path}")
+    require(2 * path.stat().st_size, f"reading {path}")
+    return path
+
+
 def read_tensors(
     path: str | os.PathLike, shapes: Mapping[str, Shape | None] | None = None
 ) -> dict[str, Tensor]:
@@ -35,7 +46,7 @@ def read_tensors(
     `shapes` names the tensors that must be there, and no others, with their shapes (None: of any). Raises
     UnboxError for anything else: a pickle, a huge header, lengths that do not add up, NaN.
     """
-    path = Path(path)
+    path = checked_file(path)
     with open(path, "rb") as file:
         length = file.read(8)
         if int.from_bytes(length, "little") > HEADER_LIMIT:

@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Lt
 
 from activation_store import Rows
 from unbox.errors import UnboxError
@@ -19,12 +20,15 @@ from unbox.run_folder import run_folder
 from unbox.sae import checkpoint, metric_trackers
 from unbox.sae.distributed import group, local_device
 from unbox.sae.evaluate import evaluate
-from unbox.sae.fit import TrainingRun, steps
+from unbox.sae.fit import TrainingRun, check_plan, steps
 from unbox.sae.model import SAE
 from unbox.sae.plan import Option, Plan, Spec, make_plan
 from unbox.sae.row_source import ArrayRows, RowsLike, RowSource, row_sources, source_of
 from unbox.sae.sae_folder import is_sae
+from unbox.validation import FilePath, Real, Several, checked
 
+#: Part of the images or rows kept from training.
+HeldOut = Annotated[Real, Ge(0), Lt(1)]
 #: Part of the images kept from training, unless told.
 HELD_OUT = 0.02
 #: Rows or images of the held-out part that figures are taken on, at most.
@@ -54,13 +58,18 @@ def train(
     `held_out` is the part of the images (or, in an array, rows) kept from training, for the figures: 2 %
     unless given.
     """
-    out, sources = Path(out), row_sources(rows)
+    out, sources = checked(FilePath, "out", out, "train"), row_sources(rows)
+    also = checked(Several[metric_trackers.TrackerName], "trackers", trackers, "train")
     plan = _plan(out, sources, specs, plan, resume, options)
     if held_out is None:
         before = checkpoint.recorded(out) if resume and specs is None else {}
         held_out = before.get("held_out", HELD_OUT)
+    held_out = checked(HeldOut, "held_out", held_out, "train")
     learn, test = _split(sources, {spec.block for spec in plan.saes}, held_out)
-    names, processes = plan.names(), group(local_device(device))
+    names, at = plan.names(), local_device(device)
+    processes = group(at)
+    if not (finished := all(is_sae(out / name) for name in names)):
+        check_plan(plan, learn, at, processes.world)
     own_rows = {spec.block: _identity(source_of(learn, spec.block)) for spec in plan.saes}
     record = {
         "plan": plan.to_json(),
@@ -68,14 +77,13 @@ def train(
         "rows": own_rows,
         "provenance": provenance(rows),
     }
-    finished = all(is_sae(out / name) for name in names)
     with nullcontext() if finished or processes.rank else run_folder(out, "train"):
         if processes.rank == 0:
             checkpoint.begin(out, record)
         processes.collect("begun")
         if not finished:
             run = TrainingRun(plan, learn, device=device)
-            _train(run, out, trackers, progress)
+            _train(run, out, also, progress)
             _finish(run, out, test, record)
             processes.collect("written")
     saes = {name: SAE.load(out / name) for name in names}
@@ -115,7 +123,7 @@ def _plan(
     if plan is None and specs is None:
         if not resume:
             raise UnboxError("nothing to train: give specs, a plan, or resume=True for the run in the folder")
-        return Plan.from_json(checkpoint.recorded(out)["plan"])
+        return Plan.from_json(checkpoint.recorded(out)["plan"], f"{out / checkpoint.RUN}: plan")
     if plan is None:
         plan = make_plan(specs or (), **options)
     blocks = [(spec, block) for spec in plan.saes for block in ([spec.block] if spec.block else sources)]
@@ -126,8 +134,6 @@ def _split(
     sources: dict[str, RowSource], blocks: set[str], part: float
 ) -> tuple[dict[str, RowSource], dict[str, RowSource | None]]:
     """Rows to learn from and rows to test on, by block: the last images (or rows) are for the test."""
-    if not 0 <= part < 1:
-        raise UnboxError(f"held_out = {part}: the part of the rows kept from training is from 0 to under 1")
     learn, test = dict(sources), dict[str, RowSource | None].fromkeys(blocks)
     for block in blocks & set(sources):
         source = sources[block]
@@ -149,7 +155,9 @@ def _identity(source: RowSource) -> dict[str, Any]:
     return {**facts, "sum": float(np.float64(source.sample(64, 0).sum(dtype=np.float64)))}
 
 
-def _train(run: TrainingRun, out: Path, trackers: Sequence[str], progress: bool) -> None:
+def _train(
+    run: TrainingRun, out: Path, trackers: Sequence[metric_trackers.TrackerName], progress: bool
+) -> None:
     state = checkpoint.read_checkpoint(out, run)
     if state is not None:
         run.restore(state)

@@ -13,6 +13,7 @@ from unbox.errors import UnboxError
 from unbox.sae.interop import saelens, sdxl_unbox, sparsify
 from unbox.sae.interop.common import Format
 from unbox.sae.model import SAE
+from unbox.sae.sae_folder import WEIGHTS
 
 #: Name -> how to recognise, read and write it.
 FORMATS: dict[str, Format] = {"sdxl-unbox": sdxl_unbox, "saelens": saelens, "sparsify": sparsify}
@@ -29,6 +30,9 @@ def import_sae(path: str | os.PathLike, kind: str | None = None, block: str | No
     if not found:
         raise UnboxError(f"{folder} holds no SAE in a known layout; there are {', '.join(FORMATS)}")
     sae = _format(found[0]).read(folder)
+    for name in WEIGHTS:
+        if not getattr(sae, name).isfinite().all():
+            raise UnboxError(f"{folder}: {name} is too large for float32 when its options are folded in")
     if block is not None:
         sae = replace(sae, block=block, name=block)
     return replace(sae, meta={**sae.meta, "imported": {"format": found[0], "folder": folder.name}})
@@ -40,8 +44,12 @@ def import_all(path: str | os.PathLike, kind: str | None = None) -> dict[str, SA
     if not root.is_dir():
         raise UnboxError(f"{root} is not a folder")
     forms = [_format(kind)] if kind else list(FORMATS.values())
-    inside = [path for path in (root, *sorted(root.iterdir())) if path.is_dir()]
-    folders = [path for path in inside if any(form.recognises(path) for form in forms)]
+
+    def recognised(folder: Path) -> bool:
+        return folder.is_dir() and any(form.recognises(folder) for form in forms)
+
+    # A folder that is an SAE holds no others: `final` in it is itself.
+    folders = [root] if recognised(root) else [path for path in sorted(root.iterdir()) if recognised(path)]
     if not folders:
         raise UnboxError(f"{root} holds no SAE in a known layout; there are {', '.join(FORMATS)}")
     return {folder.name: import_sae(folder, kind) for folder in folders}

@@ -1,14 +1,16 @@
 """What the layouts share."""
 
-from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from unbox.errors import UnboxError
-from unbox.json_types import JSON
 from unbox.sae.model import SAE
 from unbox.sae.sae_folder import read_object
 from unbox.site import short_name
+from unbox.validation import parsed
+
+Config = TypeVar("Config")
 
 #: Largest configuration file of another package, in bytes.
 CONFIG_LIMIT = 1 << 20
@@ -30,21 +32,14 @@ def peek(folder: Path, file: str) -> dict[str, Any]:
         return {}
 
 
-def whole_number(config: Mapping[str, JSON], key: str, where: Path) -> int:
-    """A positive whole number of a configuration."""
-    value = config.get(key)
-    if type(value) is not int or not 1 <= value <= 1 << 30:
-        raise UnboxError(f"{where}: {key} = {value!r} is not a positive whole number")
-    return value
+def read_config(kind: type[Config], path: Path) -> Config:
+    """The fields of a validated class that a configuration of another package has; the others are left.
 
-
-def refuse_unless(config: Mapping[str, JSON], supported: Mapping[str, tuple[JSON, ...]], where: Path) -> None:
-    """Raises UnboxError where a key is there with a value that this reader does not understand exactly."""
-    for key, values in supported.items():
-        if key in config and config[key] not in values:
-            raise UnboxError(
-                f"{where}: {key} = {config[key]!r} is not supported; only {', '.join(map(repr, values))}"
-            )
+    Raises UnboxError for no JSON object, missing fields, and values that are not read exactly.
+    """
+    config = read_object(path, CONFIG_LIMIT)
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # it is a dataclass
+    return parsed(kind, {name: config[name] for name in names if name in config}, str(path))
 
 
 def block_of(text: str) -> str:

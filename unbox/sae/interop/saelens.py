@@ -4,18 +4,36 @@ Their batchtopk and matryoshka SAEs are saved for inference as jumprelu, and com
 """
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from activation_store.files import write_json
+from unbox.errors import FieldError
 from unbox.json_types import JSON
-from unbox.sae.interop.common import CONFIG_LIMIT, block_of, peek, refuse_unless, whole_number
+from unbox.sae.interop.common import block_of, peek, read_config
 from unbox.sae.model import SAE
-from unbox.sae.sae_folder import read_object
+from unbox.sae.sae_folder import Dimension
 from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
 from unbox.site import block_path
+from unbox.validation import JSONObject, validated
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+
+
+@validated
+class SAELensConfig:
+    """What their cfg.json says of an SAE; only what is read exactly is taken."""
+
+    architecture: Literal["topk", "jumprelu"]
+    d_sae: Dimension
+    d_in: Dimension
+    k: Dimension | None = None
+    normalize_activations: Literal["none"] = "none"
+    reshape_activations: Literal["none"] = "none"
+    rescale_acts_by_decoder_norm: bool | None = False
+    apply_b_dec_to_input: bool = True
+    metadata: JSONObject | None = None
 
 
 def recognises(folder: Path) -> bool:
@@ -25,33 +43,28 @@ def recognises(folder: Path) -> bool:
 
 def read(folder: Path) -> SAE:
     """The SAE. Options that change its codes are folded into the weights, exactly, or refused."""
-    config = read_object(folder / CONFIG, CONFIG_LIMIT)
-    supported: dict[str, tuple[JSON, ...]] = {
-        "architecture": ("topk", "jumprelu"),
-        "normalize_activations": ("none",),
-        "reshape_activations": ("none",),
-    }
-    refuse_unless(config, supported, folder)
-    n, d = whole_number(config, "d_sae", folder), whole_number(config, "d_in", folder)
+    config = read_config(SAELensConfig, folder / CONFIG)
+    n, d, jumps = config.d_sae, config.d_in, config.architecture == "jumprelu"
     shapes: dict[str, Shape | None] = {"W_enc": (d, n), "W_dec": (n, d), "b_enc": (n,), "b_dec": (d,)}
-    jumps = config["architecture"] == "jumprelu"
     if jumps:
         shapes["threshold"] = (n,)
     tensors = {name: tensor.float() for name, tensor in read_tensors(folder / WEIGHTS, shapes).items()}
     W_enc, W_dec, b_lat = tensors["W_enc"].T.contiguous(), tensors["W_dec"], tensors["b_enc"]
-    if config.get("rescale_acts_by_decoder_norm"):
+    if config.rescale_acts_by_decoder_norm:
         norm = W_dec.norm(dim=1)
-        W_enc, b_lat, W_dec = W_enc * norm[:, None], b_lat * norm, W_dec / norm[:, None]
-    if not config.get("apply_b_dec_to_input", True):
+        W_enc, b_lat = W_enc * norm[:, None], b_lat * norm
+        W_dec = W_dec / torch.where(norm > 0, norm, 1)[:, None]  # a latent that adds nothing is never active
+    if not config.apply_b_dec_to_input:
         b_lat = b_lat + W_enc @ tensors["b_dec"]
-    metadata = config.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
+    metadata = config.metadata or {}
     hook, average = metadata.get("hook_name"), metadata.get("k")
     block = block_of(hook) if isinstance(hook, str) else ""
     if jumps:  # active latents on average, where our own export noted it; 1 where nobody knows
         k = average if type(average) is int and 1 <= average <= n else 1
+    elif config.k is None:
+        raise FieldError(str(folder / CONFIG), "k", None, "is missing")
     else:
-        k = whole_number(config, "k", folder)
+        k = config.k
     return SAE(
         W_enc=W_enc,
         W_dec=W_dec,

@@ -22,14 +22,25 @@ from torch import Tensor
 
 from activation_store.files import write_json
 from unbox.errors import UnboxError
-from unbox.sae.interop.common import CONFIG_LIMIT, block_of, peek, whole_number
+from unbox.sae.interop.common import block_of, peek, read_config
 from unbox.sae.model import SAE, Stats
-from unbox.sae.sae_folder import read_object
+from unbox.sae.sae_folder import Dimension
+from unbox.sae.safetensors_io import checked_file
 from unbox.site import block_path
+from unbox.validation import validated
 
 _FOLDER = re.compile(r"(?P<block>.+?)_k\d+_hidden\d+")
 #: What their training code records; it has no meaning for a finished SAE.
 _UNUSED = {"auxk": 256, "dead_steps_threshold": 10_000_000 // 4096}
+
+
+@validated
+class SdxlUnboxConfig:
+    """What their config.json says of an SAE."""
+
+    n_dirs_local: Dimension
+    d_model: Dimension
+    k: Dimension
 
 
 def recognises(folder: Path) -> bool:
@@ -45,8 +56,8 @@ def read(folder: Path) -> SAE:
     k / n, what it is on average (`meta["nominal_density"]` marks it).
     """
     at = _at(folder)
-    config = read_object(at / "config.json", CONFIG_LIMIT)
-    n, d, k = (whole_number(config, key, at) for key in ("n_dirs_local", "d_model", "k"))
+    config = read_config(SdxlUnboxConfig, at / "config.json")
+    n, d, k = config.n_dirs_local, config.d_model, config.k
     state = _load(at / "state_dict.pth")
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     shapes = {"encoder.weight": (n, d), "decoder.weight": (d, n), "pre_bias": (d,), "latent_bias": (n,)}
@@ -121,7 +132,7 @@ DAMAGED = (
 
 def _load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(checked_file(path), map_location="cpu", weights_only=True)
     except DAMAGED as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnboxError(f"{path} is refused: it is not a file of plain tensors ({first[:200]})") from None

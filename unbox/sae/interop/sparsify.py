@@ -1,16 +1,34 @@
 """sparsify (eai-sparsify): cfg.json and sae.safetensors, activation `topk`, no transcoders."""
 
 from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
 
 from activation_store.files import write_json
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
-from unbox.sae.interop.common import CONFIG_LIMIT, block_of, peek, refuse_unless, whole_number
+from unbox.sae.interop.common import block_of, peek, read_config
 from unbox.sae.model import SAE
-from unbox.sae.sae_folder import read_object
+from unbox.sae.sae_folder import MOST, Dimension
 from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
+from unbox.validation import Whole, validated
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+
+
+@validated
+class SparsifyConfig:
+    """What their cfg.json says of an SAE; only what is read exactly is taken."""
+
+    d_in: Dimension
+    k: Dimension
+    num_latents: Annotated[Whole, Ge(0), Le(MOST)] = 0
+    """0: by the expansion factor."""
+    expansion_factor: Dimension = 32
+    activation: Literal["topk"] = "topk"
+    transcode: Literal[False] = False
+    skip_connection: Literal[False] = False
 
 
 def recognises(folder: Path) -> bool:
@@ -20,15 +38,9 @@ def recognises(folder: Path) -> bool:
 
 def read(folder: Path) -> SAE:
     """The SAE. Group-max activations, skip connections and transcoders are refused."""
-    config = read_object(folder / CONFIG, CONFIG_LIMIT)
-    supported: dict[str, tuple[JSON, ...]] = {
-        "activation": ("topk",),
-        "transcode": (False,),
-        "skip_connection": (False,),
-    }
-    refuse_unless(config, supported, folder)
-    d = whole_number(config, "d_in", folder)
-    n = config.get("num_latents") or d * whole_number(config, "expansion_factor", folder)
+    config = read_config(SparsifyConfig, folder / CONFIG)
+    d = config.d_in
+    n = config.num_latents or d * config.expansion_factor
     shapes: dict[str, Shape | None] = {
         "encoder.weight": (n, d),
         "encoder.bias": (n,),
@@ -42,7 +54,7 @@ def read(folder: Path) -> SAE:
         W_dec=tensors["W_dec"],
         b_pre=tensors["b_dec"],
         b_lat=tensors["encoder.bias"],
-        k=whole_number(config, "k", folder),
+        k=config.k,
         block=block,
         name=block,
     )
