@@ -58,7 +58,7 @@ def test_grids_and_saes_are_counted_before_they_are_made(tmp_path):
     with pytest.raises(UnboxError, match="a grid of 1,000,000,000,000 SAEs would take"):
         specs(["a"], k=[1] * 10**6, latents=[10] * 10**6)
     rows = {"a": noise(block="a")}
-    with pytest.raises(UnboxError, match="training a would take .* of memory; the limit is"):
+    with pytest.raises(UnboxError, match=r"training a would take .* of memory; the limit is"):
         train(rows, tmp_path / "out", [Spec("a", latents=10**10)])
     assert not (tmp_path / "out").exists()
 
