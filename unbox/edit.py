@@ -117,6 +117,15 @@ class Edit:
         return "feature" if self.feature else "direction" if self.direction else "update"
 
     @property
+    def summary(self) -> str:
+        """The edit in a few words: `up.0.1/17 add 3 mean`."""
+        features = ",".join(map(str, self.feature))
+        subject = f"{self.source or self.block}/{features}" if features else self.block
+        value = self.value[0] if isinstance(self.value, tuple) else self.value
+        unit = f" {self.unit}" if self.op in ("add", "set", "replace") and self.feature else ""
+        return f"{subject} {self.op} {value:g}{unit}"
+
+    @property
     def of_update(self) -> bool:
         """True when the edit changes the update as a whole, and not a coefficient in it."""
         return self.subject == "update" or OPS[self.op].of_update

@@ -46,7 +46,7 @@ class EditHook:
             width = int(module.in_channels)  # type: ignore[arg-type]
             program = Program(tuple(e for e in acting if e.block == block), width)
             edited.append((module, EditedBlock(program, self.guard, chosen)))
-        return _attached(model, edited)
+        return _attached(model, edited, chosen, Edits(tuple(acting)))
 
 
 @as_hook.register
@@ -78,9 +78,15 @@ def _alone(model: Hookable, attached: AbstractContextManager[None], wait: bool) 
 
 
 @contextmanager
-def _attached(model: Hookable, edited: Sequence[tuple[torch.nn.Module, "EditedBlock"]]) -> Iterator[None]:
+def _attached(
+    model: Hookable,
+    edited: Sequence[tuple[torch.nn.Module, "EditedBlock"]],
+    images: frozenset[int] | None,
+    edits: Edits,
+) -> Iterator[None]:
     with ExitStack() as stack:
         now = stack.enter_context(clock(model))
+        stack.enter_context(now.finite.edited(images, edits))
         for module, block in edited:
             stack.callback(module.register_forward_hook(block.hook(now), with_kwargs=True).remove)
         yield

@@ -6,7 +6,6 @@ from unbox.edit import Edit, Edits
 from unbox.explorer.canvas_state import CanvasState, mask_levels, mask_size, mask_to_canvas
 from unbox.explorer.html import render
 from unbox.explorer.image_difference import difference_image, mean_change
-from unbox.explorer.image_recipe import describe
 
 
 def canvas_html(state: CanvasState) -> str:
@@ -19,7 +18,7 @@ def canvas_html(state: CanvasState) -> str:
 def edits_html(state: CanvasState) -> str:
     """The list of edits with its buttons."""
     off = state.recipe.off
-    rows = [(describe(edit), _detail(edit), i not in off) for i, edit in enumerate(state.recipe.edits)]
+    rows = [(edit.summary, _detail(edit), i not in off) for i, edit in enumerate(state.recipe.edits)]
     return render("edit_list.html", edits=rows, chosen=state.chosen)
 
 
@@ -46,7 +45,7 @@ def result_html(state: CanvasState) -> str:
         return render("edit_result.html", after=None)
     note = _change(before, after, recipe.active)
     if recipe.edits != state.recipe.edits:
-        note = f"random features instead: {', '.join(map(describe, recipe.active))}; {note}"
+        note = f"random features instead: {', '.join(edit.summary for edit in recipe.active)}; {note}"
     difference, png = difference_image(before, after), recipe.to_png_uri(after)
     return render("edit_result.html", before=before, after=after, note=note, seed=recipe.seed,
                   difference=difference, png=png)  # fmt: skip

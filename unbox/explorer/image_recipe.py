@@ -15,7 +15,7 @@ from PIL import Image
 
 from activation_store import StoreError
 from activation_store.files import parse_json
-from unbox.edit import Edit, Edits
+from unbox.edit import Edits
 from unbox.errors import UnboxError
 from unbox.explorer import limits
 from unbox.image_uri import data_uri
@@ -174,7 +174,7 @@ class Recipe:
         if any(edit.subject == "feature" for edit in self.active):
             lines.append(f"saes = {_toml(saes)}")
         for number, edit in enumerate(self.active):
-            lines += ["", "[[edit]]", f"name = {_toml(f'{describe(edit)} ({number + 1})')}"]
+            lines += ["", "[[edit]]", f"name = {_toml(f'{edit.summary} ({number + 1})')}"]
             for key, value in edit.to_json().items():
                 painted = key == "where" and isinstance(value, Mapping) and "box" not in value
                 lines.append(_PAINTED if painted else f"{key} = {_toml(value)}")
@@ -189,15 +189,6 @@ def parse(text: str | bytes) -> JSON:
         return parse_json(text, "what was given")
     except StoreError as error:
         raise UnboxError(str(error)) from None
-
-
-def describe(edit: Edit) -> str:
-    """An edit in a few words: `up.0.1/17 add 3 mean`."""
-    features = ",".join(map(str, edit.feature))
-    subject = f"{edit.source or edit.block}/{features}" if features else edit.block
-    value = edit.value if isinstance(edit.value, float) else edit.value[0]
-    unit = f" {edit.unit}" if edit.op in ("add", "set", "replace") and edit.feature else ""
-    return f"{subject} {edit.op} {value:g}{unit}"
 
 
 def _toml(value: JSON) -> str:

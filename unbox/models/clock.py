@@ -14,11 +14,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from tqdm.auto import tqdm
 
 from unbox.errors import UnboxError
+from unbox.models.finite import FiniteCheck
 from unbox.models.run_lock import exclusive
 from unbox.stopping import stop_point
 
@@ -53,6 +55,8 @@ class Clock:
         self._sampling: DiffusionPipeline | None = None
         self._samples: np.ndarray | None = None
         self._branches: tuple[str, ...] | None = None
+        self.finite = FiniteCheck()
+        """Looks for NaN and infinite numbers in what the run computes."""
         self._thread = threading.current_thread()
         self._intruder: str | None = None
 
@@ -143,8 +147,35 @@ class Clock:
             with bar as inner:
                 yield inner
             self._refuse_other_threads()
+            self.finite.settings = _settings(pipeline)
+            self.finite.look()
         finally:
             self._sampling = before
+            self.finite.drop()
+
+    def _note_prediction(
+        self,
+        args: tuple[torch.Tensor, ...],
+        kwargs: Mapping[str, torch.Tensor],
+        output: UNet2DConditionOutput | tuple[torch.Tensor, ...],
+    ) -> None:
+        prediction = output[0] if isinstance(output, tuple) else output.sample
+        moment = self.moment
+        self.finite.note(moment.step, moment.samples, args[0] if args else kwargs["sample"], prediction)
+
+    def _check_picture(self, latents: torch.Tensor, picture: torch.Tensor) -> None:
+        """Called when a VAE has decoded: the one place of a run where its pictures are at hand."""
+        self.finite.look()
+        images = None if self._moment is None else list(dict.fromkeys(self._moment.samples.tolist()))
+        known = images if images is not None and len(images) == len(picture) else None
+        self.finite.check("the latents after the last step", latents, known)
+        advice = ""
+        if picture.dtype == torch.float16:
+            advice = (
+                "the VAE overflows in float16: load with dtype='bfloat16' or 'float32' (--dtype), or set "
+                "force_upcast in the VAE's configuration"
+            )
+        self.finite.check("the decoded picture", picture, known, advice)
 
 
 @contextmanager
@@ -170,13 +201,22 @@ def _begun(model: Watched) -> Iterator[Clock]:
         model.clock = now
         stack.callback(setattr, model, "clock", None)
         yield now
+        now.finite.look()
 
 
 @contextmanager
 def _watched(pipeline: DiffusionPipeline, now: Clock) -> Iterator[None]:
     """Report the pipeline's UNet forwards and its denoising loop to the clock."""
     observe = lambda unet, args, kwargs: now._observe(pipeline, args, kwargs)  # noqa: E731
-    handle = pipeline.unet.register_forward_pre_hook(observe, with_kwargs=True, prepend=True)
+    note = lambda unet, args, kwargs, output: now._note_prediction(args, kwargs, output)  # noqa: E731
+    handles = [
+        pipeline.unet.register_forward_pre_hook(observe, with_kwargs=True, prepend=True),
+        pipeline.unet.register_forward_hook(note, with_kwargs=True),
+    ]
+    decoder = getattr(pipeline.vae, "decoder", None)
+    if decoder is not None:
+        decoded = lambda _, args, picture: now._check_picture(args[0], picture)  # noqa: E731
+        handles.append(decoder.register_forward_hook(decoded))
     original, check_inputs = pipeline.progress_bar, pipeline.check_inputs
 
     def check(*args: object, **kwargs: object) -> object:
@@ -191,7 +231,15 @@ def _watched(pipeline: DiffusionPipeline, now: Clock) -> Iterator[None]:
         yield
     finally:
         del pipeline.progress_bar, pipeline.check_inputs
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _settings(pipeline: DiffusionPipeline) -> str:
+    """What decides how large a run's numbers get, for a message."""
+    kind = str(next(pipeline.unet.parameters()).dtype).removeprefix("torch.")
+    guidance = getattr(pipeline, "guidance_scale", None)
+    return f", in {kind}" if guidance is None else f", at guidance {guidance:g} in {kind}"
 
 
 def _scalar(timestep: torch.Tensor | float) -> float:

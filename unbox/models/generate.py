@@ -73,6 +73,9 @@ def _generate(model: Sampled, images: Sequence[ImageCall], sampling: Sampling) -
             batch = images[start : start + call.batch_size]
             with now.rows(samples=range(start, start + len(batch))):
                 made = _sample(model, batch, sampling)
+                if call.output == "latent":
+                    images_of = range(start, start + len(batch))
+                    now.finite.check("the latents after the last step", torch.stack(made), images_of)
             if call.output == "pil":
                 for picture, image in zip(made, batch, strict=True):
                     picture.info |= {"prompt": image.prompt, "seed": image.seed}

@@ -14,7 +14,7 @@ from unbox.explorer.feature_summaries import feature_chips
 from unbox.explorer.generation_controls import GenerationControls
 from unbox.explorer.html import render
 from unbox.explorer.image_difference import difference_image, mean_change
-from unbox.explorer.image_recipe import Recipe, describe
+from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages.paint_page import PaintPage
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
@@ -108,7 +108,7 @@ def side(session: ExplorerSession, recipe: Recipe, choice: str, sets: Mapping[st
 def comparison_html(session: ExplorerSession, left: RecordedImage, right: RecordedImage) -> str:
     """Both pictures, their difference, and the features that fire more in either, as HTML."""
     made = [(each.image, each.recipe) for each in (left, right)]
-    pictures = [(image, ", ".join([of.system, *map(describe, of.active)])) for image, of in made]
+    pictures = [(image, ", ".join([of.system, *(edit.summary for edit in of.active)])) for image, of in made]
     if left.image.size == right.image.size:
         change = mean_change(left.image, right.image)[0]
         difference = difference_image(left.image, right.image)
