@@ -1,9 +1,10 @@
 """What edits ask of a dictionary of features: an SAE, or a baseline with its interface."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
+from pydantic import PlainValidator
 
 
 class Array(Protocol):
@@ -51,3 +52,13 @@ class Dictionary(Protocol):
 
     @property
     def stats(self) -> FeatureStatistics | None: ...
+
+
+def _dictionary(value: object) -> object:
+    if not hasattr(value, "W_dec"):
+        raise ValueError("should be an SAE, or another dictionary of features")
+    return value
+
+
+#: The rule of a field that holds one.
+AnyDictionary = Annotated[Dictionary, PlainValidator(_dictionary)]

@@ -16,73 +16,65 @@ of the same feature do not commute.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypedDict, Unpack
+from dataclasses import field, fields
+from typing import Any, ClassVar, Literal, TypedDict, Unpack, get_args
 
 from numpy.typing import ArrayLike
 
-from unbox.dictionary import Dictionary
+from unbox.dictionary import AnyDictionary, Dictionary
 from unbox.edit_ops import OPS, ops_of
-from unbox.edit_values import Steps, Value, indices, number, number_or_curve, step_range, unpacked
-from unbox.errors import UnboxError
+from unbox.edit_values import Curve, FeatureIndex, FeatureIndices, Numbers, StepRange, StepsLike, Vector
+from unbox.errors import FieldError
 from unbox.json_types import JSON
-from unbox.mask import Mask, MaskLike
-from unbox.site import block_path
+from unbox.mask import MaskLike, Where
+from unbox.site import BlockName
+from unbox.validation import Real, Several, Text, inside, parsed, validated
 
 VERSION = 1
-BRANCHES = ("both", "cond", "uncond", "contrast")
+Branch = Literal["both", "cond", "uncond", "contrast"]
+BRANCHES = get_args(Branch)
 
 #: Units of a value: 1; the feature's mean active value; the update's root mean square deviation, as a norm.
-UNITS = ("absolute", "mean", "deviation")
+Unit = Literal["absolute", "mean", "deviation"]
+UNITS = get_args(Unit)
 
 
-@dataclass(frozen=True)
+@validated
 class Edit:
-    """One change at one block. Raises UnboxError when its parts do not fit together."""
+    """One change at one block. Raises FieldError for a value that cannot be, or does not fit the others."""
 
-    block: str
+    block: BlockName
     """Short name of the block, e.g. `up.0.1`."""
-    op: str
+    op: Text
     """`add`, `scale` by, `set` to, `replace` the update by the value; `reconstruct` the update by the SAE.
     `unbox.edit_ops` has a row for each."""
-    value: Value = 1.0
+    value: Curve = 1.0
     """A number, or one per step (steps beyond its end keep the last)."""
-    feature: tuple[int, ...] = ()
+    feature: FeatureIndices = ()
     """Indices of the features edited, if features are."""
-    direction: tuple[float, ...] = ()
+    direction: Numbers = ()
     """The vector edited along, if a direction is."""
-    unit: str = "absolute"
+    unit: Unit = "absolute"
     """What a value of 1 means for `add`, `set`, `replace`: one of `UNITS`."""
-    where: Mask | None = None
+    where: Where | None = None
     """Weights over positions, between no change (0) and the whole change (1); None is everywhere."""
-    steps: tuple[int, int] | None = None
+    steps: StepRange | None = None
     """Half-open range of the scheduler's indices; None is all steps."""
-    branch: str = "both"
+    branch: Branch = "both"
     """`both`, `cond`, `uncond`; `contrast` adds on cond and subtracts on uncond."""
-    above: float | None = None
+    above: Real | None = None
     """Act only where the coefficient exceeds this (absolute units)."""
-    source: str | None = None
+    source: Text | None = None
     """Name of the SAE that the features belong to, where a block has several."""
-    sae: Dictionary | None = field(default=None, compare=False, repr=False)
+    sae: AnyDictionary | None = field(default=None, compare=False, repr=False)
     """The SAE (or other dictionary) itself, in memory only; `unbox.edits.bind` attaches it."""
 
     def __post_init__(self) -> None:
-        block_path(self.block)
-        checked = {
-            "value": number_or_curve(self.value),
-            "feature": indices(self.feature),
-            "direction": tuple(number(v) for v in self.direction),
-            "where": Mask.of(self.where),
-            "steps": step_range(self.steps),
-            "above": None if self.above is None else number(self.above),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
         if self.feature and self.direction:
-            raise UnboxError("an edit is of features or of a direction, not of both")
-        _one_of("op", self.op, ops_of(self.subject), f" for {self.subject} edits")
-        _one_of("unit", self.unit, UNITS)
-        _one_of("branch", self.branch, BRANCHES)
+            raise FieldError("", "direction", self.direction, "should be left out of an edit of features")
+        if self.op not in (known := ops_of(self.subject)):
+            rule = f"should be an op of {self.subject} edits: {', '.join(known)}"
+            raise FieldError("", "op", self.op, rule)
         self._check_fit()
 
     def _check_fit(self) -> None:
@@ -90,26 +82,29 @@ class Edit:
         op, of_update = OPS[self.op], self.of_update
         shape = () if self.where is None else self.where.shape
         misfits = [
-            (self.branch == "contrast" and not op.adds, "branch 'contrast' is for add edits"),
-            (self.unit == "mean" and self.subject != "feature", "unit 'mean' is for edits of features"),
-            (self.unit != "absolute" and not op.has_unit, f"{self.op} has no unit"),
+            ("branch", self.branch == "contrast" and not op.adds, "should be another: 'contrast' is for add"),
+            ("unit", self.unit == "mean" and self.subject != "feature", "should be of an edit of features"),
+            ("unit", self.unit != "absolute" and not op.has_unit, f"should be left out: {self.op} has none"),
             (
+                "above",
                 self.above is not None and (not op.has_threshold or of_update),
-                "'above' is for scale and set edits of features and directions",
+                "should be of a scale or set edit of features or directions",
             ),
             (
+                "where",
                 self.where is not None and self.where.own and of_update,
-                "the mask 'own' is for add, scale and set edits of features and directions",
+                "should be another: 'own' is for add, scale and set edits of features and directions",
             ),
-            (bool(self.direction) and not any(self.direction), "the direction is zero"),
+            ("direction", bool(self.direction) and not any(self.direction), "should not be zero"),
             (
+                "where",
                 len(shape) == 4 and shape[0] != len(self.feature),
-                f"the mask has {shape[:1]} maps for {len(self.feature)} features",
+                f"should have a map for each of the {len(self.feature)} features, not {shape[:1]}",
             ),
         ]
-        for misfit, why in misfits:
+        for name, misfit, rule in misfits:
             if misfit:
-                raise UnboxError(why)
+                raise FieldError("", name, getattr(self, name), rule)
 
     @property
     def subject(self) -> str:
@@ -167,25 +162,21 @@ class Edit:
 
     @classmethod
     def from_json(cls, value: JSON) -> "Edit":
-        """Inverse of `to_json`; raises UnboxError for an object that is not an edit."""
-        names = {f.name for f in fields(cls)} - {"sae"}
-        if not isinstance(value, Mapping) or not {"block", "op"} <= set(value) <= names:
-            unknown = sorted(set(value) - names) if isinstance(value, Mapping) else value
-            raise UnboxError(
-                f"not an edit: {unknown}; an edit is an object with block, op and any of {sorted(names)}"
-            )
-        arguments: dict[str, Any] = {**value, "where": Mask.from_json(value.get("where"))}
-        try:
-            return cls(**arguments)
-        except TypeError as error:
-            raise UnboxError(f"not an edit: {error}") from error
+        """Inverse of `to_json`. Raises FieldError for what is no edit."""
+        if isinstance(value, Mapping):
+            if "sae" in value:
+                raise FieldError("edit", "sae", value["sae"], "is unknown: SAEs are attached, not written")
+            for name in ("feature", "direction"):
+                if name in value and isinstance(value[name], list | tuple) and not value[name]:
+                    raise FieldError("edit", name, value[name], "should not be empty")
+        return parsed(cls, value, "edit")
 
 
-@dataclass(frozen=True)
+@validated
 class Edits:
     """Several edits, in order. `+` appends; `Edits()` is no edit."""
 
-    edits: tuple[Edit, ...] = ()
+    edits: Several[Edit] = ()
 
     @classmethod
     def of(cls, value: "Edit | Edits | None") -> "Edits":
@@ -194,9 +185,7 @@ class Edits:
             return value
         if value is None or isinstance(value, Edit):
             return cls(() if value is None else (value,))
-        raise UnboxError(
-            f"{type(value).__name__} is not an edit; edits are made by sae.feature(i), e.g. .scale(3)"
-        )
+        raise FieldError("", "edits", value, "should be edits: sae.feature(i).scale(3) makes one")
 
     def __add__(self, other: "Edit | Edits | None") -> "Edits":
         return Edits(self.edits + Edits.of(other).edits)
@@ -231,31 +220,33 @@ class Edits:
     def from_json(cls, value: JSON) -> "Edits":
         """Inverse of `to_json`; also takes one edit's object or a list of them. Raises UnboxError."""
         if isinstance(value, Mapping) and "edits" in value:
-            version = value.get("version", VERSION)
-            if version != VERSION:
-                raise UnboxError(
-                    f"edits of version {version} cannot be read; this unbox reads version {VERSION}"
-                )
+            if extra := sorted(map(str, set(value) - {"version", "edits"})):
+                raise FieldError("", extra[0], value[extra[0]], "is unknown, there are version, edits")
+            if (version := value.get("version", VERSION)) != VERSION:
+                raise FieldError("", "version", version, f"should be {VERSION}: this unbox reads no other")
             value = value["edits"]
         rows = [value] if isinstance(value, Mapping) else value
-        if not isinstance(rows, Sequence) or isinstance(rows, str):
-            raise UnboxError(f"{type(value).__name__} is not a list of edits")
-        return cls(tuple(Edit.from_json(row) for row in rows))
+        if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+            raise FieldError("", "edits", value, "should be a list of edits")
+        edits = []
+        for place, row in enumerate(rows):
+            with inside(f"edits[{place}]"):
+                edits.append(Edit.from_json(row))
+        return cls(tuple(edits))
 
 
 class EditOptions(TypedDict, total=False):
     """Where, when and on which branch an edit acts, as users may say it (see `Edit`)."""
 
     where: MaskLike
-    steps: Steps
+    steps: StepsLike
     branch: str
     above: float | None
 
 
-def _placed(
-    where: MaskLike = None, steps: Steps = None, branch: str = "both", above: float | None = None
-) -> dict[str, Any]:
-    return {"where": where, "steps": steps, "branch": branch, "above": above}
+def _edit(block: str, op: str, value: Any, **options: Any) -> Edit:
+    """An edit of what users may write, which its rules make plain."""
+    return Edit(block, op, value, **options)
 
 
 class _Subject:
@@ -287,49 +278,50 @@ class _Subject:
         return self._edit("replace", value, unit or self.unit, **options)
 
 
-@dataclass(frozen=True)
+@validated
 class Feature(_Subject):
     """One or several features of an SAE, ready to be edited. Values are in mean active values by default."""
 
-    block: str
-    index: int | tuple[int, ...]
-    sae: Dictionary | None = field(default=None, compare=False, repr=False)
-    source: str | None = None
+    block: BlockName
+    index: FeatureIndex
+    sae: AnyDictionary | None = field(default=None, compare=False, repr=False)
+    source: Text | None = None
     unit: ClassVar[str] = "mean"
 
     @property
     def name(self) -> str:
         """`up.0.1/4977`."""
-        return f"{self.block}/{','.join(map(str, indices(self.index)))}"
+        several = self.index if isinstance(self.index, tuple) else (self.index,)
+        return f"{self.block}/{','.join(map(str, several))}"
 
     def _edit(self, op: str, value: ArrayLike, unit: str, **options: Unpack[EditOptions]) -> Edit:
-        amount, feature, placed = number_or_curve(value), indices(self.index), _placed(**options)
-        return Edit(self.block, op, amount, feature, unit=unit, source=self.source, sae=self.sae, **placed)
+        of: dict[str, Any] = {"feature": self.index, "source": self.source, "sae": self.sae}
+        return _edit(self.block, op, value, unit=unit, **of, **options)
 
 
-@dataclass(frozen=True)
+@validated
 class Direction(_Subject):
     """Any vector of the update's space: a steering vector, a neuron, a principal component."""
 
-    block: str
-    vector: ArrayLike
-    sae: Dictionary | None = field(default=None, compare=False, repr=False)
+    block: BlockName
+    vector: Vector
+    sae: AnyDictionary | None = field(default=None, compare=False, repr=False)
     unit: ClassVar[str] = "absolute"
 
     def _edit(self, op: str, value: ArrayLike, unit: str, **options: Unpack[EditOptions]) -> Edit:
-        amount, vector, placed = number_or_curve(value), tuple(unpacked(self.vector)), _placed(**options)
-        return Edit(self.block, op, amount, direction=vector, unit=unit, sae=self.sae, **placed)
+        of: dict[str, Any] = {"direction": self.vector, "sae": self.sae}
+        return _edit(self.block, op, value, unit=unit, **of, **options)
 
 
-@dataclass(frozen=True)
+@validated
 class Block:
     """The whole update of a block."""
 
-    block: str
+    block: BlockName
 
     def scale(self, value: ArrayLike, **options: Unpack[EditOptions]) -> Edit:
         """Multiply the block's update; 0 removes what the block adds."""
-        return Edit(self.block, "scale", number_or_curve(value), **_placed(**options))
+        return _edit(self.block, "scale", value, **options)
 
     def ablate(self, **options: Unpack[EditOptions]) -> Edit:
         """Remove what the block adds."""
@@ -337,9 +329,4 @@ class Block:
 
     def reconstruct(self, sae: Dictionary | None = None, **options: Unpack[EditOptions]) -> Edit:
         """Substitute the SAE's reconstruction (pre-bias included, error dropped) for the update."""
-        return Edit(self.block, "reconstruct", 1.0, sae=sae, **_placed(**options))
-
-
-def _one_of(what: str, value: str, known: Sequence[str], where: str = "") -> None:
-    if value not in known:
-        raise UnboxError(f"{what} '{value}' does not exist{where}; there are {', '.join(known)}")
+        return _edit(self.block, "reconstruct", 1.0, sae=sae, **options)

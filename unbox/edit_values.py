@@ -1,69 +1,81 @@
-"""What users may write for an edit's value, features and steps, checked and made plain."""
+"""The rules of an edit's fields: what users may write for values, features, vectors and steps, made plain."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, TypeAlias, TypeVar
 
-from numpy.typing import ArrayLike
+from annotated_types import MaxLen, MinLen
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag
 
-from unbox.errors import UnboxError
+from unbox.validation import Index, Real, Several, checked, inside
 
-Value = float | tuple[float, ...]
-Steps = int | range | Sequence[int] | None
+Number = TypeVar("Number", int, float)
 
-
-def unpacked(value: ArrayLike) -> Any:
-    """Python numbers and lists instead of those of numpy and torch."""
-    return value.tolist() if hasattr(value, "tolist") else value
+#: What users may write for steps: one, a range, (first, one past the last); None is all of them.
+StepsLike: TypeAlias = int | range | Sequence[int] | None
 
 
-def number(value: float) -> float:
-    """A finite number. Raises UnboxError for anything else."""
-    try:
-        result = float(value)
-    except (TypeError, ValueError) as error:
-        raise UnboxError(f"{value!r} is not a number") from error
-    if not math.isfinite(result):
-        raise UnboxError(f"{result} is not a finite number")
-    return result
+def _plain(value: object) -> object:
+    """Python numbers and tuples instead of those of NumPy and torch, and of lists."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(value) if isinstance(value, list | range) else value
 
 
-def number_or_curve(value: ArrayLike) -> Value:
-    """A number, or one per step, of any library."""
-    plain = unpacked(value)
-    if isinstance(plain, Sequence) and not isinstance(plain, str):
-        if not plain:
-            raise UnboxError("a curve of values needs at least one, for step 0")
-        return tuple(number(v) for v in plain)
-    return number(plain)
+def _numbers(value: object) -> object:
+    """A tuple of numbers. Numbers of Python pass as they are: a direction has a thousand of them."""
+    value = _plain(value)
+    if not isinstance(value, tuple):
+        raise ValueError("should be a list of numbers")
+    if set(map(type, value)) <= {float, int}:
+        return value
+    found = []
+    for place, each in enumerate(value):
+        with inside(f"[{place}]"):
+            found.append(checked(Real, "", each))
+    return tuple(found)
 
 
-def indices(value: ArrayLike) -> tuple[int, ...]:
-    """Feature numbers: one, or several different ones. Raises UnboxError for anything else."""
-    value = unpacked(value)
-    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    try:
-        found = tuple(int(v) for v in values)
-        wrong = any(i < 0 or i != v for i, v in zip(found, values, strict=True))
-    except (TypeError, ValueError):
-        wrong, found = True, ()
-    if wrong or len(set(found)) != len(found):
-        raise UnboxError(f"{value!r} is not a feature's index or several different ones")
-    return found
+def _one_or_several(value: object) -> str:
+    return "several" if isinstance(value, tuple) else "one"
 
 
-def step_range(steps: Steps) -> tuple[int, int] | None:
-    """A half-open range of steps; None is all of them. Raises UnboxError for anything else."""
-    if steps is None:
-        return None
-    if isinstance(steps, int):
-        steps = (steps, steps + 1)
-    if isinstance(steps, range):
-        steps = (steps.start, max(steps.start, steps.stop)) if steps.step == 1 else ()
-    try:
-        start, stop = (int(v) for v in steps)
-    except (TypeError, ValueError) as error:
-        raise UnboxError("steps are a range without stride, or (first, one past the last)") from error
-    if not 0 <= start <= stop:
-        raise UnboxError(f"steps {start}..{stop} are not a range from 0 upwards")
-    return start, stop
+def _different(value: tuple[Number, ...]) -> tuple[Number, ...]:
+    if len(set(value)) != len(value):
+        raise ValueError("should be different ones")
+    return value
+
+
+def _step_range(value: object) -> object:
+    """(first, one past the last) of steps."""
+    value = _plain(value) if not isinstance(value, range) else value
+    if isinstance(value, range):
+        if value.step != 1:
+            raise ValueError("should be a range without a stride")
+        return value.start, max(value.start, value.stop)
+    if isinstance(value, tuple):
+        return value
+    one = checked(Index, "", value)
+    return one, one + 1
+
+
+def _in_order(value: tuple[int, int]) -> tuple[int, int]:
+    if value[0] > value[1]:
+        raise ValueError("should be (first, one past the last), in this order")
+    return value
+
+
+#: Finite numbers; a vector of the update's space.
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_numbers)]
+Vector = Annotated[Numbers, MinLen(1)]
+#: A number, or one for each step; a schedule has 1,000 steps at most.
+Curve = Annotated[
+    Annotated[Real, Tag("one")] | Annotated[Numbers, MinLen(1), MaxLen(1000), Tag("several")],
+    Discriminator(_one_or_several), BeforeValidator(_plain),
+]  # fmt: skip
+#: Indices of features, each once; one alone, or several and at least one.
+FeatureIndices = Annotated[Several[Index], AfterValidator(_different)]
+FeatureIndex = Annotated[
+    Annotated[Index, Tag("one")] | Annotated[FeatureIndices, MinLen(1), Tag("several")],
+    Discriminator(_one_or_several), BeforeValidator(_plain),
+]  # fmt: skip
+#: A half-open range of the scheduler's steps.
+StepRange = Annotated[tuple[Index, Index], BeforeValidator(_step_range), AfterValidator(_in_order)]

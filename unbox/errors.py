@@ -30,7 +30,8 @@ class FieldError(UnboxError):
 
     def inside(self, place: str) -> "FieldError":
         """The same mistake, its field one of `place`, such as `edits[3]`."""
-        field = f"{place}.{self.field}" if self.field else place
+        dot = "." if self.field and not self.field.startswith("[") else ""
+        field = f"{place}{dot}{self.field}" if place else self.field
         return FieldError(self.door, field, self.value, self.rule)
 
 

@@ -5,9 +5,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Le
+from pydantic import BeforeValidator
 
 from unbox.errors import UnboxError
+from unbox.validation import Index, Text, checked, validated
 
 #: The four blocks of "Unpacking SDXL Turbo" (arXiv 2410.22366).
 DEFAULT_BLOCKS = ("down.2.1", "mid.0", "up.0.0", "up.0.1")
@@ -18,21 +22,31 @@ BRANCHES = ("cond", "uncond")
 #: The axes of what is read at a site: positions of a picture, or tokens of a text.
 LAYOUTS = {"maps": ("y", "x", "channel"), "tokens": ("token", "channel")}
 
-_SHORT = re.compile(r"(?:(down|up)\.(\d+)|mid)\.(\d+)")
-_PATH = re.compile(r"(?:unet\.)?(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)")
+_SHORT = re.compile(r"(?:(down|up)\.([0-9]+)|mid)\.([0-9]+)")
+_PATH = re.compile(r"(?:unet\.)?(?:(down|up)_blocks\.([0-9]+)|mid_block)\.attentions\.([0-9]+)")
 
 
-@dataclass(frozen=True)
+def _block_name(value: object) -> object:
+    if not isinstance(value, str) or not _SHORT.fullmatch(value):
+        raise ValueError(f"should be the name of a block, like {', '.join(DEFAULT_BLOCKS)}")
+    return value
+
+
+#: The short name of a block.
+BlockName = Annotated[str, BeforeValidator(_block_name)]
+
+
+@validated
 class Site:
     """One place whose input and output can be read, and whose output can be changed."""
 
-    name: str
+    name: Text
     """Short name, `up.0.1`."""
-    halvings: int
+    halvings: Annotated[Index, Le(32)]
     """How often the latent's sides are halved before it, rounding up."""
-    width: str = "in_channels"
+    width: Text = "in_channels"
     """Attribute of the module that holds the number of channels d of a vector."""
-    layout: str = "maps"
+    layout: Literal["maps", "tokens"] = "maps"
     """One of `LAYOUTS`."""
 
     @property
@@ -61,17 +75,16 @@ def unet_sites(down: Sequence[int], up: Sequence[int], mid: int = 1) -> tuple[Si
 
 
 def block_path(name: str) -> str:
-    """Module path inside the UNet of a block's short name. Raises UnboxError for a malformed name."""
-    match = _SHORT.fullmatch(name)
-    if match is None:
-        raise UnboxError(f"'{name}' is not a block name; blocks are named like {', '.join(DEFAULT_BLOCKS)}")
+    """Module path inside the UNet of a block's short name. Raises FieldError for a malformed name."""
+    match = _SHORT.fullmatch(checked(BlockName, "block", name))
+    assert match is not None
     side, level, index = match.groups()
     return f"{side}_blocks.{level}.attentions.{index}" if side else f"mid_block.attentions.{index}"
 
 
 def short_name(path: str) -> str:
     """Short name of a module path (`unet.` in front is allowed). Raises UnboxError for any other path."""
-    match = _PATH.fullmatch(path)
+    match = _PATH.fullmatch(checked(Text, "path", path))
     if match is None:
         raise UnboxError(f"'{path}' is not the path of a transformer block, like mid_block.attentions.0")
     side, level, index = match.groups()

@@ -143,6 +143,9 @@ FilePath = Annotated[Path, BeforeValidator(_path)]
 JSONObject = Annotated[dict[str, Any], BeforeValidator(_object)]
 #: `Several[Whole]`: a tuple, from a list, a range, an array, or one alone.
 Several = Annotated[tuple[Value, ...], BeforeValidator(_several)]
+#: `Pair[Whole]`: two of them, from a list too; `Annotated[tuple[...], AS_TUPLE]` for any other number.
+AS_TUPLE = BeforeValidator(_several)
+Pair = Annotated[tuple[Value, Value], AS_TUPLE]
 
 #: What names a block, a file or a folder: it holds no separators and begins with a letter or digit.
 Name = Annotated[str, BeforeValidator(_name)]
@@ -272,8 +275,7 @@ def _mistake(
     if place and isinstance(place[0], int) and place[0] < len(names):
         place[0] = names[place[0]]
     if isinstance(raised, FieldError):
-        raised = raised if raised.field else raised.inside(_place(place))
-        return raised if raised.door else raised.at(door)
+        return raised if raised.door else raised.inside(_place(place)).at(door)
     if isinstance(raised, UnboxError):
         return raised
     return FieldError(door, _place(place), found["input"], _rule(found))
@@ -290,8 +292,8 @@ def _place(loc: Sequence[int | str]) -> str:
     return text
 
 
-#: Names of types, which pydantic puts into the place of a mistake in a union.
-_TYPES = {"int", "float", "str", "bool", "none", "tuple", "list", "dict", "is"}
+#: Names of types, and tags of a union's branches, which pydantic puts into the place of a mistake.
+_TYPES = {"int", "float", "str", "bool", "none", "tuple", "list", "dict", "is", "one", "several"}
 
 #: What pydantic calls a mistake -> the rule, in a few words.
 _RULES = {
@@ -307,6 +309,10 @@ _RULES = {
     "bool_type": "should be true or false",
     "string_type": "should be a text",
     "finite_number": "should be a finite number",
+    "too_long": "should have at most {max_length:,} items",
+    "too_short": "should have at least {min_length:,} items",
+    "string_too_long": "should have at most {max_length:,} characters",
+    "string_too_short": "should have at least {min_length:,} characters",
 }
 
 

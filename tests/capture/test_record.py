@@ -234,7 +234,7 @@ def test_attention_maps_are_the_weights_of_the_values(model):
     ("arguments", "message"),
     [
         ({"blocks": "mid.7"}, "no block 'mid.7'; it has down.1.0"),
-        ({"blocks": "unet"}, "not a block name"),
+        ({"blocks": "unet"}, "should be the name of a block"),
         ({"what": "soul"}, "'soul' cannot be recorded; there are update"),
         ({"what": ()}, "at least one"),
         ({"what": "cross", "layers": [3]}, "mid.0 has no transformer layer 3; it has 0 to 2"),

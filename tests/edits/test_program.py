@@ -195,5 +195,5 @@ def test_a_new_op_is_a_new_row(monkeypatch):
     edit = Edit("mid.0", "square", 2.0, feature=(f,), sae=SAE)
     assert torch.allclose(delta(edit), (2 * z**2 - z) * SAE.W_dec[f], atol=1e-5)
     assert Edit.from_json(edit.to_json()) == edit
-    with pytest.raises(UnboxError, match="does not exist for direction edits"):
+    with pytest.raises(UnboxError, match="should be an op of direction edits"):
         Edit("mid.0", "square", 2.0, direction=(1.0,))
