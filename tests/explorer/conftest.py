@@ -66,10 +66,17 @@ def recipe() -> Recipe:
 def served(home: Path, *options: str) -> tuple[subprocess.Popen, str]:
     """`unbox app` in a process of its own, once it answers, and what it printed."""
     words = ["app", "--model", home / "tiny", "--saes", home / "saes", "--atlas", home / "atlas", *options]
+    return started([*map(str, words)], home)
+
+
+def started(words: list[str], home: Path) -> tuple[subprocess.Popen, str]:
+    """The process of a command line that serves, once it answers, and what it printed, also into
+    PROCESS-ID.log."""
     with tempfile.NamedTemporaryFile(dir=home, suffix=".log", delete=False) as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "unbox", *map(str, words)], stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "unbox", *words], stdout=log, stderr=subprocess.STDOUT
         )
+    (home / f"{process.pid}.log").symlink_to(log.name)
     said = ""
     while "The explorer is at" not in said:
         time.sleep(0.1)

@@ -4,12 +4,14 @@ import asyncio
 import io
 import json
 import re
+import shlex
+import signal
 
 import httpx
 import pytest
 from PIL import Image
 
-from tests.explorer.conftest import served, stop
+from tests.explorer.conftest import served, started, stop
 from unbox.explorer.interface import is_local
 
 
@@ -241,3 +243,25 @@ def test_elsewhere_a_password_is_asked_for(home):
             assert client.get("/gradio_api/info").status_code == 200
     finally:
         stop(process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_explorer_keeps_its_labels_and_names_the_line_that_opens_it_again(home, number, code):
+    def label(said, *text):
+        with httpx.Client(base_url=re.search(r"at (http\S+)", said)[1], timeout=120) as http:
+            if text:
+                call(http, "label_feature", "up.0.1/2", *text, "the tests")
+            return call(http, "feature", "up.0.1/2")["label"]
+
+    process, said = served(home)
+    assert label(said, f"until {code}") == f"until {code}"
+    process.send_signal(number)
+    assert process.wait(timeout=30) == code
+    said = (home / f"{process.pid}.log").read_text()
+    assert "Traceback" not in said
+    line = re.search(r"Stopped\. Labels are kept; to go on: unbox (.*)", said)[1]
+    again, said = started(shlex.split(line), home)
+    assert label(said) == f"until {code}"
+    label(said, "")
+    stop(again)

@@ -57,9 +57,8 @@ def test_lightnings_lora_has_its_published_size():
     assert 8 + header + -header % 8 + end == SYSTEMS["sdxl-lightning-4step-lora"].parts[0].bytes
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """The same writer on small parts, except the tokenizer, which is the real one's size."""
+def small_architectures():
+    """The same architectures with small parts, except the tokenizer, which is the real one's size."""
     text = {
         "clip_l": lambda: real_size.CLIPTextModel(real_size._text_config(24, 32, 2, 2, 24, "quick_gelu")),
         "clip_big_g": lambda: real_size.CLIPTextModelWithProjection(
@@ -79,11 +78,16 @@ def small(monkeypatch):
             "text_encoder_2": text["clip_big_g"],
         },
     }
-    plans = {
+    return {
         name: real_size.Architecture(plan.pipeline, plan.system, parts[name], plan.options)
         for name, plan in real_size.ARCHITECTURES.items()
     }
-    monkeypatch.setattr(real_size, "ARCHITECTURES", plans)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The writer with small parts."""
+    monkeypatch.setattr(real_size, "ARCHITECTURES", small_architectures())
 
 
 @pytest.mark.parametrize("architecture", ["base", "refiner"])

@@ -39,6 +39,11 @@ class CollectCommand:
     settings: Group[CollectSettings] = CollectSettings()
     model: Group[ModelOptions] = ModelOptions()
 
+    @property
+    def writes(self) -> bool:
+        """Whether a stop keeps anything."""
+        return not self.dry_run
+
     def run(self) -> None:
         import os
 

@@ -118,8 +118,9 @@ def answer(typed: Sequence[str]) -> int:
     try:
         return run(typed)
     except KeyboardInterrupt as stop:
+        (told,) = getattr(stop, "__notes__", [after_stop("", False, typed)])  # no note: not begun yet
         with suppress(OSError):  # the terminal may be gone
-            print("\n" + " ".join(["Stopped.", *getattr(stop, "__notes__", ())]), file=sys.stderr, flush=True)
+            print(f"\nStopped. {told}", file=sys.stderr, flush=True)
         return stop.code if isinstance(stop, Stopped) else INTERRUPTED
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get(error.name or "")) is None:
