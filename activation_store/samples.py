@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 
 from activation_store.errors import StoreError
-from activation_store.files import canonical, digest, parse_json
+from activation_store.files import JSON, canonical, digest, parse_json
+
+#: Fact of a sample whose prompt is too long for the text encoders: how many tokens they cut off.
+TOKENS_CUT = "tokens_cut"
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,16 @@ def unpack_samples(blob: np.ndarray, ends: np.ndarray, name: str) -> list[Sample
 
 
 def prompts_digest(samples: Sequence[Sample]) -> str:
-    """Digest of prompts, seeds and facts: two runs that agree on it make the same images."""
-    return digest(b"\n".join(canonical(asdict(sample)) for sample in samples))
+    """Digest of prompts, seeds and facts: two runs that agree on it make the same images.
+
+    TOKENS_CUT is left out: it follows from prompt and model, and versions before did not record it.
+    """
+    return digest(b"\n".join(canonical(_without_counts(sample)) for sample in samples))
+
+
+def _without_counts(sample: Sample) -> dict[str, JSON]:
+    meta = {key: value for key, value in sample.meta.items() if key != TOKENS_CUT}
+    return {**asdict(sample), "meta": meta}
 
 
 def pack(parts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:

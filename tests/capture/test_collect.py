@@ -12,7 +12,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import unbox
-from activation_store import Store, StoreError, verify
+from activation_store import Sample, Store, StoreError, verify
+from activation_store.samples import prompts_digest
 from tests.activation_store import fakes
 from tests.capture import killed
 from tests.capture.test_record import by_hand, plain_hooks
@@ -241,3 +242,30 @@ def test_two_processes_of_torchrun_write_what_one_writes(folder, tmp_path):
     one, two = (Store.open(tmp_path / name) for name in ("one", "two"))
     assert len(two) == 7
     assert two.digest == one.digest
+
+
+LONG = "a red cat " * 40
+
+
+def test_prompts_that_are_cut_off_are_counted_once_and_recorded(model, tmp_path):
+    """The fact follows from the prompt: stores of versions without it go on."""
+    prompts = ["a cat", LONG, "a dog", LONG]
+    options = {"blocks": ["mid.0"], "steps": 1, "guidance": 0.0, "shard_samples": 2, "keep_steps": None}
+    said = "2 of 4 prompts are longer than the 77 tokens that the text encoders read"
+    with pytest.warns(UserWarning, match=said) as caught:
+        store = collect(model, tmp_path / "store", prompts, **options)
+    assert sum(each.category is UserWarning for each in caught) == 1
+    assert [dict(sample.meta) for sample in store.samples] == [{}, {"tokens_cut": 45}] * 2
+    assert verify(tmp_path / "store").good
+    before = [Sample(each.index, each.prompt, each.seed) for each in store.samples]
+    assert prompts_digest(before) == prompts_digest(list(store.samples))
+    with pytest.warns(UserWarning, match=said):
+        assert collect(model, tmp_path / "store", prompts, **options).digest == store.digest
+    with pytest.warns(UserWarning, match=said) as caught:
+        collect(model, tmp_path / "streamed", iter(prompts), **options)
+    assert sum(each.category is UserWarning for each in caught) == 1
+    plan = estimate(model, prompts, blocks=["mid.0"], steps=1, guidance=0.0)
+    assert plan.lines()[-1].startswith(said)
+    assert estimate(model, ["a cat"], blocks=["mid.0"], steps=1, guidance=0.0).cut == ""
+    with pytest.raises(UnboxError, match="tokens_cut of prompt 0 is counted by collecting"):
+        collect(model, tmp_path / "other", [Prompt("a", {"tokens_cut": 3})], **options)

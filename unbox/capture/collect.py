@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from activation_store import Sample, Schema, Store, Writer, files
+from activation_store.samples import TOKENS_CUT
 from activation_store.store import read_schema
 from activation_store.writer import ShardBuffer
 from unbox.capture.buffers import Buffers, buffered
@@ -20,6 +22,7 @@ from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, s
 from unbox.errors import UnboxError
 from unbox.former_names import renamed
 from unbox.models.model import Model
+from unbox.models.prompt_length import count_cut, counted, describe_cut, tokens_cut
 from unbox.models.seeds import image_seed
 from unbox.prompt import Prompt
 from unbox.validation import behind
@@ -38,6 +41,9 @@ def collect(
 ) -> Store:
     """Generate an image for each prompt and keep the blocks' updates in the store at `path`.
 
+    Prompts that are longer than the text encoders read are cut off by them: one warning says how many of a
+    list there are, and the sample's fact `tokens_cut` by how much.
+
     `settings` are the fields of `CollectSettings`: blocks, steps, guidance, seed, store_dtype, ...
     `limit` stops after so many prompts. Called again with the same arguments it makes what is missing: after
     a kill, after `unbox store repair`, with more prompts, with another number of ranks. `rank` of `world`
@@ -55,7 +61,10 @@ def collect(
     total = length(prompts, limit)
     if total == 0:
         raise UnboxError("there are no prompts to collect")
-    with Writer(path, schema, rank=rank, world=world, versions=versions) as writer:
+    with Writer(path, schema, rank=rank, world=world, versions=versions) as writer, counted():
+        if rank == 0 and (said := said_of_cut(model, prompts, limit, chosen)):
+            warnings.warn(said, stacklevel=2)
+        made, cut = 0, 0
         with _bar(total, schema.shard_samples, rank, world, progress) as bar:
             for samples in shards(prompts, limit, schema.shard_samples, chosen.seed):
                 start = samples[0].index
@@ -64,9 +73,37 @@ def collect(
                 if writer.has(start, samples):
                     pass_over(bar, len(samples))
                     continue
+                samples = measured(model, samples)
+                made, cut = made + len(samples), cut + sum(TOKENS_CUT in each.meta for each in samples)
                 with writer.shard(start, start + len(samples)) as filling:
                     _fill(model, chosen, samples, filling, bar)
+    if cut and not isinstance(prompts, Sized):
+        warnings.warn(describe_cut(model, cut, made), stacklevel=2)
     return Store.open(path)
+
+
+def said_of_cut(
+    model: Model, prompts: Iterable[str | Prompt], limit: int | None, settings: CollectSettings
+) -> str:
+    """What a warning says of the prompts of a list, and the negative prompt, that are cut off, or nothing.
+
+    Prompts without a length (of a generator, the Hub) can be read only once, and are counted as they come.
+    """
+    listed = islice(prompts, limit) if isinstance(prompts, Sized) else ()
+    texts = (prompt.text if isinstance(prompt, Prompt) else prompt for prompt in listed)
+    cut, count = count_cut(model, (text for text in texts if isinstance(text, str)))
+    if settings.negative_prompt and tokens_cut(model, [settings.negative_prompt])[0] > 0:
+        return f"the negative prompt is cut off; {describe_cut(model, cut, count)}"
+    return describe_cut(model, cut, count) if cut else ""
+
+
+def measured(model: Model, samples: Sequence[Sample]) -> list[Sample]:
+    """Samples with the number of tokens that the text encoders cut off as a fact, where there are any."""
+    cut = tokens_cut(model, [sample.prompt for sample in samples])
+    return [
+        replace(each, meta={**each.meta, TOKENS_CUT: count}) if count > 0 else each
+        for each, count in zip(samples, cut, strict=True)
+    ]
 
 
 def images_of_rank(total: int, size: int, rank: int, world: int) -> int:
@@ -148,6 +185,10 @@ def _fill(
 def _sample(index: int, prompt: str | Prompt, seed: int) -> Sample:
     with behind(f"prompt {index}"):
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+    if TOKENS_CUT in prompt.meta:
+        raise UnboxError(
+            f"{TOKENS_CUT} of prompt {index} is counted by collecting: give the fact another name"
+        )
     sample = Sample(index, prompt.text, image_seed(seed, index), dict(prompt.meta))
     try:
         files.canonical([sample.prompt, sample.meta])

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from unbox.capture.collect import generate_batch, length, shards
+from unbox.capture.collect import generate_batch, length, said_of_cut, shards
 from unbox.capture.collect_settings import FORMER, CollectSettings, schema_of
 from unbox.errors import UnboxError
 from unbox.former_names import renamed
 from unbox.models.model import Model
+from unbox.models.prompt_length import counted
 from unbox.prompt import Prompt
 
 
@@ -30,6 +31,8 @@ class Estimate:
     shard_samples: int
     axes: dict[str, dict[str, int]]
     """Block -> the axes of one image's updates, by name, and their lengths."""
+    cut: str = ""
+    """What is said of prompts that are too long for the text encoders; empty where none is."""
 
     def lines(self, gpus: int = 1) -> list[str]:
         """The plan in words, for so many devices."""
@@ -45,6 +48,7 @@ class Estimate:
             f"device{'s' * (gpus > 1)}",
             f"{shards:,} files of {self.shard_samples} images, {-(-shards // gpus):,} for each device; "
             f"a stop loses at most {_time(lost)} of each device's work",
+            *([self.cut] if self.cut else []),
         ]
 
 
@@ -68,17 +72,26 @@ def estimate(
     if not first:
         raise UnboxError("there is no prompt to time")
     batches = list(shards(first, None, chosen.batch_size, chosen.seed))
-    generate_batch(model, chosen, schema, batches[-1])
-    begin = time.perf_counter()
-    for batch in batches:
-        generate_batch(model, chosen, schema, batch)[1].arrays()
+    with counted():
+        cut = said_of_cut(model, prompts, limit, chosen)
+        generate_batch(model, chosen, schema, batches[-1])
+        begin = time.perf_counter()
+        for batch in batches:
+            generate_batch(model, chosen, schema, batch)[1].arrays()
     seconds = (time.perf_counter() - begin) / len(first)
     axes = {
         block: dict(zip(("step", "branch", *model.site(block).axes), schema.shape(block, 1)[1:], strict=True))
         for block in schema.blocks
     }
     return Estimate(
-        total, schema.sample_vectors, schema.sample_bytes, seconds, len(first), schema.shard_samples, axes
+        total,
+        schema.sample_vectors,
+        schema.sample_bytes,
+        seconds,
+        len(first),
+        schema.shard_samples,
+        axes,
+        cut,
     )
 
 

@@ -113,14 +113,16 @@ class GenerateCommand:
         from tqdm import tqdm
 
         from unbox.models.png_record import holds, save_png
+        from unbox.models.prompt_length import counted, warn_of_cut
         from unbox.stopping import unit
 
         chosen, micro = self.chosen(model, start), self.micro.value()
+        warn_of_cut(model, [*self.prompt, self.sampling.negative_prompt or ""])
         jobs = self.jobs(model, edits, first, chosen)
         there = {path for path, record in jobs if holds(path, record, self.overwrite)}
         for path in sorted(there):
             print(f"{path} is there already")
-        with tqdm(total=len(jobs), initial=len(there), desc="images", unit="image") as bar:
+        with counted(), tqdm(total=len(jobs), initial=len(there), desc="images", unit="image") as bar:
             # The batches of an undisturbed run: another number of images in one would round otherwise.
             for begin in range(0, len(jobs), self.sampling.batch_size):
                 batch = jobs[begin : begin + self.sampling.batch_size]

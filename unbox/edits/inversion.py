@@ -26,9 +26,11 @@ from unbox.models import Model
 from unbox.models.clock import clock
 from unbox.models.hooks import as_hook
 from unbox.models.prediction import to_x0
+from unbox.models.prompt_length import unlogged, warn_of_cut
 from unbox.models.run_lock import exclusive
 from unbox.models.seeds import generator
 from unbox.picture_file import upright_rgb
+from unbox.validation import Text, checked
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def invert(
             f"an image of {image.width} x {image.height} pixels cannot be encoded; resize it so that both "
             f"are multiples of {unit} (the model's own size is {model.size})"
         )
-    draw = generator(seed)
+    draw, prompt = generator(seed), checked(Text, "prompt", prompt)
+    warn_of_cut(model, [prompt])
     with clock(model, "inverting an image"):
         conditioning = _conditioned(model, prompt, guidance, image.height, image.width)
         latents = encoded(model, image)
@@ -174,7 +177,7 @@ def _schedule(model: Model, steps: int) -> tuple[Tensor, list[float]]:
 
 def _conditioned(model: Model, prompt: str, guidance: float, height: int, width: int) -> Conditioning:
     pipeline, guided = model.pipeline, guidance > 1
-    with torch.no_grad():
+    with torch.no_grad(), unlogged(pipeline):
         text, no_text, pooled, no_pooled = pipeline.encode_prompt(
             prompt, device=model.device, do_classifier_free_guidance=guided
         )

@@ -26,6 +26,7 @@ from unbox.json_types import JSON
 from unbox.mask import Mask
 from unbox.models import Model
 from unbox.models.png_record import save_png
+from unbox.models.prompt_length import counted, warn_of_cut
 from unbox.prompt import Prompt
 from unbox.result_cache import cached, key_of
 from unbox.run_folder import RunFolder, run_folder
@@ -73,7 +74,8 @@ def run_experiment(
     with run_folder(out, "experiment") as folder:
         context = _manifest(plan, ResultNames.of(folder, model, saes), folder, len(rows))
         images = [(row, out / "images" / f"{row.key(context)}.png") for row in rows]
-        with tqdm(total=len(rows), disable=not progress, desc="experiment", unit="image") as bar:
+        warn_of_cut(model, (prompt.text for prompt in plan.prompts))
+        with counted(), tqdm(total=len(rows), disable=not progress, desc="experiment", unit="image") as bar:
             _draw(plan, model, images, bar)
         figures = _measured(plan, images, out)
         write_report(plan, figures, out)

@@ -16,6 +16,7 @@ from unbox.models.checks import check_sampling
 from unbox.models.clock import clock
 from unbox.models.conditioning import Micro, MicroHook
 from unbox.models.hooks import Attachable, Hook, Hookable, as_hook
+from unbox.models.prompt_length import unlogged, warn_of_cut
 from unbox.models.run_lock import exclusive
 from unbox.models.schedulers import V3_SIGMA_MAX, NativeEulerScheduler, sigma_max_for
 from unbox.models.seeds import generator
@@ -42,7 +43,8 @@ def generate(model: Sampled, prompts: Prompts, call: Call) -> list[Any]:
 
     The options are the fields of `unbox.models.calls.Call`. Single values are repeated to the length of the
     lists; lists must agree. Each image has its own generator, so `batch_size` changes nothing but rounding. A
-    PIL image's `info` holds its prompt and seed. One thread samples with a model at a time; others wait.
+    PIL image's `info` holds its prompt and seed. Prompts that are longer than the text encoders read are cut
+    off by them, which one warning says. One thread samples with a model at a time; others wait.
     Raises UnboxError for lists that disagree and settings that cannot give an image.
     """
     unit = max(8, model.pipeline.vae_scale_factor)
@@ -57,6 +59,7 @@ def generate(model: Sampled, prompts: Prompts, call: Call) -> list[Any]:
     sampling = Sampling.of(call, model.system, model.size, unit)
     with exclusive(model, "generate", call.wait):
         check_sampling(sampling, model.pipeline.scheduler)
+        warn_of_cut(model, (text for each in images for text in (each.prompt, each.negative or "")))
         return _generate(model, images, sampling)
 
 
@@ -145,7 +148,8 @@ def _call(pipeline: DiffusionPipeline, arguments: dict[str, Any]) -> Any:
     if "timesteps" in arguments:
         logger.setLevel(logging.ERROR)
     try:
-        return pipeline(**arguments).images
+        with unlogged(pipeline):
+            return pipeline(**arguments).images
     finally:
         logger.setLevel(level)
         pipeline.set_progress_bar_config(**config)

@@ -28,6 +28,7 @@ from unbox.former_names import as_written
 from unbox.json_types import JSON
 from unbox.models import Model
 from unbox.models.png_record import save_png
+from unbox.models.prompt_length import counted, warn_of_cut
 from unbox.result_cache import ResultCache
 from unbox.run_folder import run_folder
 from unbox.sae import SAE
@@ -85,6 +86,7 @@ def _rows(
     every = methods(saes, settings)
     random = {name: made for name, made in every.items() if name.startswith("random")}
     others = {name: made for name, made in every.items() if name not in random}
+    warn_of_cut(model, (text for example in examples for text in (example.original, example.edited)))
     for example in tqdm(examples, desc="riebench", disable=not progress):
         key: list[JSON] = [asdict(example), _mask_digests(example, settings)]
         made = cache.get(key, _made, model, saes, others, example, *given)
@@ -133,7 +135,8 @@ def _made(
 
 
 def _drawn(model: Model, text: str, by: RiebenchSettings, edits: Edits | None = None) -> list[Image.Image]:
-    return model.generate(text, seed=by.seed, steps=by.steps, guidance=by.guidance, edits=edits)
+    with counted():
+        return model.generate(text, seed=by.seed, steps=by.steps, guidance=by.guidance, edits=edits)
 
 
 def _recorded(
