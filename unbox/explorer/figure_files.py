@@ -8,6 +8,9 @@ from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.text_files import read_json_file
 
+#: Figures that are shown of an SAE, and of a step and branch of it, as `unbox evaluate` names them, in order.
+FIGURES = ("explained_variance", "fvu", "fvu_interval", "l0", "dead_fraction", "dense_fraction", "rows")
+GROUP_FIGURES = ("step", "branch", "explained_variance", "l0", "rows")
 #: Lists of the benchmark's results -> what is shown of each of their rows: texts, numbers.
 _SHOWN = {
     "ownership": (("kind", "block"), ("success", "success_low", "success_high")),
@@ -16,8 +19,8 @@ _SHOWN = {
 
 
 def read_figures(path: Path) -> dict[str, dict[str, Any]]:
-    """`figures.json` of `unbox evaluate`: SAE -> its figures, a number or an interval each, and `groups`, a
-    list of figures by step and branch. Raises UnboxError, naming the file and the key, for anything else."""
+    """`figures.json` of `unbox evaluate`: SAE -> its figures (those shown are a number or an interval each)
+    and `groups`, a list of figures by step and branch. Raises UnboxError that names the file and the key."""
     found = {}
     for name, figures in _object(read_json_file(path), str(path)).items():
         found[name] = dict(_object(figures, f"{path}: {name}"))
@@ -27,9 +30,9 @@ def read_figures(path: Path) -> dict[str, dict[str, Any]]:
         }
         for place, row in rows.items():
             for key, value in _object(row, f"{path}: {name}{place}").items():
-                if not _is_figure(value):
+                if key in (*FIGURES, *GROUP_FIGURES) and not _is_figure(value):
                     raise UnboxError(f"{path}: {name}{place} {key} is no figure but {_shown(value)}")
-        found[name]["groups"] = groups
+        found[name] |= {"groups": groups} if groups else {}
     return found
 
 

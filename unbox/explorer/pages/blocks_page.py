@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from unbox.explorer.figure_files import FIGURES, GROUP_FIGURES
 from unbox.explorer.html import render
 from unbox.explorer.session import ExplorerSession
 from unbox.ground_truth.bench.bench_rows import BenchRow
@@ -11,9 +12,6 @@ TITLE = "Blocks"
 #: What a cell of a table shows; None is a dash.
 Cell = str | float | None
 Table = Sequence[Sequence[Cell]]
-#: Figures of an SAE, and of one step and branch of it, as `unbox evaluate` names them, in the order shown.
-FIGURES = ("explained_variance", "fvu", "fvu_interval", "l0", "dead_fraction", "dense_fraction", "rows")
-GROUP_FIGURES = ("step", "branch", "explained_variance", "l0", "rows")
 
 
 def body(session: ExplorerSession) -> str:
