@@ -30,9 +30,9 @@ from typing import Annotated, Any, TypeVar, dataclass_transform, overload
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from unbox.errors import FieldError, UnboxError
 from unbox.former_names import renamed
@@ -139,6 +139,15 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Real = Annotated[float, BeforeValidator(_real)]
 Text = Annotated[str, BeforeValidator(_text)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
+
+
+class Instance:
+    """`Annotated[Edits, Instance()]`: an object that is checked where it is made, and taken as it is."""
+
+    def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.is_instance_schema(source)
+
+
 #: A JSON object whose content is checked where it is used, or is of no account.
 JSONObject = Annotated[dict[str, Any], BeforeValidator(_object)]
 #: `Several[Whole]`: a tuple, from a list, a range, an array, or one alone.

@@ -8,7 +8,9 @@ import pytest
 
 from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
+from unbox.experiments.critics import METRIC_NAMES
 from unbox.experiments.experiment_plan import make_plan, read_plan
+from unbox.experiments.metrics import METRICS
 from unbox.experiments.sweep import run_experiment
 from unbox.result_cache import key_of
 
@@ -133,20 +135,79 @@ MINIMAL = {"model": "tiny", "prompts": ["a"], "edit": [{"block": "mid.0", "op": 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"promts": ["a"]}, "no 'promts'"),
+        ({"promts": ["a"]}, r"promts = \['a'\]: is unknown, is it prompts\?"),
         ({"prompts": []}, "no prompts"),
-        ({"prompts": {"hub": "x"}}, "prompts are"),
-        ({"edit": [{"block": "mid.0", "op": "scale", "strength": 1}]}, "no 'strength'"),
-        ({"edit": [{"op": "scale", "grid": {"size": [1]}}]}, "grid of an edit has no 'size'"),
+        ({"prompts": {"hub": "x"}}, "prompts = {'hub': 'x'}: should be a list"),
+        (
+            {"edit": [{"block": "mid.0", "op": "scale", "strength": 1}]},
+            r"\] 1: strength = 1: is unknown",
+        ),
+        (
+            {"edit": [{"op": "scale", "grid": {"size": [1]}}]},
+            r"1: grid.size = \[1\]: is unknown",
+        ),
         ({"edit": [{"block": "mid.0", "op": "melt"}]}, "'melt'"),
         ({"edit": MINIMAL["edit"] * 2}, "two edits"),
         ({"edit": [{**MINIMAL["edit"][0], "control": 1}]}, "random-feature"),
         ({"edit": [{**MINIMAL["edit"][0], "target": ["colour", "beige"]}]}, "target"),
+        ({"edit": [{**MINIMAL["edit"][0], "target": []}]}, "target"),
+        ({"edit": 3}, r"edit\[0\] = 3: should be an object"),
+        ({"edit": [3]}, r"edit\[0\] = 3: should be an object"),
+        ({"edit": [{**MINIMAL["edit"][0], "grid": 5}]}, r"\[\[edit\]\] 1: grid = 5: should be an object"),
+        ({"edit": [{"op": "scale", "grid": {"block": "mid.0"}}]}, "grid.block = 'mid.0': should be a list"),
+        ({"edit": [{"op": "scale", "grid": {"block": []}}]}, r"grid.block = \[\]: should be a list"),
+        ({"edit": [{**MINIMAL["edit"][0], "control": "x"}]}, "control = 'x': should be a whole number"),
+        ({"edit": [{**MINIMAL["edit"][0], "control": -1}]}, "control = -1: should be at least 0"),
+        ({"edit": [{**MINIMAL["edit"][0], "control": 10**9}]}, "control = 1000000000: should be at most"),
+        ({"edit": [{**MINIMAL["edit"][0], "file": 3}]}, "file = 3: should be the path"),
+        ({"edit": [{**MINIMAL["edit"][0], "file": "e.json"}]}, "file says all of the edits"),
+        ({"edit": [{**MINIMAL["edit"][0], "edits": MINIMAL["edit"]}]}, "edits says all of the edits"),
+        ({"edit": [{**MINIMAL["edit"][0], "name": 3}]}, "name = 3: should be a text"),
+        ({"edit": [{**MINIMAL["edit"][0], "where": {"image": 3}}]}, "where: image = 3: should be the path"),
+        ({"seeds": 3}, r"seeds = 3: should be a list of seeds, like \[0, 1\]"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, r"seeds = \(1, 1\): should differ"),
+        ({"seeds": [-1]}, r"seeds\[0\] = -1: should be at least 0"),
+        ({"batch_size": 0}, "batch_size = 0: should be at least 1"),
+        ({"steps": 0}, "steps = 0: should be at least 1"),
+        ({"guidance": -1}, "guidance = -1: should be at least 0"),
+        ({"height": 12}, "height = 12: should be a multiple of 8"),
+        ({"metrics": ["pixel"]}, "metrics = 'pixel': is unknown, is it pixels?"),
+        ({"metrics": ["clip"]}, "clip_model = None: should be a Hub id"),
+        ({"clip_model": "x"}, "clip_model = 'x': is for the metric clip"),
+        ({"model": 3}, "model = 3: should be a text"),
+        ({"saes": 3}, "saes = 3: should be the path"),
+        ({"source": {}}, "source = {}: is unknown"),
+        ({"prompts": {"file": 3}}, "prompts: file = 3: should be the path"),
+        ({"prompts": {"shapes": "x"}}, "prompts: shapes = 'x': should be a whole number"),
+        ({"prompts": {"shapes": 2**29}}, "536,870,912 captions would take 2.2 TB of memory"),
+        ({"prompts": {"shapes": 2, "split": "x"}}, "prompts: split = 'x': should be one of"),
+        ({"prompts": {"shapes": 2, "speed": 1}}, "prompts: speed = 1: is unknown, is it seed?"),
+        ({"prompts": 3}, "prompts = 3: should be a list"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused(change, message):
     with pytest.raises(UnboxError, match=message):
         make_plan({**MINIMAL, **change})
+
+
+def test_grids_are_counted_before_they_are_made():
+    axes = {"block": ["mid.0"] * 1000, "value": [float(i) for i in range(1000)]}
+    table = {"op": "scale", "grid": {**axes, "steps": [[0]] * 1000}, "control": 9999}
+    with pytest.raises(UnboxError, match="a grid of 10,000,000,000,000 conditions would take"):
+        make_plan({**MINIMAL, "edit": [table]})
+    values = {"op": "scale", "block": "mid.0", "grid": {"value": list(range(200))}}
+    many = {"prompts": ["a"] * 10_000, "seeds": list(range(10_000)), "edit": [values]}
+    with pytest.raises(UnboxError, match="an experiment of 20,100,000,000 images would take"):
+        make_plan({**MINIMAL, **many})
+
+
+def test_figures_of_sampling_are_named_as_the_file_writes_them():
+    """0 and 0.0 are other JSON, and so other names of results."""
+    for value in (0, 0.0):
+        (found,) = make_plan({**MINIMAL, "guidance": value}).sampling.values()
+        assert type(found) is type(value)
+    assert set(METRIC_NAMES) == set(METRICS)
 
 
 def test_mistakes_are_found_before_anything_is_written(tmp_path, tiny):

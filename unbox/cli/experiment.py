@@ -32,7 +32,8 @@ class ExperimentCommand:
 
         plan = read_plan(self.file)
         options = self.model if self.model.model else replace(self.model, model=plan.model)
-        plan = replace(plan, model=options.model, saes=plan.saes if self.saes is None else self.saes)
+        saes = plan.saes if self.saes is None else Path(self.saes)
+        plan = replace(plan, model=options.model, saes=saes)
         with run_folder(self.out, "experiment"):
             table = run_experiment(plan, self.out, options.load())
         print(f"{len(table)} edited images measured; open {self.out / 'report.html'}")

@@ -11,11 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from unbox.errors import FieldError
 from unbox.mask import Mask
 from unbox.plugins import load_plugins
 from unbox.prompt import Prompt
+from unbox.validation import unknown
 
 Figures = dict[str, float]
+
+#: Metrics of any picture: the rows of `metrics.METRICS`, which needs torch.
+METRIC_NAMES = ("pixels", "structure", "colour", "lpips", "clip")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class Critic:
     name: str
     prompts: Callable[..., list[Prompt]]
     """Captions of the world: of their number, and `prompt_options` by name."""
-    prompt_options: tuple[str, ...]
+    prompt_options: type
+    """A validated class of the table that asks for captions; the field of the critic's name: their number."""
     metrics: Mapping[str, Metric]
     places: tuple[str, ...]
     """Names of places whose masks differ between prompts."""
@@ -63,6 +69,20 @@ def critics() -> Mapping[str, Critic]:
     """All critics, by name."""
     load_plugins("critics")
     return _CRITICS
+
+
+def check_metrics(names: Sequence[str], clip_model: str | None) -> None:
+    """Raises FieldError for a metric that there is not, and for a CLIP model without its metric or the
+    metric without a model. Loads nothing but, for the names of worlds, their critics."""
+    if not set(names) <= set(METRIC_NAMES):
+        known = [*METRIC_NAMES, *(name for critic in critics().values() for name in critic.metrics)]
+        if wrong := next((name for name in names if name not in known), None):
+            raise FieldError("", "metrics", wrong, unknown(wrong, known))
+    if clip_model is not None and "clip" not in names:
+        raise FieldError("", "clip_model", clip_model, "is for the metric clip: name it among the metrics")
+    if clip_model is None and "clip" in names:
+        rule = "should be a Hub id or a folder with a CLIP model: the metric clip needs one"
+        raise FieldError("", "clip_model", None, rule)
 
 
 def critics_by_place() -> dict[str, Critic]:

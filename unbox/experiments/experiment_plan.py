@@ -28,31 +28,53 @@ grid = { value = [2, 4, 8] }
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import date, time
+from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
+
+from annotated_types import Ge, Le, Len
 
 from unbox.capture.prompt_reader import read_prompts
 from unbox.edit import Edit, Edits
 from unbox.edits.edit_files import load_edits
-from unbox.errors import UnboxError
-from unbox.experiments.critics import critics, critics_by_place
+from unbox.errors import FieldError, UnboxError
+from unbox.experiments.critics import check_metrics, critics, critics_by_place
 from unbox.former_names import renamed
 from unbox.json_types import JSON
 from unbox.mask import Mask
+from unbox.memory_limit import require
 from unbox.picture_file import read_mask
 from unbox.prompt import Prompt
 from unbox.text_files import read_toml_file
-from unbox.validation import Text, checked
+from unbox.validation import (
+    BatchSize,
+    FilePath,
+    Guidance,
+    Instance,
+    JSONObject,
+    Seed,
+    Several,
+    Side,
+    Steps,
+    Text,
+    Whole,
+    checked,
+    parsed,
+    unknown,
+    validated,
+)
 
-#: Keys of an edit's table that are the edit's, and may be axes of its grid; the others.
-EDIT_KEYS = {f.name for f in fields(Edit)} - {"sae"}
-TABLE_KEYS = {"name", "grid", "target", "control", "edits", "file"}
+#: Keys of an edit's table that are the edit's, and may be axes of its grid.
+EDIT_KEYS = tuple(f.name for f in fields(Edit) if f.name != "sae")
 
 #: Keys of a file that were called otherwise.
 FORMER = {"clip": "clip_model"}
+#: Bytes that a cell of a grid takes in memory, and a trial: an image to make, with what it is called by.
+CELL_BYTES, TRIAL_BYTES = 8192, 2048
 #: A list of texts, or a table: `file`, or a critic's name with its options.
 PromptSource = Sequence[str] | Mapping[str, bool | int | float | str]
 #: An edit's table; `Edits.from_json` checks what is the edit's.
@@ -83,34 +105,67 @@ class Condition:
         return f"{self.name}{kind}" + (f": {chosen}" if chosen else "")
 
 
-@dataclass(frozen=True)
+@validated
+class TableOptions:
+    """What an edit's table says beside the edit."""
+
+    name: Text | None = None
+    grid: JSONObject = field(default_factory=dict)
+    """Axis -> values; every combination is a condition."""
+    target: Several[Text] | None = None
+    """Factor and value, which the critics know."""
+    control: Annotated[Whole, Ge(0), Le(10_000)] = 0
+    """Random draws of features to make beside each condition."""
+    edits: Several[JSONObject] = ()
+    """Several edits that act together, in place of the table's own."""
+    file: FilePath | None = None
+    """Edits of a file, in place of the table's own."""
+
+    def __post_init__(self) -> None:
+        for axis, values in self.grid.items():
+            if axis not in EDIT_KEYS:
+                raise FieldError("", f"grid.{axis}", values, unknown(axis, EDIT_KEYS))
+            if not isinstance(values, list | tuple) or not values:
+                raise FieldError("", f"grid.{axis}", values, "should be a list of values")
+
+
+@validated
 class ExperimentPlan:
     """Everything that decides an experiment's results. Unknown words in the file are errors."""
 
-    model: str
-    prompts: tuple[Prompt, ...]
-    conditions: tuple[Condition, ...]
-    title: str = "Experiment"
-    about: str = ""
+    model: Annotated[Text, Len(1)]
+    prompts: Annotated[Several[Annotated[Prompt, Instance()]], Len(1)]
+    conditions: Annotated[Several[Annotated[Condition, Instance()]], Len(1)]
+    title: Text = "Experiment"
+    about: Text = ""
     """A paragraph for the report."""
-    saes: str | None = None
-    seeds: tuple[int, ...] = (0,)
-    steps: int | None = None
-    guidance: float | None = None
-    height: int | None = None
-    width: int | None = None
-    metrics: tuple[str, ...] = ("pixels", "structure", "colour")
-    clip_model: str | None = None
+    saes: FilePath | None = None
+    seeds: Annotated[Several[Seed], Len(1)] = (0,)
+    steps: Steps | None = None
+    guidance: Guidance | None = None
+    height: Side | None = None
+    width: Side | None = None
+    metrics: Several[Text] = ("pixels", "structure", "colour")
+    clip_model: Text | None = None
     """Hub id or folder of a CLIP model, for the metric of that name."""
-    batch_size: int = 8
-    source: Mapping[str, TOML] = field(default_factory=dict)
+    batch_size: BatchSize = 8
+    source: JSONObject = field(default_factory=dict)
     """The file's content as it was read."""
+
+    def __post_init__(self) -> None:
+        check_metrics(self.metrics, self.clip_model)
+        if len(set(self.seeds)) < len(self.seeds):
+            raise FieldError("", "seeds", self.seeds, "should differ: the same seed is the same image")
+        images = (len(self.conditions) + 1) * len(self.prompts) * len(self.seeds)
+        require(images * TRIAL_BYTES, f"an experiment of {images:,} images")
 
     @property
     def sampling(self) -> dict[str, Any]:
         """Options of `generate` that change images."""
         names = ("steps", "guidance", "height", "width")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        # As the file writes it: results are named by 0 and by 0.0 differently.
+        return {n: self.source[n] if self.source.get(n) == value else value for n, value in given.items()}
 
 
 def read_plan(path: str | Path) -> ExperimentPlan:
@@ -119,28 +174,32 @@ def read_plan(path: str | Path) -> ExperimentPlan:
     data = read_toml_file(path)
     try:
         return make_plan(data, path.parent)
+    except FieldError as error:
+        raise error.at(f"{path}: {error.door}" if error.door else str(path)) from None
     except UnboxError as error:
         raise UnboxError(f"{path}: {error}") from error
 
 
 def make_plan(data: Mapping[str, TOML], folder: Path = Path()) -> ExperimentPlan:
     """A plan from the file's content."""
-    data = renamed(data, FORMER)
-    known = {f.name for f in fields(ExperimentPlan)} - {"conditions", "source"}
-    _known("an experiment", data, known | {"edit"})
-    missing = [name for name in ("model", "prompts", "edit") if not data.get(name)]
+    values: dict[str, Any] = dict(renamed(data, FORMER))
+    known = [f.name for f in fields(ExperimentPlan) if f.name not in ("conditions", "source")]
+    if wrong := next((key for key in values if key not in (*known, "edit")), None):
+        raise FieldError("", wrong, values[wrong], unknown(wrong, (*known, "edit")))
+    missing = [name for name in ("model", "prompts", "edit") if not values.get(name)]
     if missing:
         raise UnboxError(f"the experiment has no {missing[0]}; it needs model, prompts and [[edit]] tables")
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+    if not isinstance(seeds := values.get("seeds", []), list | tuple):
+        raise FieldError("", "seeds", seeds, "should be a list of seeds, like [0, 1]")
+    tables = checked(Several[JSONObject], "edit", values.pop("edit"))
     values["prompts"] = _prompts(values["prompts"], folder)
-    values["conditions"] = tuple(c for table in values.pop("edit") for c in _conditions(table, folder))
-    if values.get("saes"):
-        values["saes"] = str(folder / values["saes"])
-    labels = [c.label for c in values["conditions"]]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice:
-        raise UnboxError(f"two edits are called '{twice}'; give each a name of its own")
-    return ExperimentPlan(**values, source=dict(data))
+    conditions = [c for number, table in enumerate(tables, 1) for c in _conditions(table, number, folder)]
+    if values.get("saes") is not None:
+        values["saes"] = folder / checked(FilePath, "saes", values["saes"])
+    label, count = Counter(c.label for c in conditions).most_common(1)[0]
+    if count > 1:
+        raise UnboxError(f"two edits are called '{label}'; give each a name of its own")
+    return parsed(ExperimentPlan, {**values, "conditions": conditions, "source": dict(data)}, "")
 
 
 def _prompts(given: PromptSource, folder: Path) -> tuple[Prompt, ...]:
@@ -149,53 +208,63 @@ def _prompts(given: PromptSource, folder: Path) -> tuple[Prompt, ...]:
             Prompt(checked(Text, "text", text, f"prompts[{place}]")) for place, text in enumerate(given)
         )
     if isinstance(given, Mapping) and set(given) == {"file"}:
-        return tuple(read_prompts(str((folder / str(given["file"])).resolve())))
+        file = checked(FilePath, "file", given["file"], "prompts")
+        return tuple(read_prompts(str((folder / file).resolve())))
     for name, critic in critics().items():
         if isinstance(given, Mapping) and name in given:
-            _known(f"prompts from {name}", given, {name, *critic.prompt_options})
-            options = dict(given)
-            return tuple(critic.prompts(int(options.pop(name)), **options))
+            options = vars(parsed(critic.prompt_options, given, "prompts"))
+            return tuple(critic.prompts(options[name], **{k: v for k, v in options.items() if k != name}))
     worlds = "".join(f", or {{ {name} = N, seed = S }}" for name in critics())
-    raise UnboxError('prompts are a list, { file = "..." }' + worlds)
+    raise FieldError("", "prompts", given, 'should be a list, or { file = "..." }' + worlds)
 
 
-def _conditions(table: EditTable, folder: Path) -> list[Condition]:
+def _conditions(table: EditTable, number: int, folder: Path) -> list[Condition]:
     """One edit table, its grid expanded, each with its controls."""
-    _known("an edit", table, TABLE_KEYS | EDIT_KEYS)
-    grid: dict[str, list[JSON]] = dict(table.get("grid", {}))  # type: ignore[arg-type]
-    _known("the grid of an edit", grid, EDIT_KEYS)
-    target, controls = _target(table.get("target")), int(str(table.get("control", 0)))
+    door, own = f"[[edit]] {number}", [f.name for f in fields(TableOptions)]
+    if wrong := next((key for key in table if key not in (*own, *EDIT_KEYS)), None):
+        raise FieldError(door, wrong, table[wrong], unknown(wrong, (*own, *EDIT_KEYS)))
+    options = parsed(TableOptions, {key: table[key] for key in own if key in table}, door)
+    one: EditTable = {key: value for key, value in table.items() if key not in own}
+    given = [key for key in ("edits", "file") if key in table]
+    if given and (len(given) > 1 or one or options.grid):
+        raise UnboxError(f"{door}: {given[0]} says all of the edits: give no others beside it, and no grid")
+    cells = prod(len(values) for values in options.grid.values()) * (1 + options.control)
+    require(cells * CELL_BYTES, f"a grid of {cells:,} conditions", door)
+    target = _target(options.target)
     found: list[Condition] = []
-    for values in itertools.product(*grid.values()):
-        settings = dict(zip(grid, values, strict=True))
-        edits, place = _edits({**table, **settings}, folder)
-        cell = Condition(str(table.get("name") or edits[0].op), edits, settings, place, target)
-        found += [cell, *(replace(cell, control=draw) for draw in range(controls))]
-    if controls and not any(e.subject == "feature" for c in found for e in c.edits):
+    for values in itertools.product(*options.grid.values()):
+        settings = dict(zip(options.grid, values, strict=True))
+        rows = options.edits or ({**one, **settings},)
+        edits, place = _edits(rows, folder) if options.file is None else _of_file(folder / options.file)
+        cell = Condition(options.name or edits[0].op, edits, settings, place, target)
+        found += [cell, *(replace(cell, control=draw) for draw in range(options.control))]
+    if options.control and not any(e.subject == "feature" for c in found for e in c.edits):
         raise UnboxError("random-feature controls are for edits of features")
     return found
 
 
-def _target(given: JSON) -> tuple[str, str] | None:
+def _target(given: tuple[str, ...] | None) -> tuple[str, str] | None:
     if given is None:
         return None
     known = [(factor, v) for c in critics().values() for factor, values in c.targets.items() for v in values]
-    asked = [str(part) for part in given] if isinstance(given, Sequence) else [str(given)]
-    if (*asked,) not in known:
-        of_factor = [value for factor, value in known if factor == asked[0]]
+    if given not in known:
+        of_factor = [value for factor, value in known if factor in given[:1]]
         raise UnboxError(
-            f"target {given} is not a factor and one of its values that a critic reads; there are "
+            f"target {list(given)} is not a factor and one of its values that a critic reads; there are "
             f"{', '.join(of_factor or dict.fromkeys(factor for factor, _ in known))}"
         )
-    return asked[0], asked[1]
+    return given[0], given[1]
 
 
-def _edits(table: EditTable, folder: Path) -> tuple[Edits, str | None]:
+def _of_file(path: Path) -> tuple[Edits, None]:
+    edits = load_edits(path)
+    if not len(edits):
+        raise UnboxError(f"{path} holds no edits")
+    return edits, None
+
+
+def _edits(rows: Sequence[EditTable], folder: Path) -> tuple[Edits, str | None]:
     """The edits of one condition, and the place in the picture where their mask is."""
-    if "file" in table:
-        return load_edits(folder / str(table["file"])), None
-    one = {key: value for key, value in table.items() if key not in TABLE_KEYS}
-    rows: list[EditTable] = table.get("edits") or [one]  # type: ignore[assignment]
     places = critics_by_place()
     place = where if isinstance(where := rows[0].get("where"), str) and where in places else None
     return Edits.from_json([_resolved(row, place, tuple(places), folder) for row in rows]), place
@@ -211,11 +280,6 @@ def _resolved(row: EditTable, place: str | None, places: Sequence[str], folder: 
             raise UnboxError(f"the edits of one table act in one place: {' or '.join(map(repr, places))}")
         del row["where"]
     if isinstance(where, Mapping) and set(where) == {"image"}:
-        row["where"] = Mask.of(read_mask(folder / str(where["image"]))).to_json()
+        file = checked(FilePath, "image", where["image"], "where")
+        row["where"] = Mask.of(read_mask(folder / file)).to_json()
     return row
-
-
-def _known(what: str, given: Iterable[str], known: set[str]) -> None:
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise UnboxError(f"{what} has no '{unknown[0]}'; it has {', '.join(sorted(known))}")

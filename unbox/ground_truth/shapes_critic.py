@@ -1,18 +1,24 @@
 """The Shapes world as a critic of experiments: what its detector reads, and where its scenes have things."""
 
 from collections.abc import Sequence
-from functools import partial
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Lt
 
 from unbox.errors import UnboxError
 from unbox.experiments.critics import Critic, Figures, ImagePair, register_critic
 from unbox.ground_truth.effects import readings
 from unbox.mask import Mask
+from unbox.memory_limit import require
 from unbox.prompt import Prompt
-from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, prompts
+from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, prompts
 from unbox.shapes.detector import Detector
 from unbox.shapes.where import place_mask
+from unbox.validation import Seed, Share, Whole, validated
+
+#: Bytes that a caption takes in memory, with its scene.
+CAPTION_BYTES = 4096
 
 
 def factors(pairs: Sequence[ImagePair]) -> list[Figures]:
@@ -44,12 +50,30 @@ def scene_mask(place: str, prompt: Prompt) -> Mask | None:
     return place_mask(place, Scene.from_json(prompt.meta["scene"]))
 
 
+@validated
+class ShapesPrompts:
+    """Captions of Shapes for an experiment: of held-out scenes of one object, unless asked otherwise."""
+
+    shapes: Annotated[Whole, Ge(1), Lt(2**30)]
+    seed: Seed = 0
+    split: Split = "heldout"
+    pairs: Share = 0.0
+    full: bool = True
+
+
+def captions(
+    count: int, seed: int = 0, split: Split = "heldout", pairs: float = 0.0, full: bool = True
+) -> list[Prompt]:
+    """`count` captions, as `ShapesPrompts` says. Raises UnboxError where they would not fit into memory."""
+    require(count * CAPTION_BYTES, f"{count:,} captions")
+    return prompts(count, seed, split, full, pairs)
+
+
 register_critic(
     Critic(
         name="shapes",
-        # Of held-out scenes of one object, unless asked otherwise.
-        prompts=partial(prompts, split="heldout", full=True, pairs=0.0),
-        prompt_options=("seed", "split", "pairs", "full"),
+        prompts=captions,
+        prompt_options=ShapesPrompts,
         metrics={"factors": factors},
         places=("object", "background"),
         place_mask=scene_mask,

@@ -1,13 +1,17 @@
 """RIEBench's examples: pairs of prompts, from a file in its format."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Len
 
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.text_files import read_json_file
-from unbox.validation import Text, checked
+from unbox.validation import Count, Text, checked
 
 #: `editing_type_id` -> kind.
 KINDS = dict(
@@ -18,6 +22,8 @@ KINDS = dict(
     )
 )  # fmt: skip
 
+#: What an example's images are called by.
+ExampleId = Annotated[Text, Len(1, 200)]
 FIELDS = ("id", "editing_type_id", "original_prompt", "editing_prompt")
 
 
@@ -35,12 +41,14 @@ class EditExample:
 
 def read_examples(path: str | Path, limit: int | None = None) -> list[EditExample]:
     """Examples of a file in RIEBench's format. Raises UnboxError, naming the entry, for one that is not."""
+    limit = None if limit is None else checked(Count, "limit", limit, "read_examples")
     data = read_json_file(path)
     if not isinstance(data, list) or not data:
         raise UnboxError(f"{path} is not a list of examples: it {'is empty' if data == [] else 'has none'}")
     examples = [_example(row, place, path) for place, row in enumerate(data[:limit])]
     names = [example.id for example in examples]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    twice, count = Counter(names).most_common(1)[0]
+    if count > 1:
         raise UnboxError(f"{path}: two examples have the id {twice}, which names their images")
     return examples
 
@@ -57,9 +65,9 @@ def _example(row: JSON, place: int, path: str | Path) -> EditExample:
         checked(Text, name, row[name], f"{path}: example {place}")
         for name in ("original_prompt", "editing_prompt")
     )
-    return EditExample(
-        str(row["id"]), kind, _plain(original), _plain(edited), _bracketed(original), _bracketed(edited)
-    )
+    name = str(row["id"]) if type(row["id"]) is int else row["id"]
+    name = checked(ExampleId, "id", name, f"{path}: example {place}")
+    return EditExample(name, kind, _plain(original), _plain(edited), _bracketed(original), _bracketed(edited))
 
 
 def _plain(prompt: str) -> str:
