@@ -60,8 +60,6 @@ class AtlasCommand:
     def _encoders(self, store: "Store") -> "Model | None":
         """The model whose text encoders are used, or None, saying why."""
         if self.model.model == "none":
-            if replace(self.model, device=None) != ModelOptions("none"):
-                raise UnboxError("with --model none no model is loaded; only --device has a use beside it")
             return None
         if self.model.model:
             return self.model.load()

@@ -52,10 +52,6 @@ class CollectCommand:
 
         if self.prompts == "shapes" and self.limit is None:
             raise UnboxError("the prompts of shapes have no end: say how many with --limit")
-        if self.gpus != 1 and not self.dry_run:
-            raise UnboxError("--gpus is for --dry-run; several processes collect under torchrun")
-        if self.dry_run and (self.rank, self.world) != (None, None):
-            raise UnboxError("--dry-run plans for all processes together: leave --rank and --world out")
         prompts = read_prompts(self.prompts, self.settings.seed, self.split, self.column)
         options = self.model
         if (

@@ -1,7 +1,7 @@
 """`unbox evaluate`: held-out figures of SAEs, by block, step, branch and position."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,6 @@ class EvaluateCommand:
 
         if self.images and not self.model.model:
             raise UnboxError("--images draws images again: say with --model which model the store is of")
-        if not self.images and replace(self.model, device=None) != NO_MODEL:
-            raise UnboxError("a model draws images: say how many with --images")
         with nullcontext() if self.out is None else run_folder(self.out, "evaluate") as folder:
             self._evaluate(folder)
 

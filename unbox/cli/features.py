@@ -60,11 +60,7 @@ class FeaturesCommand:
 
         among = Filter(block=self.block, density=self.density, step=self.step, labelled=self.labelled)
         if not self.model.model:
-            if self.model != NO_MODEL:
-                raise UnboxError("options of a model need --model, whose text encoders search by meaning")
             return atlas.search(text, among, order=self.order, limit=self.limit)
-        if self.order is not None:
-            raise UnboxError("search by meaning has its own order, the best match first: leave --order out")
         return [each.facts for each in atlas.meaning(self.model.load(), text, among, limit=self.limit)]
 
     def _tell(self, atlas: "Atlas", facts: "Facts") -> None:

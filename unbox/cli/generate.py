@@ -96,8 +96,6 @@ class GenerateCommand:
         from unbox.stopping import Stopped
 
         png_path(self.out)
-        if self.strength is not None and self.image is None:
-            raise UnboxError("--strength says how much of --image IMAGE is redrawn; there is no image")
         edits, start = self.read_edits(), self.start()
         model = self.model.load()
         first = randbits(32) if self.seed is None else self.seed
@@ -197,11 +195,12 @@ class GenerateCommand:
         from unbox.edits import load_edits
         from unbox.sae import load_saes
 
-        if self.edits is not None:
-            return load_edits(self.edits, None if self.saes is None else load_saes(self.saes))
-        if self.saes is not None:
-            raise UnboxError("--saes has no use without --edits FILE, which names features of them")
-        return None
+        if self.edits is None:
+            return None
+        edits = load_edits(self.edits, None if self.saes is None else load_saes(self.saes))
+        if not len(edits):
+            raise UnboxError(f"{self.edits} holds no edit: leave --edits out, or write some into it")
+        return edits
 
     def pixels(self, side: int, start: "Image.Image | None" = None) -> Size:
         """Height and width of the images; of the starting image, or `side`, where they are not given."""
@@ -209,8 +208,6 @@ class GenerateCommand:
         if self.aspect is None:
             height, width = (side, side) if start is None else (start.height, start.width)
             return asked.size(height)[0], asked.size(width)[1]
-        if (asked.height, asked.width) != (None, None):
-            raise UnboxError("give --aspect, or --height and --width, not both")
         from unbox.models import nearest_bucket
 
         try:

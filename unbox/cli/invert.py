@@ -54,11 +54,11 @@ class InvertCommand:
         from unbox.stopping import unit
 
         png_path(self.out)
-        if self.limit is not None and self.saes is None:
-            raise UnboxError("--limit is for features, which need --saes")
         saes = {} if self.saes is None else dict(load_saes(self.saes))
         edits = None if self.edits is None else load_edits(self.edits, saes or None)
         picture = read_picture(self.image)
+        if edits is not None and not len(edits):
+            raise UnboxError(f"{self.edits} holds no edit: leave --edits out, or write some into it")
         model = self.model.load()
         height, width = self.sampling.size(model.size)
         image = ImageOps.fit(picture, (width, height))

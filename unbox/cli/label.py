@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unbox.errors import UnboxError
-
 if TYPE_CHECKING:
     from unbox.atlas import Atlas
 
@@ -39,8 +37,6 @@ class LabelCommand:
         from unbox.atlas.vlm_labels import Endpoint, find_label, keep_label
         from unbox.stopping import Stopped, unit
 
-        if self.features and self.limit is not None:
-            raise UnboxError("--limit is for features that are not named: leave it or --features out")
         atlas = Atlas.open(self.atlas)
         asked = Endpoint(self.endpoint, self.endpoint_model, os.environ.get("UNBOX_ENDPOINT_KEY", ""))
         left = list(self.features) or self.unlabelled(atlas)

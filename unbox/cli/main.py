@@ -154,7 +154,10 @@ def run(typed: Sequence[str], before: Sequence[str] = ()) -> int:
     former = FORMER_OPTIONS.get(command.name, {})
     if old := next((word for word in (each.split("=")[0] for each in rest) if word in former), None):
         raise UnboxError(f"{old} is now {former[old]}; see `unbox {command.name} --help`")
+    from unbox.cli.idle_options import refuse_idle
+
     form = parse(command, rest)
+    refuse_idle(command.name, rest, form)
     try:
         with consequences():
             return form.run() or 0

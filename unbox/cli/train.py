@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from unbox.cli.model_options import Device, Group
-from unbox.errors import UnboxError
 from unbox.sae.plan import Plan, SpecGrid, TrainSettings, read_toml
 
 
@@ -39,10 +38,6 @@ class TrainCommand:
         from activation_store import Store
         from unbox.sae import train
 
-        declared = (self.grid, self.settings) != (SpecGrid(), TrainSettings())
-        if (self.resume and (declared or self.plan)) or (self.plan and declared):
-            name = "--resume" if self.resume else "--plan"
-            raise UnboxError(f"{name} takes SAEs and run from what is written; give no options for them")
         store = Store.open(self.store)
         if find_spec("numba") is None:
             print("numba is not installed: training on a CPU is slower without it (pip install 'unbox[cpu]')")

@@ -1,7 +1,7 @@
 """Combinations of settings that give garbage, noticed before they are sampled."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
@@ -96,6 +96,12 @@ def _guidance(sampling: Sampling) -> Iterator[Problem]:
     if sampling.guidance > 1 and sampling.system.distilled:
         text = f"guidance is distilled into {sampling.system.name}: classifier-free guidance "
         yield False, text + f"{sampling.guidance:g} on top oversaturates; use 0"
-    if sampling.guidance <= 1 and sampling.call.negative_prompt:
-        text = f"a negative prompt has no effect at guidance {sampling.guidance:g}; it needs more than 1"
-        yield False, text
+    call = sampling.call
+    micros = call.micro if isinstance(call.micro, Sequence) else [call.micro]
+    idle = {
+        "a negative prompt has": bool(call.negative_prompt),
+        "guidance_rescale has": bool(call.guidance_rescale),
+        "negative sizes have": any(micro is not None and micro.negative is not None for micro in micros),
+    }
+    for what in (name for name, given in idle.items() if given and sampling.guidance <= 1):
+        yield False, f"{what} no effect at guidance {sampling.guidance:g}; it needs more than 1"

@@ -53,6 +53,10 @@ def load(
     if offload is not None and offload not in OFFLOADS:
         raise UnboxError(f"offload '{offload}' is not one of {', '.join(OFFLOADS)}")
     row, place = _find(str(source), system, download)
+    if config is not None and place.is_dir():
+        raise UnboxError(
+            f"config (--config) is for a single-file checkpoint; {source} is a folder with its own"
+        )
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with quiet():
         with _whole(place):

@@ -1,0 +1,66 @@
+"""Options that would do nothing: refused by name, with the value that is the default too."""
+
+import re
+
+import pytest
+
+from unbox.cli.idle_options import IDLE
+from unbox.cli.main import main
+
+NEEDED = {
+    "collect": "--prompts p.txt --store s",
+    "train": "--store s --out o",
+    "evaluate": "--saes s --store t",
+    "atlas": "--saes s --store t --out o",
+    "features": "--atlas a",
+    "label": "--atlas a --endpoint e --endpoint-model m",
+    "generate": "--prompt a",
+    "invert": "p.png",
+}
+
+#: A command line -> the option that would do nothing, and what is said of it.
+LINES = {
+    "collect --gpus 1": "--gpus is for --dry-run",
+    "collect --gpus=2": "--gpus is for --dry-run",
+    "collect --dry-run --world 1": "--world is not for --dry-run",
+    "train --plan p.toml --k 10": "--k is not for --plan",
+    "train --plan p.toml --tokens 100": "--tokens is not for --plan",
+    "train --plan p.toml --batch_size 4096": "--batch-size is not for --plan",
+    "train --plan p.toml --no-scaled": "--no-scaled is not for --plan",
+    "train --resume --plan p.toml": "--plan is not for --resume",
+    "train --resume --seed 0": "--seed is not for --resume",
+    "evaluate --model shapes-turbo": "--model is of a model, which draws images",
+    "evaluate --offline": "--offline is of a model",
+    "atlas --model none --dtype float32": "--dtype is of a model",
+    "features red --offline": "--offline is of a model",
+    "features red --device cpu": "--device is of a model",
+    "features red --model shapes-turbo --order density": "--order is not for --model",
+    "features up.0.1/17 --labelled": "--labelled is not for a feature's name",
+    "features up.0.1/17 --limit 20": "--limit is not for a feature's name",
+    "label --features a/1 --limit 20": "--limit is for features that are not named",
+    "generate --strength 0.3": "--strength says how much of --image IMAGE is redrawn; there is no image",
+    "generate --saes s": "--saes has no use without --edits",
+    "generate --aspect 1:1 --width 64": "--width is in the place of --aspect",
+    "invert --limit 5": "--limit is for features, which need --saes",
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_an_option_that_would_do_nothing_is_refused(line, capsys):
+    command, *rest = line.split()
+    assert main([command, *NEEDED[command].split(), *rest]) == 2
+    assert f"unbox: {LINES[line]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", IDLE)
+def test_every_row_names_options_of_its_command(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    there = set(re.findall(r"--(?:no-)?([a-z-]+)", capsys.readouterr().out))
+    assert {name for idle in IDLE[command] for name in idle.options} <= there
+
+
+def test_a_split_of_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "p.txt").write_text("a cat")
+    assert main(["collect", "--prompts", f"{tmp_path}/p.txt", "--store", "s", "--split", "train"]) == 2
+    assert "p.txt is a file and has no split train" in capsys.readouterr().err

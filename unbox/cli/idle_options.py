@@ -1,0 +1,119 @@
+"""Options that would do nothing beside others: refused by name when they are typed, whatever their value.
+
+What can be known from the command line alone stands here, a row each; what depends on the model, where it is
+sampled (`unbox/models/checks.py`).
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from unbox.cli.model_options import ModelOptions
+from unbox.errors import UnboxError
+from unbox.sae.plan import SpecGrid, TrainSettings
+
+
+class Idle(NamedTuple):
+    """One row: options, when they would do nothing, and what to do."""
+
+    options: tuple[str, ...]
+    """As typed, without the dashes before."""
+    when: Callable[[Any], bool]
+    """Whether the command, filled from the line, makes no use of them."""
+    reason: str
+
+
+def options_of(group: type) -> tuple[str, ...]:
+    """The options of a group, as typed."""
+    return tuple(field.name.replace("_", "-") for field in fields(group))
+
+
+RUN = (*options_of(SpecGrid), *options_of(TrainSettings))
+MODEL = tuple(name for name in options_of(ModelOptions) if name not in ("model", "device"))
+NAMED = ("block", "density", "step", "labelled", "order", "limit")
+
+#: Command -> the options that may be idle in it.
+IDLE: Mapping[str, Sequence[Idle]] = {
+    "collect": (
+        Idle(
+            ("gpus",), lambda c: not c.dry_run, "is for --dry-run; several processes collect under torchrun"
+        ),
+        Idle(("rank", "world"), lambda c: c.dry_run, "is not for --dry-run, which plans for all processes"),
+    ),
+    "train": (
+        Idle(("plan",), lambda c: c.resume, "is not for --resume, which takes SAEs and run from the folder"),
+        Idle(RUN, lambda c: c.resume, "is not for --resume, which takes SAEs and run from the folder"),
+        Idle(
+            RUN,
+            lambda c: c.plan is not None,
+            "is not for --plan, whose file declares SAEs and run: write it there",
+        ),
+    ),
+    "evaluate": (
+        Idle(
+            ("model", *MODEL),
+            lambda c: not c.images,
+            "is of a model, which draws images: say how many, --images",
+        ),
+    ),
+    "atlas": (
+        Idle(MODEL, lambda c: c.model.model == "none", "is of a model, and with --model none there is none"),
+    ),
+    "features": (
+        Idle(
+            MODEL,
+            lambda c: not c.model.model,
+            "is of a model: name one, whose text encoders search by meaning",
+        ),
+        Idle(("device",), lambda c: not c.model.model, "is of a model: name one, which searches by meaning"),
+        Idle(
+            ("order",),
+            lambda c: bool(c.model.model),
+            "is not for --model: meaning has an order, best match first",
+        ),
+        Idle(
+            NAMED,
+            lambda c: _names_one(c.words),
+            "is not for a feature's name, which finds that feature alone",
+        ),
+    ),
+    "label": (
+        Idle(
+            ("limit",),
+            lambda c: bool(c.features),
+            "is for features that are not named: leave it or --features out",
+        ),
+    ),
+    "generate": (
+        Idle(
+            ("strength",),
+            lambda c: c.image is None,
+            "says how much of --image IMAGE is redrawn; there is no image",
+        ),
+        Idle(
+            ("saes",),
+            lambda c: c.edits is None,
+            "has no use without --edits FILE, which names features of them",
+        ),
+        Idle(
+            ("height", "width"),
+            lambda c: c.aspect is not None,
+            "is in the place of --aspect: give --aspect, or --height and --width, not both",
+        ),
+    ),
+    "invert": (Idle(("limit",), lambda c: c.saes is None, "is for features, which need --saes"),),
+}
+
+
+def refuse_idle(command: str, typed: Sequence[str], form: object) -> None:
+    """Raise UnboxError for an option among the `typed` words that `form`, filled from them, does not use."""
+    words = [word[2:].split("=")[0].replace("_", "-") for word in typed if word.startswith("--")]
+    given = {word.removeprefix("no-"): word for word in words}
+    for row in IDLE.get(command, ()):
+        if (idle := [name for name in row.options if name in given]) and row.when(form):
+            raise UnboxError(f"--{given[idle[0]]} {row.reason}")
+
+
+def _names_one(words: Sequence[str]) -> bool:
+    return len(words) == 1 and re.fullmatch(r".+/\d+", words[0]) is not None
