@@ -10,7 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from activation_store.files import JSON, canonical, digest, read_json, write_json
+from activation_store.files import JSON, canonical, digest, write_json
+from unbox.errors import FieldError
+from unbox.text_files import read_json_object
 
 Inputs = ParamSpec("Inputs")
 Result = TypeVar("Result")
@@ -22,11 +24,18 @@ def key_of(inputs: JSON, length: int = 24) -> str:
 
 
 def cached(path: Path, compute: Callable[[], Result]) -> Result:
-    """The JSON at `path`, computed and written if it is not there yet."""
+    """The JSON object at `path`, computed and written if it is not there yet. Raises UnboxError for a file
+    that holds anything else."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, compute())  # type: ignore[arg-type]  # a TypedDict is JSON too
-    return read_json(path)
+    found: Result = read_json_object(path)  # type: ignore[assignment]  # what `compute` made before
+    return found
+
+
+def damaged(path: Path, field: str, value: object) -> FieldError:
+    """The error for a part of a result's file that is none of ours."""
+    return FieldError(str(path), field, value, "is damaged: remove the file, and it is made again")
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,13 @@ class ResultCache:
         def entry() -> dict[str, Any]:
             return {"key": key, "result": compute(*args, **options)}
 
-        return cached(path, entry)["result"]
+        found = cached(path, entry)
+        if canonical(found.get("key")) != canonical(key):
+            raise damaged(path, "key", found.get("key"))
+        result: Result = found.get("result")
+        if not all(isinstance(row, dict) for row in (result if isinstance(result, list) else [result])):
+            raise damaged(path, "result", result)
+        return result
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,10 @@ class Stages:
             result = build(folder)
             return {"result": result, "seconds": round(time.perf_counter() - start, 2)}
 
-        stage: Stage[Result] = Stage(key, folder, **cached(finished, timed))
+        found = cached(finished, timed)
+        if found.keys() != {"result", "seconds"} or not isinstance(found["seconds"], int | float):
+            raise damaged(finished, "seconds", found.get("seconds"))
+        stage: Stage[Result] = Stage(key, folder, **found)
         self.done.append(stage)
         return stage
 

@@ -28,7 +28,7 @@ from unbox.models import Model
 from unbox.models.png_record import save_png
 from unbox.models.prompt_length import counted, warn_of_cut
 from unbox.prompt import Prompt
-from unbox.result_cache import cached, key_of
+from unbox.result_cache import cached, damaged, key_of
 from unbox.run_folder import RunFolder, run_folder
 from unbox.sae import SAE, load_saes
 
@@ -151,6 +151,8 @@ def _measured(plan: ExperimentPlan, rows: Rows, out: Path) -> list[dict[str, JSO
                 scores[file] |= figures
         for row, before, file in part:
             figures = cached(stored[file], partial(scores.__getitem__, file))
+            if wrong := next((n for n, v in figures.items() if type(v) not in (int, float)), None):
+                raise damaged(stored[file], wrong, figures[wrong])
             table.append({**_described(row, file, before, out), **figures})
     return table
 

@@ -9,6 +9,7 @@ from annotated_types import Ge, Lt
 from unbox.errors import UnboxError
 from unbox.experiments.critics import Critic, Figures, ImagePair, register_critic
 from unbox.ground_truth.effects import readings
+from unbox.ground_truth.setting_rules import CAPTION_BYTES
 from unbox.mask import Mask
 from unbox.memory_limit import require
 from unbox.prompt import Prompt
@@ -16,9 +17,6 @@ from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, prompts
 from unbox.shapes.detector import Detector
 from unbox.shapes.where import place_mask
 from unbox.validation import Seed, Share, Whole, validated
-
-#: Bytes that a caption takes in memory, with its scene.
-CAPTION_BYTES = 4096
 
 
 def factors(pairs: Sequence[ImagePair]) -> list[Figures]:

@@ -10,31 +10,56 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from annotated_types import Ge, Lt
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from activation_store.files import publish_folder, read_json
+from activation_store.files import publish_folder
+from unbox.sae.safetensors_io import read_tensors
 from unbox.stopping import stop_asked, unit
+from unbox.text_files import read_json_file
+from unbox.validation import Amount, Count, NotNegative, Positive, Real, Share, Whole, parsed, validated
 
 
-@dataclass(frozen=True)
+@validated
 class StagePlan:
     """How long and how fast a stage trains."""
 
-    steps: int
-    rate: float
-    warmup: int = 100
-    ema: float = 0.998
-    clip: float = 1.0
-    decay_from: float = 0.0
+    steps: Count
+    rate: Positive
+    warmup: Count = 100
+    ema: Share = 0.998
+    clip: Positive = 1.0
+    decay_from: Annotated[Real, Ge(0), Lt(1)] = 0.0
     """Share of the steps after which the learning rate starts its cosine fall to zero."""
-    seed: int = 0
-    minutes: float = math.inf
+    seed: Annotated[Whole, Ge(0), Lt(2**43)] = 0
+    """Each step draws by one of its own, a million apart for each seed."""
+    minutes: Positive | None = None
     """Stop early, as if `steps` had been reached, after this much training; the rate follows the clock."""
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the stage that is done, from 0 to 1 or over."""
+        return max(step / self.steps, 0.0 if self.minutes is None else seconds / (60 * self.minutes))
+
+
+@validated
+class StageState:
+    """`state.json` of a checkpoint."""
+
+    step: Amount
+    seconds: NotNegative
+    done: bool
+
+    @classmethod
+    def read(cls, folder: Path) -> "StageState":
+        """Of the checkpoint in a folder. Raises UnboxError for a file that is none."""
+        path = folder / "state.json"
+        return parsed(cls, read_json_file(path), str(path))
 
 
 class Optimizer:
@@ -85,8 +110,8 @@ class Optimizer:
 
 def finished(name: str, folder: Path) -> bool:
     """Whether a stage has run to its end in `folder`, so that it needs no data to be loaded."""
-    state = Path(folder) / name / "state.json"
-    return state.exists() and read_json(state)["done"]
+    here = Path(folder) / name
+    return (here / "state.json").exists() and StageState.read(here).done
 
 
 def rate_at(plan: StagePlan, progress: float, step: int) -> float:
@@ -127,12 +152,12 @@ class _Run:
         """Go on from the checkpoint in `here`, if there is one. True when that run had finished."""
         if not (here / "state.json").exists():
             return False
-        state = read_json(here / "state.json")
-        self.ema, self.step, self.spent = load_file(here / "ema.safetensors"), state["step"], state["seconds"]
-        if not state["done"]:
-            self.module.load_state_dict(load_file(here / "weights.safetensors"))
-            self.optimizer.load(load_file(here / "optimizer.safetensors"))
-        return bool(state["done"])
+        state = StageState.read(here)
+        self.ema, self.step, self.spent = read_tensors(here / "ema.safetensors"), state.step, state.seconds
+        if not state.done:
+            self.module.load_state_dict(read_tensors(here / "weights.safetensors"))
+            self.optimizer.load(read_tensors(here / "optimizer.safetensors"))
+        return state.done
 
 
 def train(
@@ -162,7 +187,7 @@ def train(
             if (stop := stop_asked()) is not None:
                 run.save(here)
                 raise stop
-            progress = max(run.step / plan.steps, run.spent / (60 * plan.minutes))
+            progress = plan.progress(run.step, run.spent)
             done = progress >= 1
             if done:
                 run.save(here, done)

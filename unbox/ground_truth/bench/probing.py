@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from unbox.edits.terms import TensorDictionary
 from unbox.ground_truth.bench.bench_rows import BenchRow
-from unbox.ground_truth.bench.bench_settings import VALUES
+from unbox.ground_truth.setting_rules import VALUES
 from unbox.ground_truth.factor_scores import (
     UpdateRows,
     Value,

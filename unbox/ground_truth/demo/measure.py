@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from activation_store import Store
-from unbox.ground_truth.demo.demo_plan import DemoPlan
+from unbox.ground_truth.demo.demo_plan import SEARCHED, DemoPlan
 from unbox.ground_truth.demo.feature_search import Latent, pooled, ranking, tables
 from unbox.ground_truth.demo.top_pictures import top_examples
 from unbox.ground_truth.factor_scores import scenes_of
@@ -41,7 +41,7 @@ def find(plan: DemoPlan, store: Store, heldout: Store, saes: Mapping[str, SAE]) 
     tells it best, with examples, and all features ranked by how much of it they carry. Features are chosen on
     the training store and measured on the held-out one.
     """
-    scenes, others = scenes_of(store, range(min(plan.searched, len(store)))), scenes_of(heldout)
+    scenes, others = scenes_of(store, range(min(plan.searched or SEARCHED, len(store)))), scenes_of(heldout)
     codes = {b: pooled(sae, store[b], scenes) for b, sae in tqdm(saes.items(), unit="block", leave=False)}
     choice = {block: tables(of, scenes) for block, of in codes.items()}
     figure = {block: tables(pooled(sae, heldout[block], others), others) for block, sae in saes.items()}

@@ -25,17 +25,18 @@ from unbox.recipes.shapes.training_pictures import Pictures, make_pictures
 from unbox.recipes.shapes.weights_card import write_card
 from unbox.recipes.training_loop import StagePlan, finished
 from unbox.shapes.detector import Detector
+from unbox.validation import Count, validated
 
 
-@dataclass(frozen=True)
+@validated
 class Sizes:
     """How many scenes each stage draws (seeds 1-4), and how many samples the few-step finish learns from."""
 
-    vae: int = 6_000
-    text: int = 20_000
-    unet: int = 40_000
-    detector: int = 30_000
-    pairs: int = 4_096
+    vae: Count = 6_000
+    text: Count = 20_000
+    unet: Count = 40_000
+    detector: Count = 30_000
+    pairs: Count = 4_096
 
 
 @dataclass(frozen=True)
@@ -169,5 +170,5 @@ def finish(recipe: ShapesRecipe, captions: int = 512) -> list[Path]:
 def small(folder: Path) -> ShapesRecipe:
     """The same recipe at toy length: a few steps of every stage. For tests; what it makes cannot draw."""
     recipe = ShapesRecipe(Path(folder), Sizes(vae=64, text=64, unet=64, detector=64, pairs=16))
-    plans = {name: replace(plan, steps=2, minutes=float("inf")) for name, plan in recipe.plans.items()}
+    plans = {name: replace(plan, steps=2, minutes=None) for name, plan in recipe.plans.items()}
     return replace(recipe, plans=plans)
