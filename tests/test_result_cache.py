@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from unbox.errors import UnboxError
 from unbox.result_cache import ResultCache, Stages, cached, key_of
 
 
@@ -65,11 +66,11 @@ def test_results_are_found_by_what_decides_them(tmp_path):
 
     def compute(x):
         calls.append(x)
-        return x + 1
+        return [{"x": x + 1}]
 
     cache = ResultCache(tmp_path, {"model": "a"})
-    assert [cache.get(["k"], compute, 1), cache.get(["k"], compute, 1)] == [2, 2]
-    assert ResultCache(tmp_path, {"model": "b"}).get(["k"], compute, 5) == 6
+    assert [cache.get(["k"], compute, 1), cache.get(["k"], compute, 1)] == [[{"x": 2}]] * 2
+    assert ResultCache(tmp_path, {"model": "b"}).get(["k"], compute, 5) == [{"x": 6}]
     assert calls == [1, 5]
 
 
@@ -88,3 +89,31 @@ def test_what_fails_leaves_nothing_behind(tmp_path):
     with pytest.raises(ZeroDivisionError):
         cached(tmp_path / "new" / "x.json", lambda: 1 / 0)
     assert list((tmp_path / "new").iterdir()) == []
+
+
+DAMAGED = [
+    ("[]", "is not a JSON object"),
+    ("{", "is not valid JSON"),
+    ("{}", "key = None: is damaged: remove the file, and it is made again"),
+    ('{"key": ["b"], "result": {}}', r"key = \['b'\]: is damaged"),
+    ('{"key": ["a"], "result": 3}', "result = 3: is damaged"),
+    ('{"key": ["a"], "result": [3]}', r"result = \[3\]: is damaged"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), DAMAGED)
+def test_a_damaged_result_is_named_and_not_used(tmp_path, text, message):
+    results = ResultCache(tmp_path, {"model": "m"})
+    assert results.get(["a"], dict, x=1) == {"x": 1}
+    (path,) = tmp_path.iterdir()
+    path.write_text(text)
+    with pytest.raises(UnboxError, match=message) as caught:
+        results.get(["a"], dict, x=1)
+    assert path.name in str(caught.value)
+
+
+def test_a_damaged_stage_is_named(tmp_path):
+    a, _ = chain(tmp_path, [])
+    (a.folder / "result.json").write_text('{"result": 3, "seconds": "x"}')
+    with pytest.raises(UnboxError, match="seconds = 'x': is damaged"):
+        chain(tmp_path, [])

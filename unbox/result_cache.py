@@ -48,7 +48,8 @@ class ResultCache:
     def get(
         self, key: JSON, compute: Callable[Inputs, Result], *args: Inputs.args, **options: Inputs.kwargs
     ) -> Result:
-        """The result of `key`, from disk where it was computed before: `compute(*args, **options)`."""
+        """The result of `key`, an object or a list of objects, from disk where it was computed before:
+        `compute(*args, **options)`. Raises UnboxError for a file that holds anything else."""
         path = self.folder / f"{key_of([self.context, key])}.json"
 
         def entry() -> dict[str, Any]:
@@ -57,10 +58,11 @@ class ResultCache:
         found = cached(path, entry)
         if canonical(found.get("key")) != canonical(key):
             raise damaged(path, "key", found.get("key"))
-        result: Result = found.get("result")
+        result: Any = found.get("result")
         if not all(isinstance(row, dict) for row in (result if isinstance(result, list) else [result])):
             raise damaged(path, "result", result)
-        return result
+        made: Result = result
+        return made
 
 
 @dataclass(frozen=True)

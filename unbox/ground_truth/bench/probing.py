@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from unbox.edits.terms import TensorDictionary
 from unbox.ground_truth.bench.bench_rows import BenchRow
-from unbox.ground_truth.setting_rules import VALUES
 from unbox.ground_truth.factor_scores import (
     UpdateRows,
     Value,
@@ -18,6 +17,7 @@ from unbox.ground_truth.factor_scores import (
     position_iou,
     value_masks,
 )
+from unbox.ground_truth.setting_rules import VALUES
 from unbox.shapes import OBJECT_FACTORS, Scene
 
 #: Least number of images with and without a value in either half.

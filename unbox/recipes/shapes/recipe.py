@@ -44,7 +44,7 @@ class ShapesRecipe:
     """Makes `shapes-base`, `shapes-turbo` and the detector in `folder`."""
 
     folder: Path
-    sizes: Sizes = Sizes()
+    sizes: Sizes = field(default_factory=Sizes)
     plans: dict[str, StagePlan] = field(
         default_factory=lambda: {
             "vae": train_vae.PLAN,
