@@ -16,7 +16,8 @@ from hypothesis import settings
 
 # Time limits of single examples say more about the machine than about the code.
 settings.register_profile("unbox", deadline=None, derandomize=bool(os.environ.get("CI")))
-settings.load_profile("unbox")
+settings.register_profile("many", deadline=None, max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unbox"))
 
 #: Minutes after which no further slow test is begun; not set: all are run.
 SLOW_MINUTES = float(os.environ.get("UNBOX_SLOW_MINUTES", "inf"))

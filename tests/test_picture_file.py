@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -240,7 +240,6 @@ def test_a_record_that_is_none_is_named(tmp_path, kind):
 SAMPLES = [PNG, *(content for content, _ in (*LOOKS.values(), *MASKS.values()))]
 
 
-@settings(max_examples=60)
 @given(st.sampled_from(SAMPLES), st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=3)), max_size=3))
 def test_damaged_bytes_are_a_picture_or_a_mistake_in_a_line(content, changes):
     for at, new in changes:

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from unbox.errors import UnboxError
@@ -60,7 +60,6 @@ def test_a_mistake_is_a_line_that_names_the_file(tmp_path, name, content, messag
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=30)
 @given(st.sampled_from(sorted(READ)), st.binary(max_size=100) | st.text(max_size=60).map(str.encode))
 def test_any_bytes_are_a_value_or_a_mistake_in_a_line(tmp_path_factory, name, content):
     path = tmp_path_factory.mktemp("any") / name

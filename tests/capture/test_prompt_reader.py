@@ -7,7 +7,7 @@ from itertools import islice
 
 import pyarrow
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -176,7 +176,6 @@ def test_a_split_of_a_file_is_refused(tmp_path):
         read_prompts(str(tmp_path / "p.txt"), split="train")
 
 
-@settings(max_examples=30)
 @given(st.sampled_from([".txt", ".csv", ".jsonl", ".parquet"]), st.binary(max_size=200), st.booleans())
 def test_any_bytes_are_prompts_or_a_mistake_in_a_line(tmp_path_factory, ending, content, headed):
     path = tmp_path_factory.mktemp("any") / f"p{ending}"

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from tests.models.tiny import tiny_unet
 from unbox.errors import UnboxError
-from unbox.models import SYSTEMS, load
+from unbox.models import SYSTEMS, Micro, load
 
 
 def small(name, **changes):
@@ -17,6 +17,11 @@ def small(name, **changes):
 
 def latents(model, **settings):
     return model.generate("a cat", seed=1, height=16, width=16, output="latent", **settings)
+
+
+def test_a_configuration_beside_a_folder_is_refused(tiny):
+    with pytest.raises(UnboxError, match=r"config \(--config\) is for a single-file checkpoint"):
+        load(tiny, config=tiny)
 
 
 def test_one_step_with_leading_is_refused(tiny):
@@ -57,8 +62,9 @@ def test_guidance_on_a_distilled_system_warns(tiny):
 
 def test_a_negative_prompt_without_guidance_warns(tiny):
     turbo = load(tiny, system=small("sdxl-turbo"))
-    with pytest.warns(UserWarning, match="no effect at guidance 0"):
-        latents(turbo, negative_prompt="a dog")
+    for idle in ({"negative_prompt": "a dog"}, {"guidance_rescale": 0.7}, {"micro": Micro(negative=Micro())}):
+        with pytest.warns(UserWarning, match="no effect at guidance 0"):
+            latents(turbo, **idle)
 
 
 def test_strengths_that_leave_no_step_are_refused(refiner):

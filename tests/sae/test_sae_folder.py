@@ -198,6 +198,8 @@ def test_plan_round_trip_and_toml(tmp_path):
     ("text", "message"),
     [
         ("tokens = ", "not valid TOML"),
+        ("", r"plan\.toml declares no SAE: each is a table headed \[\[sae\]\]"),
+        ("tokens = 3\n", r"plan\.toml declares no SAE"),
         ("token = 3", r"plan\.toml: token = 3: is unknown, is it tokens\?"),
         ("[[sae]]\nkk = 3", r"plan\.toml: \[\[sae\]\] 1: kk = 3: is unknown, is it k\?"),
         ("sae = 3", r"sae = 3: SAEs are tables, each headed \[\[sae\]\]"),

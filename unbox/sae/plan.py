@@ -225,7 +225,10 @@ def read_toml(path: str | Path) -> Plan:
     found: list[Spec] = []
     for number, table in enumerate(tables, 1):
         found += _combinations(table, f"{path}: [[sae]] {number}")
-    return parsed(Plan, {**value, "saes": found}, str(path), FORMER)
+    plan: Plan = parsed(Plan, {**value, "saes": found}, str(path), FORMER)
+    if not found:
+        raise UnboxError(f"{path} declares no SAE: each is a table headed [[sae]], with block, k and latents")
+    return plan
 
 
 def _combinations(options: Mapping[str, Options], door: str) -> tuple[Spec, ...]:
