@@ -25,11 +25,12 @@ from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, overload
 
 import numpy as np
-from annotated_types import Ge, Gt, Le, Lt, MultipleOf
+from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
 from pydantic import BeforeValidator, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
@@ -41,6 +42,9 @@ Value = TypeVar("Value")
 Class = TypeVar("Class")
 
 CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+#: Values of a list at most: more are a mistake, like a range of all numbers.
+LONGEST_LIST = 2**22
 
 #: Every class that `validated` made, by its full name: the tests throw values at each.
 VALIDATED: dict[str, type] = {}
@@ -85,7 +89,18 @@ def _several(value: object) -> object:
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         return (value,)
-    return tuple(value)
+    values = tuple(islice(value, LONGEST_LIST + 1))
+    if len(values) > LONGEST_LIST:
+        raise ValueError(f"should hold at most {LONGEST_LIST:,} values")
+    return values
+
+
+def _pair(value: object) -> object:
+    """A tuple of two values from what is a list by any library."""
+    values = _several(value)
+    if isinstance(values, tuple) and len(values) == 2:
+        return values
+    raise ValueError("should be two values")
 
 
 def _path(value: object) -> object:
@@ -158,6 +173,9 @@ Pair = Annotated[tuple[Value, Value], AS_TUPLE]
 
 #: What names a block, a file or a folder: it holds no separators and begins with a letter or digit.
 Name = Annotated[str, BeforeValidator(_name)]
+#: `Some[Whole]`: the same, at least one. `Pair[Whole]`: two.
+Some = Annotated[tuple[Value, ...], BeforeValidator(_several), MinLen(1)]
+Pair = Annotated[tuple[Value, Value], BeforeValidator(_pair)]
 
 #: Of at least 0, of at least 1; both with a bound that catches numbers typed wrongly before memory does.
 Index = Annotated[Whole, Ge(0), Lt(2**40)]
@@ -285,7 +303,7 @@ def _mistake(
         place[0] = names[place[0]]
     if isinstance(raised, FieldError):
         return raised if raised.door else raised.inside(_place(place)).at(door)
-    if isinstance(raised, UnboxError):
+    if isinstance(raised, UnboxError) and not place:
         return raised
     return FieldError(door, _place(place), found["input"], _rule(found))
 

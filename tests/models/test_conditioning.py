@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from unbox.errors import UnboxError
@@ -26,5 +28,12 @@ def test_nearest_is_in_the_ratio():
     assert nearest_bucket(1, 100) == (512, 2048)
     assert nearest_bucket(1, 1, side=512) == (512, 512)
     assert nearest_bucket(9, 16, side=64) == (48, 80)
-    with pytest.raises(UnboxError, match="both must be positive"):
-        nearest_bucket(0, 4)
+    assert nearest_bucket(1, 1, side=8) == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(0, 4), (0, 0), (4, -1), (math.nan, 1), (math.inf, 1), (1, "2"), (10**400, 1)]
+)
+def test_what_has_no_aspect_ratio_is_refused(height, width):
+    with pytest.raises(UnboxError, match=r"nearest_bucket: (height|width) = .*: should be "):
+        nearest_bucket(height, width)

@@ -1,5 +1,7 @@
 """NaN and infinite numbers are errors that name step, image and edit, and nothing black comes out."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -39,9 +41,15 @@ def test_an_edit_that_gives_nan_is_named_with_its_step_and_image(model, output):
 @pytest.mark.parametrize("output", ["pil", "np"])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_guidance_that_overflows_is_an_error(model, guidance, steps, output):
-    given = SIZE | {"guidance": guidance, "output": output}
-    with pytest.raises(UnboxError, match=r"NaN or infinite, without edits, at guidance 1e\+3"):
-        model.generate(["a cat", "a dog"], steps=steps, **given)
+    given = {"guidance_scale": guidance, "output_type": output, "height": 64, "width": 64}
+    call = partial(model.pipeline, ["a cat", "a dog"], num_inference_steps=steps, **given)
+    with (
+        record(model, ["mid.0"]),
+        pytest.raises(UnboxError, match=r"NaN or infinite, without edits, at guidance 1e\+3"),
+    ):
+        call()
+    with pytest.raises(UnboxError, match=r"guidance = 1e\+3.: should be at most 1,000"):
+        model.generate("a cat", guidance=guidance)
 
 
 def test_a_bare_call_of_the_pipeline_is_looked_at_too(model):

@@ -72,7 +72,7 @@ def test_a_folder_carries_its_own_row(tiny, tmp_path):
     assert load(folder).system == row
     assert System.from_json(json.loads(json.dumps(row.to_json())), "here") == row
     (folder / "system.json").write_text(json.dumps({**row.to_json(), "stepz": 3}))
-    with pytest.raises(UnboxError, match=r"system.json is not a system: unknown stepz"):
+    with pytest.raises(UnboxError, match=r"system.json: stepz = 3: is unknown, is it steps"):
         load(folder)
 
 

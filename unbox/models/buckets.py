@@ -2,7 +2,7 @@
 
 import math
 
-from unbox.errors import UnboxError
+from unbox.validation import Positive, Side, checked
 
 #: SDXL's training sizes, (height, width): multiples of 64 near 1024^2 pixels (arXiv 2307.01952, appendix I).
 BUCKETS: tuple[tuple[int, int], ...] = (
@@ -32,8 +32,13 @@ def nearest_bucket(height: float, width: float, *, side: int = 1024) -> tuple[in
 
     `height` and `width` in any unit: only their ratio counts. Scaled sizes are rounded to multiples of 8.
     """
-    if height <= 0 or width <= 0:
-        raise UnboxError(f"an image of {height} x {width} has no aspect ratio; both must be positive")
-    wanted = math.log(height / width)
+    height = checked(Positive, "height", height, "nearest_bucket")
+    width = checked(Positive, "width", width, "nearest_bucket")
+    side = checked(Side, "side", side, "nearest_bucket")
+    wanted = math.log(height) - math.log(width)
     h, w = min(BUCKETS, key=lambda size: abs(math.log(size[0] / size[1]) - wanted))
-    return (h, w) if side == 1024 else (round(h * side / 1024 / 8) * 8, round(w * side / 1024 / 8) * 8)
+    return (h, w) if side == 1024 else (_scaled(h, side), _scaled(w, side))
+
+
+def _scaled(length: int, side: int) -> int:
+    return max(8, round(length * side / 1024 / 8) * 8)

@@ -8,18 +8,30 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import wraps
 from itertools import islice
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar
 
-from unbox.errors import UnboxError
+from PIL import Image
+from pydantic import PlainValidator
+
+from unbox.errors import FieldError, UnboxError
 from unbox.models.conditioning import Micro
-from unbox.models.hooks import Attachable
-from unbox.models.seeds import seed_of
+from unbox.models.hooks import Attachable, as_hook
 from unbox.models.start_images import StartImage
 from unbox.models.systems import System
 from unbox.prompt import Prompt
-from unbox.validation import Text, checked
-
-OUTPUTS = ("pil", "latent", "np")
+from unbox.validation import (
+    BatchSize,
+    Guidance,
+    Seed,
+    Several,
+    Share,
+    Side,
+    Steps,
+    Text,
+    behind,
+    checked,
+    validated,
+)
 
 Prompts = str | Prompt | Sequence[str | Prompt]
 
@@ -27,52 +39,97 @@ Prompts = str | Prompt | Sequence[str | Prompt]
 RENAMED = {"instruments": "hooks"}
 
 
-@dataclass(frozen=True, kw_only=True)
+def _attached(value: object) -> tuple[Attachable | None, ...] | None:
+    """Edits or hooks, each of which can be attached; `Edits` is one, though it is iterable."""
+    if value is None:
+        return None
+    edits: tuple[Any, ...] = tuple(value) if _is_list(value) else (value,)  # type: ignore[arg-type]  # a list
+    for edit in edits:
+        if edit is not None:
+            as_hook(edit)
+    return edits
+
+
+def _hooks(value: object) -> object:
+    return tuple(hook for hook in _attached(value) or () if hook is not None)
+
+
+def _pictures(value: object) -> object:
+    """Starting images, one for each image or one for all; an array is one where it has three axes."""
+    several = _is_list(value) and getattr(value, "ndim", 4) == 4
+    images: tuple[Any, ...] = tuple(value) if several else (value,)  # type: ignore[arg-type]  # a list
+    for image in images:
+        if image is None:
+            continue
+        sides = getattr(image, "size" if isinstance(image, Image.Image) else "shape", (0,))
+        if not isinstance(image, StartImage) or 0 in sides:
+            raise ValueError("should be an image of PIL, an array or a tensor, or a list of them")
+    return None if value is None else images
+
+
+def _is_list(value: object) -> bool:
+    """Lists, tuples, ranges and arrays are one value per image; composed edits are one value."""
+    return isinstance(value, list | range) or type(value) is tuple or getattr(value, "ndim", 0) > 0
+
+
+if TYPE_CHECKING:
+    Seeds = Sequence[int | None] | None
+    Texts = str | Sequence[str | None] | None
+    Micros = Micro | Sequence[Micro | None] | None
+    EditsOfImages = Attachable | Sequence[Attachable | None] | None
+    StartImages = StartImage | Sequence[StartImage] | None
+    Hooks = Sequence[Attachable]
+else:
+    Seeds = Several[Seed | None] | None
+    Texts = Several[Text | None] | None
+    Micros = Several[Micro | None] | None
+    EditsOfImages = Annotated[tuple, PlainValidator(_attached)]
+    StartImages = Annotated[tuple, PlainValidator(_pictures)]
+    Hooks = Annotated[tuple, PlainValidator(_hooks)]
+
+
+@validated(kw_only=True)
 class Call:
     """The options of `generate`. Lists hold a value for each image; single values are for every image."""
 
-    seed: int | None = None
+    seed: Seed | None = None
     """Of every image, a whole number from 0 to 2^64 - 1; without `seed` and `seeds`, seeds are drawn."""
-    seeds: Sequence[int] | None = None
+    seeds: Seeds = None
     """One for each image."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Steps, guidance and size come from the system where not given."""
-    guidance: float | None = None
+    guidance: Guidance | None = None
     """Scale of classifier-free guidance."""
-    guidance_rescale: float = 0.0
+    guidance_rescale: Share = 0.0
     """phi of arXiv 2305.08891."""
-    height: int | None = None
+    height: Side | None = None
     """Pixels."""
-    width: int | None = None
+    width: Side | None = None
     """Pixels."""
-    negative_prompt: str | Sequence[str] | None = None
+    negative_prompt: Texts = None
     """What not to draw; needs guidance above 1."""
-    micro: Micro | Sequence[Micro] | None = None
+    micro: Micros = None
     """SDXL's micro-conditioning."""
-    image: StartImage | Sequence[StartImage] | None = None
+    image: StartImages = None
     """What image-to-image systems start from, pictures of one size; `height` and `width` resize and crop."""
-    strength: float = 0.3
+    strength: Share = 0.3
     """How much of the starting image is sampled again, 0 to 1."""
-    edits: Attachable | Sequence[Attachable | None] | None = None
+    edits: EditsOfImages = None
     """An edit, None, or one for each image."""
-    hooks: Sequence[Attachable] = ()
+    hooks: Hooks = ()
     """What attaches for all images."""
-    batch_size: int = 8
+    batch_size: BatchSize = 8
     """Images sampled together; changes nothing but rounding."""
     progress: bool = False
     """Show a bar."""
     wait: bool = True
     """Wait while another thread has the model; False: UnboxError that names it."""
-    output: str = "pil"
+    output: Literal["pil", "latent", "np"] = "pil"
     """"pil" images, "np" arrays (height, width, 3) in 0..1, or "latent" tensors (4, height/8, width/8)."""
 
     def __post_init__(self) -> None:
         if self.seed is not None and self.seeds is not None:
             raise UnboxError("give seed= (for every image) or seeds= (one each), not both")
-        if self.batch_size < 1:
-            raise UnboxError(f"batches of {self.batch_size} images hold none; at least one is needed")
-        if self.output not in OUTPUTS:
-            raise UnboxError(f"output '{self.output}' is not one of {', '.join(OUTPUTS)}")
 
 
 @dataclass(frozen=True)
@@ -90,8 +147,9 @@ class Sampling:
     def of(cls, call: Call, system: System, side: int, unit: int) -> "Sampling":
         """`side`: the native square's, in pixels; `unit`: sides are multiples of it. UnboxError if not."""
         height, width = (side if given is None else given for given in (call.height, call.width))
-        if height % unit or width % unit or height < unit or width < unit:
-            raise UnboxError(f"{height} x {width} pixels cannot be sampled; both must be multiples of {unit}")
+        for name, length in (("height", height), ("width", width)):
+            if length % unit:
+                raise FieldError("generate", name, length, f"should be a multiple of {unit} for this model")
         steps = system.steps if call.steps is None else call.steps
         guidance = system.guidance if call.guidance is None else call.guidance
         return cls(system, call, steps, guidance, height, width)
@@ -112,14 +170,14 @@ class ImageCall:
 def image_calls(prompts: Prompts, call: Call) -> list[ImageCall]:
     """One value per image: lists side by side, single values repeated. UnboxError for lists that disagree."""
     given: dict[str, Any] = {
-        "prompt": prompts,
-        "seed": call.seed if call.seeds is None else call.seeds,
+        "prompt": prompts if _is_list(prompts) else (prompts,),
+        "seed": (call.seed,) if call.seeds is None else call.seeds,
         "negative": call.negative_prompt,
         "micro": call.micro,
         "edit": call.edits,
         "image": call.image,
     }
-    lists = {name: list(value) for name, value in given.items() if _is_list(value)}
+    lists = {name: [None] if value is None else list(value) for name, value in given.items()}
     if empty := [name for name, value in lists.items() if not value]:
         raise UnboxError(f"the list for {', '.join(empty)} is empty; there is nothing to sample")
     lengths = {name: len(value) for name, value in lists.items() if len(value) != 1}
@@ -127,19 +185,13 @@ def image_calls(prompts: Prompts, call: Call) -> list[ImageCall]:
         counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
         raise UnboxError(f"lists of different lengths: {counts}; give one value, or one for each image")
     count = max([1, *lengths.values()])
-    columns = [(lists.get(name, [value]) * count)[:count] for name, value in given.items()]
+    columns = [values if len(values) == count else values * count for values in lists.values()]
     images = []
     for prompt, seed, negative, micro, edit, image in zip(*columns, strict=True):
-        text = prompt.text if isinstance(prompt, Prompt) else checked(Text, "prompt", prompt)
-        negative = None if negative is None else checked(Text, "negative_prompt", negative)
-        seed = secrets.randbits(32) if seed is None else seed_of(seed)
+        text = prompt.text if isinstance(prompt, Prompt) else checked(Text, "prompt", prompt, "generate")
+        seed = secrets.randbits(32) if seed is None else seed
         images.append(ImageCall(text, seed, negative, micro or Micro(), edit, image))
     return images
-
-
-def _is_list(value: object) -> bool:
-    """Lists, tuples, ranges and arrays are one value per image; composed edits are one value."""
-    return isinstance(value, list | range) or type(value) is tuple or getattr(value, "ndim", 0) > 0
 
 
 P = ParamSpec("P")
@@ -167,7 +219,9 @@ def with_options(
                 near = "".join(f" (is it {name}?)" for name in get_close_matches(unknown[0], names, n=1))
                 asked = f"{function.__name__}() has no option {unknown[0]}{near}"
                 raise TypeError(f"{asked}; the options are {', '.join(names)}")
-            return function(model, prompts, options(*args, **given))
+            with behind(function.__name__):
+                call = options(*args, **given)
+            return function(model, prompts, call)
 
         signature = inspect.signature(function)
         parameters = [*islice(signature.parameters.values(), 2), *inspect.signature(Call).parameters.values()]

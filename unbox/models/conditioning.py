@@ -3,13 +3,20 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 
 from unbox.models.clock import Watched, clock
+from unbox.validation import Pair, Real, Whole, validated
+
+#: Pixels of a side or a place, which the UNet is only told; scores that it is only told.
+Pixels = Annotated[Whole, Ge(0), Le(2**20)]
+Score = Annotated[Real, Ge(-1000), Le(1000)]
 
 
-@dataclass(frozen=True)
+@validated
 class Micro:
     """What SDXL is told about an image besides its caption. Pixels, (height, width); None: the image's size.
 
@@ -17,10 +24,10 @@ class Micro:
     unconditional branch; None: the same sizes, and 2.5 for the aesthetic score.
     """
 
-    original: tuple[int, int] | None = None
-    crop: tuple[int, int] = (0, 0)
-    target: tuple[int, int] | None = None
-    aesthetic: float | None = None
+    original: Pair[Pixels] | None = None
+    crop: Pair[Pixels] = (0, 0)
+    target: Pair[Pixels] | None = None
+    aesthetic: Score | None = None
     negative: "Micro | None" = None
 
     def ids(self, height: int, width: int, refiner: bool, branch: str) -> list[float]:

@@ -1,15 +1,15 @@
 """Options of sampling, said once: commands, settings of collecting and tests take them from here."""
 
-from dataclasses import dataclass
+from unbox.validation import BatchSize, Guidance, Side, Steps, Text, validated
 
 
-@dataclass(frozen=True)
+@validated
 class StepOptions:
     """How an image is sampled; None: as the system says."""
 
-    steps: int | None = None
+    steps: Steps | None = None
     """Sampling steps; None: the system's own."""
-    guidance: float | None = None
+    guidance: Guidance | None = None
     """Scale of classifier-free guidance; None: the system's own."""
 
     def settled(self, steps: int, guidance: float) -> tuple[int, float]:
@@ -18,13 +18,13 @@ class StepOptions:
         return steps if self.steps is None else self.steps, guidance if given is None else given
 
 
-@dataclass(frozen=True)
+@validated
 class RunOptions(StepOptions):
     """How an image of a size is sampled."""
 
-    height: int | None = None
+    height: Side | None = None
     """Height of the image in pixels; None: the system's own."""
-    width: int | None = None
+    width: Side | None = None
     """Width of the image in pixels; None: the system's own."""
 
     def size(self, side: int) -> tuple[int, int]:
@@ -32,11 +32,11 @@ class RunOptions(StepOptions):
         return side if self.height is None else self.height, side if self.width is None else self.width
 
 
-@dataclass(frozen=True)
+@validated
 class SamplingOptions(RunOptions):
     """How images are generated from prompts."""
 
-    negative_prompt: str | None = None
+    negative_prompt: Text | None = None
     """What not to draw; needs guidance above 1."""
-    batch_size: int = 8
+    batch_size: BatchSize = 8
     """Images sampled together; changes nothing but rounding, speed and memory."""

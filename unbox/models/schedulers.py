@@ -12,6 +12,7 @@ from diffusers.schedulers.scheduling_euler_discrete import (
     EulerDiscreteScheduler,
     EulerDiscreteSchedulerOutput,
 )
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from unbox.errors import UnboxError
 from unbox.models.prediction import to_x0
@@ -147,6 +148,6 @@ _CLASSES = {cls.__name__: cls for cls in (TurboGridScheduler, NativeEulerSchedul
 def scheduler_class(name: str) -> type:
     """diffusers' scheduler of that name, or one of this module's."""
     cls = _CLASSES.get(name) or getattr(diffusers, name, None)
-    if cls is None:
+    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         raise UnboxError(f"there is no scheduler '{name}' in diffusers or among {', '.join(_CLASSES)}")
     return cls

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from difflib import get_close_matches
+from typing import Literal
 
 from unbox.errors import UnboxError
 from unbox.models.systems import Part, System
@@ -73,7 +74,7 @@ _TURBO_2 = replace(
 )
 
 
-def _lightning(steps: int, kind: str) -> System:
+def _lightning(steps: int, kind: Literal["unet", "lora"]) -> System:
     """SDXL-Lightning: one step predicts x0, the others epsilon; LoRA exists for 2, 4 and 8 steps."""
     lora = kind == "lora"
     file = f"sdxl_lightning_{steps}step_{kind}" + ("_x0" if steps == 1 else "") + ".safetensors"

@@ -4,13 +4,29 @@ The rows are in `unbox.models.system_table`; a diffusers folder may carry its ow
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from activation_store.files import read_json, write_json
-from unbox.errors import UnboxError
+from annotated_types import Gt, Lt
+from pydantic import BeforeValidator, PlainValidator
+
+from activation_store.files import canonical, read_json, write_json
+from unbox.errors import FieldError
 from unbox.json_types import JSON
+from unbox.validation import (
+    Amount,
+    Guidance,
+    Real,
+    Several,
+    Side,
+    StepIndex,
+    Steps,
+    Text,
+    parsed,
+    validated,
+)
 
 #: Beginning of the `base` of a model that comes with the package.
 BUNDLED = "bundled:"
@@ -20,50 +36,80 @@ PIPELINE_FILE = "model_index.json"
 SYSTEM_FILE = "system.json"
 
 
-@dataclass(frozen=True)
+def _config(value: object) -> object:
+    """A scheduler's configuration: an object of values that JSON can hold, none of them NaN or infinite."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError("should be an object with keys")
+    try:
+        canonical(value)
+    except (TypeError, ValueError):
+        raise ValueError("should hold texts, finite numbers, lists and objects alone") from None
+    return value
+
+
+def _grids(value: object) -> object:
+    """Step counts are texts in JSON."""
+    if not isinstance(value, Mapping):
+        return value
+    return {int(k) if isinstance(k, str) and k.isdecimal() else k: steps for k, steps in value.items()}
+
+
+#: Step count -> the scheduler's timesteps.
+Grids = Annotated[dict[Steps, Several[StepIndex]], BeforeValidator(_grids)]
+
+
+@validated
 class Part:
     """Weights put over the base: kind `unet` or `lora`, a repository's file ("": its folder), bytes."""
 
-    kind: str
-    repo: str
-    file: str
-    bytes: int = 0
+    kind: Literal["unet", "lora"]
+    repo: Text
+    file: Text
+    bytes: Amount = 0
 
 
-@dataclass(frozen=True)
+@validated
 class System:
     """One way to generate. `timesteps` fixes the grid per step count."""
 
-    name: str
-    title: str
-    base: str | None
+    name: Text
+    title: Text
+    base: Text | None
     """Hub id of the diffusers pipeline, `bundled:NAME`, or None when the user names the checkpoint."""
-    scheduler: str = "EulerDiscreteScheduler"
-    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Text = "EulerDiscreteScheduler"
+    scheduler_config: Annotated[Mapping[str, Any], PlainValidator(_config)] = field(default_factory=dict)
     """Configuration over the one shipped with the weights."""
-    prediction: str = "epsilon"
-    steps: int = 30
-    step_counts: tuple[int, ...] | None = None
+    prediction: Literal["epsilon", "v_prediction", "sample", ""] = "epsilon"
+    """"": what the checkpoint's own configuration says; so for `scheduler`."""
+    steps: Steps = 30
+    step_counts: Several[Steps] | None = None
     """Step counts that the weights were trained for; None: any."""
-    timesteps: Mapping[int, tuple[int, ...]] | None = None
-    guidance: float = 5.0
+    timesteps: Grids | None = None
+    guidance: Guidance = 5.0
     distilled: bool = False
     """Guidance is distilled into the weights: sampled without classifier-free guidance."""
-    size: int | None = 1024
+    size: Side | None = 1024
     """Side of the native square image in pixels; None: what the UNet's configuration says."""
-    parts: tuple[Part, ...] = ()
-    refiner: str | None = None
+    parts: Several[Part] = ()
+    refiner: Text | None = None
     """Hub id of the refiner of an ensemble; `split` is the fraction of the schedule done by the base."""
-    split: float | None = None
+    split: Annotated[Real, Gt(0), Lt(1)] | None = None
     image_to_image: bool = False
-    bytes: int = 0
+    bytes: Amount = 0
     """Size of the base in half precision."""
-    refiner_bytes: int = 0
+    refiner_bytes: Amount = 0
     """Size of the refiner in half precision."""
-    paper: str = ""
-    licence: str = ""
-    verified: str = "settings and sampler, with random weights"
+    paper: Text = ""
+    licence: Text = ""
+    verified: Text = "settings and sampler, with random weights"
     """What was run in this project."""
+
+    def __post_init__(self) -> None:
+        if (self.refiner is None) != (self.split is None):
+            raise FieldError("", "split", self.split, "should be given where a refiner is, and only there")
+        for count, grid in (self.timesteps or {}).items():
+            if len(grid) != count or any(a <= b for a, b in pairwise(grid)):
+                raise FieldError("", f"timesteps[{count}]", grid, f"should be {count} falling timesteps")
 
     @property
     def download(self) -> int:
@@ -89,21 +135,13 @@ class System:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, row: Mapping[str, JSON], source: str) -> "System":
-        """A row read back. Raises UnboxError, naming `source`, for unknown or missing fields."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(row) - known)
-        if unknown or not {"name", "title", "base"} <= set(row):
-            found = f"unknown {', '.join(unknown)}; " if unknown else ""
-            rest = f"needs name, title and base; may have {', '.join(sorted(known))}"
-            raise UnboxError(f"{source} is not a system: {found}{rest}")
-        values: dict[str, Any] = dict(row)
-        values["parts"] = tuple(Part(**part) for part in values.get("parts", ()))
-        if row.get("timesteps"):
-            values["timesteps"] = {int(n): tuple(t) for n, t in values["timesteps"].items()}
-        if row.get("step_counts"):
-            values["step_counts"] = tuple(values["step_counts"])
-        return cls(**values)
+    def from_json(cls, row: JSON, source: str) -> "System":
+        """A row read back. Raises FieldError, naming `source`, for fields unknown, missing or wrong."""
+        parts = row.get("parts") if isinstance(row, Mapping) else None
+        if isinstance(row, Mapping) and isinstance(parts, list):
+            read = [parsed(Part, part, f"{source}: parts") for part in parts]
+            return parsed(cls, {**row, "parts": read}, source)
+        return parsed(cls, row, source)
 
     def save(self, folder: Path) -> Path:
         """Write the row beside a pipeline's `model_index.json`, so that `load(folder)` samples it so."""
