@@ -169,13 +169,12 @@ JSONObject = Annotated[dict[str, Any], BeforeValidator(_object)]
 Several = Annotated[tuple[Value, ...], BeforeValidator(_several)]
 #: `Pair[Whole]`: two of them, from a list too; `Annotated[tuple[...], AS_TUPLE]` for any other number.
 AS_TUPLE = BeforeValidator(_several)
-Pair = Annotated[tuple[Value, Value], AS_TUPLE]
+Pair = Annotated[tuple[Value, Value], BeforeValidator(_pair)]
 
 #: What names a block, a file or a folder: it holds no separators and begins with a letter or digit.
 Name = Annotated[str, BeforeValidator(_name)]
-#: `Some[Whole]`: the same, at least one. `Pair[Whole]`: two.
+#: `Some[Whole]`: at least one.
 Some = Annotated[tuple[Value, ...], BeforeValidator(_several), MinLen(1)]
-Pair = Annotated[tuple[Value, Value], BeforeValidator(_pair)]
 
 #: Of at least 0, of at least 1; both with a bound that catches numbers typed wrongly before memory does.
 Index = Annotated[Whole, Ge(0), Lt(2**40)]
