@@ -120,7 +120,8 @@ def answer(typed: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         (told,) = getattr(stop, "__notes__", [after_stop("", False, typed)])  # no note: not begun yet
         with suppress(OSError):  # the terminal may be gone
-            print(f"\nStopped. {told}", file=sys.stderr, flush=True)
+            if int(os.environ.get("RANK", "0")) == 0:
+                print(f"\nStopped. {told}", file=sys.stderr, flush=True)
         return stop.code if isinstance(stop, Stopped) else INTERRUPTED
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get(error.name or "")) is None:
