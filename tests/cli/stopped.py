@@ -207,6 +207,8 @@ def start(words: Words, log: Path) -> int:
 
         from unbox.cli.main import main
 
+        for number in (signal.SIGINT, signal.SIGTERM):  # before and after the command they do nothing
+            signal.signal(number, lambda *_: None)
         tqdm.set_lock(threading.RLock())  # its own is of all processes, and stays taken by one that is killed
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(target, 1)
@@ -217,9 +219,10 @@ def start(words: Words, log: Path) -> int:
         code = 2 if end.code is None else int(end.code)
     except BaseException:
         traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def code_of(process: int) -> int:
