@@ -3,6 +3,7 @@
 The manifest is written once a shard, when the shard's file is in its place (`Writer._commit_to_manifest`).
 """
 
+import json
 import os
 import threading
 from collections import deque
@@ -275,9 +276,15 @@ class ShardBuffer:
 
 
 def _difference(kept: Schema, wanted: Schema) -> str:
-    old, new = kept.to_json(), wanted.to_json()
-    changed = [key for key in new if canonical(old[key]) != canonical(new[key])]
-    if changed == ["provenance"]:
-        old, new = old["provenance"], new["provenance"]
-        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return "; ".join(f"{key} was {str(old.get(key))[:120]}, is {str(new.get(key))[:120]}" for key in changed)
+    """The fields that differ, each by its full name (`provenance.model.scheduler.class`), and both values."""
+    old, new = (json.loads(canonical(schema.to_json())) for schema in (kept, wanted))
+    return "; ".join(f"{name} was {was}, is {now}" for name, was, now in _fields(old, new, ""))
+
+
+def _fields(old: JSON, new: JSON, name: str) -> Iterator[tuple[str, str, str]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _fields(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        was, now = ("none" if value is None else str(value)[:80] for value in (old, new))
+        yield name.removeprefix("provenance."), was, now

@@ -210,3 +210,15 @@ def test_an_exception_while_collecting_keeps_the_finished_shards(tmp_path):
         interrupted()
     assert len(Store.open(tmp_path)) == 8
     assert len(fakes.make(tmp_path, 12)) == 12
+
+
+def test_another_run_is_refused_by_the_fields_that_differ(tmp_path):
+    """Not by those that JSON alone changes: tuples, and numbers as keys."""
+    model = {"timesteps": {1: (399,)}, "scheduler": {"class": "Euler", "shift": 1.0}}
+    fakes.make(tmp_path, 4, provenance={"model": model, "seed": 0})
+    fakes.make(tmp_path, 8, provenance={"model": model, "seed": 0})
+    with pytest.raises(StoreError, match=r"other settings: seed was 0, is 1; use the same"):
+        fakes.make(tmp_path, 4, provenance={"model": model, "seed": 1})
+    other = {**model, "scheduler": {"class": "LCM", "shift": 1.0}}
+    with pytest.raises(StoreError, match=r"settings: model\.scheduler\.class was Euler, is LCM; use"):
+        fakes.make(tmp_path, 4, provenance={"model": other, "seed": 0})

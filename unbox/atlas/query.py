@@ -78,6 +78,11 @@ class Atlas:
         return tuple(self.index["store"]["branches"])
 
     @property
+    def identities(self) -> dict[str, str]:
+        """Name -> identity of each SAE; empty in an atlas of a version before."""
+        return dict(self.index.get("identities", {}))
+
+    @property
     def intervals(self) -> int:
         """Number of activation intervals that have their own examples."""
         return int(self.index["plan"]["intervals"])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from unbox.cli.model_options import Group, ModelOptions
+from unbox.cli.model_options import Group, Mismatch, ModelOptions
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class AppCommand:
     """Password of the user `unbox`; made up and printed where one is needed and none given."""
     browser: bool = False
     """Open the browser at once."""
+    model_mismatch: Mismatch = "warn"
     model: Group[ModelOptions] = ModelOptions()
 
     def run(self) -> None:
@@ -37,7 +38,8 @@ class AppCommand:
         from unbox.explorer.interface import serve
         from unbox.explorer.open_session import open_session
 
-        session = open_session(self.model.load(), self.saes, self.atlas, self.figures, self.bench)
+        given = self.saes, self.atlas, self.figures, self.bench
+        session = open_session(self.model.load(), *given, model_mismatch=self.model_mismatch)
         app = serve(
             session, self.host, self.port, password=self.password, open_browser=self.browser, block=False
         )

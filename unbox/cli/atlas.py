@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unbox.atlas.atlas_plan import AtlasPlan
-from unbox.cli.model_options import NO_MODEL, Group, ModelOptions
+from unbox.cli.model_options import NO_MODEL, Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
 
 if TYPE_CHECKING:
@@ -30,22 +30,28 @@ class AtlasCommand:
     """Folder to write the atlas to."""
     blocks: tuple[str, ...] = ()
     """Blocks whose SAEs are taken; none: all."""
+    model_mismatch: Mismatch = "warn"
     plan: Group[AtlasPlan] = AtlasPlan()
     model: Group[ModelOptions] = NO_MODEL
 
     def run(self) -> None:
         from activation_store import Store
         from unbox.atlas import Atlas, Filter, build
+        from unbox.model_mismatch import check_same_model
+        from unbox.run_folder import check_writable
         from unbox.sae import load_saes
         from unbox.sae.distributed import local_device
 
+        check_writable(self.out)
         store, saes = Store.open(self.store), load_saes(self.saes, local_device(self.model.device))
         chosen = {name: sae for name, sae in saes.items() if not self.blocks or sae.block in self.blocks}
         if not chosen:
             there = ", ".join(dict.fromkeys(sae.block for sae in saes.values()))
             asked = ", ".join(self.blocks)
             raise UnboxError(f"no SAE in {self.saes} is of {asked}; there are SAEs of {there}")
-        build(store, chosen, self.out, plan=self.plan, model=self._encoders(store))
+        model = self._encoders(store)
+        check_same_model(chosen, model=model, store=store, policy=self.model_mismatch)
+        build(store, chosen, self.out, plan=self.plan, model=model)
         atlas = Atlas.open(self.out)
         found = atlas.search("", Filter(labelled=True), limit=3, order="label score")
         print(f"{len(atlas):,} features of {', '.join(atlas.blocks)} in {self.out}")

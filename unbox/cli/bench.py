@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from unbox.cli.model_options import Group, ModelOptions
+from unbox.cli.model_options import Group, Mismatch, ModelOptions
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.ground_truth.bench.bench_settings import BenchSettings
 
@@ -24,16 +24,20 @@ class BenchShapesCommand:
     """Folder for the results."""
     settings: Group[BenchSettings]
     model: Group[ModelOptions] = ModelOptions()
+    model_mismatch: Mismatch = "warn"
 
     def run(self) -> None:
         from unbox.ground_truth.bench.benchmark import bench_shapes
         from unbox.ground_truth.bench.report import verdict
+        from unbox.model_mismatch import check_same_model
         from unbox.run_folder import run_folder
         from unbox.sae import load_saes
 
         saes = load_saes(self.saes)
         with run_folder(self.out, "bench shapes"):
-            results = bench_shapes(self.model.load(), saes, self.out, self.settings)
+            model = self.model.load()
+            check_same_model(saes, model=model, policy=self.model_mismatch)
+            results = bench_shapes(model, saes, self.out, self.settings)
         found = verdict(results)
         print(
             f"{found['reliable']} values are drawn reliably: {found['telling']:.0%} have a telling feature, "
@@ -62,16 +66,20 @@ class BenchRiebenchCommand:
     """At most so many examples, the first ones; None: all."""
     settings: Group[RiebenchSettings] = RiebenchSettings()
     model: Group[ModelOptions] = ModelOptions("sdxl-turbo")
+    model_mismatch: Mismatch = "warn"
 
     def run(self) -> None:
         from unbox.experiments.riebench.examples import read_examples
         from unbox.experiments.riebench.report import markdown
         from unbox.experiments.riebench.run_riebench import bench_riebench
+        from unbox.model_mismatch import check_same_model
         from unbox.run_folder import run_folder
         from unbox.sae import load_saes
 
         examples, saes = read_examples(self.data, self.limit), load_saes(self.saes)
         with run_folder(self.out, "bench riebench"):
-            rows = bench_riebench(self.model.load(), saes, examples, self.out, self.settings)
+            model = self.model.load()
+            check_same_model(saes, model=model, policy=self.model_mismatch)
+            rows = bench_riebench(model, saes, examples, self.out, self.settings)
         print(markdown(rows))
         print(f"rows and images: {self.out}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unbox.cli.model_options import NO_MODEL, Group, ModelOptions
+from unbox.cli.model_options import NO_MODEL, Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 
@@ -39,6 +39,7 @@ class EvaluateCommand:
     """Images of the store to draw again with reconstructions, and with the block ablated; needs --model."""
     out: Path | None = None
     """Folder for figures.json, table.md and plots."""
+    model_mismatch: Mismatch = "warn"
     model: Group[ModelOptions] = NO_MODEL
 
     @property
@@ -58,6 +59,7 @@ class EvaluateCommand:
 
     def _evaluate(self, folder: "RunFolder | None") -> None:
         from activation_store import Store
+        from unbox.model_mismatch import check_same_model
         from unbox.sae import Figures, load_saes
         from unbox.sae.distributed import local_device
         from unbox.sae.report import write_report
@@ -65,6 +67,7 @@ class EvaluateCommand:
         device = local_device(self.model.device)
         store, saes = Store.open(self.store), load_saes(self.saes, device)
         model = self.model.load() if self.images else None
+        check_same_model(saes, model=model, store=store, policy=self.model_mismatch)
         results = None if folder is None else self._claimed(folder, saes, store, model)
         found = {}
         for name, sae in saes.items():
@@ -120,12 +123,9 @@ class EvaluateCommand:
             pairs = [pair for group in groups for pair in seed_stability(group)]
             pages["stability.md"] = stability_table(pairs)
         if model is not None:
-            from unbox.experiments.faithfulness import faithfulness, faithfulness_table
+            from unbox.experiments.faithfulness import faithfulness_on, faithfulness_table
 
-            samples, recorded = store.samples[: self.images], store.provenance
-            prompts, seeds = [s.prompt for s in samples], [s.seed for s in samples]
-            steps, guidance = (recorded.get(key) for key in ("steps", "guidance"))
-            rows = faithfulness(model, saes, prompts, seeds, steps=steps, guidance=guidance, results=results)
+            rows = faithfulness_on(model, saes, store, self.images, results)
             pages["pictures.md"] = faithfulness_table(rows)
         return pages
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unbox.cli.model_options import Group, ModelOptions
+from unbox.cli.model_options import Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.models.sampling_options import SamplingOptions
@@ -85,6 +85,7 @@ class GenerateCommand:
     """JSON file of edits to apply."""
     saes: Path | None = None
     """Folder of SAEs whose features the edits name."""
+    model_mismatch: Mismatch = "warn"
     sampling: Group[SamplingOptions] = SamplingOptions()
     micro: Group[MicroOptions] = MicroOptions()
     model: Group[ModelOptions] = ModelOptions()
@@ -92,12 +93,17 @@ class GenerateCommand:
     def run(self) -> None:
         from secrets import randbits
 
+        from unbox.model_mismatch import check_same_model
         from unbox.models.png_record import png_path
+        from unbox.run_folder import check_writable_file
+        from unbox.sae import SAE
         from unbox.stopping import Stopped
 
-        png_path(self.out)
+        check_writable_file(png_path(self.out))
         edits, start = self.read_edits(), self.start()
         model = self.model.load()
+        saes = {edit.source or edit.block: edit.sae for edit in edits or () if isinstance(edit.sae, SAE)}
+        check_same_model(saes, model=model, policy=self.model_mismatch)
         first = randbits(32) if self.seed is None else self.seed
         try:
             self.draw(model, edits, start, first)

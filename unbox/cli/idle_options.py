@@ -33,6 +33,10 @@ RUN = (*options_of(SpecGrid), *options_of(TrainSettings))
 MODEL = tuple(name for name in options_of(ModelOptions) if name not in ("model", "device"))
 NAMED = ("block", "density", "step", "labelled", "order", "limit")
 
+COMPARED = Idle(
+    ("model-mismatch",), lambda c: c.saes is None, "is for --saes: there are none to compare with the model"
+)
+
 #: Command -> the options that may be idle in it.
 IDLE: Mapping[str, Sequence[Idle]] = {
     "collect": (
@@ -86,6 +90,7 @@ IDLE: Mapping[str, Sequence[Idle]] = {
         ),
     ),
     "generate": (
+        COMPARED,
         Idle(
             ("strength",),
             lambda c: c.image is None,
@@ -102,7 +107,7 @@ IDLE: Mapping[str, Sequence[Idle]] = {
             "is in the place of --aspect: give --aspect, or --height and --width, not both",
         ),
     ),
-    "invert": (Idle(("limit",), lambda c: c.saes is None, "is for features, which need --saes"),),
+    "invert": (COMPARED, Idle(("limit",), lambda c: c.saes is None, "is for features, which need --saes")),
 }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from unbox.cli.model_options import Group, ModelOptions
+from unbox.cli.model_options import Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
 from unbox.models.sampling_options import RunOptions
 
@@ -41,6 +41,7 @@ class InvertCommand:
     """Folder of SAEs: features are read by them, and edits name theirs."""
     limit: int | None = None
     """At most so many features of each SAE are printed; needs --saes; None: 5."""
+    model_mismatch: Mismatch = "warn"
     sampling: Group[RunOptions] = RunOptions()
     model: Group[ModelOptions] = ModelOptions()
 
@@ -48,18 +49,21 @@ class InvertCommand:
         from PIL import ImageOps
 
         from unbox.edits import invert, load_edits
+        from unbox.model_mismatch import check_same_model
         from unbox.models.png_record import png_path, save_png
         from unbox.picture_file import read_picture
+        from unbox.run_folder import check_writable_file
         from unbox.sae import load_saes
         from unbox.stopping import unit
 
-        png_path(self.out)
+        check_writable_file(png_path(self.out))
         saes = {} if self.saes is None else dict(load_saes(self.saes))
         edits = None if self.edits is None else load_edits(self.edits, saes or None)
         picture = read_picture(self.image)
         if edits is not None and not len(edits):
             raise UnboxError(f"{self.edits} holds no edit: leave --edits out, or write some into it")
         model = self.model.load()
+        check_same_model(saes, model=model, policy=self.model_mismatch)
         height, width = self.sampling.size(model.size)
         image = ImageOps.fit(picture, (width, height))
         steps, guidance = self.sampling.steps, self.sampling.guidance

@@ -7,15 +7,18 @@ class is imported only when its command is asked for, so `unbox --help` stays qu
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, get_type_hints
 
 from unbox import memory_limit
 from unbox.cli.after_stop import after_stop
 from unbox.errors import FieldError, UnboxError
+from unbox.model_mismatch import ModelMismatchWarning
 from unbox.stopping import Stopped, consequences, stopping
 
 if TYPE_CHECKING:
@@ -114,9 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(typed: Sequence[str]) -> int:
-    """The exit code of one command line; a mistake or a stop is told in one line."""
+    """The exit code of one command line; a mistake, a stop and a warning of ours are told in one line."""
     try:
-        return run(typed)
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(show_warning, warnings.showwarning)
+            warnings.simplefilter("always", ModelMismatchWarning)
+            return run(typed)
     except KeyboardInterrupt as stop:
         (told,) = getattr(stop, "__notes__", [after_stop("", False, typed)])  # no note: not begun yet
         with suppress(OSError):  # the terminal may be gone
@@ -166,6 +172,16 @@ def run(typed: Sequence[str], before: Sequence[str] = ()) -> int:
         more = stop.options if isinstance(stop, Stopped) else ()
         stop.add_note(after_stop(command.name, getattr(form, "writes", True), [*before, *typed, *more]))
         raise
+
+
+def show_warning(
+    usual: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any
+) -> None:
+    """A warning of ours as a line of the command; others as `usual`."""
+    if issubclass(category, ModelMismatchWarning):
+        print("unbox: warning:", message, file=sys.stderr)
+    else:
+        usual(message, category, *place)
 
 
 def limited(typed: Sequence[str]) -> int:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
+from unbox.model_mismatch import MismatchPolicy
+
 if TYPE_CHECKING:
     from unbox.models import Model
 
@@ -17,6 +19,11 @@ Group = Annotated[Options, tyro.conf.arg(name="", help="")]
 Device = Annotated[
     str | None,
     tyro.conf.arg(help="Where to compute, like cuda or cpu; None: the accelerator if there is one."),
+]
+#: An option of every command that takes SAEs beside a model or a store.
+Mismatch = Annotated[
+    MismatchPolicy,
+    tyro.conf.arg(help="What to do where model, store and SAEs are not of the same model."),
 ]
 
 

@@ -8,13 +8,17 @@ from activation_store.files import JSON
 from unbox.result_cache import key_of
 
 
-def adapter_strengths(parts: Iterable[torch.nn.Module], adapters: Sequence[str]) -> dict[str, JSON]:
-    """Adapter -> strength, where any is not 1: 0 where it is turned off, a digest where layers differ."""
+def adapter_strengths(
+    parts: Iterable[tuple[str, torch.nn.Module]], adapters: Sequence[str]
+) -> dict[str, JSON]:
+    """Adapter -> strength, where any is not 1: 0 where it is turned off, a digest where layers differ.
+
+    `parts`: the networks, with their names."""
     found: dict[str, dict[str, float]] = {name: {} for name in adapters}
-    for number, part in enumerate(parts):
+    for component, part in parts:
         for path, layer in part.named_modules():
             for name in found.keys() & getattr(layer, "scaling", {}).keys():
-                found[name][f"{number}.{path}"] = _strength(layer, name)
+                found[name][f"{component}.{path}"] = _strength(layer, name)
     strengths = {name: _shared(of_layer) for name, of_layer in found.items()}
     return {} if all(strength == 1 for strength in strengths.values()) else strengths
 

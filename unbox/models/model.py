@@ -146,21 +146,28 @@ class Model:
         wherever they came from and run (`model_identity`). A few seconds for SDXL, whose weights are read."""
         return model_identity(self.fingerprint)
 
-    def _modules(self) -> Iterator[torch.nn.Module]:
-        """The networks of the pipelines, in a fixed order."""
-        for pipeline in self.pipelines:
-            for _, part in sorted(pipeline.components.items()):
+    @property
+    def unet_fingerprint(self) -> dict[str, Any]:
+        """What of the fingerprint is of the UNet, on which updates depend; hashes no more than that."""
+        strengths = adapter_strengths([("unet", self.unet)], self.adapters)
+        return {
+            "system": {"name": self.system.name},
+            "weights": {"unet": weight_hash(self.unet)},
+            "adapters": list(self.adapters),
+            **({"strengths": strengths} if strengths else {}),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def _modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """The networks of the pipelines with their names, in a fixed order."""
+        for prefix, pipeline in zip(("", "refiner."), self.pipelines, strict=False):
+            for name, part in sorted(pipeline.components.items()):
                 if isinstance(part, torch.nn.Module):
-                    yield part
+                    yield f"{prefix}{name}", part
 
     def weight_hashes(self) -> dict[str, str]:
         """SHA-256 of each part's weights in memory (UNet, VAE, text encoders), a few seconds for SDXL."""
-        return {
-            f"{prefix}{name}": weight_hash(part)
-            for prefix, pipeline in zip(("", "refiner."), self.pipelines, strict=False)
-            for name, part in sorted(pipeline.components.items())
-            if isinstance(part, torch.nn.Module)
-        }
+        return {name: weight_hash(part) for name, part in self._modules()}
 
 
 def weight_hash(module: torch.nn.Module) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from annotated_types import Ge, Lt
 
-from activation_store import Rows
+from activation_store import Rows, Store
 from unbox.errors import UnboxError
+from unbox.model_mismatch import recorded_model, unet_part
 from unbox.run_folder import run_folder
 from unbox.sae import checkpoint, metric_trackers
 from unbox.sae.distributed import group, local_device
@@ -102,12 +103,22 @@ def _check_own(folder: Path, sae: SAE, spec: Spec, rows: dict[str, Any]) -> None
 
 
 def provenance(rows: RowsLike | None = None) -> dict[str, Any]:
-    """Versions and the store's own digest, JSON-able."""
+    """Versions, the store's own digest, and of which model it is, JSON-able."""
     found = {name: version(name) for name in ("unbox", "torch", "numpy")}
     facts = {"versions": found, "python": platform.python_version(), "machine": platform.machine()}
     if (digest := getattr(rows, "digest", None)) is not None:
         facts["store"] = str(digest)
+    if (recorded := recorded_model(_provenance_of(rows))) is not None:
+        facts["model"] = unet_part(recorded)
     return facts
+
+
+def _provenance_of(rows: RowsLike | None) -> Mapping[str, Any]:
+    """What the store of rows records of its run; nothing where there is no store."""
+    if isinstance(rows, Mapping):
+        rows = next(iter(rows.values()), None)
+    store = rows.store if isinstance(rows, Rows) else rows
+    return store.provenance if isinstance(store, Store) else {}
 
 
 def _plan(
