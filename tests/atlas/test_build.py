@@ -1,5 +1,6 @@
 """The pass over the store against what was planted; resuming; carrying labels over."""
 
+import signal
 from collections.abc import Iterator
 
 import h5py
@@ -12,6 +13,7 @@ from tests.atlas.planted import GRIDS, IMAGES, LATENTS, activations, caption, pl
 from unbox.atlas import Atlas, build, encode_pass, set_label
 from unbox.atlas.top_images import Best, pair_noise
 from unbox.errors import UnboxError
+from unbox.stopping import Stopped, stopping
 
 
 def table(block: str) -> np.ndarray:
@@ -115,22 +117,23 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 3])
-def test_stopped_and_begun_again_gives_the_same(store, saes, tmp_path, monkeypatch, after):
+@pytest.mark.parametrize(("after", "by_signal"), [(1, False), (3, False), (2, True)])
+def test_stopped_and_begun_again_gives_the_same(store, saes, tmp_path, monkeypatch, after, by_signal):
     monkeypatch.setattr(encode_pass, "ROWS", 16 * 32)  # 16 images at a time for mid.0, 4 for up.0.0
     whole = Atlas.open(build(store, saes, tmp_path / "whole", plan=PLAN, progress=False))
 
     def interrupted(images: int, start: int, size: int) -> Iterator[range]:
         for done, first in enumerate(range(start, images, size)):
             if done == after:
-                raise Stop
+                if not by_signal:
+                    raise Stop
+                signal.raise_signal(signal.SIGTERM)  # saved when this part is counted
             yield range(first, min(first + size, images))
 
-    monkeypatch.setattr(encode_pass, "SAVE_EVERY", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(encode_pass, "batches", interrupted)
-        patch.setattr(encode_pass.gather, "__defaults__", (None, 0.0))
-        with pytest.raises(Stop):
+        patch.setattr(encode_pass.gather, "__defaults__", (None, 1e9 if by_signal else 0.0))
+        with pytest.raises((Stop, Stopped)), stopping():
             build(store, saes, tmp_path / "atlas", plan=PLAN, progress=False)
         assert list((tmp_path / "atlas").rglob("*.npz"))
     again = Atlas.open(build(store, saes, tmp_path / "atlas", plan=PLAN, progress=False))

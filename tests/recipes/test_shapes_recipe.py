@@ -1,5 +1,6 @@
 """The recipe of the Shapes models at toy length: every stage runs, resumes exactly, and exports."""
 
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from unbox.recipes.shapes.train_unet import Diffusion, draw_times
 from unbox.recipes.shapes.weights_card import draw
 from unbox.recipes.training_loop import Optimizer, StagePlan, rate_at, train
 from unbox.shapes import prompts
+from unbox.stopping import Stopped, stopping
 
 
 class Regression(nn.Module):
@@ -48,6 +50,34 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
         train("stage", parts, failing, plan, tmp_path / "parts", save_every=0)
     resumed = _model()
     train("stage", resumed, resumed.loss, plan, tmp_path / "parts")
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_a_signal_stops_after_the_step_and_loses_none(tmp_path):
+    plan = StagePlan(steps=12, rate=1e-2, warmup=2)
+    whole = _model()
+    train("stage", whole, whole.loss, plan, tmp_path / "whole")
+
+    def run(signalled=None):
+        parts, steps = _model(), []
+
+        def loss(step, rng, progress):
+            steps.append(step)
+            if step == signalled:
+                signal.raise_signal(signal.SIGTERM)
+            return parts.loss(step, rng, progress)
+
+        try:
+            with stopping():
+                train("stage", parts, loss, plan, tmp_path / "parts")
+        except Stopped:
+            return steps, None
+        return steps, parts
+
+    assert run(7) == (list(range(8)), None)
+    steps, resumed = run()
+    assert steps == list(range(8, 12))
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 #: Command -> what a stop at any moment keeps. A command that is not here leaves nothing until it has ended.
-KEPT = {
+SENTENCES = {
     "demo": "finished stages, shards and checkpoints are kept",
     "collect": "finished shards are kept",
     "store repair": "files that were set aside stay in damaged/",
@@ -34,6 +34,6 @@ def after_stop(command: str, writes: bool, typed: Sequence[str]) -> str:
     line = shlex.join(["unbox", *typed])
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         line = f"the line that started all {os.environ['WORLD_SIZE']} processes"
-    if writes and (kept := KEPT.get(command)):
-        return f"{kept[0].upper()}{kept[1:]}; to go on: {line}"
+    if writes and (sentence := SENTENCES.get(command)):
+        return f"{sentence[0].upper()}{sentence[1:]}; to go on: {line}"
     return f"Nothing was changed; to begin anew: {line}"

@@ -124,10 +124,10 @@ def answer(typed: Sequence[str]) -> int:
             warnings.simplefilter("always", ModelMismatchWarning)
             return run(typed)
     except KeyboardInterrupt as stop:
-        (told,) = getattr(stop, "__notes__", [after_stop("", False, typed)])  # no note: not begun yet
+        notes = getattr(stop, "__notes__", [after_stop("", False, typed)])  # none: not begun yet
         with suppress(OSError):  # the terminal may be gone
             if int(os.environ.get("RANK", "0")) == 0:
-                print(f"\nStopped. {told}", file=sys.stderr, flush=True)
+                print(f"\nStopped. {notes[0]}", file=sys.stderr, flush=True)
         return stop.code if isinstance(stop, Stopped) else INTERRUPTED
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get(error.name or "")) is None:

@@ -121,8 +121,8 @@ def faithfulness(
 
     found = {}
     for name, sae in saes.items():
-        kept = measured(sae) if results is None else results.get(["pictures", sae.identity], measured, sae)
-        found[name] = {figure: Interval(*interval) for figure, interval in kept.items()}
+        result = measured(sae) if results is None else results.get(["pictures", sae.identity], measured, sae)
+        found[name] = {figure: Interval(*interval) for figure, interval in result.items()}
     return found
 
 

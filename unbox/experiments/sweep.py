@@ -31,6 +31,7 @@ from unbox.prompt import Prompt
 from unbox.result_cache import cached, damaged, key_of
 from unbox.run_folder import RunFolder, run_folder
 from unbox.sae import SAE, load_saes
+from unbox.stopping import unit
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,10 @@ def _draw(plan: ExperimentPlan, model: Model, rows: Rows, bar: tqdm) -> None:
             batch_size=plan.batch_size,
             **plan.sampling,
         )
-        for (row, file), image in zip(batch, images, strict=True):
-            about = {"prompt": row.prompt.text, "seed": row.seed, **row.edits.to_json()}
-            save_png(image, file, {**about, "sampling": plan.sampling})
+        with unit():
+            for (row, file), image in zip(batch, images, strict=True):
+                about = {"prompt": row.prompt.text, "seed": row.seed, **row.edits.to_json()}
+                save_png(image, file, {**about, "sampling": plan.sampling})
         bar.update(len(batch))
 
 
