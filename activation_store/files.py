@@ -5,6 +5,7 @@ folder is fsynced too. A reader sees the old file or the new one. What a killed 
 in `.tmp`.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -24,6 +25,10 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 JSON_LIMIT = 64 << 20
 
 
+#: Refusals of a disk: full, over the quota, over the largest size of a file, read-only, broken.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
 @contextmanager
 def publish_file(path: str | os.PathLike, tag: str = "") -> Iterator[Path]:
     """Give a temporary path to write to; when the block ends well, it becomes `path`, atomically.
@@ -34,13 +39,28 @@ def publish_file(path: str | os.PathLike, tag: str = "") -> Iterator[Path]:
     path = Path(path)
     temporary = _temporary(path, tag)
     try:
-        yield temporary
+        with naming(path, temporary):
+            yield temporary
         _fsync(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _fsync(path.parent)
+
+
+@contextmanager
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """What a disk refuses inside is said of `path`: Python names no file where a write or a flush fails, and
+    nobody knows the name of a `temporary` in its place."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in DISK:
+            error.filename = str(path)
+        elif temporary is not None and isinstance(error.filename, str | os.PathLike):
+            error.filename = os.fspath(error.filename).replace(str(temporary), str(path))
+        raise
 
 
 @contextmanager
@@ -58,7 +78,8 @@ def publish_folder(path: str | os.PathLike, replace: bool = False, same: bool = 
     temporary = _temporary(path)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with naming(path, temporary):
+            yield temporary
         if same and (path.exists() or path.is_symlink()):
             if _files(path) != _files(temporary):
                 raise StoreError(f"{path} exists already and differs from what would be written there; "

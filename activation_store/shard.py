@@ -20,6 +20,7 @@ import numpy as np
 from activation_store.chunks import write_chunks
 from activation_store.errors import StoreError
 from activation_store.moments import BINS
+from activation_store.new_hdf5 import new_hdf5
 from activation_store.number_formats import NUMBER_FORMATS
 from activation_store.schema import Schema
 
@@ -83,24 +84,17 @@ def layout(schema: Schema, samples: int) -> dict[str, Layout]:
 
 def write_shard(path: Path, schema: Schema, samples: int, data: Mapping[str, np.ndarray]) -> None:
     """Write a shard's datasets (named as in `layout`) to a new file. OSError when the disk refuses."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        disk = _Disk(descriptor)
-        with h5py.File(path, "w", libver=("v110", "v110"), driver="fileobj", fileobj=disk) as file:
-            for name, plan in layout(schema, samples).items():
-                array = data[name]
-                chunk = plan.chunk or (min(len(array), CHUNK_BYTES),)
-                if plan.shape is not None and array.shape != plan.shape:
-                    raise StoreError(f"{name} of a shard has shape {array.shape}, not {plan.shape}")
-                rule = {"chunks": chunk, "fletcher32": True, "track_times": False}
-                if name.endswith("/values"):
-                    write_chunks(file.create_dataset(name, plan.shape, plan.dtype, **rule), array)
-                else:
-                    file.create_dataset(name, data=array, dtype=plan.dtype, **rule)
-        if disk.error is not None:
-            raise disk.error
-    finally:
-        os.close(descriptor)
+    with new_hdf5(path, libver=("v110", "v110")) as file:
+        for name, plan in layout(schema, samples).items():
+            array = data[name]
+            chunk = plan.chunk or (min(len(array), CHUNK_BYTES),)
+            if plan.shape is not None and array.shape != plan.shape:
+                raise StoreError(f"{name} of a shard has shape {array.shape}, not {plan.shape}")
+            rule = {"chunks": chunk, "fletcher32": True, "track_times": False}
+            if name.endswith("/values"):
+                write_chunks(file.create_dataset(name, plan.shape, plan.dtype, **rule), array)
+            else:
+                file.create_dataset(name, data=array, dtype=plan.dtype, **rule)
 
 
 @contextmanager
@@ -156,54 +150,6 @@ def damaged(path: Path, reason: str) -> StoreError:
         f"shard {path.name} is damaged: {reason}. `unbox store repair` sets it aside and keeps the others; "
         "collecting again makes it anew"
     )
-
-
-class _Disk:
-    """The file that HDF5 writes to, so that a full disk is an ordinary OSError.
-
-    HDF5 that cannot flush cannot close either, and the interpreter may then crash at exit. This file
-    remembers the first error, swallows what follows, lets HDF5 close, and leaves raising to its owner.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor, self.at, self.end = descriptor, 0, 0
-        self.error: OSError | None = None
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.end}[whence]
-        return self.at
-
-    def tell(self) -> int:
-        return self.at
-
-    def write(self, data: bytes | memoryview) -> int:
-        view = memoryview(data).cast("B")
-        done = 0
-        try:
-            while done < len(view) and self.error is None:
-                done += os.pwrite(self.descriptor, view[done:], self.at + done)
-        except OSError as error:
-            self.error = error
-        self.at += len(view)
-        self.end = max(self.end, self.at)
-        return len(view)
-
-    def readinto(self, buffer: memoryview) -> int:
-        view = memoryview(buffer).cast("B")
-        data = os.pread(self.descriptor, len(view), self.at)
-        view[: len(data)] = data
-        self.at += len(data)
-        return len(data)
-
-    def truncate(self, size: int) -> None:
-        try:
-            os.ftruncate(self.descriptor, size)
-        except OSError as error:
-            self.error = self.error or error
-        self.end = size
-
-    def flush(self) -> None:
-        """Nothing is buffered here."""
 
 
 def _check(file: h5py.File, path: Path, table: Mapping[str, Layout], size: int) -> None:

@@ -1,5 +1,6 @@
 """One error for a user's mistakes: the command line prints it without a traceback."""
 
+import errno
 from reprlib import Repr
 
 
@@ -33,6 +34,29 @@ class FieldError(UnboxError):
         dot = "." if self.field and not self.field.startswith("[") else ""
         field = f"{place}{dot}{self.field}" if place else self.field
         return FieldError(self.door, field, self.value, self.rule)
+
+
+#: What to do about a refusal of the system.
+_ROOM = "make room there or choose another place, and run the same line again"
+_RIGHTS = "choose a place that you may use"
+ADVICE = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "files may not grow so large there: raise the limit (ulimit -f) or choose another place",
+    errno.EROFS: _RIGHTS,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EIO: "the disk fails: choose another place",
+}
+
+
+def system_message(error: OSError) -> str:
+    """A refusal of the system in one line: of which file, what it is, what to do."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    advice = ADVICE.get(error.errno or 0)
+    return f"{files}: {error.strerror}" + (f"; {advice}" if advice else "")
 
 
 def shown(value: object) -> str:

@@ -62,7 +62,7 @@ def test_runs_and_fills(capsys):
     [
         ("user", "unbox: no block 'mid.7'; there are: mid.0\n"),
         ("store", "unbox: shard 3 is damaged\n"),
-        ("disk", "unbox: [Errno 13] Permission denied: '/sealed'\n"),
+        ("disk", "unbox: /sealed: Permission denied; choose a place that you may use\n"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(fault, message, capsys):

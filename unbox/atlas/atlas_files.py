@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from activation_store import Store, publish_file, publish_folder, read_json
 from activation_store.files import canonical, parse_json
+from activation_store.new_hdf5 import new_hdf5
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.caption_labels import CaptionLabel, Word
 from unbox.atlas.encode_pass import Gathered
@@ -117,7 +118,7 @@ def write_arrays(target: h5py.Group, arrays: Mapping[str, np.ndarray]) -> None:
 @contextmanager
 def writing(path: Path) -> Iterator[h5py.File]:
     """A new file, whole or not at all."""
-    with publish_file(path) as temporary, h5py.File(temporary, "x") as target:
+    with publish_file(path) as temporary, new_hdf5(temporary) as target:
         yield target
 
 

@@ -1,5 +1,7 @@
 """The atlas's SQLite: features, labels, words for full-text search, captions. All of the SQL is here."""
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,14 +92,30 @@ Cell = str | int | float | None
 FactsRow = tuple[Any, ...]
 
 
+#: SQLite's codes of what the disk refuses, as the system's.
+_REFUSALS = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+}
+
+
 @contextmanager
 def connect(path: Path, write: bool = False) -> Iterator[sqlite3.Connection]:
-    """A connection for one query or one transaction: committed at the end, rolled back on an exception."""
+    """A connection for one query or one transaction: committed at the end, rolled back on an exception.
+
+    Raises OSError for what the disk refuses to write.
+    """
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}"
     connection = sqlite3.connect(uri, uri=True, timeout=10)
     try:
         with connection:
             yield connection
+    except sqlite3.OperationalError as error:
+        number = _REFUSALS.get(error.sqlite_errorcode & 0xFF)
+        if not write or number is None:
+            raise
+        raise OSError(number, os.strerror(number)) from error
     finally:
         connection.close()
 

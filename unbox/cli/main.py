@@ -16,16 +16,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, get_type_hints
 
 from unbox import memory_limit
+from unbox.cli import output
 from unbox.cli.after_stop import after_stop
-from unbox.errors import FieldError, UnboxError
+from unbox.errors import FieldError, UnboxError, system_message
 from unbox.model_mismatch import ModelMismatchWarning
 from unbox.stopping import Stopped, consequences, stopping
 
 if TYPE_CHECKING:
     from tyro.constructors import ConstructorRegistry, UnsupportedTypeAnnotationError
 
-#: Exit codes: a user's mistake, and an interrupt that no signal brought (128 + SIGINT).
-MISTAKE, INTERRUPTED = 2, 130
+#: Exit codes: a user's mistake, an interrupt that no signal brought (128 + SIGINT), and output that nobody
+#: reads any more (128 + SIGPIPE).
+MISTAKE, INTERRUPTED, UNREAD = 2, 130, 141
 
 
 class Runnable(Protocol):
@@ -113,7 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line (default: the process's own); returns its exit code and never a traceback
     for a user's mistake. `UNBOX_TRACEBACK=1` shows where a mistake was noticed."""
     with stopping():
-        return answer(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            return answer(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            output.refused()
 
 
 def answer(typed: Sequence[str]) -> int:
@@ -122,7 +127,9 @@ def answer(typed: Sequence[str]) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = partial(show_warning, warnings.showwarning)
             warnings.simplefilter("always", ModelMismatchWarning)
-            return run(typed)
+            code = run(typed)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt as stop:
         notes = getattr(stop, "__notes__", [after_stop("", False, typed)])  # none: not begun yet
         with suppress(OSError):  # the terminal may be gone
@@ -134,10 +141,16 @@ def answer(typed: Sequence[str]) -> int:
             raise
         message = f"this needs {error.name}, which is not installed: pip install 'unbox[{extra}]'"
     except mistakes() as error:
+        if isinstance(error, BrokenPipeError) and output.unread():
+            return UNREAD
         if os.environ.get("UNBOX_TRACEBACK"):
             raise
-        message = " ".join(str(error).split())
-    print("unbox:", message, file=sys.stderr)
+        message = str(error)
+        if isinstance(error, OSError):
+            message = ("standard output: " if output.refused(error) else "") + system_message(error)
+        message = " ".join(message.split())
+    with suppress(OSError):
+        print("unbox:", message, file=sys.stderr)
     return MISTAKE
 
 
@@ -229,6 +242,9 @@ def parse(command: Command, rest: Sequence[str]) -> Runnable:
     about = inspect.getdoc(form)
     try:
         return tyro.cli(filled, args=rest, prog=name, description=about, config=config, registry=registry())
+    except SystemExit:
+        sys.stdout.flush()  # the help: here, where a reader who is gone is no error
+        raise
     except FieldError as error:
         raise FieldError("", option(form, error.field), error.value, error.rule) from error
 

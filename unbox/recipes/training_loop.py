@@ -15,12 +15,11 @@ from typing import Annotated
 import numpy as np
 import torch
 from annotated_types import Ge, Lt
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from activation_store.files import publish_folder
-from unbox.sae.safetensors_io import read_tensors
+from unbox.sae.safetensors_io import read_tensors, write_tensors
 from unbox.stopping import stop_asked, unit
 from unbox.text_files import read_json_file
 from unbox.validation import Amount, Count, NotNegative, Positive, Real, Share, Whole, parsed, validated
@@ -140,11 +139,10 @@ class _Run:
     def save(self, here: Path, done: bool = False) -> None:
         """Write it whole, in place of the last; a finished run needs its averaged weights only."""
         with publish_folder(here, replace=True) as new:
-            save_file({k: v.contiguous() for k, v in self.ema.items()}, new / "ema.safetensors")
+            write_tensors(new / "ema.safetensors", self.ema)
             if not done:
-                weights = {k: v.contiguous() for k, v in self.module.state_dict().items()}
-                save_file(weights, new / "weights.safetensors")
-                save_file(self.optimizer.tensors(), new / "optimizer.safetensors")
+                write_tensors(new / "weights.safetensors", self.module.state_dict())
+                write_tensors(new / "optimizer.safetensors", self.optimizer.tensors())
             state = {"step": self.step, "seconds": self.spent, "done": done}
             (new / "state.json").write_text(json.dumps(state))
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from activation_store.files import publish_file
+from activation_store.files import naming, publish_file
 from unbox.errors import UnboxError
 from unbox.text_files import read_text
 from unbox.validation import Amount, JSONObject, Text, checked
@@ -30,7 +30,12 @@ class Sink(NamedTuple):
 def json_lines(path: str | os.PathLike) -> Sink:
     """A file of one JSON object a line, flushed as it grows."""
     file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (closed by `close`)
-    return Sink(lambda record: print(json.dumps(record, allow_nan=False), file=file), file.close)
+
+    def write(record: Record) -> None:
+        with naming(Path(path)):
+            print(json.dumps(record, allow_nan=False), file=file)
+
+    return Sink(write, file.close)
 
 
 def rewind(path: str | os.PathLike, done: Mapping[str, int]) -> None:

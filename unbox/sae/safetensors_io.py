@@ -1,7 +1,9 @@
 """Writing safetensors, and reading ones that may be hostile: header bounded, names and shapes as expected."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -26,6 +28,18 @@ def write_tensors(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with publish_file(path) as temporary, open(temporary, "xb") as file:
         file.write(save(plain, metadata))
+
+
+@contextmanager
+def disk_refusals() -> Iterator[None]:
+    """Refusals of a disk that safetensors' own writing meets, inside, as the OSErrors that they are."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def checked_file(path: str | os.PathLike) -> Path:

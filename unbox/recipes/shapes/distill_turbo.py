@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from activation_store.files import publish_file
 from unbox.recipes.shapes.train_text_encoders import tokenize
 from unbox.recipes.shapes.train_unet import (
     OBJECT_WEIGHT,
@@ -24,6 +23,7 @@ from unbox.recipes.shapes.train_unet import (
 )
 from unbox.recipes.shapes.training_pictures import Pictures
 from unbox.recipes.training_loop import StagePlan, train
+from unbox.sae.safetensors_io import write_tensors
 
 TURBO = StagePlan(steps=200_000, minutes=15, rate=1e-3, warmup=100, ema=0.998, decay_from=0.3)
 
@@ -63,8 +63,7 @@ def make_pairs(
             x0 = sample(unet, conditions(captions), pair_noise(seeds), steps).half().contiguous()
             ids = tokenize(conditions.tokenizer, captions)
             file.parent.mkdir(parents=True, exist_ok=True)
-            with publish_file(file) as new:
-                save_file({"ids": ids, "latents": x0, "noise": seeds}, new)
+            write_tensors(file, {"ids": ids, "latents": x0, "noise": seeds})
         parts.append(load_file(file))
     return {key: torch.cat([p[key] for p in parts]) for key in parts[0]}
 

@@ -15,15 +15,16 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from activation_store.files import publish_file, publish_folder
+from activation_store.files import publish_folder
 from unbox.recipes.shapes import distill_turbo, train_detector, train_text_encoders, train_unet, train_vae
 from unbox.recipes.shapes.training_pictures import Pictures, make_pictures
 from unbox.recipes.shapes.weights_card import write_card
 from unbox.recipes.training_loop import StagePlan, finished
+from unbox.sae.safetensors_io import disk_refusals, write_tensors
 from unbox.shapes.detector import Detector
 from unbox.validation import Count, validated
 
@@ -94,8 +95,7 @@ class ShapesRecipe:
         file = self.folder / "latents.safetensors"
         if not file.exists():
             latents = train_vae.encode(self.vae, self.data, np.arange(len(self.data)))
-            with publish_file(file) as new:
-                save_file({"latents": latents.half().contiguous()}, new)
+            write_tensors(file, {"latents": latents.half()})
         return load_file(file)["latents"]
 
     @cached_property
@@ -141,14 +141,13 @@ class ShapesRecipe:
 
     def export(self, network: UNet2DConditionModel, few_steps: bool, to: Path) -> Path:
         """Write a diffusers folder in float16."""
-        with publish_folder(to, replace=True) as new:
+        with publish_folder(to, replace=True) as new, disk_refusals():
             self.pipeline(network, few_steps).to(torch.float16).save_pretrained(new, safe_serialization=True)
         return Path(to)
 
     def export_detector(self, to: Path) -> Path:
         """Write the detector's weights in float16."""
-        with publish_file(to) as new:
-            save_file({k: v.half().contiguous() for k, v in self.detector.state_dict().items()}, new)
+        write_tensors(to, {k: v.half() for k, v in self.detector.state_dict().items()})
         return Path(to)
 
 

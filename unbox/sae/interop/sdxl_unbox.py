@@ -10,6 +10,7 @@
 and nothing else, and only here, on request.
 """
 
+import io
 import pickle
 import re
 import struct
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from activation_store.files import write_json
+from activation_store.files import write_bytes, write_json
 from unbox.errors import UnboxError
 from unbox.sae.interop.common import block_of, peek, read_config
 from unbox.sae.model import SAE, Stats
@@ -90,10 +91,13 @@ def write(sae: SAE, folder: Path) -> None:
         "latent_bias": sae.b_lat,
         "stats_last_nonzero": torch.zeros(sae.latents, dtype=torch.int64),
     }
-    torch.save({"state_dict": state}, folder / "state_dict.pth")
+    pickles: dict[str, Tensor | dict[str, dict[str, Tensor]]] = {"state_dict.pth": {"state_dict": state}}
     if sae.stats is not None:
-        torch.save(sae.stats.mean_active, folder / "mean.pt")
-        torch.save(sae.stats.std_active, folder / "std.pt")
+        pickles |= {"mean.pt": sae.stats.mean_active, "std.pt": sae.stats.std_active}
+    for name, value in pickles.items():
+        data = io.BytesIO()  # torch's own errors of a full disk say neither that nor where
+        torch.save(value, data)
+        write_bytes(folder / name, data.getbuffer())
 
 
 def folder_name(sae: SAE) -> str:
