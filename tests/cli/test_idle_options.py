@@ -60,6 +60,15 @@ def test_every_row_names_options_of_its_command(command, capsys):
     assert {name for idle in IDLE[command] for name in idle.options} <= there
 
 
+def test_a_bad_row_is_told_before_a_model_is_loaded(tmp_path, capsys, monkeypatch):
+    (tmp_path / "p.csv").write_text("prompt,n\na cat,1\na cat, asleep,2\n")
+    monkeypatch.setattr(
+        "unbox.cli.model_options.ModelOptions.load", lambda self: pytest.fail("it was loaded")
+    )
+    assert main(["collect", "--prompts", f"{tmp_path}/p.csv", "--store", "s"]) == 2
+    assert "row 2 (line 3) of" in capsys.readouterr().err
+
+
 def test_a_split_of_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "p.txt").write_text("a cat")
     assert main(["collect", "--prompts", f"{tmp_path}/p.txt", "--store", "s", "--split", "train"]) == 2

@@ -9,8 +9,6 @@ out/data-<digest>/atlas.sqlite    see `database`
 out/data-<digest>/thumbnails/     the images that any feature shows
 """
 
-import io
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +17,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
 from activation_store import Store, publish_file, publish_folder, read_json
@@ -30,7 +27,9 @@ from unbox.atlas.caption_labels import CaptionLabel, Word
 from unbox.atlas.encode_pass import Gathered
 from unbox.atlas.relations import RelatedArrays
 from unbox.errors import UnboxError
+from unbox.picture_file import opened
 from unbox.sae.sae_folder import read_object
+from unbox.validation import behind
 
 FORMAT, VERSION = "unbox atlas", 1
 INDEX, DATABASE, RELATIONS, MEANING, THUMBNAILS = (
@@ -166,11 +165,9 @@ def write_thumbnails(folder: Path, store: Store, count: int, progress: bool) -> 
         for image in tqdm(sorted(shown - {-1}), desc="thumbnails", disable=not progress):
             if not (data := store.thumbnail_or_empty(image)):
                 continue
-            try:  # these files are served to browsers
-                with Image.open(io.BytesIO(data), formats=["WEBP", "PNG", "JPEG"]) as picture:
+            with behind(f"a thumbnail of the store, of image {image}"):  # these files are served to browsers
+                with opened(data, ("WEBP", "PNG", "JPEG")) as picture:
                     picture.verify()
-            except (OSError, SyntaxError, ValueError, struct.error) as error:  # as Pillow says "no picture"
-                raise UnboxError(f"a thumbnail of the store is not a picture: {error}") from error
             path = target / thumbnail_path(image)
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)

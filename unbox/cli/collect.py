@@ -1,5 +1,6 @@
 """`unbox collect`."""
 
+from collections.abc import Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +54,8 @@ class CollectCommand:
         if self.prompts == "shapes" and self.limit is None:
             raise UnboxError("the prompts of shapes have no end: say how many with --limit")
         prompts = read_prompts(self.prompts, self.settings.seed, self.split, self.column)
+        if isinstance(prompts, Sized):
+            len(prompts)  # reads every row: what is wrong with one is said before a model is loaded
         options = self.model
         if (
             options.device is None
