@@ -32,9 +32,9 @@ def take_half(values: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    from numba import njit
+    from activation_store.loop_compiler import compiled
 
-    return njit(nogil=True, cache=True)(function)
+    return compiled()(function)
 
 
 def _sums(words: np.ndarray) -> tuple[np.int64, np.int64]:

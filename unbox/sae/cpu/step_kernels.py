@@ -10,12 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
+
+from activation_store.loop_compiler import compiled
 
 F = np.float32
 Arrays = tuple[np.ndarray, ...]
-_compiled: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+_compiled: Any = compiled(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 def _single(value: np.float32 | np.uint16) -> np.float32:

@@ -1,10 +1,11 @@
 """Top-k on CPU in machine code (numba): the k largest of each row, for small k."""
 
 import numpy as np
-from numba import njit
+
+from activation_store.loop_compiler import compiled
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def topk_rows(array: np.ndarray, maxima: np.ndarray, k: int, indices: np.ndarray) -> None:
     """The k largest of each row of `array` (R, n), as places in `indices` (R, k), largest first, for small k.
 
