@@ -28,7 +28,7 @@ from unbox.atlas.encode_pass import Gathered
 from unbox.atlas.relations import RelatedArrays
 from unbox.errors import UnboxError
 from unbox.picture_file import opened
-from unbox.sae.sae_folder import read_object
+from unbox.text_files import read_json_object
 from unbox.validation import behind
 
 FORMAT, VERSION = "unbox atlas", 1
@@ -50,7 +50,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """The index of the atlas in a folder. UnboxError where there is none, it is newer, or not whole."""
     if not (folder / INDEX).is_file():
         raise UnboxError(f"there is no atlas at {folder}; `unbox atlas` builds one")
-    index = read_object(folder / INDEX)
+    index = read_json_object(folder / INDEX)
     if index.get("format") != FORMAT or index.get("version") != VERSION:
         raise UnboxError(f"{folder} is not an atlas of version {VERSION}: build it again with `unbox atlas`")
     if Path(index["data"]).name != index["data"] or not (folder / index["data"] / DATABASE).is_file():

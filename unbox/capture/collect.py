@@ -62,7 +62,7 @@ def collect(
     if total == 0:
         raise UnboxError("there are no prompts to collect")
     with Writer(path, schema, rank=rank, world=world, versions=versions) as writer, counted():
-        if rank == 0 and (said := said_of_cut(model, prompts, limit, chosen)):
+        if rank == 0 and (said := said_of_cut(model, prompts, limit, chosen, progress)):
             warnings.warn(said, stacklevel=2)
         made, cut = 0, 0
         with _bar(total, schema.shard_samples, rank, world, progress) as bar:
@@ -83,7 +83,11 @@ def collect(
 
 
 def said_of_cut(
-    model: Model, prompts: Iterable[str | Prompt], limit: int | None, settings: CollectSettings
+    model: Model,
+    prompts: Iterable[str | Prompt],
+    limit: int | None,
+    settings: CollectSettings,
+    progress: bool = False,
 ) -> str:
     """What a warning says of the prompts of a list, and the negative prompt, that are cut off, or nothing.
 
@@ -91,7 +95,7 @@ def said_of_cut(
     """
     listed = islice(prompts, limit) if isinstance(prompts, Sized) else ()
     texts = (prompt.text if isinstance(prompt, Prompt) else prompt for prompt in listed)
-    cut, count = count_cut(model, (text for text in texts if isinstance(text, str)))
+    cut, count = count_cut(model, (text for text in texts if isinstance(text, str)), progress)
     if settings.negative_prompt and tokens_cut(model, [settings.negative_prompt])[0] > 0:
         return f"the negative prompt is cut off; {describe_cut(model, cut, count)}"
     return describe_cut(model, cut, count) if cut else ""

@@ -11,7 +11,7 @@ from unbox.model_identity import model_identity
 from unbox.models import Model
 from unbox.run_folder import RunFolder, named
 from unbox.sae import SAE
-from unbox.sae.sae_folder import read_object
+from unbox.text_files import read_json_object
 
 MANIFEST = "manifest.json"
 
@@ -76,4 +76,4 @@ class ResultNames:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    return read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    return read_json_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from tqdm.auto import tqdm
 
 from unbox.models.run_lock import Pipelines, exclusive
 
@@ -42,11 +43,14 @@ def tokens_cut(model: Pipelines, texts: Sequence[str]) -> list[int]:
     return most
 
 
-def count_cut(model: Pipelines, texts: Iterable[str]) -> tuple[int, int]:
+def count_cut(model: Pipelines, texts: Iterable[str], progress: bool = False) -> tuple[int, int]:
     """How many of the texts are cut off, and how many there are; read a part at a time."""
-    cut, count, rest = 0, 0, iter(texts)
-    while part := list(islice(rest, CHUNK)):
-        cut, count = cut + sum(tokens > 0 for tokens in tokens_cut(model, part)), count + len(part)
+    cut, rest = 0, iter(texts)
+    with tqdm(desc="counting tokens", unit="prompt", leave=False, delay=5, disable=not progress) as bar:
+        count = 0
+        while part := list(islice(rest, CHUNK)):
+            cut, count = cut + sum(tokens > 0 for tokens in tokens_cut(model, part)), count + len(part)
+            bar.update(len(part))
     return cut, count
 
 

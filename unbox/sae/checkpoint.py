@@ -15,9 +15,9 @@ from activation_store.files import publish_folder, sweep, write_json
 from unbox.errors import UnboxError
 from unbox.run_folder import LOCK
 from unbox.sae.fit import LaneState, Progress, TrainingRun, TrainingState
-from unbox.sae.sae_folder import read_object
 from unbox.sae.safetensors_io import read_tensors, write_tensors
 from unbox.sae.train_step import state_shapes
+from unbox.text_files import read_json_object
 from unbox.validation import Amount, JSONObject, Several, checked, parsed, validated
 
 RUN, METRICS, STATE = "run.json", "metrics.jsonl", "state.json"
@@ -72,7 +72,7 @@ class LaneRecord:
 
 def _place(path: Path, run: TrainingRun) -> Progress:
     """How far the run of a checkpoint is; UnboxError for anything else."""
-    found = read_object(path, STATE_LIMIT)
+    found = read_json_object(path, STATE_LIMIT)
     rounds = checked(Amount, "rounds", found.get("rounds"), str(path))
     lanes = checked(JSONObject, "lanes", found.get("lanes"), str(path))
     if set(lanes) != set(run.lanes):
@@ -102,7 +102,7 @@ def recorded(out: Path) -> dict[str, Any]:
     """What `run.json` says; raises UnboxError where there is none or it is no run's."""
     if not (out / RUN).is_file():
         raise UnboxError(f"{out} holds no run of `unbox train`: there is no {RUN}; choose another folder")
-    value = read_object(out / RUN)
+    value = read_json_object(out / RUN)
     if not isinstance(value.get("plan"), dict):
         raise UnboxError(f"{out / RUN} is not a record of a run")
     return value

@@ -10,10 +10,11 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from activation_store import StoreError
-from activation_store.files import JSON_LIMIT, digest, publish_folder, read_json, write_json, write_text
+from activation_store.files import digest, publish_folder, write_json, write_text
 from unbox.errors import FieldError, UnboxError
 from unbox.json_types import JSON
 from unbox.sae.safetensors_io import Shape, checked_file, read_tensors, write_tensors
+from unbox.text_files import read_json_object
 from unbox.validation import JSONObject, Real, Text, Whole, checked, parsed, validated
 
 FORMAT, VERSION = "unbox-sae", 1
@@ -118,7 +119,7 @@ def read_folder(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, A
     tensors = {name: tensor.float() for name, tensor in read_tensors(folder / TENSORS, shapes).items()}
     meta = dict(config.meta)
     if (folder / FIGURES).is_file():
-        meta["figures"] = read_object(folder / FIGURES)
+        meta["figures"] = read_json_object(folder / FIGURES)
     _check_figures(meta.get("figures", {}), folder / FIGURES)
     facts = {key: getattr(config, key) for key in ("k", "block", "name", "update_std", "threshold")}
     return tensors, {**facts, "meta": meta}
@@ -148,7 +149,7 @@ def is_sae(folder: Path) -> bool:
 
 
 def _config(folder: Path) -> SAEConfig:
-    config = read_object(folder / CONFIG)
+    config = read_json_object(folder / CONFIG)
     if config.get("format") != FORMAT:
         raise UnboxError(
             f"{folder / CONFIG} is not of an SAE of ours; checkpoints of other packages come in by "
@@ -158,14 +159,3 @@ def _config(folder: Path) -> SAEConfig:
     if type(version) is int and version > VERSION:
         raise UnboxError(f"{folder} is of format {version}; this unbox reads up to {VERSION}: update it")
     return parsed(SAEConfig, config, str(folder / CONFIG))
-
-
-def read_object(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
-    """The JSON object in a file of at most `limit` bytes. Raises UnboxError for anything else."""
-    try:
-        value = read_json(path, limit)
-    except (StoreError, OSError) as error:
-        raise UnboxError(str(error)) from None
-    if not isinstance(value, dict):
-        raise UnboxError(f"{path} is not a JSON object")
-    return value

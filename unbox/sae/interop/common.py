@@ -6,8 +6,8 @@ from typing import Any, Protocol, TypeVar
 
 from unbox.errors import UnboxError
 from unbox.sae.model import SAE
-from unbox.sae.sae_folder import read_object
 from unbox.site import short_name
+from unbox.text_files import read_json_object
 from unbox.validation import parsed
 
 Config = TypeVar("Config")
@@ -27,7 +27,7 @@ class Format(Protocol):
 def peek(folder: Path, file: str) -> dict[str, Any]:
     """The JSON object in a file of a folder, or an empty one where there is none: for recognising layouts."""
     try:
-        return read_object(folder / file, CONFIG_LIMIT) if (folder / file).is_file() else {}
+        return read_json_object(folder / file, CONFIG_LIMIT) if (folder / file).is_file() else {}
     except UnboxError:
         return {}
 
@@ -37,7 +37,7 @@ def read_config(kind: type[Config], path: Path) -> Config:
 
     Raises UnboxError for no JSON object, missing fields, and values that are not read exactly.
     """
-    config = read_object(path, CONFIG_LIMIT)
+    config = read_json_object(path, CONFIG_LIMIT)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # it is a dataclass
     return parsed(kind, {name: config[name] for name in names if name in config}, str(path))
 
