@@ -29,7 +29,7 @@ from unbox.json_types import JSON
 from unbox.models import Model
 from unbox.models.png_record import save_png
 from unbox.models.prompt_length import counted, warn_of_cut
-from unbox.result_cache import ResultCache
+from unbox.result_cache import ResultCache, key_of
 from unbox.run_folder import run_folder
 from unbox.sae import SAE
 
@@ -56,8 +56,10 @@ def bench_riebench(
     with run_folder(out, "bench riebench") as folder:
         names = ResultNames.of(folder, model, saes)
         before = {**names.before, "settings": names.manifest.get("settings", chosen)} if names.before else {}
+        # Images are named by example and method alone, so they may not be those of another.
+        own: dict[str, JSON] = {f"example {e.id}": _example_key(e, settings) for e in examples}
         folder.claim(
-            {**names.identity, "settings": chosen},
+            {**names.identity, "settings": chosen, **own},
             {"examples": len(examples), "fingerprint": names.fingerprint},
             before,
         )
@@ -96,6 +98,10 @@ def _rows(
         named = {row["method"]: row for row in made}
         rows += [named[name] for name in ("", *every) if name in named]
     return rows
+
+
+def _example_key(example: EditExample, settings: RiebenchSettings) -> str:
+    return key_of([asdict(example), _mask_digests(example, settings)], 12)
 
 
 def _mask_digests(example: EditExample, settings: RiebenchSettings) -> list[str]:
