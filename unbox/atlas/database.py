@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from unbox.atlas.feature_records import Filter
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
+from unbox.validation import Index, Text, Whole, checked, unknown
 
 #: Kinds of labels, the one shown first where a feature has several.
 KINDS = ("human", "model", "words")
@@ -86,6 +88,8 @@ COLUMNS = {
     "terms": ("feature", "term", "z"),
 }
 
+#: Features that one search gives.
+SearchLimit = Annotated[Whole, Ge(1), Le(100_000)]
 #: A value of a cell.
 Cell = str | int | float | None
 #: id, number of the SAE, block, index, statistics, label, author, score.
@@ -118,6 +122,32 @@ def connect(path: Path, write: bool = False) -> Iterator[sqlite3.Connection]:
         raise OSError(number, os.strerror(number)) from error
     finally:
         connection.close()
+
+
+def damaged(path: Path, reason: object) -> UnboxError:
+    """The error for a database that cannot be read."""
+    return UnboxError(f"{path} cannot be read ({reason}): build it again with `unbox atlas`")
+
+
+def check_whole(path: Path) -> None:
+    """Raises UnboxError for a file that is no database, or shorter than it says: SQLite reads it until it
+    comes to what is missing."""
+    with open(path, "rb") as file:
+        header = file.read(100)
+    page, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
+    if not header.startswith(b"SQLite format 3\0"):
+        raise damaged(path, "it is no database")
+    if path.stat().st_size < pages * (65536 if page == 1 else page):
+        raise damaged(path, "it is cut off")
+
+
+def rows(path: Path, query: str, values: Sequence[Cell] = ()) -> list[tuple]:
+    """Answer of a query. Raises UnboxError where the database is damaged, truncated, or none."""
+    try:
+        with connect(path) as connection:
+            return connection.execute(query, values).fetchall()
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        raise damaged(path, error) from error
 
 
 def now() -> str:
@@ -172,8 +202,9 @@ def search(
 ) -> tuple[str, list[Cell]]:
     """The query of `query.Atlas.search`, and its values: features by words of labels and captions, or by
     their index."""
+    text = checked(Text, "text", text, "search")
     if order is not None and order not in ORDERS:
-        raise UnboxError(f"no order '{order}'; there are {', '.join(ORDERS)}")
+        raise FieldError("search", "order", order, unknown(str(order), [*ORDERS]))
     query, text = match(text), text.strip()
     conditions, source, ranking = _conditions(among, saes), "features", ORDERS[order or "density"]
     if text.isascii() and text.isdigit():
@@ -187,7 +218,7 @@ def search(
     where, values = _where(conditions)
     return (
         f"SELECT {_FACTS} FROM {source} {where} ORDER BY {ranking} LIMIT ? OFFSET ?",
-        [*values, max(0, min(int(limit), 1000)), max(0, int(offset))],
+        [*values, checked(SearchLimit, "limit", limit, "search"), checked(Index, "offset", offset, "search")],
     )
 
 

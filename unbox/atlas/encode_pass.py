@@ -1,6 +1,8 @@
 """The pass over a store: codes of a few images at a time, counted; saved now and then, resumed."""
 
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -224,7 +226,7 @@ def restore(path: Path, key: str) -> tuple[Tally, Examples] | None:
             if file["key"].tobytes().decode() != key:
                 return None
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UnboxError(f"{path} is damaged ({error}); remove it and build the atlas again") from error
 
     def of(kind: str) -> dict[str, np.ndarray]:

@@ -2,68 +2,87 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le, Len
+from pydantic import BeforeValidator
+
+from unbox.errors import FieldError
+from unbox.validation import Index, Real, Share, StepIndex, Text, Whole, validated
+
+#: Far over any SAE that fits in memory.
+Dimension = Annotated[Whole, Ge(1), Le(2**30)]
 
 
-@dataclass(frozen=True)
+#: Of two shares, the smaller first.
+Shares = Annotated[tuple[Share, Share], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+#: What a database of ours holds: captions may be of any length, and of any characters.
+Stored = Annotated[str, Len(0, 1 << 20)]
+
+
+@validated
 class Filter:
     """Which features a search is among; None: any."""
 
-    sae: str | None = None
+    sae: Text | None = None
     """Name of the SAE."""
-    block: str | None = None
-    density: tuple[float, float] | None = None
+    block: Text | None = None
+    density: Shares | None = None
     """Share of places where it is active, both ends included."""
-    step: int | None = None
+    step: StepIndex | None = None
     """Where it is most often active."""
     labelled: bool = False
     """Only those with a label."""
+
+    def __post_init__(self) -> None:
+        if self.density is not None and self.density[0] > self.density[1]:
+            raise FieldError("", "density", self.density, "should be the smaller share, then the larger")
 
 
 #: The filter that every feature passes.
 ALL = Filter()
 
 
-@dataclass(frozen=True)
+@validated
 class SAEInfo:
     """One SAE of an atlas."""
 
-    name: str
-    block: str
-    latents: int
-    k: int
-    width: int
-    update_std: float
-    key: str
+    name: Stored
+    block: Stored
+    latents: Dimension
+    k: Dimension
+    width: Dimension
+    update_std: Annotated[Real, Ge(0)]
+    key: Stored
     """Digest of weights, rows and plan."""
 
 
-@dataclass(frozen=True)
+@validated
 class Facts:
     """What is known of a feature in a line."""
 
-    id: int
+    id: Index
     """Its number over all SAEs of the atlas."""
-    name: str
+    name: Stored
     """`up.0.1/4977`: the SAE's name and the feature's index."""
-    block: str
-    index: int
-    density: float
+    block: Stored
+    index: Index
+    density: Real
     """Share of places (image, step, branch, position) where it is active."""
-    pictures: float
+    pictures: Real
     """Share of images where it is active anywhere."""
-    mean: float
+    mean: Real
     """Mean activation where active; `std` likewise."""
-    std: float
-    largest: float
-    first_step: int | None
+    std: Real
+    largest: Real
+    first_step: Index | None
     """The first and last of the store's steps where it is ever active, and the one where most often."""
-    last_step: int | None
-    peak_step: int | None
-    label: str
-    author: str
-    score: float | None
+    last_step: Index | None
+    peak_step: Index | None
+    label: Stored
+    author: Stored
+    score: Real | None
     """How well the label foretells firing on captions it was not made from."""
 
 

@@ -210,6 +210,17 @@ class Examples:
         )
 
 
+def pass_bytes(latents: int, grid: Grid, plan: AtlasPlan, images: int, k: int) -> int:
+    """Bytes that a pass over `images` for an SAE of `k` active latents takes at most: `Tally`, `Examples` and
+    a sorted copy of these, sampled places, decoys and relations."""
+    slots = plan.top + plan.random + plan.intervals * plan.per_interval
+    examples = 2 * (slots * (20 + grid.cells) + plan.caption_images * 20)
+    counts = 2 + plan.bins + 4 * grid.steps + grid.branches + grid.cells
+    others = plan.decoys * 8 + 3 * plan.related * 12 + min(plan.probes, images) * 2 + 20
+    places = min(64 * images, plan.places + images) * k * 8
+    return latents * (examples + counts * 8 + others) + places
+
+
 def _count_in(table: np.ndarray, row: np.ndarray, column: np.ndarray) -> None:
     """Add one to a table's cell for each (row, column)."""
     table += np.bincount(row * table.shape[1] + column, minlength=table.size).reshape(table.shape)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from activation_store import digest
-from activation_store.files import canonical, parse_json
+from activation_store.files import canonical
 from unbox.atlas import atlas_files, database
 from unbox.atlas.encode_pass import former_pass_key
 from unbox.errors import UnboxError
 from unbox.sae.model import SAE
+from unbox.text_files import parse_json_text
 
 
 class GivenLabel(NamedTuple):
@@ -87,7 +88,9 @@ def _resolved(identity: str, saes: Mapping[str, SAE], identities: Mapping[str, s
     """The identity of the SAE that a version before named by its key, if it is one of these."""
     if not identity.startswith("{"):
         return identity
-    facts = parse_json(identity, "a label's SAE")
+    facts = parse_json_text(identity, "a label's SAE")
+    if not isinstance(facts, dict) or not facts.keys() >= {"rows", "plan", "block", "key"}:
+        return identity
     for name, sae in saes.items():
         key = former_pass_key(sae, facts["rows"], facts["plan"])
         if (sae.block, key) == (facts["block"], facts["key"]):

@@ -11,8 +11,9 @@ from pathlib import Path
 from activation_store import publish_file
 from unbox.atlas import database
 from unbox.atlas.query import Atlas
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.json_types import JSON
+from unbox.validation import Share, Text, checked, unknown
 
 #: Longest label and author, in characters.
 LONGEST = 200
@@ -37,9 +38,14 @@ def set_label(
     long or has control characters, and where the atlas cannot be written to.
     """
     number = atlas.feature(feature).id
-    text, author = " ".join(text.split()), " ".join(author.split()) or "someone"
+    text, author = (
+        " ".join(checked(Text, name, value, "label").split())
+        for name, value in (("text", text), ("author", author))
+    )
+    author = author or "someone"
     if kind not in database.KINDS:
-        raise UnboxError(f"no kind of label '{kind}'; there are {', '.join(database.KINDS)}")
+        raise FieldError("label", "kind", kind, unknown(str(kind), database.KINDS))
+    score = None if score is None else checked(Share, "score", score, "label")
     if max(len(text), len(author)) > LONGEST:
         raise UnboxError(f"a label has at most {LONGEST} characters; this one has {len(text)}")
     if not _JOINERS.sub("", text + author).isprintable():
@@ -53,7 +59,7 @@ def set_label(
             else:
                 connection.execute(database.REMOVE_LABELS, [number, kind, author])
             database.choose_labels(connection, number)
-    except (sqlite3.OperationalError, OSError) as error:
+    except (sqlite3.DatabaseError, OSError) as error:
         raise UnboxError(f"the label cannot be kept in {atlas.database_path}: {error}; copy the atlas to a "
                          "folder that you can write to and open it there") from error  # fmt: skip
 

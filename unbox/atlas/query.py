@@ -9,10 +9,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import h5py
 import numpy as np
 
 from unbox.atlas import atlas_files, database, text_embeddings
+from unbox.atlas.feature_arrays import Axes, FeatureArrays
 from unbox.atlas.feature_records import (
     ALL,
     Example,
@@ -25,15 +25,17 @@ from unbox.atlas.feature_records import (
     Related,
     SAEInfo,
 )
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
+from unbox.validation import Index, Text, Whole, behind, checked
 
 if TYPE_CHECKING:
     from unbox.models.model import Model
 
 #: Kinds of examples; `interval` wants its number too.
 EXAMPLES = ("top", "random", "interval", "decoys")
-#: Kinds of relations.
+#: Kinds of relations, and the arrays of each.
 RELATED = ("neighbours", "coactive", "elsewhere")
+RELATION_PARTS = ("other", "score", "share")
 
 
 class Atlas:
@@ -46,6 +48,7 @@ class Atlas:
         self.saes = tuple(SAEInfo(**sae) for sae in index["saes"])
         self._names = [sae.name for sae in self.saes]
         self._starts = [0, *accumulate(sae.latents for sae in self.saes)]
+        database.check_whole(self.database_path)
 
     @classmethod
     def open(cls, path: str | os.PathLike, label_copy: Path | None = None) -> Self:
@@ -107,6 +110,8 @@ class Atlas:
         """Facts of several features, in their order."""
         rows = self._rows(database.FEATURES, [json.dumps([int(i) for i in ids])])
         found = {row[0]: self._facts(row) for row in rows}
+        if gone := [int(i) for i in ids if int(i) not in found]:
+            raise database.damaged(self.database_path, f"it lacks feature {gone[0]}")
         return [found[int(i)] for i in ids]
 
     def search(
@@ -134,6 +139,8 @@ class Atlas:
         that pass a filter."""
         if self._meanings is None:
             raise UnboxError("this atlas has no caption embeddings; `unbox atlas --model MODEL` makes them")
+        text = checked(Text, "text", text, "search")
+        limit = checked(database.SearchLimit, "limit", limit, "search")
         vectors, mean = self._meanings
         query = text_embeddings.embed(model, [text])[0]
         if len(query) != len(mean):
@@ -147,7 +154,7 @@ class Atlas:
             inside = np.zeros(len(scores), bool)
             inside[[number for (number,) in self._rows(*database.passing(among, self._names))]] = True
             scores = np.where(inside, scores, -1)
-        best = [int(i) for i in np.argsort(-scores, kind="stable")[: max(0, limit)] if scores[i] > 0]
+        best = [int(i) for i in np.argsort(-scores, kind="stable")[:limit] if scores[i] > 0]
         return [Related(f, float(scores[f.id]), 0.0) for f in self.features(best)]
 
     def examples(self, feature: str | int, kind: str = "top", interval: int | None = None) -> list[Example]:
@@ -156,15 +163,18 @@ class Atlas:
             raise UnboxError(f"examples are one of {', '.join(EXAMPLES)}; 'interval' wants its number")
         file, row = self._row(feature)
         name, part = ("intervals", self._interval(interval)) if interval is not None else (kind, slice(None))
-        images = file[f"{name}/image"][row][part]
-        height, width = (int(side) for side in file.attrs["map_shape"])
-        peaks, heats = np.zeros(len(images), np.float32), np.zeros((len(images), height, width), np.float32)
+        images = file.read(f"{name}/image", row)[part]
+        height, width = file.pair("map_shape")
+        peaks: np.ndarray = np.zeros(len(images), np.float32)
+        heats: np.ndarray = np.zeros((len(images), height, width), np.float32)
         if kind != "decoys":
-            peaks = file[f"{name}/peak"][row][part]
-            levels = file[f"{name}/maps"][row][part].reshape(-1, height, width).astype(np.float32)
+            peaks = file.read(f"{name}/peak", row)[part]
+            levels = file.read(f"{name}/maps", row)[part].reshape(-1, height, width).astype(np.float32)
             heats = levels / 255 * peaks[:, None, None]
         rows = self._rows(database.CAPTIONS, [json.dumps(images.tolist())])
         captions = {number: (prompt, seed) for number, prompt, seed in rows}
+        if gone := [image for image in images.tolist() if image >= 0 and image not in captions]:
+            raise database.damaged(self.database_path, f"it lacks image {gone[0]}")
         return [
             Example(image, *captions[image], float(peak), heat, self.thumbnail(image))
             for image, peak, heat in zip(images.tolist(), peaks, heats, strict=True)
@@ -174,31 +184,33 @@ class Atlas:
     def cover(self, feature: str | int) -> Path | None:
         """Thumbnail of the image in which the feature is most active."""
         file, row = self._row(feature)
-        image = int(file["top/image"][row, 0])
+        image = int(file.read("top/image", row)[0])
         return None if image < 0 else self.thumbnail(image)
 
     def histogram(self, feature: str | int) -> Histogram:
         """How strong the feature is where it is active."""
         file, row = self._row(feature)
-        counts = file["histogram"][row]
-        return Histogram(np.linspace(0, float(file["scale"][row]), len(counts) + 1), counts)
+        counts = file.read("histogram", row)
+        return Histogram(np.linspace(0, float(file.read("scale", row)), len(counts) + 1), counts)
 
     def life(self, feature: str | int) -> Life:
         """The feature over the steps of a run."""
         file, row = self._row(feature)
-        places, both = file["by_step"][row], file["both"][row] if len(self.steps) > 1 else np.zeros(0)
+        places = file.read("by_step", row)
+        both = file.read("both", row) if len(self.steps) > 1 else np.zeros(0)
         either = places[:-1] + places[1:] - both
-        return Life(self.steps, places, file["first"][row], file["last"][row], both / np.maximum(either, 1))
+        first, last = file.read("first", row), file.read("last", row)
+        return Life(self.steps, places, first, last, both / np.maximum(either, 1))
 
     def by_branch(self, feature: str | int) -> dict[str, int]:
         """Places where the feature is active, by branch."""
         file, row = self._row(feature)
-        return dict(zip(self.branches, map(int, file["by_branch"][row]), strict=True))
+        return dict(zip(self.branches, map(int, file.read("by_branch", row)), strict=True))
 
     def by_position(self, feature: str | int) -> np.ndarray:
         """(y, x) share of the feature's places that lie in each cell of the image."""
         file, row = self._row(feature)
-        counts = file["by_cell"][row].reshape(file.attrs["map_shape"])
+        counts = file.read("by_cell", row).reshape(file.pair("map_shape"))
         return counts / max(counts.sum(), 1)
 
     def related(self, feature: str | int, kind: str) -> list[Related]:
@@ -208,11 +220,11 @@ class Atlas:
             raise UnboxError(f"relations are one of {', '.join(RELATED)}")
         number = self._number(feature)
         if kind == "elsewhere":
-            group, row, start = self._file(self.folder / atlas_files.RELATIONS), number, 0
+            file, row, start, prefix = self._relations, number, 0, ""
         else:
             file, row = self._row(number)
-            group, start = file[kind], number - row
-        index, score, share = (group[part][row] for part in ("other", "score", "share"))
+            start, prefix = number - row, f"{kind}/"
+        index, score, share = (file.read(prefix + part, row) for part in ("other", "score", "share"))
         present = index >= 0
         facts = self.features([int(i) + start for i in index[present]])
         scores, shares = score[present].tolist(), share[present].tolist()
@@ -260,19 +272,23 @@ class Atlas:
         return copy if copy is not None and copy.is_file() else self.folder / atlas_files.DATABASE
 
     def _rows(self, query: str, values: Sequence[database.Cell] = ()) -> list[tuple]:
-        with database.connect(self.database_path) as connection:
-            return connection.execute(query, values).fetchall()
+        return database.rows(self.database_path, query, values)
 
     def _facts(self, row: database.FactsRow) -> Facts:
         number, sae, block, index, *rest = row
-        return Facts(number, f"{self.saes[sae].name}/{index}", block, index, *rest)
+        with behind(str(self.database_path)):
+            place = checked(Index, "sae", sae)
+            if place >= len(self.saes):
+                raise FieldError("", "sae", sae, f"should be one of {len(self.saes)} SAEs")
+            return Facts(number, f"{self.saes[place].name}/{index}", block, index, *rest)
 
     def _number(self, feature: str | int) -> int:
         if isinstance(feature, str):
             return self.id(feature)
-        if not 0 <= feature < len(self):
-            raise UnboxError(f"there is no feature {feature}; the atlas has {len(self):,}")
-        return int(feature)
+        number = checked(Whole, "feature", feature, "the atlas")
+        if not 0 <= number < len(self):
+            raise UnboxError(f"there is no feature {number}; the atlas has {len(self):,}")
+        return number
 
     def _check(self, among: Filter) -> None:
         """Refuse a filter by a block or an SAE that is not there."""
@@ -282,22 +298,42 @@ class Atlas:
             raise UnboxError(f"the atlas has no SAE '{among.sae}'; it has {', '.join(self._names)}")
 
     def _interval(self, interval: int) -> slice:
+        interval = checked(Whole, "interval", interval, "examples")
         if not 0 <= interval < self.intervals:
             raise UnboxError(f"there is no interval {interval}; there are {self.intervals}, from 0")
         size = int(self.index["plan"]["per_interval"])
         return slice(interval * size, (interval + 1) * size)
 
-    def _row(self, feature: str | int) -> tuple[h5py.File, int]:
+    def _row(self, feature: str | int) -> tuple[FeatureArrays, int]:
         """The file of the feature's SAE, and its row."""
         number = self._number(feature)
         sae = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return self._file(atlas_files.sae_file(self.folder, sae)), number - self._starts[sae]
+        return self._arrays(sae), number - self._starts[sae]
 
     @cache  # noqa: B019 - an atlas and its open files live together
-    def _file(self, path: Path) -> h5py.File:
-        return h5py.File(path, "r", locking=False)
+    def _arrays(self, sae: int) -> FeatureArrays:
+        """The file of an SAE, checked."""
+        path, steps, plan = atlas_files.sae_file(self.folder, sae), len(self.steps), self.index["plan"]
+        height, width = FeatureArrays(path, None, {}).pair("map_shape")
+        cells, spread = height * width, int(plan["intervals"]) * int(plan["per_interval"])
+        axes: dict[str, Axes] = {"scale": (), "histogram": (None,), "by_branch": (len(self.branches),)}
+        axes |= dict.fromkeys(("by_step", "first", "last"), (steps,))
+        axes |= {"both": (steps - 1,), "by_cell": (cells,), "decoys/image": (None,)}
+        for kind, count in (("top", plan["top"]), ("random", plan["random"]), ("intervals", spread)):
+            axes |= {f"{kind}/image": (count,), f"{kind}/peak": (count,), f"{kind}/maps": (count, cells)}
+        axes |= {f"{kind}/{part}": (None,) for kind in RELATED[:2] for part in RELATION_PARTS}
+        return FeatureArrays(path, self.saes[sae].latents, axes)
+
+    @cached_property
+    def _relations(self) -> FeatureArrays:
+        axes: dict[str, Axes] = dict.fromkeys(RELATION_PARTS, (None,))
+        return FeatureArrays(self.folder / atlas_files.RELATIONS, len(self), axes)
 
     @cached_property
     def _meanings(self) -> tuple[np.ndarray, np.ndarray] | None:
         path = self.folder / atlas_files.MEANING
-        return (self._file(path)["features"][()], self._file(path)["mean"][0]) if path.is_file() else None
+        if not path.is_file():
+            return None
+        features = FeatureArrays(path, len(self), {"features": (None,)}).read("features", slice(None))
+        mean = FeatureArrays(path, 1, {"mean": (features.shape[1],)}).read("mean", 0)
+        return features, mean

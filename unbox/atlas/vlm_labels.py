@@ -2,18 +2,25 @@
 
 import base64
 import json
-import urllib.error
+import re
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Len
+from pydantic import BeforeValidator, StringConstraints
 
 from unbox.atlas.feature_records import Example
 from unbox.atlas.labels import set_label
 from unbox.atlas.query import Atlas
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
+from unbox.text_files import parse_json_text
+from unbox.validation import Seed, Text, checked, validated
 
 #: Longest answer that is read, in bytes, and seconds to wait for it.
 ANSWER, PATIENCE = 1 << 20, 120.0
@@ -28,14 +35,28 @@ DETECT = (
 )
 
 
-@dataclass(frozen=True)
+def _address(value: object) -> object:
+    """The address of an endpoint, whole enough to be asked."""
+    rule = "should be the address of an endpoint, like http://localhost:8000/v1"
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[!-~]+", value):
+        raise ValueError(rule)
+    try:
+        parts = urllib.parse.urlsplit(value)
+        if not parts.hostname or parts.port == 0:
+            raise ValueError(rule)
+    except ValueError:  # a port over 65535, brackets that do not close
+        raise ValueError(rule) from None
+    return value
+
+
+@validated
 class Endpoint:
     """Where and what to ask."""
 
-    url: str
+    url: Annotated[str, BeforeValidator(_address)]
     """Base of the API, e.g. http://localhost:8000/v1."""
-    model: str
-    key: str = ""
+    model: Annotated[Text, Len(1, 200)]
+    key: Annotated[str, StringConstraints(pattern=r"^[!-~]*$")] = ""
 
     def ask(self, text: str, images: Sequence[bytes]) -> str:
         """The model's answer about some WebP images. Raises UnboxError where there is none."""
@@ -45,14 +66,13 @@ class Endpoint:
         body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": parts}]}
         key = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         headers = {"Content-Type": "application/json", **key}
-        if not self.url.startswith(("http://", "https://")):
-            raise UnboxError(f"'{self.url}' is not the address of an endpoint, like http://localhost:8000/v1")
         address = f"{self.url.rstrip('/')}/chat/completions"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                content = json.loads(answer.read(ANSWER))["choices"][0]["message"]["content"]
-        except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                found = parse_json_text(answer.read(ANSWER).decode(), "its answer")
+                content = found["choices"][0]["message"]["content"]  # type: ignore[index,call-overload]
+        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
             raise UnboxError(f"{self.url} gave no answer that can be read: {error}") from error
         if not isinstance(content, str) or not content.strip():
             raise UnboxError(f"{self.url} gave an empty answer")
@@ -80,6 +100,7 @@ def label_feature(atlas: Atlas, feature: str | int, endpoint: Endpoint, seed: in
 
 def find_label(atlas: Atlas, feature: str | int, endpoint: Endpoint, seed: int = 0) -> Verdict:
     """`label_feature` without keeping it."""
+    seed = checked(Seed, "seed", seed, "label")
     top = _pictured(atlas.examples(feature, "top"))[:9]
     if not top:
         raise UnboxError(f"{atlas.feature(feature).name} has no images to show")
@@ -107,7 +128,8 @@ def detect(
     order = np.random.default_rng(seed).permutation(len(images))
     truth = order < len(firing)
     answer = endpoint.ask(DETECT.format(label=label), [_read(images[i]) for i in order])
-    numbers = {int(word) for word in answer.replace(",", " ").split() if word.isascii() and word.isdigit()}
+    words = answer.replace(",", " ").split()
+    numbers = {int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 9}
     chosen = np.array([place in numbers for place in range(1, len(order) + 1)])
     return float((chosen[truth].mean() + (~chosen[~truth]).mean()) / 2), len(images)
 
