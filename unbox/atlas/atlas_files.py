@@ -11,7 +11,7 @@ out/data-<digest>/thumbnails/     the images that any feature shows
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,8 @@ class AtlasIndex:
     plan: JSONObject
     encoders: Stored | None
     saes: Several[JSONObject]
-    identities: JSONObject | None = None
+    identities: JSONObject = field(default_factory=dict)
+    """Of the SAEs by name; none in an atlas of a version before."""
 
     def __post_init__(self) -> None:
         parsed(AtlasStore, self.store, "store")
@@ -102,8 +103,7 @@ class AtlasIndex:
         if not self.saes:
             raise FieldError("", "saes", (), "should hold at least one")
         names = [sae["name"] for sae in self.saes]
-        wanted = {} if self.identities is None else self.identities
-        if self.identities is not None and not all(isinstance(wanted.get(name), str) for name in names):
+        if self.identities and not all(isinstance(self.identities.get(name), str) for name in names):
             raise FieldError("", "identities", self.identities, f"should be those of {', '.join(names)}")
 
 
