@@ -59,7 +59,8 @@ def bench_shapes(
         meaning = _meaning(bench, ResultCache(out / "kept", {**shared, "settings": probed}))
         found = _measured(bench, meaning)
         write_json(out / "results.json", found)  # type: ignore[arg-type]  # a TypedDict is JSON too
-        write_bench(found, {**shared, "settings": chosen}, out)
+        about: dict[str, JSON] = {**shared, "model": names.fingerprint, "settings": chosen}
+        write_bench(found, about, out)
     return found
 
 
