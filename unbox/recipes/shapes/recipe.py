@@ -62,9 +62,11 @@ class ShapesRecipe:
         plans = {name: replace(self.plans[name], minutes=limit) for name, limit in given.items()}
         return replace(self, plans=self.plans | plans)
 
-    def _pictures(self, stage: str, seed: int) -> Pictures:
-        """The stage's training set; none where it has finished and will only be loaded."""
-        return make_pictures(0 if finished(stage, self.folder) else getattr(self.sizes, stage), seed)
+    def _pictures(self, stage: str, seed: int, measured: str = "") -> Pictures:
+        """The stage's training set; none where it has finished (and `measured`, a file of what is measured on
+        the set after training, is there) and will only be loaded."""
+        loaded = finished(stage, self.folder) and (self.folder / measured).exists()
+        return make_pictures(0 if loaded else getattr(self.sizes, stage), seed)
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
@@ -78,7 +80,8 @@ class ShapesRecipe:
 
     @cached_property
     def vae(self) -> AutoencoderKL:
-        return train_vae.train_vae(self._pictures("vae", seed=1), self.folder, self.plans["vae"])
+        data = self._pictures("vae", seed=1, measured=train_vae.MEASURED)
+        return train_vae.train_vae(data, self.folder, self.plans["vae"])
 
     @cached_property
     def text(self) -> train_text_encoders.TextPair:

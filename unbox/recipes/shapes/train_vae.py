@@ -11,6 +11,8 @@ from activation_store.files import read_json, write_json
 from unbox.recipes.shapes.training_pictures import Pictures
 from unbox.recipes.training_loop import StagePlan, train
 
+#: The latents' mean and deviation, measured on the training set after training.
+MEASURED = "latents.json"
 PLAN = StagePlan(steps=1500, rate=3e-3, warmup=50, ema=0.99, decay_from=0.3)
 
 
@@ -50,7 +52,7 @@ def train_vae(data: Pictures, folder: Path, plan: StagePlan = PLAN, batch: int =
 
     train("vae", vae, loss, plan, folder)
     vae.eval().requires_grad_(False)
-    measured = folder / "latents.json"
+    measured = folder / MEASURED
     if not measured.exists():
         latents = encode(vae, data, np.arange(min(len(data), 2048)))
         mean, std = (x.tolist() for x in (latents.mean((0, 2, 3)), latents.std((0, 2, 3))))
