@@ -276,7 +276,7 @@ def behind(door: str) -> Iterator[None]:
     except FieldError as error:
         raise error.at(door) from None
     except UnboxError as error:
-        raise UnboxError(f"{door}: {error}") from error
+        raise UnboxError(f"{door}: {error}" if door else str(error)) from error
 
 
 @contextmanager
