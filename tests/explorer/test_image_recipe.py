@@ -170,5 +170,5 @@ def test_masks_of_any_resolution_are_kept():
 def test_a_page_sends_and_shows_every_digit_of_a_seed(seed):
     assert limits.typed_seed(seed_box(seed).value) == seed
     for wrong in (f"{seed}.0", f"-{seed + 1}", "1e3", "", "٣", str(2**64), "9" * 10**5, 7.5, None):
-        with pytest.raises(UnboxError, match="seed is a whole number"):
+        with pytest.raises(UnboxError, match="seed = "):
             limits.typed_seed(wrong)

@@ -46,7 +46,7 @@ def test_whole_numbers_are_seeds(value):
 )
 def test_what_is_no_whole_number_of_64_bits_is_refused(value):
     for seeded in (seed_of, generator, lambda seed: image_seed(seed, 0)):
-        with pytest.raises(UnboxError, match=r"^seed is a whole number from 0 to 2\^64 - 1"):
+        with pytest.raises(UnboxError, match=r"^seed = .*should be"):
             seeded(value)
 
 

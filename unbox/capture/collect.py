@@ -25,6 +25,7 @@ from unbox.models.model import Model
 from unbox.models.prompt_length import count_cut, counted, describe_cut, tokens_cut
 from unbox.models.seeds import image_seed
 from unbox.prompt import Prompt
+from unbox.ranks import ranks
 from unbox.validation import behind
 
 
@@ -52,8 +53,7 @@ def collect(
     cannot be kept; every finished shard is safe then.
     """
     chosen = CollectSettings(**renamed(settings, FORMER, warn=True))
-    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-    world = int(os.environ.get("WORLD_SIZE", 1)) if world is None else world
+    rank, world = ranks().rank if rank is None else rank, ranks().world if world is None else world
     provenance, versions = run_facts(model, chosen)
     if not chosen.shard_samples and (Path(path) / "store.json").exists():
         chosen = replace(chosen, shard_samples=read_schema(Path(path)).shard_samples)
@@ -128,7 +128,7 @@ def _bar(total: int | None, size: int, rank: int, world: int, progress: bool) ->
     """A bar over this rank's images; of `torchrun`'s processes on a machine only the first shows it."""
     images = None if total is None else images_of_rank(total, size, rank, world)
     title = "collecting" if world == 1 else f"collecting, rank {rank} of {world}"
-    silent = not progress or int(os.environ.get("LOCAL_RANK", 0)) > 0
+    silent = not progress or ranks().local > 0
     return tqdm(total=images, disable=silent, desc=title, unit="image")
 
 

@@ -32,7 +32,7 @@ SENTENCES = {
 def after_stop(command: str, writes: bool, typed: Sequence[str]) -> str:
     """The sentence for a stopped command; `writes`: False where its options have it keep nothing."""
     line = shlex.join(["unbox", *typed])
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "") not in ("", "0", "1"):
         line = f"the line that started all {os.environ['WORLD_SIZE']} processes"
     if writes and (sentence := SENTENCES.get(command)):
         return f"{sentence[0].upper()}{sentence[1:]}; to go on: {line}"

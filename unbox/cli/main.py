@@ -133,7 +133,7 @@ def answer(typed: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         notes = getattr(stop, "__notes__", [after_stop("", False, typed)])  # none: not begun yet
         with suppress(OSError):  # the terminal may be gone
-            if int(os.environ.get("RANK", "0")) == 0:
+            if os.environ.get("RANK", "0") in ("", "0"):
                 print(f"\nStopped. {notes[0]}", file=sys.stderr, flush=True)
         return stop.code if isinstance(stop, Stopped) else INTERRUPTED
     except ModuleNotFoundError as error:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from unbox.errors import UnboxError
 from unbox.models.checks import check_part, check_weights
+from unbox.models.devices import find_device
 from unbox.models.hub import base_folder, part_file, quiet, ready_line
 from unbox.models.model import Model
 from unbox.models.schedulers import NativeEulerScheduler, scheduler_class
@@ -57,7 +58,7 @@ def load(
         raise UnboxError(
             f"config (--config) is for a single-file checkpoint; {source} is a folder with its own"
         )
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = find_device(device)
     with quiet():
         with _whole(place):
             weights_type = _dtype(dtype, place, target)

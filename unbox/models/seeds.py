@@ -1,15 +1,11 @@
 """Every image has its own seed and its own generator, so batch size and sharding change nothing."""
 
 import hashlib
-import operator
 
 import numpy as np
 import torch
 
-from unbox.errors import UnboxError
-
-#: Seeds are the whole numbers from 0 up to this one.
-LARGEST_SEED = 2**64 - 1
+from unbox.validation import Seed, checked
 
 #: Bytes of the state of torch's CPU generator before the words of MT19937: the seed, how many words are left
 #: with whether it was seeded, the next word.
@@ -17,16 +13,8 @@ _HEADER = 24
 
 
 def seed_of(value: int | np.integer, name: str = "seed") -> int:
-    """A seed from anything that is a whole number of 0 to 2^64 - 1, NumPy's too. UnboxError for all else."""
-    try:
-        seed = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        seed = None
-    if seed is None or not 0 <= seed <= LARGEST_SEED:
-        given = repr(value)
-        shown = given if len(given) <= 40 else f"{given[:40]}..."
-        raise UnboxError(f"{name} is a whole number from 0 to 2^64 - 1 ({LARGEST_SEED}), not {shown}")
-    return seed
+    """A seed: a whole number of 0 to 2^64 - 1, NumPy's too. UnboxError for all else."""
+    return checked(Seed, name, value)
 
 
 def image_seed(run_seed: int, index: int | str) -> int:

@@ -1,13 +1,15 @@
 """Processes that train together. Alone is usual; under `torchrun` each takes its share of a batch."""
 
 import atexit
-import os
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from unbox.models.devices import find_device
+from unbox.ranks import check_meeting_place, ranks
 
 T = TypeVar("T")
 
@@ -101,19 +103,16 @@ class TorchProcessGroup(ProcessGroup):
 
 def group(device: torch.device | str = "cpu") -> ProcessGroup:
     """The processes that `torchrun` started with this one (joined on first use), or this one alone."""
-    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if not dist.is_initialized() and ranks().world > 1:
+        check_meeting_place()
         dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)  # else gloo's threads may outlive what they use
     return TorchProcessGroup() if dist.is_initialized() and dist.get_world_size() > 1 else ProcessGroup()
 
 
 def local_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; None: this process's GPU if there is one, else the CPU."""
-    if device is not None:
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    """The device asked for; None: this process's GPU if there is one, else the CPU. UnboxError for others."""
+    return find_device(device, ranks().local)
 
 
 def team(share: str, device: torch.device | str = "cpu") -> Team:
