@@ -17,7 +17,7 @@ ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007
 @pytest.mark.parametrize("text", [FAMILY, PERSIAN, ENGLAND, "a\u200fb\u00ad", "Käse", "e\u0301", "\ue000"])
 def test_joiners_and_marks_are_text_behind_every_door(tmp_path, text):
     (tmp_path / "p.txt").write_text(text, encoding="utf-8")
-    assert checked(Text, "it", text) == limits.text("it", text) == text
+    assert checked(Text, "it", text) == checked(limits.Prompt, "it", text) == text
     assert [p.text for p in read_prompts(str(tmp_path / "p.txt"))] == [text]
     assert [each.prompt for each in image_calls(Prompt(text), Call())] == [text]
 
@@ -30,7 +30,7 @@ def test_control_characters_are_refused_behind_every_door(tmp_path, text):
     for door in (
         lambda: checked(Text, "it", text),
         lambda: Prompt(text),
-        lambda: limits.text("it", text),
+        lambda: checked(limits.Prompt, "it", text),
         lambda: image_calls(text, Call()),
         lambda: image_calls("a", Call(negative_prompt=text)),
         lambda: list(read_prompts(str(tmp_path / "p.txt"))),

@@ -22,12 +22,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform, overload
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, overload
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
@@ -265,7 +265,8 @@ def checked(rule: type[Value], name: str, value: object, door: str = "") -> Valu
 @cache
 def _adapter(rule: type[Value]) -> TypeAdapter[Value]:
     """What checks values by a rule; to make one takes longer than to use it."""
-    return TypeAdapter(rule, config=CONFIG)
+    of = get_args(rule)[0] if get_origin(rule) is Annotated else rule
+    return TypeAdapter(rule, config=None if is_dataclass(of) else CONFIG)  # a class has a configuration
 
 
 @contextmanager
@@ -315,6 +316,8 @@ def _place(loc: Sequence[int | str]) -> str:
             text += f"[{part}]"
         elif part.isidentifier() and part not in _TYPES:
             text += f".{part}" if text else part
+        elif text and re.fullmatch(r"\w+(\.\w+)+", part):  # a key of a mapping, `mid.0` say
+            text += f"[{part!r}]"
     return text
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from unbox.edits import neurons, principal, random_directions
+from unbox.errors import UnboxError
 
 ROWS = np.random.default_rng(0).standard_normal((500, 8)).astype(np.float32) * np.arange(1, 9) + 2
 MAKERS = {
@@ -43,3 +44,26 @@ def test_random_directions_follow_their_seed():
     first, again = (random_directions("mid.0", ROWS, 4, seed=s).W_dec for s in (3, 3))
     assert torch.equal(first, again)
     assert not torch.equal(first, random_directions("mid.0", ROWS, 4, seed=4).W_dec)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: neurons("attic", np.ones((3, 4))),
+            "neurons: block = 'attic': should be the name of a block",
+        ),
+        (lambda: neurons("mid.0", np.ones(4)), "neurons: rows = .*: should be finite updates"),
+        (lambda: principal("mid.0", np.full((3, 4), np.nan)), "pca: rows = .*: should be finite updates"),
+        (lambda: principal("mid.0", np.ones((3, 4)), 0), "principal: count = 0: should be at least 1"),
+        (lambda: random_directions("mid.0", np.ones((3, 4)), 1.5), "random: count = 1.5: should be a whole"),
+        (
+            lambda: random_directions("mid.0", np.ones((3, 4)), 2, -1),
+            "random: seed = -1: should be at least 0",
+        ),
+        (lambda: random_directions("mid.0", np.ones((3, 4)), 10**11), "100,000,000,000 random .* would take"),
+    ],
+)
+def test_arguments_are_checked_by_rule(make, message):
+    with pytest.raises(UnboxError, match=f"^{message}"):
+        make()

@@ -171,3 +171,9 @@ def test_boxes_of_other_places_do_not_overlap():
 
 def test_no_edit_is_its_own_control():
     assert random_control(Edits()) == Edits()
+
+
+@pytest.mark.parametrize("draw", [-1, 0.5, None, "x", (), [1, None], 2**64])
+def test_a_draw_is_a_number_or_several(draw):
+    with pytest.raises(UnboxError, match=r"^random_control: draw"):
+        random_control(Edits(), draw)

@@ -47,8 +47,35 @@ def test_limits_come_from_the_recorded_norms():
     assert norm_limits(Rows()) == (0.0, 99.0)
     assert norm_limits(Rows(), (0.25, 0.75)) == (24.75, 74.25)
 
+    for wrong in (
+        {"quantiles": (0.5, 1.5)},
+        {"quantiles": (1, 0)},
+        {"quantiles": 0.5},
+        {"count": 0},
+        {"seed": -1},
+    ):
+        with pytest.raises(UnboxError, match=f"norm_limits: {next(iter(wrong))}"):
+            norm_limits(Rows(), **wrong)
 
-@pytest.mark.parametrize(("limits", "mode"), [({"mid.0": (2, 1)}, "clip"), ({"mid.0": (0, 1)}, "hard")])
-def test_what_is_no_guard_is_refused(limits, mode):
-    with pytest.raises(UnboxError):
+
+def test_no_limit_is_infinite():
+    guard = Guard({"mid.0": (0, np.inf)})
+    assert torch.equal(guard.delta("mid.0", UPDATE, DELTA), DELTA)
+
+
+@pytest.mark.parametrize(
+    ("limits", "mode", "message"),
+    [
+        ({"mid.0": (2, 1)}, "clip", r"limits\['mid.0'\] = \(2.*, 1.*\): should be \(lowest, highest\)"),
+        ({"mid.0": (-1, 1)}, "clip", r"limits\['mid.0'\]\[0\] = -1: should be at least 0"),
+        ({"mid.0": (0, np.nan)}, "clip", r"limits\['mid.0'\]\[1\] = nan: should be a finite number"),
+        ({"mid.0": (0, 1, 2)}, "clip", r"limits\['mid.0'\] = \(0, 1, 2\): should be two values"),
+        ({"mid.0": None}, "clip", r"limits\['mid.0'\] = None: should be two values"),
+        ({"attic": (0, 1)}, "clip", "limits.* = 'attic': should be the name of a block"),
+        ([1], "clip", r"limits = \[1\]: should be"),
+        ({"mid.0": (0, 1)}, "hard", "mode = 'hard': should be one of 'clip' or 'rescale'"),
+    ],
+)
+def test_what_is_no_guard_is_refused(limits, mode, message):
+    with pytest.raises(UnboxError, match=f"^Guard: {message}"):
         Guard(limits, mode)

@@ -66,10 +66,24 @@ def test_bundled_weights_hold_a_picture_of_their_world():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"start": 2}, "0 to 1"), ({"image": NOISE.resize((63, 64))}, "multiples of 8")]
+    ("change", "message"),
+    [
+        ({"start": 2}, "start = 2: should be a step: 0 to 1"),
+        ({"start": -1}, "start = -1: should be at least 0"),
+        ({"steps": 0}, "steps = 0: should be at least 1"),
+        ({"steps": 10**9}, "steps = 1000000000: should be at most 1,000"),
+        ({"guidance": float("nan")}, "guidance = nan: should be a finite number"),
+        ({"seed": 2**64}, "seed = 18446744073709551616: should be less than"),
+        ({"prompt": None}, "prompt = None: should be a text"),
+        ({"image": "x.png"}, "image = 'x.png': should be a picture"),
+        (
+            {"image": NOISE.resize((63, 64))},
+            "image = '63 x 64 pixels': should have sides that are multiples of 8",
+        ),
+    ],
 )
 def test_what_cannot_be_inverted_is_refused(tiny, change, message):
-    with pytest.raises(UnboxError, match=message):
+    with pytest.raises(UnboxError, match=f"^invert: {message}"):
         invert(tiny, **{"image": NOISE, "prompt": "", "steps": 2, **change})
 
 

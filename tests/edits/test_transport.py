@@ -98,10 +98,49 @@ def test_steering_moves_the_masked_mean_update():
 
 
 def test_transport_refuses_what_it_does_not_have():
-    with pytest.raises(UnboxError, match="there are map, mean"):
+    with pytest.raises(UnboxError, match="transport: spread = 'blur': should be one of map, mean"):
         transport(PAIR, SAES, spread="blur")
     with pytest.raises(UnboxError, match=r"up\.1\.0 was not recorded"):
         transport(PAIR, {"up.1.0": random_sae("up.1.0")})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: transport(PAIR, SAES, 0), "transport: count = 0: should be at least 1"),
+        (lambda: transport(PAIR, SAES, steps=0), "transport: steps = 0: should be at least 1"),
+        (
+            lambda: transport(PAIR, SAES, strength=np.nan),
+            "transport: strength = nan: should be a finite number",
+        ),
+        (lambda: steer(PAIR, ("mid.0",), "x"), "steer: strength = 'x': should be a number"),
+        (
+            lambda: UpdatePair(PAIR.donor, PAIR.original, "all"),
+            "UpdatePair: donor_mask = 'all': should be a box",
+        ),
+        (lambda: UpdatePair(np.ones(3), PAIR.original), "UpdatePair: donor = .*: should be updates"),
+        (
+            lambda: UpdatePair({"mid.0": np.ones((2, 3))}, PAIR.original),
+            "UpdatePair: donor = .*: should be upd",
+        ),
+        (
+            lambda: erase(SAES["mid.0"], rows(0), rows(1), percentile=np.nan),
+            "erase: percentile = nan: should be",
+        ),
+        (lambda: erase(SAES["mid.0"], rows(0), rows(1), limit=-1), "erase: limit = -1: should be at least 1"),
+        (
+            lambda: erase(SAES["mid.0"], rows(0), rows(1), scale=None),
+            "erase: scale = None: should be a number",
+        ),
+        (
+            lambda: erase(SAES["mid.0"], rows(0), rows(1), by_step=1),
+            "erase: by_step = 1: should be true or false",
+        ),
+    ],
+)
+def test_arguments_are_checked_by_rule(make, message):
+    with pytest.raises(UnboxError, match=f"^{message}"):
+        make()
 
 
 def rows(seed, images=4):
@@ -138,7 +177,7 @@ def test_erasure_acts_above_a_percentile_of_the_active_codes(by_step, fires):
         mine = codes[..., edit.feature[0]][:, edit.steps[0]] if by_step else codes[..., edit.feature[0]]
         share = (mine > edit.above).sum() / (mine > 0).sum()
         assert share == pytest.approx(1 - fires / 100, abs=0.05)
-    with pytest.raises(UnboxError, match="fires 100"):
+    with pytest.raises(UnboxError, match="erase: fires = 100: should be less than 100"):
         erase(sae, concept, others, fires=100)
 
 

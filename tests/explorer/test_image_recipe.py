@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unbox.edit import Edit, Edits, Feature
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.explorer import limits
 from unbox.explorer.generation_controls import seed_box
 from unbox.explorer.image_recipe import Recipe
 from unbox.mask import Mask
+from unbox.validation import checked
 
 PLAIN = Recipe("shapes-turbo", "a <b>red</b> star", 7, 4, 0.0, 64, 64)
 MASK = np.zeros((8, 8), np.float32)
@@ -73,8 +74,12 @@ def test_a_png_is_read_by_the_command_lines_reader(tmp_path):
 def test_what_unbox_generate_records_is_a_recipe(tmp_path):
     record = {"model": "m", "system": "shapes-turbo", "prompt": "a star", "seed": 1, "steps": 2}
     record |= {"guidance": 0.0, "guidance_rescale": 0.0, "height": 64, "width": 64}
-    record |= {"negative_prompt": None, "edits": []}
-    assert Recipe.from_json(record).steps == 2
+    record |= {"negative_prompt": None, "model_identity": "ab", "saes": {"mid.0": "cd"}, "dtype": "float16"}
+    for edits in ([], None, Edits().to_json()):
+        assert Recipe.from_json(record | {"edits": edits}).steps == 2
+    for other in ({"guidance_rescale": 0.7}, {"strength": 0.3}, {"lora": "x"}, {"micro": {}}):
+        with pytest.raises(FieldError, match=f"recipe: {next(iter(other))} = "):
+            Recipe.from_json(record | other)
 
 
 def test_the_command_is_one_that_unbox_reads(tmp_path, monkeypatch):
@@ -168,7 +173,7 @@ def test_masks_of_any_resolution_are_kept():
 
 @pytest.mark.parametrize("seed", [0, 2**53 + 1, 2**64 - 1])
 def test_a_page_sends_and_shows_every_digit_of_a_seed(seed):
-    assert limits.typed_seed(seed_box(seed).value) == seed
+    assert checked(limits.TypedSeed, "seed", seed_box(seed).value) == seed
     for wrong in (f"{seed}.0", f"-{seed + 1}", "1e3", "", "٣", str(2**64), "9" * 10**5, 7.5, None):
-        with pytest.raises(UnboxError, match="seed = "):
-            limits.typed_seed(wrong)
+        with pytest.raises(FieldError, match=r"^seed = .*: should be "):
+            checked(limits.TypedSeed, "seed", wrong)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from unbox.edit import Edits
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.explorer import feature_summaries, interface
 from unbox.explorer.canvas import canvas_html, result_html
 from unbox.explorer.canvas_state import CanvasState
 from unbox.explorer.device_runs import Cancelled, on_device
-from unbox.explorer.edit_controls import edit_of, steps_of
+from unbox.explorer.edit_controls import TypedSteps, edit_of
 from unbox.explorer.image_difference import mean_change
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import (
@@ -30,6 +30,7 @@ from unbox.explorer.pages import (
 from unbox.explorer.shared_components import InitialState, SharedComponents
 from unbox.explorer.strength_strip import STRENGTHS, generate_strip, strip_html
 from unbox.mask import Mask
+from unbox.validation import checked
 
 
 def test_what_is_seen_is_what_the_sae_says(session, recipe):
@@ -182,23 +183,37 @@ def test_a_search_and_its_link():
     asked = search_page.SearchQuery("red", search_page.MEANING, "mid.0", "1", -3.0, -1.0, True, "rarest")
     assert search_page.SearchQuery.from_link(asked.to_link()) == asked
     assert search_page.SearchQuery("red").to_link() == {"q": "red"}
-    assert search_page.SearchQuery.from_link(
-        {"q": "x", "low": "nan", "high": "1e308", "labelled": "?"}
-    ) == search_page.SearchQuery("x")
+    assert search_page.SearchQuery.from_link({"q": "x", "low": ""}) == search_page.SearchQuery("x")
+    for name, text in (
+        ("low", "nan"),
+        ("high", "1e308"),
+        ("low", "x"),
+        ("labelled", "?"),
+        ("step", "x"),
+        ("by", "sql"),
+    ):
+        with pytest.raises(FieldError, match=f"link: {name} = "):
+            search_page.SearchQuery.from_link({name: text})
 
 
 @pytest.mark.parametrize(
     "asked",
     [
-        search_page.SearchQuery("a", step="x"),
-        search_page.SearchQuery("a", block="up.9"),
-        search_page.SearchQuery("a", order="beauty"),
-        search_page.SearchQuery("a" * 301),
+        {"step": "x"},
+        {"step": "7"},
+        {"block": "up.9"},
+        {"order": "beauty"},
+        {"q": "a" * 301},
+        {"q": 7},
+        {"low": float("nan")},
+        {"high": 1},
+        {"labelled": None},
+        {"by": search_page.MEANING, "q": ""},
     ],
 )
 def test_searches_that_cannot_be(session, asked):
     with pytest.raises(UnboxError):
-        search_page.results(session, asked)
+        search_page.results(session, search_page.SearchQuery(**{"q": "a", **asked}))
 
 
 def test_both_sides_of_a_comparison(session, recipe):
@@ -355,10 +370,8 @@ def test_an_edit_goes_into_its_controls_and_out_again(painting, session):
 
 
 def test_steps_of_an_edit():
-    assert steps_of("all") is None
-    assert steps_of("") is None
-    assert steps_of("2") == (2, 3)
-    assert steps_of(" 0 - 2 ") == (0, 3)
-    for wrong in ("-1", "x", "1.5", "٣", "0-99999999"):
-        with pytest.raises(UnboxError):
-            steps_of(wrong)
+    for text, steps in (("all", None), ("", None), (None, None), ("2", (2, 3)), (" 0 - 2 ", (0, 3))):
+        assert checked(TypedSteps, "steps", text) == steps
+    for wrong in ("-1", "x", "1.5", "٣", "0-99999999", "2-0", "1-", 2, ["all"]):
+        with pytest.raises(FieldError, match=r"steps = .*: should "):
+            checked(TypedSteps, "steps", wrong)

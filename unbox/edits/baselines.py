@@ -13,9 +13,13 @@ import torch
 from torch import Tensor
 
 from unbox.edit import Feature
+from unbox.errors import FieldError
+from unbox.memory_limit import require
 from unbox.models.seeds import generator
 from unbox.sae.codes import Codes
 from unbox.sae.model import Stats
+from unbox.site import BlockName
+from unbox.validation import Count, Seed, checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,8 @@ class Basis:
     @cached_property
     def stats(self) -> Stats:
         """What each coefficient did where it is positive."""
+        what = f"coefficients of {self.latents:,} directions on {len(self.rows):,} updates"
+        require(24 * self.latents * len(self.rows), what)
         values = self.coefficients(self.rows)
         active = values > 0
         count = active.sum(0).clamp(min=1)
@@ -75,11 +81,20 @@ class Basis:
         return Stats(mean, spread, values.amax(0).clamp(min=0), active.float().mean(0))
 
 
+def _rows(rows: np.ndarray, door: str) -> Tensor:
+    """(m, d) a sample of updates in float32. Raises FieldError for what is none."""
+    sample = torch.as_tensor(np.asarray(rows), dtype=torch.float32)
+    if sample.ndim != 2 or 0 in sample.shape or not bool(sample.isfinite().all()):
+        raise FieldError(door, "rows", rows, "should be finite updates (m, d), at least one")
+    return sample
+
+
 def _basis(block: str, name: str, rows: np.ndarray, directions: Callable[[Tensor], Tensor]) -> Basis:
     """A basis of the `directions` (n, d) that are made of the rows' deviations from their mean (m, d)."""
-    sample = torch.as_tensor(np.asarray(rows), dtype=torch.float32)
+    sample = _rows(rows, name)
     mean = sample.mean(0)
     about = sample - mean
+    block = checked(BlockName, "block", block, name)
     return Basis(block, name, mean, directions(about), float(about.square().sum(1).mean().sqrt()), sample)
 
 
@@ -91,6 +106,8 @@ def neurons(block: str, rows: np.ndarray) -> Basis:
 def principal(block: str, rows: np.ndarray, count: int | None = None) -> Basis:
     """Principal components in both senses (+v, -v), so that each is found whichever way it points."""
 
+    count = None if count is None else checked(Count, "count", count, "principal")
+
     def components(about: Tensor) -> Tensor:
         found = torch.linalg.svd(about, full_matrices=False).Vh[:count]
         return torch.cat([found, -found])
@@ -100,6 +117,10 @@ def principal(block: str, rows: np.ndarray, count: int | None = None) -> Basis:
 
 def random_directions(block: str, rows: np.ndarray, count: int, seed: int = 0) -> Basis:
     """Unit vectors drawn uniformly: what any direction of the same norm does."""
+
+    count, seed = checked(Count, "count", count, "random"), checked(Seed, "seed", seed, "random")
+    width = np.shape(rows)[-1] if np.ndim(rows) else 0
+    require(12 * count * width, f"{count:,} random directions of {width:,} channels")
 
     def drawn(about: Tensor) -> Tensor:
         vectors = torch.randn(count, about.shape[1], generator=generator(seed))

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from zlib import crc32
 
 import numpy as np
+from annotated_types import MaxLen, MinLen
 
+from unbox import memory_limit
 from unbox.edit import Edit, Edits
 from unbox.edit_ops import OPS
 from unbox.edits.layout import Maps
 from unbox.edits.terms import Term, signed_value, term_of
 from unbox.errors import UnboxError
+from unbox.validation import Seed, Several, checked
 
 Source = TypeVar("Source")
 
@@ -23,6 +26,10 @@ CONTROL_RULE = 2
 
 #: Steps that a schedule can have: those of training.
 STEPS = 1000
+
+
+#: What numbers a draw: whole numbers, one or several.
+Draw = Annotated[Several[Seed], MinLen(1), MaxLen(16)]
 
 
 def random_control(edits: Edit | Edits, draw: int | Sequence[int] = 0) -> Edits:
@@ -41,6 +48,7 @@ def random_control(edits: Edit | Edits, draw: int | Sequence[int] = 0) -> Edits:
 
     Raises UnboxError for SAEs that are missing, have no statistics or too few living features.
     """
+    draw = checked(Draw, "draw", draw, "random_control")
     result = list(Edits.of(edits))
     for block in Edits(tuple(result)).blocks:
         slots = [i for i, e in enumerate(result) if e.block == block and e.subject != "update"]
@@ -56,10 +64,10 @@ def controlled(make_edits: Callable[[Source], Edits], draw: int) -> Callable[[So
     return lambda source: random_control(make_edits(source), draw)
 
 
-def _redrawn(edits: Sequence[Edit], block: str, draw: int | Sequence[int]) -> list[Edit]:
+def _redrawn(edits: Sequence[Edit], block: str, draw: tuple[int, ...]) -> list[Edit]:
     """The edits of a block on other features and directions, their values as they were."""
     edited = list(dict.fromkeys(f for edit in edits for f in edit.feature))
-    rng = np.random.default_rng([*np.atleast_1d(draw).tolist(), crc32(block.encode()), *edited])
+    rng = np.random.default_rng([*draw, crc32(block.encode()), *edited])
     others: dict[tuple[int, int], int] = {}
     for sae in {id(e.sae): e.sae for e in edits if e.feature}.values():
         mine = dict.fromkeys(f for e in edits if e.sae is sae for f in e.feature)
@@ -116,7 +124,7 @@ def _changes(edit: Edit) -> set[int]:
     """The steps at which what an edit adds may become another; it is the same in between and after."""
     curve = len(edit.value) if isinstance(edit.value, tuple) else 1
     frames = edit.where.shape[-3] if edit.where is not None and len(edit.where.shape) > 2 else 1
-    return {*range(max(curve, frames)), *(min(step, STEPS) for step in edit.steps or ())}
+    return {step for step in (*range(min(STEPS, max(curve, frames))), *(edit.steps or ())) if step < STEPS}
 
 
 def _norms(edits: Sequence[Edit], steps: Sequence[int]) -> np.ndarray:
@@ -125,6 +133,9 @@ def _norms(edits: Sequence[Edit], steps: Sequence[int]) -> np.ndarray:
     masks = [edit.where for edit in edits if edit.where is not None and not edit.where.own]
     sides = [(SIDE, SIDE) if mask.box is not None else mask.shape[-2:] for mask in masks]
     grid = min(SIDE, max((h for h, _ in sides), default=1)), min(SIDE, max((w for _, w in sides), default=1))
+    rows = sum(len(term.units) for term in terms)
+    numbers = 2 * grid[0] * grid[1] + sum(len(t.units) * t.vectors.shape[-1] for t in terms) // max(rows, 1)
+    memory_limit.require(8 * rows * (numbers + 3 * rows), f"the norm of edits of {rows:,} features")
     squares = [
         sum(_square(terms, step, branch, maps, grid) for branch in ("cond", "uncond")) for step in steps
     ]

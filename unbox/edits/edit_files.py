@@ -10,25 +10,23 @@ from unbox.edit import Edit, Edits
 from unbox.edit_ops import OPS
 from unbox.errors import UnboxError
 from unbox.text_files import read_json_file
+from unbox.validation import FilePath, behind, checked
 
 
 def save_edits(edits: Edit | Edits, path: str | Path) -> Path:
     """Write edits as JSON, whole or not at all."""
-    path = Path(path)
+    path = checked(FilePath, "path", path, "save_edits")
     write_json(path, Edits.of(edits).to_json())
     return path
 
 
 def load_edits(path: str | Path, saes: Mapping[str, Dictionary] | None = None) -> Edits:
     """Read edits from JSON and, where SAEs are given, attach them. Raises UnboxError, naming the file."""
-    path = Path(path)
+    path = checked(FilePath, "path", path, "load_edits")
     if not path.is_file():
         raise UnboxError(f"there is no file of edits {path}")
-    content = read_json_file(path)
-    try:
-        edits = Edits.from_json(content)
-    except ValueError as error:
-        raise UnboxError(f"{path}: {error}") from error
+    with behind(str(path)):
+        edits = Edits.from_json(read_json_file(path))
     return edits if saes is None else bind(edits, saes)
 
 

@@ -6,15 +6,21 @@ there), it is scaled (0: ablated; negative: turned round). The SAE's error is ke
 """
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Lt
 from einops import rearrange
 
 from activation_store import Rows
-from unbox.edit import Edits, Feature
+from unbox.edit import Edit, Edits, Feature
 from unbox.edits.terms import TensorDictionary
 from unbox.errors import UnboxError
+from unbox.validation import Count, Real, checked
+
+#: A percentile below the largest value.
+Percentile = Annotated[Real, Ge(0), Lt(100)]
 
 
 def erase(
@@ -37,25 +43,30 @@ def erase(
     anew for each step.
     Raises UnboxError where no feature is more active with the concept than without.
     """
-    if not 0 <= percentile < 100:
-        raise UnboxError(f"percentile {percentile} is not in [0, 100)")
-    if fires is not None and not 0 <= fires < 100:
-        raise UnboxError(f"fires {fires} is not a percentile in [0, 100)")
+    percentile, scale = (
+        checked(Percentile, "percentile", percentile, "erase"),
+        checked(Real, "scale", scale, "erase"),
+    )
+    fires = None if fires is None else checked(Percentile, "fires", fires, "erase")
+    limit = None if limit is None else checked(Count, "limit", limit, "erase")
+    by_step = checked(bool, "by_step", by_step, "erase")
     with_concept, without = mean_codes(sae, concept, by_step), mean_codes(sae, others, by_step)
     if with_concept.shape != without.shape:
         raise UnboxError(
             f"the sets have {len(with_concept)} and {len(without)} steps; they must have as many"
         )
-    edits = Edits()
+    edits: list[Edit] = []
     for step, (mean, base) in enumerate(zip(with_concept, without, strict=True)):
         steps = (step, step + 1) if by_step else None
         chosen = _important(mean - base, percentile, limit)
         at = mean[chosen] if fires is None else _quantiles(sae, concept, chosen, fires, steps)
         for feature, above in zip(chosen, at, strict=True):
-            edits += Feature(sae.block, int(feature), sae=sae).scale(scale, above=float(above), steps=steps)
-    if not len(edits):
+            edits.append(
+                Feature(sae.block, int(feature), sae=sae).scale(scale, above=float(above), steps=steps)
+            )
+    if not edits:
         raise UnboxError(f"no feature of {sae.block} is more active with the concept than without")
-    return edits
+    return Edits(tuple(edits))
 
 
 def _important(importance: np.ndarray, percentile: float, limit: int | None) -> np.ndarray:

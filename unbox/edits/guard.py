@@ -5,37 +5,56 @@ bounds the norm at every position that an edit changed, and counts how often it 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
+from annotated_types import Ge, MaxLen, MinLen
+from pydantic import AfterValidator, BeforeValidator
 from torch import Tensor
 
 from activation_store import Rows
-from unbox.errors import UnboxError
+from unbox.site import BlockName
+from unbox.validation import Count, Pair, Real, Seed, Several, Share, checked, validated
 
 #: What a guard does: pull norms back to the nearest limit, or give each position its unedited norm back.
-MODES = ("clip", "rescale")
+Mode = Literal["clip", "rescale"]
+MODES = get_args(Mode)
 
 
-@dataclass(frozen=True)
+def _representable(value: object) -> object:
+    """The largest norm of float32 for infinity: no limit."""
+    return float(np.finfo(np.float32).max) if value == np.inf else value
+
+
+def _in_order(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("should be (lowest, highest), in this order")
+    return pair
+
+
+def _dict(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+Norm = Annotated[Real, BeforeValidator(_representable), Ge(0)]
+#: Lowest and highest norm; the highest may be infinite.
+NormLimits = Annotated[Pair[Norm], AfterValidator(_in_order)]
+Quantiles = Annotated[Several[Share], MinLen(2), MaxLen(2), AfterValidator(_in_order)]
+
+
+@validated
 class Guard:
     """Limits of the update's norm by block, and what to do about them."""
 
-    limits: Mapping[str, tuple[float, float]]
+    limits: Annotated[dict[BlockName, NormLimits], BeforeValidator(_dict)]
     """Block -> (lowest, highest) norm, as `norm_limits` measures; other blocks are not guarded."""
-    mode: str = "clip"
+    mode: Mode = "clip"
     """`clip`: an edited update outside the limits is scaled to the nearer one. `rescale`: every edited update
     is scaled to the norm it had before, put inside the limits."""
-    counts: dict[str, list[int]] = field(default_factory=dict, compare=False)
+    counts: dict[str, list[int]] = field(default_factory=dict, init=False, compare=False)
     """Block -> [positions edited, positions whose norm was outside the limits], over all runs so far."""
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UnboxError(f"no guard '{self.mode}'; there are {', '.join(MODES)}")
-        wrong = [block for block, (low, high) in self.limits.items() if not 0 <= low <= high]
-        if wrong:
-            raise UnboxError(f"the limits of {wrong[0]} are not (low, high) with 0 <= low <= high")
 
     def delta(self, block: str, update: Tensor, delta: Tensor) -> Tensor:
         """The delta that keeps `update + delta` inside the limits; (images, y, x, d), zero where it was."""
@@ -62,6 +81,8 @@ def norm_limits(
     rows: Rows, quantiles: tuple[float, float] = (0.0, 1.0), count: int = 20_000, seed: int = 0
 ) -> tuple[float, float]:
     """Quantiles of the update's norm in a store's rows: the limits for a `Guard`."""
+    shares = checked(Quantiles, "quantiles", quantiles, "norm_limits")
+    count, seed = checked(Count, "count", count, "norm_limits"), checked(Seed, "seed", seed, "norm_limits")
     norms = np.linalg.norm(rows.sample(min(count, len(rows)), seed), axis=1)
-    low, high = np.quantile(norms, quantiles)
+    low, high = np.quantile(norms, shares)
     return float(low), float(high)

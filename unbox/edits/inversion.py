@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from unbox.edit import Edit, Edits
-from unbox.errors import UnboxError
+from unbox.errors import FieldError
+from unbox.memory_limit import require
 from unbox.models import Model
 from unbox.models.clock import clock
 from unbox.models.hooks import as_hook
@@ -30,7 +31,10 @@ from unbox.models.prompt_length import unlogged, warn_of_cut
 from unbox.models.run_lock import exclusive
 from unbox.models.seeds import generator
 from unbox.picture_file import upright_rgb
-from unbox.validation import Text, checked
+from unbox.validation import Guidance, Seed, StepIndex, Steps, Text, checked
+
+#: Bytes a pixel while SDXL's VAE encodes: two maps of 128 channels in float32.
+PIXEL_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -99,16 +103,23 @@ def invert(
     system = model.system
     steps = system.steps if steps is None else steps
     guidance = system.guidance if guidance is None else guidance
+    steps, guidance = (
+        checked(Steps, "steps", steps, "invert"),
+        checked(Guidance, "guidance", guidance, "invert"),
+    )
+    start, seed = checked(StepIndex, "start", start, "invert"), checked(Seed, "seed", seed, "invert")
+    prompt = checked(Text, "prompt", prompt, "invert")
+    if start >= steps:
+        raise FieldError("invert", "start", start, f"should be a step: 0 to {steps - 1}")
+    if not isinstance(image, Image.Image):
+        raise FieldError("invert", "image", image, "should be a picture of PIL")
     image = upright_rgb(image)
-    if not 0 <= start < steps:
-        raise UnboxError(f"an inversion cannot start at step {start} of {steps}; give 0 to {steps - 1}")
     unit = max(8, model.pipeline.vae_scale_factor)
     if image.width % unit or image.height % unit:
-        raise UnboxError(
-            f"an image of {image.width} x {image.height} pixels cannot be encoded; resize it so that both "
-            f"are multiples of {unit} (the model's own size is {model.size})"
-        )
-    draw, prompt = generator(seed), checked(Text, "prompt", prompt)
+        rule = f"should have sides that are multiples of {unit} (the model's own size is {model.size})"
+        raise FieldError("invert", "image", f"{image.width} x {image.height} pixels", rule)
+    require(PIXEL_BYTES * image.width * image.height, f"encoding {image.width:,} x {image.height:,} pixels")
+    draw = generator(seed)
     warn_of_cut(model, [prompt])
     with clock(model, "inverting an image"):
         conditioning = _conditioned(model, prompt, guidance, image.height, image.width)

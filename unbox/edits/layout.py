@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from unbox import memory_limit
 from unbox.edit import Edit
 from unbox.edits.terms import Term
 from unbox.mask import Mask
@@ -66,6 +67,10 @@ def sum_of_adds(
     flat = torch.zeros(acting[0][0].vectors.shape[-1]) + _vectors(plain).sum(0)
     if not placed:
         return flat.to(device)
+    size = 4 * grid[0] * grid[1] * (2 * len(placed) + 3 * flat.shape[-1])
+    memory_limit.require(
+        size, f"the masks of {len(placed):,} features on {grid[0]:,} x {grid[1]:,} positions"
+    )
     laid_out = [(maps.at(addend.term.edit, step, grid), addend.slot) for addend in placed]
     weights = [each[slot if len(each) > 1 else 0] for each, slot in laid_out]
     laid = flat + torch.einsum("fyx,fd->yxd", torch.from_numpy(np.stack(weights)), _vectors(placed))

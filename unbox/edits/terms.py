@@ -8,6 +8,7 @@ from typing import Protocol, Self, cast
 import torch
 from torch import Tensor
 
+from unbox import memory_limit
 from unbox.dictionary import Dictionary
 from unbox.edit import Edit
 from unbox.edit_ops import OPS
@@ -52,6 +53,10 @@ def coefficients(dictionary: TensorDictionary | Line, update: Tensor, features: 
     """
     if isinstance(dictionary, Line):
         return dictionary.coefficients(update, features)
+    positions = update[..., 0].numel()
+    memory_limit.require(
+        8 * positions * (len(features) + 1), f"{len(features):,} features' activations at once"
+    )
     codes = dictionary.encode(update.to(dictionary.W_dec))
     slots = torch.full((len(dictionary.W_dec),), len(features), device=codes.indices.device)
     slots[torch.as_tensor(features, device=slots.device)] = torch.arange(len(features), device=slots.device)

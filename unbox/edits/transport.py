@@ -10,38 +10,55 @@ the K highest are added with the donor's codes, the K lowest are taken away with
 out are ordinary edits: they are saved, guarded and recorded like any others.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
+from pydantic import PlainValidator
 
 from unbox.edit import Direction, Edits, Feature
 from unbox.edits.terms import TensorDictionary
-from unbox.errors import UnboxError
-from unbox.mask import Mask, MaskLike
+from unbox.errors import FieldError, UnboxError
+from unbox.mask import Mask, Where
+from unbox.memory_limit import require
+from unbox.validation import Count, Real, Steps, checked, validated
 
 #: How a feature's strength varies over positions. `map`: as recorded, position by position. `mean`, `max`,
 #: `quantile` (.95): one number per step, the same at every masked position. `live`: the donor's map is added;
 #: what is removed is read from the running model, so that it takes away what is there now.
-SPREADS = ("map", "mean", "max", "quantile", "live")
+Spread = Literal["map", "mean", "max", "quantile", "live"]
+SPREADS = get_args(Spread)
 
-Updates = Mapping[str, np.ndarray]  # block -> (step, y, x, d), float32, one image and branch
+
+def _updates(value: object) -> object:
+    """Arrays of four axes by block."""
+    if not isinstance(value, Mapping) or any(
+        np.ndim(each) != 4 or 0 in np.shape(each) for each in value.values()
+    ):
+        raise ValueError("should be updates (step, y, x, d) by block")
+    return value
 
 
-@dataclass(frozen=True)
+#: Block -> (step, y, x, d), float32, one image and branch.
+Updates = Annotated[Mapping[str, np.ndarray], PlainValidator(_updates)]
+
+
+@validated
 class UpdatePair:
     """The recorded updates of two runs, and masks of what the edit is about in either image."""
 
     donor: Updates
     original: Updates
-    donor_mask: MaskLike = None
+    donor_mask: Where | None = None
     """Where donor features are read and added: array, image, box; None is everywhere."""
-    original_mask: MaskLike = None
+    original_mask: Where | None = None
     """Where original features are read and removed."""
 
     @property
-    def runs(self) -> tuple[tuple[Updates, MaskLike], tuple[Updates, MaskLike]]:
+    def runs(self) -> tuple[tuple[Updates, Mask | None], tuple[Updates, Mask | None]]:
         """The donor's updates and mask, and the original's."""
         return (self.donor, self.donor_mask), (self.original, self.original_mask)
 
@@ -62,18 +79,20 @@ class _Side:
 
     def maps(self, features: np.ndarray) -> np.ndarray:
         """(feature, step, y, x) codes of some features, unmasked."""
+        shape = (len(features), *self.values.shape[:-1])
+        require(2 * self.values.itemsize * math.prod(shape), f"maps of {len(features):,} features")
         return np.stack([(self.values * (self.indices == f)).sum(-1) for f in features])
 
 
-def _side(sae: TensorDictionary, updates: np.ndarray, mask: MaskLike) -> _Side:
+def _side(sae: TensorDictionary, updates: np.ndarray, mask: Mask | None) -> _Side:
     codes = sae.encode(torch.from_numpy(np.asarray(updates, np.float32)).to(sae.W_dec))
     return _Side(codes.values.float().cpu().numpy(), codes.indices.cpu().numpy(), _weights(updates, mask))
 
 
-def _weights(updates: np.ndarray, mask: MaskLike) -> np.ndarray:
+def _weights(updates: np.ndarray, mask: Mask | None) -> np.ndarray:
     """(y, x) weights of a mask on the grid of updates (step, y, x, d)."""
-    placed, grid = Mask.of(mask), updates.shape[1:3]
-    return np.ones(grid, np.float32) if placed is None else placed.on(*grid)
+    grid = updates.shape[1:3]
+    return np.ones(grid, np.float32) if mask is None else mask.on(*grid)
 
 
 def choose_features(
@@ -84,6 +103,7 @@ def choose_features(
     `steps`: how many steps from the first the means are taken over (RIEBench: 1). Features that are as active
     in both runs (s = 0) are never chosen.
     """
+    count, steps = checked(Count, "count", count, "transport"), checked(Steps, "steps", steps, "transport")
     shares = []
     for updates, mask in pair.runs:
         means = [_side(sae, updates[b], mask).means(sae.latents, steps) for b, sae in saes.items()]
@@ -118,7 +138,8 @@ def transport(
     block that was not recorded.
     """
     if spread not in SPREADS:
-        raise UnboxError(f"no spread '{spread}'; there are {', '.join(SPREADS)}")
+        raise FieldError("transport", "spread", spread, f"should be one of {', '.join(SPREADS)}")
+    strength = checked(Real, "strength", strength, "transport")
     missing = [block for block in saes if block not in pair.donor or block not in pair.original]
     if missing:
         raise UnboxError(
@@ -159,7 +180,7 @@ def _summaries(maps: np.ndarray, weights: np.ndarray, spread: str) -> np.ndarray
 def steer(pair: UpdatePair, blocks: tuple[str, ...], strength: float = 1.0) -> Edits:
     """The baseline of steering vectors: per block and step, the mean masked update of the donor inside the
     donor's mask is added and that of the original inside the original's mask taken away."""
-    edits = Edits()
+    strength, edits = checked(Real, "strength", strength, "steer"), Edits()
     for block in blocks:
         for (updates, mask), value in zip(pair.runs, (strength, -strength), strict=True):
             weights = _weights(updates[block], mask)

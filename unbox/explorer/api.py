@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import wraps
+from inspect import signature
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import gradio as gr
+from annotated_types import Ge, Le
 from PIL import Image
 
 from unbox.atlas import Atlas, Filter, set_label
 from unbox.atlas.query import RELATED
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.explorer import limits
 from unbox.explorer.device_runs import on_device
 from unbox.explorer.events import DEVICE, with_user_errors
@@ -19,20 +23,45 @@ from unbox.explorer.session import ExplorerSession
 from unbox.explorer.strength_strip import STRENGTHS, generate_strip
 from unbox.image_uri import file_uri, image_uri
 from unbox.json_types import JSON
+from unbox.validation import JSONObject, Seed, Whole, checked
 
-#: Features that a request may ask for at most.
-MOST = 200
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: The rule of each argument of the endpoints, by its name.
+RULES: Mapping[str, Any] = {
+    "prompt": limits.Prompt, "seed": Seed, "steps": limits.StepsOrNone, "system": limits.Line,
+    "edits": limits.ImageEdits, "count": limits.Many, "limit": limits.Many, "x": limits.Fraction,
+    "y": limits.Fraction, "recipe": JSONObject, "other": JSONObject, "control": bool, "name": limits.Line,
+    "kind": limits.Line, "interval": Annotated[Whole, Ge(-1), Le(99)], "words": limits.Words,
+    "by": Literal["words", "meaning"], "block": limits.Line, "text": limits.Line, "author": limits.Line,
+}  # fmt: skip
 
 
 def add(session: ExplorerSession) -> None:
     """Add the endpoints to the app; call inside `gr.Blocks`."""
-    for name, (function, device) in Endpoints(session).table().items():
+    for name, (endpoint, device) in Endpoints(session).table().items():
+        function = with_rules(name, endpoint)
         answer = on_device(with_user_errors(function)) if device else with_user_errors(function)
         answer.__name__ = name  # Gradio names an MCP tool after its function, not after its endpoint
         gr.api(
             answer, api_name=name, api_description=" ".join((function.__doc__ or "").split()),
             concurrency_limit=1 if device else "default", concurrency_id=DEVICE if device else None,
         )  # fmt: skip
+
+
+def with_rules(endpoint: str, function: Callable[P, R]) -> Callable[P, R]:
+    """The function, its arguments checked by RULES first. Raises FieldError, whose door is the endpoint."""
+    names = signature(function)
+
+    @wraps(function)
+    def answer(*arguments: P.args, **named: P.kwargs) -> R:
+        given = names.bind(*arguments, **named)
+        for name, value in given.arguments.items():
+            given.arguments[name] = checked(RULES[name], name, value, endpoint)
+        return function(*given.args, **given.kwargs)  # type: ignore[arg-type]  # as they were given
+
+    return answer
 
 
 class Endpoints:
@@ -62,7 +91,7 @@ class Endpoints:
         """Make a picture. steps 0 and system "" mean the defaults. edits: list of edit objects, like
         {"block": "up.0.1", "feature": [17], "op": "add", "value": 3, "unit": "deviation", "where":
         {"box": [0, 0, 1, 1]}}. Gives image (a data URI of a PNG that carries its recipe) and recipe."""
-        recipe = self._recipe(prompt, seed, steps, system, edits or [])
+        recipe = self._recipe(prompt, seed, steps, system, edits)
         (image,) = self.session.generate([recipe])
         return _image(image, recipe)
 
@@ -71,9 +100,8 @@ class Endpoints:
     ) -> dict:
         """Make a picture and list the features that fire most in it, by SAE: name, label, mean activation."""
         recipe = self._recipe(prompt, seed, steps, system)
-        many, rarity = limits.whole("count", count, 1, MOST), self.session.rarity
-        recorded = self.session.record(recipe)
-        found = {sae: recorded.strongest(sae, None, many, rarity(sae)) for sae in recorded.values}
+        recorded, rarity = self.session.record(recipe), self.session.rarity
+        found = {sae: recorded.strongest(sae, None, count, rarity(sae)) for sae in recorded.values}
         return _image(recorded.image, recipe) | {"features": self._named(found)}
 
     def features_at(
@@ -81,10 +109,9 @@ class Endpoints:
     ) -> dict:
         """Make a picture and list the features that fire most at one place of it, by SAE. x and y are
         fractions of the width and height from the upper left corner, 0 to 1 (1 not included)."""
-        x, y = (limits.number(name, value, 0.0, 0.9999) for name, value in (("x", x), ("y", y)))
         recorded = self.session.record(self._recipe(prompt, seed, steps, system))
-        many, rarity = limits.whole("count", count, 1, MOST), self.session.rarity
-        return self._named({sae: recorded.at(sae, x, y, None, many, rarity(sae)) for sae in recorded.values})
+        rarity = self.session.rarity
+        return self._named({sae: recorded.at(sae, x, y, None, count, rarity(sae)) for sae in recorded.values})
 
     def edit(self, recipe: dict, control: bool = False) -> dict:
         """Make a picture from a recipe (as the explorer copies it, or as a saved PNG holds it) without
@@ -110,7 +137,6 @@ class Endpoints:
     def strengths(self, name: str, prompt: str = "", seed: int = 0) -> dict:
         """A feature's icon (it alone, on an empty prompt) and one picture at several strengths of it, in
         deviations of the block's updates: icon, strengths (list of strength and image)."""
-        name, prompt = limits.text("name", name, 200), limits.text("prompt", prompt)
         icon, *pictures = (
             image_uri(image, "PNG") for image in generate_strip(self.session, name, prompt, seed)
         )
@@ -120,7 +146,7 @@ class Endpoints:
     def feature(self, name: str) -> dict:
         """What is known about a feature, named like up.0.1/17: statistics, label, words, related features."""
         found = self._atlas()
-        facts = found.feature(limits.text("name", name, 200))
+        facts = found.feature(name)
         related = {
             kind: [{"name": r.facts.name, "label": r.facts.label, "score": r.score} for r in rows]
             for kind in RELATED for rows in (found.related(facts.id, kind),)
@@ -133,8 +159,9 @@ class Endpoints:
         """Images that show a feature. kind: top, random (images in which it fires at all), decoys (silent in
         them though the captions are alike), or interval with its number (0 is the weakest activations).
         Gives prompt, seed, peak activation, image (data URI) and heat (rows of activations) of each."""
-        which = limits.whole("interval", interval, 0, 99) if kind == "interval" else None
-        found = self._atlas().examples(limits.text("name", name, 200), limits.text("kind", kind, 20), which)
+        if kind == "interval" and interval < 0:
+            raise FieldError("examples", "interval", interval, "should be at least 0 for this kind")
+        found = self._atlas().examples(name, kind, interval if kind == "interval" else None)
         return [
             {"prompt": e.prompt, "seed": e.seed, "peak": e.peak, "image": file_uri(e.thumbnail),
              "heat": e.heat.round(3).tolist()}
@@ -157,19 +184,16 @@ class Endpoints:
         """Search features by the words of their labels and captions, or (by = "meaning") by what their
         captions mean. block "" is all blocks; a name like up.0.1/17 or an index finds that feature.
         Gives name, label and statistics of each."""
-        words = limits.text("words", words, 300)
-        many, among = limits.whole("limit", limit, 1, MOST), Filter(block=block or None)
+        among = Filter(block=block or None)
         if by == "meaning":
             model = self.session.model(self.session.default)
-            rows = self._atlas().meaning(model, words, among, limit=many)
+            rows = self._atlas().meaning(model, words, among, limit=limit)
             return [asdict(r.facts) | {"likeness": r.score} for r in rows]
-        if by != "words":
-            raise UnboxError("by is 'words' or 'meaning'")
-        return [asdict(f) for f in self._atlas().search(words, among, limit=many)]
+        return [asdict(f) for f in self._atlas().search(words, among, limit=limit)]
 
     def label_feature(self, name: str, text: str, author: str) -> str:
         """Give a feature a label; an empty text takes this author's labels away."""
-        set_label(self._atlas(), limits.text("name", name, 200), text, limits.text("author", author, 200))
+        set_label(self._atlas(), name, text, author)
         return f"{name} is now called '{self._atlas().feature(name).label}'"
 
     def _atlas(self) -> Atlas:
@@ -177,11 +201,11 @@ class Endpoints:
             raise UnboxError("the explorer was started without an atlas")
         return self.session.atlas
 
-    def _recipe(self, prompt: str, seed: int, steps: int, system: str, edits: Sequence[JSON] = ()) -> Recipe:
+    def _recipe(self, prompt: str, seed: int, steps: int, system: str, edits: Any = None) -> Recipe:
         """The recipe that a request asks for, with the system's own settings where it says nothing."""
-        base = self.session.defaults(limits.text("system", system, 200) or self.session.default)
-        recipe = Recipe.from_json(base.to_json() | {"prompt": prompt, "seed": seed, "edits": edits})
-        return replace(recipe, steps=limits.steps(steps)) if steps else recipe
+        base = self.session.defaults(system or self.session.default)
+        recipe = replace(base, prompt=prompt, seed=seed, edits=edits)
+        return replace(recipe, steps=steps) if steps else recipe
 
     def _named(self, found: Mapping[str, Sequence[tuple[str, float]]]) -> dict[str, list[dict[str, JSON]]]:
         """Features by SAE, (name, activation) each, as JSON with their labels."""

@@ -1,18 +1,19 @@
 """What the Paint page holds: a recipe, its history, the mask in hand. Every change is a new value."""
 
 import base64
-import binascii
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Le, MaxLen
 from PIL import Image
 
 from unbox.edit import Edit, Edits
-from unbox.errors import UnboxError
-from unbox.explorer import limits
+from unbox.errors import FieldError, UnboxError
 from unbox.explorer.image_recipe import Recipe
 from unbox.json_types import JSON
 from unbox.mask import Mask
+from unbox.validation import Count, Text, parsed, validated
 
 #: Cells of a painted mask along the longer side of the picture.
 MASK_SIDE = 64
@@ -59,8 +60,6 @@ class CanvasState:
 
     def add(self, edit: Edit) -> "CanvasState":
         """One more edit, at the end."""
-        if len(self.recipe.edits) >= limits.EDITS:
-            raise UnboxError(f"a picture takes at most {limits.EDITS} edits")
         edits = self.recipe.edits + edit
         return self.changed(replace(self.recipe, edits=edits), len(edits) - 1)
 
@@ -100,8 +99,19 @@ class CanvasState:
 
     def _index(self, index: int | None) -> int:
         if index is None or not 0 <= index < len(self.recipe.edits):
-            raise UnboxError(f"there is no edit {index}; the list has {len(self.recipe.edits)}")
+            raise FieldError(
+                "", "edit", index, f"should be one of the list, which has {len(self.recipe.edits)}"
+            )
         return index
+
+
+@validated
+class PaintedMask:
+    """What the page's canvas sends."""
+
+    mask: Annotated[Text, MaxLen(4 * MASK_SIDE * MASK_SIDE)]
+    width: Annotated[Count, Le(MASK_SIDE)]
+    height: Annotated[Count, Le(MASK_SIDE)]
 
 
 def mask_from_canvas(mask: JSON, width: JSON, height: JSON) -> Mask | None:
@@ -109,14 +119,13 @@ def mask_from_canvas(mask: JSON, width: JSON, height: JSON) -> Mask | None:
 
     Raises UnboxError for what no canvas of ours sends.
     """
-    if not isinstance(mask, str) or len(mask) > 4 * MASK_SIDE * MASK_SIDE:
-        raise UnboxError("not a painted mask")
-    width, height = limits.whole("width", width, 1, MASK_SIDE), limits.whole("height", height, 1, MASK_SIDE)
+    given = {"mask": mask, "width": width, "height": height}
+    canvas = parsed(PaintedMask, given, "canvas")
     try:
-        levels = np.frombuffer(base64.b64decode(mask, validate=True), np.uint8)
-        array = levels.reshape(height, width).astype(np.float32) / 255
-    except (ValueError, binascii.Error) as error:
-        raise UnboxError(f"not a painted mask: {error}") from error
+        levels = np.frombuffer(base64.b64decode(canvas.mask, validate=True), np.uint8)
+        array = levels.reshape(canvas.height, canvas.width).astype(np.float32) / 255
+    except ValueError as error:
+        raise FieldError("canvas", "mask", mask, f"should be a level a cell, in base64: {error}") from error
     return Mask.of(array) if array.any() else None
 
 

@@ -1,21 +1,60 @@
 """The controls that say what an edit does."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal, get_args
 
 import gradio as gr
+from annotated_types import MaxLen
+from pydantic import PlainValidator
 
-from unbox.edit import BRANCHES, UNITS, Edit
-from unbox.errors import UnboxError
+from unbox.edit import BRANCHES, UNITS, Branch, Edit, Unit
+from unbox.errors import FieldError
 from unbox.explorer import limits
 from unbox.explorer.events import Updates
 from unbox.explorer.session import ExplorerSession
 from unbox.json_types import JSON
 from unbox.mask import Mask
+from unbox.validation import checked, parsed, validated
 
-OPS = ("add", "scale", "set", "ablate", "replace")
+Op = Literal["add", "scale", "set", "ablate", "replace"]
+OPS = get_args(Op)
 ALL_STEPS = "all"
-EVERYWHERE, PAINTED, FIRING = "everywhere", "painted mask", "where it fires"
+Place = Literal["everywhere", "painted mask", "where it fires"]
+EVERYWHERE, PAINTED, FIRING = get_args(Place)
+
+
+_Short = Annotated[limits.Words, MaxLen(9)]
+
+
+def _steps(value: object) -> tuple[int, int] | None:
+    """The half-open range of steps that `all`, `2` or `0-2` (both included) means; None is all steps."""
+    text = checked(_Short, "", value).replace(" ", "") or ALL_STEPS
+    if text == ALL_STEPS:
+        return None
+    if not re.fullmatch(r"[0-9]+(-[0-9]+)?", text):
+        raise ValueError("should be 'all', one like '2', or several like '0-2'")
+    first, _, last = text.partition("-")
+    if int(last or first) < int(first):
+        raise ValueError("should begin with the first step")
+    return int(first), int(last or first) + 1
+
+
+TypedSteps = Annotated[tuple[int, int] | None, PlainValidator(_steps)]
+
+
+@validated
+class EditForm:
+    """What the controls of an edit say."""
+
+    feature: limits.Line
+    op: Op
+    strength: limits.Strength
+    unit: Unit
+    steps: TypedSteps
+    branch: Branch
+    where: Place
 
 
 @dataclass(frozen=True)
@@ -76,31 +115,16 @@ def edit_of(session: ExplorerSession, mask: Mask | None, values: Sequence[JSON])
 
     `mask`: what is painted, for an edit that acts there.
     """
-    name, op, strength, unit, steps, branch, where = values
-    feature = session.feature(limits.text("feature", name or "", 200))
-    if op not in OPS:
-        raise UnboxError(f"no op '{op}'; there are {', '.join(OPS)}")
-    if where == PAINTED and mask is None:
-        raise UnboxError("paint on the picture first, or choose 'everywhere'")
-    active = steps_of(steps)
-    value = limits.number("strength", strength, -limits.STRENGTH, limits.STRENGTH)
-    branch = str(branch)
-    if op == "ablate":
-        edit = feature.ablate(branch=branch)
-    elif op == "scale":
-        edit = feature.scale(value, branch=branch)
+    form = parsed(EditForm, dict(zip(EditForm.__dataclass_fields__, values, strict=True)), "edit")
+    feature = session.feature(form.feature)
+    if form.where == PAINTED and mask is None:
+        raise FieldError("edit", "where", form.where, "should be another: paint on the picture first")
+    if form.op == "ablate":
+        edit = feature.ablate(branch=form.branch)
+    elif form.op == "scale":
+        edit = feature.scale(form.strength, branch=form.branch)
     else:
         methods = {"add": feature.add, "set": feature.set, "replace": feature.replace}
-        edit = methods[str(op)](value, unit=str(unit), branch=branch)
-    masks = {PAINTED: mask, FIRING: Mask.of("own")}
-    return replace(edit, where=masks.get(str(where)), steps=active)
-
-
-def steps_of(text: JSON) -> tuple[int, int] | None:
-    """The half-open range of steps that `all`, `2` or `0-2` (both included) means; None is all steps."""
-    first, _, last = limits.text("steps", text or ALL_STEPS, 9).replace(" ", "").partition("-")
-    if first == ALL_STEPS:
-        return None
-    if not all(each.isascii() and each.isdigit() for each in (first, last or first)):
-        raise UnboxError(f"steps are 'all', one like '2', or several like '0-2', not '{text}'")
-    return int(first), int(last or first) + 1
+        edit = methods[form.op](form.strength, unit=form.unit, branch=form.branch)
+    where = {EVERYWHERE: None, PAINTED: mask, FIRING: Mask.of("own")}[form.where]
+    return replace(edit, where=where, steps=form.steps)

@@ -76,4 +76,5 @@ def with_user_errors(fn: Callable[P, R]) -> Callable[P, R]:
 def event_value(event: gr.EventData, name: str, kind: type[T]) -> T | None:
     """What a click's data says under a name, if it is of the kind that it should be; else None."""
     value = event._data.get(name) if isinstance(event._data, dict) else None
-    return value if isinstance(value, kind) and not (kind is int and isinstance(value, bool)) else None
+    whole = kind is float and isinstance(value, int)  # a browser writes 0.0 as 0
+    return value if (whole or isinstance(value, kind)) and not isinstance(value, bool) else None  # type: ignore[return-value]

@@ -11,6 +11,7 @@ from unbox.explorer.events import Updates, listen
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.session import ExplorerSession
 from unbox.json_types import JSON
+from unbox.validation import checked
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class GenerationControls:
     def recipe(self, values: Sequence[JSON]) -> Recipe:
         """The recipe that the values of `components` say. Raises UnboxError for values that cannot be."""
         given = dict(zip(vars(self), values, strict=True))
-        return Recipe.from_json(given | {"seed": limits.typed_seed(given["seed"])})
+        seed = checked(limits.TypedSeed, "seed", given["seed"], "picture")
+        return Recipe.from_json(given | {"seed": seed}, "picture")
 
     def updates(self, recipe: Recipe) -> Updates:
         """What makes the controls show a recipe."""
@@ -43,7 +45,7 @@ class GenerationControls:
 
 
 def seed_box(value: int) -> gr.Textbox:
-    """Where a seed is typed, as text: all 64 bits of it. `limits.typed_seed` reads it."""
+    """Where a seed is typed, as text: all 64 bits of it. `limits.TypedSeed` reads it."""
     return gr.Textbox(str(value), label="Seed", lines=1, max_lines=1, max_length=limits.SEED_DIGITS, scale=1,
                       min_width=90)  # fmt: skip
 

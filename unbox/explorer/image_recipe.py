@@ -9,45 +9,49 @@ import json
 import shlex
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from PIL import Image
 
 from activation_store import StoreError
 from activation_store.files import parse_json
 from unbox.edit import Edits
-from unbox.errors import UnboxError
+from unbox.errors import FieldError
 from unbox.explorer import limits
 from unbox.image_uri import data_uri
 from unbox.json_types import JSON
 from unbox.models.png_record import png_bytes
+from unbox.validation import Seed, parsed, validated
 
 VERSION = 1
-#: Keys of the JSON that only the explorer reads; the others are as in `unbox generate`'s PNGs.
-_EXPLORER_KEYS = ("version", "off", "guard")
-#: Keys of `unbox generate`'s record that say nothing here.
-_IGNORED_KEYS = ("model", "model_identity", "guidance_rescale", "saes")
+#: Keys of `unbox generate`'s record that say which weights and SAEs there were: here are the explorer's own.
+_WEIGHTS = ("model", "model_identity", "saes", "dtype")
 #: What an experiment's file says in place of a painted mask.
 _PAINTED = '# a painted mask: save it as a picture, then where = { image = "mask.png" }'
 
 
-@dataclass(frozen=True)
+@validated
 class Recipe:
-    """How a picture is made. Values are checked against `limits` when it is read from JSON."""
+    """How a picture is made. Raises FieldError for a value that is outside of `limits`."""
 
-    system: str
-    prompt: str
-    seed: int
-    steps: int
-    guidance: float
-    height: int
-    width: int
-    negative_prompt: str = ""
-    edits: Edits = field(default_factory=Edits)
-    off: frozenset[int] = frozenset()
+    system: limits.Line
+    prompt: limits.Prompt
+    seed: Seed
+    steps: limits.ImageSteps = 1
+    guidance: limits.ImageGuidance = 0.0
+    height: limits.ImageSide = 512
+    width: limits.ImageSide = 512
+    negative_prompt: limits.MaybePrompt = ""
+    edits: limits.ImageEdits = field(default_factory=Edits)
+    off: limits.Places = frozenset()
     """Places of edits that are switched off."""
     guard: bool = False
     """Keep edited updates within the norms that updates have."""
+
+    def __post_init__(self) -> None:
+        if self.off and max(self.off) >= len(self.edits):
+            rule = f"should be places in the list of {len(self.edits)} edits"
+            raise FieldError("", "off", sorted(self.off), rule)
 
     @property
     def active(self) -> Edits:
@@ -70,31 +74,16 @@ class Recipe:
         return record | {name: value for name, value in optional.items() if value}
 
     @classmethod
-    def from_json(cls, value: JSON) -> "Recipe":
-        """A recipe from JSON that may be anybody's. Raises UnboxError naming what is wrong with it."""
+    def from_json(cls, value: JSON, door: str = "recipe") -> "Recipe":
+        """A recipe from JSON that may be anybody's. Raises FieldError naming what is wrong with it."""
         if not isinstance(value, Mapping):
-            raise UnboxError("not a recipe: it is an object with system, prompt, seed, steps and edits")
-        fields = set(cls.__dataclass_fields__)
-        if unknown := ", ".join(sorted(set(value) - fields - {*_EXPLORER_KEYS, *_IGNORED_KEYS})):
-            raise UnboxError(f"not a recipe: unknown {unknown[:100]}; it may have {', '.join(fields)}")
-        if value.get("version", VERSION) != VERSION:
-            raise UnboxError(f"a recipe of version {value['version']} cannot be read; this is {VERSION}")
-        if missing := [name for name in ("system", "prompt", "seed") if name not in value]:
-            raise UnboxError(f"not a recipe: it lacks {', '.join(missing)}")
-        edits = limits.edits(value.get("edits") or [])
-        return cls(
-            system=limits.text("system", value["system"], 200),
-            prompt=limits.text("prompt", value["prompt"]),
-            seed=limits.seed(value["seed"]),
-            steps=limits.steps(value.get("steps", 1)),
-            guidance=limits.guidance(value.get("guidance", 0.0)),
-            height=limits.side("height", value.get("height", 512)),
-            width=limits.side("width", value.get("width", 512)),
-            negative_prompt=limits.text("negative_prompt", value.get("negative_prompt") or ""),
-            edits=edits,
-            off=limits.places("off", value.get("off", []), len(edits)),
-            guard=bool(value.get("guard", False)),
-        )
+            return parsed(cls, value, door)
+        given = {key: each for key, each in value.items() if key not in _WEIGHTS}
+        if (version := given.pop("version", VERSION)) != VERSION:
+            raise FieldError(door, "version", version, f"should be {VERSION}: this unbox reads no other")
+        if rescale := given.pop("guidance_rescale", 0):
+            raise FieldError(door, "guidance_rescale", rescale, "should be 0: the explorer has none")
+        return parsed(cls, given, door)
 
     @classmethod
     def from_text(cls, text: str) -> "Recipe":
@@ -116,8 +105,8 @@ class Recipe:
             if not inflater.eof and len(data) <= limits.JSON_BYTES:
                 raise ValueError("it is cut off")
         except (ValueError, zlib.error) as error:
-            raise UnboxError(f"this link is damaged: {error}") from error
-        return cls.from_json(parse(data))
+            raise FieldError("", "link", link, f"should be whole: {error}") from error
+        return cls.from_json(parse(data, "link"), "link")
 
     def to_png_uri(self, image: Image.Image) -> str:
         """The picture that this recipe made, as the data URI of a PNG that carries the recipe."""
@@ -126,7 +115,7 @@ class Recipe:
     def to_python(self, saes: str = "saes/", norms: Mapping[str, tuple[float, float]] | None = None) -> str:
         """Python lines that make this picture. `saes`: folder of the SAEs; `norms`: the guard's limits."""
         lines = ["import unbox", "", f"model = unbox.load({self.system!r})"]
-        call = f"{self.prompt!r}, seed={self.seed}, steps={self.steps}, guidance={self.guidance:g}"
+        call = f"{self.prompt!r}, seed={self.seed}, steps={self.steps}, guidance={self.guidance!r}"
         call += f", height={self.height}, width={self.width}"
         if self.negative_prompt:
             call += f", negative_prompt={self.negative_prompt!r}"
@@ -145,7 +134,7 @@ class Recipe:
     def to_command(self, saes: str = "saes/") -> str:
         """Command lines that make this picture, with the edits in a file."""
         command = ["unbox", "generate", "--model", self.system, "--prompt", self.prompt,
-                   "--seed", str(self.seed), "--steps", str(self.steps), "--guidance", f"{self.guidance:g}",
+                   "--seed", str(self.seed), "--steps", str(self.steps), "--guidance", str(self.guidance),
                    "--height", str(self.height), "--width", str(self.width)]  # fmt: skip
         if self.negative_prompt:
             command += ["--negative-prompt", self.negative_prompt]
@@ -168,7 +157,7 @@ class Recipe:
         lines = [
             *self._unguarded(),
             f"model = {_toml(self.system)}", f"prompts = [{_toml(self.prompt)}]", f"seeds = [{self.seed}]",
-            f"steps = {self.steps}", f"guidance = {self.guidance:g}",
+            f"steps = {self.steps}", f"guidance = {self.guidance}",
             f"height = {self.height}", f"width = {self.width}",
         ]  # fmt: skip
         if any(edit.subject == "feature" for edit in self.active):
@@ -181,14 +170,14 @@ class Recipe:
         return "\n".join(lines)
 
 
-def parse(text: str | bytes) -> JSON:
-    """Strict JSON of at most `limits.JSON_BYTES`. Raises UnboxError."""
+def parse(text: str | bytes, door: str = "recipe") -> JSON:
+    """Strict JSON of at most `limits.JSON_BYTES`. Raises FieldError."""
     if len(text) > limits.JSON_BYTES:
-        raise UnboxError(f"this JSON is over {limits.JSON_BYTES:,} bytes")
+        raise FieldError(door, "JSON", text[:100], f"should be at most {limits.JSON_BYTES:,} bytes")
     try:
-        return parse_json(text, "what was given")
+        return parse_json(text, door)
     except StoreError as error:
-        raise UnboxError(str(error)) from None
+        raise FieldError(door, "JSON", text[:100], f"should be valid: {error}") from None
 
 
 def _toml(value: JSON) -> str:
@@ -197,4 +186,4 @@ def _toml(value: JSON) -> str:
         return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)

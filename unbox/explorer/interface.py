@@ -12,6 +12,7 @@ from PIL import Image
 from unbox.errors import UnboxError
 from unbox.explorer import api, events, links
 from unbox.explorer.html import render
+from unbox.explorer.limits import Host, Password
 from unbox.explorer.pages import (
     blocks_page,
     compare_page,
@@ -22,6 +23,7 @@ from unbox.explorer.pages import (
 )
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import SMALL, InitialState, SharedComponents
+from unbox.validation import Port, checked
 
 #: Prompts to try in the Shapes world, and elsewhere.
 SHAPES = (
@@ -92,7 +94,11 @@ def serve(
     password: str | None = None, open_browser: bool = False, block: bool = True,
 ) -> gr.Blocks:  # fmt: skip
     """Serve the app. Away from this machine's own address a password is always asked for: the one given, or
-    one that is made up and printed (the user is `unbox`)."""
+    one that is made up and printed (the user is `unbox`). Raises FieldError for an address, port or password
+    that cannot be."""
+    host = checked(Host, "host", host, "serve")
+    port = None if port is None else checked(Port, "port", port, "serve")
+    password = None if password is None else checked(Password, "password", password, "serve")
     Image.MAX_IMAGE_PIXELS = 4096 * 4096  # a small file must not inflate to gigabytes, whoever opens it
     if session.model(session.default).size <= SMALL:
         torch.set_num_threads(1)  # threads of so small a model wait for each other: 4 s, not 0.2

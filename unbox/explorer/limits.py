@@ -1,115 +1,159 @@
-"""What the explorer accepts. Every number, text and mask that comes from a browser, a link, a PNG or the API
-passes here: Gradio's own bounds do not stop NaN, fractions of steps or long texts."""
+"""What the explorer accepts: the rules of `unbox.validation`, with bounds of its own.
 
+Every number, text and mask that comes from a browser, a link, a PNG or the API passes one of them: Gradio's
+own bounds do not stop NaN, fractions of steps or long texts.
+"""
+
+import ipaddress
 import math
 import re
 from collections.abc import Mapping
-from functools import partial
+from typing import Annotated
 
-from unbox.edit import Edits
-from unbox.errors import UnboxError
+from annotated_types import Ge, Le, Lt, MaxLen, MinLen
+from pydantic import AfterValidator, BeforeValidator, PlainValidator
+
+from unbox.edit import Edit, Edits
+from unbox.errors import FieldError
 from unbox.json_types import JSON
-from unbox.models.seeds import seed_of
-from unbox.validation import Text, checked
+from unbox.mask import Shape
+from unbox.validation import (
+    Count,
+    Guidance,
+    Index,
+    Real,
+    Seed,
+    Several,
+    Side,
+    Steps,
+    Text,
+    Whole,
+    checked,
+    inside,
+)  # fmt: skip
 
 PROMPT, JSON_BYTES, EDITS, MASK_CELLS = 2000, 1 << 20, 64, 512 * 512
 STEPS, GUIDANCE, SIDE = 100, 50.0, 2048
 #: Most characters of a seed that is typed: it has 20 digits at most.
 SEED_DIGITS = 24
-#: Largest strength of an edit, in its unit, and most features of one edit.
-STRENGTH, FEATURES = 1000.0, 64
+#: Largest strength that is typed; largest value of an edit: a random control's may be larger than what was
+#: typed; most features of one edit.
+STRENGTH, VALUE, FEATURES = 1000.0, 1e6, 64
+#: What controls say for all steps, or any.
+EVERY_STEP = ("all", "any")
+#: Features that a request may ask for at most.
+MOST = 200
 
 
-def text(name: str, value: JSON, longest: int = PROMPT) -> str:
-    """A text of at most `longest` characters without control characters (line breaks become spaces).
-
-    Joiners, as of emoji and of Persian, are text: the same rule as for prompts anywhere.
-    """
-    if not isinstance(value, str):
-        raise UnboxError(f"{name} is a text, not {_shown(value)}")
-    if len(value) > longest:
-        raise UnboxError(f"{name} has {len(value):,} characters; at most {longest:,} are taken")
-    return " ".join(checked(Text, name, value).split())
+def _one_line(value: str) -> str:
+    return " ".join(value.split())
 
 
-def number(name: str, value: JSON, low: float, high: float) -> float:
-    """A finite number between `low` and `high`."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UnboxError(f"{name} is a number from {low:g} to {high:g}, not {_shown(value)}")
-    if not low <= value <= high:  # false for NaN too
-        raise UnboxError(f"{name} is from {low:g} to {high:g}, not {_shown(value)}")
-    return float(value)
+def _typed(value: object) -> object:
+    """A whole number of a text of digits. A browser's numbers are exact up to 2^53 alone: seeds are texts."""
+    typed = isinstance(value, str) and len(value) <= SEED_DIGITS and re.fullmatch(r"\s*[0-9]+\s*", value)
+    return int(value) if typed else value  # type: ignore[call-overload]  # a text
 
 
-def whole(name: str, value: JSON, low: int, high: int) -> int:
-    """A whole number between `low` and `high`."""
-    found = number(name, value, low, high)
-    if not found.is_integer():
-        raise UnboxError(f"{name} is a whole number, not {_shown(value)}")
-    return int(found)
+def _step_choice(value: str) -> str:
+    if value not in EVERY_STEP and not re.fullmatch("[0-9]{1,9}", value):
+        raise ValueError("should be 'all', or a step like 0")
+    return value
 
 
-steps = partial(whole, "steps", low=1, high=STEPS)
-guidance = partial(number, "guidance", low=0.0, high=GUIDANCE)
+def step_of(choice: object) -> int | None:
+    """The step that a page's control says; None for all, or any."""
+    found = checked(StepChoice, "step", choice)
+    return None if found in EVERY_STEP else int(found)
 
 
-def seed(value: JSON) -> int:
-    """A seed. No fraction passes, not even 7.0: JSON's large numbers lose digits as floats."""
-    return seed_of(value)  # type: ignore[arg-type]
+def _places(value: object) -> frozenset[int]:
+    return frozenset(checked(_Places, "", value))
 
 
-def typed_seed(value: JSON) -> int:
-    """A seed as a page sends it: as text, for a browser's numbers are exact up to 2^53 alone."""
-    if isinstance(value, str) and len(value) <= SEED_DIGITS and re.fullmatch(r"\s*[0-9]+\s*", value):
-        return seed(int(value))
-    return seed(value)
+_Places = Annotated[Several[Index], MaxLen(EDITS)]
 
 
-def side(name: str, value: JSON) -> int:
-    """Pixels, a multiple of 8."""
-    pixels = whole(name, value, 32, SIDE)
-    if pixels % 8:
-        raise UnboxError(f"{name} is a multiple of 8 pixels, not {pixels}")
-    return pixels
+def _host(value: str) -> str:
+    """An address or a name that one can serve at."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        if not re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", value) or len(value) > 253:
+            raise ValueError("should be an address or a host's name, like 127.0.0.1") from None
+    return value
 
 
-def places(name: str, value: JSON, count: int) -> frozenset[int]:
-    """Places in a list of `count`."""
-    if not isinstance(value, list) or len(value) > EDITS:
-        raise UnboxError(f"{name} is a list of places in the list of edits")
-    return frozenset(whole(name, each, 0, max(count - 1, 0)) for each in value)
-
-
-def edits(value: JSON) -> Edits:
-    """Edits from JSON: not too many, not too strong, no mask that is too large."""
+def _edits(value: "JSON | Edits") -> Edits:
+    """Edits from JSON, in which no mask is unpacked that is too large."""
+    if value is None or isinstance(value, Edits):
+        return Edits.of(value)
     rows = value.get("edits") if isinstance(value, Mapping) and "edits" in value else value
-    rows = [rows] if isinstance(rows, Mapping) else rows
-    if not isinstance(rows, list):
-        raise UnboxError(f"edits are a list, not {_shown(value)}")
+    rows = rows if isinstance(rows, list | tuple) else [rows]
     if len(rows) > EDITS:
-        raise UnboxError(f"{len(rows):,} edits were given; at most {EDITS} are taken")
-    for row in rows:
+        raise FieldError("", "", f"{len(rows):,} edits", f"should be at most {EDITS}")
+    for place, row in enumerate(rows):
         where = row.get("where") if isinstance(row, Mapping) else None
         if isinstance(where, Mapping) and "shape" in where:
-            mask_shape(where["shape"])
-    result = Edits.from_json(value)
-    for edit in result:
-        values = edit.value if isinstance(edit.value, tuple) else (edit.value,)
-        for each in values[:STEPS]:
-            number("strength", each, -STRENGTH, STRENGTH)
-        if len(values) > STEPS or len(edit.feature) > FEATURES:
-            raise UnboxError(f"an edit has at most {FEATURES} features and {STEPS} values")
-    return result
+            with inside(f"[{place}].where"):
+                shape = checked(Shape, "shape", where["shape"])
+            _small(shape, place)
+    try:
+        return Edits.from_json(value)
+    except FieldError as error:  # here, the list is the field
+        raise FieldError("", error.field.removeprefix("edits"), error.value, error.rule) from None
 
 
-def mask_shape(shape: JSON) -> None:
-    """Refuse a mask of more than MASK_CELLS, before it is unpacked."""
-    if not isinstance(shape, list) or not all(isinstance(side, int) and 0 < side <= 4096 for side in shape):
-        raise UnboxError(f"{_shown(shape)} is not the shape of a mask")
+def _bounded(edits: Edits) -> Edits:
+    """Not too many edits, not too strong, no mask that is too large."""
+    if len(edits) > EDITS:
+        raise FieldError("", "", f"{len(edits):,} edits", f"should be at most {EDITS}")
+    for place, edit in enumerate(edits):
+        _check(edit, place)
+    return edits
+
+
+def _check(edit: Edit, place: int) -> None:
+    values = edit.value if isinstance(edit.value, tuple) else (edit.value,)
+    if (largest := max(values, key=abs)) and abs(largest) > VALUE:
+        raise FieldError("", f"[{place}].value", largest, f"should be from {-VALUE:,.0f} to {VALUE:,.0f}")
+    if len(edit.feature) > FEATURES:
+        rule = f"should be at most {FEATURES}"
+        raise FieldError("", f"[{place}].feature", f"{len(edit.feature):,} features", rule)
+    if edit.where is not None:
+        _small(edit.where.shape, place)
+
+
+def _small(shape: tuple[int, ...], place: int) -> None:
     if math.prod(shape) > MASK_CELLS:
-        sides = " x ".join(map(str, shape))
-        raise UnboxError(f"a mask of {sides} is too large; at most {MASK_CELLS:,} cells")
+        rule = f"should have at most {MASK_CELLS:,} cells"
+        raise FieldError("", f"[{place}].where.shape", shape, rule)
 
 
-def _shown(value: JSON) -> str:
-    return f"{type(value).__name__} {str(value)[:40]!r}"
+#: Texts of one line: spaces for line breaks, joiners (of emoji, of Persian) kept, no control characters.
+Line = Annotated[Text, AfterValidator(_one_line), MaxLen(200)]
+Prompt = Annotated[Text, AfterValidator(_one_line), MaxLen(PROMPT)]
+MaybePrompt = Annotated[Prompt, BeforeValidator(lambda value: "" if value is None else value)]
+Words = Annotated[MaybePrompt, MaxLen(300)]
+#: A recipe in a query string.
+Link = Annotated[Text, MaxLen(60_000)]
+#: A whole number as a page sends it, as text.
+TypedSeed = Annotated[Seed, BeforeValidator(_typed)]
+StepChoice = Annotated[Text, AfterValidator(_step_choice)]
+
+ImageSteps = Annotated[Steps, Le(STEPS)]
+#: 0 is the system's own.
+StepsOrNone = Annotated[Whole, Ge(0), Le(STEPS)]
+ImageGuidance = Annotated[Guidance, Le(GUIDANCE)]
+ImageSide = Annotated[Side, Ge(32), Le(SIDE)]
+Strength = Annotated[Real, Ge(-STRENGTH), Le(STRENGTH)]
+#: A place in fractions of a picture's width or height.
+Fraction = Annotated[Real, Ge(0), Lt(1)]
+Many = Annotated[Count, Le(MOST)]
+#: Places in a list of edits, and the list.
+Places = Annotated[frozenset[int], PlainValidator(_places)]
+ImageEdits = Annotated[Edits, BeforeValidator(_edits), AfterValidator(_bounded)]
+
+Host = Annotated[Text, AfterValidator(_host)]
+#: An empty one would be none.
+Password = Annotated[Text, MinLen(1), MaxLen(200)]

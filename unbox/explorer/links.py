@@ -7,20 +7,19 @@ nothing.
 
 import json
 from dataclasses import astuple, dataclass
+from typing import Literal
 
 import gradio as gr
 
-from activation_store.files import parse_json
-from unbox.errors import UnboxError
+from unbox.errors import FieldError
 from unbox.explorer.canvas_state import CanvasState
 from unbox.explorer.events import Updates, listen
-from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.image_recipe import Recipe, parse
+from unbox.explorer.limits import Link
 from unbox.explorer.pages import compare_page, explore_page, feature_page, paint_page, search_page
 from unbox.explorer.pages.search_page import SearchQuery
 from unbox.explorer.shared_components import SharedComponents
-
-#: Longest value of a query string that is looked at.
-LONGEST = 60_000
+from unbox.validation import checked, parsed, unknown, validated
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,17 @@ class Pages:
 
 
 def parameter(request: gr.Request, name: str) -> str:
-    """A value of the page's query string. Raises UnboxError for one that is too long."""
-    value = str(request.query_params.get(name, ""))
-    if len(value) > LONGEST:
-        raise UnboxError("this link is too long")
-    return value
+    """A value of the page's query string. Raises FieldError for one that is too long."""
+    return checked(Link, name, str(request.query_params.get(name, "")), "link")
+
+
+@validated
+class ImageRequest:
+    """Pictures that a link asks for, on one page."""
+
+    view: Literal["explore", "paint", "compare"]
+    r: Link
+    other: Link = ""
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,7 @@ class Links:
         if view in ("explore", "paint", "compare"):
             return tab | self._image_page(request, view)
         if view not in ("feature", "blocks"):
-            names = ", ".join([*vars(pages), "blocks"])
-            raise UnboxError(f"there is no page '{view[:40]}'; there are {names}")
+            raise FieldError("link", "view", view, unknown(view, [*vars(pages), "blocks"]))
         return tab
 
     def _image_page(self, request: gr.Request, view: str) -> Updates:
@@ -82,14 +86,14 @@ class Links:
 
     def make_image(self, text: str) -> Updates:
         """The pictures of a request that `open` has written, in their page."""
-        link, session, pages = parse_json(text, "the link"), self.shared.session, self.pages
-        recipe = session.known(Recipe.from_link(link["r"]))
-        if link["view"] == "explore":
+        link, session, pages = parsed(ImageRequest, parse(text), "link"), self.shared.session, self.pages
+        recipe = session.known(Recipe.from_link(link.r))
+        if link.view == "explore":
             return explore_page.make_image(self.shared, pages.explore, recipe)
-        if link["view"] == "paint":
+        if link.view == "paint":
             return pages.paint.show_run(session, paint_page.generate(session, CanvasState(recipe)), "JSON")
         # without a second recipe it is compared with itself unedited
-        other = session.known(Recipe.from_link(link["other"])) if link["other"] else recipe.plain
+        other = session.known(Recipe.from_link(link.other)) if link.other else recipe.plain
         return {pages.compare.result: compare_page.compare(session, recipe, other)}
 
 

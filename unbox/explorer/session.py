@@ -1,5 +1,6 @@
 """What the pages work with: models, SAEs and an atlas, and the few things that are done with them."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,12 +14,14 @@ from unbox.atlas import Atlas
 from unbox.capture import record
 from unbox.edit import Edits, Feature
 from unbox.edits import EditHook, Guard, bind, guarded, random_control
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.explorer.device_runs import ProgressHook
 from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.limits import Line
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.models import Model, load
 from unbox.sae.model import SAE
+from unbox.validation import checked
 
 #: Models kept in memory.
 MODELS = 2
@@ -97,13 +100,11 @@ class ExplorerSession:
         return f"{next(iter(self.saes), 'up.0.1')}/0"
 
     def feature(self, name: str) -> Feature:
-        """A feature by its name, `up.0.1/17`. Raises UnboxError, naming what exists."""
-        sae, _, index = name.strip().rpartition("/")
-        if sae not in self.saes:
-            raise UnboxError(f"'{name[:80]}' is not a feature here; names are like {self.example_name}, "
-                             f"the SAEs are {', '.join(self.saes)}")  # fmt: skip
-        if not (index.isascii() and index.isdigit() and len(index) < 12):
-            raise UnboxError(f"'{index[:20]}' is not the index of a feature")
+        """A feature by its name, `up.0.1/17`. Raises FieldError, naming what exists."""
+        sae, _, index = checked(Line, "feature", name).rpartition("/")
+        if sae not in self.saes or not re.fullmatch("[0-9]{1,11}", index):
+            rule = f"should be like {self.example_name}; the SAEs are {', '.join(self.saes) or 'none'}"
+            raise FieldError("", "feature", name, rule)
         feature = self.saes[sae].feature(int(index))
         return replace(feature, source=sae if sae != feature.block else None)
 

@@ -7,7 +7,6 @@ from PIL import Image
 
 from unbox.edit import Edits
 from unbox.explorer.html import render
-from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.session import ExplorerSession
 
 #: Strengths of the pictures, one picture for each, in the block's deviations.
@@ -22,7 +21,7 @@ def generate_strip(session: ExplorerSession, name: str, prompt: str, seed: int =
     Raises UnboxError for a feature that is not there.
     """
     feature = session.feature(name)
-    plain = Recipe.from_json({**session.defaults(session.default).to_json(), "prompt": prompt, "seed": seed})
+    plain = replace(session.defaults(session.default), prompt=prompt, seed=seed)
     stats = None if feature.sae is None else feature.sae.stats
     fires = stats is not None and float(stats.mean_active[feature.index]) > 0
     alone = feature.replace(ICON, unit="mean") if fires else feature.replace(1.0, unit="deviation")

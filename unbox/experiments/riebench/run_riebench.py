@@ -26,6 +26,7 @@ from unbox.experiments.riebench.riebench_settings import FORMER, RiebenchSetting
 from unbox.experiments.tables import write_table
 from unbox.former_names import as_written
 from unbox.json_types import JSON
+from unbox.mask import Mask
 from unbox.models import Model
 from unbox.models.png_record import save_png
 from unbox.models.prompt_length import counted, warn_of_cut
@@ -163,4 +164,5 @@ def _recorded(
         masks = [attention_mask(tokenizer, [m[i] for m in maps], texts[i], words[i]) for i in (0, 1)]
     original_mask, donor_mask = placed(example.kind, *masks)
     originals, donors = ({block: u[i] for block, u in updates.items()} for i in (0, 1))
-    return UpdatePair(donors, originals, donor_mask, original_mask), original, target
+    pair = UpdatePair(donors, originals, Mask.of(donor_mask), Mask.of(original_mask))
+    return pair, original, target

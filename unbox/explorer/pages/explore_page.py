@@ -12,9 +12,11 @@ from unbox.explorer.events import FieldValue, Updates, event_value, html_compone
 from unbox.explorer.generation_controls import GenerationControls
 from unbox.explorer.html import render
 from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.limits import Fraction, step_of
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import InitialState, SharedComponents, link
+from unbox.validation import checked
 
 TITLE = "Explore"
 HINT = "Click a feature to see where it fires; click the picture to see what fires there."
@@ -108,9 +110,9 @@ def wire(shared: SharedComponents, page: ExplorePage) -> None:
         return {page.chosen: chosen, **dict(zip(page.views, views, strict=True))}
 
     def show_place(event: gr.EventData, recorded: RecordedImage | None, step: str, rank: str, _: str) -> str:
-        x, y = event_value(event, "x", float) or 0.0, event_value(event, "y", float) or 0.0
-        if recorded is None or not (0 <= x < 1 and 0 <= y < 1):
+        if recorded is None:
             return ""
+        x, y = (checked(Fraction, name, event_value(event, name, float)) for name in ("x", "y"))
         return feature_summaries.at_place(session, recorded, x, y, step_of(step), rank == TELLING)
 
     for source in (page.features, page.place):
@@ -155,8 +157,3 @@ def show(
                    caption=recorded.recipe.prompt, hint=HINT)  # fmt: skip
     features = feature_summaries.strongest(session, recorded, step_of(step), rank == TELLING, chosen)
     return stage, features, card
-
-
-def step_of(value: str) -> int | None:
-    """The step that the radio says; None for all."""
-    return int(value) if str(value).isdigit() else None

@@ -21,6 +21,7 @@ from unbox.explorer.pages.search_page import SearchPage
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import InitialState, SharedComponents, link
 from unbox.explorer.strength_strip import generate_strip, strip_html
+from unbox.validation import checked
 
 TITLE = "Feature"
 #: Images shown of those in which a feature is most active.
@@ -91,7 +92,7 @@ def outputs(shared: SharedComponents, page: FeaturePage) -> list[Block]:
 
 def open_feature(shared: SharedComponents, page: FeaturePage, name: str) -> Updates:
     """Everything that changes when a feature's page is opened."""
-    session, name = shared.session, name.strip()
+    session, name = shared.session, checked(limits.Line, "feature", name)
     shown = body(session, name, None)
     facts = feature_summaries.facts_of(session, [name]).get(name)
     return {
@@ -121,12 +122,13 @@ def wire(shared: SharedComponents, page: FeaturePage, explore: ExplorePage, sear
         interval = event_value(event, "interval", int)
         if interval is None:
             return from_chip(event)
-        return {page.body: body(session, name.strip(), interval), page.interval: interval}
+        name = checked(limits.Line, "feature", name)
+        return {page.body: body(session, name, interval), page.interval: interval}
 
     def step_to(name: str, step: int) -> Updates:
         """The feature before or after, round the ends of its SAE."""
         session.feature(name)
-        sae, _, index = name.strip().rpartition("/")
+        sae, _, index = checked(limits.Line, "feature", name).rpartition("/")
         return open_feature(shared, page, f"{sae}/{(int(index) + step) % session.saes[sae].latents}")
 
     shared.show_link(listen(page.name.submit, partial(open_feature, shared, page), [page.name], shown))
@@ -140,15 +142,19 @@ def wire(shared: SharedComponents, page: FeaturePage, explore: ExplorePage, sear
     def relabel(name: str, label: str, author: str) -> str:
         if session.atlas is None:
             raise UnboxError("labels are kept in an atlas; start the explorer with one")
-        set_label(session.atlas, name.strip(), label, author or "someone")
+        given = {"feature": name, "label": label, "author": author or "someone"}
+        name, label, author = (checked(limits.Line, field, each) for field, each in given.items())
+        set_label(session.atlas, name, label, author)
         gr.Info("Label saved.", duration=3)
-        return body(session, name.strip(), None)
+        return body(session, name, None)
 
     listen(page.save.click, relabel, [page.name, page.label, page.author], [page.body])
 
     def make_strip(name: str, prompt: str, seed: str) -> str:
-        name = name.strip()
-        return strip_html(name, generate_strip(session, name, prompt, limits.typed_seed(seed)))
+        name = checked(limits.Line, "feature", name)
+        return strip_html(
+            name, generate_strip(session, name, prompt, checked(limits.TypedSeed, "seed", seed))
+        )
 
     asked = (page.name, page.prompt, page.seed)
     run = listen(page.try_strengths.click, make_strip, asked, [page.strip], device=True)

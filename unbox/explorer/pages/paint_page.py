@@ -7,7 +7,7 @@ from functools import partial
 
 import gradio as gr
 
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.explorer import edit_controls, generation_controls
 from unbox.explorer.canvas import canvas_html, edits_html, result_html
 from unbox.explorer.canvas_state import CanvasState, mask_from_canvas
@@ -16,11 +16,13 @@ from unbox.explorer.events import DROP, PAINT, FieldValue, Updates, event_value,
 from unbox.explorer.generation_controls import GenerationControls
 from unbox.explorer.html import render
 from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.limits import Line
 from unbox.explorer.pages.explore_page import ExplorePage
 from unbox.explorer.pages.feature_page import FeaturePage
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import InitialState, SharedComponents, link
+from unbox.validation import checked
 
 TITLE = "Paint"
 #: Ways to hand a recipe on, by their names.
@@ -171,7 +173,7 @@ def _wire_runs(shared: SharedComponents, page: PaintPage) -> None:
         state: CanvasState, copy_format: str, guard: bool, *values: FieldValue, control: bool = False
     ) -> Updates:
         plain, edited = page.controls.recipe(values), state.recipe
-        recipe = replace(plain, edits=edited.edits, off=edited.off, guard=bool(guard))
+        recipe = replace(plain, edits=edited.edits, off=edited.off, guard=guard)
         state = generate(session, state.changed(recipe, state.chosen), control=control)
         query = link("paint", r=recipe.to_link())
         return page.show_run(session, state, copy_format) | {shared.link: query}
@@ -208,7 +210,7 @@ def _wire_list(session: ExplorerSession, page: PaintPage) -> None:
     def press(event: gr.EventData, state: CanvasState, copy_format: str) -> Updates:
         name, index = event_value(event, "act", str), event_value(event, "place", int)
         if name not in ACTS or index is None:
-            raise UnboxError("not a button of the list")
+            raise FieldError("list", "act", name, f"should be one of {', '.join(ACTS)}, at a place")
         state = ACTS[name](state, index)
         chosen = page.edit.updates(state.recipe.edits[index]) if name == "choose" else {}
         return page.show(session, state, copy_format) | chosen
@@ -234,7 +236,7 @@ def _wire_opening(
 
     def from_feature(name: str) -> Updates:
         shared.session.feature(name)
-        return {shared.tabs: gr.Tabs(selected="paint"), page.edit.feature: name.strip()}
+        return {shared.tabs: gr.Tabs(selected="paint"), page.edit.feature: checked(Line, "feature", name)}
 
     def from_png(event: gr.EventData, copy_format: str) -> Updates:
         text = event_value(event, "recipe", str)
@@ -261,5 +263,5 @@ def generate(session: ExplorerSession, state: CanvasState, *, control: bool = Fa
 def copied(session: ExplorerSession, state: CanvasState, copy_format: str) -> str:
     """The recipe in one of `COPIES`."""
     if copy_format not in COPIES:
-        raise UnboxError(f"a picture is copied as one of {', '.join(COPIES)}")
+        raise FieldError("", "copy as", copy_format, f"should be one of {', '.join(COPIES)}")
     return COPIES[copy_format](state.recipe, session)

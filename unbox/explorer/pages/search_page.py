@@ -2,22 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Annotated, Literal, Self, get_args
 
 import gradio as gr
+from annotated_types import Ge, Le
 from gradio.blocks import Block
 
 from unbox.atlas import Facts, Filter
 from unbox.atlas.database import ORDERS
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.explorer import feature_summaries, limits
-from unbox.explorer.events import Updates, html_component, listen
+from unbox.explorer.events import FieldValue, Updates, html_component, listen
 from unbox.explorer.html import render
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import SharedComponents, link
+from unbox.json_types import JSON
+from unbox.validation import Real, parsed, validated
 
 TITLE = "Search"
-WORDS, MEANING = "words", "meaning"
+By = Literal["words", "meaning"]
+WORDS, MEANING = get_args(By)
 ANY, BEST = "any", "best match"
 #: Most results shown.
 RESULTS = 60
@@ -25,18 +29,21 @@ RESULTS = 60
 DENSITY = (-6.0, 0.0)
 
 
-@dataclass(frozen=True)
+Density = Annotated[Real, Ge(DENSITY[0]), Le(DENSITY[1])]
+
+
+@validated
 class SearchQuery:
     """A search. A link holds what differs from these defaults."""
 
-    q: str = ""
-    by: str = WORDS
-    block: str = ANY
-    step: str = ANY
-    low: float = DENSITY[0]
-    high: float = DENSITY[1]
+    q: limits.Words = ""
+    by: By = "words"
+    block: limits.Line = ANY
+    step: limits.StepChoice = ANY
+    low: Density = DENSITY[0]
+    high: Density = DENSITY[1]
     labelled: bool = False
-    order: str = BEST
+    order: limits.Line = BEST
 
     def to_link(self) -> dict[str, str]:
         """The parameters of a link."""
@@ -45,11 +52,13 @@ class SearchQuery:
 
     @classmethod
     def from_link(cls, parameters: Mapping[str, str]) -> Self:
-        """Inverse of `to_link`; a number that is none stays at its default."""
-        default = cls()
-        text = {k: parameters.get(k) or getattr(default, k) for k in ("q", "by", "block", "step", "order")}
-        low, high = (_density(parameters.get(k), getattr(default, k)) for k in ("low", "high"))
-        return cls(**text, low=low, high=high, labelled=parameters.get("labelled") == "True")
+        """Inverse of `to_link`; what is empty stays at its default. Raises FieldError for other values."""
+        given: dict[str, JSON] = {name: text for name, text in parameters.items() if text}
+        for name in {"low", "high"} & set(given):
+            given[name] = _number(parameters[name])
+        if "labelled" in given:
+            given["labelled"] = {"True": True, "False": False}.get(parameters["labelled"], given["labelled"])
+        return parsed(cls, given, "link")
 
 
 @dataclass(frozen=True)
@@ -112,9 +121,12 @@ def wire(shared: SharedComponents, page: SearchPage) -> None:
     """The page's events."""
 
     def search(
-        q: str | None, by: str, block: str, step: str, low: float, high: float, labelled: bool, order: str
-    ) -> Updates:
-        return run_search(shared, page, SearchQuery(q or "", by, block, step, low, high, labelled, order))
+        q: FieldValue, by: FieldValue, block: FieldValue, step: FieldValue, low: FieldValue, high: FieldValue,
+        labelled: FieldValue, order: FieldValue,
+    ) -> Updates:  # fmt: skip
+        values = (q, by, block, step, low, high, labelled, order)
+        query = parsed(SearchQuery, dict(zip(vars(SearchQuery()), values, strict=True)), "search")
+        return run_search(shared, page, query)
 
     for event in (page.find.click, page.q.submit):
         shared.show_link(listen(event, search, page.query, [page.results, shared.link]))
@@ -125,31 +137,31 @@ def results(session: ExplorerSession, query: SearchQuery, note: str = "") -> str
     atlas = session.atlas
     if atlas is None:
         raise UnboxError("search needs an atlas: build one with `unbox atlas` and start with --atlas")
-    text = limits.text("the search", query.q, 300)
-    if query.step != ANY and not (query.step.isascii() and query.step.isdigit()):
-        raise UnboxError(f"no step '{query.step[:20]}'; there are {', '.join(map(str, atlas.steps))}")
+    if (step := limits.step_of(query.step)) is not None and step not in atlas.steps:
+        rule = f"should be a step of the atlas: {', '.join(map(str, atlas.steps))}"
+        raise FieldError("search", "step", step, rule)
     among = Filter(
         block=None if query.block == ANY else query.block,
-        step=None if query.step == ANY else int(query.step[:9]),
+        step=step,
         density=None if (query.low, query.high) == DENSITY else (10.0**query.low, 10.0**query.high),
-        labelled=bool(query.labelled),
+        labelled=query.labelled,
     )
     found: list[tuple[Facts, float | None]]
     if query.by == MEANING:
-        if not text:
-            raise UnboxError("say what to look for: a word, or a whole caption")
-        near = atlas.meaning(session.model(session.default), text, among, limit=RESULTS)
+        if not query.q:
+            raise FieldError("search", "q", query.q, "should be a word, or a whole caption")
+        near = atlas.meaning(session.model(session.default), query.q, among, limit=RESULTS)
         found = [(each.facts, each.score) for each in near]
     else:
         order = None if query.order == BEST else query.order
-        found = [(facts, None) for facts in atlas.search(text, among, order=order, limit=RESULTS)]
+        found = [(facts, None) for facts in atlas.search(query.q, among, order=order, limit=RESULTS)]
     cards = [(facts, feature_summaries.cover(session, facts.name), likeness) for facts, likeness in found]
     return render("search_results.html", note=note, found=cards)
 
 
-def _density(text: str | None, default: float) -> float:
-    """A bound of the density in a link, or its default."""
+def _number(text: str) -> float | str:
+    """The number that a text is; else the text, which the field's rule refuses."""
     try:
-        return limits.number("density", float(text or "nan"), *DENSITY)
-    except (ValueError, UnboxError):
-        return default
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,63 @@
+"""The endpoints' arguments: each has a rule, what breaks it is named before a model runs."""
+
+import inspect
+
+import pytest
+
+from unbox.errors import FieldError, UnboxError
+from unbox.explorer.api import RULES, Endpoints, with_rules
+
+NAN, HUGE = float("nan"), 10**400
+EDIT = {"block": "mid.0", "feature": [1], "op": "add", "value": 50}
+
+
+def test_every_argument_has_a_rule():
+    named = {
+        name
+        for function, _ in Endpoints(None).table().values()
+        for name in inspect.signature(function).parameters
+    }
+    assert named == set(RULES)
+
+
+WRONG = {
+    "prompt": [None, 7, [], {}, "x" * 2001, "\0", "\ud800"],
+    "seed": [-1, 2**64, 0.5, 7.0, NAN, HUGE, "7", None, True, [1]],
+    "steps": [-1, 101, 2.5, NAN, HUGE, "4", None, True],
+    "system": [None, 7, "x" * 201, "\x1b"],
+    "edits": [7, "x", [7], [{}], [EDIT] * 65, [EDIT | {"value": NAN}], [EDIT | {"value": 1e7}],
+              [EDIT | {"value": [1] * 1001}], [EDIT | {"feature": list(range(65))}], {"edits": 3},
+              [EDIT | {"where": {"shape": [6000, 6000], "dtype": "u1", "zlib": ""}}],
+              [EDIT | {"where": {"shape": "x"}}], [EDIT | {"where": {"shape": [HUGE, 1]}}]],
+    "count": [0, 201, 1.5, NAN, "3", None], "limit": [0, 10**9, None],
+    "x": [-0.1, 1, NAN, 1e308, "0", None, True], "y": [-1, 1.0, [0]],
+    "recipe": [None, [], "x", 3], "other": [None, [], "x", 3], "control": [None, 0, "yes"],
+    "name": [None, 7, "x" * 201, "\0"], "kind": [None, 7], "interval": [-2, 100, 0.5, None, "1"],
+    "words": [7, "x" * 301, "\0"], "by": ["sql", None, 3], "block": [None, 7],
+    "text": [None, "x" * 201, "\0"], "author": [None, "x" * 201],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_breaks_a_rule_is_named(name):
+    for endpoint, (function, _) in Endpoints(None).table().items():
+        parameters = inspect.signature(function).parameters
+        if name not in parameters:
+            continue
+        good = {"prompt": "a", "x": 0.5, "y": 0.5, "recipe": {}, "other": {}, "name": "mid.0/1", "words": "a",
+                "text": "a", "author": "me"}  # fmt: skip
+        given = {n: good[n] for n in parameters if n in good}
+        for value in WRONG[name]:
+            with pytest.raises(FieldError, match=f"^{endpoint}: {name}") as error:
+                with_rules(endpoint, function)(**given | {name: value})
+            assert len(str(error.value)) < 300
+
+
+def test_endpoints_take_what_fits(session):
+    table = Endpoints(session).table()
+    made = with_rules("generate", table["generate"][0])("a red cat", 7, 0, "", [])
+    assert made["recipe"]["steps"] == 2
+    found = with_rules("features_at", table["features_at"][0])("a red cat", 0, 0.999, count=2)
+    assert [len(rows) for rows in found.values()] == [2, 2]
+    with pytest.raises(UnboxError, match=r"recipe: prompt is missing"):
+        with_rules("edit", table["edit"][0])({"system": "tiny", "seed": 1})
