@@ -6,6 +6,7 @@ import pytest
 
 from unbox.errors import FieldError, UnboxError
 from unbox.explorer.api import RULES, Endpoints, with_rules
+from unbox.explorer.interface import serve
 
 NAN, HUGE = float("nan"), 10**400
 EDIT = {"block": "mid.0", "feature": [1], "op": "add", "value": 50}
@@ -61,3 +62,17 @@ def test_endpoints_take_what_fits(session):
     assert [len(rows) for rows in found.values()] == [2, 2]
     with pytest.raises(UnboxError, match=r"recipe: prompt is missing"):
         with_rules("edit", table["edit"][0])({"system": "tiny", "seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"host": ""}, "host = ''"), ({"host": "a b"}, "host = 'a b'"), ({"host": "http://x"}, "host"),
+        ({"host": "-x"}, "host"), ({"host": None}, "host = None"), ({"host": "x" * 300}, "host"),
+        ({"port": 99_999_999}, "port = 99999999: should be less than 65,536"), ({"port": 0}, "port = 0"),
+        ({"port": "80"}, "port = '80'"), ({"password": ""}, "password = ''"), ({"password": 7}, "password"),
+    ],
+)  # fmt: skip
+def test_an_address_that_cannot_be_is_named_before_anything_is_served(change, message):
+    with pytest.raises(FieldError, match=f"^serve: {message}"):
+        serve(None, **change)
