@@ -23,7 +23,7 @@ _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_
 def require(size: int, what: str, door: str = "") -> None:
     """Raises UnboxError, naming `what`, where `size` bytes are more than a request may take."""
     if size > (limit := memory_limit()):
-        text = f"{what} would take {_written(size)} of memory; the limit is {_written(limit)}"
+        text = f"{what} would take {size_text(size)} of memory; the limit is {size_text(limit)}"
         raise UnboxError(f"{door and door + ': '}{text} ({OPTION} or {VARIABLE} sets another)")
 
 
@@ -73,7 +73,7 @@ def _machine() -> int:
     return min(limits)
 
 
-def _written(size: int) -> str:
+def size_text(size: int) -> str:
     """A size for people, with three figures."""
     power = max(0, min(4, (len(str(size)) - 1) // 3))
     return f"{size / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -140,6 +140,13 @@ def _name(value: object) -> object:
     return value
 
 
+def _hub_name(value: object) -> object:
+    """What the Hub takes for the name of a repository."""
+    if not isinstance(value, str) or not _HUB_NAME.fullmatch(value) or "--" in value or ".." in value:
+        raise ValueError("should be owner/name of a repository on the Hub")
+    return value
+
+
 def _object(value: object) -> object:
     """A JSON object, as a dict."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
@@ -147,6 +154,7 @@ def _object(value: object) -> object:
     return dict(value)
 
 
+_HUB_NAME = re.compile(r"(?:\w[\w.\-]{0,95}/)?\w(?:[\w.\-]{0,94}\w)?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 
 #: A whole number, a finite number, a text, a path; bounds are added by `Annotated[Whole, Ge(1)]`.
@@ -196,6 +204,11 @@ Guidance = Annotated[Real, Ge(0), Le(1000)]
 Side = Annotated[Whole, Ge(8), Le(16384), MultipleOf(8)]
 BatchSize = Annotated[Whole, Ge(1), Le(65536)]
 Port = Annotated[Whole, Ge(1), Lt(65536)]
+#: Processes, GPUs, threads that work together; and the number of one.
+Processes = Annotated[Whole, Ge(1), Le(65536)]
+Rank = Annotated[Whole, Ge(0), Lt(65536)]
+#: A repository of the Hub, `owner/name`.
+HubName = Annotated[str, BeforeValidator(_hub_name)]
 
 
 @overload

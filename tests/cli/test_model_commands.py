@@ -116,7 +116,7 @@ def test_generate_applies_edits(tiny, tmp_path):
         (["--saes", "somewhere"], "--saes has no use without --edits"),
         (["--edits", "nowhere.json"], "no file of edits nowhere.json"),
         (["--height", "64", "--aspect", "16:9"], "--aspect, or --height and --width, not both"),
-        (["--aspect", "wide"], "WIDTH:HEIGHT like 16:9, not 'wide'"),
+        (["--aspect", "wide"], "--aspect = 'wide': should be WIDTH:HEIGHT like 16:9"),
         (["--out", "image.jpg"], "written as .png"),
         (["--steps", "1"], "begin at timestep 1 of 1000"),
     ],

@@ -275,7 +275,7 @@ def test_wrong_places(tiny, tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UnboxError, match=r"no checkpoint: single files end in \.safetensors"):
         load(tmp_path / "notes.txt")
-    with pytest.raises(UnboxError, match="offload 'disk' is not one of model, sequential"):
+    with pytest.raises(UnboxError, match="load: offload = 'disk': should be one of 'model' or 'sequential'"):
         load(tiny, offload="disk")
     with pytest.raises(UnboxError, match="there is none here"):
         load(tiny, device="cpu", offload="model")
@@ -316,3 +316,50 @@ def test_compiled_blocks_leave_hooks_alone(tiny):
         handle.remove()
     assert len(calls) == 1
     assert np.allclose(result, image(plain), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "a\0b"}, "load: source = 'a.x00b': should not hold the control character"),
+        (
+            {"source": "~nobody-of-this-name/model"},
+            "~nobody-of-this-name/model is in the home folder of a user",
+        ),
+        ({"dtype": "int8"}, "load: dtype = 'int8': should be one of 'float32', 'bfloat16' or 'float16'"),
+        ({"dtype": torch.int8}, "load: dtype = torch.int8: should be one of"),
+        ({"dtype": 16}, "load: dtype = 16: should be one of"),
+        ({"offload": 1}, "load: offload = 1: should be one of"),
+        ({"unet": ""}, "load: unet = '': should be the path of a file or folder"),
+        ({"lora": 3}, "load: lora = 3: should be the path of a file or folder"),
+        ({"compile": 1}, "load: compile = 1: should be true or false"),
+        ({"system": 3}, "load: system = 3: should be a system or the name of one"),
+    ],
+)
+def test_arguments_that_break_their_rule_are_named(tiny, arguments, message):
+    with pytest.raises(UnboxError, match=message):
+        load(**{"source": tiny, **arguments})
+
+
+def test_a_system_file_that_breaks_a_rule_is_named_with_file_field_and_value(tmp_path):
+    right = TURBO.to_json()
+    for change, message in (
+        ({"steps": 0}, "steps = 0: should be at least 1"),
+        ({"guidance": float("nan")}, "guidance = nan: should be a finite number"),
+        ({"size": 10**9}, "size = 1000000000: should be at most 16,384"),
+        ({"prediction": "x"}, "prediction = 'x': should be one of"),
+        ({"timesteps": {"2": [1, 2]}}, r"timesteps\[2\] = \(1, 2\): should be 2 falling timesteps"),
+        ({"timesteps": {"x": [1]}}, "timesteps.x = 'x': should be a whole number"),
+        ({"split": 0.5}, "split = 0.5: should be given where a refiner is"),
+        ({"parts": [{"kind": "unet"}]}, "parts: repo is missing"),
+        ({"parts": 3}, r"parts\[0\] = 3: should be an instance of Part"),
+        (
+            {"scheduler_config": {"a": float("inf")}},
+            "scheduler_config = .*: should hold texts, finite numbers",
+        ),
+    ):
+        with pytest.raises(UnboxError, match=f"^a/system.json: {message}"):
+            System.from_json({**right, **change}, "a/system.json")
+    for row in ([1], None, 3, "x"):
+        with pytest.raises(UnboxError, match=r"^a/system.json: .*: should be an object with keys"):
+            System.from_json(row, "a/system.json")

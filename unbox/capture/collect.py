@@ -19,14 +19,15 @@ from activation_store.store import read_schema
 from activation_store.writer import ShardBuffer
 from unbox.capture.buffers import Buffers, buffered
 from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.former_names import renamed
+from unbox.memory_limit import require
 from unbox.models.model import Model
 from unbox.models.prompt_length import count_cut, counted, describe_cut, tokens_cut
 from unbox.models.seeds import image_seed
 from unbox.prompt import Prompt
 from unbox.ranks import ranks
-from unbox.validation import behind
+from unbox.validation import Count, Processes, Rank, behind, checked
 
 
 def collect(
@@ -53,7 +54,8 @@ def collect(
     cannot be kept; every finished shard is safe then.
     """
     chosen = CollectSettings(**renamed(settings, FORMER, warn=True))
-    rank, world = ranks().rank if rank is None else rank, ranks().world if world is None else world
+    limit = checked(Count | None, "limit", limit, "collect")  # type: ignore[arg-type]  # a rule
+    rank, world = ranks_of(rank, world)
     provenance, versions = run_facts(model, chosen)
     if not chosen.shard_samples and (Path(path) / "store.json").exists():
         chosen = replace(chosen, shard_samples=read_schema(Path(path)).shard_samples)
@@ -61,6 +63,9 @@ def collect(
     total = length(prompts, limit)
     if total == 0:
         raise UnboxError("there are no prompts to collect")
+    require_recording(schema, chosen.batch_size)
+    shard = schema.shard_samples
+    require(3 * shard * schema.sample_bytes, f"collecting: three files of {shard:,} images each")
     with Writer(path, schema, rank=rank, world=world, versions=versions) as writer, counted():
         if rank == 0 and (said := said_of_cut(model, prompts, limit, chosen, progress)):
             warnings.warn(said, stacklevel=2)
@@ -108,6 +113,24 @@ def measured(model: Model, samples: Sequence[Sample]) -> list[Sample]:
         replace(each, meta={**each.meta, TOKENS_CUT: count}) if count > 0 else each
         for each, count in zip(samples, cut, strict=True)
     ]
+
+
+def ranks_of(rank: int | None, world: int | None) -> tuple[int, int]:
+    """The number of this process, and of all: as given, or as the environment says.
+
+    Raises FieldError for what are none, or do not go together.
+    """
+    rank = checked(Rank, "rank", ranks().rank if rank is None else rank, "collect")
+    world = checked(Processes, "world", ranks().world if world is None else world, "collect")
+    if rank >= world:
+        raise FieldError("collect", "rank", rank, f"should be less than the number of processes, {world}")
+    return rank, world
+
+
+def require_recording(schema: Schema, batch_size: int) -> None:
+    """Raises UnboxError where a batch's updates, as they are recorded and written, are too much memory."""
+    what = f"recording the updates of {batch_size:,} images at once"
+    require(2 * batch_size * schema.sample_bytes, what)
 
 
 def images_of_rank(total: int, size: int, rank: int, world: int) -> int:

@@ -1,12 +1,15 @@
 """What is collected: the settings that collecting, streaming and estimating share."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+from pydantic import BeforeValidator
 
 from activation_store import Schema
 from unbox.errors import UnboxError
 from unbox.models.sampling_options import SamplingOptions
-from unbox.site import BRANCHES, DEFAULT_BLOCKS
+from unbox.site import BRANCHES, DEFAULT_BLOCKS, BlockName
+from unbox.validation import Count, Seed, Some, StepIndex, Whole, validated
 
 if TYPE_CHECKING:
     from unbox.models.model import Model
@@ -15,35 +18,33 @@ if TYPE_CHECKING:
 FORMER = {"dtype": "store_dtype"}
 
 
-@dataclass(frozen=True)
+#: Side of a kept picture: 0 and None keep none.
+Thumbnail = Annotated[
+    Annotated[Whole, Ge(1), Le(16384)] | None,
+    BeforeValidator(lambda side: None if isinstance(side, int) and not side and side is not False else side),
+]
+
+
+@validated
 class CollectSettings(SamplingOptions):
     """Which updates of which runs."""
 
-    blocks: tuple[str, ...] = DEFAULT_BLOCKS
+    blocks: Some[BlockName] = DEFAULT_BLOCKS
     """Blocks to record."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the run; an image's follows from it and the prompt's number, whatever the batches and ranks."""
-    keep_steps: tuple[int, ...] | None = None
+    keep_steps: Some[StepIndex] | None = None
     """Steps to keep, by the scheduler's own numbers from 0; None: all."""
-    branches: tuple[Literal["cond", "uncond"], ...] | None = None
+    branches: Some[Literal["cond", "uncond"]] | None = None
     """Branches to keep; None: all there are: cond, and uncond under guidance."""
-    positions: int | None = None
+    positions: Count | None = None
     """Positions kept of each image, drawn by its seed; None: all."""
     store_dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
     """Number format of the store; int8 has a scale for each vector."""
-    thumbnail: int | None = 128
+    thumbnail: Thumbnail = 128
     """Longer side of the kept WebP pictures in pixels; 0 or None keeps none and saves decoding them."""
-    shard_samples: int = 0
+    shard_samples: Annotated[Whole, Ge(0), Le(10**6)] = 0
     """Images in a file of the store; 0 makes files of about 128 MB."""
-
-    def __post_init__(self) -> None:
-        for name in ("blocks", "keep_steps", "branches"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(value))
-        object.__setattr__(self, "thumbnail", self.thumbnail or None)
-        if self.batch_size < 1 or (self.thumbnail is not None and self.thumbnail < 1):
-            raise UnboxError("the batch size and the thumbnails' side must be at least 1")
 
     def call(self) -> dict[str, Any]:
         """Arguments of `Model.generate` that hold for every image."""
@@ -58,8 +59,6 @@ def schema_of(model: "Model", settings: CollectSettings) -> Schema:
     steps, guidance = settings.settled(model.system.steps, model.system.guidance)
     guided = guidance > 1 and model.pipeline.unet.config.time_cond_proj_dim is None
     available = BRANCHES if guided else BRANCHES[:1]
-    if steps < 1:
-        raise UnboxError(f"{steps} steps make no image; there is at least 1")
     keep = settings.keep_steps or tuple(range(steps))
     branches = settings.branches or available
     if missing := [step for step in keep if not 0 <= step < steps]:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from unbox.capture.collect import generate_batch, length, said_of_cut, shards
+from unbox.capture.collect import generate_batch, length, require_recording, said_of_cut, shards
 from unbox.capture.collect_settings import FORMER, CollectSettings, schema_of
 from unbox.errors import UnboxError
 from unbox.former_names import renamed
 from unbox.models.model import Model
 from unbox.models.prompt_length import counted
 from unbox.prompt import Prompt
+from unbox.validation import Count, checked
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ def estimate(
     """
     chosen = CollectSettings(**renamed(settings, FORMER, warn=True))
     schema = schema_of(model, chosen)
+    limit = checked(Count | None, "limit", limit, "estimate")  # type: ignore[arg-type]  # a rule
+    images = checked(Count | None, "images", images, "estimate")  # type: ignore[arg-type]  # a rule
+    require_recording(schema, chosen.batch_size)
     total = length(prompts, limit)
     count = images or chosen.batch_size
     first = list(islice(prompts, min(count, limit or count)))

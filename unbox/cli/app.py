@@ -1,28 +1,30 @@
 """`unbox app`."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
+
+from annotated_types import MinLen
 
 from unbox.cli.model_options import Group, Mismatch, ModelOptions
+from unbox.validation import FilePath, Port, Text, validated
 
 
-@dataclass(frozen=True)
+@validated
 class AppCommand:
     """Open the explorer in a browser: pictures, the features behind them, search, painting with features."""
 
-    saes: Path | None = None
+    saes: FilePath | None = None
     """Folder of SAEs that `unbox train` wrote; None: those of the bundled model, made once if need be."""
-    atlas: Path | None = None
+    atlas: FilePath | None = None
     """Folder that `unbox atlas` wrote."""
-    figures: Path | None = None
+    figures: FilePath | None = None
     """`figures.json` that `unbox evaluate --out` wrote, shown on the page of blocks."""
-    bench: Path | None = None
+    bench: FilePath | None = None
     """Folder that `unbox bench shapes --out` wrote, shown on the page of blocks."""
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     """Address to serve at; one that other machines can reach asks visitors for a password."""
-    port: int | None = None
+    port: Port | None = None
     """Port; None: the first free one from 7860."""
-    password: str | None = None
+    password: Annotated[Text, MinLen(1)] | None = None
     """Password of the user `unbox`; made up and printed where one is needed and none given."""
     browser: bool = False
     """Open the browser at once."""

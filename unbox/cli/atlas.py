@@ -1,19 +1,19 @@
 """`unbox atlas`."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.cli.model_options import NO_MODEL, Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
+from unbox.validation import FilePath, Name, Several, validated
 
 if TYPE_CHECKING:
     from activation_store import Store
     from unbox.models import Model
 
 
-@dataclass(frozen=True)
+@validated
 class AtlasCommand:
     """Learn everything about the features of SAEs from an activation store, for the explorer.
 
@@ -22,13 +22,13 @@ class AtlasCommand:
     recorded from; `--model none` leaves search by meaning out.
     """
 
-    saes: Path
+    saes: FilePath
     """Folder of SAEs that `unbox train` wrote."""
-    store: Path
+    store: FilePath
     """Folder of the store whose images show what the features mean."""
-    out: Path
+    out: FilePath
     """Folder to write the atlas to."""
-    blocks: tuple[str, ...] = ()
+    blocks: Several[Name] = ()
     """Blocks whose SAEs are taken; none: all."""
     model_mismatch: Mismatch = "warn"
     plan: Group[AtlasPlan] = AtlasPlan()

@@ -1,14 +1,12 @@
 """`unbox bench shapes` and `unbox bench riebench`."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from unbox.cli.model_options import Group, Mismatch, ModelOptions
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.ground_truth.bench.bench_settings import BenchSettings
+from unbox.validation import Count, FilePath, validated
 
 
-@dataclass(frozen=True)
+@validated
 class BenchShapesCommand:
     """Do the features mean and cause what they seem to? The ground-truth benchmark of the Shapes world.
 
@@ -18,9 +16,9 @@ class BenchShapesCommand:
     The model must draw the Shapes world. Stopped at any moment, the same line goes on where it was.
     """
 
-    saes: Path
+    saes: FilePath
     """Folder of SAEs to test."""
-    out: Path
+    out: FilePath
     """Folder for the results."""
     settings: Group[BenchSettings]
     model: Group[ModelOptions] = ModelOptions()
@@ -48,7 +46,7 @@ class BenchShapesCommand:
         print(f"open {self.out / 'report.html'}")
 
 
-@dataclass(frozen=True)
+@validated
 class BenchRiebenchCommand:
     """RIEBench: edits between pairs of prompts by features, beside neurons, steering and random features.
 
@@ -56,13 +54,13 @@ class BenchRiebenchCommand:
     that cannot be run is reported, never dropped. Stopped at any moment, the same line goes on.
     """
 
-    data: Path
+    data: FilePath
     """JSON list of examples: id, editing_type_id, original_prompt, editing_prompt; changes in brackets."""
-    saes: Path
+    saes: FilePath
     """Folder of SAEs to test."""
-    out: Path
+    out: FilePath
     """Folder for the results."""
-    limit: int | None = None
+    limit: Count | None = None
     """At most so many examples, the first ones; None: all."""
     settings: Group[RiebenchSettings] = RiebenchSettings()
     model: Group[ModelOptions] = ModelOptions("sdxl-turbo")

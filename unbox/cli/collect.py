@@ -1,15 +1,15 @@
 """`unbox collect`."""
 
 from collections.abc import Sized
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from unbox.capture.collect_settings import CollectSettings
 from unbox.cli.model_options import Group, ModelOptions
 from unbox.errors import UnboxError
+from unbox.validation import Count, FilePath, Processes, Rank, Text, validated
 
 
-@dataclass(frozen=True)
+@validated
 class CollectCommand:
     """Generate an image for each prompt and keep what the blocks add to it in an activation store.
 
@@ -17,25 +17,25 @@ class CollectCommand:
     under `torchrun`, each on the accelerator of its local rank, or started by hand with --rank and --world.
     """
 
-    prompts: str
+    prompts: Text
     """shapes, hub:NAME or hub:NAME:CONFIG (streamed), or a file in UTF-8: .txt (one prompt a line), .csv,
     .jsonl, .parquet.
     """
-    store: Path
+    store: FilePath
     """Folder of the store; begun when it is not there."""
-    limit: int | None = None
+    limit: Count | None = None
     """At most so many prompts; needed with shapes, whose prompts have no end."""
-    split: str | None = None
+    split: Text | None = None
     """Split of shapes (train, heldout) or of a Hub data set; None: train. Files have none."""
-    column: str | None = None
+    column: Text | None = None
     """Column of the prompt in a table; None: the first of prompt, text and caption, in any case."""
-    rank: int | None = None
+    rank: Rank | None = None
     """Number of this process, from 0; None: RANK of the environment, else 0."""
-    world: int | None = None
+    world: Processes | None = None
     """Number of processes that write the store; None: WORLD_SIZE of the environment, else 1."""
     dry_run: bool = False
     """Write nothing: time a few images, and say how many vectors, bytes and hours it would be."""
-    gpus: int = 1
+    gpus: Processes = 1
     """GPUs that a dry run plans for."""
     settings: Group[CollectSettings] = CollectSettings()
     model: Group[ModelOptions] = ModelOptions()

@@ -1,13 +1,13 @@
 """`unbox demo`."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from unbox.cli.model_options import Group, ModelOptions
 from unbox.ground_truth.demo.demo_plan import DemoPlan
+from unbox.validation import FilePath, validated
 
 
-@dataclass(frozen=True)
+@validated
 class DemoCommand:
     """Open the bundled model: record it, fit autoencoders to every block, find features, edit with them.
 
@@ -15,7 +15,7 @@ class DemoCommand:
     moment, the same line goes on where it was. Any model that draws the Shapes world will do.
     """
 
-    out: Path = Path("demo")
+    out: FilePath = Path("demo")
     """Folder to work in."""
     plan: Group[DemoPlan] = DemoPlan()
     model: Group[ModelOptions] = ModelOptions()

@@ -1,13 +1,12 @@
 """`unbox evaluate`: held-out figures of SAEs, by block, step, branch and position."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbox.cli.model_options import NO_MODEL, Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
+from unbox.validation import Count, FilePath, Index, validated
 
 if TYPE_CHECKING:
     from activation_store import Store
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from unbox.sae import SAE
 
 
-@dataclass(frozen=True)
+@validated
 class EvaluateCommand:
     """Measure SAEs on a store that they were not trained on.
 
@@ -27,17 +26,17 @@ class EvaluateCommand:
     the one that the store was recorded from.
     """
 
-    saes: Path
+    saes: FilePath
     """Folder of SAEs that `unbox train` wrote, or of one."""
-    store: Path
+    store: FilePath
     """Folder of the store with rows of the same blocks."""
-    limit: int | None = None
+    limit: Count | None = None
     """At most so many rows of each block, evenly over its images; None: all."""
     stability: bool = False
     """Compare the features of SAEs of one block, pair by pair (trained with several seeds, say)."""
-    images: int = 0
+    images: Index = 0
     """Images of the store to draw again with reconstructions, and with the block ablated; needs --model."""
-    out: Path | None = None
+    out: FilePath | None = None
     """Folder for figures.json, table.md and plots."""
     model_mismatch: Mismatch = "warn"
     model: Group[ModelOptions] = NO_MODEL

@@ -1,14 +1,15 @@
 """`unbox experiment`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from unbox.cli.model_options import NO_MODEL, Group, Mismatch, ModelOptions
+from unbox.validation import FilePath, Text, validated
 
 
-@dataclass(frozen=True)
+@validated
 class ExperimentCommand:
     """Run a sweep of edits: images, figures with intervals, tables, plots and a page.
 
@@ -17,11 +18,11 @@ class ExperimentCommand:
     are named here; the other options of the model hold for either.
     """
 
-    file: Positional[Path]
+    file: Positional[FilePath]
     """TOML file that declares the experiment."""
-    out: Path
+    out: FilePath
     """Folder for its results."""
-    saes: str | None = None
+    saes: Text | None = None
     """Folder of SAEs in place of the file's."""
     model_mismatch: Mismatch = "warn"
     model: Group[ModelOptions] = NO_MODEL

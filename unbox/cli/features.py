@@ -1,20 +1,24 @@
 """`unbox features`."""
 
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from unbox.cli.model_options import NO_MODEL, Group, ModelOptions
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
+from unbox.validation import Count, FilePath, Name, Pair, Several, Share, StepIndex, Text, validated
 
 if TYPE_CHECKING:
     from unbox.atlas import Atlas, Facts
 
 
-@dataclass(frozen=True)
+#: As `unbox.atlas` orders what is found.
+Order = Literal["density", "rarest", "activation", "label score", "index"]
+
+
+@validated
 class FeaturesCommand:
     """Search an atlas, or show everything about one feature: `unbox features red --atlas atlas/`.
 
@@ -22,25 +26,29 @@ class FeaturesCommand:
     through the text encoders of that model; without words the densest features are listed.
     """
 
-    atlas: Path
+    atlas: FilePath
     """Folder that `unbox atlas` wrote."""
-    words: Positional[tuple[str, ...]] = ()
+    words: Positional[Several[Text]] = ()
     """What to look for: words, a feature's name, or an index."""
-    block: str | None = None
+    block: Name | None = None
     """Block of the features; None: any."""
-    density: tuple[float, float] | None = None
+    density: Pair[Share] | None = None
     """Only features that are active in a share of places between these two, from 0 to 1."""
-    step: int | None = None
+    step: StepIndex | None = None
     """Only features that are most often active at this step."""
     labelled: bool = False
     """Only features with a label."""
-    order: str | None = None
+    order: Order | None = None
     """density, rarest, activation, label score or index; None: best match first, density without words."""
-    limit: int = 20
+    limit: Count = 20
     """At most so many features."""
     json: bool = False
     """Print JSON, an object a line."""
     model: Group[ModelOptions] = NO_MODEL
+
+    def __post_init__(self) -> None:
+        if self.density is not None and self.density[0] > self.density[1]:
+            raise FieldError("", "density", self.density, "should be the smaller share and then the larger")
 
     def run(self) -> None:
         from unbox.atlas import Atlas

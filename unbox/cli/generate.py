@@ -1,13 +1,17 @@
 """`unbox generate`."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
 
 from unbox.cli.model_options import Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
-from unbox.models.sampling_options import SamplingOptions
+from unbox.memory_limit import require
+from unbox.models.sampling_options import Pixels, SamplingOptions, Score
+from unbox.validation import Count, FilePath, Pair, Seed, Share, Some, Text, validated
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,26 +21,49 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
+#: Bytes that an image to be made takes in the list of them, at least.
+LISTED = 1000
 
-@dataclass(frozen=True)
+
+def _aspect(value: str) -> str:
+    ratio(value)
+    return value
+
+
+Aspect = Annotated[Text, AfterValidator(_aspect)]
+
+
+def ratio(text: str) -> tuple[float, float]:
+    """Width and height of WIDTH:HEIGHT. Raises ValueError for anything else."""
+    across, _, down = text.partition(":")
+    try:
+        found = float(across), float(down)
+    except ValueError:
+        found = 0.0, 0.0
+    if not all(0 < side < 1e9 for side in found):
+        raise ValueError("should be WIDTH:HEIGHT like 16:9")
+    return found
+
+
+@validated
 class MicroOptions:
     """SDXL's micro-conditioning: sizes HEIGHT WIDTH in pixels (default: the image's), crops TOP LEFT."""
 
-    original_size: Size | None = None
+    original_size: Pair[Pixels] | None = None
     """Size that the image is said to have had before scaling, HEIGHT WIDTH."""
-    crop: Size = (0, 0)
+    crop: Pair[Pixels] = (0, 0)
     """Corner at which the crop is said to begin, TOP LEFT."""
-    target_size: Size | None = None
+    target_size: Pair[Pixels] | None = None
     """Size that the image is said to have, HEIGHT WIDTH."""
-    aesthetic: float | None = None
+    aesthetic: Score | None = None
     """Aesthetic score, which the refiner reads; None: 6."""
-    negative_original_size: Size | None = None
+    negative_original_size: Pair[Pixels] | None = None
     """Original size of the unconditional branch; None, here and below: as the conditional branch."""
-    negative_crop: Size | None = None
+    negative_crop: Pair[Pixels] | None = None
     """Crop of the unconditional branch."""
-    negative_target_size: Size | None = None
+    negative_target_size: Pair[Pixels] | None = None
     """Target size of the unconditional branch."""
-    negative_aesthetic: float | None = None
+    negative_aesthetic: Score | None = None
     """Aesthetic score of the unconditional branch; None: 2.5."""
 
     def value(self) -> "Micro":
@@ -53,7 +80,7 @@ class MicroOptions:
         return replace(Micro(*cond.values()), negative=Micro(*uncond.values()))
 
 
-@dataclass(frozen=True)
+@validated
 class GenerateCommand:
     """Make images from prompts, with or without edits, each written as a PNG that records how it was made.
 
@@ -61,29 +88,29 @@ class GenerateCommand:
     is the one asked for, so that the same line goes on after a stop; one of another request is refused.
     """
 
-    prompt: tuple[str, ...]
+    prompt: Some[Text]
     """What the image shows; several for several images."""
-    out: Path = Path("image.png")
+    out: FilePath = Path("image.png")
     """PNG to write."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of the first image of each prompt, the next ones counting up from it; None: drawn."""
-    count: int = 1
+    count: Count = 1
     """Images of each prompt."""
-    aspect: str | None = None
+    aspect: Aspect | None = None
     """Aspect ratio WIDTH:HEIGHT, like 16:9, in place of --height and --width: the nearest of the sizes that
     SDXL was trained on."""
-    guidance_rescale: float = 0.0
+    guidance_rescale: Share = 0.0
     """Share (0 to 1) of the guided prediction scaled back to the conditional one's deviation."""
-    image: Path | None = None
+    image: FilePath | None = None
     """Picture to start from, for image-to-image systems (the refiner): turned upright by its EXIF
     orientation, over white where it is transparent, resized and cropped where a size is given."""
-    strength: float | None = None
+    strength: Share | None = None
     """How much of the starting image is redrawn, 0 to 1; None: 0.3."""
     overwrite: bool = False
     """Replace PNGs of other requests."""
-    edits: Path | None = None
+    edits: FilePath | None = None
     """JSON file of edits to apply."""
-    saes: Path | None = None
+    saes: FilePath | None = None
     """Folder of SAEs whose features the edits name."""
     model_mismatch: Mismatch = "warn"
     sampling: Group[SamplingOptions] = SamplingOptions()
@@ -94,12 +121,16 @@ class GenerateCommand:
         from secrets import randbits
 
         from unbox.model_mismatch import check_same_model
+        from unbox.models.image_memory import require_pictures
         from unbox.models.png_record import png_path
         from unbox.run_folder import check_writable_file
         from unbox.sae import SAE
         from unbox.stopping import Stopped
 
         check_writable_file(png_path(self.out))
+        count, asked = len(self.prompt) * self.count, self.sampling
+        require(count * LISTED, f"a list of {count:,} images", "generate")
+        require_pictures(min(count, asked.batch_size), asked.height or 8, asked.width or 8)
         edits, start = self.read_edits(), self.start()
         model = self.model.load()
         saes = {edit.source or edit.block: edit.sae for edit in edits or () if isinstance(edit.sae, SAE)}
@@ -216,10 +247,7 @@ class GenerateCommand:
             return asked.size(height)[0], asked.size(width)[1]
         from unbox.models import nearest_bucket
 
-        try:
-            across, down = (float(part) for part in self.aspect.split(":"))
-        except ValueError:
-            raise UnboxError(f"--aspect is WIDTH:HEIGHT like 16:9, not '{self.aspect}'") from None
+        across, down = ratio(self.aspect)
         return nearest_bucket(down, across, side=side)
 
     def start(self) -> "Image.Image | None":

@@ -1,6 +1,5 @@
 """`unbox invert`."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +8,14 @@ from tyro.conf import Positional
 from unbox.cli.model_options import Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
 from unbox.models.sampling_options import RunOptions
+from unbox.validation import Count, FilePath, Seed, StepIndex, Text, validated
 
 if TYPE_CHECKING:
     from unbox.edits import Inversion
     from unbox.sae import SAE
 
 
-@dataclass(frozen=True)
+@validated
 class InvertCommand:
     """Your own image as a run of a model: how faithful it is, which features it holds, and edits on it.
 
@@ -24,22 +24,22 @@ class InvertCommand:
     strongest features of each block, with --edits it draws the image with the edits.
     """
 
-    image: Positional[Path]
+    image: Positional[FilePath]
     """The image: turned upright by its EXIF orientation, over white where it is transparent, resized and
     cropped to the model's size (or to --height and --width)."""
-    prompt: str = ""
+    prompt: Text = ""
     """What the image shows; the better it fits, the more of the image is the model's own work."""
-    out: Path = Path("inverted.png")
+    out: FilePath = Path("inverted.png")
     """PNG to write: the image drawn again, with the edits if there are any."""
-    start: int = 0
+    start: StepIndex = 0
     """Step that the run begins at: later ones keep more of the image and leave edits less room."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the noise."""
-    edits: Path | None = None
+    edits: FilePath | None = None
     """JSON file of edits to apply."""
-    saes: Path | None = None
+    saes: FilePath | None = None
     """Folder of SAEs: features are read by them, and edits name theirs."""
-    limit: int | None = None
+    limit: Count | None = None
     """At most so many features of each SAE are printed; needs --saes; None: 5."""
     model_mismatch: Mismatch = "warn"
     sampling: Group[RunOptions] = RunOptions()

@@ -1,14 +1,29 @@
 """`unbox label`."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+from annotated_types import MinLen
+from pydantic import AfterValidator
+
+from unbox.validation import Count, FilePath, Seed, Several, Text, validated
 
 if TYPE_CHECKING:
     from unbox.atlas import Atlas
 
 
-@dataclass(frozen=True)
+def _endpoint(value: str) -> str:
+    """The address of an API: http or https, with a host; nothing else is opened."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() for c in value):
+        raise ValueError("should be an address like http://localhost:8000/v1")
+    return value
+
+
+EndpointURL = Annotated[Text, AfterValidator(_endpoint)]
+
+
+@validated
 class LabelCommand:
     """Ask a vision-language model what features mean; every label is tested on images that it has not seen.
 
@@ -17,17 +32,17 @@ class LabelCommand:
     variable UNBOX_ENDPOINT_KEY.
     """
 
-    atlas: Path
+    atlas: FilePath
     """Folder that `unbox atlas` wrote."""
-    endpoint: str
+    endpoint: EndpointURL
     """Base of an OpenAI-compatible API, like http://localhost:8000/v1."""
-    endpoint_model: str
+    endpoint_model: Annotated[Text, MinLen(1)]
     """Name of the model there."""
-    features: tuple[str, ...] = ()
+    features: Several[Text] = ()
     """Names like up.0.1/17; none: the densest ones without a label by a model."""
-    limit: int | None = None
+    limit: Count | None = None
     """At most so many features, where none are named; None: 20."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the order of the images that a label is tested on."""
 
     def run(self) -> None:

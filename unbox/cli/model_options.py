@@ -1,12 +1,11 @@
 """Options of every command that loads a model."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
 from unbox.model_mismatch import MismatchPolicy
+from unbox.validation import FilePath, Text, validated
 
 if TYPE_CHECKING:
     from unbox.models import Model
@@ -17,7 +16,7 @@ Options = TypeVar("Options")
 Group = Annotated[Options, tyro.conf.arg(name="", help="")]
 #: An option of every command that computes, with a model or without.
 Device = Annotated[
-    str | None,
+    Text | None,
     tyro.conf.arg(help="Where to compute, like cuda or cpu; None: the accelerator if there is one."),
 ]
 #: An option of every command that takes SAEs beside a model or a store.
@@ -27,19 +26,19 @@ Mismatch = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@validated
 class ModelOptions:
     """Which model, where and in which type."""
 
-    model: str = "shapes-turbo"
+    model: Text = "shapes-turbo"
     """Name of a system (`unbox models` lists them), Hub id, diffusers folder or checkpoint file."""
-    system: str | None = None
+    system: Text | None = None
     """Sample the weights by this system's settings instead of their own."""
-    unet: Path | None = None
+    unet: FilePath | None = None
     """File or folder of a UNet to use in place of the model's."""
-    lora: Path | None = None
+    lora: FilePath | None = None
     """File or folder of a LoRA to apply to the model."""
-    config: Path | None = None
+    config: FilePath | None = None
     """Diffusers folder with the configuration and tokenizers for a single-file checkpoint."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type of the weights in memory; None: as stored, but never float16 on a CPU."""

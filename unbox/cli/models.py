@@ -1,22 +1,23 @@
 """`unbox models`."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
+
+from unbox.validation import Several, Text, validated
 
 if TYPE_CHECKING:
     from unbox.models import System
 
 
-@dataclass(frozen=True)
+@validated
 class ModelsCommand:
     """List the systems: settings, what is present on this machine, what would be downloaded.
 
     With names, one page about each.
     """
 
-    names: Positional[tuple[str, ...]] = ()
+    names: Positional[Several[Text]] = ()
     """Systems to describe in full; all in a table if none."""
     ready: bool = False
     """Only those that can run here now, without a network."""

@@ -1,29 +1,28 @@
 """`unbox recipe shapes-turbo | real-size`."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from unbox.errors import UnboxError
+from unbox.validation import Count, FilePath, Positive, Processes, Seed, Some, validated
 
 Stage = Literal["vae", "text", "base", "pairs", "turbo", "detector"]
 
 
-@dataclass(frozen=True)
+@validated
 class RecipeShapesTurboCommand:
     """Train shapes-base, shapes-turbo and the factor detector; stop at any time, the same line goes on."""
 
-    out: Path
+    out: FilePath
     """Folder for checkpoints (resumed where there are any) and the finished models."""
-    stages: tuple[Stage, ...] = ("vae", "text", "base", "pairs", "turbo", "detector")
+    stages: Some[Stage] = ("vae", "text", "base", "pairs", "turbo", "detector")
     """Stages to run; each needs those before it, the detector none."""
-    base_minutes: float | None = None
+    base_minutes: Positive | None = None
     """Minutes for the many-step model instead of the recipe's own."""
-    turbo_minutes: float | None = None
+    turbo_minutes: Positive | None = None
     """Minutes for the few-step finish instead of the recipe's own."""
-    threads: int | None = None
+    threads: Processes | None = None
     """CPU threads; None: PyTorch's choice. Two that compete with other work are slower than one."""
-    captions: int | None = None
+    captions: Count | None = None
     """Captions, held out, that the model cards measure accuracy on; None: 512."""
 
     def run(self) -> None:
@@ -51,7 +50,7 @@ class RecipeShapesTurboCommand:
                     print(f"wrote {path}")
 
 
-@dataclass(frozen=True)
+@validated
 class RecipeRealSizeCommand:
     """Write SDXL's real architecture with random weights as a diffusers folder.
 
@@ -59,13 +58,13 @@ class RecipeRealSizeCommand:
     bfloat16; memory stays small while writing.
     """
 
-    out: Path
+    out: FilePath
     """Folder to write; it must not exist."""
     architecture: Literal["base", "refiner"] = "base"
     """SDXL's base (2.57 billion parameters in the UNet) or its refiner (2.26 billion)."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Type of the weights on disk."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights."""
 
     def run(self) -> None:

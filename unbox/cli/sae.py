@@ -1,20 +1,22 @@
 """`unbox sae info | import | export | push | pull`."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from annotated_types import MinLen
 from tyro.conf import Positional
+
+from unbox.validation import FilePath, HubName, Name, Text, validated
 
 if TYPE_CHECKING:
     from unbox.sae import SAE
 
-Folder = Annotated[Positional[Path], tyro.conf.arg(help="Folder of SAEs, or of one.")]
+Folder = Annotated[Positional[FilePath], tyro.conf.arg(help="Folder of SAEs, or of one.")]
 Layout = Literal["sdxl-unbox", "saelens", "sparsify"]
 
 
-@dataclass(frozen=True)
+@validated
 class SAEInfoCommand:
     """What a folder of SAEs holds: sizes, figures, how they were trained, where they came from."""
 
@@ -27,20 +29,20 @@ class SAEInfoCommand:
             print("\n".join(describe(name, sae)))
 
 
-@dataclass(frozen=True)
+@validated
 class SAEImportCommand:
     """Read SAEs of another package (sdxl-unbox, SAELens, sparsify) and write them as ours.
 
     Nothing in the files is run; what cannot be read exactly is refused.
     """
 
-    path: Positional[Path]
+    path: Positional[FilePath]
     """Folder of one of their SAEs, or of several."""
-    out: Path
+    out: FilePath
     """Folder for ours, one folder each."""
     format: Layout | None = None
     """Their layout; none: recognised by its files."""
-    block: str | None = None
+    block: Name | None = None
     """Block of the SAE, where its folder does not say; for one SAE."""
 
     def run(self) -> None:
@@ -67,12 +69,12 @@ class SAEImportCommand:
             print(f"{self.out / name}: {sae.latents} latents, k {sae.k}, width {sae.width}")
 
 
-@dataclass(frozen=True)
+@validated
 class SAEExportCommand:
     """Write SAEs in another package's layout."""
 
     saes: Folder
-    out: Path
+    out: FilePath
     """Folder for theirs, one folder each."""
     format: Layout
     """Their layout."""
@@ -95,12 +97,12 @@ class SAEExportCommand:
             print(folder)
 
 
-@dataclass(frozen=True)
+@validated
 class SAEPushCommand:
     """Upload SAEs to the Hugging Face Hub, each with its card."""
 
     saes: Folder
-    repo: Positional[str]
+    repo: Positional[HubName]
     """owner/name on the Hub; made if it is not there."""
     private: bool = False
     """Make it readable to its owner only."""
@@ -111,15 +113,15 @@ class SAEPushCommand:
         print(push(self.saes, self.repo, self.private))
 
 
-@dataclass(frozen=True)
+@validated
 class SAEPullCommand:
     """Download SAEs from the Hugging Face Hub."""
 
-    repo: Positional[str]
+    repo: Positional[HubName]
     """owner/name on the Hub."""
-    out: Path
+    out: FilePath
     """Folder for them."""
-    revision: str | None = None
+    revision: Annotated[Text, MinLen(1)] | None = None
     """Branch, tag or commit."""
 
     def run(self) -> None:

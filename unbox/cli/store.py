@@ -1,7 +1,6 @@
 """`unbox store info | verify | repair | merge | subset`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -9,17 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import tyro
 from tyro.conf import Positional
 
+from unbox.errors import FieldError
 from unbox.json_types import JSON
+from unbox.validation import FilePath, Index, Name, Some, StepIndex, validated
 
 if TYPE_CHECKING:
     from activation_store import Report, Store
     from activation_store.verify import Progress
 
 T = TypeVar("T")
-Folder = Annotated[Positional[Path], tyro.conf.arg(help="Folder of the store.")]
+Folder = Annotated[Positional[FilePath], tyro.conf.arg(help="Folder of the store.")]
 
 
-@dataclass(frozen=True)
+@validated
 class StoreInfoCommand:
     """What a store holds: images, blocks, steps, branches, statistics, and where it came from."""
 
@@ -31,7 +32,7 @@ class StoreInfoCommand:
         print("\n".join(describe(Store.open(self.store))))
 
 
-@dataclass(frozen=True)
+@validated
 class StoreVerifyCommand:
     """Read every byte of a store against its digests; changes nothing. Ends with 1 if something is wrong."""
 
@@ -43,7 +44,7 @@ class StoreVerifyCommand:
         return _print_report(self.store, _with_bar("verifying", lambda bar: verify(self.store, bar)))
 
 
-@dataclass(frozen=True)
+@validated
 class StoreRepairCommand:
     """Keep every good file of a store, move the damaged ones to damaged/, and say what is missing.
 
@@ -58,13 +59,13 @@ class StoreRepairCommand:
         _print_report(self.store, _with_bar("repairing", lambda bar: repair(self.store, bar)))
 
 
-@dataclass(frozen=True)
+@validated
 class StoreMergeCommand:
     """Make one store of several with equal settings. Parts of one run keep their numbers."""
 
-    stores: Positional[tuple[Path, ...]]
+    stores: Positional[Some[FilePath]]
     """Folders of the stores."""
-    out: Path
+    out: FilePath
     """Folder of the new store."""
 
     def run(self) -> None:
@@ -73,23 +74,28 @@ class StoreMergeCommand:
         print("\n".join(describe(_with_bar("merging", lambda bar: merge(self.stores, self.out, bar)))))
 
 
-@dataclass(frozen=True)
+@validated
 class StoreSubsetCommand:
     """Copy some blocks, steps, branches or images of a store into a new one, or change its number format."""
 
     store: Folder
-    out: Path
+    out: FilePath
     """Folder of the new store."""
-    blocks: tuple[str, ...] | None = None
+    blocks: Some[Name] | None = None
     """Blocks to keep; None: all."""
-    keep_steps: tuple[int, ...] | None = None
+    keep_steps: Some[StepIndex] | None = None
     """Steps to keep, by the scheduler's own numbers from 0; None: all."""
-    branches: tuple[str, ...] | None = None
+    branches: Some[Name] | None = None
     """Branches to keep; None: all."""
-    samples: tuple[int, int | None] = (0, None)
+    samples: tuple[Index, Index | None] = (0, None)
     """First image to keep, and the one after the last; None: to the end."""
     store_dtype: Literal["float16", "bfloat16", "float32", "int8"] | None = None
     """Number format of the store; None: the same as before."""
+
+    def __post_init__(self) -> None:
+        first, after = self.samples
+        if after is not None and first >= after:
+            raise FieldError("", "samples", self.samples, "should be the first and the one after the last")
 
     def run(self) -> None:
         from activation_store import subset

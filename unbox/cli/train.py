@@ -1,15 +1,16 @@
 """`unbox train`."""
 
-from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Lt
 
 from unbox.cli.model_options import Device, Group
 from unbox.sae.plan import Plan, SpecGrid, TrainSettings, read_toml
+from unbox.validation import FilePath, Real, Several, validated
 
 
-@dataclass(frozen=True)
+@validated
 class TrainCommand:
     """Fit sparse autoencoders to the updates in a store.
 
@@ -18,17 +19,17 @@ class TrainCommand:
     bits.
     """
 
-    store: Path
+    store: FilePath
     """Folder of the store that `unbox collect` wrote."""
-    out: Path
+    out: FilePath
     """Folder for the SAEs, one folder each, and the run's records."""
-    plan: Path | None = None
+    plan: FilePath | None = None
     """TOML file that declares the SAEs and the run, in place of the options that would."""
     resume: bool = False
     """Go on with the run recorded in the folder, whatever it was asked with."""
-    held_out: float | None = None
+    held_out: Annotated[Real, Ge(0), Lt(1)] | None = None
     """Share of the images kept from training, for the figures; None: 2 %."""
-    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    trackers: Several[Literal["tensorboard", "trackio", "wandb"]] = ()
     """Where metrics go besides the folder's metrics.jsonl."""
     device: Device = None
     grid: Group[SpecGrid] = SpecGrid()

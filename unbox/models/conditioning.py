@@ -3,17 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 import torch
-from annotated_types import Ge, Le
 
 from unbox.models.clock import Watched, clock
-from unbox.validation import Pair, Real, Whole, validated
-
-#: Pixels of a side or a place, which the UNet is only told; scores that it is only told.
-Pixels = Annotated[Whole, Ge(0), Le(2**20)]
-Score = Annotated[Real, Ge(-1000), Le(1000)]
+from unbox.models.sampling_options import Pixels, Score
+from unbox.validation import Pair, validated
 
 
 @validated

@@ -16,6 +16,7 @@ from unbox.models.checks import check_sampling
 from unbox.models.clock import clock
 from unbox.models.conditioning import Micro, MicroHook
 from unbox.models.hooks import Attachable, Hook, Hookable, as_hook
+from unbox.models.image_memory import require_pictures, require_run
 from unbox.models.prompt_length import unlogged, warn_of_cut
 from unbox.models.run_lock import exclusive
 from unbox.models.schedulers import V3_SIGMA_MAX, NativeEulerScheduler, sigma_max_for
@@ -51,12 +52,15 @@ def generate(model: Sampled, prompts: Prompts, call: Call) -> list[Any]:
     images = image_calls(prompts, call)
     _check_images(model.system, images)
     if model.system.image_to_image:
+        if call.height and call.width:
+            require_pictures(min(len(images), call.batch_size), call.height, call.width)
         starts = [image.image for image in images if image.image is not None]
         scale = model.pipeline.vae_scale_factor
         starts, height, width = prepared(starts, call.height, call.width, unit, scale)
         images = [replace(each, image=start) for each, start in zip(images, starts, strict=True)]
         call = replace(call, height=height, width=width)
     sampling = Sampling.of(call, model.system, model.size, unit)
+    require_run(model, sampling, len(images))
     with exclusive(model, "generate", call.wait):
         check_sampling(sampling, model.pipeline.scheduler)
         warn_of_cut(model, (text for each in images for text in (each.prompt, each.negative or "")))

@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Literal
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.models.checks import check_part, check_weights
 from unbox.models.devices import find_device
 from unbox.models.hub import base_folder, part_file, quiet, ready_line
@@ -20,8 +21,15 @@ from unbox.models.schedulers import NativeEulerScheduler, scheduler_class
 from unbox.models.system_table import GENERIC, SDXL, SYSTEMS, find_system
 from unbox.models.systems import PIPELINE_FILE, System, folder_system
 from unbox.text_files import read_json_object
+from unbox.validation import FilePath, Text, checked
 
 OFFLOADS = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
+_RULES = {
+    "source": Text,
+    "offload": Literal["model", "sequential"] | None,
+    "compile": bool,
+    "download": bool,
+}
 SINGLE_FILE = (".safetensors", ".ckpt")
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -51,9 +59,12 @@ def load(
     fire). `download=False` never touches the network.
     Raises UnboxError for unknown names, weights that are nowhere, and weights that do not fit the system.
     """
-    if offload is not None and offload not in OFFLOADS:
-        raise UnboxError(f"offload '{offload}' is not one of {', '.join(OFFLOADS)}")
-    row, place = _find(str(source), system, download)
+    source = str(source)
+    arguments = {"source": source, "offload": offload, "compile": compile, "download": download}
+    parts = {"unet": unet, "lora": lora, "config": config}
+    for name, value in {**arguments, **parts}.items():
+        checked(_RULES.get(name, FilePath | None), name, value, "load")  # type: ignore[arg-type]  # rules
+    row, place = _find(source, system, download)
     if config is not None and place.is_dir():
         raise UnboxError(
             f"config (--config) is for a single-file checkpoint; {source} is a folder with its own"
@@ -68,10 +79,10 @@ def load(
             with _whole(path):
                 _put(pipeline, kind, path)
         if unet is None and not any(part.kind == "unet" for part in row.parts):
-            check_weights(row, _shipped_prediction(place), str(source))
+            check_weights(row, _shipped_prediction(place), source)
         _set_scheduler(pipeline, row)
         refiner = _refiner(row, pipeline, weights_type, download) if row.refiner else None
-    model = Model(pipeline, row, str(source), refiner)
+    model = Model(pipeline, row, source, refiner)
     for each in model.pipelines:
         _place(each, target, offload)
         if compile:
@@ -82,7 +93,9 @@ def load(
 def _find(source: str, system: str | System | None, download: bool) -> tuple[System, Path]:
     """The row and the base weights (a folder or one file) that a source means."""
     asked = find_system(system) if isinstance(system, str) else system
-    path = Path(source).expanduser()
+    if asked is not None and not isinstance(asked, System):
+        raise FieldError("load", "system", system, "should be a system or the name of one")
+    path = _expanded(source)
     if path.exists() and source not in SYSTEMS:
         if path.is_dir() and not (path / PIPELINE_FILE).is_file():
             raise UnboxError(f"{source} is a folder without model_index.json, so not a diffusers pipeline")
@@ -107,6 +120,14 @@ def _find(source: str, system: str | System | None, download: bool) -> tuple[Sys
     raise AssertionError("find_system raises for an unknown name")
 
 
+def _expanded(path: str | Path) -> Path:
+    """The path, with ~ as the home folder. Raises UnboxError for the home of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UnboxError(f"{path} is in the home folder of a user that there is not") from None
+
+
 def _row_of_repository(repo: str) -> System:
     """The row whose base is this repository; several rows share a repository of UNets or LoRAs."""
     for system in SYSTEMS.values():
@@ -119,13 +140,12 @@ def _row_of_repository(repo: str) -> System:
 
 
 def _dtype(asked: torch.dtype | str | None, path: Path, device: torch.device) -> torch.dtype:
-    if isinstance(asked, str):
-        named = getattr(torch, asked, None)
-        if not isinstance(named, torch.dtype):
-            raise UnboxError(f"dtype '{asked}' is not one of float32, bfloat16, float16")
-        return named
-    if asked is not None:
+    if isinstance(asked, torch.dtype) and asked.is_floating_point:
         return asked
+    if asked is not None:
+        kind = Literal["float32", "bfloat16", "float16"]
+        named: torch.dtype = getattr(torch, checked(kind, "dtype", asked, "load"))  # type: ignore[arg-type]
+        return named
     stored = _stored_dtype(path)
     return torch.float32 if device.type == "cpu" and stored == torch.float16 else stored
 
@@ -214,7 +234,7 @@ def _parts(
         if part.kind not in replacements:
             yield part.kind, part_file(part, download)
     for kind, given in replacements.items():
-        path = Path(given).expanduser()
+        path = _expanded(given)
         if not path.exists():
             raise UnboxError(f"there is no {kind} file at {given}")
         check_part(row, path.name)

@@ -1,6 +1,14 @@
 """Options of sampling, said once: commands, settings of collecting and tests take them from here."""
 
-from unbox.validation import BatchSize, Guidance, Side, Steps, Text, validated
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+from unbox.validation import BatchSize, Guidance, Real, Side, Steps, Text, Whole, validated
+
+#: Of micro-conditioning: pixels of a side or a place, and a score, which the UNet is only told.
+Pixels = Annotated[Whole, Ge(0), Le(2**20)]
+Score = Annotated[Real, Ge(-1000), Le(1000)]
 
 
 @validated
