@@ -73,13 +73,13 @@ MISTAKES = {
     "strength of no image": (f"{GENERATE} --strength 0.5", ["--strength", "--image"]),
     "limit of no features": ("invert {}/new.png --limit 3", ["--limit", "--saes"]),
     "limit of named features": (
-        "label --atlas {}/a --endpoint x --endpoint-model x --limit 3 --features mid.0/1",
+        "label --atlas {}/a --endpoint http://x --endpoint-model x --limit 3 --features mid.0/1",
         ["--limit"],
     ),
     "ranks of a dry run": (f"{COLLECT} --dry-run --rank 1 --world 2", ["--dry-run", "--rank"]),
     "CLIP of no metric": (
         "bench riebench --data {}/x.json --saes {}/saes --out {}/new --clip-model x",
-        ["CLIP", "metrics"],
+        ["--clip-model", "metrics"],
     ),
     "minutes of no stage": (
         "recipe shapes-turbo --out {}/new --stages vae --base-minutes 1",
