@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from unbox.edits import Guard, norm_limits
+from unbox.edit import Edits
+from unbox.edits import Guard, guarded, norm_limits
 from unbox.errors import UnboxError
 
 UPDATE = torch.randn(2, 4, 4, 6, generator=torch.Generator().manual_seed(0))
@@ -79,3 +80,12 @@ def test_no_limit_is_infinite():
 def test_what_is_no_guard_is_refused(limits, mode, message):
     with pytest.raises(UnboxError, match=f"^Guard: {message}"):
         Guard(limits, mode)
+
+
+def test_edits_and_their_guard_are_what_they_say():
+    guard = Guard({"mid.0": (0, 1)})
+    assert guarded(Edits(), guard).guard is guard  # whose counts its owner reads
+    with pytest.raises(UnboxError, match=r"^EditHook: guard = 3: should be an instance of Guard"):
+        guarded(Edits(), 3)
+    with pytest.raises(UnboxError, match=r"^edits = 'add': should be edits"):
+        guarded("add", guard)

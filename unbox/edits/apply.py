@@ -16,9 +16,10 @@ from unbox.edits.terms import sae_of
 from unbox.models.clock import Clock, clock
 from unbox.models.hooks import Hookable, as_hook
 from unbox.models.run_lock import exclusive
+from unbox.validation import validated
 
 
-@dataclass(frozen=True)
+@validated
 class EditHook:
     """Applies edits while attached. `rows`: the images of the run that are edited; None is all of them."""
 
