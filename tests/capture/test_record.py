@@ -235,8 +235,8 @@ def test_attention_maps_are_the_weights_of_the_values(model):
     [
         ({"blocks": "mid.7"}, "no block 'mid.7'; it has down.1.0"),
         ({"blocks": "unet"}, "should be the name of a block"),
-        ({"what": "soul"}, "'soul' cannot be recorded; there are update"),
-        ({"what": ()}, "at least one"),
+        ({"what": "soul"}, r"record: what\[0\] = 'soul': should be one of 'update'"),
+        ({"what": ()}, "at least 1"),
         ({"what": "cross", "layers": [3]}, "mid.0 has no transformer layer 3; it has 0 to 2"),
     ],
 )

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -12,10 +12,11 @@ from unbox.capture.block_hooks import Args, Kwargs, spatial_last, update, watch
 from unbox.errors import UnboxError
 from unbox.models.clock import Clock, clock
 from unbox.models.model import Model
-from unbox.site import BRANCHES, DEFAULT_BLOCKS
+from unbox.site import BRANCHES, DEFAULT_BLOCKS, BlockName
+from unbox.validation import Index, Some, checked
 
 #: What can be recorded of a block.
-WHAT = ("update", "input", "output", *KINDS)
+Kind = Literal["update", "input", "output", "self", "cross"]
 
 
 class RecordedBatch(NamedTuple):
@@ -145,11 +146,10 @@ def record(
     alone; where another has it, this one waits or, without `wait`, raises UnboxError that names it. Raises
     UnboxError for unknown blocks and for models where hooks would miss something.
     """
-    blocks, what = _names(blocks), _names(what)
-    if unknown := [kind for kind in what if kind not in WHAT]:
-        raise UnboxError(f"'{unknown[0]}' cannot be recorded; there are {', '.join(WHAT)}")
-    if not blocks or not what:
-        raise UnboxError("name at least one block and one kind of record")
+    blocks = tuple(dict.fromkeys(checked(Some[BlockName], "blocks", blocks, "record")))
+    what = tuple(dict.fromkeys(checked(Some[Kind], "what", what, "record")))
+    if layers is not None:
+        layers = checked(Some[Index], "layers", layers, "record")
     maps = [kind for kind in what if kind in KINDS]
 
     def copy(rows: torch.Tensor) -> torch.Tensor:
@@ -170,7 +170,3 @@ def record(
             append = lambda block, kind, layer, x: tape._append(block, kind, layer, copy(x))  # noqa: E731
             stack.enter_context(watch_attention(model, blocks, maps, layers, append))
         yield tape
-
-
-def _names(value: Sequence[str] | str) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))
