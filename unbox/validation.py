@@ -28,6 +28,7 @@ from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, overload
+from urllib.parse import urlsplit
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
@@ -154,7 +155,19 @@ def _object(value: object) -> object:
     return dict(value)
 
 
-_HUB_NAME = re.compile(r"(?:\w[\w.\-]{0,95}/)?\w(?:[\w.\-]{0,94}\w)?", re.ASCII)
+_HUBdef _http_address(value: object) -> object:
+    """An address that can be asked: http or https, a host, a port that there is, no spaces or other signs."""
+    try:
+        if isinstance(value, str) and re.fullmatch(r"https?://[!-~]+", value):
+            parts = urlsplit(value)
+            if parts.hostname and parts.port != 0:
+                return value
+    except ValueError:  # a port over 65535, brackets that do not close
+        pass
+    raise ValueError("should be an address like http://localhost:8000/v1")
+
+
+_NAME = re.compile(r"(?:\w[\w.\-]{0,95}/)?\w(?:[\w.\-]{0,94}\w)?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 
 #: A whole number, a finite number, a text, a path; bounds are added by `Annotated[Whole, Ge(1)]`.
@@ -204,6 +217,7 @@ Guidance = Annotated[Real, Ge(0), Le(1000)]
 Side = Annotated[Whole, Ge(8), Le(16384), MultipleOf(8)]
 BatchSize = Annotated[Whole, Ge(1), Le(65536)]
 Port = Annotated[Whole, Ge(1), Lt(65536)]
+HttpAddress = Annotated[str, BeforeValidator(_http_address)]
 #: Processes, GPUs, threads that work together; and the number of one.
 Processes = Annotated[Whole, Ge(1), Le(65536)]
 Rank = Annotated[Whole, Ge(0), Lt(65536)]

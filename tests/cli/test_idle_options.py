@@ -13,7 +13,7 @@ NEEDED = {
     "evaluate": "--saes s --store t",
     "atlas": "--saes s --store t --out o",
     "features": "--atlas a",
-    "label": "--atlas a --endpoint e --endpoint-model m",
+    "label": "--atlas a --endpoint http://e/v1 --endpoint-model m",
     "generate": "--prompt a",
     "invert": "p.png",
 }

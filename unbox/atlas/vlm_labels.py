@@ -2,8 +2,6 @@
 
 import base64
 import json
-import re
-import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Len
-from pydantic import BeforeValidator, StringConstraints
+from pydantic import StringConstraints
 
 from unbox.atlas.feature_records import Example
 from unbox.atlas.labels import set_label
@@ -20,7 +18,7 @@ from unbox.atlas.query import Atlas
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.text_files import parse_json_text
-from unbox.validation import Seed, Text, checked, validated
+from unbox.validation import HttpAddress, Seed, Text, checked, validated
 
 #: Longest answer that is read, in bytes, and seconds to wait for it.
 ANSWER, PATIENCE = 1 << 20, 120.0
@@ -35,25 +33,11 @@ DETECT = (
 )
 
 
-def _address(value: object) -> object:
-    """The address of an endpoint, whole enough to be asked."""
-    rule = "should be the address of an endpoint, like http://localhost:8000/v1"
-    if not isinstance(value, str) or not re.fullmatch(r"https?://[!-~]+", value):
-        raise ValueError(rule)
-    try:
-        parts = urllib.parse.urlsplit(value)
-        if not parts.hostname or parts.port == 0:
-            raise ValueError(rule)
-    except ValueError:  # a port over 65535, brackets that do not close
-        raise ValueError(rule) from None
-    return value
-
-
 @validated
 class Endpoint:
     """Where and what to ask."""
 
-    url: Annotated[str, BeforeValidator(_address)]
+    url: HttpAddress
     """Base of the API, e.g. http://localhost:8000/v1."""
     model: Annotated[Text, Len(1, 200)]
     key: Annotated[str, StringConstraints(pattern=r"^[!-~]*$")] = ""

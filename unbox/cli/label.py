@@ -1,26 +1,13 @@
 """`unbox label`."""
 
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 from annotated_types import MinLen
-from pydantic import AfterValidator
 
-from unbox.validation import Count, FilePath, Seed, Several, Text, validated
+from unbox.validation import Count, FilePath, HttpAddress, Seed, Several, Text, validated
 
 if TYPE_CHECKING:
     from unbox.atlas import Atlas
-
-
-def _endpoint(value: str) -> str:
-    """The address of an API: http or https, with a host; nothing else is opened."""
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() for c in value):
-        raise ValueError("should be an address like http://localhost:8000/v1")
-    return value
-
-
-EndpointURL = Annotated[Text, AfterValidator(_endpoint)]
 
 
 @validated
@@ -34,7 +21,7 @@ class LabelCommand:
 
     atlas: FilePath
     """Folder that `unbox atlas` wrote."""
-    endpoint: EndpointURL
+    endpoint: HttpAddress
     """Base of an OpenAI-compatible API, like http://localhost:8000/v1."""
     endpoint_model: Annotated[Text, MinLen(1)]
     """Name of the model there."""
