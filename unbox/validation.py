@@ -155,7 +155,7 @@ def _object(value: object) -> object:
     return dict(value)
 
 
-_HUBdef _http_address(value: object) -> object:
+def _http_address(value: object) -> object:
     """An address that can be asked: http or https, a host, a port that there is, no spaces or other signs."""
     try:
         if isinstance(value, str) and re.fullmatch(r"https?://[!-~]+", value):
@@ -167,7 +167,7 @@ _HUBdef _http_address(value: object) -> object:
     raise ValueError("should be an address like http://localhost:8000/v1")
 
 
-_NAME = re.compile(r"(?:\w[\w.\-]{0,95}/)?\w(?:[\w.\-]{0,94}\w)?", re.ASCII)
+_HUB_NAME = re.compile(r"(?:\w[\w.\-]{0,95}/)?\w(?:[\w.\-]{0,94}\w)?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 
 #: A whole number, a finite number, a text, a path; bounds are added by `Annotated[Whole, Ge(1)]`.

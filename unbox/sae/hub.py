@@ -2,17 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import StringConstraints
 
 from unbox.errors import UnboxError
 from unbox.sae.model import SAE, load_saes
 from unbox.sae.sae_folder import CARD, CONFIG, FIGURES, TENSORS, is_sae
-from unbox.validation import Text, checked
+from unbox.validation import HubName, Text, checked
 
-#: `owner/name`.
-RepoName = Annotated[Text, StringConstraints(pattern=r"^([A-Za-z0-9_.-]{1,96}/)?[A-Za-z0-9_.-]{1,96}$")]
 #: The only files that go up or come down.
 PATTERNS = [prefix + name for prefix in ("", "*/") for name in (CONFIG, TENSORS, FIGURES, CARD)]
 
@@ -25,7 +20,7 @@ def push(folder: str | os.PathLike, repo: str, private: bool = False, message: s
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    repo, root = checked(RepoName, "repo", repo, "push"), Path(folder)
+    repo, root = checked(HubName, "repo", repo, "push"), Path(folder)
     saes = load_saes(root)
     api = HfApi()
     try:
@@ -42,7 +37,7 @@ def pull(repo: str, folder: str | os.PathLike, revision: str | None = None) -> d
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    repo = checked(RepoName, "repo", repo, "pull")
+    repo = checked(HubName, "repo", repo, "pull")
     revision = None if revision is None else checked(Text, "revision", revision, "pull")
     try:
         snapshot_download(repo, revision=revision, local_dir=str(folder), allow_patterns=PATTERNS)
