@@ -1,11 +1,8 @@
 """`unbox app`."""
 
-from typing import Annotated
-
-from annotated_types import MinLen
-
 from unbox.cli.model_options import Group, Mismatch, ModelOptions
-from unbox.validation import FilePath, Port, Text, validated
+from unbox.explorer.limits import Host, Password
+from unbox.validation import FilePath, Port, validated
 
 
 @validated
@@ -20,11 +17,11 @@ class AppCommand:
     """`figures.json` that `unbox evaluate --out` wrote, shown on the page of blocks."""
     bench: FilePath | None = None
     """Folder that `unbox bench shapes --out` wrote, shown on the page of blocks."""
-    host: Text = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to serve at; one that other machines can reach asks visitors for a password."""
     port: Port | None = None
     """Port; None: the first free one from 7860."""
-    password: Annotated[Text, MinLen(1)] | None = None
+    password: Password | None = None
     """Password of the user `unbox`; made up and printed where one is needed and none given."""
     browser: bool = False
     """Open the browser at once."""
