@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from activation_store.errors import StoreError
-from activation_store.number_formats import take
+from activation_store.number_formats import decode, take
 
 #: JSON: whose rows, seed, rank and pools these are, and the epoch and row where the next batch begins.
 Cursor = dict[str, str | int]
@@ -37,6 +37,10 @@ class Pool:
     def part(self, rows: slice) -> "Pool":
         """Some rows, a view."""
         return Pool(self.values[rows], None if self.scale is None else self.scale[rows], self.dtype)
+
+    def decoded(self) -> np.ndarray:
+        """All of it, (rows, d) float32."""
+        return decode(self.values, self.scale, self.dtype)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Some rows, (len(rows), d) float32."""

@@ -71,23 +71,13 @@ class ChunkIndex:
 ShardChunks = tuple[FileReader, Mapping[str, ChunkIndex]]
 
 
-def write_chunks(dataset: h5py.Dataset, array: np.ndarray) -> None:
-    """Write all of `array` (samples, steps, branches, ...) to a dataset of its shape and type.
+def write_chunk(dataset: h5py.Dataset, at: tuple[int, ...], chunk: np.ndarray) -> None:
+    """Write one whole chunk, its bytes and 4 more for the checksum (uint8), at `at` (in elements).
 
-    The dataset has chunks of (some samples, 1, 1, all the rest) and `fletcher32` as its one filter; chunks
-    go to the file in the order in which HDF5 would write them.
+    `fletcher32` is the dataset's one filter.
     """
-    together, (_, steps, branches) = dataset.chunks[0], array.shape[:3]
-    chunk = np.zeros(prod(dataset.chunks) * array.itemsize + 4, np.uint8)
-    body = chunk[:-4].view(array.dtype).reshape(dataset.chunks)
-    for start in range(0, len(array), together):
-        some = array[start : start + together]
-        body[len(some) :] = 0
-        for step, branch in np.ndindex(steps, branches):
-            body[: len(some), 0, 0] = some[:, step, branch]
-            chunk[-4:] = np.frombuffer(fletcher32(chunk[:-4]).to_bytes(4, "little"), np.uint8)
-            rest = (0,) * (array.ndim - 3)
-            dataset.id.write_direct_chunk((start, step, branch, *rest), chunk)
+    chunk[-4:] = np.frombuffer(fletcher32(chunk[:-4]).to_bytes(4, "little"), np.uint8)
+    dataset.id.write_direct_chunk(at, chunk)
 
 
 def fletcher32(data: np.ndarray) -> int:

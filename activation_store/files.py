@@ -37,16 +37,21 @@ def publish_file(path: str | os.PathLike, tag: str = "") -> Iterator[Path]:
     into the temporary's name, so that a later run can tell its own leavings (`sweep`).
     """
     path = Path(path)
-    temporary = _temporary(path, tag)
+    temporary = temporary_path(path, tag)
     try:
         with naming(path, temporary):
             yield temporary
-        _fsync(temporary)
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _fsync(path.parent)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Let a file that is written and closed become `path`, atomically and for good."""
+    fsync(temporary)
+    os.replace(temporary, path)
+    fsync(path.parent)
 
 
 @contextmanager
@@ -75,7 +80,7 @@ def publish_folder(path: str | os.PathLike, replace: bool = False, same: bool = 
     path = Path(path)
     if not (replace or same) and (path.exists() or path.is_symlink()):
         raise StoreError(f"{path} exists already; choose another place or remove it first")
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     temporary.mkdir(parents=True)
     try:
         with naming(path, temporary):
@@ -88,16 +93,16 @@ def publish_folder(path: str | os.PathLike, replace: bool = False, same: bool = 
             return
         for folder, _, names in os.walk(temporary):
             for name in names:
-                _fsync(Path(folder, name))
-            _fsync(Path(folder))
-        old = _temporary(path) if path.exists() or path.is_symlink() else None
+                fsync(Path(folder, name))
+            fsync(Path(folder))
+        old = temporary_path(path) if path.exists() or path.is_symlink() else None
         if old is not None:
             os.rename(path, old)
         os.rename(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _fsync(path.parent)
+    fsync(path.parent)
     if old is not None:
         shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
 
@@ -169,7 +174,8 @@ def sweep(folder: str | os.PathLike, tag: str | None = None) -> list[str]:
     return [path.name for path in stale]
 
 
-def _temporary(path: Path, tag: str = "") -> Path:
+def temporary_path(path: Path, tag: str = "") -> Path:
+    """A new name beside `path` for what will become it."""
     return path.with_name(f".{path.name[:150]}.{secrets.token_hex(6)}~{tag}.tmp")
 
 
@@ -179,7 +185,8 @@ def _files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): digest(path) for path in files}
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

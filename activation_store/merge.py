@@ -1,23 +1,49 @@
 """Stores made of other stores: merge and subset."""
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from activation_store.entries import Entry, shard_path
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest, read_json, sweep, write_json
-from activation_store.samples import Sample
+from activation_store.number_formats import decode, encode
+from activation_store.rows import Rows
 from activation_store.schema import Schema
+from activation_store.shard import read_moments
+from activation_store.shard_writer import EncodedImage, stored_images
 from activation_store.store import Store
 from activation_store.verify import Progress
-from activation_store.writer import ShardBuffer, Writer
+from activation_store.writer import Writer
 
-#: An image to copy: its number in the new store, the store it is in, its number there.
-Image = tuple[int, Store, int]
+
+@dataclass(frozen=True)
+class _Part:
+    """Some images of one shard of a store, and their numbers in the new one."""
+
+    store: Store
+    shard: int
+    places: np.ndarray
+    """Places in the shard, ascending."""
+    first: int
+    """Number in the new store of the first; the others follow."""
+
+    @property
+    def entry(self) -> Entry:
+        return self.store.entries[self.shard]
+
+    def is_whole(self, schema: Schema) -> bool:
+        """Whether the shard can be taken as it is: the whole of it, full, its images' numbers the same."""
+        entry = self.entry
+        return (self.first, len(self.places)) == (
+            entry.start,
+            entry.samples,
+        ) and entry.samples == schema.shard_samples == self.store.schema.shard_samples
+
 
 #: Beside a copied store: of which stores and images it is a copy, so that the same call goes on after a stop.
 COPY = "copy.json"
@@ -29,8 +55,9 @@ def merge(
     """One store of several with equal settings, rows in the order of `paths`.
 
     Parts of one run (equal settings, no image twice) keep their numbers, so that collecting can go on in the
-    merged store. Others are numbered on from 0, and the provenance lists theirs. Stopped, the same call goes
-    on. Raises StoreError for a folder that holds anything else.
+    merged store; their shards are linked (`os.link`), or copied where they lie on another disk. Others are
+    numbered on from 0 without holes and absent images, and the provenance lists theirs; they are copied, not
+    decoded. Stopped, the same call goes on. Raises StoreError for a folder that holds anything else.
     """
     stores = [Store.open(path) for path in paths]
     if not stores:
@@ -40,15 +67,16 @@ def merge(
         if difference := _shape_difference(schema, store.schema):
             both = f"{stores[0].path} and {store.path}"
             raise StoreError(f"{both} cannot be merged: they differ in {difference}")
-    same_run = len({canonical(store.schema.to_json()) for store in stores}) == 1
-    indices = [sample.index for store in stores for sample in store.samples] if same_run else []
-    if not same_run or len(set(indices)) != len(indices):
-        provenance = {"merged": [{"digest": s.digest, "provenance": s.provenance} for s in stores]}
-        schema, indices = replace(schema, provenance=provenance), list(range(sum(map(len, stores))))
-    sources = [(store, i) for store in stores for i in range(len(store))]
-    order = np.argsort(np.array(indices, np.int64), kind="stable")
-    _begin(out, stores, order)
-    return _copy(((indices[k], *sources[k]) for k in order.tolist()), len(order), schema, out, progress)
+    if _is_one_run(stores):
+        return _join(stores, schema, out, progress)
+    provenance = {"merged": [{"digest": s.digest, "provenance": s.provenance} for s in stores]}
+    schema = replace(schema, provenance=provenance)
+    _begin(out, stores, np.arange(sum(map(len, stores))))
+    parts, first = [], 0
+    for store in stores:
+        parts += list(_parts(store, np.arange(len(store)), first))
+        first += len(store)
+    return _copy(parts, schema, out, progress, uncut=True)
 
 
 def subset(
@@ -64,7 +92,8 @@ def subset(
 ) -> Store:
     """A new store with some blocks, steps, branches and images of another, in its or another number format.
 
-    The provenance says of what it is a part. Images are numbered anew from 0. Stopped, the same call goes on.
+    The provenance says of what it is a part. Images are numbered anew from 0. Shards of which nothing is cut
+    are linked, as `merge` does. Stopped, the same call goes on.
     Raises StoreError for a folder that holds anything else.
     """
     store = Store.open(path)
@@ -77,12 +106,57 @@ def subset(
         steps=rows[0].steps,
         branches=rows[0].branches,
         dtype=dtype or store.schema.dtype,
-        shard_samples=0,
         provenance={**store.provenance, "subset_of": store.digest},
     )
-    chosen = rows[0].samples
-    _begin(out, [store], np.asarray(chosen))
-    return _copy(((k, store, i) for k, i in enumerate(chosen)), len(chosen), schema, out, progress)
+    chosen = np.asarray(rows[0].samples, np.int64)
+    uncut = not _shape_difference(schema, store.schema)
+    if not uncut:
+        schema = schema.sized_for(len(chosen))
+    _begin(out, [store], chosen)
+    return _copy(list(_parts(store, chosen, 0)), schema, out, progress, uncut)
+
+
+def _is_one_run(stores: Sequence[Store]) -> bool:
+    """Whether stores are parts of one run: equal settings, and no image twice."""
+    if len({canonical(store.schema.to_json()) for store in stores}) > 1:
+        return False
+    entries = sorted(entry for store in stores for entry in store.entries)
+    return all(one.stop <= other.start for one, other in itertools.pairwise(entries))
+
+
+def _join(
+    stores: Sequence[Store], schema: Schema, out: str | os.PathLike, progress: Progress | None
+) -> Store:
+    """Link every shard of the parts of one run."""
+    parts = sorted(
+        (entry.start, k, number) for k, s in enumerate(stores) for number, entry in enumerate(s.entries)
+    )
+    _begin(out, stores, np.array([start for start, _, _ in parts], np.int64))
+    with Writer(out, schema) as writer:
+        done, total = 0, sum(map(len, stores))
+        for _, k, number in parts:
+            entry = stores[k].entries[number]
+            if writer.entries.get(entry.start) != entry:
+                _link(writer, stores[k], number)
+            done += entry.present
+            if progress:
+                progress(done, total)
+    return Store.open(out)
+
+
+def _link(writer: Writer, store: Store, number: int) -> None:
+    entry = store.entries[number]
+    with store.shards.shard(number) as file:
+        moments = {block: read_moments(file, store.schema, entry, block) for block in store.blocks}
+    writer.link(entry, shard_path(store.path, store.schema, entry), moments)
+
+
+def _parts(store: Store, images: np.ndarray, first: int) -> Iterator[_Part]:
+    """The images of each shard among some of a store, that are numbered on from `first`."""
+    shard, place = store.shards.places(images)
+    bounds = np.flatnonzero(np.diff(shard, prepend=-1, append=-1)).tolist()
+    for begin, end in itertools.pairwise(bounds):
+        yield _Part(store, int(shard[begin]), place[begin:end], first + begin)
 
 
 def _begin(out: str | os.PathLike, stores: Sequence[Store], chosen: np.ndarray) -> None:
@@ -103,34 +177,53 @@ def _begin(out: str | os.PathLike, stores: Sequence[Store], chosen: np.ndarray) 
 
 
 def _copy(
-    images: Iterator[Image], total: int, schema: Schema, out: str | os.PathLike, progress: Progress | None
+    parts: Sequence[_Part], schema: Schema, out: str | os.PathLike, progress: Progress | None, uncut: bool
 ) -> Store:
-    """Write images (new number, store, number there), ascending; what is there already is left as it is."""
-    size = schema.shard_samples
-    with Writer(out, schema) as writer:
-        for done, (_, shard) in enumerate(groupby(images, key=lambda image: image[0] // size)):
-            group = list(shard)
-            numbers = [number for number, _, _ in group]
-            if numbers != list(range(numbers[0], numbers[-1] + 1)) or numbers[0] % size:
-                raise StoreError(
-                    f"images {numbers[0]}..{numbers[-1]} do not fill a shard of {size} without "
-                    "holes; complete the stores with the command that collected them before merging"
-                )
-            samples = [replace(store.samples[i], index=number) for number, store, i in group]
-            if not writer.has(numbers[0], samples):
-                with writer.shard(numbers[0], numbers[-1] + 1) as filling:
-                    for sample, (_, store, i) in zip(samples, group, strict=True):
-                        _copy_image(filling, schema, sample, store, i)
+    """Write images, numbered on from 0; what is there already is left as it is. `uncut`: blocks, steps,
+    branches and number format are the stores', so that nothing is decoded and whole shards are linked."""
+    total, done = sum(len(part.places) for part in parts), 0
+    with Writer(out, schema, total=total) as writer:
+        for part in parts:
+            if uncut and part.is_whole(schema):
+                if part.first not in writer.entries:
+                    _link(writer, part.store, part.shard)
+            else:
+                for image in _images(part, schema, writer.holds):
+                    writer.copy(image)
+            done += len(part.places)
             if progress:
-                progress(min(total, (done + 1) * size), total)
+                progress(done, total)
     return Store.open(out)
 
 
-def _copy_image(filling: ShardBuffer, schema: Schema, sample: Sample, store: Store, i: int) -> None:
-    rows = {b: store[b].filter(steps=schema.steps, branches=schema.branches) for b in schema.blocks}
-    positions = {b: row.positions(i)[None] for b, row in rows.items()} if schema.positions else None
-    thumbnail = store.thumbnail_or_empty(i)
-    filling.append([sample], {b: row.read(i)[None] for b, row in rows.items()}, [thumbnail], positions)
+def _images(part: _Part, schema: Schema, holds: Callable[[int], bool]) -> Iterator[EncodedImage]:
+    """A part's images that are not there yet, as the new store has them."""
+    old, entry = part.store.schema, part.entry
+    rows = part.store[next(iter(schema.blocks))].filter(steps=schema.steps, branches=schema.branches)
+    numbers = {int(place): part.first + k for k, place in enumerate(part.places)}
+    wanted = {place for place, number in numbers.items() if not holds(number)}
+    if not wanted:
+        return
+    with part.store.shards.shard(part.shard) as file:
+        for image in stored_images(file, old, entry, wanted, list(schema.blocks), _axes(rows)):
+            number = numbers[image.sample.index - entry.start]
+            image = replace(image, sample=replace(image.sample, index=number))
+            yield image if schema.dtype == old.dtype else _recoded(image, old.dtype, schema.dtype)
+
+
+def _axes(rows: Rows) -> tuple[list[int], list[int]]:
+    schema = rows.shards.schema
+    return [schema.steps.index(s) for s in rows.steps], [schema.branches.index(b) for b in rows.branches]
+
+
+def _recoded(image: EncodedImage, old: str, new: str) -> EncodedImage:
+    values, scales = {}, {}
+    for block, stored in image.values.items():
+        array = decode(stored, image.scales.get(block), old)
+        values[block], scale = encode(array, new, f"the update of {block} in image {image.sample.index}")
+        if scale is not None:
+            scales[block] = scale
+    return replace(image, values=values, scales=scales)
 
 
 def _shape_difference(one: Schema, other: Schema) -> str:

@@ -9,14 +9,17 @@ import h5py
 
 
 @contextmanager
-def new_hdf5(path: str | os.PathLike, libver: tuple[str, str] | None = None) -> Iterator[h5py.File]:
+def new_hdf5(
+    path: str | os.PathLike, libver: tuple[str, str] | None = None, disk: "HDF5Disk | None" = None
+) -> Iterator[h5py.File]:
     """A new HDF5 file to write. OSError that names it when the disk refuses, FileExistsError if it is there.
 
-    `libver`: of the format, as h5py's.
+    `libver`: of the format, as h5py's. `disk` is told of errors before the end.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        disk = _Disk(descriptor)
+        disk = disk or HDF5Disk()
+        disk.descriptor = descriptor
         with h5py.File(Path(path), "w", libver=libver, driver="fileobj", fileobj=disk) as file:
             yield file
         if disk.error is not None:
@@ -25,15 +28,15 @@ def new_hdf5(path: str | os.PathLike, libver: tuple[str, str] | None = None) -> 
         os.close(descriptor)
 
 
-class _Disk:
+class HDF5Disk:
     """The file that HDF5 writes to, so that a full disk is an ordinary OSError.
 
     HDF5 that cannot flush cannot close either, and the interpreter may then crash at exit. This file
     remembers the first error, swallows what follows, lets HDF5 close, and leaves raising to its owner.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor, self.at, self.end = descriptor, 0, 0
+    def __init__(self) -> None:
+        self.descriptor, self.at, self.end = -1, 0, 0
         self.error: OSError | None = None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:

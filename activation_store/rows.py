@@ -1,27 +1,21 @@
 """The rows of one block: filters, one image's updates, samples, training batches, statistics."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import groupby
+from itertools import groupby, product
 from math import prod
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
-import h5py
 import numpy as np
 
 from activation_store.batches import POOL_BYTES, Batches, Cursor, Pool
-from activation_store.chunks import ShardChunks
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest
-from activation_store.manifest import Entry
 from activation_store.moments import Moments, empty, moments_of
-from activation_store.number_formats import NUMBER_FORMATS, decode
-from activation_store.schema import Schema
-from activation_store.shard import chunk_samples
+from activation_store.shards import ChunkGroup, Shards, new_pool
 
 #: A step or a branch.
 Name = TypeVar("Name", int, str)
@@ -33,27 +27,11 @@ READERS = 4
 _SPARE: list[Pool] = []
 
 
-class ShardedStore(Protocol):
-    """What rows ask of the store that they are of; `Store` answers."""
-
-    schema: Schema
-    entries: tuple[Entry, ...]
-    offsets: np.ndarray
-
-    def __len__(self) -> int: ...
-    @property
-    def digest(self) -> str: ...
-    def shard_of(self, i: int) -> tuple[int, int]: ...
-    def moments(self, block: str) -> Moments: ...
-    def shard(self, number: int) -> AbstractContextManager[h5py.File]: ...
-    def chunks(self, number: int, once: bool = False) -> AbstractContextManager[ShardChunks]: ...
-
-
 @dataclass(frozen=True)
 class Rows:
     """Updates of one block in a store: one row (a vector of `width`) per image, step, branch and position."""
 
-    store: ShardedStore
+    shards: Shards
     block: str
     _steps: tuple[int, ...]
     _branches: tuple[int, ...]
@@ -63,27 +41,32 @@ class Rows:
     @property
     def width(self) -> int:
         """Channels d of a vector."""
-        return self.store.schema.blocks[self.block][2]
+        return self.shards.schema.blocks[self.block][2]
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the store of these rows records of its run."""
+        return self.shards.schema.provenance
 
     @property
     def steps(self) -> tuple[int, ...]:
         """The scheduler's step indices that these rows are of."""
-        return tuple(self.store.schema.steps[i] for i in self._steps)
+        return tuple(self.shards.schema.steps[i] for i in self._steps)
 
     @property
     def branches(self) -> tuple[str, ...]:
         """The branches that these rows are of."""
-        return tuple(self.store.schema.branches[i] for i in self._branches)
+        return tuple(self.shards.schema.branches[i] for i in self._branches)
 
     @property
     def samples(self) -> Sequence[int]:
         """The store's images that these rows are of."""
-        return range(len(self.store)) if self._samples is None else self._samples
+        return range(len(self.shards)) if self._samples is None else self._samples
 
     @property
     def shape(self) -> tuple[int, int, int, int, int, int]:
         """(samples, steps, branches, y, x, channels)."""
-        y, x = self.store.schema.grid(self.block)
+        y, x = self.shards.schema.grid(self.block)
         return (len(self.samples), len(self._steps), len(self._branches), y, x, self.width)
 
     def __len__(self) -> int:
@@ -118,36 +101,60 @@ class Rows:
 
     def read(self, i: int) -> np.ndarray:
         """Updates of the i-th image of these rows, (step, branch, y, x, channel) float32."""
-        shard, offset = self.store.shard_of(self.samples[i])
-        rows = self._empty(prod(self.shape[1:-1]))
-        with self.store.chunks(shard) as chunks:
-            self._read(chunks, np.array([offset]), rows)
-        return decode(rows.values, rows.scale, rows.dtype).reshape(self.shape[1:])
+        return self.read_images(range(len(self.samples))[i : i + 1 or None])[0]
+
+    def read_images(self, images: Sequence[int]) -> np.ndarray:
+        """Updates of some of these rows' images, (image, step, branch, y, x, channel) float32.
+
+        Neighbours are read a chunk at a time, also from one call to the next.
+        """
+        out = np.empty((len(images), *self.shape[1:]), np.float32)
+        numbers = np.asarray(self.samples)[np.asarray(images, np.int64)]
+        shard, place = self.shards.places(numbers)
+        together = self.shards.chunk_samples(self.block)[shard]
+        for at, (number, chunk) in enumerate(zip(shard.tolist(), (place // together).tolist(), strict=True)):
+            pool = self.shards.recent(number, self.block, chunk, self._steps, self._branches)
+            rows = prod(self.shape[1:-1])
+            first = int(place[at] - chunk * together[at]) * rows
+            out[at] = pool.part(slice(first, first + rows)).decoded().reshape(self.shape[1:])
+        return out
 
     def positions(self, i: int) -> np.ndarray:
         """Flat indices (y * width + x) on the block's grid of what `read(i)` holds, (y * x,) int64."""
-        if self.store.schema.positions is None:
-            return np.arange(prod(self.store.schema.grid(self.block)))
-        shard, offset = self.store.shard_of(self.samples[i])
-        with self.store.shard(shard) as file:
-            return file[f"{self.block}/positions"][offset].astype(np.int64)
+        return self.positions_of(range(len(self.samples))[i : i + 1 or None])[0]
+
+    def positions_of(self, images: Sequence[int]) -> np.ndarray:
+        """`positions` of some of these rows' images, (image, y * x) int64."""
+        grid = prod(self.shards.schema.grid(self.block))
+        if self.shards.schema.positions is None:
+            return np.tile(np.arange(grid), (len(images), 1))
+        out = np.empty((len(images), grid), np.int64)
+        shard, place = self.shards.places(np.asarray(self.samples)[np.asarray(images, np.int64)])
+        for number in np.unique(shard):
+            with self.shards.shard(int(number)) as file:
+                out[shard == number] = file[f"{self.block}/positions"][()][place[shard == number]]
+        return out
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
         """`n` rows without repetition, (n, width) float32; all rows, shuffled, where there are fewer.
 
-        The rows come from up to 1024 random images (more only if those do not have enough rows).
+        They come from random chunks, about a quarter of the rows of each: `4 n` rows are read (16 chunks at
+        least), whatever the store holds. Where 1024 random images are no more than that, the rows are theirs.
         """
-        per_image = prod(self.shape[1:-1])
-        images = min(len(self.samples), max(1024, -(-n // per_image)))
         rng = np.random.default_rng([seed, 0x5A])
-        some = np.sort(rng.choice(len(self.samples), images, replace=False))
-        picked = np.sort(rng.choice(images * per_image, min(n, images * per_image), replace=False))
-        owners = picked // per_image
-        parts = [
-            self.read(int(some[k])).reshape(-1, self.width)[picked[owners == k] - k * per_image]
-            for k in np.unique(owners)
-        ]
-        rows = np.concatenate([np.empty((0, self.width), np.float32), *parts])
+        groups = np.array(list(product(self._steps, self._branches)))
+        cells = self._cells(n, rng, len(groups))
+        sizes = (cells.last - cells.first) * self._per_group
+        picked = np.sort(rng.choice(int(sizes.sum()), min(n, int(sizes.sum())), replace=False))
+        bounds = np.searchsorted(picked, np.cumsum([0, *sizes]))
+        starts = np.cumsum([0, *sizes])
+        parts = [np.empty((0, self.width), np.float32)]
+        for k in np.flatnonzero(np.diff(bounds)):
+            step, branch = groups[cells.group[k]]
+            one = replace(self, _steps=(int(step),), _branches=(int(branch),))
+            rows = one.read_images(range(cells.first[k], cells.last[k])).reshape(-1, self.width)
+            parts.append(rows[picked[bounds[k] : bounds[k + 1]] - starts[k]])
+        rows = np.concatenate(parts)
         return rows[rng.permutation(len(rows))]
 
     def batches(
@@ -170,9 +177,9 @@ class Rows:
         other rows stay in it for the next epoch. Memory: at most two pools of `pool_bytes`, kept for the
         next batches of any store, and a batch.
         """
-        units = self._units()
+        units = self.units()
         unit_rows = (units[:, 2] - units[:, 1]) * prod(self.shape[1:-1])
-        row_bytes = self.store.schema.row_bytes(self.block)
+        row_bytes = self.shards.schema.row_bytes(self.block)
         pool_rows = max(1, pool_bytes // row_bytes)
         capacity = min(len(self), pool_rows + int(unit_rows.max(initial=0)))
         once = epochs == 1 or len(self) * row_bytes > _memory() // 2
@@ -195,72 +202,88 @@ class Rows:
     def digest(self) -> str:
         """SHA-256 of what these rows are: the store's digest and the filters."""
         chosen = None if self._samples is None else digest(np.array(self._samples, np.int64).tobytes())
-        return digest(canonical([self.store.digest, self.block, self._steps, self._branches, chosen]))
+        return digest(canonical([self.shards.digest, self.block, self._steps, self._branches, chosen]))
 
     @property
     def moments(self) -> Moments:
         """Mean, variance, count and norms over all these rows together."""
         if self._samples is None:
-            return self.store.moments(self.block).select(list(self._steps), list(self._branches))
+            return self.shards.sums[self.block].select(list(self._steps), list(self._branches))
         images = (self.read(i).reshape(-1, self.width) for i in range(len(self.samples)))
         parts = (moments_of(rows, overwrite=True) for rows in images)
         return reduce(Moments.__add__, parts, empty((), self.width))
 
-    def _units(self) -> np.ndarray:
+    def units(self) -> np.ndarray:
         """What is read at once, a chunk of HDF5: (units, 3) int64 of shard and [first, last) of `samples`."""
-        entries, schema = self.store.entries, self.store.schema
-        chunks = np.array([chunk_samples(schema, self.block, entry.samples) for entry in entries], np.int64)
         chosen = np.asarray(self.samples, np.int64)
-        shard = np.searchsorted(self.store.offsets, chosen, side="right") - 1
-        chunk = (chosen - self.store.offsets[shard]) // chunks[shard]
+        shard, place = self.shards.places(chosen)
+        chunk = place // self.shards.chunk_samples(self.block)[shard] if len(chosen) else place
         first = np.flatnonzero(np.diff(shard, prepend=-1) | np.diff(chunk, prepend=-1))
         return np.stack([shard[first], first, np.append(first, len(chosen))[1:]], axis=1)
 
-    def _pool(self, units: np.ndarray, used: Pool | None, capacity: int = 0, once: bool = False) -> Pool:
-        """Rows of units, in the units' order, still encoded: in the memory of a `used` pool, or in new memory
-        for them or for `capacity` rows. `once`: they will not be read again."""
-        starts = np.cumsum([0, *(units[:, 2] - units[:, 1])]) * prod(self.shape[1:-1])
-        if used is None or not used.holds(int(starts[-1]), self.width, self.store.schema.dtype):
-            used = self._empty(max(int(starts[-1]), capacity))
-        pool, offsets = used, self.store.offsets
+    def fill(self, pool: Pool, units: np.ndarray, starts: np.ndarray, once: bool = False) -> None:
+        """Read the rows of some units, still encoded, each from the row of `pool` on where it starts. `once`:
+        they will not be read again."""
 
         def read(some: np.ndarray) -> None:
             for shard, numbers in groupby(some.tolist(), key=lambda unit: int(units[unit, 0])):
-                with self.store.chunks(shard, once) as chunks:
+                with self.shards.chunks(shard, once) as chunks:
                     for unit in numbers:
-                        samples = np.asarray(self.samples[units[unit, 1] : units[unit, 2]]) - offsets[shard]
-                        self._read(chunks, samples, pool.part(slice(starts[unit], starts[unit + 1])))
+                        images = np.asarray(self.samples[units[unit, 1] : units[unit, 2]])
+                        rows = slice(starts[unit], starts[unit] + len(images) * prod(self.shape[1:-1]))
+                        group = ChunkGroup(
+                            shard, self.block, self.shards.places(images)[1], self._steps, self._branches
+                        )
+                        self.shards.read(chunks, group, pool.part(rows))
 
         in_file_order = np.lexsort((units[:, 1], units[:, 0]))
         with ThreadPoolExecutor(READERS, "unbox-chunks") as readers:
             list(readers.map(read, np.array_split(in_file_order, READERS)))
-        return pool
 
-    def _empty(self, rows: int) -> Pool:
-        """New memory for encoded rows."""
-        dtype, encoding = self.store.schema.dtype, NUMBER_FORMATS[self.store.schema.dtype]
-        scale = np.empty(rows, np.float32) if encoding.scale_bytes else None
-        return Pool(np.empty((rows, self.width), encoding.stored), scale, dtype)
+    def new_pool(self, rows: int) -> Pool:
+        """New memory for so many encoded rows."""
+        return new_pool(rows, self.width, self.shards.schema.dtype)
 
-    def _read(self, chunks: ShardChunks, samples: np.ndarray, into: Pool) -> None:
-        """Read samples of one chunk of a shard (ascending) into the memory of as many rows."""
-        shape = (len(samples), *self.shape[1:])
-        self._read_dataset(chunks, "values", samples, into.values.reshape(shape))
-        if into.scale is not None:
-            self._read_dataset(chunks, "scale", samples, into.scale.reshape(shape[:-1]))
+    def _pool(self, units: np.ndarray, used: Pool | None, capacity: int = 0, once: bool = False) -> Pool:
+        """Rows of units, in the units' order: in the memory of a `used` pool, or in new memory for them or
+        for `capacity` rows."""
+        starts = np.cumsum([0, *(units[:, 2] - units[:, 1])]) * prod(self.shape[1:-1])
+        if used is None or not used.holds(int(starts[-1]), self.width, self.shards.schema.dtype):
+            used = self.new_pool(max(int(starts[-1]), capacity))
+        self.fill(used, units, starts, once)
+        return used
 
-    def _read_dataset(self, chunks: ShardChunks, name: str, samples: np.ndarray, out: np.ndarray) -> None:
-        """One chunk for each step and branch, without a copy between where all of it is wanted in a row."""
-        reader, place = chunks[0], chunks[1][f"{self.block}/{name}"]
-        together, rest = place.chunk[0], (0,) * (place.offsets.ndim - 3)
-        first = int(samples[0]) // together
-        whole = len(samples) == together and out.shape[1:3] == (1, 1)
-        chunk = out if whole else np.empty(place.chunk, out.dtype)
-        for i, step in enumerate(self._steps):
-            for j, branch in enumerate(self._branches):
-                place.read(reader, (first, step, branch, *rest), chunk)
-                if not whole:
-                    out[:, i, j] = chunk[samples - first * together, 0, 0]
+    def _cells(self, n: int, rng: np.random.Generator, groups: int) -> "_Cells":
+        """Where `sample` takes `n` rows from."""
+        units, images = self.units(), len(self.samples)
+        some = min(images, max(1024, -(-n // prod(self.shape[1:-1]))))
+        first = np.sort(rng.choice(images, some, replace=False))
+        chunks = len(np.unique(np.searchsorted(units[:, 1], first, side="right"))) * groups
+        budget = max(16, -(-4 * n * len(units) * groups // max(1, len(self))))
+        if chunks <= budget:
+            return _Cells(
+                np.repeat(first, groups), np.repeat(first + 1, groups), np.tile(range(groups), some)
+            )
+        while True:
+            cells = np.sort(rng.choice(len(units) * groups, min(budget, len(units) * groups), replace=False))
+            unit = units[cells // groups]
+            if (unit[:, 2] - unit[:, 1]).sum() * self._per_group >= n or len(cells) == len(units) * groups:
+                return _Cells(unit[:, 1], unit[:, 2], cells % groups)
+            budget *= 2
+
+    @property
+    def _per_group(self) -> int:
+        """Rows of an image in one step and branch."""
+        return prod(self.shards.schema.grid(self.block))
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Some images [first, last) of one chunk, in one of the groups (steps x branches); an element each."""
+
+    first: np.ndarray
+    last: np.ndarray
+    group: np.ndarray
 
 
 def _memory() -> int:

@@ -1,7 +1,7 @@
 """What is kept beside an image's updates: prompt, seed, facts; and a thumbnail."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,13 @@ class Sample:
     seed: int
     meta: Mapping[str, Any] = field(default_factory=dict)
     """JSON facts that came with the prompt."""
+    absent: str | None = None
+    """Why the store has no updates of this image, if it has none."""
 
 
 def pack_samples(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
     """Samples as one blob of JSON lines and the end of each line."""
-    return pack([canonical(asdict(sample)) + b"\n" for sample in samples])
+    return pack([canonical(_record(sample)) + b"\n" for sample in samples])
 
 
 def unpack_samples(blob: np.ndarray, ends: np.ndarray, name: str) -> list[Sample]:
@@ -41,14 +43,20 @@ def unpack_samples(blob: np.ndarray, ends: np.ndarray, name: str) -> list[Sample
 def prompts_digest(samples: Sequence[Sample]) -> str:
     """Digest of prompts, seeds and facts: two runs that agree on it make the same images.
 
-    TOKENS_CUT is left out: it follows from prompt and model, and versions before did not record it.
+    TOKENS_CUT is left out: it follows from prompt and model, and versions before did not record it; so is
+    `absent`.
     """
-    return digest(b"\n".join(canonical(_without_counts(sample)) for sample in samples))
+    return digest(b"\n".join(canonical(_as_given(sample)) for sample in samples))
 
 
-def _without_counts(sample: Sample) -> dict[str, JSON]:
+def _as_given(sample: Sample) -> dict[str, JSON]:
     meta = {key: value for key, value in sample.meta.items() if key != TOKENS_CUT}
-    return {**asdict(sample), "meta": meta}
+    return _record(replace(sample, meta=meta, absent=None))
+
+
+def _record(sample: Sample) -> dict[str, JSON]:
+    record = asdict(sample)
+    return record if sample.absent is not None else {key: record[key] for key in record if key != "absent"}
 
 
 def pack(parts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -12,13 +12,16 @@ from activation_store.files import JSON
 from activation_store.number_formats import NUMBER_FORMATS
 
 FORMAT = "unbox activation store"
-VERSION = 1
+#: Of the folder: which shards there are is in logs (2), or in manifests (1).
+VERSION = 2
+#: Of the settings: what `to_json` says, of which digests are taken.
+SETTINGS_VERSION = 1
 
-#: Bytes that a shard aims at when its number of samples is not given. A writer holds at most three shards.
-SHARD_BYTES = 128 << 20
+#: Bytes and samples in a shard at most when their number is not given.
+SHARD_BYTES, SHARD_SAMPLES = 1 << 30, 1024
 
-#: Samples in a shard at most when not given: what a killed writer has to make again.
-SHARD_SAMPLES = 256
+#: Shards, at least, that a store of known size is cut into: ranks share whole ones.
+SHARDS_AT_LEAST = 256
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 _LIMIT = 1 << 24  # of any one dimension: far over any model, far under any overflow
@@ -64,10 +67,17 @@ class Schema:
         if self.positions is not None:
             object.__setattr__(self, "positions", _size(self.positions))
         if not self.shard_samples:
-            samples = min(SHARD_SAMPLES, SHARD_BYTES // self.sample_bytes)
-            whole = samples - samples % 8 if samples > 8 else max(1, samples)  # whole batches of 8, 4 or 2
-            object.__setattr__(self, "shard_samples", whole)
+            object.__setattr__(self, "shard_samples", self._fitting(SHARD_SAMPLES))
         object.__setattr__(self, "shard_samples", _size(self.shard_samples))
+
+    def sized_for(self, total: int) -> "Schema":
+        """The same with shards for a store of `total` images: as large as any, or fewer images in each."""
+        return replace(self, shard_samples=self._fitting(max(8, -(-total // SHARDS_AT_LEAST))))
+
+    def _fitting(self, samples: int) -> int:
+        """At most so many images for a shard, that fit it; a multiple of 8 from 8 on."""
+        fitting = min(samples, SHARD_SAMPLES, SHARD_BYTES // self.sample_bytes)
+        return fitting - fitting % 8 if fitting > 8 else max(1, fitting)
 
     def grid(self, block: str) -> tuple[int, int]:
         """(y, x) of what is kept of one image: the block's grid, or (1, positions)."""
@@ -95,18 +105,22 @@ class Schema:
         return sum(prod(self.shape(block, 1)[:-1]) * self.row_bytes(block) for block in self.blocks)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that `from_json` reads back."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        """A JSON object that `from_json` reads back; of it, digests of stores are taken."""
+        return {"format": FORMAT, "version": SETTINGS_VERSION, **asdict(self)}
+
+    def to_file(self) -> dict[str, Any]:
+        """`to_json`'s object with the version of the folder: what `store.json` holds."""
+        return {**self.to_json(), "version": VERSION}
 
     @classmethod
     def from_json(cls, value: Any, name: str = "store.json") -> "Schema":
         """Read `to_json`'s object. Raises StoreError for other formats, newer versions, malformed fields."""
         _require(isinstance(value, dict) and value.get("format") == FORMAT, f"{name} is not of an {FORMAT}")
         fields = {key: value[key] for key in value if key not in ("format", "version")}
-        if value.get("version") != VERSION:
+        if value.get("version") not in range(1, VERSION + 1):
             raise StoreError(
                 f"{name} has version {str(value.get('version'))[:20]} of the format, and this program reads "
-                f"version {VERSION}: use a newer one"
+                f"versions 1 to {VERSION}: use a newer one"
             )
         try:
             return cls(**fields)

@@ -1,9 +1,9 @@
 """One shard: an immutable HDF5 file with the updates, samples, thumbnails and statistics of some images.
 
 Layout, all datasets chunked, with `fletcher32` and nothing else: per block `values` (samples, steps,
-branches, y, x, channels), `scale` (int8 only), `positions` (samples, P; when positions are sampled), `mean`,
-`m2`, `norms`; beside the blocks `samples`, `thumbnails` (blobs) and their ends. Metadata is in the
-checksummed format of HDF5 1.10. The same contents give the same bytes.
+branches, y, x, channels), `scale` (int8 and float8), `positions` (samples, P; when positions are sampled),
+`mean`, `m2`, `norms`, `channels` (not in layout 1); beside the blocks `samples`, `thumbnails` (blobs) and
+their ends. Metadata is in the checksummed format of HDF5 1.10. The same contents give the same bytes.
 """
 
 import os
@@ -17,10 +17,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from activation_store.chunks import write_chunks
+from activation_store.entries import Entry
 from activation_store.errors import StoreError
-from activation_store.moments import BINS
-from activation_store.new_hdf5 import new_hdf5
+from activation_store.moments import BINS, CHANNEL_BINS, Moments, channel_groups, channels_counted
 from activation_store.number_formats import NUMBER_FORMATS
 from activation_store.schema import Schema
 
@@ -54,7 +53,7 @@ def chunk_samples(schema: Schema, block: str, samples: int) -> int:
     return min(range(most, most // 2, -1), key=lambda chunk: -samples % chunk)
 
 
-def layout(schema: Schema, samples: int) -> dict[str, Layout]:
+def layout(schema: Schema, samples: int, version: int = Entry.layout) -> dict[str, Layout]:
     """Every dataset of a shard of so many samples, by its name in the file."""
     encoding = NUMBER_FORMATS[schema.dtype]
     table: dict[str, Layout] = {}
@@ -76,34 +75,23 @@ def layout(schema: Schema, samples: int) -> dict[str, Layout]:
         put(f"{block}/mean", "<f8", (*groups, width))
         put(f"{block}/m2", "<f8", (*groups, width))
         put(f"{block}/norms", "<i8", (*groups, BINS))
+        if version > 1:
+            most = channels_counted(groups, prod(grid), 0) * samples
+            counts = "<u2" if most < 1 << 16 else "<u4"
+            put(f"{block}/channels", counts, (*channel_groups(groups), width, CHANNEL_BINS))
     for name in BLOBS:
         table[name] = Layout(np.dtype("u1"), None, None)
         put(f"{name}_ends", "<i8", (samples,))
     return table
 
 
-def write_shard(path: Path, schema: Schema, samples: int, data: Mapping[str, np.ndarray]) -> None:
-    """Write a shard's datasets (named as in `layout`) to a new file. OSError when the disk refuses."""
-    with new_hdf5(path, libver=("v110", "v110")) as file:
-        for name, plan in layout(schema, samples).items():
-            array = data[name]
-            chunk = plan.chunk or (min(len(array), CHUNK_BYTES),)
-            if plan.shape is not None and array.shape != plan.shape:
-                raise StoreError(f"{name} of a shard has shape {array.shape}, not {plan.shape}")
-            rule = {"chunks": chunk, "fletcher32": True, "track_times": False}
-            if name.endswith("/values"):
-                write_chunks(file.create_dataset(name, plan.shape, plan.dtype, **rule), array)
-            else:
-                file.create_dataset(name, data=array, dtype=plan.dtype, **rule)
-
-
 @contextmanager
 def open_shard(
-    path: Path, schema: Schema, samples: int, size: int, checked: set[Version] | None = None
+    path: Path, schema: Schema, entry: Entry, checked: set[Version] | None = None
 ) -> Iterator[h5py.File]:
-    """Open a shard for reading after checking that it is what the manifest says and nothing else.
+    """Open a shard for reading after checking that it is what its entry says and nothing else.
 
-    Refused with StoreError: links and special files, a size other than the manifest's, and inside any dataset
+    Refused with StoreError: links and special files, a size other than the entry's, and inside any dataset
     of another name, type, shape, chunk, filter or layout, or that lies outside the file (external, virtual,
     linked). Errors of HDF5 while reading become StoreErrors too. `checked` remembers the files that passed,
     for as long as they do not change: the checks take longer than the opening.
@@ -111,15 +99,18 @@ def open_shard(
     try:
         status = path.lstat()
     except FileNotFoundError:
-        raise StoreError(f"shard {path.name} is missing; `unbox store repair` lists what is left") from None
+        longer = [other.name for other in path.parent.glob(f"{entry.start:09d}-*.h5")]
+        what = "was replaced by a longer one; open the store again" if longer else (
+            "is missing; `unbox store repair` lists what is left")  # fmt: skip
+        raise StoreError(f"shard {path.name} {what}") from None
     if path.is_symlink() or not path.is_file():
         raise StoreError(f"shard {path.name} is not a regular file")
-    if status.st_size != size:
-        raise damaged(path, f"it has {status.st_size:,} bytes instead of {size:,}")
+    if status.st_size != entry.bytes:
+        raise damaged(path, f"it has {status.st_size:,} bytes instead of {entry.bytes:,}")
     with naming_damage(path), h5py.File(path, "r", locking=False) as file:
         version = version_of(status)
         if checked is None or version not in checked:
-            _check(file, path, layout(schema, samples), size)
+            _check(file, path, layout(schema, entry.samples, entry.layout), entry.bytes)
             if checked is not None:
                 checked.add(version)
         yield file
@@ -128,6 +119,24 @@ def open_shard(
 def blob(file: h5py.File, name: str) -> tuple[np.ndarray, np.ndarray, str]:
     """A blob's bytes and the ends of its parts, and what to call it in an error."""
     return file[name][()], file[f"{name}_ends"][()], f"{name} of {Path(file.filename).name}"
+
+
+def read_moments(file: h5py.File, schema: Schema, entry: Entry, block: str) -> Moments:
+    """A shard's own statistics of a block, by step and branch. StoreError where they are not of its rows."""
+    names = ("mean", "m2", "norms", *(["channels"] if entry.layout > 1 else []))
+    arrays = {name: file[f"{block}/{name}"][()] for name in names}
+    rows = prod(schema.grid(block))
+    count = entry.present * rows
+    channels = arrays.get("channels")
+    if channels is not None:
+        channels = arrays["channels"] = channels.astype(np.uint32)
+    groups = schema.shape(block, 1)[1:3]
+    away = {number for number, _ in entry.absent}
+    counted = [channels_counted(groups, rows, i) for i in range(entry.start, entry.stop) if i not in away]
+    good = (arrays["norms"].sum(-1) == count).all() and (arrays["m2"] >= 0).all()
+    if not good or (channels is not None and (channels.sum(-1) != sum(counted)).any()):
+        raise damaged(Path(file.filename), f"its statistics of {block} are not of {count} rows")
+    return Moments(count, **arrays)
 
 
 @contextmanager

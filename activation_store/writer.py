@@ -1,50 +1,61 @@
-"""Writing a store: a rank fills one shard after another; each is published whole or not at all.
+"""Writing a store: a rank's images come in batches and are kept beside whatever makes them.
 
-The manifest is written once a shard, when the shard's file is in its place (`Writer._commit_to_manifest`).
+One thread encodes and counts what came, one writes its chunks, one publishes full shards: fsync, digest,
+name, and a line in the rank's log, which is the moment from which the shard counts.
 """
 
 import json
 import os
-import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
-from activation_store.errors import StoreError
-from activation_store.files import JSON, canonical, digest, publish_file, read_json, sweep, write_json
-from activation_store.locks import holder, lock
-from activation_store.manifest import (
-    SHARDS,
-    Entry,
-    manifest_path,
-    read_manifest,
-    read_manifests,
-    write_manifest,
-    writer_tag,
+from activation_store.commit_log import writer_tag
+from activation_store.entries import SHARDS, Entry, shard_path
+from activation_store.errors import StoreError, UnstorableError
+from activation_store.files import (
+    JSON,
+    canonical,
+    sweep,
+    write_json,
 )
-from activation_store.moments import empty, moments_of
-from activation_store.number_formats import decode, encode
-from activation_store.samples import Sample, pack, pack_samples, prompts_digest
-from activation_store.schema import Schema
-from activation_store.shard import layout, write_shard
+from activation_store.listing import read_listing, read_settings
+from activation_store.locks import holder, lock
+from activation_store.moments import Moments
+from activation_store.number_formats import encode
+from activation_store.samples import Sample, prompts_digest, unpack_samples
+from activation_store.schema import VERSION, Schema
+from activation_store.shard import blob, open_shard
+from activation_store.shard_publisher import ShardPublisher
+from activation_store.shard_writer import EncodedImage, ShardWriter, stored_images
 
-#: Shards being published at once: while one is digested or waits for the disk, the other is laid out.
-PUBLISHING = 2
+#: Batches that may wait to be encoded while the next is made.
+WAITING = 2
+
+#: Seconds after which what is whole of a shard is published though more of it will come.
+PUBLISH_EVERY = 600.0
 
 
 class Writer:
-    """Writes the shards of one rank; a context manager that holds the rank's lock.
+    """Writes the images of one rank; a context manager that holds the rank's lock.
 
-    A shard holds the images [start, stop) of the run, start a multiple of `schema.shard_samples`, and
-    belongs to rank (start / shard_samples) % world. What it contains depends on its images alone, so ranks,
-    interruptions and resuming change nothing. A shard is published in the background while the next one is
-    filled; memory: at most three shards.
+    A shard holds images [start, stop) of the run, start a multiple of `schema.shard_samples`, and belongs to
+    rank (start / shard_samples) % world. What it contains depends on its images alone, so ranks, batches,
+    interruptions and resuming change nothing. A shard that had to be published before it was full (the run
+    ended, `publish`, an error, ten minutes) is made anew, longer, when its next images come: those that are
+    there are copied.
+
+    Memory: batches of up to `WAITING` + 1, one chunk of each block, step and branch, and what waits for the
+    disk (64 MB): nothing grows with shards.
     """
 
     def __init__(
@@ -54,17 +65,26 @@ class Writer:
         *,
         rank: int = 0,
         world: int = 1,
+        total: int | None = None,
+        on_bad: Literal["stop", "skip"] = "stop",
         versions: Mapping[str, JSON] | None = None,
     ) -> None:
+        """`total`: images of the whole run, where it is known. `on_bad`: an image with numbers that the
+        format cannot hold is an error (`stop`), or is marked absent (`skip`)."""
         if not 0 <= rank < world:
             raise StoreError(f"rank {rank} of {world}: ranks count from 0 to {world - 1}")
         self.path, self.schema, self.rank, self.world = Path(path), schema, rank, world
-        self.versions = dict(versions or {})
+        self.versions, self.on_bad = dict(versions or {}), on_bad
+        self.absent: dict[int, str] = {}
+        """Images that this writer marked absent, and why."""
+        self.waited = 0.0
+        """Seconds that `append` waited for images before to be encoded and written."""
+        self._total = total
         self._locks = ExitStack()
-        self._pending: deque[Future] = deque()
-        self._manifest_lock = threading.Lock()
-        self._used: list[dict[str, np.ndarray]] = []
-        """Arrays of published shards, to be filled again: new memory would cost more than what goes in."""
+        self._queue = deque[Future]()
+        self._publishing: Future | None = None
+        self._shard: ShardWriter | None = None
+        self._failed = False
 
     def __enter__(self) -> Self:
         try:
@@ -78,53 +98,102 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.flush()
+            self._finish()
         except Exception:
             if error is None:  # else the first error is the one to show
                 raise
         finally:
+            if self._shard is not None:
+                self._shard.abandon()
             self._locks.close()
 
-    def owns(self, start: int) -> bool:
-        """Whether the shard that begins at image `start` is this rank's to write."""
-        return (start // self.schema.shard_samples) % self.world == self.rank
+    @property
+    def entries(self) -> Mapping[int, Entry]:
+        """The store's shards by their first image."""
+        return self._publisher.entries
 
-    def has(self, start: int, samples: Sequence[Sample]) -> bool:
-        """Whether the store holds these images, which begin a shard at `start`.
+    def missing(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """Of the run's samples, from image 0 on, those that are this rank's to make.
 
-        Raises StoreError when it holds others in their place: the run would go on with other prompts or
-        seeds.
+        Raises StoreError when the store holds others in their place: the run would go on with other prompts
+        or seeds.
         """
-        entry = self._entries.get(start)
-        if entry is None:
-            return False
-        common = min(entry.samples, len(samples))
-        if common == entry.samples and prompts_digest(samples[:common]) != entry.prompts:
-            raise StoreError(
-                f"{self.path} holds other prompts or seeds at {start}..{entry.stop - 1} than are given now; "
-                "go on with the prompts and the seed it was begun with, or choose another folder"
-            )
-        return entry.samples >= len(samples)
-
-    @contextmanager
-    def shard(self, start: int, stop: int) -> Iterator["ShardBuffer"]:
-        """Fill the shard of images [start, stop); published in the background when the block ends well."""
         size = self.schema.shard_samples
-        if start % size or not start < stop <= start + size or not self.owns(start):
-            rank = f"rank {self.rank} of {self.world}"
-            raise StoreError(f"images {start}..{stop - 1} are no shard of {rank} (size {size})")
-        filling = ShardBuffer(self.schema, start, stop, self._used.pop() if self._used else None)
-        yield filling
-        filling.require_full()
-        if len(self._pending) == PUBLISHING:
-            self._pending.popleft().result()
-        self._pending.append(self._publisher.submit(self._publish, filling))
+        for number, group in groupby(samples, key=lambda sample: sample.index // size):
+            if number % self.world != self.rank:
+                continue
+            entry = self.entries.get(number * size)
+            if entry is None:
+                yield from group
+                continue
+            some = list(group)
+            self._refuse_other_prompts(entry, some)
+            yield from (sample for sample in some if sample.index >= entry.stop)
+
+    def holds(self, number: int) -> bool:
+        """Whether the store has image `number` of the run (or knows that it is absent)."""
+        entry = self.entries.get(number - number % self.schema.shard_samples)
+        return entry is not None and number < entry.stop
+
+    def append(
+        self,
+        samples: Sequence[Sample],
+        updates: Mapping[str, np.ndarray],
+        thumbnails: Sequence[bytes] | None = None,
+        positions: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Take the next images, in the order of `missing`; returns as soon as at most `WAITING` batches wait.
+
+        `updates`: block -> (images, steps, branches, y, x, channels), float16 or float32 (or, for bfloat16,
+        its bits in uint16); they are the writer's from now on, and must not be changed. An image whose sample
+        is `absent` has none: what stands for it is passed over. `thumbnails`: encoded image files.
+        `positions`: block -> (images, P) flat indices y * width + x of the kept positions, when the schema
+        samples them.
+
+        Raises StoreError for other shapes; for what went wrong with images before: numbers that the store's
+        format cannot hold (UnstorableError), or a disk that refused. What was whole before those is kept.
+        """
+        if self._version != VERSION:
+            raise StoreError(
+                f"{self.path} was written by a version before; bring it up to date "
+                f"first, its files stay as they are: `unbox store upgrade {self.path}`"
+            )
+        self._check(samples, updates)
+        if self._failed:
+            self.flush()
+            raise StoreError(f"writing to {self.path} went wrong before; run the same command again")
+        begin = time.perf_counter()
+        while len(self._queue) > WAITING:
+            self._queue.popleft().result()
+        self.waited += time.perf_counter() - begin
+        while self._queue and self._queue[0].done():
+            self._queue.popleft().result()
+        work = (list(samples), dict(updates), thumbnails, positions)
+        self._queue.append(self._encoder.submit(self._keep, *work))
+
+    def copy(self, image: EncodedImage) -> None:
+        """Take the next image as a shard of the same blocks, steps, branches and format holds it."""
+        while len(self._queue) > 4 * WAITING:
+            self._queue.popleft().result()
+        self._queue.append(self._encoder.submit(self._add, image))
+
+    def link(self, entry: Entry, file: Path, moments: Mapping[str, Moments]) -> None:
+        """Take a whole shard of a store with the same settings: a hard link to its file, or a copy of it."""
+        self.flush()
+        self._publisher.link(entry, file, moments)
 
     def flush(self) -> None:
-        """Wait until every finished shard is committed. Raises StoreError when one could not be written."""
-        wait(self._pending)
-        while self._pending:
-            self._pending.popleft().result()
+        """Wait until what was appended is encoded and every full shard committed. Raises what went wrong."""
+        while self._queue:
+            self._queue.popleft().result()
+        if self._publishing is not None:
+            publishing, self._publishing = self._publishing, None
+            publishing.result()
+
+    def publish(self) -> None:
+        """Wait until all that was appended is committed, also of a shard that is not full."""
+        self.flush()
+        self._encoder.submit(self._publish_part).result()
 
     def _open(self) -> None:
         try:
@@ -138,13 +207,17 @@ class Writer:
             self._refuse_other_worlds()
             rank_lock = self.path / f"{writer_tag(self.rank)}.lock"
             self._locks.enter_context(lock(rank_lock, note={"rank": self.rank, "world": self.world}))
-            self._settle_schema()
-        for folder in (self.path, self.path / SHARDS):
-            sweep(folder, writer_tag(self.rank))
-        self._entries = {entry.start: entry for entry in read_manifests(self.path, self.schema)}
-        path = manifest_path(self.path, self.rank)
-        self._listed = {e.start: e for e in read_manifest(path, self.schema)} if path.exists() else {}
-        self._publisher = self._locks.enter_context(ThreadPoolExecutor(PUBLISHING, "unbox-publish"))
+            self._version = self._settle_schema()
+        sweep(self.path, writer_tag(self.rank))
+        listing = read_listing(self.path, self.schema, self._version)
+        self._publisher = ShardPublisher(self.path, self.schema, self.rank, listing)
+        if self._version == VERSION:
+            self._publisher.begin(self.versions)
+        self._published = time.monotonic()
+        self._disk, self._publishing_thread, self._encoder = (
+            self._locks.enter_context(ThreadPoolExecutor(1, f"unbox-{name}"))
+            for name in ("chunks", "publish", "encode")
+        )
 
     def _refuse_other_worlds(self) -> None:
         for path in self.path.glob("writer-*.lock"):
@@ -155,124 +228,158 @@ class Writer:
                     f"{self.world}: give every process the same number of ranks"
                 )
 
-    def _settle_schema(self) -> None:
+    def _settle_schema(self) -> int:
+        """Begin the store, or see that it is of the same settings; the version of the folder."""
         path = self.path / "store.json"
         sweep(self.path, "setup")
         if not path.exists():
-            write_json(path, self.schema.to_json(), tag="setup")
-            return
-        kept, wanted = Schema.from_json(read_json(path), str(path)), self.schema
+            write_json(path, self.schema.to_file(), tag="setup")
+            return VERSION
+        (kept, version), wanted = read_settings(self.path), self.schema
         if canonical(kept.to_json()) != canonical(wanted.to_json()):
             raise StoreError(f"{self.path} was begun with other settings: {_difference(kept, wanted)}; "
                              "use the same, or choose another folder")  # fmt: skip
+        return version
 
-    def _publish(self, filling: "ShardBuffer") -> None:
-        start, stop = filling.start, filling.stop
-        path = self.path / SHARDS / Entry(start, stop, 0, "", "").name
-        try:
-            with publish_file(path, writer_tag(self.rank)) as temporary:
-                write_shard(temporary, self.schema, stop - start, filling.data())
-                size, prompts = temporary.stat().st_size, prompts_digest(filling.samples)
-                entry = Entry(start, stop, size, digest(temporary), prompts)
-            self._commit_to_manifest(entry)
-            if stop - start == self.schema.shard_samples:
-                self._used.append(filling.memory)
-        except OSError as error:
+    def _refuse_other_prompts(self, entry: Entry, given: Sequence[Sample]) -> None:
+        if len(given) >= entry.samples:
+            same = prompts_digest(given[: entry.samples]) == entry.prompts
+        else:
+            with open_shard(shard_path(self.path, self.schema, entry), self.schema, entry) as file:
+                stored = unpack_samples(*blob(file, "samples"))
+            same = prompts_digest(given) == prompts_digest(stored[: len(given)])
+        if not same:
             raise StoreError(
-                f"images {start}..{stop - 1} could not be written to {self.path}: {error.strerror or error}. "
-                "All shards before are safe; make room and run the same command again"
-            ) from error
+                f"{self.path} holds other prompts or seeds at {entry.start}..{entry.stop - 1} than are given "
+                "now; go on with the prompts and the seed it was begun with, or choose another folder"
+            )
 
-    def _commit_to_manifest(self, entry: Entry) -> None:
-        """Write the manifest with one more shard (once a published shard), and remove the shorter shard that
-        it supersedes."""
-        with self._manifest_lock:
-            old, listed = self._listed.get(entry.start), {**self._listed, entry.start: entry}
-            write_manifest(self.path, self.rank, self.schema, listed.values(), self.versions)
-            self._listed, self._entries = listed, {**self._entries, entry.start: entry}
-        if old is not None and old.name != entry.name:
-            (self.path / SHARDS / old.name).unlink(missing_ok=True)
-
-
-class ShardBuffer:
-    """A shard in memory, being filled in order."""
-
-    def __init__(
-        self, schema: Schema, start: int, stop: int, memory: dict[str, np.ndarray] | None = None
-    ) -> None:
-        """`memory`: of a full shard of the same schema that is not needed any more."""
-        self.schema, self.start, self.stop = schema, start, stop
-        self.samples: list[Sample] = []
-        self._thumbnails: list[bytes] = []
-        self.memory = memory or {
-            name: np.empty(plan.shape, plan.dtype)
-            for name, plan in layout(schema, stop - start).items()
-            if plan.shape is not None and name.endswith(("/values", "/scale", "/positions"))
-        }
-        self._arrays = {name: array[: stop - start] for name, array in self.memory.items()}
-        self._moments = {
-            block: empty(schema.shape(block, 1)[1:3], shape[2]) for block, shape in schema.blocks.items()
-        }
-
-    def append(
-        self,
-        samples: Sequence[Sample],
-        updates: Mapping[str, np.ndarray],
-        thumbnails: Sequence[bytes] | None = None,
-        positions: Mapping[str, np.ndarray] | None = None,
-    ) -> None:
-        """Add images in order.
-
-        `updates`: block -> (images, steps, branches, y, x, channels), float16 or float32 (or, for bfloat16,
-        its bits in uint16). `thumbnails`: encoded image files. `positions`: block -> (images, P) flat
-        indices y * width + x of the kept positions, when the schema samples them. Raises StoreError for
-        other shapes and for numbers that the store's format cannot hold; the shard is then not published.
-        """
-        at, count = len(self.samples), len(samples)
-        if at + count > self.stop - self.start:
-            raise StoreError(f"{at + count} images for a shard of {self.stop - self.start}")
+    def _check(self, samples: Sequence[Sample], updates: Mapping[str, np.ndarray]) -> None:
         if set(updates) != set(self.schema.blocks):
             raise StoreError(f"updates of {sorted(updates)} for a store of {sorted(self.schema.blocks)}")
         for block, array in updates.items():
-            self._append_block(block, np.asarray(array), at, count)
-            if self.schema.positions is not None:
-                self._arrays[f"{block}/positions"][at : at + count] = (positions or {})[block]
-        self.samples.extend(samples)
-        self._thumbnails.extend(thumbnails if thumbnails is not None else [b""] * count)
+            if array.shape != (wanted := self.schema.shape(block, len(samples))):
+                raise StoreError(
+                    f"updates of {block} have shape {array.shape}, not {wanted} "
+                    "(samples, steps, branches, y, x, channels)"
+                )
 
-    def _append_block(self, block: str, array: np.ndarray, at: int, count: int) -> None:
-        if array.shape != self.schema.shape(block, count):
-            raise StoreError(
-                f"updates of {block} have shape {array.shape}, not {self.schema.shape(block, count)} "
-                "(samples, steps, branches, y, x, channels)"
-            )
-        for offset, update in enumerate(array):  # image by image: fits the cache, and no batch size matters
-            number = self.start + at + offset
-            values, scale = encode(update, self.schema.dtype, f"the update of {block} in image {number}")
-            self._arrays[f"{block}/values"][at + offset] = values
-            if scale is not None:
-                self._arrays[f"{block}/scale"][at + offset] = scale
-            stored = decode(values, scale, self.schema.dtype)
-            rows = stored.reshape(*stored.shape[:2], -1, stored.shape[-1])
-            self._moments[block] += moments_of(rows, overwrite=True)  # in place: it stays in the cache
+    def _keep(
+        self,
+        samples: Sequence[Sample],
+        updates: Mapping[str, np.ndarray],
+        thumbnails: Sequence[bytes] | None,
+        positions: Mapping[str, np.ndarray] | None,
+    ) -> None:
+        """Encode a batch, image by image: that fits the cache, and no batch size matters."""
+        for at, sample in enumerate([] if self._failed else samples):
+            values: dict[str, np.ndarray] = {}
+            scales: dict[str, np.ndarray] = {}
+            try:
+                for block, array in updates.items() if sample.absent is None else ():
+                    where = f"the update of {block} in image {sample.index}"
+                    values[block], scale = encode(array[at], self.schema.dtype, where)
+                    if scale is not None:
+                        scales[block] = scale
+            except UnstorableError as error:
+                if self.on_bad == "stop":
+                    self._failed = True
+                    raise
+                sample, values, scales = replace(sample, absent=str(error)), {}, {}
+            of_image = {block: array[at] for block, array in (positions or {}).items()}
+            picture = thumbnails[at] if thumbnails is not None else b""
+            self._add(EncodedImage(sample, picture, values, scales, of_image))
+        if time.monotonic() - self._published > PUBLISH_EVERY:
+            self._publish_part()
 
-    def require_full(self) -> None:
-        """Raise StoreError unless every image has come, in order."""
-        indices = [sample.index for sample in self.samples]
-        if indices != list(range(self.start, self.stop)):
-            raise StoreError(
-                f"the shard of images {self.start}..{self.stop - 1} was given {len(indices)} images, "
-                "not these in order"
-            )
+    def _add(self, image: EncodedImage) -> None:
+        """Put the next image into its shard; publish it when it is full."""
+        if self._failed:
+            return
+        number, size = image.sample.index, self.schema.shard_samples
+        try:
+            if self._shard is not None and number >= self._shard.start + size:
+                self._publish_part()
+            shard = self._shard or self._begin(number)
+            if number != shard.start + shard.count:
+                raise StoreError(
+                    f"image {number} came where image {shard.start + shard.count} should: images come in "
+                    "order, without holes in a shard"
+                )
+            with self._publisher.naming(shard.start, shard.stop):
+                shard.add(image)
+            if image.sample.absent is not None:
+                self.absent[number] = image.sample.absent
+            if shard.full:
+                self._shard = None
+                self._settle()
+                self._publishing = self._publishing_thread.submit(self._publish, shard)
+        except BaseException:
+            self._failed = True
+            raise
 
-    def data(self) -> dict[str, np.ndarray]:
-        """Every dataset of the shard, by name; the moments' counts follow from their shapes."""
-        data = dict(self._arrays)
-        for block, moments in self._moments.items():
-            data |= {f"{block}/{name}": getattr(moments, name) for name in ("mean", "m2", "norms")}
-        data["samples"], data["samples_ends"] = pack_samples(self.samples)
-        data["thumbnails"], data["thumbnails_ends"] = pack(self._thumbnails)
-        return data
+    def _begin(self, number: int) -> ShardWriter:
+        """The shard of an image, with what the store has of it already."""
+        size = self.schema.shard_samples
+        start = number - number % size
+        stop = start + size if self._total is None else min(start + size, max(self._total, number + 1))
+        if start // size % self.world != self.rank:
+            raise StoreError(f"image {number} is not rank {self.rank}'s of {self.world}, in shards of {size}")
+        self._settle()
+        self._shard = self._publisher.new(start, stop, self._disk)
+        if (entry := self.entries.get(start)) is not None:
+            with open_shard(shard_path(self.path, self.schema, entry), self.schema, entry) as file:
+                self._fill(self._shard, stored_images(file, self.schema, entry))
+        return self._shard
+
+    def _fill(self, shard: ShardWriter, images: Iterable[EncodedImage]) -> None:
+        with self._publisher.naming(shard.start, shard.stop):
+            for image in images:
+                shard.add(image)
+
+    def _publish_part(self) -> None:
+        """Publish what is whole of the shard that is being filled, as a shorter one."""
+        self._published = time.monotonic()
+        if self._shard is None:
+            return
+        wait([self._publishing] if self._publishing else [])
+        shard, self._shard = self._shard, None
+        entry = self.entries.get(shard.start)
+        if shard.count and not (entry and entry.samples >= shard.count):
+            if not shard.full:
+                whole, shard = shard, self._publisher.new(shard.start, shard.start + shard.count, self._disk)
+                try:
+                    self._fill(shard, whole.images())
+                finally:
+                    whole.abandon()
+            self._publish(shard)
+        else:
+            shard.abandon()
+
+    def _publish(self, shard: ShardWriter) -> None:
+        try:
+            self._publisher.publish(shard)
+        except BaseException:
+            self._failed = True
+            raise
+        self._published = time.monotonic()
+
+    def _settle(self) -> None:
+        """Wait for the shard that is being published."""
+        if self._publishing is not None:
+            self._publishing.result()
+
+    def _finish(self) -> None:
+        """Commit all that is whole, after an error too; then raise the first error."""
+        errors: list[StoreError | OSError] = []
+        publish_part = lambda: self._encoder.submit(self._publish_part).result()  # noqa: E731
+        for step in (self.flush, publish_part, self._publisher.write_statistics):
+            try:
+                step()
+            except (StoreError, OSError) as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 def _difference(kept: Schema, wanted: Schema) -> str:

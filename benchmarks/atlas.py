@@ -59,10 +59,9 @@ def make_store(path: Path, images: int, blocks: int, side: int, width: int, posi
             if positions:
                 order = random.random((len(some), side * side)).argsort(1)[:, :positions]
                 kept = dict.fromkeys(names, np.sort(order, 1))
-            with writer.shard(start, some.stop) as shard:
-                shape = (len(some), 1, 1, *schema.grid(names[0]), width)
-                updates = {n: random.standard_normal(shape, np.float32) for n in names}
-                shard.append(samples, updates, [covers[i % 64] for i in some], kept)
+            shape = (len(some), 1, 1, *schema.grid(names[0]), width)
+            updates = {n: random.standard_normal(shape, np.float32) for n in names}
+            writer.append(samples, updates, [covers[i % 64] for i in some], kept)
     return Store.open(path)
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from activation_store import Sample, Schema, Store, Writer, subset
+from activation_store.entries import shard_files
 from activation_store.file_reader import huge_pages
 from activation_store.rows import READERS
 
@@ -52,14 +53,11 @@ def write_store(folder: Path, images: int, dtype: str = "float16") -> float:
     """Seconds to write a store of so many images."""
     kind, updates = schema(dtype), batch(dtype)
     begin = time.perf_counter()
-    with Writer(folder, kind) as writer:
-        for start in range(0, images, kind.shard_samples):
-            stop = min(start + kind.shard_samples, images)
-            with writer.shard(start, stop) as shard:
-                for first in range(start, stop, BATCH):
-                    numbers = range(first, min(first + BATCH, stop))
-                    some = {block: array[: len(numbers)] for block, array in updates.items()}
-                    shard.append([Sample(i, "a prompt", i) for i in numbers], some)
+    with Writer(folder, kind, total=images) as writer:
+        for first in range(0, images, BATCH):
+            numbers = range(first, min(first + BATCH, images))
+            some = {block: array[: len(numbers)] for block, array in updates.items()}
+            writer.append([Sample(i, "a prompt", i) for i in numbers], some)
     return time.perf_counter() - begin
 
 
@@ -89,7 +87,7 @@ def read_raw(folder: Path) -> float:
     """Seconds to read every file of a store from beginning to end."""
     buffer = bytearray(1 << 24)
     begin = time.perf_counter()
-    for path in sorted((folder / "shards").iterdir()):
+    for path in shard_files(folder):
         with open(path, "rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
@@ -188,7 +186,7 @@ def disk(folder: Path, images: int, rounds: int) -> list[tuple[str, str]]:
     """
     piece = 640 << 10
     write_store(folder / "disk", images)
-    paths = sorted((folder / "disk" / "shards").iterdir())
+    paths = shard_files(folder / "disk")
     places = [(path, at) for path in paths for at in range(0, path.stat().st_size - piece, piece)]
     np.random.default_rng(0).shuffle(places)
 

@@ -1,13 +1,16 @@
 """Stores of made-up updates: image i's are a function of i alone. Runs as a script, to be killed."""
 
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from activation_store import Sample, Schema, Store, Writer
+from activation_store.entries import shard_files
 
 BLOCKS = {"mid.0": (2, 2, 8), "up.1.0": (4, 4, 4)}
 
@@ -33,27 +36,33 @@ def updates(kind: Schema, i: int) -> dict[str, np.ndarray]:
     return {b: rng.normal(1, 3, shape).astype(np.float32) for b, shape in shapes.items()}
 
 
-def fill(writer: Writer, count: int, batch: int = 3, pause: float = 0) -> None:
-    """Write what `writer`'s rank misses of `count` images, in batches, as a collector does."""
-    size = writer.schema.shard_samples
-    for start in range(0, count, size):
-        stop = min(start + size, count)
-        samples = [sample(i) for i in range(start, stop)]
-        if not writer.owns(start) or writer.has(start, samples):
-            continue
-        with writer.shard(start, stop) as shard:
-            for first in range(start, stop, batch):
-                some = range(first, min(first + batch, stop))
-                parts = [updates(writer.schema, i) for i in some]
-                joined = {b: np.concatenate([part[b] for part in parts]) for b in writer.schema.blocks}
-                shard.append([sample(i) for i in some], joined, [thumbnail(i) for i in some])
-                time.sleep(pause)
+def fill(writer: Writer, count: int, batch: int = 3, pause: float = 0, bad: Collection[int] = ()) -> None:
+    """Write what `writer`'s rank misses of `count` images, in batches, as a collector does; NaN in `bad`."""
+    missing = writer.missing(map(sample, range(count)))
+    while some := list(islice(missing, batch)):
+        parts = [updates(writer.schema, each.index) for each in some]
+        for each, part in zip(some, parts, strict=True):
+            if each.index in bad:
+                part["mid.0"].flat[5] = np.nan
+        joined = {b: np.concatenate([part[b] for part in parts]) for b in writer.schema.blocks}
+        writer.append(some, joined, [thumbnail(each.index) for each in some])
+        time.sleep(pause)
 
 
-def make(path: Path, count: int = 10, batch: int = 3, rank: int = 0, world: int = 1, **fields) -> Store:
+def make(
+    path: Path,
+    count: int = 10,
+    batch: int = 3,
+    rank: int = 0,
+    world: int = 1,
+    bad: Collection[int] = (),
+    on_bad: str = "stop",
+    **fields,
+) -> Store:
     """Write (or complete) a store of `count` images and open it."""
-    with Writer(path, schema(**fields), rank=rank, world=world) as writer:
-        fill(writer, count, batch)
+    kind = schema(**fields)
+    with Writer(path, kind, rank=rank, world=world, total=count, on_bad=on_bad) as writer:
+        fill(writer, count, batch, bad=bad)
     return Store.open(path)
 
 
@@ -64,11 +73,25 @@ def expected(kind: Schema, block: str, count: int) -> np.ndarray:
 
 def contents(folder: Path) -> Mapping[str, bytes]:
     """The bytes of every shard, by name."""
-    return {path.name: path.read_bytes() for path in sorted((folder / "shards").glob("*.h5"))}
+    return {path.name: path.read_bytes() for path in shard_files(folder)}
 
 
 if __name__ == "__main__":
-    folder, count, pause, rank, world = sys.argv[1:]
-    with Writer(folder, schema(), rank=int(rank), world=int(world)) as writer:
-        print("writing", flush=True)
-        fill(writer, int(count), pause=float(pause))
+    folder, count, pause, rank, world, *mode = sys.argv[1:]
+    appended = 0
+    try:
+        with Writer(folder, schema(), rank=int(rank), world=int(world)) as writer:
+            if mode:
+                signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+                plain = writer.append
+
+                def append(samples, *rest):
+                    global appended
+                    plain(samples, *rest)
+                    appended += len(samples)
+
+                writer.append = append
+            print("writing", flush=True)
+            fill(writer, int(count), pause=float(pause))
+    finally:
+        print(appended)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activation_store import Store, StoreError, compiled_loops
+from activation_store import Store, StoreError, compiled_loops, shard, shard_writer
 from activation_store.batches import Batches, Pool
+from activation_store.chunks import ChunkIndex
 from activation_store.number_formats import NUMBER_FORMATS, decode, encode, take
 from tests.activation_store import fakes
 
@@ -84,7 +85,7 @@ def test_batches_of_a_store_hold_every_row_and_differ_by_seed_and_epoch(rows):
     assert np.array_equal(as_set(first), as_set(other))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "int8"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "int8", "float8"])
 def test_every_number_format_is_batched(tmp_path, dtype):
     rows = fakes.make(tmp_path, 10, dtype=dtype)["mid.0"]
     assert np.array_equal(as_set(np.concatenate(list(rows.batches(11)))), as_set(everything(rows)))
@@ -133,9 +134,9 @@ def test_what_is_not_there_is_named(rows):
     with pytest.raises(StoreError, match="no step was chosen"):
         rows.filter(steps=[])
     with pytest.raises(StoreError, match=r"no block 'mid\.1'; it has mid\.0, up\.1\.0"):
-        rows.store["mid.1"]
+        Store.open(rows.shards.path)["mid.1"]
     with pytest.raises(IndexError, match="image 10 of a store with 10"):
-        rows.store.samples[10]
+        Store.open(rows.shards.path).samples[10]
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"seed": -1}, {"rank": 1}, {"epochs": -1}])
@@ -217,7 +218,7 @@ def test_taking_rows_is_decoding_them(monkeypatch, compiled, dtype):
     rows = np.random.default_rng(0).integers(0, len(x), 500)
     expected = decode(values, scale, dtype)[rows]
     assert np.array_equal(take(values, scale, rows, dtype), expected)
-    assert dtype in ("int8", "bfloat16") or np.array_equal(expected, x[rows])
+    assert dtype in ("int8", "float8", "bfloat16") or np.array_equal(expected, x[rows])
 
 
 def test_an_iterator_that_is_dropped_does_not_wait_for_what_it_reads_ahead():
@@ -240,3 +241,49 @@ def test_an_iterator_that_is_dropped_does_not_wait_for_what_it_reads_ahead():
     assert gone() is None
     assert not release.is_set()
     release.set()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """300 images of 10 steps: 3,000 chunks of an image and a step each, as at real size, but small."""
+    fields = {"blocks": {"mid.0": (4, 4, 64)}, "steps": tuple(range(10)), "branches": ("cond",)}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (shard, shard_writer):
+            patch.setattr(module, "CHUNK_BYTES", 2048)
+        yield fakes.make(tmp_path_factory.mktemp("large"), 300, 50, shard_samples=64, **fields)
+
+
+def read_chunks(monkeypatch):
+    """The chunks that are read from now on, by name and place."""
+    seen, plain = [], ChunkIndex.read
+    monkeypatch.setattr(ChunkIndex, "read", lambda self, *rest: seen.append(rest[1]) or plain(self, *rest))
+    return seen
+
+
+@pytest.mark.parametrize(("n", "chunks"), [(5, 16), (50, 16), (64, 16), (600, 150), (4000, 1000)])
+def test_a_sample_reads_a_quarter_of_the_rows_of_some_chunks(large, monkeypatch, n, chunks):
+    rows, seen = large["mid.0"], read_chunks(monkeypatch)
+    some = rows.sample(n, seed=1)
+    assert len(seen) <= chunks
+    assert len(np.unique(some, axis=0)) == len(some) == n
+    assert {row.tobytes() for row in some} <= {row.tobytes() for row in everything(rows)}
+
+
+def test_images_one_after_another_read_each_chunk_once(tmp_path, monkeypatch):
+    rows = fakes.make(tmp_path, 40, shard_samples=16)["mid.0"]
+    truth = fakes.expected(rows.shards.schema, "mid.0", 40).astype(np.float16)
+    seen = read_chunks(monkeypatch)
+    for i in range(40):
+        assert np.array_equal(rows.read(i), truth[i])
+    assert len(seen) == 3 * 2 * 2  # shards x steps x branches
+    some = rows.filter(steps=1, samples=[3, 9, 20])
+    assert np.array_equal(some.read_images([2, 0]), truth[[20, 3], 1:])
+
+
+def test_what_is_remembered_of_shards_is_bounded(large, monkeypatch):
+    store = Store.open(large.shards.path)
+    store.shards._indices.limit, store.shards._chunks.limit = 12_000, 100_000
+    assert np.array_equal(as_set(everything(store["mid.0"])), as_set(everything(large["mid.0"])))
+    assert sum(map(len, store["mid.0"].batches(100, pool_bytes=20_000))) == len(store["mid.0"])
+    assert store.shards._indices._bytes <= 12_000
+    assert store.shards._chunks._bytes <= 100_000

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from threading import Lock
 
 import pytest
 
-from activation_store import Store, StoreError, Writer, files, shard, verify
+from activation_store import Store, StoreError, Writer, files, new_hdf5, verify
 from activation_store.locks import lock
 from tests.activation_store import fakes
 
@@ -22,9 +24,9 @@ def undisturbed(tmp_path_factory):
     return fakes.make(tmp_path_factory.mktemp("whole"), COUNT)
 
 
-def start(folder, pause=0.0, rank=0, world=1):
+def start(folder, pause=0.0, rank=0, world=1, *mode):
     """A process that writes COUNT images, once it says that it has begun."""
-    arguments = [folder, COUNT, pause, rank, world]
+    arguments = [folder, COUNT, pause, rank, world, *mode]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.activation_store.fakes", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -49,7 +51,7 @@ def test_kills_at_random_moments_lose_nothing_that_was_published(tmp_path, undis
         time.sleep(rng.uniform(0, 0.15))
         kill(process)
         before = len(Store.open(folder))
-        assert not [f for f in verify(folder).findings if "in no manifest" not in f.problem]
+        assert not [f for f in verify(folder).findings if "in no log" not in f.problem]
         if before == COUNT:  # finished before it was killed: check, and begin anew
             assert Store.open(folder).digest == undisturbed.digest
             rounds, folder = rounds + 1, tmp_path / str(number + 1)
@@ -82,10 +84,13 @@ class Failing:
 
     def __init__(self, function, nth, code):
         self.function, self.left, self.code = function, nth, code
+        self.lock = Lock()
 
     def __call__(self, *arguments):
-        self.left -= 1
-        if self.left == 0:
+        with self.lock:
+            self.left -= 1
+            now = self.left == 0
+        if now:
             raise OSError(self.code, os.strerror(self.code))
         return self.function(*arguments)
 
@@ -93,7 +98,7 @@ class Failing:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(shard.os, "pwrite"), (files.os, "fsync"), (files.os, "replace"), (shard.os, "ftruncate")],
+    [(new_hdf5.os, "pwrite"), (files.os, "fsync"), (files.os, "replace"), (new_hdf5.os, "ftruncate")],
 )
 def test_a_disk_that_fails_at_the_nth_write_loses_nothing(tmp_path, monkeypatch, module, name, code):
     whole, nth, tried = fakes.make(tmp_path / "whole", 10), 0, 0
@@ -109,7 +114,7 @@ def test_a_disk_that_fails_at_the_nth_write_loses_nothing(tmp_path, monkeypatch,
         tried += 1
         assert os.strerror(code) in raised
         if (folder / "store.json").exists():
-            assert not [f for f in verify(folder).findings if "in no manifest" not in f.problem]
+            assert not [f for f in verify(folder).findings if "in no log" not in f.problem]
         assert fakes.make(folder, 10).digest == whole.digest
     assert raised is None
     assert tried >= 3
@@ -134,7 +139,7 @@ def test_a_real_limit_of_the_file_system_is_one_clear_line(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "images 0..7 could not be written" in done.stderr.splitlines()[-1]
     assert "File too large" in done.stderr.splitlines()[-1]
-    assert not list((tmp_path / "shards").iterdir())
+    assert not fakes.contents(tmp_path)
     assert len(fakes.make(tmp_path, 10, shard_samples=8)) == 10
 
 
@@ -193,23 +198,23 @@ def test_other_settings_and_other_prompts_are_refused_by_name(tmp_path):
     with pytest.raises(StoreError, match="dtype was float16, is int8"):
         fakes.make(tmp_path, 6, dtype="int8")
     with Writer(tmp_path, fakes.schema()) as writer:
-        with pytest.raises(StoreError, match=r"holds other prompts or seeds at 0\.\.3"):
-            writer.has(0, [fakes.sample(i + 1) for i in range(4)])
-        assert not writer.has(8, [fakes.sample(8)])
+        others = ([replace(fakes.sample(i), seed=1) for i in range(count)] for count in (2, 4, 9))
+        for given in others:  # also fewer than the first shard has
+            with pytest.raises(StoreError, match=r"holds other prompts or seeds at 0\.\.3"):
+                list(writer.missing(given))
+        assert [each.index for each in writer.missing(map(fakes.sample, range(9)))] == [6, 7, 8]
 
 
-def test_an_exception_while_collecting_keeps_the_finished_shards(tmp_path):
+def test_an_exception_while_collecting_keeps_every_whole_image(tmp_path):
     def interrupted():
         with Writer(tmp_path, fakes.schema()) as writer:
-            fakes.fill(writer, 8)
-            with writer.shard(8, 12) as filling:
-                filling.append([fakes.sample(8)], fakes.updates(writer.schema, 8))
-                raise ZeroDivisionError
+            fakes.fill(writer, 9)
+            raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         interrupted()
-    assert len(Store.open(tmp_path)) == 8
-    assert len(fakes.make(tmp_path, 12)) == 12
+    assert len(Store.open(tmp_path)) == 9  # the ninth in a shard of its own, until more come
+    assert fakes.make(tmp_path, 12).digest == fakes.make(tmp_path / "whole", 12).digest
 
 
 def test_another_run_is_refused_by_the_fields_that_differ(tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from activation_store import file_reader
 from activation_store import rows as rows_module
+from activation_store.entries import shard_files
 from activation_store.file_reader import FileReader
 from tests.activation_store import fakes
 
@@ -106,7 +107,7 @@ def store(tmp_path):
 
 
 def shards(store):
-    return sorted((store.path / "shards").iterdir())
+    return shard_files(store.path)
 
 
 def forget_all(store):

@@ -3,13 +3,15 @@
 import json
 import os
 import shutil
+import zlib
 
 import h5py
 import numpy as np
 import pytest
 
 from activation_store import Store, StoreError, digest, repair, verify
-from activation_store.manifest import Entry, manifest_path, write_manifest
+from activation_store.commit_log import CommitLog, log_path
+from activation_store.entries import Entry
 from activation_store.samples import prompts_digest
 from activation_store.shard import layout, open_shard
 from tests.activation_store import fakes
@@ -28,7 +30,7 @@ def small(tmp_path):
 
 
 def shard_path(store, number=0):
-    return store.path / "shards" / store.entries[number].name
+    return store.path / "shards" / "00000" / store.entries[number].name
 
 
 def bless(store, number=0):
@@ -37,7 +39,7 @@ def bless(store, number=0):
     prompts = prompts_digest([fakes.sample(i) for i in range(entry.start, entry.stop)])
     blessed = Entry(entry.start, entry.stop, path.stat().st_size, digest(path), prompts)
     others = [other for other in store.entries if other != entry]
-    write_manifest(store.path, 0, store.schema, [blessed, *others], {})
+    CommitLog(log_path(store.path, 0), store.schema).replace([blessed, *others], {})
     return Store.open(store.path)
 
 
@@ -68,7 +70,7 @@ def raw(store):
     """The bytes of every dataset of the first shard, opened and checked anew, and of the rows that a reader
     gets.
     """
-    with open_shard(shard_path(store), store.schema, 2, store.entries[0].bytes) as file:
+    with open_shard(shard_path(store), store.schema, store.entries[0]) as file:
         by_hdf5 = [file[name][()].tobytes() for name in layout(store.schema, 2)]
     return [*by_hdf5, *rows(store)]
 
@@ -104,10 +106,11 @@ def test_truncated_and_lengthened_shards_are_refused(store, length):
         assert np.isfinite(store["mid.0"].read(5)).all()
 
 
-def test_every_flipped_byte_of_a_manifest_is_refused_or_harmless(small):
-    for path in (manifest_path(small.path, 0), small.path / "store.json"):
+def test_every_flipped_byte_of_a_log_is_refused_or_harmless(small):
+    statistics = small.path / "statistics-00000.bin"
+    for path in (log_path(small.path, 0), small.path / "store.json", statistics):
         whole = path.read_bytes()
-        for at in range(len(whole)):
+        for at in range(0, len(whole), 1 if path != statistics else 97):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 7)]) + whole[at + 1 :])
             try:
                 found = Store.open(small.path)
@@ -116,6 +119,7 @@ def test_every_flipped_byte_of_a_manifest_is_refused_or_harmless(small):
                 continue
             # What still opens must hold the very same rows: only free text, or a digest, was touched.
             assert found["mid.0"].read(0).tobytes() == small["mid.0"].read(0).tobytes()
+            assert np.array_equal(found["mid.0"].moments.mean, small["mid.0"].moments.mean)
         path.write_bytes(whole)
     assert verify(small.path).good
 
@@ -278,33 +282,68 @@ def edit_json(path, **changes):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("store.json", {"version": 2}, "use a newer one"),
+        ("store.json", {"version": 3}, "use a newer one"),
         ("store.json", {"format": "tar"}, "is not of an unbox activation store"),
-        ("store.json", {"dtype": "float8"}, "float8"),
+        ("store.json", {"dtype": "float4"}, "float4"),
         ("store.json", {"blocks": {"mid.0": [10**12, 1, 1]}}, "not a size"),
         ("store.json", {"blocks": "mid.0"}, "malformed"),
         ("store.json", {"surprise": 1}, "malformed"),
         ("store.json", {"steps": [0]}, "belongs to another store"),
-        ("manifest-00000.json", {"version": 2}, "version 2"),
-        ("manifest-00000.json", {"format": "x"}, "is not a manifest"),
-        ("manifest-00000.json", {"shards": 7}, "malformed"),
-        ("manifest-00000.json", {"shards": [[0, 4, 10**9, "a" * 64]]}, "malformed"),
-        ("manifest-00000.json", {"shards": [[0, 4, 10**9, "../../x", "b" * 64]]}, "malformed"),
-        ("manifest-00000.json", {"shards": [[-4, 0, 10**9, "a" * 64, "b" * 64]]}, "malformed"),
-        ("manifest-00000.json", {"shards": [[0, 4, 10, "a" * 64, "b" * 64]]}, "it cannot be"),
-        ("manifest-00000.json", {"shards": [[0, 10**9, 10**12, "a" * 64, "b" * 64]]}, "it cannot be"),
     ],
 )
-def test_settings_and_manifests_that_cannot_be_are_refused(store, name, changes, message):
+def test_settings_that_cannot_be_are_refused(store, name, changes, message):
     edit_json(store.path / name, **changes)
     with pytest.raises(StoreError, match=message):
         Store.open(store.path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": NaN}', '{"a": 1, "a": 2}', "\x00"])
-def test_a_manifest_that_is_no_json_is_refused_and_repaired_from_the_shards(store, text):
-    manifest_path(store.path, 0).write_text(text)
-    with pytest.raises(StoreError, match=r"manifest-00000\.json"):
+def line(value):
+    """A line of a log, with its checksum."""
+    text = json.dumps(value).encode()
+    return b"%08x %b\n" % (zlib.crc32(text), text)
+
+
+GOOD = [0, 4, 10**9, "a" * 64, "b" * 64]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        ({"version": 3}, [], "version 3"),
+        ({"format": "x"}, [], "is not a log"),
+        ({"schema": "0" * 64}, [], "belongs to another store"),
+        ({}, [7], "malformed"),
+        ({}, [[0, 4, 10**9, "a" * 64]], "malformed"),
+        ({}, [[0, 4, 10**9, "../../x", "b" * 64]], "malformed"),
+        ({}, [[-4, 0, 10**9, "a" * 64, "b" * 64]], "malformed"),
+        ({}, [[*GOOD, {"layout": 3}]], "malformed"),
+        ({}, [[*GOOD, {"name": "../x"}]], "malformed"),
+        ({}, [[*GOOD, {"absent": [[9, "why"]]}]], "malformed"),
+        ({}, [[*GOOD, {"absent": [[1, "why"], [1, "why"]]}]], "malformed"),
+        ({}, [[*GOOD, {"absent": 1}]], "malformed"),
+        ({}, [[*GOOD, {"absent": [[1, 2]]}]], "malformed"),
+        ({}, [[*GOOD, {}, {}]], "malformed"),
+        ({}, [[0, 4, 10, "a" * 64, "b" * 64]], "it cannot be"),
+        ({}, [[0, 10**9, 10**12, "a" * 64, "b" * 64]], "it cannot be"),
+        ({}, [GOOD, [2, 4, 10**9, "a" * 64, "b" * 64]], "overlap"),
+    ],
+)
+def test_logs_that_cannot_be_are_refused(store, header, rows, message):
+    path = log_path(store.path, 0)
+    first = json.loads(path.read_bytes().split(b"\n")[0][9:])
+    path.write_bytes(b"".join(map(line, [{**first, **header}, *rows])))
+    with pytest.raises(StoreError, match=message):
+        Store.open(store.path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, '{"format": NaN}', '{"a": 1, "a": 2}\n', "\x00\n\n"]
+)
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_log_that_is_none_is_refused_and_repaired_from_the_shards(store, text, checked):
+    data = text.encode()
+    log_path(store.path, 0).write_bytes(b"%08x %b\n" % (zlib.crc32(data), data) if checked else data)
+    with pytest.raises(StoreError, match=r"log-00000\.jsonl"):
         Store.open(store.path)
     report = repair(store.path)
     assert report.images == 10

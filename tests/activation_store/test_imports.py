@@ -26,14 +26,14 @@ import numpy as np
 from activation_store import Sample, Schema, Store, Writer, merge, repair, subset, verify
 
 rng = np.random.default_rng(0)
-for dtype in ("float16", "bfloat16", "float32", "int8"):
+for dtype in ("float16", "bfloat16", "float32", "int8", "float8"):
     path = f"{sys.argv[1]}/{dtype}"
     schema = Schema({"mid.0": (2, 3, 8)}, (0, 1), ("cond",), dtype=dtype, shard_samples=4)
     updates = rng.standard_normal((4, *schema.shape("mid.0", 4)[1:])).astype(np.float32)
-    with Writer(path, schema) as writer, writer.shard(0, 4) as shard:
-        shard.append([Sample(i, f"prompt {i}", i) for i in range(4)], {"mid.0": updates})
+    with Writer(path, schema) as writer:
+        writer.append([Sample(i, f"prompt {i}", i) for i in range(4)], {"mid.0": updates})
     rows = Store.open(path)["mid.0"]
-    assert np.allclose(rows.read(1), updates[1], atol=0.05), dtype
+    assert np.allclose(rows.read(1), updates[1], atol=0.2 if dtype == "float8" else 0.05), dtype
     batches = list(rows.batches(5))
     assert sum(map(len, batches)) == len(rows) == 4 * 2 * 2 * 3
     assert np.isclose(np.concatenate(batches).sum(), sum(rows.read(i).sum() for i in range(4)), atol=1e-3)

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from activation_store import Sample, Schema, Store, StoreError, Writer
+from activation_store import Sample, Schema, Store, StoreError, UnstorableError, Writer
+from activation_store.moments import CHANNEL_BINS
 from activation_store.number_formats import NUMBER_FORMATS, decode, encode
 from tests.activation_store import fakes
 
 #: Largest error of each format, relative to the vector's largest magnitude.
-TOLERANCE = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 0, "int8": 0.5 / 127 * 1.0001}
+TOLERANCE = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 0, "int8": 0.5 / 127 * 1.0001, "float8": 2**-4}
 
 
 @pytest.mark.parametrize("dtype", NUMBER_FORMATS)
@@ -40,6 +41,51 @@ def test_encoding_keeps_every_vector_and_encodes_its_own_output_to_itself(dtype,
     if np.abs(x).max() > 1e-30:
         again, scale_again = encode(back, dtype)
         assert np.array_equal(decode(again, scale_again, dtype), back)
+
+
+@given(x=arrays(np.float32, (4, 64), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)))
+def test_float8_keeps_each_number_to_a_sixteenth_or_a_thousandth_of_the_scale(x):
+    values, scale = encode(x, "float8")
+    assert (values.dtype, values.itemsize) == (np.uint8, 1)
+    error, step = np.abs(decode(values, scale, "float8") - x), scale[:, None]
+    assert (error <= np.maximum(np.abs(x) / 16, step / 1024) * 1.00001 + 1e-37).all()
+    assert (scale <= np.abs(x).max(-1) / 448 * 1.0001 + 1e-37).all()
+
+
+def test_float8_is_torchs_e4m3_to_the_last_bit():
+    import torch
+
+    x = np.random.default_rng(0).normal(0, 100, (50, 448)).astype(np.float32) * np.logspace(-6, 0, 448)
+    x[:, 0] = 448  # a scale of one
+    x = np.clip(x, -448, 448).astype(np.float32)
+    values, scale = encode(x, "float8")
+    assert (scale == 1).all()
+    theirs = torch.from_numpy(x).to(torch.float8_e4m3fn)
+    assert np.array_equal(values, theirs.view(torch.uint8).numpy())
+    every = np.arange(256, dtype=np.uint8)
+    finite = every[(every & 0x7F) != 0x7F]
+    known = torch.from_numpy(finite).view(torch.float8_e4m3fn).float().numpy()
+    assert np.array_equal(decode(finite[None], np.ones(1, np.float32), "float8")[0], known)
+
+
+@pytest.mark.parametrize(
+    ("array", "dtype", "message"),
+    [
+        (np.full(4, np.inf, np.float16), "float16", "over float16's range, keep them as bfloat16 or float32"),
+        (np.full(4, 0x7F80, np.uint16), "bfloat16", "over bfloat16's range, keep them as float32"),
+        (np.full(4, 0x7FC0, np.uint16), "bfloat16", "holds 4 values that are NaN or infinite"),
+        (np.full(4, np.nan, np.float32), "float8", "The model itself gave them"),
+        (
+            np.full(4, 3.4e38, np.float32),
+            "bfloat16",
+            "reaches 3.4e.38, over the largest bfloat16.* use float32",
+        ),
+        (np.full(4, 7e4, np.float32), "float16", "reaches 70000, over .* use bfloat16 or float32"),
+    ],
+)
+def test_the_error_says_what_is_so_in_every_format(array, dtype, message):
+    with pytest.raises(UnstorableError, match=message):
+        encode(array[None], dtype)
 
 
 def test_every_finite_half_float_decodes_as_numpy_does():
@@ -76,8 +122,9 @@ def test_what_a_format_cannot_hold_is_refused_and_nothing_is_lost(tmp_path, dtyp
     bad["mid.0"][0, 1, 0, 1, 1, 3] = value
     with Writer(tmp_path, kind) as writer:
         fakes.fill(writer, 4)
-        with pytest.raises(StoreError, match=message) as caught, writer.shard(4, 6) as shard:
-            shard.append([fakes.sample(4)], bad)
+        writer.append([fakes.sample(4)], bad)
+        with pytest.raises(UnstorableError, match=message) as caught:
+            writer.flush()
     assert "mid.0 in image 4" in str(caught.value)
     assert len(Store.open(tmp_path)) == 4
     assert fakes.make(tmp_path, 6, dtype=dtype).digest == fakes.make(tmp_path / "b", 6, dtype=dtype).digest
@@ -86,12 +133,14 @@ def test_what_a_format_cannot_hold_is_refused_and_nothing_is_lost(tmp_path, dtyp
 @pytest.mark.parametrize("dtype", NUMBER_FORMATS)
 def test_zero_and_constant_updates_are_kept(tmp_path, dtype):
     kind = fakes.schema(dtype, blocks={"mid.0": (2, 2, 8)})
-    with Writer(tmp_path, kind) as writer, writer.shard(0, 2) as shard:
+    with Writer(tmp_path, kind) as writer:
         for i, value in enumerate((0.0, 2.0)):
-            shard.append([fakes.sample(i)], {"mid.0": np.full(kind.shape("mid.0", 1), value, np.float32)})
+            writer.append([fakes.sample(i)], {"mid.0": np.full(kind.shape("mid.0", 1), value, np.float32)})
     rows = Store.open(tmp_path)["mid.0"]
     assert (rows.read(0) == 0).all()
-    assert np.abs(rows.read(1) - 2).max() <= (2**-15 if dtype == "int8" else 0)  # int8's scale has 17 bits
+    assert np.abs(rows.read(1) - 2).max() <= (
+        2**-15 if dtype in ("int8", "float8") else 0
+    )  # a scale has 17 bits
 
 
 def test_sampled_positions_are_kept_beside_their_rows(tmp_path):
@@ -99,8 +148,8 @@ def test_sampled_positions_are_kept_beside_their_rows(tmp_path):
     assert kind.shape("up.1.0", 1)[3:5] == (1, 5)
     assert kind.shape("mid.0", 1)[3:5] == (1, 4)
     some = {"up.1.0": np.array([[0, 3, 7, 9, 15]]), "mid.0": np.array([[0, 1, 2, 3]])}
-    with Writer(tmp_path, kind) as writer, writer.shard(0, 1) as shard:
-        shard.append([fakes.sample(0)], fakes.updates(kind, 0), positions=some)
+    with Writer(tmp_path, kind) as writer:
+        writer.append([fakes.sample(0)], fakes.updates(kind, 0), positions=some)
     rows = Store.open(tmp_path)["up.1.0"]
     assert rows.positions(0).tolist() == [0, 3, 7, 9, 15]
     assert rows.read(0).shape == (2, 2, 1, 5, 4)
@@ -115,38 +164,51 @@ def test_batches_of_writing_change_no_byte(tmp_path):
 
 def test_bytes_on_disk_per_vector(tmp_path):
     """At SDXL's shape: 2,560 of values in float16 and 1,284 in int8, containers and checksums beside."""
-    for dtype, bytes_per_vector in (("float16", 2560), ("int8", 1284)):
+    for dtype, bytes_per_vector in (("float16", 2560), ("int8", 1284), ("float8", 1284)):
         kind = Schema({"mid.0": (16, 16, 1280)}, (0,), ("cond",), dtype, shard_samples=4)
         assert kind.sample_bytes == bytes_per_vector * kind.sample_vectors
         folder = tmp_path / dtype
-        with Writer(folder, kind) as writer, writer.shard(0, 4) as shard:
+        with Writer(folder, kind) as writer:
             x = np.random.default_rng(0).normal(size=kind.shape("mid.0", 4)).astype(np.float32)
-            shard.append([Sample(i, "a", i) for i in range(4)], {"mid.0": x})
+            writer.append([Sample(i, "a", i) for i in range(4)], {"mid.0": x})
         size = Store.open(folder).entries[0].bytes
-        statistics = 1280 * 16 + 640 * 8
+        statistics = 1280 * 16 + 640 * 8 + 1280 * CHANNEL_BINS * 2
         assert 0 < size - statistics - bytes_per_vector * 4 * 256 < 16_384
 
 
-def test_wrong_shapes_blocks_and_orders_are_refused(tmp_path):
+def test_wrong_shapes_and_blocks_are_refused_and_what_came_before_is_kept(tmp_path):
     kind = fakes.schema()
     with Writer(tmp_path, kind) as writer:
+        fakes.fill(writer, 1)
         for bad, message in (
             ({"mid.0": np.zeros((1, 2, 2, 2, 2, 8))}, "for a store of"),
-            ({**fakes.updates(kind, 0), "mid.0": np.zeros((1, 2, 2, 2, 2, 9))}, "have shape"),
+            ({**fakes.updates(kind, 1), "mid.0": np.zeros((1, 2, 2, 2, 2, 9))}, "have shape"),
         ):
-            with pytest.raises(StoreError, match=message), writer.shard(0, 1) as shard:
-                shard.append([fakes.sample(0)], bad)
-        with pytest.raises(StoreError, match="not these in order"), writer.shard(0, 2) as shard:
-            shard.append([fakes.sample(1)], fakes.updates(kind, 1))
-        with pytest.raises(StoreError, match="no shard of rank 0"), writer.shard(2, 4):
-            pass
-    assert len(Store.open(tmp_path)) == 0
+            with pytest.raises(StoreError, match=message):
+                writer.append([fakes.sample(1)], bad)
+        writer.append([fakes.sample(1)], fakes.updates(kind, 1), [fakes.thumbnail(1)])
+    assert Store.open(tmp_path).digest == fakes.make(tmp_path / "whole", 2).digest
+
+
+@pytest.mark.parametrize(
+    ("index", "message"), [(2, "image 2 came where image 1 should"), (5, "image 5 is not rank 0's of 2")]
+)
+def test_images_out_of_order_are_refused_and_what_came_before_is_kept(tmp_path, index, message):
+    kind = fakes.schema()
+    with Writer(tmp_path, kind, world=2) as writer:
+        fakes.fill(writer, 1)
+        writer.append([fakes.sample(index)], fakes.updates(kind, index))
+        with pytest.raises(StoreError, match=message):
+            writer.flush()
+        with pytest.raises(StoreError, match="went wrong before"):
+            writer.append([fakes.sample(1)], fakes.updates(kind, 1))
+    assert len(Store.open(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"dtype": "float8"}, "float16, bfloat16, float32, int8"),
+        ({"dtype": "float4"}, "float16, bfloat16, float32, int8, float8"),
         ({"blocks": {}}, "at least one block"),
         ({"blocks": {"../x": (1, 1, 1)}}, "not a name"),
         ({"blocks": {"mid.0": (1, 1)}}, "not \\(height, width, channels\\)"),

@@ -1,18 +1,34 @@
 """Repair, merge, subset."""
 
+import errno
 import os
+import sys
 
 import numpy as np
 import pytest
 
-from activation_store import Store, StoreError, Writer, merge, repair, subset, verify
-from activation_store.manifest import manifest_path
+from activation_store import (
+    Store,
+    StoreError,
+    Writer,
+    merge,
+    number_formats,
+    repair,
+    shard_writer,
+    subset,
+    verify,
+)
+from activation_store.commit_log import log_path
+from activation_store.entries import shard_files
 from activation_store.number_formats import NUMBER_FORMATS
 from tests.activation_store import fakes
+from tests.activation_store.test_faults import Failing
+
+merge_module = sys.modules["activation_store.merge"]  # as an attribute of the package it is the function
 
 
 def damage(store, number):
-    path = store.path / "shards" / store.entries[number].name
+    path = store.path / "shards" / "00000" / store.entries[number].name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -33,10 +49,12 @@ def test_repair_keeps_every_good_shard_and_collecting_fills_exactly_the_holes(tm
     assert opened.missing(24) == [(4, 8), (16, 20), (22, 24)]
     assert [sample.index for sample in opened.samples] == [0, 1, 2, 3, *range(8, 16), 20, 21]
     assert np.array_equal(opened["mid.0"].read(4), store["mid.0"].read(8))
-    kept = {name: os.stat(tmp_path / "shards" / name).st_mtime_ns for name in fakes.contents(tmp_path)}
+    kept = {
+        name: os.stat(tmp_path / "shards" / "00000" / name).st_mtime_ns for name in fakes.contents(tmp_path)
+    }
     assert fakes.make(tmp_path, 22).digest == store.digest
     for name, when in kept.items():
-        assert os.stat(tmp_path / "shards" / name).st_mtime_ns == when
+        assert os.stat(tmp_path / "shards" / "00000" / name).st_mtime_ns == when
 
 
 def test_repairing_a_good_store_changes_nothing(tmp_path):
@@ -47,9 +65,9 @@ def test_repairing_a_good_store_changes_nothing(tmp_path):
     assert Store.open(tmp_path).digest == store.digest
 
 
-def test_repair_adopts_what_a_killed_writer_published_without_its_manifest(tmp_path):
+def test_repair_adopts_what_a_killed_writer_published_without_its_log(tmp_path):
     store = fakes.make(tmp_path, 10)
-    manifest_path(tmp_path, 0).unlink()
+    log_path(tmp_path, 0).unlink()
     assert len(Store.open(tmp_path)) == 0
     assert repair(tmp_path).images == 10
     assert Store.open(tmp_path).digest == store.digest
@@ -60,10 +78,14 @@ def test_repair_is_refused_while_a_process_writes(tmp_path):
         repair(tmp_path)
 
 
-def test_repair_joins_the_manifests_of_ranks_and_drops_the_superseded(tmp_path):
+def test_repair_joins_the_logs_of_ranks_and_drops_the_superseded(tmp_path):
     fakes.make(tmp_path, 6, rank=0, world=2)
     fakes.make(tmp_path, 6, rank=1, world=2)
-    fakes.make(tmp_path, 10)  # rank 0 of 1 makes 4..7 anew, longer than rank 1's 4..5
+    shorter = tmp_path / "shards/00000/000000004-000000006.h5"
+    data = shorter.read_bytes()
+    fakes.make(tmp_path, 10)  # rank 0 of 1 goes on with rank 1's 4..5, to 4..7
+    assert not shorter.exists()
+    shorter.write_bytes(data)  # as a machine that died before it was removed leaves it
     report = verify(tmp_path)
     assert [f.file for f in report.findings] == ["shards/000000004-000000006.h5"]
     repair(tmp_path)
@@ -80,6 +102,43 @@ def test_merging_the_parts_of_a_run_gives_the_run(tmp_path, dtype):
     merged = merge(parts, tmp_path / "merged")
     assert merged.digest == whole.digest
     assert fakes.contents(tmp_path / "merged") == fakes.contents(whole.path)
+
+
+def test_what_is_whole_is_linked_and_nothing_is_decoded(tmp_path, monkeypatch):
+    """Also of parts with a shard that is not full, and with an absent image."""
+    whole = fakes.make(tmp_path / "whole", 23, bad={5}, on_bad="skip")
+    parts = [tmp_path / "even", tmp_path / "odd"]
+    for rank, part in enumerate(parts):
+        fakes.make(part, 23, rank=rank, world=2, bad={5}, on_bad="skip")
+    for module in (number_formats, merge_module, shard_writer):
+        monkeypatch.setattr(module, "decode", None)
+    merged = merge(parts, tmp_path / "merged")
+    assert merged.digest == whole.digest
+    assert (len(merged), set(merged.absent)) == (22, {5})
+    assert inodes(merged) == {**inodes(Store.open(parts[0])), **inodes(Store.open(parts[1]))}
+    all_of_it = subset(whole.path, tmp_path / "all", samples=range(4))
+    assert inodes(all_of_it).items() <= inodes(whole).items()
+    monkeypatch.setattr(os, "link", Failing(None, 1, errno.EXDEV))  # another disk
+    copied = subset(whole.path, tmp_path / "copied", samples=range(4))
+    assert not inodes(copied).items() & inodes(whole).items()
+    assert fakes.contents(copied.path) == fakes.contents(all_of_it.path)
+
+
+def test_a_subset_links_what_it_does_not_cut_and_copies_the_rest(tmp_path):
+    store = fakes.make(tmp_path / "all", 23, bad={9}, on_bad="skip")
+    part = subset(store.path, tmp_path / "part", samples=slice(0, 18))
+    shared = inodes(part).items() & inodes(store).items()
+    assert sorted(name for name, _ in shared) == ["000000000-000000004.h5", "000000004-000000008.h5"]
+    assert len(part) == 18  # 9 is left out, and what follows is numbered on
+    for block in store.blocks:
+        assert np.array_equal(part[block].read_images(range(18)), store[block].read_images(range(18)))
+    assert [sample.prompt for sample in part.samples] == [sample.prompt for sample in store.samples[:18]]
+    assert part["mid.0"].moments.count == len(part["mid.0"])
+    assert verify(part.path).good
+
+
+def inodes(store):
+    return {path.name: path.stat().st_ino for path in shard_files(store.path)}
 
 
 def test_merging_different_runs_numbers_on_and_says_of_what(tmp_path):
@@ -144,7 +203,7 @@ def test_a_stopped_copy_goes_on_by_the_same_call_and_no_other_does(tmp_path, cop
 
     with pytest.raises(KeyboardInterrupt):
         copy(store.path, out, progress=stop)
-    written = {path: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}
+    written = {path: path.stat().st_mtime_ns for path in (out / "shards").rglob("*.h5")}
     assert written
     with pytest.raises(StoreError, match="out holds a copy of other stores; choose another folder"):
         copy(other.path, out)
@@ -173,8 +232,8 @@ def test_a_subset_may_change_the_number_format(tmp_path):
 
 def test_a_store_without_thumbnails_says_so(tmp_path):
     kind = fakes.schema()
-    with Writer(tmp_path / "s", kind) as writer, writer.shard(0, 1) as shard:
-        shard.append([fakes.sample(0)], fakes.updates(kind, 0))
+    with Writer(tmp_path / "s", kind) as writer:
+        writer.append([fakes.sample(0)], fakes.updates(kind, 0))
     store = Store.open(tmp_path / "s")
     with pytest.raises(StoreError, match="without thumbnails"):
         store.thumbnail(0)

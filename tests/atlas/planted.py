@@ -1,5 +1,6 @@
 """A store and an SAE of which everything is known: feature f is direction f, active where the tests say."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -75,13 +76,10 @@ def planted_store(path: Path, images: int = IMAGES) -> Store:
         blocks={block: (*grid, WIDTH) for block, grid in GRIDS.items()},
         steps=STEPS, branches=("cond",), dtype="float32", shard_samples=16, provenance={"system": "planted"},
     )  # fmt: skip
-    with Writer(path, schema) as writer:
-        for start in range(0, images, 16):
-            some = range(start, min(start + 16, images))
-            samples = [Sample(i, caption(i), 100 + i) for i in some]
-            if writer.has(start, samples):
-                continue
-            with writer.shard(start, some.stop) as shard:
-                rows = {block: np.stack([activations(i, block) for i in some]) for block in GRIDS}
-                shard.append(samples, rows, [thumbnail(i) for i in some])
+    with Writer(path, schema, total=images) as writer:
+        missing = writer.missing(Sample(i, caption(i), 100 + i) for i in range(images))
+        while samples := list(islice(missing, 16)):
+            some = [sample.index for sample in samples]
+            rows = {block: np.stack([activations(i, block) for i in some]) for block in GRIDS}
+            writer.append(samples, rows, [thumbnail(i) for i in some])
     return Store.open(path)

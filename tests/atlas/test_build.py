@@ -181,12 +181,11 @@ def test_places_that_a_store_keeps_are_read_by_the_shard(tmp_path):
             samples = [Sample(start + i, caption(start + i), i) for i in range(3)]
             values = np.stack([activations(start + i, "mid.0")[:1].reshape(1, 1, 16, 12)[:, :, kept[i]]
                                for i in range(3)])[:, :, :, None]  # fmt: skip
-            with writer.shard(start, start + 3) as shard:
-                shard.append(samples, {"mid.0": values}, None, {"mid.0": kept})
+            writer.append(samples, {"mid.0": values}, None, {"mid.0": kept})
     store = Store.open(tmp_path / "store")
     rows = store["mid.0"]
     expected = np.stack([rows.positions(i) for i in range(2, 8)])
-    np.testing.assert_array_equal(encode_pass.stored_positions(rows, range(2, 8)), expected)
+    np.testing.assert_array_equal(rows.positions_of(range(2, 8)), expected)
     found = Atlas.open(
         build(store, {"mid.0": planted_sae("mid.0")}, tmp_path / "atlas", plan=PLAN, progress=False)
     )

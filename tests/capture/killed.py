@@ -73,7 +73,7 @@ def images(folder: Path) -> int:
         store = Store.open(folder)
     except StoreError:  # killed before its settings were written
         return 0
-    assert not [f for f in verify(folder).findings if "in no manifest" not in f.problem]
+    assert not [f for f in verify(folder).findings if "in no log" not in f.problem]
     return len(store)
 
 

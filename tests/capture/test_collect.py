@@ -82,11 +82,26 @@ def test_ranks_resuming_and_more_prompts_change_nothing(model, store, tmp_path, 
     monkeypatch.delenv("RANK")
     monkeypatch.delenv("WORLD_SIZE")
     other = tmp_path / "other"
-    assert len(collect(model, other, limit=3)) == 3
-    made = os.stat(other / "shards" / "000000000-000000002.h5").st_mtime_ns
+    assert len(collect(model, other, limit=4)) == 4
+    made = os.stat(other / "shards" / "00000" / "000000000-000000002.h5").st_mtime_ns
     assert collect(model, other).digest == store.digest
-    assert os.stat(other / "shards" / "000000000-000000002.h5").st_mtime_ns == made
+    assert os.stat(other / "shards" / "00000" / "000000000-000000002.h5").st_mtime_ns == made
     assert verify(other).good
+
+
+def test_a_shard_that_was_cut_short_is_gone_on_with_and_no_image_is_made_twice(model, store, tmp_path):
+    """Batches of images are others then, so that values agree to rounding."""
+    three = collect(model, tmp_path, limit=3)
+    before = {block: three[block].read_images(range(3)) for block in three.blocks}
+    whole = collect(model, tmp_path)
+    with pytest.raises(StoreError, match="replaced by a longer one; open the store again"):
+        three.samples[2]
+    for block in store.blocks:
+        rows, kept = store[block].read_images(range(5)), whole[block].read_images(range(5))
+        assert np.array_equal(kept[:3], before[block])
+        assert np.abs(kept - rows).max() <= 2**-10 * np.abs(rows).max()
+    assert [sample.seed for sample in whole.samples] == [sample.seed for sample in store.samples]
+    assert verify(tmp_path).good
 
 
 def test_another_run_in_the_same_folder_is_refused(model, store):

@@ -107,7 +107,7 @@ class Commands:
     def damage(self, out: Path) -> None:
         """A store with two damaged shards."""
         shutil.copytree(self.home / "store", out)
-        for shard in sorted((out / "shards").iterdir())[1:3]:
+        for shard in sorted((out / "shards").rglob("*.h5"))[1:3]:
             shard.write_bytes(shard.read_bytes()[:-100])
 
     def train(self, out: Path) -> Words:

@@ -7,14 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 
 from activation_store import Rows, digest, publish_file
 from activation_store.files import canonical
-from activation_store.number_formats import decode
-from activation_store.rows import ShardedStore
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.feature_statistics import Entries, Examples, Grid, Tally, pairs_of
 from unbox.atlas.top_images import Best
@@ -98,7 +95,7 @@ def gather(
 def grid_of(rows: Rows) -> Grid:
     """The axes of a store's rows."""
     _, steps, branches, y, x, _ = rows.shape
-    height, width, _ = rows.store.schema.blocks[rows.block]
+    height, width, _ = rows.shards.schema.blocks[rows.block]
     return Grid(steps, branches, height, width, y * x)
 
 
@@ -132,49 +129,18 @@ def batches(images: int, start: int, size: int) -> Iterator[range]:
 def encode(sae: SAE, rows: Rows, part: range, grid: Grid) -> tuple[Entries, np.ndarray]:
     """Entries of some images, and the active latents of each place, (images, steps, branches, places, k) with
     -1 where a place of the code is unused."""
-    codes = sae.encode(torch.from_numpy(updates_of(rows, part)).to(sae.device))
+    codes = sae.encode(torch.from_numpy(rows.read_images(part)).to(sae.device))
     values = codes.values.float().cpu().numpy()
     latents = codes.indices.cpu().numpy()
     shape = (*values.shape[:3], grid.kept, values.shape[-1])
     values, latents = values.reshape(shape), latents.reshape(shape)
     where = np.nonzero(values > 0)
     image, step, branch, place, _ = where
-    position = place if rows.store.schema.positions is None else stored_positions(rows, part)[image, place]
+    position = rows.positions_of(part)[image, place]
     entries = Entries(
         latents[where], values[where], image + part.start, step, branch, place, grid.cell(position)
     )
     return entries, np.where(values > 0, latents, -1)
-
-
-def updates_of(rows: Rows, part: range) -> np.ndarray:
-    """Updates of neighbouring images, (images, step, branch, y, x, channel) float32."""
-    parts = []
-    for file, some in shards(rows.store, part):
-        values = file[f"{rows.block}/values"][some]
-        scale = file[f"{rows.block}/scale"][some] if f"{rows.block}/scale" in file else None
-        parts.append(decode(values, scale, rows.store.schema.dtype))
-    return np.concatenate(parts)
-
-
-def stored_positions(rows: Rows, part: range) -> np.ndarray:
-    """(images, places) flat positions that a store of sampled positions keeps of neighbouring images."""
-    found = [file[f"{rows.block}/positions"][some] for file, some in shards(rows.store, part)]
-    return np.concatenate(found).astype(np.int64)
-
-
-def shards(store: ShardedStore, part: range) -> Iterator[tuple[h5py.File, slice]]:
-    """Each shard that holds some of the images, open, and where in it they are.
-
-    A shard is opened once for all its images: opening one checks it, which costs more than an image.
-    """
-    at = part.start
-    while at < part.stop:
-        number = int(np.searchsorted(store.offsets, at, side="right")) - 1
-        first = int(store.offsets[number])
-        stop = min(part.stop, int(store.offsets[number + 1]))
-        with store.shard(number) as file:
-            yield file, slice(at - first, stop - first)
-        at = stop
 
 
 def sampled_places(

@@ -21,7 +21,7 @@ class Buffers:
     def __init__(self, schema: Schema, seeds: Sequence[int], device: torch.device) -> None:
         """`seeds`: one for each image; they choose the positions when the schema samples them."""
         self.schema, self.samples = schema, len(seeds)
-        dtype = torch.float32 if schema.dtype == "int8" else getattr(torch, schema.dtype)
+        dtype = torch.float32 if schema.dtype in ("int8", "float8") else getattr(torch, schema.dtype)
         self._tensors = {
             block: torch.empty(schema.shape(block, len(seeds)), dtype=dtype, device=device)
             for block in schema.blocks

@@ -1,4 +1,4 @@
-"""Collecting: images are generated shard by shard and their updates written while the next ones are made."""
+"""Collecting: images are generated in batches and their updates written while the next ones are made."""
 
 import io
 import os
@@ -8,15 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 from tqdm.auto import tqdm
 
 from activation_store import Sample, Schema, Store, Writer, files
+from activation_store.listing import read_schema
 from activation_store.samples import TOKENS_CUT
-from activation_store.store import read_schema
-from activation_store.writer import ShardBuffer
+from activation_store.writer import WAITING
 from unbox.capture.buffers import Buffers, buffered
 from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
 from unbox.errors import FieldError, UnboxError
@@ -57,31 +57,26 @@ def collect(
     limit = checked(Count | None, "limit", limit, "collect")  # type: ignore[arg-type]  # a rule
     rank, world = ranks_of(rank, world)
     provenance, versions = run_facts(model, chosen)
-    if not chosen.shard_samples and (Path(path) / "store.json").exists():
-        chosen = replace(chosen, shard_samples=read_schema(Path(path)).shard_samples)
-    schema = replace(schema_of(model, chosen), provenance=provenance)
     total = length(prompts, limit)
     if total == 0:
         raise UnboxError("there are no prompts to collect")
+    schema = replace(sized(schema_of(model, chosen), chosen, path, total), provenance=provenance)
+    size = schema.shard_samples
     require_recording(schema, chosen.batch_size)
-    shard = schema.shard_samples
-    require(3 * shard * schema.sample_bytes, f"collecting: three files of {shard:,} images each")
-    with Writer(path, schema, rank=rank, world=world, versions=versions) as writer, counted():
+    with Writer(path, schema, rank=rank, world=world, total=total, versions=versions) as writer, counted():
         if rank == 0 and (said := said_of_cut(model, prompts, limit, chosen, progress)):
             warnings.warn(said, stacklevel=2)
         made, cut = 0, 0
-        with _bar(total, schema.shard_samples, rank, world, progress) as bar:
-            for samples in shards(prompts, limit, schema.shard_samples, chosen.seed):
-                start = samples[0].index
-                if not writer.owns(start):
-                    continue
-                if writer.has(start, samples):
-                    pass_over(bar, len(samples))
-                    continue
-                samples = measured(model, samples)
-                made, cut = made + len(samples), cut + sum(TOKENS_CUT in each.meta for each in samples)
-                with writer.shard(start, start + len(samples)) as filling:
-                    _fill(model, chosen, samples, filling, bar)
+        with _bar(total, size, rank, world, progress) as bar, _Keeper(writer, chosen) as keeper:
+            samples = writer.missing(numbered(prompts, limit, chosen.seed))
+            while batch := measured(model, list(islice(samples, chosen.batch_size))):
+                made, cut = made + len(batch), cut + sum(TOKENS_CUT in each.meta for each in batch)
+                keeper.append(batch, *generate_batch(model, chosen, schema, batch))
+                so_far = images_of_rank(batch[-1].index + 1, size, rank, world)
+                pass_over(bar, so_far - int(bar.n) - len(batch))
+                bar.update(len(batch))
+            if total is not None:
+                pass_over(bar, images_of_rank(total, size, rank, world) - int(bar.n))
     if cut and not isinstance(prompts, Sized):
         warnings.warn(describe_cut(model, cut, made), stacklevel=2)
     return Store.open(path)
@@ -128,19 +123,29 @@ def ranks_of(rank: int | None, world: int | None) -> tuple[int, int]:
 
 
 def require_recording(schema: Schema, batch_size: int) -> None:
-    """Raises UnboxError where a batch's updates, as they are recorded and written, are too much memory."""
-    what = f"recording the updates of {batch_size:,} images at once"
-    require(2 * batch_size * schema.sample_bytes, what)
+    """Raises UnboxError where batches' updates, as they are recorded and written, are too much memory."""
+    what = f"recording the updates of {batch_size:,} images at once, while those before are written"
+    require((3 + WAITING) * batch_size * schema.sample_bytes, what)
+
+
+def sized(schema: Schema, settings: CollectSettings, path: str | os.PathLike, total: int | None) -> Schema:
+    """The schema with shards as the settings say, or the store that is there, or for so many images."""
+    if settings.shard_samples:
+        return schema
+    if (Path(path) / "store.json").exists():
+        return replace(schema, shard_samples=read_schema(Path(path)).shard_samples)
+    return schema if total is None else schema.sized_for(total)
 
 
 def images_of_rank(total: int, size: int, rank: int, world: int) -> int:
     """How many of `total` images are one rank's, in shards of `size` dealt to the ranks in turn."""
-    return sum(min(size, total - start) for start in range(rank * size, total, world * size))
+    rounds, rest = divmod(total, size * world)
+    return rounds * size + min(max(rest - rank * size, 0), size)
 
 
 def pass_over(bar: tqdm, count: int) -> None:
     """Move a bar over images that are there already, so that its speed and time left are of new ones."""
-    if not bar.disable:
+    if not bar.disable and count:
         bar.initial += count
         bar.last_print_n += count
         bar.n += count
@@ -155,16 +160,12 @@ def _bar(total: int | None, size: int, rank: int, world: int, progress: bool) ->
     return tqdm(total=images, disable=silent, desc=title, unit="image")
 
 
-def shards(
-    prompts: Iterable[str | Prompt], limit: int | None, size: int, seed: int
-) -> Iterator[list[Sample]]:
-    """Samples of each shard in turn; prompts are read as they are needed.
+def numbered(prompts: Iterable[str | Prompt], limit: int | None, seed: int) -> Iterator[Sample]:
+    """Samples of prompts, which are read as they are needed.
 
     Raises UnboxError for a prompt that is not text or whose facts are not JSON.
     """
-    samples = (_sample(i, prompt, seed) for i, prompt in enumerate(islice(prompts, limit)))
-    while shard := list(islice(samples, size)):
-        yield shard
+    return (_sample(i, prompt, seed) for i, prompt in enumerate(islice(prompts, limit)))
 
 
 def thumbnail(image: Image.Image, side: int) -> bytes:
@@ -186,27 +187,31 @@ def generate_batch(
     return images, buffers
 
 
-def _fill(
-    model: Model, settings: CollectSettings, samples: Sequence[Sample], filling: ShardBuffer, bar: tqdm
-) -> None:
-    """Generate a shard in batches; while one is generated, the one before is encoded and appended."""
-    side = settings.thumbnail
+class _Keeper:
+    """Hands batches to the writer while the next one is generated: one waits, at most."""
 
-    def append(batch: Sequence[Sample], images: Sequence[Image.Image], buffers: Buffers) -> None:
-        pictures = None if side is None else [thumbnail(image, side) for image in images]
-        filling.append(batch, buffers.arrays(), pictures, buffers.positions)
+    def __init__(self, writer: Writer, settings: CollectSettings) -> None:
+        self._writer, self._side = writer, settings.thumbnail
+        self._executor = ThreadPoolExecutor(1, "unbox-collect")
+        self._pending: Future | None = None
 
-    with ThreadPoolExecutor(1, "unbox-collect") as executor:
-        pending: Future | None = None
-        for start in range(0, len(samples), settings.batch_size):
-            batch = samples[start : start + settings.batch_size]
-            made = generate_batch(model, settings, filling.schema, batch)
-            if pending is not None:
-                pending.result()
-            pending = executor.submit(append, batch, *made)
-            bar.update(len(batch))
-        if pending is not None:
-            pending.result()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with self._executor:
+            if self._pending is not None and kind is None:
+                self._pending.result()
+
+    def append(self, batch: Sequence[Sample], images: Sequence[Image.Image], buffers: Buffers) -> None:
+        """Take a batch. Raises what went wrong with those before."""
+        if self._pending is not None:
+            self._pending.result()
+        self._pending = self._executor.submit(self._keep, batch, images, buffers)
+
+    def _keep(self, batch: Sequence[Sample], images: Sequence[Image.Image], buffers: Buffers) -> None:
+        pictures = None if self._side is None else [thumbnail(image, self._side) for image in images]
+        self._writer.append(batch, buffers.arrays(), pictures, buffers.positions)
 
 
 def _sample(index: int, prompt: str | Prompt, seed: int) -> Sample:

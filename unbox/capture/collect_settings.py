@@ -39,12 +39,12 @@ class CollectSettings(SamplingOptions):
     """Branches to keep; None: all there are: cond, and uncond under guidance."""
     positions: Count | None = None
     """Positions kept of each image, drawn by its seed; None: all."""
-    store_dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
-    """Number format of the store; int8 has a scale for each vector."""
+    store_dtype: Literal["float16", "bfloat16", "float32", "int8", "float8"] = "float16"
+    """Number format of the store; int8 and float8 (e4m3) have a scale for each vector."""
     thumbnail: Thumbnail = 128
     """Longer side of the kept WebP pictures in pixels; 0 or None keeps none and saves decoding them."""
     shard_samples: Annotated[Whole, Ge(0), Le(10**6)] = 0
-    """Images in a file of the store; 0 makes files of about 128 MB."""
+    """Images in a file of the store; 0 makes at least 256 files, of 1 GB at most."""
 
     def call(self) -> dict[str, Any]:
         """Arguments of `Model.generate` that hold for every image."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from unbox.capture.collect import generate_batch, length, require_recording, said_of_cut, shards
+from activation_store.writer import PUBLISH_EVERY
+from unbox.capture.collect import generate_batch, length, numbered, require_recording, said_of_cut
 from unbox.capture.collect_settings import FORMER, CollectSettings, schema_of
 from unbox.errors import UnboxError
 from unbox.former_names import renamed
@@ -41,14 +42,15 @@ class Estimate:
         what = f"{count:,} images" if self.images is not None else "each image (the prompts have no end)"
         seconds = count * self.seconds_per_image / gpus
         shards = -(-count // self.shard_samples)
-        disk, lost = _size(count * self.bytes_per_image), self.shard_samples * self.seconds_per_image
+        disk = _size(count * self.bytes_per_image)
+        lost = min(self.shard_samples * self.seconds_per_image, PUBLISH_EVERY)
         return [
             *(f"{name}: {(*axes.values(),)} of each ({', '.join(axes)})" for name, axes in self.axes.items()),
             f"{what}: {count * self.vectors_per_image:,} vectors, {disk} on disk",
             f"{self.seconds_per_image:.3g} s an image ({self.timed} timed): {_time(seconds)} on {gpus} such "
             f"device{'s' * (gpus > 1)}",
             f"{shards:,} files of {self.shard_samples} images, {-(-shards // gpus):,} for each device; "
-            f"a stop loses at most {_time(lost)} of each device's work",
+            f"a kill loses at most {_time(lost)} of each device's work",
             *([self.cut] if self.cut else []),
         ]
 
@@ -71,11 +73,14 @@ def estimate(
     images = checked(Count | None, "images", images, "estimate")  # type: ignore[arg-type]  # a rule
     require_recording(schema, chosen.batch_size)
     total = length(prompts, limit)
+    if total is not None and not chosen.shard_samples:
+        schema = schema.sized_for(total)
     count = images or chosen.batch_size
     first = list(islice(prompts, min(count, limit or count)))
     if not first:
         raise UnboxError("there is no prompt to time")
-    batches = list(shards(first, None, chosen.batch_size, chosen.seed))
+    samples = list(numbered(first, None, chosen.seed))
+    batches = [samples[at : at + chosen.batch_size] for at in range(0, len(samples), chosen.batch_size)]
     with counted():
         cut = said_of_cut(model, prompts, limit, chosen)
         generate_batch(model, chosen, schema, batches[-1])

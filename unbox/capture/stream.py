@@ -11,7 +11,7 @@ from activation_store.batches import POOL_BYTES
 from activation_store.files import canonical, digest
 from activation_store.number_formats import encode
 from activation_store.samples import prompts_digest
-from unbox.capture.collect import generate_batch, require_recording, shards
+from unbox.capture.collect import generate_batch, numbered, require_recording
 from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
 from unbox.errors import UnboxError
 from unbox.former_names import renamed
@@ -53,7 +53,9 @@ class Stream:
         )
         self.schema = schema_of(model, self.settings)
         require_recording(self.schema, self.settings.batch_size)
-        self._groups = list(shards(prompts, None, self.settings.batch_size, self.settings.seed))
+        samples = list(numbered(prompts, None, self.settings.seed))
+        size = self.settings.batch_size
+        self._groups = [samples[at : at + size] for at in range(0, len(samples), size)]
         if not self._groups:
             raise UnboxError("no prompts were given to stream")
 

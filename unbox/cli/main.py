@@ -60,6 +60,7 @@ COMMANDS = (
     Command("store verify", "store:StoreVerifyCommand", "read every byte of a store against its digests"),
     Command("store repair", "store:StoreRepairCommand", "set aside what is damaged; collect then redoes it"),
     Command("store merge", "store:StoreMergeCommand", "make one store of several"),
+    Command("store upgrade", "store:StoreUpgradeCommand", "bring a store of a version before up to date"),
     Command("store subset", "store:StoreSubsetCommand", "copy some blocks, steps, branches or images"),
     Command("train", "train:TrainCommand", "fit sparse autoencoders to a store"),
     Command("evaluate", "evaluate:EvaluateCommand", "held-out figures by block, step and branch"),

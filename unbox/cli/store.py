@@ -1,7 +1,8 @@
-"""`unbox store info | verify | repair | merge | subset`."""
+"""`unbox store info | verify | repair | upgrade | merge | subset`."""
 
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -60,6 +61,22 @@ class StoreRepairCommand:
 
 
 @validated
+class StoreUpgradeCommand:
+    """Bring a store that a version before wrote up to date, in place; its files stay as they are.
+
+    Stopped at any moment, the same line goes on.
+    """
+
+    store: Folder
+
+    def run(self) -> None:
+        from activation_store import upgrade
+
+        moved = _with_bar("upgrading", lambda bar: upgrade(self.store, bar))
+        print(f"{self.store} is up to date; {moved:,} files moved")
+
+
+@validated
 class StoreMergeCommand:
     """Make one store of several with equal settings. Parts of one run keep their numbers."""
 
@@ -89,7 +106,7 @@ class StoreSubsetCommand:
     """Branches to keep; None: all."""
     samples: tuple[Index, Index | None] = (0, None)
     """First image to keep, and the one after the last; None: to the end."""
-    store_dtype: Literal["float16", "bfloat16", "float32", "int8"] | None = None
+    store_dtype: Literal["float16", "bfloat16", "float32", "int8", "float8"] | None = None
     """Number format of the store; None: the same as before."""
 
     def __post_init__(self) -> None:
@@ -117,6 +134,9 @@ def describe(store: "Store") -> list[str]:
     if holes := store.missing(store.entries[-1].stop if store.entries else 0):
         some = ", ".join(f"{start}..{stop - 1}" for start, stop in holes[:8])
         lines.append(f"missing images: {some}{', ...' if len(holes) > 8 else ''}")
+    if absent := store.absent:
+        some = "; ".join(f"{number}: {_short(reason)}" for number, reason in islice(absent.items(), 4))
+        lines.append(f"absent images: {len(absent):,} ({some}{'; ...' if len(absent) > 4 else ''})")
     lines += [f"{key}: {_short(value)}" for key, value in store.provenance.items()]
     lines.append(f"{'block':<10} {'vectors':>13} {'grid':>9} {'width':>5}  norm 5%   50%   95%   deviation")
     for block in store.blocks:

@@ -117,8 +117,7 @@ def _provenance_of(rows: RowsLike | None) -> Mapping[str, Any]:
     """What the store of rows records of its run; nothing where there is no store."""
     if isinstance(rows, Mapping):
         rows = next(iter(rows.values()), None)
-    store = rows.store if isinstance(rows, Rows) else rows
-    return store.provenance if isinstance(store, Store) else {}
+    return rows.provenance if isinstance(rows, Store | Rows) else {}
 
 
 def _plan(
