@@ -134,7 +134,8 @@ def read_json(path: str | os.PathLike, limit: int = JSON_LIMIT) -> Any:
     A file that is not there raises FileNotFoundError.
     """
     with open(path, "rb") as file:
-        data = file.read(limit + 1)
+        # As many bytes as there are: reading takes memory for what is asked for, not for what comes.
+        data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     if len(data) > limit:
         raise StoreError(f"{path} is over {limit:,} bytes: refusing to read it as JSON")
     return parse_json(data, str(path))
@@ -176,7 +177,7 @@ def sweep(folder: str | os.PathLike, tag: str | None = None) -> list[str]:
 
 def temporary_path(path: Path, tag: str = "") -> Path:
     """A new name beside `path` for what will become it."""
-    return path.with_name(f".{path.name[:150]}.{secrets.token_hex(6)}~{tag}.tmp")
+    return path.absolute().with_name(f".{path.name[:150]}.{secrets.token_hex(6)}~{tag}.tmp")
 
 
 def _files(folder: Path) -> dict[str, str]:

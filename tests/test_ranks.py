@@ -22,7 +22,7 @@ def test_alone_where_nothing_is_said():
         ("RANK", "1.0", "should be a whole number"),
         ("RANK", "-1", "should be at least 0"),
         ("RANK", "2", "should be less than WORLD_SIZE, which is 2"),
-        ("RANK", "9" * 10_000, "should be less than WORLD_SIZE"),
+        ("RANK", "9" * 10_000, "should be less than 1,099,511,627,776"),
         ("WORLD_SIZE", "0", "should be at least 1"),
         ("WORLD_SIZE", "two", "should be a whole number"),
         ("LOCAL_RANK", "-3", "should be at least 0"),

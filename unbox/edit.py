@@ -259,7 +259,7 @@ class _Subject:
 
     def add(self, value: ArrayLike, unit: str | None = None, **options: Unpack[EditOptions]) -> Edit:
         """Add value units, whatever is there: costs a rank-one update, never an encode."""
-        return self._edit("add", value, unit or self.unit, **options)
+        return self._edit("add", value, self.unit if unit is None else unit, **options)
 
     def scale(self, value: ArrayLike, **options: Unpack[EditOptions]) -> Edit:
         """Multiply the coefficient; 1 changes nothing. `above`: only where it exceeds this."""
@@ -271,11 +271,11 @@ class _Subject:
 
     def set(self, value: ArrayLike, unit: str | None = None, **options: Unpack[EditOptions]) -> Edit:
         """Set the coefficient to value units."""
-        return self._edit("set", value, unit or self.unit, **options)
+        return self._edit("set", value, self.unit if unit is None else unit, **options)
 
     def replace(self, value: ArrayLike, unit: str | None = None, **options: Unpack[EditOptions]) -> Edit:
         """Replace the block's update by it alone, without the SAE's bias: the feature's icon."""
-        return self._edit("replace", value, unit or self.unit, **options)
+        return self._edit("replace", value, self.unit if unit is None else unit, **options)
 
 
 @validated

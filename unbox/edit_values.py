@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias, TypeVar
 from annotated_types import MaxLen, MinLen
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag
 
-from unbox.validation import Index, Real, Several, checked, inside
+from unbox.validation import LONGEST_LIST, Index, Real, Several, checked, inside
 
 Number = TypeVar("Number", int, float)
 
@@ -17,7 +17,11 @@ StepsLike: TypeAlias = int | range | Sequence[int] | None
 def _plain(value: object) -> object:
     """Python numbers and tuples instead of those of NumPy and torch, and of lists."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    return tuple(value) if isinstance(value, list | range) else value
+    if not isinstance(value, list | range):
+        return value
+    if len(value) > LONGEST_LIST:
+        raise ValueError(f"should hold at most {LONGEST_LIST:,} values")
+    return tuple(value)
 
 
 def _numbers(value: object) -> object:

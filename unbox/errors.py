@@ -5,7 +5,10 @@ from reprlib import Repr
 
 
 class UnboxError(ValueError):
-    """What was asked for cannot be done. The message names what was asked, what exists, what to do."""
+    """What was asked for cannot be done. The message is a line: what was asked, what exists, what to do."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
 
 
 class FieldError(UnboxError):
@@ -23,7 +26,7 @@ class FieldError(UnboxError):
             self.field if self.rule == "is missing" else f"{self.field} = {shown(self.value)}".lstrip("= ")
         )
         text = f"{place}: {self.rule}" if place != self.field else f"{place} {self.rule}"
-        return f"{self.door}: {text}" if self.door else text
+        return " ".join((f"{self.door}: {text}" if self.door else text).split())
 
     def at(self, door: str) -> "FieldError":
         """The same mistake, found behind `door`."""

@@ -218,6 +218,8 @@ def _as_array(where: Any) -> np.ndarray:
         require(tuple(where.shape))
         where = where.detach().cpu().float()
     try:
+        if isinstance(where, range):  # no picture, and as long as anybody likes
+            raise TypeError
         array = np.asarray(where)
     except (TypeError, ValueError):
         array = np.empty(0, object)

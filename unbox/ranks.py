@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 
 from unbox.errors import FieldError, UnboxError
-from unbox.validation import Port, Text, Whole, behind, checked, validated
+from unbox.validation import Count, Index, Port, Text, Whole, behind, checked, validated
 
 #: What the environment is called in messages.
 DOOR = "the environment"
@@ -15,30 +14,29 @@ DOOR = "the environment"
 class Ranks:
     """This process among those that work together; alone where the environment says nothing."""
 
-    rank: int = 0
+    rank: Index = 0
     """Its number, from 0."""
-    world: int = 1
+    world: Count = 1
     """How many there are."""
-    local: int = 0
+    local: Index = 0
     """Its number on its machine, from 0: that of its GPU."""
 
     def __post_init__(self) -> None:
-        names = {"rank": "RANK", "world": "WORLD_SIZE", "local": "LOCAL_RANK"}
-        for field in fields(self):
-            least, value = int(field.name == "world"), getattr(self, field.name)
-            if value < least:
-                raise FieldError("", names[field.name], value, f"should be at least {least}")
         if self.rank >= self.world:
             raise FieldError("", "RANK", self.rank, f"should be less than WORLD_SIZE, which is {self.world}")
 
 
 def ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     """What RANK, WORLD_SIZE and LOCAL_RANK say. Raises UnboxError, naming the variable, for anything else."""
-    with behind(DOOR):
-        rank, world, local = (
-            _whole(name, environment.get(name) or usual)
-            for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    rank, world, local = (
+        checked(rule, name, _whole(name, environment.get(name) or usual), DOOR)
+        for name, rule, usual in (
+            ("RANK", Index, "0"),
+            ("WORLD_SIZE", Count, "1"),
+            ("LOCAL_RANK", Index, "0"),
         )
+    )
+    with behind(DOOR):
         return Ranks(rank, world, local)
 
 

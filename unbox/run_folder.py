@@ -90,8 +90,10 @@ def run_folder(path: str | os.PathLike, command: str) -> Iterator[RunFolder]:
 def new_folder(path: str | os.PathLike, command: str) -> Iterator[Path]:
     """Hold a place where a folder will be published whole. Raises UnboxError, before anything else is done,
     where something is there, it cannot be written, or another process is about to."""
-    folder = Path(path)
+    folder = Path(path).absolute()
     check_writable(folder)
+    if not folder.name:
+        raise UnboxError(f"{folder} exists already; choose another place")
     with _made(folder.parent), _locked(folder.with_name(f".{folder.name}.lock"), command):
         if folder.exists() or folder.is_symlink():
             raise UnboxError(f"{folder} exists already; choose another place or remove it first")

@@ -4,6 +4,7 @@ Every mistake in one is one UnboxError of a line that names the file, the line i
 """
 
 import math
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,7 +55,8 @@ def read_text(path: str | Path, limit: int) -> str:
     path = Path(path)
     check_file(path)
     with open(path, "rb") as file:
-        data = file.read(limit + 1)
+        # As many bytes as there are: reading takes memory for what is asked for, not for what comes.
+        data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     if len(data) > limit:
         raise UnboxError(f"{path} is over {limit:,} bytes, which is more than such a file has")
     try:

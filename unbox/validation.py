@@ -15,6 +15,7 @@ parsed(Options, {"step": 4}, "a.toml") # FieldError: a.toml: step = 4: is unknow
 ```
 """
 
+import json
 import math
 import numbers
 import operator
@@ -152,6 +153,10 @@ def _object(value: object) -> object:
     """A JSON object, as a dict."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ValueError("should be an object with keys")
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("should be JSON, with finite numbers") from None
     return dict(value)
 
 

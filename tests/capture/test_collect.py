@@ -147,7 +147,7 @@ def test_the_former_name_of_the_number_format_works_and_says_the_new_one(model, 
     [
         ({"blocks": ("mid.3",)}, "no block 'mid.3'"),
         ({"keep_steps": (2,)}, "step 2 is not of a run of 2 steps"),
-        ({"guidance": 0.0, "branches": ("uncond",)}, "branch uncond does not occur at guidance 0"),
+        ({"guidance": 0.0, "branches": ("uncond",)}, "branches: uncond does not occur at guidance 0"),
         ({"batch_size": 0}, "at least 1"),
         ({"prompts": [Prompt("x", {"a": {1, 2}})]}, "facts of prompt 0 cannot be kept as JSON"),
         ({"prompts": [Prompt("x", {"a": float("nan")})]}, "facts of prompt 0"),

@@ -65,7 +65,7 @@ def schema_of(model: "Model", settings: CollectSettings) -> Schema:
         raise UnboxError(f"step {missing[0]} is not of a run of {steps} steps; they are 0 to {steps - 1}")
     if absent := [branch for branch in branches if branch not in available]:
         raise UnboxError(
-            f"branch {absent[0]} does not occur at guidance {guidance:g}; there is {', '.join(available)}"
+            f"branches: {absent[0]} does not occur at guidance {guidance:g}; there is {', '.join(available)}"
         )
     sides = (settings.height or model.size, settings.width or model.size)
     return Schema(

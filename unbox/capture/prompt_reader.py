@@ -261,9 +261,10 @@ def _column_of(row: Mapping[str, Any], column: str | None, where: str) -> str:
     for name in COLUMNS if column is None else ():
         found = found or [key for key in row if str(key).lower() == name]
     if len(found) > 1:
-        raise UnboxError(f"{where} has columns {' and '.join(found)}: choose one with --column")
+        names = " and ".join(name[:40] for name in found[:3])
+        raise UnboxError(f"{where} has columns {names}: choose one with --column")
     if not found:
-        asked, names = column or ", ".join(COLUMNS), ", ".join(map(str, islice(row, 10)))
+        asked, names = column or ", ".join(COLUMNS), ", ".join(str(name)[:40] for name in islice(row, 10))
         raise UnboxError(f"{where} has no column {asked}; it has {names or 'none'}. Choose one with --column")
     return found[0]
 

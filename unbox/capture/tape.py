@@ -11,6 +11,7 @@ from unbox.capture.attention import KINDS, watch_attention
 from unbox.capture.block_hooks import Args, Kwargs, spatial_last, update, watch
 from unbox.errors import UnboxError
 from unbox.models.clock import Clock, clock
+from unbox.models.devices import find_device
 from unbox.models.model import Model
 from unbox.site import BRANCHES, DEFAULT_BLOCKS, BlockName
 from unbox.validation import Index, Some, checked
@@ -148,6 +149,7 @@ def record(
     """
     blocks = tuple(dict.fromkeys(checked(Some[BlockName], "blocks", blocks, "record")))
     what = tuple(dict.fromkeys(checked(Some[Kind], "what", what, "record")))
+    device = find_device(device)
     if layers is not None:
         layers = checked(Some[Index], "layers", layers, "record")
     maps = [kind for kind in what if kind in KINDS]

@@ -172,7 +172,7 @@ def image_calls(prompts: Prompts, call: Call) -> list[ImageCall]:
     given: dict[str, Any] = {
         "prompt": prompts if _is_list(prompts) else (prompts,),
         "seed": (call.seed,) if call.seeds is None else call.seeds,
-        "negative": call.negative_prompt,
+        "negative_prompt": call.negative_prompt,
         "micro": call.micro,
         "edit": call.edits,
         "image": call.image,

@@ -2,7 +2,7 @@
 
 import torch
 
-from unbox.errors import UnboxError
+from unbox.errors import UnboxError, shown
 
 
 def devices() -> list[str]:
@@ -29,10 +29,10 @@ def find_device(asked: str | int | torch.device | None = None, number: int | Non
     try:
         device = torch.device(f"cuda:{asked}" if isinstance(asked, int) else asked)
         name, known = str(device), f"{device.type}:{device.index or 0}"
-    except (RuntimeError, TypeError):  # torch's own for names that it does not know
+    except (RuntimeError, TypeError, ValueError):  # torch's own for names that it does not know
         known = ""
     if known not in here and known.removesuffix(":0") not in here:
         plain = name.startswith("cuda") and torch.version.cuda is None
         build = "; this torch is built without CUDA" if plain else ""
-        raise UnboxError(f"there is no device '{name[:40]}' here; there is {', '.join(here)}{build}")
+        raise UnboxError(f"there is no device {shown(name)} here; there is {', '.join(here)}{build}")
     return device

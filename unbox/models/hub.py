@@ -10,10 +10,10 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from activation_store.files import read_json
 from unbox.errors import UnboxError
 from unbox.models.system_table import SYSTEMS
 from unbox.models.systems import BUNDLED, PIPELINE_FILE, Part, System
+from unbox.text_files import read_json_object
 
 #: Parts of a pipeline that have weights.
 WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -102,8 +102,8 @@ def whole(path: Path) -> bool:
     index = path / PIPELINE_FILE
     if not index.is_file():
         return path.is_file() or any(path.glob("*.safetensors"))
-    parts = read_json(index)
-    named = [name for name in WEIGHTED if parts.get(name, (None,))[0]]
+    parts = read_json_object(index)
+    named = [name for name in WEIGHTED if isinstance(part := parts.get(name), list) and part and part[0]]
     return bool(named) and all(any((path / name).glob("*.safetensors")) for name in named)
 
 

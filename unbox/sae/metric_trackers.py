@@ -49,7 +49,7 @@ def rewind(path: str | os.PathLike, done: Mapping[str, int]) -> None:
     for number, line in enumerate(read_text(Path(path), METRICS_LIMIT).splitlines(), 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         door = f"line {number} of {path}"
         name = checked(Text, "sae", checked(JSONObject, "", record, door).get("sae"), door)

@@ -18,11 +18,13 @@ from torch import Tensor
 from activation_store.files import digest
 from unbox.edit import Feature
 from unbox.errors import UnboxError
+from unbox.models.devices import find_device
 from unbox.result_cache import key_of
 from unbox.sae import sparse, topk
 from unbox.sae.codes import Codes, pack
 from unbox.sae.model_card import card
 from unbox.sae.sae_folder import FACTS, STATS, WEIGHTS, Threshold, read_folder, sae_folders, write_folder
+from unbox.validation import FilePath, checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +190,8 @@ def load_saes(folder: str | os.PathLike, device: torch.device | str = "cpu") -> 
 
     Raises UnboxError if there is none.
     """
-    saes = {path.name: SAE.load(path, device) for path in sae_folders(folder)}
+    folder, place = checked(FilePath, "folder", folder, "load_saes"), find_device(device)
+    saes = {path.name: SAE.load(path, place) for path in sae_folders(folder)}
     blocks = [sae.block for sae in saes.values()]
     if len(set(blocks)) == len(blocks) and all(blocks):
         return {sae.block: sae for sae in saes.values()}

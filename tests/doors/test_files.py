@@ -1,0 +1,344 @@
+"""Every reader of a file or of a text from outside: whole files with a value changed, files cut off, files
+with bytes changed, and noise. A result, or one UnboxError (StoreError of the store) that names the file."""
+
+import ast
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from activation_store import Store, StoreError
+from tests.doors.values import JSON_VALUES, THROW, bounded_memory
+from unbox.errors import UnboxError
+
+ROOT = Path(__file__).parents[2]
+#: Calls that take bytes apart.
+RAW = {
+    "read_json", "parse_json", "read_object", "loads", "load_file", "safe_open", "read_toml_file",
+    "read_json_file", "parse_json_text", "read_png", "lines_of",
+}  # fmt: skip
+
+
+def prompts(path):
+    from unbox.capture import read_prompts
+
+    return list(read_prompts(str(path)))
+
+
+def edits(path):
+    from unbox.edits import load_edits
+
+    return load_edits(path)
+
+
+def plan(path):
+    from unbox.sae.plan import read_toml
+
+    return read_toml(path)
+
+
+def experiment(path):
+    from unbox.experiments.experiment_plan import read_plan
+
+    return read_plan(path)
+
+
+def riebench(path):
+    from unbox.experiments.riebench.examples import read_examples
+
+    return read_examples(path)
+
+
+def autoencoder(path):
+    from unbox.sae import SAE
+
+    return SAE.load(path.parent)
+
+
+def published(path):
+    from unbox.sae.interop import import_all
+
+    return import_all(path.parent)
+
+
+def atlas(path):
+    from unbox.atlas import Atlas, Filter
+
+    found = Atlas.open(path.parent)
+    facts = found.search("", Filter(), limit=3)
+    return [found.labels(each.id) for each in facts]
+
+
+def png_record(path):
+    from unbox.models.png_record import read_png
+
+    return read_png(path)
+
+
+def picture(path):
+    from unbox.picture_file import read_picture
+
+    return read_picture(path)
+
+
+def mask(path):
+    from unbox.picture_file import read_mask
+
+    return read_mask(path)
+
+
+def link(path):
+    from unbox.explorer.image_recipe import Recipe
+
+    return Recipe.from_link(path.read_bytes().decode("latin-1"))
+
+
+def recipe(path):
+    from unbox.explorer.image_recipe import Recipe
+
+    return Recipe.from_text(path.read_bytes().decode("utf-8", "replace"))
+
+
+def system(path):
+    from unbox.models.systems import folder_system
+
+    return folder_system(path.parent)
+
+
+def store(path):
+    opened = Store.open(path.parent)
+    return len(opened), opened.samples[0] if len(opened) else None
+
+
+def finished(path):
+    from unbox.result_cache import cached
+
+    return cached(path, lambda: None)
+
+
+def figures(path):
+    from unbox.explorer.figure_files import read_figures
+
+    return read_figures(path)
+
+
+def results(path):
+    from unbox.explorer.figure_files import read_bench_results
+
+    return read_bench_results(path)
+
+
+def run_record(path):
+    from unbox.run_folder import run_folder
+
+    with run_folder(path.parent, "experiment") as folder:
+        folder.claim({"model": "a", "seed": 1})
+
+
+def metrics(path):
+    from unbox.sae.metric_trackers import rewind
+
+    return rewind(path, {"mid.0": 100})
+
+
+def pipeline_index(path):
+    from unbox.models.hub import whole
+
+    return whole(path.parent)
+
+
+def label_answer(path):
+    """What an endpoint answers, read from the file in its place."""
+    from unbox.atlas.vlm_labels import Endpoint
+
+    with patch("urllib.request.urlopen", lambda *_given, **_options: open(path, "rb")):
+        return Endpoint("http://localhost:8000/v1", "a model").ask("a text", [])
+
+
+#: Name -> (file, how it is read, the file of an example below the examples' folder, or its text).
+READERS = {
+    "prompts.txt": (prompts, "a red cat\n\na blue dog, small\n"),
+    "prompts.csv": (prompts, 'prompt,seed\n"a cat, red",3\na dog,4\n'),
+    "prompts.jsonl": (prompts, '{"prompt": "a cat", "seed": 3}\n{"prompt": "a dog"}\n'),
+    "edits.json": (edits, '[{"block": "mid.0", "op": "add", "value": [1, 2], "feature": [3], "where": '
+                          '{"box": [0, 0, 0.5, 1]}, "steps": [0, 2], "branch": "cond"}]'),
+    "plan.toml": (plan, 'tokens = 512\naux = 0.1\n[[sae]]\nblock = ["mid.0"]\nk = [2, 4]\nlatents = 16\n'),
+    "experiment.toml": (
+        experiment,
+        'model = "m"\nprompts = ["a cat"]\nseeds = [0, 1]\nsteps = 1\nmetrics = ["pixels"]\n[[edit]]\n'
+        'block = "mid.0"\nop = "scale"\nvalue = 0.0\ngrid = { value = [0, 2] }\n',
+    ),
+    "riebench.json": (
+        riebench,
+        '[{"id": "1", "editing_type_id": "1", "original_prompt": "a [cat]", "editing_prompt": "a [dog]"}]',
+    ),
+    "recipe.json": (recipe, '{"system": "shapes-turbo", "prompt": "a", "seed": 3, "steps": 1, "edits": []}'),
+    "link": (link, None),
+    "record.png": (png_record, "image.png"),
+    "picture.png": (picture, "image.png"),
+    "mask.png": (mask, "image.png"),
+    "config.json": (autoencoder, "saes/mid.0/"),
+    "sae.safetensors": (autoencoder, "saes/mid.0/"),
+    "atlas.json": (atlas, "atlas/"),
+    "store.json": (store, "store/"),
+    "figures.json": (figures, '{"mid.0": {"fvu": 0.1, "l0": 3.0, "groups": [{"step": 0, "l0": 2.5}]}}'),
+    "results.json": (results, '{"meaning": [{"block": "mid.0", "method": "features", "auroc": 0.9}]}'),
+    "run.json": (run_record, '{"command": "experiment", "parts": {"model": "a", "seed": 1}}'),
+    "metrics.jsonl": (metrics, '{"sae": "mid.0", "tokens": 10}\n{"sae": "mid.0", "tokens": 200}\n'),
+    "model_index.json": (pipeline_index, '{"_class_name": "A", "unet": ["diffusers", "B"], "vae": [null]}'),
+    "answer.json": (label_answer, '{"choices": [{"message": {"content": "a red circle"}}]}'),
+    "result.json": (finished, '{"result": 1, "seconds": 2.0}'),
+    "unbox_system.json": (system, None),
+}  # fmt: skip
+
+
+def prepared(name, made, folder):
+    """The path of a whole file of a reader, with what belongs beside it."""
+    from unbox.explorer.image_recipe import Recipe
+    from unbox.models.system_table import SYSTEMS
+
+    example, path = READERS[name][1], folder / name
+    if example is None and name == "link":
+        path.write_text(Recipe.from_json({"system": "a", "prompt": "b", "seed": 1}).to_link())
+    elif example is None:
+        path = SYSTEMS["shapes-turbo"].save(folder)
+    elif example.endswith("/"):
+        shutil.copytree(made / example, folder, dirs_exist_ok=True)
+        (path,) = folder.rglob(name)
+    elif example.endswith(".png"):
+        shutil.copy(made / example, path)
+    else:
+        path.write_text(example)
+    return path
+
+
+@st.composite
+def changed(draw, data):
+    """A file that is cut off, has bytes changed, another value somewhere in its JSON, or is noise."""
+    kind = draw(st.sampled_from(["cut", "bytes", "value", "value", "value", "noise", "before"]))
+    if kind == "cut":
+        return data[: draw(st.integers(0, len(data)))]
+    if kind == "bytes":
+        found = bytearray(data)
+        for _ in range(draw(st.integers(1, 4))):
+            found[draw(st.integers(0, len(found) - 1))] = draw(st.integers(0, 255))
+        return bytes(found)
+    if kind == "before":
+        return draw(st.sampled_from([b"\xef\xbb\xbf", b"\xff\xfe", b"\0", b" ", b"[" * 20_000])) + data
+    if kind == "value" and (whole := _json(data)) is not None:
+        return json.dumps(_with(draw, whole, draw(JSON_VALUES))).encode("utf-8", "surrogatepass")
+    return draw(st.binary(max_size=200))
+
+
+def _json(data):
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+def _with(draw, whole, value):
+    """A JSON value with one of its parts replaced, or one more key."""
+    if not isinstance(whole, dict | list) or not whole or draw(st.integers(0, 3)) == 0:
+        return value
+    if isinstance(whole, list):
+        at = draw(st.integers(0, len(whole) - 1))
+        return [*whole[:at], _with(draw, whole[at], value), *whole[at + 1 :]]
+    key = draw(st.sampled_from([*sorted(whole), "unknown"]))
+    return {**whole, key: _with(draw, whole[key], value) if key in whole else value}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader(name, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = prepared(name, made, tmp_path)
+    read, data = READERS[name][0], path.read_bytes()
+    read(path)
+
+    @THROW
+    @given(changed(data))
+    def throw(found):
+        path.unlink(missing_ok=True)
+        path.write_bytes(found)
+        try:
+            with bounded_memory():
+                read(path)
+        except (UnboxError, StoreError) as error:
+            text = str(error)
+            assert "\n" not in text
+            assert 0 < len(text) < 1500
+
+    throw()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in READERS if name not in ("link", "recipe.json", "result.json", "answer.json")]
+)
+def test_what_is_no_file(name, made, tmp_path):
+    """A folder in its place, and nothing in its place, are told as mistakes too."""
+    path = prepared(name, made, tmp_path)
+    for there in (False, True):
+        path.unlink() if path.is_file() else path.rmdir()
+        if there:
+            path.mkdir()
+        with suppress(UnboxError, StoreError, OSError):
+            READERS[name][0](path)
+        path.mkdir(exist_ok=True)
+
+
+#: Modules that take bytes apart -> the reader above that passes through them.
+THROUGH = {
+    "atlas.atlas_files": "atlas.json",
+    "capture.prompt_reader": "prompts.txt",
+    "edits.edit_files": "edits.json",
+    "experiments.experiment_plan": "experiment.toml",
+    "experiments.riebench.examples": "riebench.json",
+    "explorer.image_recipe": "recipe.json",
+    "models.png_record": "record.png",
+    "models.systems": "unbox_system.json",
+    "sae.plan": "plan.toml",
+    "sae.sae_folder": "config.json",
+    "result_cache": "result.json",
+    "text_files": "edits.json",
+    "atlas.build": "atlas.json",
+    "atlas.given_labels": "atlas.json",
+    "atlas.vlm_labels": "answer.json",
+    "explorer.figure_files": "figures.json",
+    "models.hub": "model_index.json",
+    "run_folder": "run.json",
+    "sae.metric_trackers": "metrics.jsonl",
+}
+#: Modules that take apart nothing from outside.
+OWN = {
+    "experiments.sweep": "JSON that it has just written",
+    "model_identity": "JSON that it has just written",
+    "models.load": "files of a pipeline, which diffusers reads too; its mistakes are tried in tests/models",
+    "recipes.shapes.distill_turbo": "the stage before, in a folder that the recipe holds",
+    "recipes.shapes.recipe": "the stage before, in a folder that the recipe holds",
+    "recipes.shapes.train_text_encoders": "what the tokenizers library has just given",
+    "recipes.shapes.train_vae": "the stage before, in a folder that the recipe holds",
+    "recipes.training_loop": "its own state, checked by the class StageState",
+    "shapes.detector": "bundled weights",
+}
+
+
+def raw_readers():
+    """Modules of unbox that call one of RAW."""
+    found = set()
+    for path in (ROOT / "unbox").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in RAW:
+                found.add(".".join(path.relative_to(ROOT / "unbox").with_suffix("").parts))
+    return found
+
+
+def test_every_module_that_reads_has_its_reader_here():
+    found = raw_readers()
+    assert found - {*THROUGH, *OWN} == set()
+    assert set(OWN) <= found, "what reads no more needs no reason"
+    assert set(THROUGH.values()) <= set(READERS)
