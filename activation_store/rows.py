@@ -141,21 +141,29 @@ class Rows:
         They come from random chunks, about a quarter of the rows of each: `4 n` rows are read (16 chunks at
         least), whatever the store holds. Where 1024 random images are no more than that, the rows are theirs.
         """
+        return self.take(self.draw(n, seed))
+
+    def draw(self, n: int, seed: int = 0) -> "Picks":
+        """Which rows `sample` takes: the same of other rows with the same images, steps and places."""
         rng = np.random.default_rng([seed, 0x5A])
-        groups = np.array(list(product(self._steps, self._branches)))
+        groups = list(product(range(len(self._steps)), range(len(self._branches))))
         cells = self._cells(n, rng, len(groups))
-        sizes = (cells.last - cells.first) * self._per_group
-        picked = np.sort(rng.choice(int(sizes.sum()), min(n, int(sizes.sum())), replace=False))
-        bounds = np.searchsorted(picked, np.cumsum([0, *sizes]))
-        starts = np.cumsum([0, *sizes])
-        parts = [np.empty((0, self.width), np.float32)]
+        starts = np.cumsum([0, *((cells.last - cells.first) * self._per_group)])
+        rows = np.sort(rng.choice(int(starts[-1]), min(n, int(starts[-1])), replace=False))
+        bounds = np.searchsorted(rows, starts)
+        parts = []
         for k in np.flatnonzero(np.diff(bounds)):
-            step, branch = groups[cells.group[k]]
-            one = replace(self, _steps=(int(step),), _branches=(int(branch),))
-            rows = one.read_images(range(cells.first[k], cells.last[k])).reshape(-1, self.width)
-            parts.append(rows[picked[bounds[k] : bounds[k + 1]] - starts[k]])
-        rows = np.concatenate(parts)
-        return rows[rng.permutation(len(rows))]
+            some = rows[bounds[k] : bounds[k + 1]] - starts[k]
+            parts.append((range(cells.first[k], cells.last[k]), *groups[cells.group[k]], some))
+        return Picks(parts, rng.permutation(len(rows)))
+
+    def take(self, picks: "Picks") -> np.ndarray:
+        """The rows that were drawn, (n, width) float32."""
+        parts = [np.empty((0, self.width), np.float32)]
+        for images, step, branch, some in picks.parts:
+            one = replace(self, _steps=(self._steps[step],), _branches=(self._branches[branch],))
+            parts.append(one.read_images(images).reshape(-1, self.width)[some])
+        return np.concatenate(parts)[picks.order]
 
     def batches(
         self,
@@ -275,6 +283,16 @@ class Rows:
     def _per_group(self) -> int:
         """Rows of an image in one step and branch."""
         return prod(self.shards.schema.grid(self.block))
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Rows that were drawn at random."""
+
+    parts: list[tuple[range, int, int, np.ndarray]]
+    """Images, a step, a branch (their places among the rows' own), and which of those images' rows."""
+    order: np.ndarray
+    """The order of the rows of all parts."""
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,12 @@ class ShardPublisher:
             if self.entries[entry.start].name != entry.name:
                 shard_path(self.path, self.schema, entry).unlink(missing_ok=True)
 
-    def new(self, start: int, stop: int, disk: Executor) -> ShardWriter:
-        """A shard to be filled; `disk`: see `ShardWriter`."""
+    def new(self, start: int, stop: int, disk: Executor, sync: Executor) -> ShardWriter:
+        """A shard to be filled; `disk`, `sync`: see `ShardWriter`."""
         name = Entry(start, stop, 0, "", "").name
         with self.naming(start, stop):
-            return ShardWriter(temporary_path(self.path / name, self.tag), self.schema, start, stop, disk)
+            temporary = temporary_path(self.path / name, self.tag)
+            return ShardWriter(temporary, self.schema, start, stop, disk, sync)
 
     def link(self, entry: Entry, file: Path, moments: Mapping[str, Moments]) -> None:
         """Take a whole shard of a store with the same settings: a hard link to its file, or a copy of it."""

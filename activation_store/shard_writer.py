@@ -4,6 +4,7 @@ The file is a function of the images alone, in their order: batches, threads and
 Memory: the chunks being filled and up to `IN_FLIGHT` bytes of those on their way to the disk.
 """
 
+import os
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Executor, Future, wait
@@ -27,6 +28,9 @@ from activation_store.shard import CHUNK_BYTES, Layout, blob, layout
 #: Bytes of full chunks that may wait for the disk.
 IN_FLIGHT = 64 << 20
 
+#: Bytes after which the disk is set to work: else it idles until the shard is full, and is waited for then.
+SYNCED = 32 << 20
+
 
 @dataclass(frozen=True)
 class EncodedImage:
@@ -45,12 +49,17 @@ class EncodedImage:
 class ShardWriter:
     """A shard's file that is being written; not in its place yet."""
 
-    def __init__(self, path: Path, schema: Schema, start: int, stop: int, disk: Executor) -> None:
-        """`disk`: its one thread writes the chunks. OSError when the file cannot be made."""
+    def __init__(
+        self, path: Path, schema: Schema, start: int, stop: int, disk: Executor, sync: Executor
+    ) -> None:
+        """`disk`: its one thread writes the chunks; that of `sync` waits for them to be on the disk. OSError
+        when the file cannot be made."""
         self.path, self.schema, self.start, self.stop = path, schema, start, stop
         self._samples: list[Sample] = []
         self._thumbnails: list[bytes] = []
         self._disk, self._in_flight = disk, deque[tuple[Future, int]]()
+        self._sync, self._syncing, self._unsynced = sync, Future[None](), 0
+        self._syncing.set_result(None)
         self._layout = layout(schema, stop - start)
         groups = {block: schema.shape(block, 1)[1:3] for block in schema.blocks}
         none = {block: empty(groups[block], shape[2]) for block, shape in schema.blocks.items()}
@@ -121,7 +130,7 @@ class ShardWriter:
         """Close the file, and remove it."""
         for future, _ in self._in_flight:
             future.cancel()
-        wait([future for future, _ in self._in_flight])
+        wait([*(future for future, _ in self._in_flight), self._syncing])
         self._in_flight.clear()
         with suppress(OSError):
             self._opened.close()
@@ -163,6 +172,9 @@ class ShardWriter:
             write_chunk(dataset, (first, step, branch, 0, 0, 0), chunks[step, branch])
         self._chunks[block].free.append(chunks)
         self._raise()
+        self._unsynced += chunks.nbytes
+        if self._unsynced >= SYNCED and self._syncing.done():
+            self._syncing, self._unsynced = self._sync.submit(os.fdatasync, self._written.descriptor), 0
 
     def _flush(self) -> None:
         for block, chunks in self._chunks.items():
@@ -170,6 +182,7 @@ class ShardWriter:
                 self._submit(block, *rest)
         while self._in_flight:
             self._in_flight.popleft()[0].result()
+        self._syncing.result()
 
     def _write(self, name: str, plan: Layout, array: np.ndarray) -> None:
         chunk = plan.chunk or (min(len(array), CHUNK_BYTES),)

@@ -214,9 +214,9 @@ class Writer:
         if self._version == VERSION:
             self._publisher.begin(self.versions)
         self._published = time.monotonic()
-        self._disk, self._publishing_thread, self._encoder = (
+        self._sync, self._disk, self._publishing_thread, self._encoder = (
             self._locks.enter_context(ThreadPoolExecutor(1, f"unbox-{name}"))
-            for name in ("chunks", "publish", "encode")
+            for name in ("sync", "chunks", "publish", "encode")
         )
 
     def _refuse_other_worlds(self) -> None:
@@ -326,11 +326,14 @@ class Writer:
         if start // size % self.world != self.rank:
             raise StoreError(f"image {number} is not rank {self.rank}'s of {self.world}, in shards of {size}")
         self._settle()
-        self._shard = self._publisher.new(start, stop, self._disk)
+        self._shard = self._new(start, stop)
         if (entry := self.entries.get(start)) is not None:
             with open_shard(shard_path(self.path, self.schema, entry), self.schema, entry) as file:
                 self._fill(self._shard, stored_images(file, self.schema, entry))
         return self._shard
+
+    def _new(self, start: int, stop: int) -> ShardWriter:
+        return self._publisher.new(start, stop, self._disk, self._sync)
 
     def _fill(self, shard: ShardWriter, images: Iterable[EncodedImage]) -> None:
         with self._publisher.naming(shard.start, shard.stop):
@@ -347,7 +350,7 @@ class Writer:
         entry = self.entries.get(shard.start)
         if shard.count and not (entry and entry.samples >= shard.count):
             if not shard.full:
-                whole, shard = shard, self._publisher.new(shard.start, shard.start + shard.count, self._disk)
+                whole, shard = shard, self._new(shard.start, shard.start + shard.count)
                 try:
                     self._fill(shard, whole.images())
                 finally:

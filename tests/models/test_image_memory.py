@@ -33,14 +33,14 @@ def test_a_run_is_refused_by_the_maps_of_its_vae_before_it_samples(model, limit)
     assert len(model.generate(["a cat"] * 2, output="latent", **call)) == 2
 
 
-def test_what_is_recorded_of_a_batch_and_kept_of_a_shard_is_counted(model, limit, tmp_path):
+def test_what_is_recorded_of_batches_is_counted_and_shards_take_none(model, limit, tmp_path):
     run = {"blocks": ["mid.0"], "steps": 1, "guidance": 0.0, "height": 64, "width": 64, "progress": False}
     limit("1GB")
     with pytest.raises(UnboxError, match="recording the updates of 65,536 images at once would take"):
         collect(model, ["a"], tmp_path / "s", batch_size=65536, **run)
-    with pytest.raises(UnboxError, match="three files of 1,000,000 images each would take"):
-        collect(model, ["a"], tmp_path / "s", shard_samples=10**6, **run)
     assert not (tmp_path / "s").exists()
+    kept = collect(model, ["a"], tmp_path / "s", shard_samples=10**6, **run)
+    assert len(kept) == 1  # a file of the store may be larger than memory
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_is_recorded_of_a_batch_and_kept_of_a_shard_is_counted(model, limit
         ({"keep_steps": ()}, "CollectSettings: keep_steps = .*: should have at least 1"),
         ({"thumbnail": -1}, "CollectSettings: thumbnail = -1: should be at least 1"),
         ({"thumbnail": False}, "CollectSettings: thumbnail = False: should be a whole number"),
-        ({"store_dtype": "float8"}, "CollectSettings: store_dtype = 'float8': should be one of"),
+        ({"store_dtype": "float4"}, "CollectSettings: store_dtype = 'float4': should be one of"),
     ],
 )
 def test_arguments_of_collecting_that_break_their_rule_are_named(model, tmp_path, given, message):

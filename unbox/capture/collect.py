@@ -124,7 +124,7 @@ def ranks_of(rank: int | None, world: int | None) -> tuple[int, int]:
 
 def require_recording(schema: Schema, batch_size: int) -> None:
     """Raises UnboxError where batches' updates, as they are recorded and written, are too much memory."""
-    what = f"recording the updates of {batch_size:,} images at once, while those before are written"
+    what = f"recording the updates of {batch_size:,} images at once"
     require((3 + WAITING) * batch_size * schema.sample_bytes, what)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from annotated_types import Ge, Lt
 
-from activation_store import Rows, Store
+from activation_store import AlignedRows, JoinedRows, Rows, Store
 from unbox.errors import UnboxError
 from unbox.model_mismatch import recorded_model, unet_part
 from unbox.run_folder import run_folder
@@ -117,7 +117,7 @@ def _provenance_of(rows: RowsLike | None) -> Mapping[str, Any]:
     """What the store of rows records of its run; nothing where there is no store."""
     if isinstance(rows, Mapping):
         rows = next(iter(rows.values()), None)
-    return rows.provenance if isinstance(rows, Store | Rows) else {}
+    return rows.provenance if isinstance(rows, Store | Rows | JoinedRows | AlignedRows) else {}
 
 
 def _plan(
@@ -147,10 +147,10 @@ def _split(
     learn, test = dict(sources), dict[str, RowSource | None].fromkeys(blocks)
     for block in blocks & set(sources):
         source = sources[block]
-        total = len(source.samples) if isinstance(source, Rows) else len(source)
+        total = len(source.samples) if isinstance(source, Rows | JoinedRows | AlignedRows) else len(source)
         count = total - int(total * part)
         for rows, some in ((learn, slice(count)), (test, slice(count, None))) if count < total else ():
-            if isinstance(source, Rows):
+            if isinstance(source, Rows | JoinedRows | AlignedRows):
                 rows[block] = source.filter(samples=some)
             elif isinstance(source, ArrayRows):
                 rows[block] = ArrayRows(source.array[some], source.block)
