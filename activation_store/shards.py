@@ -84,15 +84,13 @@ class Shards:
     def sums(self) -> Sums:
         """Statistics by block, per (step, branch) over all images. Opens only shards that no file of sums
         has yet: a few, or all of a store of version 1."""
-        current = set(self.entries)
-        total = LogStatistics(self.schema)
-        counted: set[Entry] = set()
+        total, left = LogStatistics(self.schema), set(self.entries)
         for log in self.listing.logs:
-            own = [entry for entry in dict.fromkeys(log.entries) if entry in current - counted]
+            own = [entry for entry in dict.fromkeys(log.entries) if entry in left]
             found = LogStatistics.read(statistics_path(log.path), self.schema, own)
             found.catch_up(own, self._read_moments)
             total.sums = {block: total.sums[block] + some for block, some in found.total().items()}
-            counted |= set(own)
+            left.difference_update(own)
         for entry in self.entries if not self.listing.logs else ():
             some = self._read_moments(entry)
             total.sums = {block: total.sums[block] + some[block] for block in some}

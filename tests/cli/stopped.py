@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,6 +35,13 @@ class Scenario(NamedTuple):
 
     words: Callable[[Path], Words]
     begin: Callable[[Path], object] = lambda out: None
+
+
+def old_store(out: Path) -> None:
+    """A store as a version before wrote it."""
+    with zipfile.ZipFile(Path(__file__).parents[1] / "written_before" / "store.zip") as archive:
+        archive.extractall(out.parent / f"{out.name}-zip")
+    shutil.move(out.parent / f"{out.name}-zip" / "store", out)
 
 
 class Commands:
@@ -57,6 +65,7 @@ class Commands:
             "store info": Scenario(lambda out: ["store", "info", home / "store"]),
             "store verify": Scenario(lambda out: ["store", "verify", home / "store"]),
             "store repair": Scenario(lambda out: ["store", "repair", out], self.damage),
+            "store upgrade": Scenario(lambda out: ["store", "upgrade", out], old_store),
             "store merge": Scenario(
                 lambda out: ["store", "merge", home / "part-0", home / "part-1", "--out", out]
             ),
@@ -163,7 +172,14 @@ def contents(out: Path) -> dict[str, Any]:
         name = path.relative_to(out)
         if path.suffix in (".tmp", ".lock", ".html") or any(part.startswith(".") for part in name.parts):
             continue
-        if path.suffix == ".json":
+        if path.match(
+            "log-*.jsonl"
+        ):  # of a store: superseded lines are left in it, in the order of the stops
+            rows = [json.loads(line.split(" ", 1)[1]) for line in path.read_text().splitlines()[1:]]
+            found[str(name)] = sorted({row[0]: row for row in rows if isinstance(row, list)}.values())
+        elif path.match("statistics-*.bin"):  # sums of those shards, whose last bits are of their order
+            continue
+        elif path.suffix == ".json":
             found[str(name)] = timeless(json.loads(path.read_text()))
         elif path.suffix == ".jsonl":
             found[str(name)] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]

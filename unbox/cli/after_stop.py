@@ -10,6 +10,7 @@ SENTENCES = {
     "demo": "finished stages, shards and checkpoints are kept",
     "collect": "finished shards are kept",
     "store repair": "files that were set aside stay in damaged/",
+    "store upgrade": "what was upgraded is kept",
     "store merge": "finished shards are kept",
     "store subset": "finished shards are kept",
     "train": "checkpoints are kept",
