@@ -37,6 +37,11 @@ def encode(array: np.ndarray, dtype: str, where: str = "the update") -> tuple[np
     return values, scale
 
 
+def why_unstorable(array: np.ndarray, dtype: str) -> str | None:
+    """What is wrong with an array that a format cannot hold ("holds 3 values that are NaN ..."), or None."""
+    return None if _finite(*NUMBER_FORMATS[dtype].encode(array), dtype) else _reason(array, dtype)
+
+
 def _reason(array: np.ndarray, dtype: str) -> str:
     """What is wrong with an array that a format cannot hold, and what to do."""
     given = {"e": "float16", "H": "bfloat16"}.get(array.dtype.char, array.dtype.name)

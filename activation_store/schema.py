@@ -20,8 +20,9 @@ SETTINGS_VERSION = 1
 #: Bytes and samples in a shard at most when their number is not given.
 SHARD_BYTES, SHARD_SAMPLES = 1 << 30, 1024
 
-#: Shards, at least, that a store of known size is cut into: ranks share whole ones.
-SHARDS_AT_LEAST = 256
+#: Shards that a store of known size is cut into, as ranks share whole ones; but not below these bytes and
+#: samples, as each has statistics of its own.
+SHARDS, SMALL_BYTES, SMALL_SAMPLES = 256, 128 << 20, 256
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 _LIMIT = 1 << 24  # of any one dimension: far over any model, far under any overflow
@@ -72,7 +73,8 @@ class Schema:
 
     def sized_for(self, total: int) -> "Schema":
         """The same with shards for a store of `total` images: as large as any, or fewer images in each."""
-        return replace(self, shard_samples=self._fitting(max(8, -(-total // SHARDS_AT_LEAST))))
+        small = min(SMALL_SAMPLES, SMALL_BYTES // self.sample_bytes)
+        return replace(self, shard_samples=self._fitting(max(small, -(-total // SHARDS))))
 
     def _fitting(self, samples: int) -> int:
         """At most so many images for a shard, that fit it; a multiple of 8 from 8 on."""

@@ -44,7 +44,7 @@ def schema(dtype: str) -> Schema:
 def batch(dtype: str) -> dict[str, np.ndarray]:
     """Updates of BATCH images as capture hands them over: float16, or float32 to be quantised."""
     rng = np.random.default_rng(0)
-    kind = np.float32 if dtype == "int8" else np.float16
+    kind = np.float32 if dtype in ("int8", "float8") else np.float16
     shape = (BATCH, 1, 1, *GRID, WIDTH)
     return {block: rng.standard_normal(shape, dtype=np.float32).astype(kind) for block in BLOCKS}
 
@@ -125,7 +125,7 @@ def writing(folder: Path, images: int, rounds: int) -> list[tuple[str, str]]:
     total = images * kind.sample_bytes
     raw, ours, cores = [], [], []
     for _ in range(rounds + 1):  # the first round is not counted: the disk's free space is laid out in it
-        raw.append(write_raw(folder / "raw", total, kind.shard_samples * kind.sample_bytes))
+        raw.append(write_raw(folder / "raw", total, min(total, kind.shard_samples * kind.sample_bytes)))
         shutil.rmtree(folder / "raw")
         shutil.rmtree(folder / "store", ignore_errors=True)
         begin = time.process_time()
@@ -175,7 +175,7 @@ def open_shards(folder: Path) -> float:
     store = Store.open(folder)
     begin = time.perf_counter()
     for number in range(len(store.entries)):
-        with store.chunks(number):
+        with store.shards.chunks(number):
             pass
     return (time.perf_counter() - begin) / len(store.entries)
 
@@ -241,7 +241,7 @@ def compare(
 def sizes(folder: Path) -> list[tuple[str, str]]:
     """Rows of the table about bytes: of the vectors alone, and of everything in the files."""
     rows = []
-    for dtype in ("float16", "int8"):
+    for dtype in ("float16", "int8", "float8"):
         kind = schema(dtype)
         write_store(folder / dtype, kind.shard_samples, dtype)
         vectors = kind.shard_samples * kind.sample_vectors

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from activation_store import Sample, Schema, Store, Writer
+from activation_store import writer as writer_module
 from activation_store.entries import shard_files
 
 BLOCKS = {"mid.0": (2, 2, 8), "up.1.0": (4, 4, 4)}
@@ -81,7 +82,9 @@ if __name__ == "__main__":
     appended = 0
     try:
         with Writer(folder, schema(), rank=int(rank), world=int(world)) as writer:
-            if mode:
+            if mode == ["publish"]:  # after each batch, though its shard is not full
+                writer_module.PUBLISH_EVERY = 0.0
+            if mode == ["term"]:
                 signal.signal(signal.SIGTERM, lambda *_: sys.exit())
                 plain = writer.append
 

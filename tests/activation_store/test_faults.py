@@ -42,12 +42,13 @@ def kill(process):
     process.communicate()
 
 
+@pytest.mark.parametrize("mode", [(), ("publish",)])
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_lose_nothing_that_was_published(tmp_path, undisturbed, kills):
+def test_kills_at_random_moments_lose_nothing_that_was_published(tmp_path, undisturbed, kills, mode):
     rng = random.Random(kills)
     folder, rounds = tmp_path / "0", 0
     for number in range(kills):
-        process = start(folder, pause=0.001)
+        process = start(folder, 0.001, 0, 1, *mode)
         time.sleep(rng.uniform(0, 0.15))
         kill(process)
         before = len(Store.open(folder))

@@ -1,12 +1,14 @@
 """What is written is read, in every number format."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from activation_store import Sample, Schema, Store, StoreError, UnstorableError, Writer
+from activation_store import Sample, Schema, Store, StoreError, UnstorableError, Writer, why_unstorable
 from activation_store.moments import CHANNEL_BINS
 from activation_store.number_formats import NUMBER_FORMATS, decode, encode
 from tests.activation_store import fakes
@@ -86,6 +88,8 @@ def test_float8_is_torchs_e4m3_to_the_last_bit():
 def test_the_error_says_what_is_so_in_every_format(array, dtype, message):
     with pytest.raises(UnstorableError, match=message):
         encode(array[None], dtype)
+    assert re.search(message, why_unstorable(array[None], dtype))
+    assert why_unstorable(np.zeros_like(array[None]), dtype) is None
 
 
 def test_every_finite_half_float_decodes_as_numpy_does():

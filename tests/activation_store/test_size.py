@@ -188,6 +188,18 @@ def test_a_writer_that_goes_on_reads_its_log_once_and_opens_no_shard(store, monk
     assert counted.take()["log"] <= 100  # versions
 
 
+@pytest.mark.parametrize(
+    ("steps", "total", "images"),
+    [(1, None, 408), (1, 1_500_000, 408), (1, 50_000, 192), (1, 1000, 51), (8, 1_500_000, 48), (50, 1000, 8)],
+)
+def test_shards_fit_the_store(steps, total, images):
+    """At real size, 2.6 MB an image and step: 1 GB at most; a 256th of the images, but 128 MB at least."""
+    kind = Schema(dict.fromkeys("abcd", (16, 16, 1280)), tuple(range(steps)), ("cond",))
+    kind = kind if total is None else kind.sized_for(total)
+    assert kind.shard_samples == images - images % 8 if images > 8 else images
+    assert kind.shard_samples * kind.sample_bytes <= 1 << 30
+
+
 def test_a_folder_holds_a_thousand_files(tmp_path):
     places = {shard_place(tmp_path, schema(), entry(k).start, entry(k).name).parent for k in range(5000)}
     assert len(places) == 5000 / IN_FOLDER

@@ -44,7 +44,7 @@ class CollectSettings(SamplingOptions):
     thumbnail: Thumbnail = 128
     """Longer side of the kept WebP pictures in pixels; 0 or None keeps none and saves decoding them."""
     shard_samples: Annotated[Whole, Ge(0), Le(10**6)] = 0
-    """Images in a file of the store; 0 makes at least 256 files, of 1 GB at most."""
+    """Images in a file of the store; 0 makes about 256 files, of 128 MB to 1 GB each."""
 
     def call(self) -> dict[str, Any]:
         """Arguments of `Model.generate` that hold for every image."""
