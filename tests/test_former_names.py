@@ -49,5 +49,6 @@ def test_experiments_read_both_names():
         "prompts": ["a"],
         "edit": [{"block": "mid.0", "op": "scale", "value": 0.0}],
     }
+    file["metrics"] = ["clip"]
     assert make_experiment({**file, "clip": "X"}).clip_model == "X"
     assert make_experiment({**file, "clip_model": "X"}).clip_model == "X"

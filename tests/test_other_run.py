@@ -43,7 +43,8 @@ FAST = {"train", "sae export", "recipe shapes-turbo"}
 
 def table() -> list[tuple[str, str, str]]:
     """(command, input, what is done) of each cell that says something."""
-    lines = PAGE.read_text(encoding="utf-8").partition("## Another run in an old folder")[2].splitlines()
+    lines = PAGE.read_text(encoding="utf-8").partition("## Another run in an old folder")[2]
+    lines = lines.partition("\n## ")[0].splitlines()
     rows = [
         [cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")
     ]

@@ -237,7 +237,7 @@ def test_half_precision_is_not_computed_on_a_cpu(tiny, tmp_path):
     assert load(tmp_path / "half").dtype == torch.float32
     assert load(tmp_path / "half", "float16").dtype == torch.float16
     assert load(tiny, torch.bfloat16).dtype == torch.bfloat16
-    with pytest.raises(UnboxError, match="'float17' is not one of"):
+    with pytest.raises(UnboxError, match="'float17': should be one of"):
         load(tiny, "float17")
 
 
