@@ -29,12 +29,12 @@ _SLACK = 16
 
 def log_path(folder: Path, rank: int) -> Path:
     """Where rank `rank` keeps its log."""
-    return folder / f"log-{rank:05d}.jsonl"
+    return folder / f"commits-{rank:05d}.log"
 
 
 def log_paths(folder: Path) -> list[Path]:
     """All logs of a store."""
-    return sorted(folder.glob("log-*.jsonl"))
+    return sorted(folder.glob("commits-*.log"))
 
 
 def writer_tag(rank: int) -> str:

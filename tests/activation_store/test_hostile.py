@@ -343,7 +343,7 @@ def test_logs_that_cannot_be_are_refused(store, header, rows, message):
 def test_a_log_that_is_none_is_refused_and_repaired_from_the_shards(store, text, checked):
     data = text.encode()
     log_path(store.path, 0).write_bytes(b"%08x %b\n" % (zlib.crc32(data), data) if checked else data)
-    with pytest.raises(StoreError, match=r"log-00000\.jsonl"):
+    with pytest.raises(StoreError, match=r"commits-00000\.log"):
         Store.open(store.path)
     report = repair(store.path)
     assert report.images == 10
