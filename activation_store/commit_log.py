@@ -105,7 +105,7 @@ class CommitLog:
         self.entries, self.versions = list(entries), versions
         values: list[JSON] = [header, {"versions": versions}, *map(_row, self.entries)]
         data = b"".join(map(_line, values))
-        write_bytes(self.path, data, tag=self.path.stem.replace("log", "writer"))
+        write_bytes(self.path, data, tag=self.path.stem.replace("commits", "writer"))
         self.size = len(data)
 
     def _append(self, lines: list[bytes]) -> None:

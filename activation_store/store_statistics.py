@@ -32,7 +32,7 @@ Sums = Mapping[str, Moments]
 
 def statistics_path(log: Path) -> Path:
     """Where the statistics lie of the shards that a log lists."""
-    return log.with_name(log.stem.replace("log", "statistics") + ".bin")
+    return log.with_name(log.stem.replace("commits", "statistics") + ".bin")
 
 
 @dataclass

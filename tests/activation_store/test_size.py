@@ -133,7 +133,7 @@ def test_opening_and_statistics_open_no_shard(store, monkeypatch):
     lines = describe(opened)
     assert f"{count * IN_SHARD:,} images in {count:,} files" in lines[0]
     assert opened["mid.0"].moments.count == count * IN_SHARD
-    assert read == ["log-00000.jsonl", "statistics-00000.bin"]
+    assert read == ["commits-00000.log", "statistics-00000.bin"]
     assert counted.take().get("open", 0) == 0
     assert opened.missing(count * IN_SHARD + 3) == [(count * IN_SHARD, count * IN_SHARD + 3)]
 

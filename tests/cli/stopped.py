@@ -172,9 +172,7 @@ def contents(out: Path) -> dict[str, Any]:
         name = path.relative_to(out)
         if path.suffix in (".tmp", ".lock", ".html") or any(part.startswith(".") for part in name.parts):
             continue
-        if path.match(
-            "log-*.jsonl"
-        ):  # of a store: superseded lines are left in it, in the order of the stops
+        if path.match("commits-*.log"):  # superseded lines are left in it, in the order of the stops
             rows = [json.loads(line.split(" ", 1)[1]) for line in path.read_text().splitlines()[1:]]
             found[str(name)] = sorted({row[0]: row for row in rows if isinstance(row, list)}.values())
         elif path.match("statistics-*.bin"):  # sums of those shards, whose last bits are of their order
