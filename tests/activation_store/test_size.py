@@ -39,7 +39,7 @@ class Counted:
     """Calls of the operating system, and the bytes that are written, by the name of the file's kind."""
 
     def __init__(self, monkeypatch):
-        self.calls, self.bytes = {}, {"log": 0, "statistics": 0}
+        self.calls, self.bytes = {}, {"commits": 0, "statistics": 0}
         plain = {name: getattr(os, name) for name in ("write", "replace", "open", "lstat")}
 
         def count(name, *given, **named):
@@ -47,7 +47,7 @@ class Counted:
             return plain[name](*given, **named)
 
         def write(descriptor, data):
-            self.bytes["log"] += len(data)
+            self.bytes["commits"] += len(data)
             return count("write", descriptor, data)
 
         whole = files.write_bytes
@@ -100,7 +100,7 @@ def test_commits_are_linear_in_shards(tmp_path, monkeypatch, count):
         found = counted.take()
         assert found["write"] == number  # a line each
         assert near(found["fsync"], number * (1 + 2 / EVERY))
-        assert found["log"] <= number * 200 + 1000
+        assert found["commits"] <= number * 200 + 1000
         assert near(
             found["statistics"], number / EVERY * (tmp_path / name / "statistics-00000.bin").stat().st_size
         )
@@ -185,7 +185,7 @@ def test_a_writer_that_goes_on_reads_its_log_once_and_opens_no_shard(store, monk
     counted = Counted(monkeypatch)
     with Writer(folder, schema()) as writer:
         assert len(writer.entries) == count
-    assert counted.take()["log"] <= 100  # versions
+    assert counted.take()["commits"] <= 100  # versions
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_log_of_a_run_that_is_stopped_and_grows_by_one_shard_at_a_time_stays_l
             log.begin({})
             one = Entry(64 * number, 64 * number + samples, 4096, "a" * 64, "b" * 64)
             log.append(one)
-    assert counted.take()["log"] <= 640 * 200 * 3
+    assert counted.take()["commits"] <= 640 * 200 * 3
     assert path.stat().st_size <= 200 * (10 + 16 + 64)
 
 
