@@ -30,7 +30,8 @@ SMALLER = {
     "docs/store.md": {"range(1000)": "range(20)", "rows.sample(32768": "rows.sample(128"},
     "docs/systems.md": {
         'load("sdxl-lightning-4step")': 'load("shapes-turbo")',
-        "    height=height": "    steps=1,\n    height=height",
+        "    height=height": "    steps=1,\n    height=height // 8",
+        "    width=width": "    width=width // 8",
     },
 }
 #: How long the axes of a recording are, by what a page's code asks for (a bare pipeline call is guided).
