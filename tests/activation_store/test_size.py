@@ -7,6 +7,7 @@ for: they are the same work for each shard, whatever the store's size.
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,15 +224,30 @@ def test_a_log_of_a_run_that_is_stopped_and_grows_by_one_shard_at_a_time_stays_l
     assert path.stat().st_size <= 200 * (10 + 16 + 64)
 
 
-def test_what_makes_images_does_not_wait_for_what_writes_them(tmp_path):
-    """As long as writing is faster: here ten times."""
-    kind = Schema({"mid.0": (16, 16, 64)}, (0,), ("cond",), shard_samples=16)
-    some, begin = {"mid.0": np.ones(kind.shape("mid.0", 5), np.float16)}, time.perf_counter()
-    with Writer(tmp_path, kind) as writer:
-        for first in range(0, 100, 5):
-            time.sleep(0.05)  # makes the images
+def test_what_makes_images_waits_only_when_three_batches_are_not_written(tmp_path, monkeypatch):
+    kind = Schema({"mid.0": (4, 4, 8)}, (0,), ("cond",), shard_samples=16)
+    some, free, handed = {"mid.0": np.ones(kind.shape("mid.0", 5), np.float16)}, threading.Event(), []
+    keep = Writer._keep
+    monkeypatch.setattr(
+        Writer, "_keep", lambda *work: free.wait(60) and keep(*work)
+    )  # a disk that stands still
+
+    def make(writer):
+        for first in range(0, 25, 5):
             writer.append([Sample(i, "a", i) for i in range(first, first + 5)], some)
-        assert writer.waited <= 0.03 * (time.perf_counter() - begin)
+            handed.append(first)
+
+    with Writer(tmp_path, kind) as writer:
+        maker = threading.Thread(target=make, args=(writer,))
+        maker.start()
+        while len(handed) < 3:
+            time.sleep(0.001)
+        maker.join(0.2)
+        assert handed == [0, 5, 10]
+        free.set()
+        maker.join()
+    assert handed == [0, 5, 10, 15, 20]
+    assert len(Store.open(tmp_path)) == 25
 
 
 MEMORY = """
