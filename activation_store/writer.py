@@ -120,9 +120,11 @@ class Writer:
         """
         size = self.schema.shard_samples
         for number, group in groupby(samples, key=lambda sample: sample.index // size):
-            if number % self.world != self.rank:
-                continue
             entry = self.entries.get(number * size)
+            if number % self.world != self.rank:
+                if entry is not None and len(some := list(group)) >= entry.samples:
+                    self._refuse_other_prompts(entry, some)  # which another rank was given
+                continue
             if entry is None:
                 yield from group
                 continue
@@ -242,17 +244,17 @@ class Writer:
         return version
 
     def _refuse_other_prompts(self, entry: Entry, given: Sequence[Sample]) -> None:
-        if len(given) >= entry.samples:
-            same = prompts_digest(given[: entry.samples]) == entry.prompts
-        else:
-            with open_shard(shard_path(self.path, self.schema, entry), self.schema, entry) as file:
-                stored = unpack_samples(*blob(file, "samples"))
-            same = prompts_digest(given) == prompts_digest(stored[: len(given)])
-        if not same:
-            raise StoreError(
-                f"{self.path} holds other prompts or seeds at {entry.start}..{entry.stop - 1} than are given "
-                "now; go on with the prompts and the seed it was begun with, or choose another folder"
-            )
+        """Reads the shard only where its digest does not decide, or to tell what differs."""
+        if len(given) >= entry.samples and prompts_digest(given[: entry.samples]) == entry.prompts:
+            return
+        with open_shard(shard_path(self.path, self.schema, entry), self.schema, entry) as file:
+            stored = unpack_samples(*blob(file, "samples"))
+        for old, new in zip(stored, given, strict=False):
+            if prompts_digest([old]) != prompts_digest([new]):
+                raise StoreError(
+                    f"{self.path} holds other prompts, seeds or facts: image {old.index} was {_told(old)}, "
+                    f"is {_told(new)}; go on with the prompts it was begun with, or choose another folder"
+                )
 
     def _check(self, samples: Sequence[Sample], updates: Mapping[str, np.ndarray]) -> None:
         if set(updates) != set(self.schema.blocks):
@@ -383,6 +385,11 @@ class Writer:
                 errors.append(error)
         if errors:
             raise errors[0]
+
+
+def _told(sample: Sample) -> str:
+    facts = f" {canonical(sample.meta).decode()[:60]}" if sample.meta else ""
+    return f"{sample.prompt[:60]!r}{facts} (seed {sample.seed})"
 
 
 def _difference(kept: Schema, wanted: Schema) -> str:

@@ -4,6 +4,7 @@
     python benchmarks/store.py --only disk                         # what the disk gives to reads alone
     python benchmarks/store.py --only int8 --model shapes-turbo    # an SAE on float16 against int8 rows
     python benchmarks/store.py --only recording --real-size FOLDER # what recording adds to generation
+    python benchmarks/store.py --only dry-run                      # a dry run against the collection it plans
 
 Writing is timed from arrays in memory to the last fsync, checksums, statistics and digests included; raw
 files are written and fsynced in pieces of a shard's size. Reading is timed from the disk (the page cache is
@@ -350,6 +351,28 @@ def recording(folder: Path, model_name: str, images: int, rounds: int) -> list[t
     ]
 
 
+def planned(folder: Path, model_name: str, rounds: int) -> list[tuple[str, str]]:
+    """What a dry run says of 64 images at four steps, and what collecting them takes: ratios, 1 is right."""
+    import unbox
+    from unbox.capture import estimate, read_prompts
+
+    model = unbox.load(model_name, system="shapes-turbo")
+    settings = {"limit": 64, "steps": 4, "batch_size": 8, "blocks": BLOCKS}
+    seconds, sizes = [], []
+    for number in range(rounds):
+        plan = estimate(model, read_prompts("shapes"), beside=folder, **settings)
+        place = folder / f"planned{number}"
+        begin = time.perf_counter()
+        unbox.collect(model, read_prompts("shapes"), place, progress=False, **settings)
+        seconds.append(plan.seconds() / (time.perf_counter() - begin))
+        files = [path for path in place.rglob("*") if path.is_file()]
+        sizes.append(plan.bytes_in_all / sum(path.stat().st_size for path in files))
+    return [
+        ("dry run: seconds planned against taken, 64 images", spread(seconds)),
+        ("dry run: bytes planned against written", spread(sizes, 3)),
+    ]
+
+
 def timed(function: Callable[[], object]) -> tuple[float, float]:
     """Seconds and core seconds of a call."""
     begin, cores = time.perf_counter(), time.process_time()
@@ -357,7 +380,7 @@ def timed(function: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - begin, time.process_time() - cores
 
 
-PARTS = ("write", "read", "disk", "size", "memory", "int8", "recording")
+PARTS = ("write", "read", "disk", "size", "memory", "int8", "recording", "dry-run")
 
 
 def main() -> None:
@@ -369,7 +392,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write; default the system's temporary folder")
     parser.add_argument("--images", type=int, default=1536, help="images of the large store, 2.6 MB each")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--model", default="shapes-turbo", help="a model of the Shapes world, for int8")
+    parser.add_argument(
+        "--model", default="shapes-turbo", help="a model of the Shapes world, for int8, dry-run"
+    )
     parser.add_argument("--model-images", type=int, default=400)
     parser.add_argument("--real-size", help="an SDXL model for recording (see `unbox recipe real-size`)")
     parser.add_argument("--real-images", type=int, default=BATCH)
@@ -385,6 +410,7 @@ def main() -> None:
             "size": lambda: sizes(folder),
             "memory": lambda: memory(folder, arguments.images),
             "int8": lambda: quantisation(folder, arguments.model, arguments.model_images),
+            "dry-run": lambda: planned(folder, arguments.model, arguments.rounds),
             "recording": lambda: recording(
                 folder, arguments.real_size, arguments.real_images, arguments.rounds
             ),

@@ -21,7 +21,13 @@ def model_identity(fingerprint: Mapping[str, Any]) -> str:
 
     Not of it: title and name of the system, where the weights came from, libraries, device.
     """
-    system = fingerprint.get("system", {})
-    parts = [fingerprint.get(name) for name in ("scheduler", "weights", "adapters")]
-    facts: JSON = [*parts, fingerprint.get("strengths", {}), {name: system.get(name) for name in SAMPLING}]
+    facts: JSON = list(identity_facts(fingerprint).values())
     return key_of(json.loads(canonical(facts)))  # numbers as keys sort as the texts that files have
+
+
+def identity_facts(fingerprint: Mapping[str, Any]) -> dict[str, JSON]:
+    """What `model_identity` is of, by name: scheduler, weights, adapters, strengths, sampling."""
+    system = fingerprint.get("system", {})
+    facts = {name: fingerprint.get(name) for name in ("scheduler", "weights", "adapters")}
+    facts["strengths"] = fingerprint.get("strengths", {})
+    return {**facts, "sampling": {name: system.get(name) for name in SAMPLING}}

@@ -53,7 +53,7 @@ class RunFolder:
         for results are named by them. `before`: what a folder without a record is known to be of.
         """
         old = self.recorded() or dict(before or {})
-        _refuse_others(self.path, self.command, old, fixed)
+        refuse_others(self.path, self.command, old, fixed)
         record: JSON = {"command": self.command, "parts": {**self.recorded(), **fixed, **(keyed or {})}}
         if _record(self.path) != json.loads(canonical(record)):
             write_json(self.path / RECORD, record)
@@ -123,7 +123,8 @@ def check_writable_file(path: str | os.PathLike) -> None:
     check_writable(Path(path).parent)
 
 
-def _refuse_others(path: Path, command: str, old: Mapping[str, JSON], new: Mapping[str, JSON]) -> None:
+def refuse_others(path: Path, command: str, old: Mapping[str, JSON], new: Mapping[str, JSON]) -> None:
+    """Raise UnboxError, naming them, where parts of two runs that both have are not the same."""
     differing = [name for name in new if name in old and _counts(old[name]) != _counts(new[name])]
     if differing:
         told = "; ".join(_told(name, old[name], new[name]) for name in differing)

@@ -10,9 +10,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Seconds in which further signals are the same stop: `torchrun` sends two, a terminal one to each process.
@@ -97,6 +100,23 @@ def unit(last: bool = False) -> Iterator[None]:
     if not last:
         _state.units -= 1
         stop_point()
+
+
+@contextmanager
+def unit_at_exit(context: AbstractContextManager[T]) -> Iterator[T]:
+    """A context that is left as a unit: what it keeps when it ends is kept."""
+    with ExitStack() as stack:
+        value = stack.enter_context(context)
+        end = stack.pop_all()
+    try:
+        yield value
+    except BaseException as error:
+        with unit():
+            end.__exit__(type(error), error, error.__traceback__)
+        raise
+    else:
+        with unit():
+            end.close()
 
 
 def stop_point() -> None:

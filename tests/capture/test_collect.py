@@ -2,8 +2,10 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,16 +14,17 @@ from PIL import Image
 from tqdm import tqdm
 
 import unbox
-from activation_store import Sample, Store, StoreError, verify
+from activation_store import Sample, Store, StoreError, Writer, verify
 from activation_store.samples import prompts_digest
 from tests.activation_store import fakes
 from tests.capture import killed
 from tests.capture.test_record import by_hand, plain_hooks
 from unbox.capture import Stream, estimate, record
-from unbox.capture.collect import images_of_rank
+from unbox.capture.collect import collect_run, images_of_rank
 from unbox.errors import UnboxError
 from unbox.models.seeds import image_seed
 from unbox.prompt import Prompt
+from unbox.stopping import Stopped, stopping
 
 PROMPTS, RUN = killed.PROMPTS, killed.RUN
 
@@ -104,13 +107,108 @@ def test_a_shard_that_was_cut_short_is_gone_on_with_and_no_image_is_made_twice(m
     assert verify(tmp_path).good
 
 
-def test_another_run_in_the_same_folder_is_refused(model, store):
-    with pytest.raises(StoreError, match="seed was 9, is 10"):
-        collect(model, store.path, seed=10)
-    with pytest.raises(StoreError, match=r"guidance was 5\.0, is 3\.0"):
-        collect(model, store.path, guidance=3.0)
-    with pytest.raises(StoreError, match="other prompts or seeds at 0"):
-        collect(model, store.path, prompts=["a dog", *PROMPTS])
+@pytest.mark.parametrize(
+    ("prompts", "settings", "said"),
+    [
+        (PROMPTS, {"seed": 10}, "seed was 9, is 10"),
+        (PROMPTS, {"guidance": 3.0}, r"guidance was 5\.0, is 3\.0"),
+        (PROMPTS, {"steps": 3}, "steps was 2, is 3"),
+        (PROMPTS, {"height": 128}, r"height was 64, is 128; blocks down\.2\.1 was 8x8x128, is 16x8x128"),
+        (PROMPTS, {"blocks": ("mid.0", "up.1.0")}, r"blocks down\.2\.1 was 8x8x128, is none"),
+        (PROMPTS, {"store_dtype": "int8"}, "store_dtype was float16, is int8"),
+        (PROMPTS, {"keep_steps": (1,)}, r"kept steps was \[0, 1\], is \[1\]"),
+        (PROMPTS, {"shard_samples": 4}, "shard_samples was 2, is 4"),
+        (["a dog", *PROMPTS], {}, r"image 1 was 'a cat' .*, is 'a dog'"),
+        (PROMPTS[::-1], {}, "image 0 was 'a dog' .*, is 'moon and star'"),
+        (["a moon"], {}, "image 0 was 'a dog' .*, is 'a moon'"),
+        ([*PROMPTS[:2], Prompt("a boat", {"colour": "blue"})], {}, 'image 2 was .*"red".*, is .*"blue"'),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused_by_name(model, store, prompts, settings, said):
+    digest = store.digest
+    with pytest.raises((UnboxError, StoreError), match=said):
+        collect(model, store.path, prompts=prompts, **settings)
+    assert Store.open(store.path).digest == digest
+
+
+def test_a_rank_is_told_of_prompts_that_another_rank_was_given(model, tmp_path):
+    collect(model, tmp_path, rank=0, world=2)
+    with pytest.raises(StoreError, match=r"image 0 was 'a dog' .*, is 'moon and star'"):
+        collect(model, tmp_path, prompts=PROMPTS[::-1], rank=1, world=2)
+
+
+def test_a_model_of_other_weights_or_strengths_is_refused_and_one_of_another_name_goes_on(
+    folder, model, store, tmp_path
+):
+    other = unbox.models.Model(model.pipeline, replace(model.system, title="Another title"), "elsewhere")
+    assert collect(other, store.path).digest == store.digest
+    changed = unbox.load(folder, device="cpu")
+    with torch.no_grad():
+        changed.block("up.1.0").proj_out.weight.mul_(2)
+    with pytest.raises(UnboxError, match=r"model weights unet was [0-9a-f]{40}"):
+        collect(unbox.models.Model(changed.pipeline, changed.system), store.path)
+
+
+def test_fewer_prompts_with_the_same_beginning_have_nothing_to_do_and_that_is_said(model, store):
+    done = collect_run(model, PROMPTS[:3], store.path, progress=False, **RUN)
+    assert done.made == 0
+    said = "nothing to make: this process's images of the 3 prompts are there; it holds 2 beyond"
+    assert done.lines()[0].startswith(said)
+
+
+def test_batches_are_as_large_as_was_asked_whatever_the_shards(model, tmp_path, monkeypatch):
+    """The pipeline's own calls are counted, at four steps; each rank's batches go over its shards."""
+    calls = []
+    pipeline = type(model.pipeline)
+    original = pipeline.__call__
+    monkeypatch.setattr(
+        pipeline, "__call__", lambda *a, **k: calls.append(len(k["prompt"])) or original(*a, **k)
+    )
+    run = RUN | {"steps": 4, "guidance": 0.0, "blocks": ("mid.0",), "thumbnail": None, "shard_samples": 4}
+    run |= {"height": 32, "width": 32, "batch_size": 32, "progress": False}
+    prompts = [f"a dog {n}" for n in range(36)]
+    whole = unbox.collect(model, prompts, tmp_path / "1", **run)
+    assert calls == [32, 4]
+    calls.clear()
+    part = unbox.collect(model, prompts, tmp_path / "2", rank=1, world=2, **run)
+    assert calls == [16]
+    same = [sample.index for sample in part.samples]
+    rows, others = whole["mid.0"].read_images(same), part["mid.0"].read_images(range(16))
+    assert np.abs(rows - others).max() <= 2**-10 * np.abs(rows).max()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_keeps_every_finished_batch_and_ends_within_a_step(model, tmp_path, number):
+    """A signal in the second step of the third batch; two batches of an unfinished shard are kept."""
+    forwards = []
+
+    def stop(*_):
+        forwards.append(1)
+        if len(forwards) == 6:
+            signal.raise_signal(number)
+
+    run = RUN | {"shard_samples": 8}
+    handle = model.unet.register_forward_pre_hook(stop)
+    with stopping(), pytest.raises(Stopped):
+        unbox.collect(model, PROMPTS * 2, tmp_path, progress=False, **run)
+    handle.remove()
+    assert len(forwards) == 6
+    assert len(Store.open(tmp_path)) == 4
+    assert len(unbox.collect(model, PROMPTS * 2, tmp_path, progress=False, **run)) == 10
+    assert verify(tmp_path).good
+
+
+def test_a_stop_while_the_last_images_are_written_loses_none(model, tmp_path, monkeypatch):
+    original = Writer.__exit__
+
+    def told(writer, *error):
+        signal.raise_signal(signal.SIGTERM)
+        return original(writer, *error)
+
+    monkeypatch.setattr(Writer, "__exit__", told)
+    with stopping(), pytest.raises(Stopped):
+        collect(model, tmp_path)
+    assert len(Store.open(tmp_path)) == 5
 
 
 def test_steps_branches_and_positions_may_be_chosen(model, store, tmp_path):
@@ -217,6 +315,11 @@ def test_an_estimate_tells_vectors_and_bytes_and_writes_nothing(model, tmp_path)
     text = "\n".join(found.lines(gpus=4))
     assert "5 images: 6,400 vectors" in text
     assert "4 such devices" in text
+    collected = collect(model, tmp_path / "s")
+    written = sum(path.stat().st_size for path in (tmp_path / "s").rglob("*") if path.is_file())
+    assert abs(found.bytes_in_all / written - 1) < 0.02
+    with pytest.raises(UnboxError, match="cannot write to"):
+        estimate(model, PROMPTS, beside=collected.path / "store.json" / "x", **RUN)
     with pytest.raises(UnboxError, match="no prompt"):
         estimate(model, [])
 

@@ -32,13 +32,16 @@ def test_a_dry_run_plans_and_writes_nothing(typed, capsys):
     assert "3 images: 960 vectors" in said
     assert "4 such devices" in said
     assert not (place / "none").exists()
+    assert not list(place.glob(".unbox*"))
 
 
 def test_collecting_again_or_by_another_rank_makes_only_what_is_missing(typed, store, capsys):
     _, words = typed
     assert store["up.1.0"].shape == (3, 1, 1, 16, 16, 64)
     assert main([*words, "--store", str(store.path), "--rank", "0", "--world", "2"]) == 0
-    assert "3 images, 960 vectors of mid.0, up.1.0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 images, 960 vectors of mid.0, up.1.0" in said
+    assert "nothing to make: this process's images of the 3 prompts are there" in said
     assert Store.open(store.path).digest == store.digest
 
 

@@ -23,6 +23,7 @@ LINES = {
     "collect --gpus 1": "--gpus is for --dry-run",
     "collect --gpus=2": "--gpus is for --dry-run",
     "collect --dry-run --world 1": "--world is not for --dry-run",
+    "collect --dry-run --on-bad skip": "--on-bad is not for --dry-run",
     "train --plan p.toml --k 10": "--k is not for --plan",
     "train --plan p.toml --tokens 100": "--tokens is not for --plan",
     "train --plan p.toml --batch_size 4096": "--batch-size is not for --plan",

@@ -141,7 +141,7 @@ def test_a_stop_after_the_last_image_is_none(tiny, tmp_path, monkeypatch, capsys
 def test_a_command_of_several_processes_names_no_line_of_one(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     said = after_stop("collect", True, ["collect"])
-    assert said == "Finished shards are kept; to go on: the line that started all 8 processes"
+    assert said == "Finished images are kept; to go on: the line that started all 8 processes"
 
 
 def test_what_keeps_nothing_says_so():

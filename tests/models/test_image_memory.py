@@ -36,7 +36,9 @@ def test_a_run_is_refused_by_the_maps_of_its_vae_before_it_samples(model, limit)
 def test_what_is_recorded_of_batches_is_counted_and_shards_take_none(model, limit, tmp_path):
     run = {"blocks": ["mid.0"], "steps": 1, "guidance": 0.0, "height": 64, "width": 64, "progress": False}
     limit("1GB")
-    with pytest.raises(UnboxError, match="recording the updates of 65,536 images at once would take"):
+    with pytest.raises(
+        UnboxError, match=r"recording the updates of 65,536 images at once, while .* would take"
+    ):
         collect(model, ["a"], tmp_path / "s", batch_size=65536, **run)
     assert not (tmp_path / "s").exists()
     kept = collect(model, ["a"], tmp_path / "s", shard_samples=10**6, **run)

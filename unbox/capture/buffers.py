@@ -1,9 +1,12 @@
 """Recording a batch into arrays of a known shape: what collecting and streaming use."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,23 +14,51 @@ import torch
 from activation_store import Schema
 from unbox.capture.block_hooks import update, watch
 from unbox.errors import UnboxError
-from unbox.models.clock import Clock, clock
+from unbox.models.clock import Clock, Moment, clock
 from unbox.models.model import Model
+
+#: Forwards whose updates may be on their way from the device at once.
+STAGES = 2
+
+
+class _Event(Protocol):
+    """When what was asked of the device before is done, as `torch.cuda.Event`."""
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+        ...
+
+
+@dataclass
+class _Stage:
+    """Updates of one UNet forward in pinned memory, on their way."""
+
+    moment: Moment
+    device: torch.device
+    pieces: list[tuple[str, np.ndarray, int, int, torch.Tensor]] = field(default_factory=list)
+    """Block, images, step, branch (places in the schema), rows."""
+    arrived: _Event | None = None
 
 
 class Buffers:
-    """Updates of one batch of images, on the model's device, in the store's shape."""
+    """Updates of one batch of images in host memory, in the store's shape.
 
-    def __init__(self, schema: Schema, seeds: Sequence[int], device: torch.device) -> None:
+    They leave the device as each block gives them: on a GPU into pinned memory, beside what it
+    computes next, and from there once the forward after the next begins. The device holds none of them
+    longer, host memory at most `STAGES` forwards besides. Of a step that a solver visits twice, the last
+    visit is kept.
+    """
+
+    def __init__(self, schema: Schema, seeds: Sequence[int]) -> None:
         """`seeds`: one for each image; they choose the positions when the schema samples them."""
         self.schema, self.samples = schema, len(seeds)
-        dtype = torch.float32 if schema.dtype in ("int8", "float8") else getattr(torch, schema.dtype)
         self._tensors = {
-            block: torch.empty(schema.shape(block, len(seeds)), dtype=dtype, device=device)
+            block: torch.empty(schema.shape(block, len(seeds)), dtype=recorded_dtype(schema))
             for block in schema.blocks
         }
         self.positions = None if schema.positions is None else positions(schema, seeds)
-        self._left = {block: prod(schema.shape(block, len(seeds))[:3]) for block in schema.blocks}
+        self._seen = {block: np.zeros(schema.shape(block, len(seeds))[:3], bool) for block in schema.blocks}
+        self._stages = deque[_Stage]()
 
     def fill(self, now: Clock, block: str, given: torch.Tensor, output: torch.Tensor) -> None:
         """Put one forward's updates where they belong; other steps and branches are passed over."""
@@ -40,24 +71,65 @@ class Buffers:
             raise UnboxError(f"{block} gave updates of shape {found}, not {wanted}")
         for branch, name in enumerate(self.schema.branches):
             of_branch = [row for row, other in enumerate(now.branches) if other == name]
-            images = torch.as_tensor(now.samples[of_branch], device=rows.device)
-            chosen = self._choose(block, rows[of_branch], now.samples[of_branch])
-            self._tensors[block][images, step, branch] = chosen
-            self._left[block] -= len(of_branch)
+            images = now.samples[of_branch]
+            if not len(images):
+                continue
+            chosen = self._choose(block, rows[of_branch], images)
+            if self._staged(chosen):
+                pieces = self._stage(now.moment, chosen.device).pieces
+                pieces.append((block, images, step, branch, self._to_pinned(chosen)))
+            else:
+                self._tensors[block][torch.as_tensor(images), step, branch] = chosen.cpu()
+            self._seen[block][images, step, branch] = True
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        if self._stages and self._stages[-1].arrived is None:
+            self._stages[-1].arrived = self._event(self._stages[-1].device)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """block -> (images, steps, branches, y, x, channels); bfloat16 as its bits.
+        """block -> (images, steps, branches, y, x, channels); bfloat16 as its bits. Waits for the device.
 
         Raises UnboxError when a step or branch of an image never came.
         """
-        if missing := [block for block, left in self._left.items() if left > 0]:
+        if missing := [block for block, seen in self._seen.items() if not seen.all()]:
             raise UnboxError(
                 f"steps {self.schema.steps} and branches {self.schema.branches} did not all occur at "
                 f"{', '.join(missing)}; check steps and guidance"
             )
+        self.close()
+        self._empty(0)
         of_bits = {torch.bfloat16: torch.uint16}
-        tensors = {block: tensor.cpu() for block, tensor in self._tensors.items()}
-        return {block: x.view(of_bits.get(x.dtype, x.dtype)).numpy() for block, x in tensors.items()}
+        return {block: x.view(of_bits.get(x.dtype, x.dtype)).numpy() for block, x in self._tensors.items()}
+
+    def _stage(self, moment: Moment, device: torch.device) -> _Stage:
+        """Where the updates of this forward wait; those of the forwards before the last leave theirs."""
+        if not self._stages or self._stages[-1].moment is not moment:
+            self.close()
+            self._empty(STAGES - 1)
+            self._stages.append(_Stage(moment, device))
+        return self._stages[-1]
+
+    def _empty(self, left: int) -> None:
+        while len(self._stages) > left:
+            stage = self._stages.popleft()
+            assert stage.arrived is not None
+            stage.arrived.synchronize()
+            for block, images, step, branch, rows in stage.pieces:
+                self._tensors[block][torch.as_tensor(images), step, branch] = rows
+
+    def _staged(self, rows: torch.Tensor) -> bool:
+        """Whether rows leave their device beside what it computes next."""
+        return rows.device.type == "cuda"
+
+    def _to_pinned(self, rows: torch.Tensor) -> torch.Tensor:
+        """A copy that is under way. Pinned memory comes from torch's cache, and goes back to it."""
+        return torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True).copy_(rows, non_blocking=True)
+
+    def _event(self, device: torch.device) -> _Event:
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(device))
+        return event
 
     def _choose(self, block: str, rows: torch.Tensor, images: np.ndarray) -> torch.Tensor:
         if self.positions is None:
@@ -69,9 +141,21 @@ class Buffers:
 @contextmanager
 def buffered(model: Model, schema: Schema, seeds: Sequence[int]) -> Iterator[Buffers]:
     """Record the images that `model.generate(seeds=seeds)` makes inside, as one batch or several."""
-    buffers = Buffers(schema, seeds, model.device)
+    buffers = Buffers(schema, seeds)
     with clock(model, "recording") as now, watch(model, list(schema.blocks), partial(buffers.fill, now)):
         yield buffers
+        buffers.close()
+
+
+def recorded_dtype(schema: Schema) -> torch.dtype:
+    """The type in which updates wait to be encoded."""
+    return torch.float32 if schema.dtype in ("int8", "float8") else getattr(torch, schema.dtype)
+
+
+def recorded_bytes(schema: Schema) -> int:
+    """Bytes of one image's updates while they wait to be encoded."""
+    size = recorded_dtype(schema).itemsize
+    return sum(prod(schema.shape(block, 1)) for block in schema.blocks) * size
 
 
 def positions(schema: Schema, seeds: Sequence[int]) -> Mapping[str, np.ndarray]:

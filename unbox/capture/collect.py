@@ -1,33 +1,81 @@
-"""Collecting: images are generated in batches and their updates written while the next ones are made."""
+"""Collecting: images are generated in batches and their updates kept while the next ones are made."""
 
-import io
 import os
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal
 
-from PIL import Image
 from tqdm.auto import tqdm
 
 from activation_store import Sample, Schema, Store, Writer, files
 from activation_store.listing import read_schema
 from activation_store.samples import TOKENS_CUT
-from activation_store.writer import WAITING
-from unbox.capture.buffers import Buffers, buffered
-from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
+from unbox.capture.another_run import continued
+from unbox.capture.collect_settings import FORMER, CollectSettings, OnBad, run_facts, schema_of
+from unbox.capture.image_batches import ImageBatches
+from unbox.capture.keeper import Keeper, require_recording
 from unbox.errors import FieldError, UnboxError
 from unbox.former_names import renamed
-from unbox.memory_limit import require
 from unbox.models.model import Model
 from unbox.models.prompt_length import count_cut, counted, describe_cut, tokens_cut
 from unbox.models.seeds import image_seed
 from unbox.prompt import Prompt
 from unbox.ranks import ranks
+from unbox.stopping import unit_at_exit
 from unbox.validation import Count, Processes, Rank, behind, checked
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a run of `collect` did."""
+
+    store: Store
+    made: int
+    """Images that this process made, absent ones among them."""
+    total: int | None
+    """Images of the prompts; None where they have no known end."""
+    absent: Mapping[int, str]
+    """Images, of those, that are marked absent (numbers in the run), and why."""
+    in_float32: tuple[int, ...]
+    """Images, of those, that were made again in float32."""
+    seconds: float
+    waited: float
+    """Seconds, of those, that generation waited for images before to be written."""
+    images_waited: int
+    """Images that waited so."""
+
+    def lines(self) -> list[str]:
+        """The run in words."""
+        lines = []
+        if not self.made and self.total is not None:
+            beyond = sum(max(0, entry.stop - max(entry.start, self.total)) for entry in self.store.entries)
+            more = f"; it holds {beyond:,} beyond them, which stay" if beyond else ""
+            lines.append(
+                f"nothing to make: this process's images of the {self.total:,} prompts are there{more}"
+            )
+        elif self.made:
+            share = 100 * self.waited / self.seconds
+            lines.append(
+                f"{self.made:,} images made in {self.seconds:,.1f} s; {self.images_waited:,} waited for the "
+                f"writer, {share:.1f} % of the time"
+            )
+        return lines + self.said_of_bad()
+
+    def said_of_bad(self) -> list[str]:
+        """What was done with images that are not as they should be; empty where there are none."""
+        lines = []
+        if self.in_float32:
+            lines.append(f"made again in float32: {len(self.in_float32):,} images ({_some(self.in_float32)})")
+        if self.absent:
+            reason = next(iter(self.absent.values()))
+            lines.append(
+                f"absent: {len(self.absent):,} images ({_some(list(self.absent))}), the first as {reason}"
+            )
+        return lines
 
 
 def collect(
@@ -39,6 +87,7 @@ def collect(
     progress: bool = True,
     rank: int | None = None,
     world: int | None = None,
+    on_bad: OnBad = "stop",
     **settings: Any,
 ) -> Store:
     """Generate an image for each prompt and keep the blocks' updates in the store at `path`.
@@ -50,10 +99,35 @@ def collect(
     `limit` stops after so many prompts. Called again with the same arguments it makes what is missing: after
     a kill, after `unbox store repair`, with more prompts, with another number of ranks. `rank` of `world`
     processes write one store together (default: RANK and WORLD_SIZE of the environment, as `torchrun` sets).
+    `on_bad`: an image with NaN or infinite numbers, or over the range of the store's format, is an error
+    (`stop`), or marked absent with its reason (`skip`), or made again alone, the model in float32, and absent
+    only if it is bad then too (`float32`; not for the format's range, which does not change). A warning says
+    which there were; no later run tries absent ones again.
     Raises UnboxError or StoreError when the store holds another run, another process writes, or an update
-    cannot be kept; every finished shard is safe then.
+    cannot be kept; every finished image is safe then.
     """
-    chosen = CollectSettings(**renamed(settings, FORMER, warn=True))
+    options = {"limit": limit, "progress": progress, "rank": rank, "world": world, "on_bad": on_bad}
+    done = collect_run(model, prompts, path, **options, **renamed(settings, FORMER, warn=True))  # type: ignore[arg-type]
+    if said := done.said_of_bad():
+        warnings.warn("; ".join(said), stacklevel=2)
+    return done.store
+
+
+def collect_run(
+    model: Model,
+    prompts: Iterable[str | Prompt],
+    path: str | os.PathLike,
+    *,
+    limit: int | None = None,
+    progress: bool = True,
+    rank: int | None = None,
+    world: int | None = None,
+    on_bad: OnBad = "stop",
+    **settings: Any,
+) -> Collected:
+    """As `collect`; tells what was done. A stop (`unbox.stopping`) keeps all images that were finished."""
+    chosen = CollectSettings(**settings)
+    on_bad = checked(OnBad, "on_bad", on_bad, "collect")  # type: ignore[arg-type]  # a rule
     limit = checked(Count | None, "limit", limit, "collect")  # type: ignore[arg-type]  # a rule
     rank, world = ranks_of(rank, world)
     provenance, versions = run_facts(model, chosen)
@@ -61,25 +135,30 @@ def collect(
     if total == 0:
         raise UnboxError("there are no prompts to collect")
     schema = replace(sized(schema_of(model, chosen), chosen, path, total), provenance=provenance)
-    size = schema.shard_samples
+    schema = continued(schema, path)
     require_recording(schema, chosen.batch_size)
-    with Writer(path, schema, rank=rank, world=world, total=total, versions=versions) as writer, counted():
+    skipping: Literal["stop", "skip"] = "stop" if on_bad == "stop" else "skip"
+    writer = Writer(path, schema, rank=rank, world=world, total=total, versions=versions, on_bad=skipping)
+    begin, made, cut = time.perf_counter(), 0, 0
+    with unit_at_exit(writer), counted(), unit_at_exit(Keeper(writer, chosen.thumbnail)) as keeper:
         if rank == 0 and (said := said_of_cut(model, prompts, limit, chosen, progress)):
-            warnings.warn(said, stacklevel=2)
-        made, cut = 0, 0
-        with _bar(total, size, rank, world, progress) as bar, _Keeper(writer, chosen) as keeper:
+            warnings.warn(said, stacklevel=3)
+        begin, batches = time.perf_counter(), ImageBatches(model, chosen, schema, on_bad)
+        with _bar(total, schema.shard_samples, rank, world, progress) as bar:
             samples = writer.missing(numbered(prompts, limit, chosen.seed))
             while batch := measured(model, list(islice(samples, chosen.batch_size))):
+                keeper.append(batches.make(batch))
                 made, cut = made + len(batch), cut + sum(TOKENS_CUT in each.meta for each in batch)
-                keeper.append(batch, *generate_batch(model, chosen, schema, batch))
-                so_far = images_of_rank(batch[-1].index + 1, size, rank, world)
+                so_far = images_of_rank(batch[-1].index + 1, schema.shard_samples, rank, world)
                 pass_over(bar, so_far - int(bar.n) - len(batch))
                 bar.update(len(batch))
             if total is not None:
-                pass_over(bar, images_of_rank(total, size, rank, world) - int(bar.n))
+                pass_over(bar, images_of_rank(total, schema.shard_samples, rank, world) - int(bar.n))
     if cut and not isinstance(prompts, Sized):
-        warnings.warn(describe_cut(model, cut, made), stacklevel=2)
-    return Store.open(path)
+        warnings.warn(describe_cut(model, cut, made), stacklevel=3)
+    seconds, again = time.perf_counter() - begin, tuple(batches.in_float32)
+    waited = keeper.waited, keeper.images_waited
+    return Collected(Store.open(path), made, total, writer.absent, again, seconds, *waited)
 
 
 def said_of_cut(
@@ -122,12 +201,6 @@ def ranks_of(rank: int | None, world: int | None) -> tuple[int, int]:
     return rank, world
 
 
-def require_recording(schema: Schema, batch_size: int) -> None:
-    """Raises UnboxError where batches' updates, as they are recorded and written, are too much memory."""
-    what = f"recording the updates of {batch_size:,} images at once"
-    require((3 + WAITING) * batch_size * schema.sample_bytes, what)
-
-
 def sized(schema: Schema, settings: CollectSettings, path: str | os.PathLike, total: int | None) -> Schema:
     """The schema with shards as the settings say, or the store that is there, or for so many images."""
     if settings.shard_samples:
@@ -168,52 +241,6 @@ def numbered(prompts: Iterable[str | Prompt], limit: int | None, seed: int) -> I
     return (_sample(i, prompt, seed) for i, prompt in enumerate(islice(prompts, limit)))
 
 
-def thumbnail(image: Image.Image, side: int) -> bytes:
-    """A PIL image as WebP, its longer side at most `side` pixels."""
-    small = image.convert("RGB")
-    small.thumbnail((side, side))
-    data = io.BytesIO()
-    small.save(data, "WEBP", quality=80, method=4)
-    return data.getvalue()
-
-
-def generate_batch(
-    model: Model, settings: CollectSettings, schema: Schema, batch: Sequence[Sample]
-) -> tuple[list[Any], Buffers]:
-    """Images of a batch and their updates."""
-    seeds = [sample.seed for sample in batch]
-    with buffered(model, schema, seeds) as buffers:
-        images = model.generate([sample.prompt for sample in batch], seeds=seeds, **settings.call())
-    return images, buffers
-
-
-class _Keeper:
-    """Hands batches to the writer while the next one is generated: one waits, at most."""
-
-    def __init__(self, writer: Writer, settings: CollectSettings) -> None:
-        self._writer, self._side = writer, settings.thumbnail
-        self._executor = ThreadPoolExecutor(1, "unbox-collect")
-        self._pending: Future | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        with self._executor:
-            if self._pending is not None and kind is None:
-                self._pending.result()
-
-    def append(self, batch: Sequence[Sample], images: Sequence[Image.Image], buffers: Buffers) -> None:
-        """Take a batch. Raises what went wrong with those before."""
-        if self._pending is not None:
-            self._pending.result()
-        self._pending = self._executor.submit(self._keep, batch, images, buffers)
-
-    def _keep(self, batch: Sequence[Sample], images: Sequence[Image.Image], buffers: Buffers) -> None:
-        pictures = None if self._side is None else [thumbnail(image, self._side) for image in images]
-        self._writer.append(batch, buffers.arrays(), pictures, buffers.positions)
-
-
 def _sample(index: int, prompt: str | Prompt, seed: int) -> Sample:
     with behind(f"prompt {index}"):
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
@@ -233,3 +260,7 @@ def length(prompts: Iterable[str | Prompt], limit: int | None) -> int | None:
     """How many images there will be, or None when the prompts have no known end."""
     known = len(prompts) if isinstance(prompts, Sized) else limit
     return known if limit is None or known is None else min(known, limit)
+
+
+def _some(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")

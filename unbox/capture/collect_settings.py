@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: Names of settings that were others.
 FORMER = {"dtype": "store_dtype"}
 
+#: What is done with an image that computes NaN or infinite numbers.
+OnBad = Literal["stop", "skip", "float32"]
 
 #: Side of a kept picture: 0 and None keep none.
 Thumbnail = Annotated[

@@ -1,20 +1,35 @@
-"""What collecting would take: a few images are timed, nothing is written."""
+"""What collecting would take: a few batches are made and written as collecting does, in a folder that is
+removed again."""
 
+import resource
+import sys
+import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from math import prod
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from activation_store import Sample, Schema, Store, Writer
+from activation_store.samples import pack_samples
+from activation_store.shard import layout
 from activation_store.writer import PUBLISH_EVERY
-from unbox.capture.collect import generate_batch, length, numbered, require_recording, said_of_cut
-from unbox.capture.collect_settings import FORMER, CollectSettings, schema_of
+from unbox.capture.buffers import recorded_bytes
+from unbox.capture.collect import length, measured, numbered, said_of_cut
+from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
+from unbox.capture.image_batches import ImageBatches
+from unbox.capture.keeper import IN_MEMORY, Keeper, require_recording
 from unbox.errors import UnboxError
 from unbox.former_names import renamed
 from unbox.models.model import Model
 from unbox.models.prompt_length import counted
 from unbox.prompt import Prompt
-from unbox.validation import Count, checked
+from unbox.run_folder import check_writable
+from unbox.validation import Count, FilePath, checked
 
 
 @dataclass(frozen=True)
@@ -26,29 +41,46 @@ class Estimate:
     vectors_per_image: int
     """Over all blocks, steps, branches and positions."""
     bytes_per_image: int
-    """On disk, without thumbnails (a few kB each)."""
+    """On disk, values alone."""
+    bytes_in_all: int
+    """On disk, of all images (of one, where their number is not known), with pictures, prompts, statistics,
+    checksums and padding."""
     seconds_per_image: float
-    """With recording, on one device."""
+    """With recording, encoding and writing, on one device."""
+    seconds_beside: float
+    """Once a run: reading weights and prompts before, writing what is left at its end."""
     timed: int
+    batch_size: int
     shard_samples: int
     axes: dict[str, dict[str, int]]
     """Block -> the axes of one image's updates, by name, and their lengths."""
+    host_bytes: int
+    """Largest memory of this process so far."""
+    waiting_bytes: int
+    """Of which, at most, updates between the model and the disk."""
+    device_bytes: int | None
+    """Largest memory on the GPU; None without one."""
     cut: str = ""
     """What is said of prompts that are too long for the text encoders; empty where none is."""
+
+    def seconds(self, devices: int = 1) -> float:
+        """Of the whole run on so many devices."""
+        return -(-(self.images or 1) // devices) * self.seconds_per_image + self.seconds_beside
 
     def lines(self, gpus: int = 1) -> list[str]:
         """The plan in words, for so many devices."""
         count = self.images if self.images is not None else 1
         what = f"{count:,} images" if self.images is not None else "each image (the prompts have no end)"
-        seconds = count * self.seconds_per_image / gpus
         shards = -(-count // self.shard_samples)
-        disk = _size(count * self.bytes_per_image)
         lost = min(self.shard_samples * self.seconds_per_image, PUBLISH_EVERY)
+        device = "" if self.device_bytes is None else f", {_size(self.device_bytes)} of the GPU's"
         return [
             *(f"{name}: {(*axes.values(),)} of each ({', '.join(axes)})" for name, axes in self.axes.items()),
-            f"{what}: {count * self.vectors_per_image:,} vectors, {disk} on disk",
-            f"{self.seconds_per_image:.3g} s an image ({self.timed} timed): {_time(seconds)} on {gpus} such "
-            f"device{'s' * (gpus > 1)}",
+            f"{what}: {count * self.vectors_per_image:,} vectors, {_size(self.bytes_in_all)} on disk",
+            f"{self.seconds_per_image:.3g} s an image in batches of {self.batch_size} ({self.timed} timed, "
+            f"written too): {_time(self.seconds(gpus))} on {gpus} such device{'s' * (gpus > 1)}",
+            f"{_size(self.host_bytes)} of memory, {_size(self.waiting_bytes)} of it at most for updates that "
+            f"wait to be written{device}; for each process",
             f"{shards:,} files of {self.shard_samples} images, {-(-shards // gpus):,} for each device; "
             f"a kill loses at most {_time(lost)} of each device's work",
             *([self.cut] if self.cut else []),
@@ -61,11 +93,14 @@ def estimate(
     *,
     limit: int | None = None,
     images: int | None = None,
+    beside: FilePath | None = None,
     **settings: Any,
 ) -> Estimate:
-    """Time `images` images (None: one batch) after a batch to warm up, and reckon the whole.
+    """Make and write `images` images (None: two batches) after a batch to warm up, and reckon the whole.
 
-    `settings` as for `collect`. Raises UnboxError when there is no prompt.
+    Prompts are taken again from the first where there are too few. `beside`: a place on whose disk is
+    written, in a folder that is removed again (None: the system's for temporary files). `settings` as for
+    `collect`. Raises UnboxError when there is no prompt.
     """
     chosen = CollectSettings(**renamed(settings, FORMER, warn=True))
     schema = schema_of(model, chosen)
@@ -75,33 +110,113 @@ def estimate(
     total = length(prompts, limit)
     if total is not None and not chosen.shard_samples:
         schema = schema.sized_for(total)
-    count = images or chosen.batch_size
-    first = list(islice(prompts, min(count, limit or count)))
-    if not first:
-        raise UnboxError("there is no prompt to time")
-    samples = list(numbered(first, None, chosen.seed))
-    batches = [samples[at : at + chosen.batch_size] for at in range(0, len(samples), chosen.batch_size)]
+    size = min(chosen.batch_size, total or chosen.batch_size)
+    begin = time.perf_counter()
     with counted():
         cut = said_of_cut(model, prompts, limit, chosen)
-        generate_batch(model, chosen, schema, batches[-1])
-        begin = time.perf_counter()
-        for batch in batches:
-            generate_batch(model, chosen, schema, batch)[1].arrays()
-    seconds = (time.perf_counter() - begin) / len(first)
+        run_facts(model, chosen)
+        start = time.perf_counter() - begin
+        batches = _batches(model, islice(prompts, limit), chosen, size, images or 2 * size)
+        if model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(model.device)
+        trial = _Trial(model, chosen, schema, batches, beside)
     axes = {
         block: dict(zip(("step", "branch", *model.site(block).axes), schema.shape(block, 1)[1:], strict=True))
         for block in schema.blocks
     }
     return Estimate(
-        total,
-        schema.sample_vectors,
-        schema.sample_bytes,
-        seconds,
-        len(first),
-        schema.shard_samples,
-        axes,
-        cut,
+        images=total,
+        vectors_per_image=schema.sample_vectors,
+        bytes_per_image=schema.sample_bytes,
+        bytes_in_all=trial.bytes_of(schema, total or 1),
+        seconds_per_image=trial.seconds_per_image,
+        seconds_beside=start + trial.seconds_to_end,
+        timed=sum(map(len, batches[1:])),
+        batch_size=size,
+        shard_samples=schema.shard_samples,
+        axes=axes,
+        host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
+        waiting_bytes=IN_MEMORY * size * recorded_bytes(schema),
+        device_bytes=torch.cuda.max_memory_reserved(model.device) if model.device.type == "cuda" else None,
+        cut=cut,
     )
+
+
+class _Trial:
+    """Batches that were made and written beside each other, as `collect` does, and what it took."""
+
+    def __init__(
+        self,
+        model: Model,
+        settings: CollectSettings,
+        schema: Schema,
+        batches: Sequence[Sequence[Sample]],
+        beside: FilePath | None,
+    ) -> None:
+        count = sum(map(len, batches))
+        kept = replace(schema, shard_samples=count)
+        maker = ImageBatches(model, settings, kept, "skip")
+        with tempfile.TemporaryDirectory(prefix=".unbox-dry-run-", dir=_place(beside)) as folder:
+            with (
+                Writer(folder, kept, total=count, on_bad="skip") as writer,
+                Keeper(writer, settings.thumbnail) as keeper,
+            ):
+                keeper.append(maker.make(batches[0]))
+                warm = time.perf_counter()
+                for batch in batches[1:]:
+                    keeper.append(maker.make(batch))
+                made = time.perf_counter()
+            end = time.perf_counter()
+            store = Store.open(folder)
+            entry = store.entries[0]
+            pictures = sum(len(store.thumbnail_or_empty(i)) for i in range(len(store)))
+            self._beside = (pictures + len(pack_samples(list(store.samples))[0])) / max(1, len(store))
+            self._in_file = entry.bytes - _dataset_bytes(kept, count) - self._beside * count
+            files = [path for path in Path(folder).rglob("*") if path.is_file()]
+            self._in_folder = sum(path.stat().st_size for path in files) - entry.bytes
+            self._sums = sum(path.stat().st_size for path in files if path.name.startswith("statistics"))
+        # Where writing takes longer than making, what is left to be written at the end is what it lags by.
+        self.seconds_per_image = max((made - warm) / (count - len(batches[0])), (end - warm) / count)
+        self.seconds_to_end = end - made
+
+    def bytes_of(self, schema: Schema, total: int) -> int:
+        """Bytes of a store of so many images, all files."""
+        whole, rest = divmod(total, schema.shard_samples)
+        files = whole * (_dataset_bytes(schema, schema.shard_samples) + self._in_file)
+        if rest:  # its sums are kept by themselves, for it may grow
+            files += _dataset_bytes(schema, rest) + self._in_file + self._sums
+        return round(files + total * self._beside + self._in_folder)
+
+
+def _batches(
+    model: Model, prompts: Iterable[str | Prompt], settings: CollectSettings, size: int, timed: int
+) -> list[list[Sample]]:
+    """A batch to warm up, and those to be timed."""
+    count = size + timed
+    first = list(islice(prompts, count))
+    if not first:
+        raise UnboxError("there is no prompt to time")
+    samples = measured(model, list(numbered(cycle(first), count, settings.seed)))
+    return [samples[:size], *(samples[at : at + size] for at in range(size, count, size))]
+
+
+def _place(beside: FilePath | None) -> Path | None:
+    """The folder that is there, of a place's."""
+    if beside is None:
+        return None
+    check_writable(beside)
+    return next(folder for folder in (beside, *beside.absolute().parents) if folder.is_dir())
+
+
+def _dataset_bytes(schema: Schema, count: int) -> int:
+    """Bytes of a shard's datasets but its pictures and prompts: whole chunks, a checksum for each."""
+    sizes = 0
+    for plan in layout(schema, count).values():
+        if plan.shape is not None and plan.chunk is not None:
+            chunks = prod(-(-length // step) for length, step in zip(plan.shape, plan.chunk, strict=True))
+            sizes += chunks * (prod(plan.chunk) * plan.dtype.itemsize + 4)
+    return sizes
 
 
 def _size(count: float) -> str:

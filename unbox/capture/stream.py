@@ -11,8 +11,10 @@ from activation_store.batches import POOL_BYTES
 from activation_store.files import canonical, digest
 from activation_store.number_formats import encode
 from activation_store.samples import prompts_digest
-from unbox.capture.collect import generate_batch, numbered, require_recording
+from unbox.capture.collect import numbered
 from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
+from unbox.capture.image_batches import generate_batch
+from unbox.capture.keeper import require_recording
 from unbox.errors import UnboxError
 from unbox.former_names import renamed
 from unbox.models.model import Model

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 #: Command -> what a stop at any moment keeps. A command that is not here leaves nothing until it has ended.
 SENTENCES = {
     "demo": "finished stages, shards and checkpoints are kept",
-    "collect": "finished shards are kept",
+    "collect": "finished images are kept",
     "store repair": "files that were set aside stay in damaged/",
     "store upgrade": "what was upgraded is kept",
     "store merge": "finished shards are kept",

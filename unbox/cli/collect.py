@@ -3,7 +3,7 @@
 from collections.abc import Sized
 from dataclasses import replace
 
-from unbox.capture.collect_settings import CollectSettings
+from unbox.capture.collect_settings import CollectSettings, OnBad
 from unbox.cli.model_options import Group, ModelOptions
 from unbox.errors import UnboxError
 from unbox.validation import Count, FilePath, Processes, Rank, Text, validated
@@ -33,8 +33,15 @@ class CollectCommand:
     """Number of this process, from 0; None: RANK of the environment, else 0."""
     world: Processes | None = None
     """Number of processes that write the store; None: WORLD_SIZE of the environment, else 1."""
+    on_bad: OnBad = "stop"
+    """An image with NaN or infinite numbers, or over the range of --store-dtype: stop; skip (it is marked
+    absent, with its reason, and never tried again); float32 (it is made again alone, the model in float32,
+    and absent if it is bad then too).
+    """
     dry_run: bool = False
-    """Write nothing: time a few images, and say how many vectors, bytes and hours it would be."""
+    """Keep nothing: make a few batches, write them beside the store's place, remove them, and say how many
+    vectors, bytes and hours it would be, and how much memory.
+    """
     gpus: Processes = 1
     """GPUs that a dry run plans for."""
     settings: Group[CollectSettings] = CollectSettings()
@@ -48,7 +55,8 @@ class CollectCommand:
     def run(self) -> None:
         import os
 
-        from unbox.capture import collect, estimate, read_prompts
+        from unbox.capture import estimate, read_prompts
+        from unbox.capture.collect import collect_run
         from unbox.sae.distributed import local_device
 
         if self.prompts == "shapes" and self.limit is None:
@@ -63,15 +71,18 @@ class CollectCommand:
             and (gpu := local_device(None)).type == "cuda"
         ):
             options = replace(options, device=str(gpu))
-        model, settings = options.load(), vars(self.settings)
+        model, settings = options.load(), dict(vars(self.settings))
+        limit = self.limit
         if self.dry_run:
-            print("\n".join(estimate(model, prompts, limit=self.limit, **settings).lines(self.gpus)))
+            plan = estimate(model, prompts, limit=limit, beside=self.store, **settings)
+            print("\n".join(plan.lines(self.gpus)))
             return
-        store = collect(
-            model, prompts, self.store, limit=self.limit, rank=self.rank, world=self.world, **settings
-        )
+        settings |= {"rank": self.rank, "world": self.world, "on_bad": self.on_bad}
+        done = collect_run(model, prompts, self.store, limit=limit, **settings)
+        store = done.store
         vectors = sum(len(store[block]) for block in store.blocks)
         print(f"{self.store}: {len(store):,} images, {vectors:,} vectors of {', '.join(store.blocks)}")
+        print("\n".join(done.lines()))
         if holes := store.missing(store.entries[-1].stop if store.entries else 0):
-            absent = sum(stop - start for start, stop in holes)
-            print(f"{absent:,} images before the last one are not there yet: other ranks make them")
+            missing = sum(stop - start for start, stop in holes)
+            print(f"{missing:,} images before the last one are not there yet: other ranks make them")

@@ -44,6 +44,7 @@ IDLE: Mapping[str, Sequence[Idle]] = {
             ("gpus",), lambda c: not c.dry_run, "is for --dry-run; several processes collect under torchrun"
         ),
         Idle(("rank", "world"), lambda c: c.dry_run, "is not for --dry-run, which plans for all processes"),
+        Idle(("on-bad",), lambda c: c.dry_run, "is not for --dry-run, which keeps no image"),
     ),
     "train": (
         Idle(("plan",), lambda c: c.resume, "is not for --resume, which takes SAEs and run from the folder"),

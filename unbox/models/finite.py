@@ -20,6 +20,17 @@ MOST = 1000
 NAMED = 4
 
 
+class NotFiniteError(UnboxError):
+    """A run computed NaN or infinite numbers."""
+
+    def __init__(self, message: str, images: tuple[int, ...] | None, reason: str) -> None:
+        super().__init__(message)
+        self.images = images
+        """Places of the bad images in the call; None where they are not known."""
+        self.reason = reason
+        """What is not finite and in which type, without the images."""
+
+
 @dataclass(frozen=True)
 class ForwardFlags:
     """Whether what went into a UNet forward and what came out was finite, for each row."""
@@ -66,7 +77,8 @@ class FiniteCheck:
         self._flags.clear()
 
     def look(self) -> None:
-        """Read the flags that were kept. Raises UnboxError naming the first step that was not finite."""
+        """Read the flags that were kept. Raises NotFiniteError naming the first step that was not
+        finite, and its images."""
         flags, self._flags = self._flags, []
         if not flags:
             return
@@ -77,16 +89,16 @@ class FiniteCheck:
         for each, of_step in zip(flags, np.split(found, ends[:-1], axis=1), strict=True):
             for finite, what in zip(of_step, ("the latents that enter", "the prediction of"), strict=True):
                 if not finite.all():
-                    raise UnboxError(self._message(f"{what} step {each.step}", each.samples[~finite]))
+                    raise self._error(f"{what} step {each.step}", each.samples[~finite])
 
     def check(self, what: str, x: torch.Tensor, samples: Sequence[int] | None, advice: str = "") -> None:
-        """Raise UnboxError where a row of `x` is not finite; `samples`: the image of each, if it is known."""
+        """Raise NotFiniteError where a row of `x` is not finite; `samples`: the image of each, if known."""
         finite = finite_rows(x).cpu().numpy()
         if not finite.all():
             images = None if samples is None else np.asarray(samples)[~finite]
-            raise UnboxError(self._message(what, images, advice))
+            raise self._error(what, images, advice)
 
-    def _message(self, what: str, images: np.ndarray | None, advice: str = "") -> str:
+    def _error(self, what: str, images: np.ndarray | None, advice: str = "") -> NotFiniteError:
         bad = None if images is None else sorted(set(images.tolist()))
         where = "" if bad is None else f" of image {_listed(bad)}"
         acting = [
@@ -98,7 +110,11 @@ class FiniteCheck:
         edits = f"with the edit {_listed(acting)}" if acting else "without edits"
         advice = advice or "take smaller values or less guidance, or a wider type (--dtype float32)"
         found = f"{what}{where} {_are(what)} NaN or infinite, {edits}{self.settings}"
-        return f"{found}: no picture is made; {advice}"
+        return NotFiniteError(
+            f"{found}: no picture is made; {advice}",
+            None if bad is None else tuple(bad),
+            f"{what} {_are(what)} NaN or infinite{self.settings}",
+        )
 
 
 def _are(what: str) -> str:
