@@ -4,7 +4,7 @@ import torch
 from tests.activation_store import fakes
 from tests.edits.dictionaries import random_sae
 from unbox.capture import collect
-from unbox.capture.collect import thumbnail
+from unbox.capture.keeper import thumbnail
 from unbox.errors import UnboxError
 from unbox.experiments.faithfulness import faithfulness, faithfulness_on, faithfulness_table
 from unbox.sae import SAE
