@@ -22,12 +22,7 @@ import numpy as np
 from activation_store.commit_log import writer_tag
 from activation_store.entries import SHARDS, Entry, shard_path
 from activation_store.errors import StoreError, UnstorableError
-from activation_store.files import (
-    JSON,
-    canonical,
-    sweep,
-    write_json,
-)
+from activation_store.files import JSON, canonical, sweep, write_json
 from activation_store.listing import read_listing, read_settings
 from activation_store.locks import holder, lock
 from activation_store.moments import Moments

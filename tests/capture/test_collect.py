@@ -21,6 +21,7 @@ from tests.capture import killed
 from tests.capture.test_record import by_hand, plain_hooks
 from unbox.capture import Stream, estimate, record
 from unbox.capture.collect import collect_run, images_of_rank
+from unbox.capture.estimate import Estimate
 from unbox.errors import UnboxError
 from unbox.models.seeds import image_seed
 from unbox.prompt import Prompt
@@ -387,3 +388,13 @@ def test_prompts_that_are_cut_off_are_counted_once_and_recorded(model, tmp_path)
     assert estimate(model, ["a cat"], blocks=["mid.0"], steps=1, guidance=0.0).cut == ""
     with pytest.raises(UnboxError, match="tokens_cut of prompt 0 is counted by collecting"):
         collect(model, tmp_path / "other", [Prompt("a", {"tokens_cut": 3})], **options)
+
+
+def test_a_plan_for_several_devices_takes_as_long_as_the_one_with_most_files():
+    plan = Estimate(
+        images=600, vectors_per_image=1, bytes_per_image=1, bytes_in_all=600, seconds_per_image=2.0,
+        seconds_beside=10.0, timed=8, batch_size=8, shard_samples=256, axes={}, host_bytes=1, waiting_bytes=1,
+        device_bytes=None,
+    )  # fmt: skip
+    assert [plan.seconds(devices) for devices in (1, 2, 3, 8)] == [1210.0, 698.0, 522.0, 522.0]
+    assert any("3 files of 256 images, at most 1 for each device" in line for line in plan.lines(8))

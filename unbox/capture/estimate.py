@@ -19,12 +19,13 @@ from activation_store.samples import pack_samples
 from activation_store.shard import layout
 from activation_store.writer import PUBLISH_EVERY
 from unbox.capture.buffers import recorded_bytes
-from unbox.capture.collect import length, measured, numbered, said_of_cut
+from unbox.capture.collect import images_of_rank, length, measured, numbered, said_of_cut
 from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
 from unbox.capture.image_batches import ImageBatches
 from unbox.capture.keeper import IN_MEMORY, Keeper, require_recording
 from unbox.errors import UnboxError
 from unbox.former_names import renamed
+from unbox.memory_limit import size_text
 from unbox.models.model import Model
 from unbox.models.prompt_length import counted
 from unbox.prompt import Prompt
@@ -64,24 +65,27 @@ class Estimate:
     """What is said of prompts that are too long for the text encoders; empty where none is."""
 
     def seconds(self, devices: int = 1) -> float:
-        """Of the whole run on so many devices."""
-        return -(-(self.images or 1) // devices) * self.seconds_per_image + self.seconds_beside
+        """Of the whole run on so many devices: as long as the first takes, which has most of the files."""
+        most = images_of_rank(self.images or 1, self.shard_samples, 0, devices)
+        return most * self.seconds_per_image + self.seconds_beside
 
     def lines(self, gpus: int = 1) -> list[str]:
         """The plan in words, for so many devices."""
         count = self.images if self.images is not None else 1
         what = f"{count:,} images" if self.images is not None else "each image (the prompts have no end)"
         shards = -(-count // self.shard_samples)
-        lost = min(self.shard_samples * self.seconds_per_image, PUBLISH_EVERY)
-        device = "" if self.device_bytes is None else f", {_size(self.device_bytes)} of the GPU's"
+        in_file = self.shard_samples if self.images is None else min(self.shard_samples, count)
+        lost = min(in_file * self.seconds_per_image, PUBLISH_EVERY)
+        device = "" if self.device_bytes is None else f", {size_text(self.device_bytes)} of the GPU's"
         return [
             *(f"{name}: {(*axes.values(),)} of each ({', '.join(axes)})" for name, axes in self.axes.items()),
-            f"{what}: {count * self.vectors_per_image:,} vectors, {_size(self.bytes_in_all)} on disk",
+            f"{what}: {count * self.vectors_per_image:,} vectors, {size_text(self.bytes_in_all)} on disk",
             f"{self.seconds_per_image:.3g} s an image in batches of {self.batch_size} ({self.timed} timed, "
             f"written too): {_time(self.seconds(gpus))} on {gpus} such device{'s' * (gpus > 1)}",
-            f"{_size(self.host_bytes)} of memory, {_size(self.waiting_bytes)} of it at most for updates that "
-            f"wait to be written{device}; for each process",
-            f"{shards:,} files of {self.shard_samples} images, {-(-shards // gpus):,} for each device; "
+            f"{size_text(self.host_bytes)} of memory, {size_text(self.waiting_bytes)} of it at most for "
+            f"updates that wait to be written{device}; for each process",
+            f"{shards:,} file{'s' * (shards != 1)} of {in_file} images, at most {-(-shards // gpus):,} for "
+            "each device; "
             f"a kill loses at most {_time(lost)} of each device's work",
             *([self.cut] if self.cut else []),
         ]
@@ -217,14 +221,6 @@ def _dataset_bytes(schema: Schema, count: int) -> int:
             chunks = prod(-(-length // step) for length, step in zip(plan.shape, plan.chunk, strict=True))
             sizes += chunks * (prod(plan.chunk) * plan.dtype.itemsize + 4)
     return sizes
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def _time(seconds: float) -> str:
