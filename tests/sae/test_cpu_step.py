@@ -8,12 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.sae.test_sparse import close, dense_codes, gradients, pattern, problem
+from tests.sae.test_sparse import close, gradients, problem
 from tests.sae.worlds import noise
-from unbox.sae import Spec, topk
+from unbox.sae import Spec
 from unbox.sae.cpu import compiled_step, topk_kernel
 from unbox.sae.cpu.threads import parallel_for, worker_threads
 from unbox.sae.fit import TrainingRun
+from unbox.sae.objective import NESTED_CODES, decode, pre_activations, sae_loss
 from unbox.sae.plan import make_plan
 
 BETA1 = 0.9
@@ -51,12 +52,11 @@ def test_a_step_equals_dense_autograd(shape):
     with torch.no_grad():
         w["W_dec"].copy_(torch.nn.functional.normalize(w["W_dec"]))
     chosen, ours, fired, after, low = one_step(x, w, k, torch.float64)
-    active, _ = topk.by_row((x - w["b_pre"]).detach(), w["W_enc"].detach(), w["b_lat"].detach(), k)
-    codes = dense_codes(x, w, pattern(active, count))
-    found = codes @ w["W_dec"] + w["b_pre"]
+    (codes,) = NESTED_CODES["topk"](pre_activations(x, w), k, ())
+    found = decode(codes, w)
     close(chosen.error, found - x)
     assert chosen.squares == pytest.approx(float((found - x).detach().square().sum()))
-    theirs = gradients((found - x).square().sum(), w)
+    theirs = gradients(sae_loss(x, w, "topk", k) * count, w)
     radial = (theirs["W_dec"] * w["W_dec"]).sum(1, keepdim=True)
     theirs["W_dec"] = theirs["W_dec"] - radial * w["W_dec"]
     for name in w:

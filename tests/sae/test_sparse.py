@@ -1,4 +1,4 @@
-"""The sparse operations against dense autograd in fp64: values and every gradient to 1e-6 relative."""
+"""The sparse operations against autograd of the dense definition (`objective`), in fp64: to 1e-6 relative."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from unbox.sae import sparse, topk
 from unbox.sae.auxk_loss import AuxK, keep_topk
 from unbox.sae.backward import forward_backward
+from unbox.sae.objective import NESTED_CODES, auxk_loss, decode, pre_activations, sae_loss
 from unbox.sae.variants import variant
 
 SHAPES = [(7, 5, 11, 3), (1, 4, 4, 4), (16, 8, 64, 1), (32, 16, 70_000, 2)]
@@ -23,10 +24,6 @@ def problem(count, d, n, seed=0):
     return draw(count, d), {name: w.requires_grad_() for name, w in weights.items()}
 
 
-def dense_codes(x, w, chosen):
-    return ((x - w["b_pre"]) @ w["W_enc"].T + w["b_lat"]).relu() * chosen
-
-
 def close(a, b):
     scale = b.abs().max().clamp_min(1e-30)
     assert (a - b).abs().max() / scale < 1e-6
@@ -34,12 +31,6 @@ def close(a, b):
 
 def gradients(loss, w):
     return dict(zip(w, torch.autograd.grad(loss, tuple(w.values())), strict=True))
-
-
-def pattern(active, count):
-    chosen = torch.zeros(count, active.latents, dtype=torch.float64)
-    chosen[active.rows, active.indices] = 1
-    return chosen
 
 
 def sparse_pass(x, w, active, level=None, levels=1):
@@ -59,20 +50,19 @@ def test_topk_step_equals_dense_autograd(shape):
     with torch.no_grad():
         active, pre = topk.by_row(x - w["b_pre"], w["W_enc"], w["b_lat"], k)
     found, ours = sparse_pass(x, w, active)
-    dense = dense_codes(x, w, pattern(active, count))
-    expected = dense @ w["W_dec"] + w["b_pre"]
+    (dense,) = NESTED_CODES["topk"](pre_activations(x, w), k, ())
+    expected = decode(dense, w)
     close(found.error, expected - x)
     close(found.squares.sum(), (expected - x).square().sum())
-    theirs = gradients((expected - x).square().sum(), w)
+    theirs = gradients(sae_loss(x, w, "topk", k) * count, w)
     for name in w:
         close(ours[name], theirs[name])
     close(found.radial(), (theirs["W_dec"] * w["W_dec"]).sum(1))
     codes, at = dense.detach().requires_grad_(), (active.rows, active.indices)
-    (slopes,) = torch.autograd.grad((codes @ w["W_dec"] + w["b_pre"] - x).square().sum(), codes)
+    (slopes,) = torch.autograd.grad((decode(codes, w) - x).square().sum(), codes)
     close(found.values, dense[at])
     close(found.slopes, slopes[at] * (dense[at] > 0))
-    top = ((x - w["b_pre"]) @ w["W_enc"].T + w["b_lat"]).topk(k)
-    close(pre.view(count, k), top.values)
+    close(pre.view(count, k), pre_activations(x, w).topk(k).values)
 
 
 @pytest.mark.parametrize(("name", "levels"), [("matryoshka", (3, 7, 40)), ("multik", (1, 2, 4))])
@@ -83,17 +73,9 @@ def test_nested_losses_equal_dense_autograd(name, levels):
     with torch.no_grad():
         active, _ = chooser(x - w["b_pre"], w["W_enc"], w["b_lat"], 4)
     found, ours = sparse_pass(x, w, active, kind.level(active, 4, levels), len(levels))
-    chosen = pattern(active, 12)
-    parts = []
-    for i, bound in enumerate(levels):
-        if name == "matryoshka":
-            kept = chosen * (torch.arange(40) < bound)
-        else:
-            pre = ((x - w["b_pre"]) @ w["W_enc"].T + w["b_lat"]).detach()
-            kept = torch.zeros_like(chosen).scatter_(1, pre.topk(levels[i]).indices, 1.0)
-        parts.append((dense_codes(x, w, kept) @ w["W_dec"] + w["b_pre"] - x).square().sum())
-    close(found.squares, torch.stack(parts))
-    theirs = gradients(torch.stack(parts).mean(), w)
+    nested = NESTED_CODES[name](pre_activations(x, w), 4, levels)
+    close(found.squares, torch.stack([(decode(codes, w) - x).square().sum() for codes in nested]))
+    theirs = gradients(sae_loss(x, w, name, 4, levels) * 12, w)
     for key in w:
         close(ours[key], theirs[key])
     close(found.radial(), (theirs["W_dec"] * w["W_dec"]).sum(1))
@@ -121,8 +103,7 @@ def test_auxk_equals_dense_autograd(dead, monkeypatch):
         loss, d_encoder, d_decoder, d_lat = AuxK(1 / 32).gradients(
             error, x - w["b_pre"], ids, w, norm, torch.float64
         )
-    z = keep_topk(((x - w["b_pre"]) @ w["W_enc"][ids].T + w["b_lat"][ids]).relu(), min(4, dead))
-    expected = (z @ w["W_dec"][ids] - error).square().sum() / norm / 32
+    expected = auxk_loss(x, w, error, ids) / 32
     close(loss, expected)
     theirs = gradients(expected, w)
     for name, ours in (("W_enc", d_encoder), ("W_dec", d_decoder), ("b_lat", d_lat)):
