@@ -8,6 +8,7 @@ import unbox
 from activation_store import Store, StoreError, verify
 from unbox.capture import collect
 from unbox.capture.collect import collect_run
+from unbox.capture.collect_settings import CollectOptions
 from unbox.errors import UnboxError
 from unbox.models import Model
 from unbox.models.float32 import float32_bytes, in_float32
@@ -42,14 +43,14 @@ def test_one_bad_image_among_a_hundred_leaves_the_others_and_is_not_tried_again(
     prompts = [f"a dog {n}" for n in range(100)]
     prompts[57] = "z"
     run = RUN | {"batch_size": 32, "shard_samples": 16}
-    done = collect_run(nan_model, prompts, tmp_path, on_bad="skip", **run)
+    done = collect_run(nan_model, prompts, tmp_path, CollectOptions(on_bad="skip", **run))
     assert (len(done.store), done.made) == (99, 100)
     assert "the prediction of step 0 is NaN or infinite" in done.store.absent[57]
     assert 57 not in [sample.index for sample in done.store.samples]
     assert np.isfinite(done.store["mid.0"].read_images(range(99))).all()
     assert verify(tmp_path).good
     assert done.lines()[1].startswith("absent: 1 images (57), the first as the prediction")
-    again = collect_run(nan_model, prompts, tmp_path, on_bad="skip", **run)
+    again = collect_run(nan_model, prompts, tmp_path, CollectOptions(on_bad="skip", **run))
     assert (again.made, again.store.digest) == (0, done.store.digest)
 
 
@@ -60,7 +61,7 @@ def test_a_batch_with_bad_images_gives_the_others_as_they_are_alone(nan_model, t
     rows = good["mid.0"].read_images([0, 1, 2, 3, 5, 6, 8, 9])
     assert [sample.index for sample in skipped.samples] == [0, 1, 2, 3, 5, 6, 8, 9]
     assert np.abs(skipped["mid.0"].read_images(range(8)) - rows).max() <= 2**-10 * np.abs(rows).max()
-    other = collect_run(nan_model, BAD, tmp_path / "3", on_bad="skip", batch_size=3, **RUN)
+    other = collect_run(nan_model, BAD, tmp_path / "3", CollectOptions(on_bad="skip", batch_size=3, **RUN))
     assert other.absent == skipped.absent
 
 

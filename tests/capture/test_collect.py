@@ -21,6 +21,7 @@ from tests.capture import killed
 from tests.capture.test_record import by_hand, plain_hooks
 from unbox.capture import Stream, estimate, record
 from unbox.capture.collect import collect_run, images_of_rank
+from unbox.capture.collect_settings import CollectOptions
 from unbox.capture.estimate import Estimate
 from unbox.errors import UnboxError
 from unbox.models.seeds import image_seed
@@ -151,7 +152,7 @@ def test_a_model_of_other_weights_or_strengths_is_refused_and_one_of_another_nam
 
 
 def test_fewer_prompts_with_the_same_beginning_have_nothing_to_do_and_that_is_said(model, store):
-    done = collect_run(model, PROMPTS[:3], store.path, progress=False, **RUN)
+    done = collect_run(model, PROMPTS[:3], store.path, CollectOptions(progress=False, **RUN))
     assert done.made == 0
     said = "nothing to make: this process's images of the 3 prompts are there; it holds 2 beyond"
     assert done.lines()[0].startswith(said)

@@ -98,12 +98,6 @@ def test_every_argument(name, examples):
         for each in list(parameters.values())[fixed:]
         if each.name not in OBJECTS and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
-    if name == "collect":
-        from dataclasses import fields
-
-        from unbox.capture.collect_settings import CollectSettings
-
-        names += [field.name for field in fields(CollectSettings)]
     if not names:
         pytest.skip("takes objects only")
 

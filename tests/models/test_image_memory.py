@@ -53,10 +53,10 @@ def test_what_is_recorded_of_batches_is_counted_and_shards_take_none(model, limi
         ({"limit": 1.5}, "collect: limit = 1.5: should be a whole number"),
         ({"rank": 2, "world": 2}, "collect: rank = 2: should be less than the number of processes, 2"),
         ({"world": 0}, "collect: world = 0: should be at least 1"),
-        ({"keep_steps": ()}, "CollectSettings: keep_steps = .*: should have at least 1"),
-        ({"thumbnail": -1}, "CollectSettings: thumbnail = -1: should be at least 1"),
-        ({"thumbnail": False}, "CollectSettings: thumbnail = False: should be a whole number"),
-        ({"store_dtype": "float4"}, "CollectSettings: store_dtype = 'float4': should be one of"),
+        ({"keep_steps": ()}, "collect: keep_steps = .*: should have at least 1"),
+        ({"thumbnail": -1}, "collect: thumbnail = -1: should be at least 1"),
+        ({"thumbnail": False}, "collect: thumbnail = False: should be a whole number"),
+        ({"store_dtype": "float4"}, "collect: store_dtype = 'float4': should be one of"),
     ],
 )
 def test_arguments_of_collecting_that_break_their_rule_are_named(model, tmp_path, given, message):

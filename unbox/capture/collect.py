@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tqdm.auto import tqdm
 
@@ -15,18 +15,24 @@ from activation_store import Sample, Schema, Store, Writer, files
 from activation_store.listing import read_schema
 from activation_store.samples import TOKENS_CUT
 from unbox.capture.another_run import continued
-from unbox.capture.collect_settings import FORMER, CollectSettings, OnBad, run_facts, schema_of
+from unbox.capture.collect_settings import (
+    FORMER,
+    CollectOptions,
+    CollectSettings,
+    run_facts,
+    schema_of,
+)
 from unbox.capture.image_batches import ImageBatches
 from unbox.capture.keeper import Keeper, require_recording
-from unbox.errors import FieldError, UnboxError
-from unbox.former_names import renamed
+from unbox.errors import UnboxError
+from unbox.keyword_options import keyword_options
 from unbox.models.model import Model
 from unbox.models.prompt_length import count_cut, counted, describe_cut, tokens_cut
 from unbox.models.seeds import image_seed
 from unbox.prompt import Prompt
 from unbox.ranks import ranks
 from unbox.stopping import unit_at_exit
-from unbox.validation import Count, Processes, Rank, behind, checked
+from unbox.validation import behind
 
 
 @dataclass(frozen=True)
@@ -78,27 +84,19 @@ class Collected:
         return lines
 
 
+@keyword_options(CollectOptions, FORMER)
 def collect(
-    model: Model,
-    prompts: Iterable[str | Prompt],
-    path: str | os.PathLike,
-    *,
-    limit: int | None = None,
-    progress: bool = True,
-    rank: int | None = None,
-    world: int | None = None,
-    on_bad: OnBad = "stop",
-    **settings: Any,
+    model: Model, prompts: Iterable[str | Prompt], path: str | os.PathLike, options: CollectOptions
 ) -> Store:
     """Generate an image for each prompt and keep the blocks' updates in the store at `path`.
 
     Prompts that are longer than the text encoders read are cut off by them: one warning says how many of a
     list there are, and the sample's fact `tokens_cut` by how much.
 
-    `settings` are the fields of `CollectSettings`: blocks, steps, guidance, seed, store_dtype, ...
-    `limit` stops after so many prompts. Called again with the same arguments it makes what is missing: after
-    a kill, after `unbox store repair`, with more prompts, with another number of ranks. `rank` of `world`
-    processes write one store together (default: RANK and WORLD_SIZE of the environment, as `torchrun` sets).
+    The options are the fields of `CollectOptions`: blocks, steps, guidance, seed, store_dtype, limit, ...
+    Called again with the same arguments it makes what is missing: after a kill, after `unbox store repair`,
+    with more prompts, with another number of ranks. `rank` of `world` processes write one store together
+    (default: RANK and WORLD_SIZE of the environment, as `torchrun` sets).
     `on_bad`: an image with NaN or infinite numbers, or over the range of the store's format, is an error
     (`stop`), or marked absent with its reason (`skip`), or made again alone, the model in float32, and absent
     only if it is bad then too (`float32`; not for the format's range, which does not change). A warning says
@@ -106,30 +104,17 @@ def collect(
     Raises UnboxError or StoreError when the store holds another run, another process writes, or an update
     cannot be kept; every finished image is safe then.
     """
-    options = {"limit": limit, "progress": progress, "rank": rank, "world": world, "on_bad": on_bad}
-    done = collect_run(model, prompts, path, **options, **renamed(settings, FORMER, warn=True))  # type: ignore[arg-type]
+    done = collect_run(model, prompts, path, options)
     if said := done.said_of_bad():
-        warnings.warn("; ".join(said), stacklevel=2)
+        warnings.warn("; ".join(said), stacklevel=3)
     return done.store
 
 
 def collect_run(
-    model: Model,
-    prompts: Iterable[str | Prompt],
-    path: str | os.PathLike,
-    *,
-    limit: int | None = None,
-    progress: bool = True,
-    rank: int | None = None,
-    world: int | None = None,
-    on_bad: OnBad = "stop",
-    **settings: Any,
+    model: Model, prompts: Iterable[str | Prompt], path: str | os.PathLike, chosen: CollectOptions
 ) -> Collected:
     """As `collect`; tells what was done. A stop (`unbox.stopping`) keeps all images that were finished."""
-    chosen = CollectSettings(**settings)
-    on_bad = checked(OnBad, "on_bad", on_bad, "collect")  # type: ignore[arg-type]  # a rule
-    limit = checked(Count | None, "limit", limit, "collect")  # type: ignore[arg-type]  # a rule
-    rank, world = ranks_of(rank, world)
+    limit, on_bad, (rank, world) = chosen.limit, chosen.on_bad, chosen.place
     provenance, versions = run_facts(model, chosen)
     total = length(prompts, limit)
     if total == 0:
@@ -141,10 +126,10 @@ def collect_run(
     writer = Writer(path, schema, rank=rank, world=world, total=total, versions=versions, on_bad=skipping)
     begin, made, cut = time.perf_counter(), 0, 0
     with unit_at_exit(writer), counted(), unit_at_exit(Keeper(writer, chosen.thumbnail)) as keeper:
-        if rank == 0 and (said := said_of_cut(model, prompts, limit, chosen, progress)):
+        if rank == 0 and (said := said_of_cut(model, prompts, limit, chosen, chosen.progress)):
             warnings.warn(said, stacklevel=3)
         begin, batches = time.perf_counter(), ImageBatches(model, chosen, schema, on_bad)
-        with _bar(total, schema.shard_samples, rank, world, progress) as bar:
+        with _bar(total, schema.shard_samples, rank, world, chosen.progress) as bar:
             samples = writer.missing(numbered(prompts, limit, chosen.seed))
             while batch := measured(model, list(islice(samples, chosen.batch_size))):
                 keeper.append(batches.make(batch))
@@ -187,18 +172,6 @@ def measured(model: Model, samples: Sequence[Sample]) -> list[Sample]:
         replace(each, meta={**each.meta, TOKENS_CUT: count}) if count > 0 else each
         for each, count in zip(samples, cut, strict=True)
     ]
-
-
-def ranks_of(rank: int | None, world: int | None) -> tuple[int, int]:
-    """The number of this process, and of all: as given, or as the environment says.
-
-    Raises FieldError for what are none, or do not go together.
-    """
-    rank = checked(Rank, "rank", ranks().rank if rank is None else rank, "collect")
-    world = checked(Processes, "world", ranks().world if world is None else world, "collect")
-    if rank >= world:
-        raise FieldError("collect", "rank", rank, f"should be less than the number of processes, {world}")
-    return rank, world
 
 
 def sized(schema: Schema, settings: CollectSettings, path: str | os.PathLike, total: int | None) -> Schema:

@@ -6,10 +6,11 @@ from annotated_types import Ge, Le
 from pydantic import BeforeValidator
 
 from activation_store import Schema
-from unbox.errors import UnboxError
+from unbox.errors import FieldError, UnboxError
 from unbox.models.sampling_options import SamplingOptions
+from unbox.ranks import ranks
 from unbox.site import BRANCHES, DEFAULT_BLOCKS, BlockName
-from unbox.validation import Count, Seed, Some, StepIndex, Whole, validated
+from unbox.validation import Count, Processes, Rank, Seed, Some, StepIndex, Whole, validated
 
 if TYPE_CHECKING:
     from unbox.models.model import Model
@@ -27,7 +28,7 @@ Thumbnail = Annotated[
 ]
 
 
-@validated
+@validated(kw_only=True)
 class CollectSettings(SamplingOptions):
     """Which updates of which runs."""
 
@@ -54,6 +55,30 @@ class CollectSettings(SamplingOptions):
         return {name: getattr(self, name) for name in names} | {
             "output": "latent" if self.thumbnail is None else "pil"
         }
+
+
+@validated(kw_only=True)
+class CollectOptions(CollectSettings):
+    """Which updates of which runs, how many of them, and which part of the work is this process's."""
+
+    limit: Count | None = None
+    """At most so many prompts; None: all."""
+    progress: bool = True
+    """Show a bar."""
+    rank: Rank | None = None
+    """Number of this process, from 0; None: RANK of the environment, else 0."""
+    world: Processes | None = None
+    """Number of processes that write the store; None: WORLD_SIZE of the environment, else 1."""
+    on_bad: OnBad = "stop"
+    """What is done with an image that is not as it should be."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The number of this process, and of all: as given, or as the environment says."""
+        rank, world = ranks().rank if self.rank is None else self.rank, self.world or ranks().world
+        if rank >= world:
+            raise FieldError("collect", "rank", rank, f"should be less than the number of processes, {world}")
+        return rank, world
 
 
 def schema_of(model: "Model", settings: CollectSettings) -> Schema:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,13 +23,13 @@ from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, s
 from unbox.capture.image_batches import ImageBatches
 from unbox.capture.keeper import IN_MEMORY, Keeper, require_recording
 from unbox.errors import UnboxError
-from unbox.former_names import renamed
+from unbox.keyword_options import keyword_options
 from unbox.memory_limit import size_text
 from unbox.models.model import Model
 from unbox.models.prompt_length import counted
 from unbox.prompt import Prompt
 from unbox.run_folder import check_writable
-from unbox.validation import Count, FilePath, checked
+from unbox.validation import Count, FilePath, validated
 
 
 @dataclass(frozen=True)
@@ -91,25 +90,28 @@ class Estimate:
         ]
 
 
-def estimate(
-    model: Model,
-    prompts: Iterable[str | Prompt],
-    *,
-    limit: int | None = None,
-    images: int | None = None,
-    beside: FilePath | None = None,
-    **settings: Any,
-) -> Estimate:
-    """Make and write `images` images (None: two batches) after a batch to warm up, and reckon the whole.
+@validated(kw_only=True)
+class EstimateOptions(CollectSettings):
+    """What is planned, and how it is tried."""
 
-    Prompts are taken again from the first where there are too few. `beside`: a place on whose disk is
-    written, in a folder that is removed again (None: the system's for temporary files). `settings` as for
-    `collect`. Raises UnboxError when there is no prompt.
+    limit: Count | None = None
+    """At most so many prompts; None: all."""
+    images: Count | None = None
+    """Images to make and write after a batch to warm up; None: two batches."""
+    beside: FilePath | None = None
+    """A place on whose disk is written, in a folder that is removed again; None: the system's for temporary
+    files."""
+
+
+@keyword_options(EstimateOptions, FORMER)
+def estimate(model: Model, prompts: Iterable[str | Prompt], chosen: EstimateOptions) -> Estimate:
+    """Make and write a few images after a batch to warm up, and reckon the whole.
+
+    The options are the fields of `EstimateOptions`: those of `CollectSettings`, `limit`, `images`, `beside`.
+    Prompts are taken again from the first where there are too few. Raises UnboxError when there is no prompt.
     """
-    chosen = CollectSettings(**renamed(settings, FORMER, warn=True))
+    limit, images, beside = chosen.limit, chosen.images, chosen.beside
     schema = schema_of(model, chosen)
-    limit = checked(Count | None, "limit", limit, "estimate")  # type: ignore[arg-type]  # a rule
-    images = checked(Count | None, "images", images, "estimate")  # type: ignore[arg-type]  # a rule
     require_recording(schema, chosen.batch_size)
     total = length(prompts, limit)
     if total is not None and not chosen.shard_samples:

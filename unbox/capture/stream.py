@@ -1,6 +1,7 @@
 """Training rows straight from generation, never on disk, with the interface of a store's rows."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -16,10 +17,13 @@ from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, s
 from unbox.capture.image_batches import generate_batch
 from unbox.capture.keeper import require_recording
 from unbox.errors import UnboxError
-from unbox.former_names import renamed
+from unbox.keyword_options import keyword_options
 from unbox.models.model import Model
 from unbox.models.run_lock import holds
 from unbox.prompt import Prompt
+
+#: Settings of collecting that say nothing to a stream.
+IDLE = ("blocks", "thumbnail", "shard_samples")
 
 
 class _StreamBatches(Batches):
@@ -47,12 +51,16 @@ class Stream:
     (`record`, `applied`) would wait for ever, so that batches are refused there.
     """
 
-    def __init__(self, model: Model, prompts: Iterable[str | Prompt], block: str, **settings: Any) -> None:
-        """`settings`: the fields of `CollectSettings` but `blocks`, `thumbnail` and `shard_samples`."""
+    @keyword_options(CollectSettings, FORMER)
+    def __init__(
+        self, model: Model, prompts: Iterable[str | Prompt], block: str, settings: CollectSettings
+    ) -> None:
+        """The options are the fields of `CollectSettings` but `blocks`, `thumbnail` and `shard_samples`."""
+        plain = CollectSettings()
+        if idle := [name for name in IDLE if getattr(settings, name) != getattr(plain, name)]:
+            raise UnboxError(f"a stream takes no {idle[0]}: it is of one block, and nothing is kept")
         self.model, self.block = model, block
-        self.settings = CollectSettings(
-            **renamed(settings, FORMER, warn=True), blocks=(block,), thumbnail=None
-        )
+        self.settings = replace(settings, blocks=(block,), thumbnail=None)
         self.schema = schema_of(model, self.settings)
         require_recording(self.schema, self.settings.batch_size)
         samples = list(numbered(prompts, None, self.settings.seed))

@@ -3,7 +3,7 @@
 from collections.abc import Sized
 from dataclasses import replace
 
-from unbox.capture.collect_settings import CollectSettings, OnBad
+from unbox.capture.collect_settings import CollectOptions, CollectSettings, OnBad
 from unbox.cli.model_options import Group, ModelOptions
 from unbox.errors import UnboxError
 from unbox.validation import Count, FilePath, Processes, Rank, Text, validated
@@ -77,8 +77,8 @@ class CollectCommand:
             plan = estimate(model, prompts, limit=limit, beside=self.store, **settings)
             print("\n".join(plan.lines(self.gpus)))
             return
-        settings |= {"rank": self.rank, "world": self.world, "on_bad": self.on_bad}
-        done = collect_run(model, prompts, self.store, limit=limit, **settings)
+        settings |= {"rank": self.rank, "world": self.world, "on_bad": self.on_bad, "limit": limit}
+        done = collect_run(model, prompts, self.store, CollectOptions(**settings))
         store = done.store
         vectors = sum(len(store[block]) for block in store.blocks)
         print(f"{self.store}: {len(store):,} images, {vectors:,} vectors of {', '.join(store.blocks)}")

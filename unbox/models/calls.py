@@ -1,14 +1,9 @@
 """One call of `generate` as values: its options, what it samples with, and each of its images."""
 
-import inspect
 import secrets
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
-from functools import wraps
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from PIL import Image
 from pydantic import PlainValidator
@@ -28,7 +23,6 @@ from unbox.validation import (
     Side,
     Steps,
     Text,
-    behind,
     checked,
     validated,
 )
@@ -192,40 +186,3 @@ def image_calls(prompts: Prompts, call: Call) -> list[ImageCall]:
         seed = secrets.randbits(32) if seed is None else seed
         images.append(ImageCall(text, seed, negative, micro or Micro(), edit, image))
     return images
-
-
-P = ParamSpec("P")
-M = TypeVar("M")
-R = TypeVar("R")
-
-
-def with_options(
-    options: Callable[P, Call],
-) -> Callable[[Callable[[M, Prompts, Call], R]], Callable[Concatenate[M, Prompts, P], R]]:
-    """Decorator: `f(model, prompts, call)` takes the fields of `Call` as keywords, in its signature too.
-
-    Raises TypeError, naming the options, for one that there is not.
-    """
-    names = [field.name for field in fields(Call)]
-
-    def decorate(function: Callable[[M, Prompts, Call], R]) -> Callable[Concatenate[M, Prompts, P], R]:
-        @wraps(function)
-        def generate(model: M, prompts: Prompts, *args: P.args, **given: P.kwargs) -> R:
-            for old, new in RENAMED.items():
-                if old in given:
-                    warnings.warn(f"{old}= is now called {new}=", DeprecationWarning, stacklevel=2)
-                    given[new] = given.pop(old)
-            if unknown := [name for name in given if name not in names]:
-                near = "".join(f" (is it {name}?)" for name in get_close_matches(unknown[0], names, n=1))
-                asked = f"{function.__name__}() has no option {unknown[0]}{near}"
-                raise TypeError(f"{asked}; the options are {', '.join(names)}")
-            with behind(function.__name__):
-                call = options(*args, **given)
-            return function(model, prompts, call)
-
-        signature = inspect.signature(function)
-        parameters = [*islice(signature.parameters.values(), 2), *inspect.signature(Call).parameters.values()]
-        generate.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return generate
-
-    return decorate

@@ -11,7 +11,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from tqdm.auto import tqdm
 
 from unbox.errors import UnboxError
-from unbox.models.calls import Call, ImageCall, Prompts, Sampling, image_calls, with_options
+from unbox.keyword_options import keyword_options
+from unbox.models.calls import RENAMED, Call, ImageCall, Prompts, Sampling, image_calls
 from unbox.models.checks import check_sampling
 from unbox.models.clock import clock
 from unbox.models.conditioning import Micro, MicroHook
@@ -38,7 +39,7 @@ class Sampled(Hookable, Protocol):
         ...
 
 
-@with_options(Call)
+@keyword_options(Call, RENAMED)
 def generate(model: Sampled, prompts: Prompts, call: Call) -> list[Any]:
     """Images, one per prompt, seed, edit, negative prompt, micro-conditioning or starting image.
 
