@@ -12,10 +12,10 @@ from activation_store.entries import Entry, shard_path
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest, read_json, sweep, write_json
 from activation_store.number_formats import decode, encode
-from activation_store.rows import Rows
+from activation_store.rows import Name
 from activation_store.schema import Schema
 from activation_store.shard import read_moments
-from activation_store.shard_writer import EncodedImage, stored_images
+from activation_store.shard_writer import Axes, EncodedImage, stored_images
 from activation_store.store import Store
 from activation_store.verify import Progress
 from activation_store.writer import Writer
@@ -97,14 +97,26 @@ def subset(
     Raises StoreError for a folder that holds anything else.
     """
     store = Store.open(path)
-    rows = [store[b].filter(steps=steps, branches=branches, samples=samples) for b in blocks or store.blocks]
+    every = [store[block] for block in blocks or store.blocks]
+    steps = None if steps is None else set(steps)
+    branches = None if branches is None else set(branches)
+    there = {step for row in every for step in row.steps}, {name for row in every for name in row.branches}
+    rows = [
+        row.filter(
+            steps=_those_of(row.steps, steps, there[0]),
+            branches=_those_of(row.branches, branches, there[1]),
+            samples=samples,
+        )
+        for row in every
+    ]
     if not rows:
         raise StoreError("no block was chosen")
     schema = replace(
-        store.schema,
-        blocks={row.block: store.schema.blocks[row.block] for row in rows},
-        steps=rows[0].steps,
-        branches=rows[0].branches,
+        store.schema.only(
+            [row.block for row in rows],
+            None if steps is None else {step for row in rows for step in row.steps},
+            None if branches is None else {branch for row in rows for branch in row.branches},
+        ),
         dtype=dtype or store.schema.dtype,
         provenance={**store.provenance, "subset_of": store.digest},
     )
@@ -114,6 +126,12 @@ def subset(
         schema = schema.sized_for(len(chosen))
     _begin(out, [store], chosen)
     return _copy(list(_parts(store, chosen, 0)), schema, out, progress, uncut)
+
+
+def _those_of(have: Sequence[Name], wanted: set[Name] | None, there: set[Name]) -> set[Name] | None:
+    """What of the wanted steps (branches) one block has, where every one is `there` in some block; all that
+    are wanted, of which the rows then say what they lack, where there is none."""
+    return wanted if wanted is None or wanted - there else wanted & set(have) or wanted
 
 
 def _is_one_run(stores: Sequence[Store]) -> bool:
@@ -199,21 +217,25 @@ def _copy(
 def _images(part: _Part, schema: Schema, holds: Callable[[int], bool]) -> Iterator[EncodedImage]:
     """A part's images that are not there yet, as the new store has them."""
     old, entry = part.store.schema, part.entry
-    rows = part.store[next(iter(schema.blocks))].filter(steps=schema.steps, branches=schema.branches)
+    axes = {block: _axes(part.store.schema, schema, block) for block in schema.blocks}
     numbers = {int(place): part.first + k for k, place in enumerate(part.places)}
     wanted = {place for place, number in numbers.items() if not holds(number)}
     if not wanted:
         return
     with part.store.shards.shard(part.shard) as file:
-        for image in stored_images(file, old, entry, wanted, list(schema.blocks), _axes(rows)):
+        for image in stored_images(file, old, entry, wanted, axes):
             number = numbers[image.sample.index - entry.start]
             image = replace(image, sample=replace(image.sample, index=number))
             yield image if schema.dtype == old.dtype else _recoded(image, old.dtype, schema.dtype)
 
 
-def _axes(rows: Rows) -> tuple[list[int], list[int]]:
-    schema = rows.shards.schema
-    return [schema.steps.index(s) for s in rows.steps], [schema.branches.index(b) for b in rows.branches]
+def _axes(old: Schema, new: Schema, block: str) -> Axes:
+    """Places in a store of a block's steps and branches in another one."""
+    steps, branches = old.steps_of(block), old.branches_of(block)
+    return (
+        [steps.index(step) for step in new.steps_of(block)],
+        [branches.index(branch) for branch in new.branches_of(block)],
+    )
 
 
 def _recoded(image: EncodedImage, old: str, new: str) -> EncodedImage:
@@ -227,6 +249,6 @@ def _recoded(image: EncodedImage, old: str, new: str) -> EncodedImage:
 
 
 def _shape_difference(one: Schema, other: Schema) -> str:
-    a, b = one.to_json(), other.to_json()
+    a, b = ({"sites": {}, **each.to_json()} for each in (one, other))
     differing = [key for key in a if key not in ("provenance", "shard_samples") and a[key] != b[key]]
     return ", ".join(f"{key} ({a[key]} and {b[key]})" for key in differing)

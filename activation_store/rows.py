@@ -51,12 +51,14 @@ class Rows:
     @property
     def steps(self) -> tuple[int, ...]:
         """The scheduler's step indices that these rows are of."""
-        return tuple(self.shards.schema.steps[i] for i in self._steps)
+        steps = self.shards.schema.steps_of(self.block)
+        return tuple(steps[i] for i in self._steps)
 
     @property
     def branches(self) -> tuple[str, ...]:
         """The branches that these rows are of."""
-        return tuple(self.shards.schema.branches[i] for i in self._branches)
+        branches = self.shards.schema.branches_of(self.block)
+        return tuple(branches[i] for i in self._branches)
 
     @property
     def samples(self) -> Sequence[int]:

@@ -1,7 +1,7 @@
 """What a store holds: its blocks and their shapes, steps, branches, number format, and where it came from."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import prod
@@ -25,7 +25,32 @@ SHARD_BYTES, SHARD_SAMPLES = 1 << 30, 1024
 SHARDS, SMALL_BYTES, SMALL_SAMPLES = 256, 128 << 20, 256
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
+#: The axes of one image's vectors in a step and branch: positions of a picture, or tokens of a sequence,
+#: which are kept as a grid of one row.
+LAYOUTS = ("maps", "tokens")
+
 _LIMIT = 1 << 24  # of any one dimension: far over any model, far under any overflow
+
+
+@dataclass(frozen=True)
+class SiteLayout:
+    """What a block's vectors are of, where they are not maps of the image stream at every step and branch."""
+
+    layout: str = "maps"
+    """One of `LAYOUTS`."""
+    stream: str = "image"
+    """What runs through the site: image, text; of a model with other streams, their names."""
+    steps: tuple[int, ...] | None = None
+    """The step indices that are kept of it, ascending; None: the store's. (0,) of what runs once an image."""
+    branches: tuple[str, ...] | None = None
+    """The branches that are kept of it; None: the store's."""
+
+    def __post_init__(self) -> None:
+        _require(self.layout in LAYOUTS, f"{self.layout!r} is not a layout of a store; there are {LAYOUTS}")
+        _require(_NAME.fullmatch(str(self.stream)) is not None, f"{self.stream!r} is not a plain name")
+        for name, check in (("steps", _checked_steps), ("branches", _checked_branches)):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check(value))
 
 
 @dataclass(frozen=True)
@@ -33,7 +58,7 @@ class Schema:
     """The shape of a store. Two stores with equal schemas hold rows of the same kind."""
 
     blocks: Mapping[str, tuple[int, int, int]]
-    """Block name -> (height, width, channels) of its updates."""
+    """Block name -> (height, width, channels) of its updates; of tokens (1, tokens, channels)."""
     steps: tuple[int, ...]
     """The scheduler's step indices that are kept, ascending."""
     branches: tuple[str, ...]
@@ -46,21 +71,25 @@ class Schema:
     """Images in a shard; 0 lets `SHARD_BYTES` decide."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """JSON: system, scheduler, weight hashes, seed: whatever must be the same for rows to belong together."""
+    sites: Mapping[str, SiteLayout] = field(default_factory=dict)
+    """Block name -> what its vectors are of; blocks that are not here are maps at every step and branch."""
 
     def __post_init__(self) -> None:
         blocks = {str(name): tuple(map(_size, shape)) for name, shape in dict(self.blocks).items()}
         object.__setattr__(self, "blocks", blocks)
-        object.__setattr__(self, "steps", tuple(map(_index, self.steps)))
-        object.__setattr__(self, "branches", tuple(map(str, self.branches)))
+        object.__setattr__(self, "steps", _checked_steps(self.steps))
+        object.__setattr__(self, "branches", _checked_branches(self.branches))
         object.__setattr__(self, "provenance", dict(self.provenance))
         _require(bool(blocks), "a store needs at least one block")
         for name, shape in blocks.items():
             _require(_NAME.fullmatch(name) is not None, f"{name!r} is not a name for a block of a store")
             _require(len(shape) == 3, f"block {name} has shape {shape}, not (height, width, channels)")
-        steps, branches = self.steps, self.branches
-        _require(bool(steps) and list(steps) == sorted(set(steps)), f"steps {steps} are not ascending")
-        _require(bool(branches) and len(set(branches)) == len(branches), f"branches {branches} are not a set")
-        _require(all(map(_NAME.fullmatch, branches)), f"branches {branches} are not plain names")
+        sites = {name: _site(name, value) for name, value in dict(self.sites).items()}
+        object.__setattr__(self, "sites", {n: site for n, site in sites.items() if site != SiteLayout()})
+        for name, site in self.sites.items():
+            _require(name in blocks, f"there is a layout of {name}, which is not a block of the store")
+            one = site.layout != "tokens" or blocks[name][0] == 1
+            _require(one, f"block {name} has shape {blocks[name]}, not (1, tokens, channels)")
         _require(
             self.dtype in NUMBER_FORMATS,
             f"{self.dtype!r} is not a number format of a store; there are " + ", ".join(NUMBER_FORMATS),
@@ -86,10 +115,46 @@ class Schema:
         height, width, _ = self.blocks[block]
         return (height, width) if self.positions is None else (1, min(self.positions, height * width))
 
+    def layout_of(self, block: str) -> SiteLayout:
+        """What a block's vectors are of."""
+        return self.sites.get(block, SiteLayout())
+
+    def steps_of(self, block: str) -> tuple[int, ...]:
+        """The step indices that are kept of a block."""
+        own = self.layout_of(block).steps
+        return self.steps if own is None else own
+
+    def branches_of(self, block: str) -> tuple[str, ...]:
+        """The branches that are kept of a block."""
+        own = self.layout_of(block).branches
+        return self.branches if own is None else own
+
     def shape(self, block: str, samples: int) -> tuple[int, ...]:
         """(samples, steps, branches, y, x, channels)."""
         grid, channels = self.grid(block), self.blocks[block][2]
-        return (samples, len(self.steps), len(self.branches), *grid, channels)
+        return (samples, len(self.steps_of(block)), len(self.branches_of(block)), *grid, channels)
+
+    def only(
+        self, blocks: Sequence[str], steps: Collection[int] | None, branches: Collection[str] | None
+    ) -> "Schema":
+        """The same with some blocks, steps and branches (None: all)."""
+
+        def cut(values: tuple | None, wanted: Collection | None) -> tuple | None:
+            return values if values is None or wanted is None else tuple(v for v in values if v in wanted)
+
+        own = {
+            name: replace(site, steps=cut(site.steps, steps), branches=cut(site.branches, branches))
+            for name, site in self.sites.items()
+            if name in blocks
+        }
+        shared = [name for name in blocks if name not in own or own[name].steps is None]
+        return replace(
+            self,
+            blocks={name: self.blocks[name] for name in blocks},
+            sites=own,
+            steps=cut(self.steps, steps) if shared else self.steps,
+            branches=cut(self.branches, branches) or self.branches,
+        )
 
     def row_bytes(self, block: str) -> int:
         """Bytes of one vector of a block, with its scale."""
@@ -108,7 +173,10 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back; of it, digests of stores are taken."""
-        return {"format": FORMAT, "version": SETTINGS_VERSION, **asdict(self)}
+        fields = asdict(self)
+        if not self.sites:  # as stores were written, and their digests taken, before there were other sites
+            del fields["sites"]
+        return {"format": FORMAT, "version": SETTINGS_VERSION, **fields}
 
     def to_file(self) -> dict[str, Any]:
         """`to_json`'s object with the version of the folder: what `store.json` holds."""
@@ -135,6 +203,26 @@ class Schema:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise StoreError(message)
+
+
+def _site(name: str, value: "SiteLayout | JSON") -> SiteLayout:
+    if isinstance(value, SiteLayout):
+        return value
+    _require(isinstance(value, dict), f"the layout of {name} is not an object")
+    return SiteLayout(**value)  # type: ignore[arg-type]  # checked there
+
+
+def _checked_steps(steps: Iterable[int]) -> tuple[int, ...]:
+    steps = tuple(map(_index, steps))
+    _require(bool(steps) and list(steps) == sorted(set(steps)), f"steps {steps} are not ascending")
+    return steps
+
+
+def _checked_branches(branches: Iterable[str]) -> tuple[str, ...]:
+    branches = tuple(map(str, branches))
+    _require(bool(branches) and len(set(branches)) == len(branches), f"branches {branches} are not a set")
+    _require(all(map(_NAME.fullmatch, branches)), f"branches {branches} are not plain names")
+    return branches
 
 
 def _whole(least: int, what: str, value: JSON) -> int:

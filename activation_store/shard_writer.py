@@ -31,6 +31,9 @@ IN_FLIGHT = 64 << 20
 #: Bytes after which the disk is set to work: else it idles until the shard is full, and is waited for then.
 SYNCED = 32 << 20
 
+#: Places of some steps and of some branches on a block's axes.
+Axes = tuple[list[int], list[int]]
+
 
 @dataclass(frozen=True)
 class EncodedImage:
@@ -199,18 +202,17 @@ def stored_images(
     schema: Schema,
     entry: Entry,
     places: Collection[int] | None = None,
-    blocks: Collection[str] | None = None,
-    axes: tuple[list[int], list[int]] | None = None,
+    axes: Mapping[str, Axes] | None = None,
 ) -> Iterator[EncodedImage]:
     """Images of a published shard, as they lie in the file (see `shard.open_shard`): all, or those at some
-    `places`, of some `blocks`, steps and branches (`axes`, places on both)."""
+    `places`, of some blocks and of some steps and branches of each (`axes`)."""
     arrays = {
         name: file[name][()]
         for name in layout(schema, entry.samples)
         if name.endswith(("/scale", "/positions"))
     }
     kept = _Kept(unpack_samples(*blob(file, "samples")), unpack(*blob(file, "thumbnails")), arrays)
-    yield from _images(file, blocks or list(schema.blocks), kept, places, axes)
+    yield from _images(file, list(axes or schema.blocks), kept, places, axes)
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def _images(
     blocks: Collection[str],
     kept: _Kept,
     places: Collection[int] | None = None,
-    axes: tuple[list[int], list[int]] | None = None,
+    axes: Mapping[str, Axes] | None = None,
 ) -> Iterator[EncodedImage]:
     """Images whose values are read from a file, a chunk of each block at a time."""
     ahead: dict[str, tuple[int, np.ndarray]] = {}
@@ -237,12 +239,12 @@ def _images(
         first = at - at % dataset.chunks[0]
         if block not in ahead or ahead[block][0] != first:
             some = slice(first, min(first + dataset.chunks[0], len(kept.samples)))
-            read = dataset[some] if axes is None else dataset[some, axes[0]][:, :, axes[1]]
+            read = dataset[some] if axes is None else dataset[some, axes[block][0]][:, :, axes[block][1]]
             ahead[block] = first, read
         return ahead[block][1][at - first]
 
-    def cut(array: np.ndarray) -> np.ndarray:
-        return array if axes is None else array[axes[0]][:, axes[1]]
+    def cut(block: str, array: np.ndarray) -> np.ndarray:
+        return array if axes is None else array[axes[block][0]][:, axes[block][1]]
 
     for at in range(len(kept.samples)) if places is None else sorted(places):
         sample, arrays = kept.samples[at], kept.arrays
@@ -251,7 +253,7 @@ def _images(
             sample,
             kept.thumbnails[at],
             {block: of(block, at) for block in present},
-            {b: cut(arrays[f"{b}/scale"][at]) for b in present if f"{b}/scale" in arrays},
+            {b: cut(b, arrays[f"{b}/scale"][at]) for b in present if f"{b}/scale" in arrays},
             {b: arrays[f"{b}/positions"][at] for b in blocks if f"{b}/positions" in arrays},
         )
 

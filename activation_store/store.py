@@ -81,7 +81,7 @@ class Store:
         """Rows of a block, all steps, branches and images."""
         if block not in self.schema.blocks:
             raise StoreError(f"{self.path} has no block '{block}'; it has {', '.join(self.blocks)}")
-        steps, branches = range(len(self.schema.steps)), range(len(self.schema.branches))
+        steps, branches = map(range, self.schema.shape(block, 1)[1:3])
         return Rows(self.shards, block, tuple(steps), tuple(branches), None)
 
     def thumbnail(self, i: int) -> bytes:
