@@ -152,7 +152,7 @@ class Schema:
             self,
             blocks={name: self.blocks[name] for name in blocks},
             sites=own,
-            steps=cut(self.steps, steps) if shared else self.steps,
+            steps=(cut(self.steps, steps) if shared else None) or self.steps,
             branches=cut(self.branches, branches) or self.branches,
         )
 

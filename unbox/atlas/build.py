@@ -120,6 +120,9 @@ def check(store: Store, saes: Mapping[str, SAE], plan: AtlasPlan) -> None:
     for name, sae in saes.items():
         if sae.block not in store.blocks:
             raise UnboxError(f"SAE {name} is of block '{sae.block}'; the store has {', '.join(store.blocks)}")
+        if (store[sae.block].steps, store[sae.block].branches) != (store.schema.steps, store.schema.branches):
+            raise UnboxError(f"{sae.block} was not recorded at the steps and branches of the store's other "
+                             "blocks: an atlas is of blocks that were recorded together")  # fmt: skip
         if store[sae.block].width != sae.width:
             raise UnboxError(f"SAE {name} reads vectors of width {sae.width}, {sae.block} in the store has "
                              f"{store[sae.block].width}: they are of different models")  # fmt: skip
