@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from copy import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,7 +80,7 @@ def hooks_of(
 ) -> Callable[[], None]:
     """A call that does what the hooks do in one UNet step, on outputs of the real shape."""
     run = SimpleNamespace(step=0, branches=("cond",) * batch, samples=np.arange(batch))
-    near = {id(e.sae): e.sae.to(device=device) for e in edits}
+    near = {id(e.sae): copy(e.sae).to(device=device) for e in edits}
     sites = []
     for block in edits.blocks:
         mine = tuple(e for e in edits if e.block == block)

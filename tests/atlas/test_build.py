@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -165,7 +166,7 @@ def test_saes_of_other_blocks_and_widths_are_refused(store, tmp_path):
     with pytest.raises(UnboxError, match=r"of block 'up\.1\.1'; the store has mid\.0, up\.0\.0"):
         build(
             store,
-            {"x": planted_sae("mid.0").__class__(**{**vars(planted_sae("mid.0")), "block": "up.1.1"})},
+            {"x": replace(planted_sae("mid.0"), block="up.1.1")},
             tmp_path,
         )
     assert not list(tmp_path.iterdir())

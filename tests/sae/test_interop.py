@@ -248,6 +248,39 @@ def test_push_and_pull_move_only_our_files(topk, tmp_path, monkeypatch):
     assert not (tmp_path / "pulled" / "evil.pth").exists()
 
 
+def test_from_pretrained_fetches_one_sae_and_its_files_alone(topk, jump, tmp_path, monkeypatch):
+    """Of a repository with several SAEs, the configurations and then one folder come down."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    shelf, cache, fetched = tmp_path / "shelf", tmp_path / "cache", []
+    for name, sae in (("mid.0", topk), ("mid.0_batchtopk", jump), ("up", replace(topk, block="up.0.1"))):
+        replace(sae, name=name).save(shelf / name)
+
+    def download(repo, revision, local_dir, allow_patterns):
+        assert (repo, revision, local_dir) == ("me/saes", "v1", None)
+        names = [str(p.relative_to(shelf)) for p in shelf.rglob("*") if p.is_file()]
+        for name in filter_repo_objects(names, allow_patterns=allow_patterns):
+            fetched.append(name)
+            (cache / name).parent.mkdir(parents=True, exist_ok=True)
+            (cache / name).write_bytes((shelf / name).read_bytes())
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    found = SAE.from_pretrained("me/saes", block="up.0.1", revision="v1")
+    assert (found.name, found.block) == ("up", "up.0.1")
+    assert {name for name in fetched if name.endswith("sae.safetensors")} == {"up/sae.safetensors"}
+    with pytest.raises(UnboxError, match=r"several SAEs of block mid.0; there is mid.0, mid.0_b"):
+        SAE.from_pretrained("me/saes", block="mid.0", revision="v1")
+    found = SAE.from_pretrained("me/saes", block="mid.0", name="mid.0_batchtopk", revision="v1")
+    assert found.identity == jump.identity
+    with pytest.raises(UnboxError, match=r"no SAE of block down.2.1; there is mid.0, mid.0_batchtopk, up"):
+        SAE.from_pretrained(shelf, block="down.2.1")  # a folder that is here
+    assert SAE.from_pretrained(shelf / "mid.0").identity == topk.identity
+    with pytest.raises(UnboxError, match="source"):
+        SAE.from_pretrained("https://example.org/a")
+
+
 def test_tensor_files_keep_to_what_is_expected(tmp_path):
     write_tensors(tmp_path / "a", {"x": torch.ones(2)})
     assert read_tensors(tmp_path / "a")["x"].tolist() == [1, 1]

@@ -78,7 +78,7 @@ def edit_config(folder, **changes):
     ("changes", "message"),
     [
         ({"format": "other"}, "sae import"),
-        ({"version": 2}, "update it"),
+        ({"version": 3}, "update it"),
         ({"k": 0}, "k = 0"),
         ({"latents": 10**12}, "latents = 1000000000000"),
         ({"latents": 25}, "shape"),
@@ -87,6 +87,7 @@ def edit_config(folder, **changes):
         ({"threshold": "x"}, "threshold"),
         ({"threshold": [1, 2]}, r"threshold = .*: should be one for each of 24"),
         ({"threshold": [1] * 23 + ["x"]}, "threshold"),
+        ({"threshold": "tensor"}, "lacks threshold"),
         ({"name": "x" * 301}, "name"),
         ({"more": 1}, "more = 1: is unknown"),
         ({"update_std": -1}, "update_std"),

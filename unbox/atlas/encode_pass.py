@@ -19,6 +19,7 @@ from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.sae.latent_statistics import latent_stats
 from unbox.sae.model import SAE, Stats
+from unbox.sae.sae_folder import threshold_value
 from unbox.stopping import stop_asked, unit
 
 #: Vectors encoded at a time, and seconds between two savings of a pass.
@@ -126,6 +127,7 @@ def batches(images: int, start: int, size: int) -> Iterator[range]:
     return (range(first, min(first + size, images)) for first in range(start, images, size))
 
 
+@torch.no_grad()
 def encode(sae: SAE, rows: Rows, part: range, grid: Grid) -> tuple[Entries, np.ndarray]:
     """Entries of some images, and the active latents of each place, (images, steps, branches, places, k) with
     -1 where a place of the code is unused."""
@@ -173,7 +175,7 @@ def pass_key(sae: SAE, rows: Rows, plan: AtlasPlan) -> str:
 def former_pass_key(sae: SAE, rows: str, plan: Mapping[str, JSON]) -> str:
     """What versions before took a pass to depend on: of the SAE weights, k and threshold. `rows`: digest."""
     weights = [digest(weight) for weight in sae.weight_bytes()]
-    return digest(canonical([weights, sae.k, sae.threshold, rows, plan]))
+    return digest(canonical([weights, sae.k, threshold_value(sae.threshold), rows, plan]))
 
 
 def save(path: Path, key: str, tally: Tally, examples: Examples) -> None:

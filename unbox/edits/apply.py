@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,7 +38,7 @@ class EditHook:
             return nullcontext()
         saes = {id(edit.sae): sae_of(edit) for edit in acting if edit.sae is not None}
         device = model.device if saes else None  # asked once: diffusers looks through every module for it
-        near = {key: sae.to(device=device) for key, sae in saes.items()}
+        near = {key: copy(sae).to(device=device) for key, sae in saes.items()}
         acting = [replace(edit, sae=near.get(id(edit.sae))) for edit in acting]
         blocks = {edit.block: model.block(edit.block) for edit in acting}
         refuse_compiled(model, blocks)

@@ -143,6 +143,7 @@ class Sums:
         return self.active / self.rows
 
 
+@torch.no_grad()
 def evaluate(sae: SAE, rows: RowsLike, *, limit: int | None = None) -> Figures:
     """Figures of an SAE on rows: a block of a store (then by step, branch and position too), or an array.
 

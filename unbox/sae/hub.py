@@ -4,12 +4,10 @@ import os
 from pathlib import Path
 
 from unbox.errors import UnboxError
+from unbox.sae.hub_download import PATTERNS, download, first_line
 from unbox.sae.model import SAE, load_saes
-from unbox.sae.sae_folder import CARD, CONFIG, FIGURES, TENSORS, is_sae
+from unbox.sae.sae_folder import is_sae
 from unbox.validation import HubName, Text, checked
-
-#: The only files that go up or come down.
-PATTERNS = [prefix + name for prefix in ("", "*/") for name in (CONFIG, TENSORS, FIGURES, CARD)]
 
 
 def push(folder: str | os.PathLike, repo: str, private: bool = False, message: str = "Add SAEs") -> str:
@@ -28,25 +26,15 @@ def push(folder: str | os.PathLike, repo: str, private: bool = False, message: s
         about = f"{message} ({len(saes)})"
         api.upload_folder(repo_id=repo, folder_path=str(root), allow_patterns=PATTERNS, commit_message=about)
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UnboxError(f"the Hub did not take {root} as {repo}: {_first(error)}") from None
+        raise UnboxError(f"the Hub did not take {root} as {repo}: {first_line(error)}") from None
     return f"https://huggingface.co/{repo}"
 
 
 def pull(repo: str, folder: str | os.PathLike, revision: str | None = None) -> dict[str, SAE]:
     """Download the SAEs of `owner/name` into a folder; returns them, read and checked."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
     repo = checked(HubName, "repo", repo, "pull")
     revision = None if revision is None else checked(Text, "revision", revision, "pull")
-    try:
-        snapshot_download(repo, revision=revision, local_dir=str(folder), allow_patterns=PATTERNS)
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UnboxError(f"{repo} could not be fetched from the Hub: {_first(error)}") from None
+    download(repo, PATTERNS, revision, str(folder))
     if not is_sae(Path(folder)) and not any(is_sae(path) for path in Path(folder).iterdir()):
         raise UnboxError(f"{repo} holds no SAE of ours; other layouts come in by `unbox sae import`")
     return load_saes(folder)
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

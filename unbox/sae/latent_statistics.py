@@ -47,6 +47,7 @@ class LatentSums:
         return Stats(mean.float(), std.float(), self.largest.float(), density.float())
 
 
+@torch.no_grad()
 def latent_stats(sae: SAE, parts: Iterable[Tensor]) -> Stats:
     """Statistics of an SAE's latents over parts (B, d) of rows."""
     sums = LatentSums.zero(sae.latents)
@@ -55,6 +56,7 @@ def latent_stats(sae: SAE, parts: Iterable[Tensor]) -> Stats:
     return sums.stats()
 
 
+@torch.no_grad()
 def calibrated(sae: SAE, x: Tensor) -> SAE:
     """The SAE with the threshold over which k latents of a row of x (N, d) are active on average."""
     from unbox.sae import topk

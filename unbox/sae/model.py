@@ -1,4 +1,4 @@
-"""The sparse autoencoder as a value: its weights, and what is known about its latents.
+"""The sparse autoencoder, a torch module: its weights, and what is known about its latents.
 
     z = ReLU(TopK(W_enc (x - b_pre) + b_lat))        codes, k of n active
     x^ = W_dec^T z + b_pre
@@ -8,23 +8,37 @@ latent whose pre-activation exceeds it is active instead (Bussmann et al., arXiv
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from activation_store.files import digest
 from unbox.edit import Feature
 from unbox.errors import UnboxError
 from unbox.models.devices import find_device
 from unbox.result_cache import key_of
-from unbox.sae import sparse, topk
+from unbox.sae import differentiable, sparse, topk
 from unbox.sae.codes import Codes, pack
+from unbox.sae.hub_download import FILES, download
 from unbox.sae.model_card import card
-from unbox.sae.sae_folder import FACTS, STATS, WEIGHTS, Threshold, read_folder, sae_folders, write_folder
-from unbox.validation import FilePath, checked
+from unbox.sae.sae_folder import (
+    CONFIG,
+    FACTS,
+    STATS,
+    WEIGHTS,
+    Threshold,
+    read_folder,
+    sae_folders,
+    threshold_tensor,
+    threshold_value,
+    write_folder,
+)
+from unbox.text_files import read_json_object
+from unbox.validation import FilePath, HubName, Text, checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +55,14 @@ class Stats:
     """Fraction of rows where it is active."""
 
 
-@dataclass(frozen=True, eq=False)
-class SAE:
-    """A trained sparse autoencoder of one block's updates. d: width of a row, n: latents."""
+@dataclass(eq=False, repr=False, init=False)
+class SAE(nn.Module):
+    """A trained sparse autoencoder of one block's updates. d: width of a row, n: latents.
+
+    A torch module: its weights are parameters, which ask for no gradient until `requires_grad_()`; codes and
+    reconstructions have gradients by them and by the rows. `dataclasses.replace` makes another of the same
+    weights; as with every module, `to` and `load_state_dict` change the one that they are called on.
+    """
 
     W_enc: Tensor
     """(n, d)."""
@@ -59,22 +78,58 @@ class SAE:
     """Short name of the block, e.g. `up.0.1`."""
     name: str = ""
     """What it is called among others: its folder's name."""
-    threshold: Threshold = None
-    """What an active latent's pre-activation exceeds, for all or each; None: the k largest are active."""
+    threshold: Tensor | None = field(default_factory=lambda: None)
+    """What an active latent's pre-activation exceeds, () for all or (n,) for each, in float64, a buffer;
+    None: the k largest are active."""
     stats: Stats | None = None
     update_std: float = 0.0
     """Root mean square distance of a row from the mean row, sqrt(E |x - E x|^2)."""
     meta: dict[str, Any] = field(default_factory=dict)
     """How it was trained and measured: JSON-able."""
 
-    def __post_init__(self) -> None:
-        n, d = self.W_enc.shape
-        wanted = {"W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
-        for name, shape in wanted.items():
-            if getattr(self, name).shape != shape:
-                raise UnboxError(f"{name} has shape {tuple(getattr(self, name).shape)}, W_enc wants {shape}")
-        if not 1 <= self.k <= n:
-            raise UnboxError(f"k = {self.k} active latents of {n}: k is from 1 to the number of latents")
+    def __init__(
+        self,
+        W_enc: Tensor,
+        W_dec: Tensor,
+        b_pre: Tensor,
+        b_lat: Tensor,
+        k: int,
+        block: str = "",
+        name: str = "",
+        threshold: Threshold = None,
+        stats: Stats | None = None,
+        update_std: float = 0.0,
+        meta: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        n, d = W_enc.shape
+        given = {
+            "W_enc": (W_enc, (n, d)),
+            "W_dec": (W_dec, (n, d)),
+            "b_pre": (b_pre, (d,)),
+            "b_lat": (b_lat, (n,)),
+        }
+        for weight, (tensor, shape) in given.items():
+            if tensor.shape != shape:
+                raise UnboxError(f"{weight} has shape {tuple(tensor.shape)}, W_enc wants {shape}")
+            self.register_parameter(weight, nn.Parameter(tensor.detach(), requires_grad=False))
+        if not 1 <= k <= n:
+            raise UnboxError(f"k = {k} active latents of {n}: k is from 1 to the number of latents")
+        self.register_buffer("threshold", threshold_tensor(threshold, n, W_enc.device))
+        self.k, self.block, self.name = k, block, name
+        self.stats, self.update_std, self.meta = stats, update_std, {} if meta is None else meta
+
+    def __copy__(self) -> Self:
+        return replace(self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What moves a module: the threshold goes along, and stays in float64, where the device has that."""
+        threshold, self._buffers["threshold"] = self.threshold, None
+        super()._apply(fn, recurse)
+        if threshold is not None and self.device.type != "mps":
+            threshold = threshold.to(self.device)
+        self._buffers["threshold"] = threshold
+        return self
 
     @property
     def latents(self) -> int:
@@ -94,31 +149,43 @@ class SAE:
     def dtype(self) -> torch.dtype:
         return self.W_enc.dtype
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstructions (..., d) of vectors x (..., d)."""
+        return self.decode(self.encode(x))
+
     def encode(self, x: Tensor) -> Codes:
-        """Codes of vectors x (..., d), in the SAE's dtype; computed in slices, without gradients."""
+        """Codes of vectors x (..., d), in the SAE's dtype; computed in slices.
+
+        Values have gradients by x and the encoder's weights, where those ask for them; which latents are
+        active is taken as given.
+        """
         if x.shape[-1:] != (self.width,):
             raise UnboxError(
                 f"{self.name or 'this SAE'} encodes vectors of width {self.width}, these are {tuple(x.shape)}"
             )
-        centred = x.detach().reshape(-1, self.width).to(self.W_enc) - self.b_pre
+        centred = x.reshape(-1, self.width).to(self.W_enc) - self.b_pre
+        with torch.no_grad():
+            if self.threshold is None:
+                active, pre = topk.by_row(centred, self.W_enc, self.b_lat, self.k)
+            else:
+                active, pre = topk.above(centred, self.W_enc, self.b_lat, self.threshold.to(centred))
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (centred, self.W_enc, self.b_lat)):
+            pre = differentiable.pre_activations(centred, self.W_enc, self.b_lat, pre, active)
         if self.threshold is None:
-            active, pre = topk.by_row(centred, self.W_enc, self.b_lat, self.k)
             shape = (*x.shape[:-1], self.k)
             return Codes(pre.relu().reshape(shape), active.indices.reshape(shape))
-        threshold = torch.tensor(self.threshold, device=self.device, dtype=self.dtype)
-        active, pre = topk.above(centred, self.W_enc, self.b_lat, threshold)
         codes = pack(pre.relu(), active.indices, active.rows, len(centred))
         return Codes(*(part.reshape(*x.shape[:-1], part.shape[-1]) for part in codes))
 
     def decode(self, codes: Codes) -> Tensor:
-        """Reconstructions (..., d) of codes."""
+        """Reconstructions (..., d) of codes, with gradients by their values and the decoder's weights."""
         return self.combine(codes) + self.b_pre
 
     def combine(self, codes: Codes) -> Tensor:
         """(..., d): the codes' sum of decoder directions, without the bias."""
         lead, k = codes.indices.shape[:-1], codes.indices.shape[-1]
         active = sparse.Active.of_rows(codes.indices.reshape(-1, k), self.latents)
-        mixed = sparse.mix(codes.values.reshape(-1).to(self.dtype), active, self.W_dec)
+        mixed = differentiable.mix(codes.values.reshape(-1).to(self.dtype), active, self.W_dec)
         return mixed.reshape(*lead, self.width)
 
     def feature(self, index: int | tuple[int, ...]) -> Feature:
@@ -131,14 +198,9 @@ class SAE:
         source = self.name if self.name != self.block else None
         return Feature(block=self.block, index=index, sae=self, source=source or None)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same SAE with its weights elsewhere, or in another floating dtype."""
-        moved = {name: getattr(self, name).to(device=device, dtype=dtype) for name in WEIGHTS}
-        return replace(self, **moved)
-
     def with_threshold(self, threshold: Threshold) -> Self:
         """The same weights, active over a threshold; None: the k largest."""
-        return replace(self, threshold=threshold)
+        return replace(self, threshold=threshold)  # type: ignore[arg-type]  # any form of one is taken
 
     def weight_bytes(self) -> list[bytes]:
         """Each of WEIGHTS in float32: what an SAE is told from others by, whatever its dtype and device."""
@@ -156,7 +218,7 @@ class SAE:
         threshold, the latents' statistics, the updates' deviation. Not of it: name and `meta`.
         """
         statistics = [getattr(self.stats, name) for name in STATS] if self.stats is not None else []
-        threshold = None if self.threshold is None else np.asarray(self.threshold, np.float64).tobytes()
+        threshold = None if self.threshold is None else self.threshold.cpu().numpy().tobytes()
         return key_of([
             self.block,
             [digest(weight) for weight in self.weight_bytes()],
@@ -173,7 +235,7 @@ class SAE:
         tensors = {name: getattr(self, name) for name in WEIGHTS}
         if self.stats is not None:
             tensors |= {f"stats.{name}": getattr(self.stats, name) for name in STATS}
-        facts = {name: getattr(self, name) for name in FACTS}
+        facts = {name: getattr(self, name) for name in FACTS} | {"threshold": threshold_value(self.threshold)}
         write_folder(folder, tensors, facts, self.meta, card(facts, self.meta), overwrite)
 
     @classmethod
@@ -183,6 +245,49 @@ class SAE:
         statistics = [tensors[f"stats.{n}"] for n in STATS if f"stats.{n}" in tensors]
         facts |= {name: tensors[name].to(device) for name in WEIGHTS}
         return cls(**facts, stats=Stats(*statistics) if statistics else None)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike,
+        block: str | None = None,
+        name: str | None = None,
+        revision: str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "SAE":
+        """One SAE of a repository `owner/name` on the Hub, or of a folder that is here.
+
+        `block` or `name` (its folder's) say which, where there are several; only its files are fetched, into
+        the Hub's cache. `revision` is a branch, tag or commit. Raises UnboxError where none or several fit.
+        """
+        root, asked = Path(source), {"block": block, "name": name, "revision": revision}
+        for key, value in asked.items():
+            if value is not None:
+                checked(Text, key, value, "from_pretrained")
+        remote = not root.is_dir()
+        repo = checked(HubName, "source", str(source), "from_pretrained") if remote else ""
+        if remote:
+            root = download(repo, [CONFIG, f"*/{CONFIG}"], revision)
+        found = [path for path in (root, *sorted(root.iterdir())) if (path / CONFIG).is_file()]
+        fits = [
+            path
+            for path in found
+            if name in (None, path.name) and block in (None, read_json_object(path / CONFIG).get("block"))
+        ]
+        if len(fits) != 1:
+            which = " and ".join(
+                f"{key} {value}" for key, value in asked.items() if value and key != "revision"
+            )
+            told = ", ".join(path.name for path in fits or found) or "no SAE of ours"
+            raise UnboxError(
+                f"{source} holds {'several SAEs' if fits else 'no SAE'}{f' of {which}' if which else ''}; "
+                f"there is {told}: name one by `name`"
+            )
+        (folder,) = fits
+        if remote:
+            prefix = "" if folder == root else f"{folder.name}/"
+            download(repo, [prefix + file for file in FILES], revision)
+        return cls.load(folder, find_device(device))
 
 
 def load_saes(folder: str | os.PathLike, device: torch.device | str = "cpu") -> dict[str, SAE]:

@@ -1,10 +1,11 @@
 """SAEs on disk: a folder each, of `config.json`, `sae.safetensors`, `figures.json` and a model card."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from annotated_types import Ge, Le, Len
 from pydantic import BeforeValidator
 from torch import Tensor
@@ -17,7 +18,8 @@ from unbox.sae.safetensors_io import Shape, checked_file, read_tensors, write_te
 from unbox.text_files import read_json_object
 from unbox.validation import JSONObject, Real, Text, Whole, checked, parsed, validated
 
-FORMAT, VERSION = "unbox-sae", 1
+#: The second version keeps a threshold for each latent among the tensors; other SAEs are still of the first.
+FORMAT, VERSION = "unbox-sae", 2
 CONFIG, TENSORS, FIGURES, CARD = "config.json", "sae.safetensors", "figures.json", "README.md"
 #: The tensors of an SAE, and those of its latents' statistics: fields of `SAE` and of `Stats`.
 WEIGHTS = ("W_enc", "W_dec", "b_pre", "b_lat")
@@ -28,10 +30,13 @@ FACTS = ("block", "name", "k", "latents", "width", "threshold", "update_std")
 MOST = 1 << 30
 
 #: What an active latent's pre-activation exceeds, for all or each; None: the k largest are active.
-Threshold = float | tuple[float, ...] | None
-#: The same as it is in a file, where lists are no tuples.
+Threshold = Tensor | Sequence[float] | float | None
+#: What a file says instead of numbers where each latent's is among the tensors.
+AMONG_TENSORS = "tensor"
+#: The same as it is in a file: a number; a list, in the first version; or AMONG_TENSORS.
 ThresholdInFile = Annotated[
-    Real | tuple[Real, ...] | None, BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
+    Real | tuple[Real, ...] | Literal["tensor"] | None,
+    BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v),
 ]
 Dimension = Annotated[Whole, Ge(1), Le(MOST)]
 ShortText = Annotated[Text, Len(0, 300)]
@@ -44,7 +49,7 @@ class SAEConfig:
     """`config.json`: what is known of an SAE beside its tensors."""
 
     format: Literal["unbox-sae"]
-    version: Literal[1]
+    version: Literal[1, 2]
     block: ShortText
     name: ShortText
     k: Dimension
@@ -69,6 +74,26 @@ class SAEConfig:
                 raise FieldError("", f"meta.{key}", value, f"should be an object with {needed or 'keys'}")
 
 
+def threshold_tensor(threshold: Threshold, latents: int, device: torch.device) -> Tensor | None:
+    """() or (n,) float64. Raises UnboxError for another shape, and for numbers that are not finite."""
+    if threshold is None:
+        return None
+    found = torch.as_tensor(threshold, dtype=torch.float64).detach()
+    if found.shape not in ((), (latents,)) or not bool(found.isfinite().all()):
+        raise UnboxError(
+            f"a threshold is a finite number, or one for each of {latents:,} latents, this is of shape "
+            f"{tuple(found.shape)}"
+        )
+    return found if device.type == "mps" else found.to(device)
+
+
+def threshold_value(threshold: Tensor | None) -> float | tuple[float, ...] | None:
+    """A threshold as plain numbers."""
+    if threshold is None:
+        return None
+    return float(threshold) if threshold.ndim == 0 else tuple(threshold.tolist())
+
+
 def write_folder(
     folder: str | os.PathLike,
     tensors: Mapping[str, Tensor],
@@ -80,18 +105,23 @@ def write_folder(
     """Write an SAE with its model card, whole or not at all. A folder that holds anything else is an error
     unless `overwrite`.
 
-    `tensors`: WEIGHTS, and `stats.<name>` of STATS where they were taken. `facts`: FACTS.
+    `tensors`: WEIGHTS, and `stats.<name>` of STATS where they were taken. `facts`: FACTS, a threshold for
+    each latent as a tuple of floats.
     """
-    meta = dict(meta)
+    meta, facts, tensors = dict(meta), dict(facts), {name: tensor.float() for name, tensor in tensors.items()}
+    version = 1
+    if isinstance(each := facts["threshold"], tuple):
+        version, facts["threshold"] = VERSION, AMONG_TENSORS
+        tensors["threshold"] = torch.tensor(each, dtype=torch.float64)
     figures = meta.pop("figures", None)
     try:
         with publish_folder(folder, replace=overwrite, same=not overwrite) as temporary:
-            write_tensors(temporary / TENSORS, {name: tensor.float() for name, tensor in tensors.items()})
+            write_tensors(temporary / TENSORS, tensors)
             config: JSON = {
                 "format": FORMAT,
-                "version": VERSION,
+                "version": version,
                 **facts,
-                "stats": len(tensors) > len(WEIGHTS),
+                "stats": f"stats.{STATS[0]}" in tensors,
                 "digest": digest(temporary / TENSORS),
                 "meta": meta,
             }
@@ -114,15 +144,19 @@ def read_folder(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, A
     shapes: dict[str, Shape | None] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
     if config.stats:
         shapes |= {f"stats.{name}": (n,) for name in STATS}
+    if config.threshold == AMONG_TENSORS:
+        shapes["threshold"] = (n,)
     if digest(checked_file(folder / TENSORS)) != config.digest:
         raise UnboxError(f"{folder / TENSORS} is damaged or of another SAE: its digest is not the config's")
-    tensors = {name: tensor.float() for name, tensor in read_tensors(folder / TENSORS, shapes).items()}
+    read = read_tensors(folder / TENSORS, shapes)
+    threshold = read.pop("threshold", config.threshold)
+    tensors = {name: tensor.float() for name, tensor in read.items()}
     meta = dict(config.meta)
     if (folder / FIGURES).is_file():
         meta["figures"] = read_json_object(folder / FIGURES)
     _check_figures(meta.get("figures", {}), folder / FIGURES)
-    facts = {key: getattr(config, key) for key in ("k", "block", "name", "update_std", "threshold")}
-    return tensors, {**facts, "meta": meta}
+    facts = {key: getattr(config, key) for key in ("k", "block", "name", "update_std")}
+    return tensors, {**facts, "threshold": threshold, "meta": meta}
 
 
 def _check_figures(figures: JSON, path: Path) -> None:

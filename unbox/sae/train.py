@@ -194,6 +194,6 @@ def _finish(run: TrainingRun, out: Path, test: dict[str, RowSource | None], reco
         training |= {"levels": list(fit.spec.levels), "encoder_dtype": str(fit.lowp).removeprefix("torch.")}
         meta = {"training": training, "rows": record["rows"][sae.block], "provenance": record["provenance"]}
         meta["figures"] = {**figures, "rows_from": on}
-        replace(sae.to("cpu"), meta=meta).save(out / sae.name, overwrite=True)
+        replace(sae, meta=meta).save(out / sae.name, overwrite=True)
     if run.team.first:
         checkpoint.remove_checkpoints(out)

@@ -64,7 +64,7 @@ def export_sae(sae: SAE, path: str | os.PathLike, kind: str) -> None:
     form = _format(kind)
     try:
         with publish_folder(path, same=True) as temporary:
-            form.write(sae.to("cpu"), temporary)
+            form.write(replace(sae).to("cpu"), temporary)
     except StoreError as error:
         raise UnboxError(str(error)) from None
 

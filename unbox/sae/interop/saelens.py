@@ -73,7 +73,7 @@ def read(folder: Path) -> SAE:
         k=k,
         block=block,
         name=block,
-        threshold=tuple(tensors["threshold"].tolist()) if jumps else None,
+        threshold=tensors["threshold"] if jumps else None,
     )
 
 
@@ -99,6 +99,6 @@ def write(sae: SAE, folder: Path) -> None:
     if sae.threshold is None:
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
     else:
-        tensors["threshold"] = torch.tensor(sae.threshold).expand(sae.latents).float()
+        tensors["threshold"] = sae.threshold.float().expand(sae.latents)
     write_json(folder / CONFIG, config)
     write_tensors(folder / WEIGHTS, tensors)
