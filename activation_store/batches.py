@@ -8,7 +8,9 @@ So a cursor is only (epoch, row), and resuming loads one pool.
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import TypedDict
 
 import numpy as np
 
@@ -18,8 +20,53 @@ from activation_store.number_formats import decode, take
 #: JSON: whose rows, seed, rank and pools these are, and the epoch and row where the next batch begins.
 Cursor = dict[str, str | int]
 
+#: Where a pool is: its epoch, and its first unit in the rank's order.
+Place = tuple[int, int]
+
 #: Encoded bytes of a pool: rows are shuffled across all that fits.
 POOL_BYTES = 256 << 20
+
+
+class BatchOptions(TypedDict, total=False):
+    """The options of `batches`, by name: the fields of `BatchOrder` but the size."""
+
+    seed: int
+    epochs: int | None
+    rank: int
+    world: int
+    cursor: Cursor | None
+    pool_bytes: int
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """Which batches are made of some rows. Raises StoreError for what cannot be."""
+
+    batch_size: int
+    seed: int = 0
+    """Of the order of the rows."""
+    epochs: int | None = 1
+    """Times that each row comes; None: no end."""
+    rank: int = 0
+    world: int = 1
+    """Processes that share an epoch."""
+    cursor: Cursor | None = None
+    """Where to begin; None: at the first row."""
+    pool_bytes: int = POOL_BYTES
+    """Encoded bytes of the rows that are shuffled together."""
+
+    def __post_init__(self) -> None:
+        if (
+            min(self.batch_size, self.pool_bytes) < 1
+            or self.seed < 0
+            or not 0 <= self.rank < self.world
+            or (self.epochs is not None and self.epochs < 0)
+        ):
+            raise StoreError(
+                f"batches of {self.batch_size} for rank {self.rank} of {self.world}, seed {self.seed}, "
+                f"{self.epochs} epochs, pools of {self.pool_bytes} bytes: sizes must be positive, the seed "
+                "and epochs not negative, and rank below world"
+            )
 
 
 @dataclass(frozen=True)
@@ -47,21 +94,20 @@ class Pool:
         return take(self.values, self.scale, rows, self.dtype)
 
 
+#: Reads some units' rows in the order given, in the memory of a used pool if it likes.
+Load = Callable[[np.ndarray, Pool | None], Pool]
+
+
 class Batches(Iterator[np.ndarray]):
     """Iterator of (B, width) float32 with a `cursor`."""
 
     def __init__(
         self,
+        order: BatchOrder,
         *,
         unit_rows: np.ndarray,
-        load: Callable[[np.ndarray, Pool | None], Pool],
+        load: Load,
         width: int,
-        batch_size: int,
-        seed: int,
-        epochs: int | None,
-        rank: int,
-        world: int,
-        cursor: Cursor | None,
         pool_rows: int,
         identity: str,
         spare: list[Pool] | None = None,
@@ -71,20 +117,15 @@ class Batches(Iterator[np.ndarray]):
 
         `identity` names the rows; a cursor of other rows is refused. `spare`: used pools, for use again.
         """
-        if batch_size < 1 or seed < 0 or not 0 <= rank < world or (epochs is not None and epochs < 0):
-            raise StoreError(
-                f"batches of {batch_size} for rank {rank} of {world}, seed {seed}, {epochs} epochs: "
-                "sizes must be positive, the seed and epochs not negative, and rank below world"
-            )
         if not unit_rows.sum():
             raise StoreError("there are no rows to make batches of")
-        self.width, self.batch_size, self.epochs = width, batch_size, epochs
-        self._unit_rows, self._load, self._pool_rows = unit_rows, load, pool_rows
+        self.width, self.order = width, order
+        self._unit_rows, self._pool_rows = unit_rows, pool_rows
         self._spare = [] if spare is None else spare
-        self._seed, self._rank, self._world = seed, rank, world
-        self._fixed: Cursor = {"rows": identity, "seed": seed, "rank": rank, "world": world}
-        self._fixed["pool_rows"] = pool_rows
-        self._epoch, self._row = self._restore(cursor) if cursor is not None else (0, 0)
+        self._read: Callable[[Place, np.ndarray, Pool | None], Pool] = partial(_load_any, load)
+        self._fixed: Cursor = {"rows": identity, "seed": order.seed, "rank": order.rank}
+        self._fixed |= {"world": order.world, "pool_rows": pool_rows}
+        self._epoch, self._row = (0, 0) if order.cursor is None else self._restore(order.cursor)
         self._reader = ThreadPoolExecutor(1, "unbox-read")
         self._batches = self._generate()
 
@@ -113,7 +154,7 @@ class Batches(Iterator[np.ndarray]):
 
     def _generate(self) -> Generator[np.ndarray, None, None]:
         try:
-            while self.epochs is None or self._epoch < self.epochs:
+            while self.order.epochs is None or self._epoch < self.order.epochs:
                 yield from self._generate_epoch()
                 self._epoch, self._row = self._epoch + 1, 0
         finally:
@@ -126,10 +167,10 @@ class Batches(Iterator[np.ndarray]):
         for pool, order in self._pools():
             at = 0
             while at < len(order):
-                part = pool.take(order[at : at + self.batch_size - sum(map(len, parts))])
+                part = pool.take(order[at : at + self.order.batch_size - sum(map(len, parts))])
                 at += len(part)
                 parts.append(part)
-                if sum(map(len, parts)) == self.batch_size:
+                if sum(map(len, parts)) == self.order.batch_size:
                     yield self._emit(parts)
                     parts = []
         if parts:
@@ -142,7 +183,7 @@ class Batches(Iterator[np.ndarray]):
 
     def _pools(self) -> Iterator[tuple[Pool, np.ndarray]]:
         """Pools of this epoch and the order of their rows, from the current row on; one is read ahead."""
-        seed, rank, world = self._seed, self._rank, self._world
+        seed, rank, world = self.order.seed, self.order.rank, self.order.world
         order = np.random.default_rng([seed, self._epoch, 0]).permutation(len(self._unit_rows))[rank::world]
         starts = np.cumsum([0, *self._unit_rows[order]], dtype=np.int64)
         pool_of_unit = starts[:-1] // self._pool_rows
@@ -151,7 +192,10 @@ class Batches(Iterator[np.ndarray]):
         skip = self._row
 
         def load(number: int) -> Future[Pool]:
-            return self._reader.submit(self._load, order[slice(*jobs[number])], _pop(self._spare))
+            first, last = jobs[number]
+            return self._reader.submit(
+                self._read, (self._epoch, int(first)), order[first:last], pop(self._spare)
+            )
 
         ahead = [load(0)] if jobs else []
         for number, (first, last) in enumerate(jobs):
@@ -165,7 +209,14 @@ class Batches(Iterator[np.ndarray]):
                 self._spare.append(pool)
 
 
-def _pop(pools: list[Pool]) -> Pool | None:
+def _load_any(load: Load, place: Place, units: np.ndarray, used: Pool | None) -> Pool:
+    """The rows of some units, wherever they are in an epoch. Holds no iterator of batches, so that one that
+    was dropped can end."""
+    return load(units, used)
+
+
+def pop(pools: list[Pool]) -> Pool | None:
+    """One of some used pools, if there is one."""
     try:
         return pools.pop()
     except IndexError:

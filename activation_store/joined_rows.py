@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from activation_store.batches import POOL_BYTES, Batches, Cursor, Pool
+from activation_store.batches import Batches, BatchOptions, BatchOrder, Pool
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest
 from activation_store.rows import Rows
@@ -94,25 +94,14 @@ class _SeveralRows:
         units: np.ndarray,
         row_bytes: int,
         load: Callable[[np.ndarray, Pool | None], Pool],
-        batch_size: int,
-        seed: int,
-        epochs: int | None,
-        rank: int,
-        world: int,
-        cursor: Cursor | None,
-        pool_bytes: int,
+        order: BatchOrder,
     ) -> Batches:
         return Batches(
+            order,
             unit_rows=(units[:, -1] - units[:, -2]) * prod(self.shape[1:-1]),
             load=load,
             width=self.width,
-            batch_size=batch_size,
-            seed=seed,
-            epochs=epochs,
-            rank=rank,
-            world=world,
-            cursor=cursor,
-            pool_rows=max(1, pool_bytes // row_bytes),
+            pool_rows=max(1, order.pool_bytes // row_bytes),
             identity=self.digest,
         )
 
@@ -176,18 +165,9 @@ class JoinedRows(_SeveralRows):
         some = np.concatenate([r.sample(int(k), seed) for r, k in zip(self.parts, share, strict=True) if k])
         return some[rng.permutation(len(some))]
 
-    def batches(
-        self,
-        batch_size: int,
-        seed: int = 0,
-        epochs: int | None = 1,
-        rank: int = 0,
-        world: int = 1,
-        cursor: Cursor | None = None,
-        pool_bytes: int = POOL_BYTES,
-    ) -> Batches:
+    def batches(self, batch_size: int, **options: Unpack[BatchOptions]) -> Batches:
         """As `Rows.batches`, shuffled over all parts."""
-        of_parts = [rows.units() for rows in self.parts]
+        order, of_parts = BatchOrder(batch_size, **options), [rows.units() for rows in self.parts]
         numbers = np.repeat(np.arange(len(self.parts)), [len(units) for units in of_parts])
         units = np.column_stack([numbers, np.concatenate(of_parts)])
 
@@ -198,11 +178,11 @@ class JoinedRows(_SeveralRows):
                 used = self.parts[0].new_pool(int(starts[-1]))
             for number in np.unique(some[:, 0]):
                 here = np.flatnonzero(some[:, 0] == number)
-                self.parts[number].fill(used, some[here, 1:], starts[here], epochs == 1)
+                self.parts[number].fill(used, some[here, 1:], starts[here], order.epochs == 1)
             return used
 
         size = _row_bytes(self.parts[0])
-        return self._batches(units, size, load, batch_size, seed, epochs, rank, world, cursor, pool_bytes)
+        return self._batches(units, size, load, order)
 
 
 @dataclass(frozen=True)
@@ -256,18 +236,9 @@ class AlignedRows(_SeveralRows):
         picks = self.parts[0].draw(n, seed)
         return np.concatenate([rows.take(picks) for rows in self.parts], axis=-1)
 
-    def batches(
-        self,
-        batch_size: int,
-        seed: int = 0,
-        epochs: int | None = 1,
-        rank: int = 0,
-        world: int = 1,
-        cursor: Cursor | None = None,
-        pool_bytes: int = POOL_BYTES,
-    ) -> Batches:
+    def batches(self, batch_size: int, **options: Unpack[BatchOptions]) -> Batches:
         """As `Rows.batches`; a pool holds all parts' rows in `pool_bytes`."""
-        of_parts = [rows.units() for rows in self.parts]
+        order, of_parts = BatchOrder(batch_size, **options), [rows.units() for rows in self.parts]
         units = min(of_parts, key=len)  # those of the most images; others read theirs in pieces of these
         per_image = prod(self.shape[1:-1])
 
@@ -278,12 +249,13 @@ class AlignedRows(_SeveralRows):
             for rows, own in zip(self.parts, of_parts, strict=True):
                 pieces, at = _pieces(some[:, 1:], own)
                 pool = rows.new_pool(int(starts[-1]))
-                rows.fill(pool, pieces, starts[at] + (pieces[:, 1] - some[at, 1]) * per_image, epochs == 1)
+                begin = starts[at] + (pieces[:, 1] - some[at, 1]) * per_image
+                rows.fill(pool, pieces, begin, order.epochs == 1)
                 pools.append(pool)
             return _PoolsSideBySide(tuple(pools))
 
         size = sum(map(_row_bytes, self.parts))
-        return self._batches(units, size, load, batch_size, seed, epochs, rank, world, cursor, pool_bytes)
+        return self._batches(units, size, load, order)
 
 
 class _PoolsSideBySide(Pool):

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import groupby, product
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
-from activation_store.batches import POOL_BYTES, Batches, Cursor, Pool
+from activation_store.batches import Batches, BatchOptions, BatchOrder, Pool
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest
 from activation_store.moments import Moments, empty, moments_of
@@ -167,16 +167,7 @@ class Rows:
             parts.append(one.read_images(images).reshape(-1, self.width)[some])
         return np.concatenate(parts)[picks.order]
 
-    def batches(
-        self,
-        batch_size: int,
-        seed: int = 0,
-        epochs: int | None = 1,
-        rank: int = 0,
-        world: int = 1,
-        cursor: Cursor | None = None,
-        pool_bytes: int = POOL_BYTES,
-    ) -> Batches:
+    def batches(self, batch_size: int, **options: Unpack[BatchOptions]) -> Batches:
         """Shuffled batches (batch_size, width) float32: each row once an epoch, the last batch partial.
 
         Chunks of the store are drawn at random into a pool in memory, rows at random from the pool. Ranks
@@ -187,22 +178,17 @@ class Rows:
         other rows stay in it for the next epoch. Memory: at most two pools of `pool_bytes`, kept for the
         next batches of any store, and a batch.
         """
-        units = self.units()
+        order, units = BatchOrder(batch_size, **options), self.units()
         unit_rows = (units[:, 2] - units[:, 1]) * prod(self.shape[1:-1])
         row_bytes = self.shards.schema.row_bytes(self.block)
-        pool_rows = max(1, pool_bytes // row_bytes)
+        pool_rows = max(1, order.pool_bytes // row_bytes)
         capacity = min(len(self), pool_rows + int(unit_rows.max(initial=0)))
-        once = epochs == 1 or len(self) * row_bytes > _memory() // 2
+        once = order.epochs == 1 or len(self) * row_bytes > _memory() // 2
         return Batches(
+            order,
             unit_rows=unit_rows,
             load=lambda chosen, used: self._pool(units[chosen], used, capacity, once),
             width=self.width,
-            batch_size=batch_size,
-            seed=seed,
-            epochs=epochs,
-            rank=rank,
-            world=world,
-            cursor=cursor,
             pool_rows=pool_rows,
             identity=self.digest,
             spare=_SPARE,

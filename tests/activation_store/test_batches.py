@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activation_store import Store, StoreError, compiled_loops, shard, shard_writer
-from activation_store.batches import Batches, Pool
+from activation_store.batches import Batches, BatchOrder, Pool
 from activation_store.chunks import ChunkIndex
 from activation_store.number_formats import NUMBER_FORMATS, decode, encode, take
 from tests.activation_store import fakes
@@ -41,9 +41,8 @@ def numbers(units, batch_size, *, pool_rows=7, **settings):
         parts = [np.arange(starts[k], starts[k + 1], dtype=np.float32) for k in chosen]
         return Pool(np.concatenate(parts)[:, None], None, "float32")
 
-    fixed = {"seed": 0, "epochs": 1, "rank": 0, "world": 1, "cursor": None, **settings}
-    sizes = {"width": 1, "batch_size": batch_size, "pool_rows": pool_rows}
-    return Batches(unit_rows=np.array(units), load=load, identity="x", **sizes, **fixed)
+    order, sizes = BatchOrder(batch_size, **settings), {"width": 1, "pool_rows": pool_rows}
+    return Batches(order, unit_rows=np.array(units), load=load, identity="x", **sizes)
 
 
 UNITS = st.lists(st.integers(0, 5), min_size=1, max_size=12).filter(any)
@@ -230,9 +229,9 @@ def test_an_iterator_that_is_dropped_does_not_wait_for_what_it_reads_ahead():
             assert release.wait(60)
         return Pool(np.zeros((3, 1), np.float32), None, "float32")
 
-    sizes = {"width": 1, "batch_size": 3, "pool_rows": 3, "seed": 0, "epochs": 1, "rank": 0, "world": 1}
+    sizes = {"width": 1, "pool_rows": 3}
     first = np.random.default_rng([0, 0, 0]).permutation(4)[0]
-    batches = Batches(unit_rows=np.full(4, 3), load=load, identity="x", cursor=None, **sizes)
+    batches = Batches(BatchOrder(3), unit_rows=np.full(4, 3), load=load, identity="x", **sizes)
     next(batches)
     assert reading.wait(60)
     gone = weakref.ref(batches)

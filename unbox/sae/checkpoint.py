@@ -15,6 +15,8 @@ from activation_store.files import publish_folder, sweep, write_json
 from unbox.errors import UnboxError
 from unbox.run_folder import LOCK
 from unbox.sae.fit import LaneState, Progress, TrainingRun, TrainingState
+from unbox.sae.initialization import Start, read_start, write_start
+from unbox.sae.plan import Plan
 from unbox.sae.safetensors_io import read_tensors, write_tensors
 from unbox.sae.train_step import state_shapes
 from unbox.text_files import read_json_object
@@ -38,6 +40,8 @@ def write_checkpoint(out: Path, run: TrainingRun) -> None:
     with publish_folder(path, replace=True) as temporary:
         for number, tensors in enumerate(state["fits"].values()):
             write_tensors(temporary / f"{number}.safetensors", tensors)
+        for number, lane in enumerate(run.lanes.values()):
+            write_start(temporary / f"start-{number}.safetensors", lane.start)
         write_json(temporary / STATE, state["place"])  # type: ignore[arg-type]  # a TypedDict is JSON too
     remove_checkpoints(out, but=path)
 
@@ -60,6 +64,19 @@ def read_checkpoint(out: Path, run: TrainingRun) -> TrainingState | None:
         for number, (name, fit) in enumerate(run.fits.items())
     }
     return TrainingState(fits=fits, place=place)
+
+
+def read_starts(out: Path, plan: Plan, widths: Mapping[str, int]) -> dict[str, Start]:
+    """What was measured of the rows when the run of the latest checkpoint began, by block.
+
+    Empty where there is no checkpoint, or one of a version that did not keep it: it is measured again.
+    """
+    found = checkpoints(out)
+    paths = {
+        block: found[-1] / f"start-{number}.safetensors"
+        for number, block in enumerate(dict.fromkeys(spec.block for spec in plan.saes) if found else ())
+    }
+    return {b: read_start(path, widths[b], plan.init) for b, path in paths.items() if path.is_file()}
 
 
 @validated

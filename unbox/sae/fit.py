@@ -6,7 +6,7 @@ checkpoint is the weights, the optimiser's state, the counters and the cursors.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -21,7 +21,7 @@ from unbox.memory_limit import require
 from unbox.sae.cpu.malloc import reuse_freed_memory
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import local_device, team
-from unbox.sae.initialization import check_finite, measure
+from unbox.sae.initialization import Start, check_finite, measure
 from unbox.sae.latent_statistics import calibrated, latent_stats
 from unbox.sae.learning_rate import schedule
 from unbox.sae.metric_trackers import Sink
@@ -63,6 +63,8 @@ class Lane:
 
     rows: RowSource
     budget: Budget
+    start: Start
+    """What was measured of the rows before the first step."""
     fits: dict[str, SAETrainer]
     batches: RowBatches
     done: int = 0
@@ -73,14 +75,25 @@ class Lane:
         """Rows still to see."""
         return max(0, self.budget.tokens - self.done)
 
+    @property
+    def epochs(self) -> float:
+        """How far it is: times that its rows were seen."""
+        return self.done / len(self.rows)
+
 
 class TrainingRun:
     """SAEs in training. `advance` takes one step of every SAE; `state` and `restore` carry it over a stop."""
 
     def __init__(
-        self, plan: Plan, sources: Mapping[str, RowSource], device: str | torch.device | None = None
+        self,
+        plan: Plan,
+        sources: Mapping[str, RowSource],
+        device: str | torch.device | None = None,
+        starts: Mapping[str, Start] | None = None,
     ) -> None:
-        """Raises UnboxError for blocks without rows, and for rows that nothing can be fitted to."""
+        """`starts`: those of the blocks that a checkpoint holds; others are measured.
+
+        Raises UnboxError for blocks without rows, and for rows that nothing can be fitted to."""
         self.plan, self.device = plan, local_device(device)
         self.team = team(plan.share, self.device)
         check_plan(plan, sources, self.device, self.team.everyone.world)
@@ -89,7 +102,10 @@ class TrainingRun:
         self.names = plan.names()
         self.rounds = 0
         blocks = dict.fromkeys(spec.block for spec in plan.saes)
-        self.lanes = {block: self._lane(block, source_of(sources, block)) for block in blocks}
+        known = starts or {}
+        self.lanes = {
+            block: self._lane(block, source_of(sources, block), known.get(block)) for block in blocks
+        }
 
     @property
     def fits(self) -> dict[str, SAETrainer]:
@@ -102,9 +118,17 @@ class TrainingRun:
         return sum(lane.left for lane in self.lanes.values())
 
     def advance(self) -> int:
-        """One step of every SAE whose block has rows left; returns the rows taken, over all blocks."""
+        """One step of every SAE whose block has rows left, and is not ahead of another such block: what is
+        read or generated for several blocks at once is used at once. Returns the rows taken, over all."""
         self.rounds += 1
-        return sum(self._step(lane) for lane in self.lanes.values() if lane.left)
+        lanes = [lane for lane in self.lanes.values() if lane.left]
+        last = min(lane.epochs for lane in lanes)
+        return sum(self._step(lane) for lane in lanes if lane.epochs == last)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        for lane in self.lanes.values():
+            lane.batches.close()
 
     def every(self, name: str) -> int:
         """Steps between events that the plan gives in rows: `log_every`, `checkpoint_every`."""
@@ -133,6 +157,7 @@ class TrainingRun:
                     f"{self.team.rows.world}: go on with as many"
                 )
             lane.done = place["done"]
+            lane.batches.close()
             lane.batches = self._batches(lane.rows, lane.budget, place["cursors"][self.team.rows.rank])
 
     def metrics(self) -> list[dict[str, str | float]]:
@@ -169,14 +194,29 @@ class TrainingRun:
                     sae = calibrated(sae, sample)
                 yield replace(sae, stats=latent_stats(sae, sample.split(4096)))
 
-    def _lane(self, block: str, rows: RowSource) -> Lane:
+    def _lane(self, block: str, rows: RowSource, start: Start | None) -> Lane:
         if not len(rows):
             raise UnboxError(f"there are no rows of '{block}' to train on")
         plan, budget = self.plan, self.plan.budget(len(rows))
-        start = measure(rows, plan.seed, plan.centre, plan.init, plan.scaled)
+        start = self._measured(rows) if start is None else start
         specs = {name: s for name, s in zip(self.names, plan.saes, strict=True) if s.block == block}
         fits = {n: SAETrainer(s, plan, budget, start, self.device, self.team) for n, s in specs.items()}
-        return Lane(rows, budget, fits, self._batches(rows, budget, None))
+        return Lane(rows, budget, start, fits, self._batches(rows, budget, None))
+
+    def _measured(self, rows: RowSource) -> Start:
+        """What the first process measures: rows may be long in coming, and all must begin alike."""
+        plan, found = self.plan, None
+        if self.team.first:
+            try:
+                found = measure(rows, plan.seed, plan.centre, plan.init, plan.scaled)
+            except UnboxError as error:
+                self.team.everyone.collect(error)
+                raise
+        told = self.team.everyone.collect(found)[0]
+        if isinstance(told, Exception):
+            raise told
+        assert told is not None
+        return told
 
     def _batches(self, rows: RowSource, budget: Budget, cursor: Cursor | None) -> RowBatches:
         return rows.batches(
@@ -200,13 +240,15 @@ class TrainingRun:
         for fit in lane.fits.values():
             fit.step(x, rows, factor)
         lane.done += rows
+        if not lane.left:
+            lane.batches.close()
         return rows
 
     def _next(self, lane: Lane) -> Tensor:
         """This process's share of the next batch, scaled, on the device."""
         share = len(range(self.team.rows.rank, lane.left, self.team.rows.world))
         x = torch.from_numpy(next(lane.batches, np.zeros((0, lane.rows.width), np.float32))[:share])
-        scale = next(iter(lane.fits.values())).start.scale
+        scale = lane.start.scale
         with worker_threads() if self.device.type == "cpu" else nullcontext():
             if self.device.type == "cpu":
                 check_finite(x)
@@ -264,9 +306,9 @@ def fit(
         "fit",
     )
     plan = make_plan([spec], tokens=tokens, seed=seed, batch_size=batch_size, **options)
-    run = TrainingRun(plan, sources, device=device)
-    steps(run, progress)
-    return next(run.finished()).to("cpu")
+    with closing(TrainingRun(plan, sources, device=device)) as run:
+        steps(run, progress)
+        return next(run.finished()).to("cpu")
 
 
 def steps(

@@ -1,6 +1,7 @@
 """Where training starts: the centre and scale of the rows, and the first directions."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from unbox.errors import UnboxError
 from unbox.models.seeds import generator
 from unbox.sae.plan import Centre, FirstDirections
 from unbox.sae.row_source import RowSource
+from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
 
 #: Rows that the start is measured on.
 SAMPLE = 32_768
@@ -29,6 +31,25 @@ class Start:
     """E |x - E x|^2 in scaled units."""
     basis: Tensor | None
     """(r, d) orthonormal basis of the active subspace, where it is asked for."""
+
+
+def write_start(path: Path, start: Start) -> None:
+    """Keep a start in a safetensors file."""
+    numbers = torch.tensor([start.scale, start.variance], dtype=torch.float64)
+    basis = {} if start.basis is None else {"basis": start.basis}
+    write_tensors(path, {"centre": start.centre, "scale_variance": numbers, **basis})
+
+
+def read_start(path: Path, width: int, init: FirstDirections) -> Start:
+    """Inverse of `write_start`, for rows of a `width`. Raises UnboxError for what is no such start."""
+    shapes: dict[str, Shape | None] = {"centre": (width,), "scale_variance": (2,)}
+    found = read_tensors(path, shapes | ({"basis": None} if init == "subspace" else {}))
+    basis = found.get("basis")
+    scale, variance = found["scale_variance"].double().tolist()
+    bad = basis is not None and (basis.ndim != 2 or basis.shape[1] != width)
+    if bad or min(scale, variance) <= 0:
+        raise UnboxError(f"{path} holds no start of a training: its scale or its basis cannot be")
+    return Start(found["centre"], scale, variance, basis)
 
 
 def measure(rows: RowSource, seed: int, centre: Centre, init: FirstDirections, scaled: bool) -> Start:

@@ -5,13 +5,13 @@ Anything that answers to `RowSource` can be fitted; `activation_store.Rows` does
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Unpack, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
 from activation_store import Store
-from activation_store.batches import Cursor
+from activation_store.batches import BatchOptions, BatchOrder, Cursor
 from unbox.errors import UnboxError
 from unbox.validation import Amount, checked
 
@@ -21,6 +21,8 @@ class RowBatches(Iterator[np.ndarray], Protocol):
 
     @property
     def cursor(self) -> Cursor: ...
+
+    def close(self) -> None: ...
 
 
 @runtime_checkable
@@ -34,15 +36,7 @@ class RowSource(Protocol):
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray: ...
 
-    def batches(
-        self,
-        batch_size: int,
-        seed: int = 0,
-        epochs: int = 1,
-        rank: int = 0,
-        world: int = 1,
-        cursor: Cursor | None = None,
-    ) -> RowBatches: ...
+    def batches(self, batch_size: int, **options: Unpack[BatchOptions]) -> RowBatches: ...
 
 
 @runtime_checkable
@@ -91,57 +85,50 @@ class ArrayRows:
         chosen = np.random.default_rng(seed).permutation(len(self))[:n]
         return self.array[chosen]
 
-    def batches(
-        self,
-        batch_size: int,
-        seed: int = 0,
-        epochs: int = 1,
-        rank: int = 0,
-        world: int = 1,
-        cursor: Cursor | None = None,
-    ) -> "ArrayBatches":
+    def batches(self, batch_size: int, **options: Unpack[BatchOptions]) -> "ArrayBatches":
         """Iterator of (B, d): a new permutation each epoch; the last batch of an epoch may be smaller.
 
         Of `world` ranks each is given `batch_size` rows, its share of the same `world * batch_size` rows.
         """
-        found = {"epoch": 0, "at": 0} if cursor is None else cursor
+        order = BatchOrder(batch_size, **options)
+        found = {"epoch": 0, "at": 0} if order.cursor is None else order.cursor
         epoch, at = (checked(Amount, name, found.get(name), "the cursor") for name in ("epoch", "at"))
-        return ArrayBatches(self, batch_size * world, seed, epochs, rank, world, epoch, at)
+        return ArrayBatches(self, order, epoch, at)
 
 
 @dataclass
 class ArrayBatches(Iterator[np.ndarray]):
-    """Batches of `ArrayRows`; `size`: of all ranks together."""
+    """Batches of `ArrayRows`."""
 
     rows: ArrayRows
-    size: int
-    seed: int
-    epochs: int
-    rank: int
-    world: int
+    order: BatchOrder
     epoch: int = 0
     at: int = 0
 
     def __post_init__(self) -> None:
-        self._order = self._permutation()
+        self._rows_in_order = self._permutation()
 
     @property
     def cursor(self) -> Cursor:
         """Where the next batch begins; the same for every rank."""
         return {"epoch": self.epoch, "at": self.at}
 
+    def close(self) -> None:
+        """Nothing is read ahead."""
+
     def __next__(self) -> np.ndarray:
         if self.at >= len(self.rows):
             self.epoch, self.at = self.epoch + 1, 0
-            self._order = self._permutation()
-        if self.epoch >= self.epochs:
+            self._rows_in_order = self._permutation()
+        order = self.order
+        if order.epochs is not None and self.epoch >= order.epochs:
             raise StopIteration
-        taken = self._order[self.at : self.at + self.size]
+        taken = self._rows_in_order[self.at : self.at + order.batch_size * order.world]
         self.at += len(taken)
-        return self.rows.array[taken[self.rank :: self.world]]
+        return self.rows.array[taken[order.rank :: order.world]]
 
     def _permutation(self) -> np.ndarray:
-        return np.random.default_rng((self.seed, self.epoch)).permutation(len(self.rows))
+        return np.random.default_rng((self.order.seed, self.epoch)).permutation(len(self.rows))
 
 
 def row_sources(rows: RowsLike) -> dict[str, RowSource]:

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -83,9 +83,11 @@ def train(
             checkpoint.begin(out, record)
         processes.collect("begun")
         if not finished:
-            run = TrainingRun(plan, learn, device=device)
-            _train(run, out, also, progress)
-            _finish(run, out, test, record)
+            starts = checkpoint.read_starts(out, plan, {b: learn[b].width for b in own_rows})
+            with closing(TrainingRun(plan, learn, device, starts)) as run:
+                _train(run, out, also, progress)
+                run.close()
+                _finish(run, out, test, record)
             processes.collect("written")
     saes = {name: SAE.load(out / name) for name in names}
     for spec, (name, sae) in zip(plan.saes, saes.items(), strict=True):
