@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from annotated_types import Ge, Lt
 
-from activation_store import AlignedRows, JoinedRows, Rows, Store
+from activation_store import AlignedRows, JoinedRows, Rows
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 from unbox.model_mismatch import recorded_model, unet_part
 from unbox.run_folder import run_folder
 from unbox.sae import checkpoint, metric_trackers
@@ -43,7 +44,7 @@ def train(
     *,
     plan: Plan | None = None,
     resume: bool = False,
-    held_out: float | None = None,
+    held_out: float | Mapping[str, RowSource] | None = None,
     trackers: Sequence[str] = (),
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -57,16 +58,15 @@ def train(
     one is read. With `resume` and neither specs nor plan, the plan is the one recorded in `out`.
 
     `held_out` is the part of the images (or, in an array, rows) kept from training, for the figures: 2 %
-    unless given.
+    unless given; or other rows, by block, to take them on.
     """
     out, sources = checked(FilePath, "out", out, "train"), row_sources(rows)
     also = checked(Several[metric_trackers.TrackerName], "trackers", trackers, "train")
     plan = _plan(out, sources, specs, plan, resume, options)
     if held_out is None:
         before = checkpoint.recorded(out) if resume and specs is None else {}
-        held_out = before.get("held_out", HELD_OUT)
-    held_out = checked(HeldOut, "held_out", held_out, "train")
-    learn, test = _split(sources, {spec.block for spec in plan.saes}, held_out)
+        held_out = checked(HeldOut, "held_out", before.get("held_out", HELD_OUT), "train")
+    learn, test, kept = _split(sources, {spec.block for spec in plan.saes}, held_out)
     names, at = plan.names(), local_device(device)
     processes = group(at)
     if not (finished := all(is_sae(out / name) for name in names)):
@@ -74,7 +74,7 @@ def train(
     own_rows = {spec.block: _identity(source_of(learn, spec.block)) for spec in plan.saes}
     record = {
         "plan": plan.to_json(),
-        "held_out": held_out,
+        "held_out": kept,
         "rows": own_rows,
         "provenance": provenance(rows),
     }
@@ -119,7 +119,8 @@ def _provenance_of(rows: RowsLike | None) -> Mapping[str, Any]:
     """What the store of rows records of its run; nothing where there is no store."""
     if isinstance(rows, Mapping):
         rows = next(iter(rows.values()), None)
-    return rows.provenance if isinstance(rows, Store | Rows | JoinedRows | AlignedRows) else {}
+    found = getattr(rows, "provenance", {})
+    return found if isinstance(found, Mapping) else {}
 
 
 def _plan(
@@ -143,9 +144,14 @@ def _plan(
 
 
 def _split(
-    sources: dict[str, RowSource], blocks: set[str], part: float
-) -> tuple[dict[str, RowSource], dict[str, RowSource | None]]:
-    """Rows to learn from and rows to test on, by block: the last images (or rows) are for the test."""
+    sources: dict[str, RowSource], blocks: set[str], held_out: float | Mapping[str, RowSource]
+) -> tuple[dict[str, RowSource], dict[str, RowSource | None], JSON]:
+    """Rows to learn from and rows to test on, by block, and what is recorded of these: other rows, or of a
+    share the last images (or rows)."""
+    if isinstance(held_out, Mapping):
+        others = {block: source_of(held_out, block) for block in sorted(blocks)}
+        return sources, {**others}, {block: _identity(rows) for block, rows in others.items()}
+    part = checked(HeldOut, "held_out", held_out, "train")
     learn, test = dict(sources), dict[str, RowSource | None].fromkeys(blocks)
     for block in blocks & set(sources):
         source = sources[block]
@@ -156,7 +162,7 @@ def _split(
                 rows[block] = source.filter(samples=some)
             elif isinstance(source, ArrayRows):
                 rows[block] = ArrayRows(source.array[some], source.block)
-    return learn, test
+    return learn, test, part
 
 
 def _identity(source: RowSource) -> dict[str, Any]:
@@ -186,7 +192,9 @@ def _train(
             sink.close()
 
 
-def _finish(run: TrainingRun, out: Path, test: dict[str, RowSource | None], record: dict[str, Any]) -> None:
+def _finish(
+    run: TrainingRun, out: Path, test: Mapping[str, RowSource | None], record: dict[str, Any]
+) -> None:
     for sae in run.finished():
         fit, lane, rows = run.fits[sae.name], run.lanes[sae.block], test[sae.block]
         on = "held-out rows" if rows is not None else "rows of the training"
