@@ -5,7 +5,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,20 +78,26 @@ def train(
         "provenance": provenance(rows),
     }
     with nullcontext() if finished or processes.rank else run_folder(out, "train"):
-        if processes.rank == 0:
-            checkpoint.begin(out, record)
-        processes.collect("begun")
+        blocks = list(dict.fromkeys(spec.block for spec in plan.saes))
+        found = processes.from_first(lambda: _begun(out, record, blocks))
         if not finished:
             starts = checkpoint.read_starts(out, plan, {b: learn[b].width for b in own_rows})
             with closing(TrainingRun(plan, learn, device, starts)) as run:
+                if found is not None:
+                    checkpoint.restore(found, run)
                 _train(run, out, also, progress)
                 run.close()
                 _finish(run, out, test, record)
-            processes.collect("written")
     saes = {name: SAE.load(out / name) for name in names}
     for spec, (name, sae) in zip(plan.saes, saes.items(), strict=True):
         _check_own(out / name, sae, spec, own_rows[spec.block])
     return saes
+
+
+def _begun(out: Path, record: dict[str, Any], blocks: list[str]) -> checkpoint.Checkpoint | None:
+    """The run's folder made or found, and the checkpoint in it to go on from."""
+    checkpoint.begin(out, record)
+    return checkpoint.latest(out, blocks)
 
 
 def _check_own(folder: Path, sae: SAE, spec: Spec, rows: dict[str, Any]) -> None:
@@ -176,9 +181,6 @@ def _identity(source: RowSource) -> dict[str, Any]:
 def _train(
     run: TrainingRun, out: Path, trackers: Sequence[metric_trackers.TrackerName], progress: bool
 ) -> None:
-    state = checkpoint.read_checkpoint(out, run)
-    if state is not None:
-        run.restore(state)
     sinks: list[metric_trackers.Sink] = []
     if run.team.first:
         done = {name: lane.done for lane in run.lanes.values() for name in lane.fits}
@@ -186,7 +188,8 @@ def _train(
         sinks.append(metric_trackers.json_lines(out / checkpoint.METRICS))
     try:
         sinks += metric_trackers.trackers(trackers, out) if run.team.first else []
-        steps(run, progress, sinks, partial(checkpoint.write_checkpoint, out))
+        with closing(checkpoint.CheckpointWriter(out, run)) as writer:
+            steps(run, progress, sinks, writer.write)
     finally:
         for sink in sinks:
             sink.close()
@@ -204,6 +207,8 @@ def _finish(
         training |= {"levels": list(fit.spec.levels), "encoder_dtype": str(fit.lowp).removeprefix("torch.")}
         meta = {"training": training, "rows": record["rows"][sae.block], "provenance": record["provenance"]}
         meta["figures"] = {**figures, "rows_from": on}
-        replace(sae, meta=meta).save(out / sae.name, overwrite=True)
+        replace(sae.to("cpu"), meta=meta).save(out / sae.name, overwrite=True)
+    run.team.everyone.collect("written")
     if run.team.first:
         checkpoint.remove_checkpoints(out)
+    run.team.everyone.collect("removed")
