@@ -25,6 +25,11 @@ STARTED = time.monotonic()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave out slow tests, and say so, where the time for them is over."""
+    """Leave out, and say so, tests of a GPU where there is none, and slow ones when their time is over."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("there is no GPU here")
     if item.get_closest_marker("slow") and time.monotonic() - STARTED > 60 * SLOW_MINUTES:
         pytest.skip(f"the {SLOW_MINUTES:g} minutes for slow tests are over (UNBOX_SLOW_MINUTES)")

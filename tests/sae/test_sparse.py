@@ -92,18 +92,18 @@ def test_a_range_of_latents_has_the_gradients_of_the_whole():
         assert torch.equal(found.W_dec(part), whole["W_dec"][part])
 
 
-@pytest.mark.parametrize("dead", [1, 3, 30])
-def test_auxk_equals_dense_autograd(dead, monkeypatch):
+@pytest.mark.parametrize(("dead", "kappa"), [(1, 256), (3, 256), (30, 256), (30, 5), (30, None)])
+def test_auxk_equals_dense_autograd(dead, kappa, monkeypatch):
     monkeypatch.setitem(topk.SLICE, "cpu", 40)  # several slices of rows
     x, w = problem(9, 8, 40)
     ids = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:dead]
     error = torch.randn(9, 8, dtype=torch.float64)
     norm = (error - error.mean(0)).square().sum()
     with torch.no_grad():
-        loss, d_encoder, d_decoder, d_lat = AuxK(1 / 32).gradients(
+        loss, d_encoder, d_decoder, d_lat = AuxK(1 / 32, kappa).gradients(
             error, x - w["b_pre"], ids, w, norm, torch.float64
         )
-    expected = auxk_loss(x, w, error, ids) / 32
+    expected = auxk_loss(x, w, error, ids, kappa) / 32
     close(loss, expected)
     theirs = gradients(expected, w)
     for name, ours in (("W_enc", d_encoder), ("W_dec", d_decoder), ("b_lat", d_lat)):

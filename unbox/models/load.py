@@ -80,7 +80,7 @@ def load(
                 _put(pipeline, kind, path)
         if unet is None and not any(part.kind == "unet" for part in row.parts):
             check_weights(row, _shipped_prediction(place), source)
-        _set_scheduler(pipeline, row)
+        set_scheduler(pipeline, row)
         refiner = _refiner(row, pipeline, weights_type, download) if row.refiner else None
     model = Model(pipeline, row, source, refiner)
     for each in model.pipelines:
@@ -293,7 +293,7 @@ def _shipped_prediction(path: Path) -> str | None:
         return "v_prediction" if stated == "v" or "v_pred" in tensors.keys() else stated  # noqa: SIM118
 
 
-def _set_scheduler(pipeline: DiffusionPipeline, row: System) -> None:
+def set_scheduler(pipeline: DiffusionPipeline, row: System) -> None:
     """The row's scheduler, on the configuration shipped with the weights where the row does not speak."""
     changes = {"prediction_type": row.prediction, **row.scheduler_config}
     cls = scheduler_class(row.scheduler)
@@ -312,7 +312,7 @@ def _refiner(
     folder = Path(reference) if Path(reference).is_dir() else base_folder(reference, download)
     shared = {name: getattr(pipeline, name) for name in ("vae", "text_encoder_2", "tokenizer_2")}
     refiner = _from_folder(StableDiffusionXLImg2ImgPipeline, folder, dtype, **shared)
-    _set_scheduler(refiner, row)
+    set_scheduler(refiner, row)
     return refiner
 
 

@@ -22,8 +22,12 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from activation_store.files import publish_folder
 from unbox.errors import UnboxError
+from unbox.models.devices import find_device
+from unbox.models.load import set_scheduler
+from unbox.models.model import Model
 from unbox.models.seeds import generator, image_seed
 from unbox.models.system_table import SYSTEMS
+from unbox.models.systems import System
 
 _SAFETENSORS_NAME = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 _UNET = {
@@ -137,14 +141,11 @@ def write_random(
     refiner as sdxl-refiner. Raises UnboxError for an unknown architecture or dtype, StoreError for a folder
     that exists.
     """
-    if architecture not in ARCHITECTURES or dtype not in _SAFETENSORS_NAME:
-        raise UnboxError(
-            f"no architecture '{architecture}' in {dtype}; there are {', '.join(ARCHITECTURES)} in "
-            f"{', '.join(str(kind) for kind in _SAFETENSORS_NAME)}"
-        )
-    plan = ARCHITECTURES[architecture]
+    plan = _architecture(architecture, dtype)
     with publish_folder(folder) as new:
-        pipeline = _on_meta(plan)
+        with torch.device("meta"):
+            laid_out: dict[str, torch.nn.Module] = {name: build() for name, build in plan.parts.items()}
+        pipeline = _pipeline(plan, laid_out)
         pipeline.save_config(new)
         parts = {name: part for name, part in pipeline.components.items() if part is not None}
         modules: dict[str, Any] = {k: v for k, v in parts.items() if isinstance(v, torch.nn.Module)}
@@ -154,22 +155,56 @@ def write_random(
         with tqdm(total=total, disable=not progress, desc="weights", unit="", unit_scale=True) as bar:
             for name, module in modules.items():
                 _write_part(new / name, module, dtype, seed, bar.update)
-        system = replace(
-            SYSTEMS[plan.system],
-            name=f"sdxl-random-{architecture}",
-            title=f"SDXL {architecture}'s real architecture with random weights: images are noise",
-            base=None,
-            licence="",
-            verified="random weights",
-        )
-        system.save(new)
+        _system(plan, architecture).save(new)
     return Path(folder)
 
 
-def _on_meta(plan: Architecture) -> diffusers.DiffusionPipeline:
-    """The pipeline of an architecture, its models without memory."""
-    with torch.device("meta"):
-        parts: dict[str, Any] = {name: build() for name, build in plan.parts.items()}
+def random_model(
+    architecture: str = "base",
+    dtype: torch.dtype = torch.float16,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+) -> Model:
+    """The same in memory, without a folder: drawn on the device by torch's own rules, in seconds on a GPU."""
+    plan = _architecture(architecture, dtype)
+    target, before = find_device(device), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.random.fork_rng([target] if target.type == "cuda" else []), target:
+            torch.manual_seed(seed)
+            parts = {name: build().eval() for name, build in plan.parts.items()}
+    finally:
+        torch.set_default_dtype(before)
+    pipeline, system = _pipeline(plan, parts), _system(plan, architecture)
+    set_scheduler(pipeline, system)
+    return Model(pipeline, system, f"random {architecture}")
+
+
+def _architecture(name: str, dtype: torch.dtype) -> Architecture:
+    """The row of `ARCHITECTURES`; raises UnboxError for an unknown one, or an unknown dtype."""
+    if name not in ARCHITECTURES or dtype not in _SAFETENSORS_NAME:
+        raise UnboxError(
+            f"no architecture '{name}' in {dtype}; there are {', '.join(ARCHITECTURES)} in "
+            f"{', '.join(str(kind) for kind in _SAFETENSORS_NAME)}"
+        )
+    return ARCHITECTURES[name]
+
+
+def _system(plan: Architecture, architecture: str) -> System:
+    """The row that a random model samples by."""
+    return replace(
+        SYSTEMS[plan.system],
+        name=f"sdxl-random-{architecture}",
+        title=f"SDXL {architecture}'s real architecture with random weights: images are noise",
+        base=None,
+        licence="",
+        verified="random weights",
+    )
+
+
+def _pipeline(plan: Architecture, laid_out: Mapping[str, torch.nn.Module]) -> diffusers.DiffusionPipeline:
+    """The pipeline of an architecture around its models."""
+    parts: dict[str, Any] = dict(laid_out)
     for suffix, pad in (("", "<|endoftext|>"), ("_2", "!")):
         encoder = parts.setdefault(f"text_encoder{suffix}", None)
         parts[f"tokenizer{suffix}"] = None if encoder is None else _tokenizer(pad, encoder.config.vocab_size)

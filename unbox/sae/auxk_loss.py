@@ -18,10 +18,12 @@ class AuxK:
     """AuxK (arXiv 2406.04093, appendix A.2): dead latents reconstruct what the living leave over.
 
     (coefficient) * |e - D top_kappa(pre-activations of the dead)|^2 / |e - mean e|^2, with e = x - x^ taken
-    as given, kappa = min(d / 2, number dead), no bias; the ReLU as in the model.
+    as given, kappa at most the number dead (256 in arXiv 2410.22366; None: d / 2), no bias; the ReLU as in
+    the model.
     """
 
     coefficient: float = 1 / 32
+    kappa: int | None = 256
 
     def gradients(
         self,
@@ -50,7 +52,7 @@ class AuxK:
         latents = latents or ProcessGroup()
         number = len(dead) if everywhere is None else everywhere
         size = max(1, SLICE.get(error.device.type, SLICE_ELSEWHERE) // number)
-        kappa = max(1, min(error.shape[1] // 2, number))
+        kappa = max(1, min(self.kappa or error.shape[1] // 2, number))
         for start in range(0, len(error), size):
             e, c = error[start : start + size], centred[start : start + size].to(lowp)
             z = keep_topk(torch.addmm(bias.to(lowp), c, low_encoder.T).relu(), kappa, latents)

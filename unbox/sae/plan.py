@@ -128,6 +128,8 @@ class TrainSettings:
     """Largest norm of an SAE's gradient; None: no clipping."""
     aux: Annotated[Real, Ge(0), Lt(10)] = 1 / 32
     """Coefficient of AuxK, which revives dead latents; 0: none."""
+    aux_k: Count | None = 256
+    """Active among the dead in AuxK (kappa), at most; None: half the width of a row."""
     dead_after: RowCount | None = None
     """Rows of silence after which a latent is dead; None: 10 million, at most an eighth of the tokens."""
     centre: Centre = "median"
@@ -144,6 +146,10 @@ class TrainSettings:
     """Rows between lines of metrics; None: a hundredth of the tokens."""
     checkpoint_every: RowCount | None = None
     """Rows between checkpoints; None: a tenth of the tokens, at most 50 million."""
+
+    def kappa(self, width: int) -> int:
+        """Dead latents that are active in AuxK at most, for rows of a width."""
+        return self.aux_k or max(1, width // 2)
 
     def budget(self, rows: int) -> "Budget":
         """The plan's amounts for a block of `rows` rows, with every None filled in."""
@@ -187,7 +193,13 @@ class Plan(TrainSettings):
         if not isinstance(saes, Sequence) or isinstance(saes, str):
             raise FieldError(door, "saes", saes, "should be a list of SAEs")
         found = [parsed(Spec, sae, f"{door}: saes[{i}]") for i, sae in enumerate(saes)]
-        return parsed(cls, {**value, "saes": found} if isinstance(value, Mapping) else value, door, FORMER)
+        # Plans written before there was a choice had half the width.
+        return parsed(
+            cls,
+            {"aux_k": None, **value, "saes": found} if isinstance(value, Mapping) else value,
+            door,
+            FORMER,
+        )
 
     def memory(self, widths: Mapping[str, int], processes: int = 1) -> int:
         """Bytes that training takes at most in each of `processes`, the rows' `widths` d by block given."""

@@ -52,14 +52,6 @@ def checked_file(path: str | os.PathLike) -> Path:
     return path
 
 
-def check_header(path: Path) -> None:
-    """Raise UnboxError for a file whose header says that it is longer than any of ours."""
-    with open(path, "rb") as file:
-        length = file.read(8)
-    if int.from_bytes(length, "little") > HEADER_LIMIT:
-        raise UnboxError(f"{path} is no safetensors file: its header is over {HEADER_LIMIT:,} bytes")
-
-
 def read_tensors(
     path: str | os.PathLike, shapes: Mapping[str, Shape | None] | None = None
 ) -> dict[str, Tensor]:
@@ -69,8 +61,11 @@ def read_tensors(
     UnboxError for anything else: a pickle, a huge header, lengths that do not add up, NaN.
     """
     path = checked_file(path)
-    check_header(path)
-    data = path.read_bytes()
+    with open(path, "rb") as file:
+        length = file.read(8)
+        if int.from_bytes(length, "little") > HEADER_LIMIT:
+            raise UnboxError(f"{path} is no safetensors file: its header is over {HEADER_LIMIT:,} bytes")
+        data = length + file.read()
     try:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError) as error:

@@ -1,6 +1,8 @@
 """One SAE being trained: its parameters, its optimiser, its counters, and one step."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from unbox.sae.backward import SparseGradients, forward_backward
 from unbox.sae.cpu import compiled_step
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import Team
+from unbox.sae.gpu import TRITON
 from unbox.sae.initialization import Start, directions
 from unbox.sae.learning_rate import peak
 from unbox.sae.model import SAE
@@ -21,14 +24,21 @@ from unbox.sae.safetensors_io import Shape
 from unbox.sae.topk import SINGLE
 from unbox.sae.variants import variant
 
+if TYPE_CHECKING:
+    from unbox.sae.gpu.captured import CapturedStep
+    from unbox.sae.gpu.step import GPUStep
+
 #: Steps between looks at which latents are dead. A look makes a GPU wait for its host.
 LOOK = 16
 #: Adam of the paper (arXiv 2410.22366): betas and eps.
 BETAS, EPS = (0.9, 0.999), 6.25e-10
+
 _fused_adam = partial(
     torch._fused_adam_, beta1=BETAS[0], beta2=BETAS[1], eps=EPS, weight_decay=0, amsgrad=False, maximize=False
 )
 MOMENTS = ("exp_avg", "exp_avg_sq")
+#: Dead latents on a GPU are filled up to a multiple of this, so that a captured step goes on serving.
+DEAD_UNIT = 256
 #: Latents whose gradients are made and used at a time on CPU, so that they are never whole: 4 MB of each.
 CHUNK = 1 << 20
 
@@ -42,7 +52,7 @@ class SAETrainer:
         self.spec, self.plan, self.budget, self.start, self.team = spec, plan, budget, start, team
         self.variant, self.peak = variant(spec.variant), peak(budget, spec)
         self.lowp = low_precision(plan.precision, device)
-        first = directions(spec.latents, len(start.centre), spec.seed, start.basis)[self.latents]
+        first = directions(spec.latents, len(start.centre), spec.seed, start.basis)[self._latents]
         weights = {
             "W_enc": first,
             "W_dec": first.clone(),
@@ -56,20 +66,25 @@ class SAETrainer:
 
         self.moments = {name: (zeros(w), zeros(w)) for name, w in self.weights.items()}
         n, d = first.shape
-        self.low = torch.zeros(n, d + compiled_step.EXTRA, dtype=self.lowp, device=device)
-        self._copy_low()
         self.silent = torch.zeros(len(first), dtype=torch.int64, device=device)
+        self.gpu = self._gpu_step()
+        rows = n if self.gpu is None else 0
+        self.low = torch.zeros(rows, d + compiled_step.EXTRA, dtype=self.lowp, device=device)
+        self._copy_low()
         self.dead = torch.zeros(0, dtype=torch.int64, device=device)
         self.dead_everywhere = 0
         self.steps = 0
         self.clock = torch.zeros((), device=device)  # the steps, as Adam wants them
-        self.aux = AuxK(plan.aux)
+        self.aux = AuxK(plan.aux, plan.aux_k)
+        self.rate = torch.zeros((), device=device)
+        self.gpu_dead = self.dead
+        self.captured = captured_step(self._on_gpu)
         # Sums since the last line of metrics: squared error, AuxK's loss, active entries; and the rows.
         self.sums, self.rows = torch.zeros(3, dtype=torch.float64, device=device), 0
 
     @property
-    def latents(self) -> slice:
-        """The range of the SAE's latents that is this process's."""
+    def _latents(self) -> slice:
+        """The range of latents of this process."""
         latents = self.team.latents
         if self.spec.latents % latents.world or (latents.world > 1 and self.spec.variant == "multik"):
             raise UnboxError(
@@ -86,6 +101,9 @@ class SAETrainer:
         return self.low[:, : self.weights["W_enc"].shape[1]]
 
     def _copy_low(self) -> None:
+        if self.gpu is not None:
+            self.gpu.copy_low()
+            return
         d = self.weights["W_enc"].shape[1]
         self.low[:, :d] = self.weights["W_enc"]
         self.low[:, d] = self.weights["b_lat"]
@@ -94,12 +112,49 @@ class SAETrainer:
     def step(self, x: Tensor, rows: int, factor: float) -> None:
         """One optimiser step. x (B, d) is this process's share of `rows` rows; `factor` is on the rate."""
         scale, rate = 1 / (rows * self.start.variance), self.peak * factor
-        self.clock += 1
-        error, fired, active = (self._compiled if self.native else self._plain)(x, rows, scale, rate)
-        self._count(fired, rows)
-        self.sums[0] += error
-        self.sums[2] += active
+        if self.gpu is not None:
+            self.rate.fill_(rate)
+            self.captured(x, rows)
+        else:
+            self.clock += 1
+            error, fired, active = (self._compiled if self.native else self._plain)(x, rows, scale, rate)
+            self._count(fired, rows)
+            self.sums[0] += error
+            self.sums[2] += active
         self.rows += len(x)
+        self.steps += 1
+        if self.steps % LOOK == 0:
+            self._look_for_dead()
+
+    def _gpu_step(self) -> "GPUStep | None":
+        """The step by Triton's kernels, where there is a GPU, Triton, and a kind of SAE that they know."""
+        plain = not self.variant.batchwise and not self.spec.levels and self.plan.clip_norm is None
+        if self.silent.device.type != "cuda" or not plain or self.team.everyone.world > 1 or not TRITON:
+            return None
+        from unbox.sae.gpu.step import GPUStep, is_dense
+
+        n, d = self.weights["W_enc"].shape
+        dense = self.lowp != torch.float32 and is_dense(self.budget.batch_size, d, n, self.spec.k)
+        rows = self.budget.batch_size
+        return GPUStep(self.weights, self.moments, self.spec.k, rows, BETAS, EPS, self.lowp, dense)
+
+    @torch.no_grad()
+    def _on_gpu(self, x: Tensor, rows: int) -> None:
+        """A step by the kernels of `gpu`, without waiting for the device: what a CUDA graph holds."""
+        assert self.gpu is not None
+        self.clock += 1
+        factor = 2 / (rows * self.start.variance)
+        of = self.gpu.forward(x, factor)
+        revival = None
+        if self.dead_everywhere and self.plan.aux:
+            kappa = self.plan.kappa(x.shape[1])
+            loss, revival = self.gpu.revive(of, self.gpu_dead, self.plan.aux, kappa)
+            self.sums[1] += loss
+        adam = self.gpu.adam_numbers(self.rate, self.clock)
+        active = self.gpu.backward_and_update(x, of, adam, revival)
+        self._count(active > 0, rows)
+        self.sums[0] += of.found.squares.sum()
+        self.sums[2] += active.sum()
 
     @property
     def native(self) -> bool:
@@ -132,7 +187,7 @@ class SAETrainer:
         levels, latents = self.spec.levels, self.team.latents
         centred = x - self.weights["b_pre"]
         active, known = self._topk(centred)
-        level = self.variant.level and self.variant.level(active, self.spec.k, levels, self.latents.start)
+        level = self.variant.level and self.variant.level(active, self.spec.k, levels, self._latents.start)
         found = forward_backward(
             centred, active, self.weights, scale, level, len(levels) or 1, known, latents
         )
@@ -226,85 +281,91 @@ class SAETrainer:
         _fused_adam([weight], [gradient], [mean], [square], [], [self.clock], lr=rate)
 
     def _count(self, fired: Tensor, rows: int) -> None:
-        """Rows of silence of each latent, and now and then who is dead. `fired` (n,) bool: which fired."""
+        """Rows of silence of each latent. `fired` (n,) bool: which fired."""
         self.team.rows.any_(fired)
         self.silent += rows
         self.silent.masked_fill_(fired, 0)
-        self.steps += 1
-        if self.steps % LOOK == 0:
-            self.dead = (self.silent > self.budget.dead_after).nonzero().squeeze(1)
-            self._count_dead()
+
+    def _look_for_dead(self) -> None:
+        """Who is dead by now. Makes a GPU wait for its host."""
+        self.dead = (self.silent > self.budget.dead_after).nonzero().squeeze(1)
+        self._count_dead()
 
     def _count_dead(self) -> None:
         number = torch.tensor(len(self.dead), device=self.dead.device)
         self.team.latents.sum_(number)
         self.dead_everywhere = int(number)
+        if self.gpu is not None:
+            n = len(self.silent)
+            size = min(n, -(-len(self.dead) // DEAD_UNIT) * DEAD_UNIT)
+            if size != len(self.gpu_dead):
+                self.gpu_dead = torch.full((size,), n, device=self.dead.device)
+                self.captured.forget()
+            self.gpu_dead.fill_(n)[: len(self.dead)] = self.dead
 
     def read_meter(self) -> dict[str, float]:
         """Figures since the last reading: FVU (about the start's variance), L0, AuxK's loss, dead latents."""
-        sums, rows = self.sums, torch.tensor(float(self.rows), dtype=torch.float64, device=self.sums.device)
+        sums, rows = (
+            self.sums.clone(),
+            torch.tensor(float(self.rows), dtype=torch.float64, device=self.sums.device),
+        )
         self.team.rows.sum_(sums, rows)
         self.team.latents.sum_(sums[2])
         error, aux, active = (sums / rows.clamp_min(1)).tolist()
-        self.sums, self.rows = torch.zeros_like(sums), 0
+        self.sums.zero_()
+        self.rows = 0
         return {
             "fvu": error / self.start.variance, "l0": active, "aux": aux, "dead": float(self.dead_everywhere),
         }  # fmt: skip
 
-    def sae(self, name: str, owner: int = 0) -> SAE | None:
+    def sae(self, name: str) -> SAE:
         """The SAE as it stands, for rows as they are: the scaling divides the biases and leaves W alone.
 
-        Where latents are shared, every process must call it; `owner` alone is given the whole, on its CPU.
+        Where latents are shared, every process must call it.
         """
-        scale, biases = self.start.scale, ("b_pre", "b_lat")
-        own = {k: w / scale if k in biases else w.clone() for k, w in self.weights.items()}
-        if (latents := self.team.latents).world > 1:
-            parts = ((k, own.pop(k)) for k in list(own))
-            found = {k: latents.whole_on(owner, w) if by_latent(k, w) else w.cpu() for k, w in parts}
-            if latents.rank != owner:
-                return None
-            own = {k: w for k, w in found.items() if w is not None}
-        W_enc, W_dec, b_pre, b_lat = (own[key] for key in WEIGHTS)
-        return SAE(W_enc, W_dec, b_pre, b_lat, self.spec.k, self.spec.block, name)
+        W_enc, W_dec, b_pre, b_lat = (self._whole(key, self.weights[key]).clone() for key in WEIGHTS)
+        scale = self.start.scale
+        return SAE(W_enc, W_dec, b_pre / scale, b_lat / scale, self.spec.k, self.spec.block, name)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on: this process's part, its own tensors where it can be."""
+        """Everything that the next step depends on, of all latents; every process must call it."""
         tensors = dict(self.weights)
         for name, moments in self.moments.items():
             tensors |= {f"adam.{key}.{name}": t for key, t in zip(MOMENTS, moments, strict=True)}
         dead = torch.zeros_like(self.silent, dtype=torch.uint8)
         dead[self.dead] = 1
-        return {**tensors, "silent": self.silent, "dead": dead, "steps": torch.tensor(self.steps)}
-
-    def replicated(self) -> dict[str, Tensor]:
-        """The tensors of `state` that every process should hold alike: all, or those not of its latents."""
-        shared = self.team.latents.world > 1
-        names = {"W_enc", "W_dec", "b_pre", "b_lat", "silent"}
-        found = {k: t for k, t in self.state().items() if k in names or k.startswith("adam.")}
-        return {k: t for k, t in found.items() if not (shared and by_latent(k, t))}
-
-    def broadcast(self) -> None:
-        """Give every process the first one's numbers."""
-        self.team.everyone.broadcast_(*self.replicated().values())
-        self._copy_low()
+        tensors |= {"silent": self.silent, "dead": dead}
+        return {key: self._whole(key, t) for key, t in tensors.items()} | {"steps": torch.tensor(self.steps)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `state`, given this process's part."""
-        part, device = state, self.silent.device
+        """Inverse of `state`."""
+        part = {key: t[self._latents] if _by_latent(key, t) else t for key, t in state.items()}
+        device = self.silent.device
         for name, weight in self.weights.items():
             weight.copy_(part[name])
             for key, moment in zip(MOMENTS, self.moments[name], strict=True):
                 moment.copy_(part[f"adam.{key}.{name}"])
         self._copy_low()
-        self.silent = part["silent"].clone().to(device)
+        self.silent.copy_(part["silent"])
         self.dead = part["dead"].to(device).nonzero().squeeze(1)
         self._count_dead()
         self.steps = int(part["steps"])
         self.clock.fill_(self.steps)
 
+    def _whole(self, key: str, tensor: Tensor) -> Tensor:
+        """A tensor of all latents, from this process's part."""
+        return self.team.latents.gather_rows(tensor) if _by_latent(key, tensor) else tensor
 
-def by_latent(key: str, tensor: Tensor) -> bool:
-    """True for tensors of a state with a row for each latent."""
+
+def captured_step(step: Callable[[Tensor, int], None]) -> "CapturedStep":
+    """A step of a GPU, to be recorded once and replayed."""
+    from unbox.sae.gpu.captured import CapturedStep
+
+    return CapturedStep(step)
+
+
+def _by_latent(key: str, tensor: Tensor) -> bool:
+    """True for tensors with a row for each latent."""
     return tensor.ndim > 0 and not key.endswith("b_pre")
 
 

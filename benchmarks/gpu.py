@@ -1,0 +1,359 @@
+"""What the toolkit costs on a GPU, section by section, as one page of Markdown.
+
+    python benchmarks/gpu.py                            every section, on cuda:0, into benchmarks/gpu-page.md
+    python benchmarks/gpu.py --sections sae-step edits  some of them
+    python benchmarks/gpu.py --device cpu --tiny        the same code at toy size (what CI runs)
+
+Runs from a checkout without installing it, on Python 3.11 or newer with torch (CUDA), diffusers and
+transformers; sections whose packages are absent say so and are passed over. Each is written as it ends, so
+that a page cut short by a time limit holds what was measured. A section is a function here or in another
+file of this folder that yields lines; a new one is a new row of `SECTIONS`.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import torch  # noqa: E402
+
+LIBRARIES = ("torch", "triton", "diffusers", "transformers", "numpy", "numba")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where sections run and how large."""
+
+    device: torch.device
+    tiny: bool
+    repeats: int
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, run: Callable[[], object], repeats: int | None = None, warm: int = 3) -> list[float]:
+        """Seconds of each of some calls, waited for, after a few to warm up."""
+        for _ in range(warm):
+            run()
+        found = []
+        for _ in range(repeats or self.repeats):
+            self.wait()
+            began = time.perf_counter()
+            run()
+            self.wait()
+            found.append(time.perf_counter() - began)
+        return found
+
+    def peak(self, run: Callable[[], object]) -> int:
+        """Bytes that a call took on the card beyond what lay there before; 0 on a CPU."""
+        if not self.cuda:
+            run()
+            return 0
+        self.wait()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        run()
+        self.wait()
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+
+def shown(seconds: list[float]) -> str:
+    """Median ± half the range, in milliseconds."""
+    spread = (max(seconds) - min(seconds)) / 2
+    return f"{statistics.median(seconds) * 1e3:.2f} ± {spread * 1e3:.2f}"
+
+
+def machine(setting: Setting) -> Iterator[str]:
+    """The card, its limits as measured, and the libraries."""
+    if setting.cuda:
+        properties = torch.cuda.get_device_properties(setting.device)
+        yield (
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
+            f"{properties.multi_processor_count} multiprocessors, CUDA {torch.version.cuda}."
+        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield f"{platform.processor() or platform.machine()}, {cores} cores, Python {platform.python_version()}."
+    yield "Libraries: " + ", ".join(f"{name} {_version(name)}" for name in LIBRARIES) + "."
+    size, dtype = (512 if setting.tiny else 8192), torch.bfloat16
+    a, b = (torch.randn(size, size, device=setting.device, dtype=dtype) for _ in range(2))
+    best = statistics.median(setting.seconds(lambda: a @ b))
+    yield f"Product of two {size} x {size} matrices in bf16: {2 * size**3 / best / 1e12:.1f} TFLOP/s."
+    source = torch.randn((1 << 20) if setting.tiny else (1 << 29), device=setting.device)
+    target = torch.empty_like(source)
+    best = statistics.median(setting.seconds(lambda: target.copy_(source)))
+    rate = 2 * source.nbytes / best / 1e12
+    yield f"Copy of {source.nbytes / 2**20:,.0f} MiB: {rate:.2f} TB/s read and written."
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def gpu_tests(setting: Setting) -> Iterator[str]:
+    """The tests marked `gpu`."""
+    if importlib.util.find_spec("pytest") is None:
+        yield "pytest is absent: not run."
+        return
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "gpu", "tests"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)
+    yield "```\n" + "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:]) + "\n```"
+
+
+#: (d, n, k) of the SAE steps; the first is the paper's.
+SHAPES = ((1280, 5120, 10), (1280, 5120, 160), (1280, 20480, 32), (1280, 131072, 32))
+TINY_SHAPES = ((32, 128, 4),)
+
+
+def sae_step(setting: Setting) -> Iterator[str]:
+    """One training step beside every peer installed, AuxK off and on; peers in fp32, TF32 and bf16 autocast,
+    the fastest counts."""
+    import warnings
+
+    import sae_step as steps
+    from peer_imports import stand_in
+
+    stood_in = stand_in()
+    os.environ.setdefault("WANDB_MODE", "disabled")
+    batch = 64 if setting.tiny else 4096
+    names = ["unbox", *(name for name, module in steps.PEERS.items() if importlib.util.find_spec(module))]
+    yield "| d, n, k | AuxK | package | ms a step | tokens/s | GiB | times the fastest peer |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for shape in TINY_SHAPES if setting.tiny else SHAPES:
+        for aux in (False, True):
+            found: dict[str, tuple[str, list[float], int]] = {}
+            for name in names:
+                for precision in ("auto",) if name == "unbox" else ("tf32", "bf16"):
+                    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+                        warnings.simplefilter("ignore")
+                        try:
+                            told = _peer(setting, steps.STEPS[name], shape, aux, precision, batch)
+                        except (RuntimeError, ImportError, TypeError, AttributeError, ValueError) as error:
+                            print(
+                                f"{name} {shape} {precision}: {type(error).__name__}: {error}",
+                                file=sys.stderr,
+                            )
+                            continue
+                    if name not in found or statistics.median(told[1]) < statistics.median(found[name][1]):
+                        found[name] = told
+            peers = [statistics.median(each[1]) for name, each in found.items() if name != "unbox"]
+            for name, (precision, seconds, peak) in found.items():
+                middle = statistics.median(seconds)
+                ratio = f"{min(peers) / middle:.2f}" if peers else "-"
+                yield (
+                    f"| {', '.join(map(str, shape))} | {'on' if aux else 'off'} | {name} ({precision}) | "
+                    f"{shown(seconds)} | {batch / middle:,.0f} | {peak / 2**30:.2f} | {ratio} |"
+                )
+    if stood_in.stood_in:
+        yield (
+            "\nEmpty modules stood for: "
+            + ", ".join(sorted({m.partition(".")[0] for m in stood_in.stood_in}))
+            + "."
+        )
+
+
+def _peer(
+    setting: Setting, make: Any, shape: tuple[int, int, int], aux: bool, precision: str, batch: int
+) -> tuple[str, list[float], int]:
+    """Precision, seconds of each step and peak bytes of one package."""
+    d, n, k = shape
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    x = (torch.randn(batch, 256) @ torch.randn(256, d) / 16 + torch.randn(d)).to(setting.device)
+    if setting.cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        step = make(d, n, k, x, n // 4 if aux else 0, str(setting.device))
+        with torch.autocast(setting.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            seconds = setting.seconds(lambda: step(x), warm=8)
+        return precision, seconds, torch.cuda.max_memory_allocated() if setting.cuda else 0
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def random_model(setting: Setting) -> Any:
+    """SDXL's real architecture with random weights in fp16 on the device; the bundled model where tiny."""
+    import unbox
+
+    if setting.tiny:
+        return unbox.load("shapes-turbo", device=setting.device)
+    from unbox.models.real_size import random_model
+
+    return random_model("base", dtype=torch.float16, device=setting.device)
+
+
+def images(setting: Setting) -> Iterator[str]:
+    """Images a second of one-step generation, with and without recording and edits."""
+    import unbox
+
+    model = random_model(setting)
+    blocks = ["down.2.1", "mid.0", "up.0.0", "up.0.1"]
+    yield "| pixels | batch | what | s a batch | images/s | GiB beside the weights |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for pixels, batches in ((64, (2,)),) if setting.tiny else ((512, (1, 16)), (1024, (1, 8))):
+        for batch in batches:
+            prompts = ["a red circle"] * batch
+            call = {"seed": 0, "steps": 1, "width": pixels, "height": pixels, "batch_size": batch}
+
+            def plain(prompts: list[str] = prompts, call: dict[str, Any] = call) -> object:
+                return model.generate(prompts, **call)
+
+            def recorded(prompts: list[str] = prompts, call: dict[str, Any] = call) -> object:
+                with unbox.record(model, blocks=blocks):
+                    return model.generate(prompts, **call)
+
+            for name, run in (("images", plain), ("images, four blocks recorded", recorded)):
+                peak = setting.peak(run)
+                seconds = setting.seconds(run, repeats=5, warm=1)
+                middle, spread = statistics.median(seconds), (max(seconds) - min(seconds)) / 2
+                yield (
+                    f"| {pixels} | {batch} | {name} | {middle:.3f} ± {spread:.3f} | "
+                    f"{batch / middle:.2f} | {peak / 2**30:.2f} |"
+                )
+
+
+def collecting(setting: Setting) -> Iterator[str]:
+    """Collecting into a store: images a second beside generation alone, and what a run costs once."""
+    import tempfile
+
+    from unbox.capture.collect import CollectOptions, collect_run
+
+    model = random_model(setting)
+    count, batch, pixels = (6, 2, 64) if setting.tiny else (160, 16, 512)
+    blocks = ["down.2.1", "mid.0", "up.0.0", "up.0.1"]
+    prompts = [f"a photo of number {i}" for i in range(count)]
+    call = {"seed": 0, "steps": 1, "width": pixels, "height": pixels, "batch_size": batch}
+    made = statistics.median(setting.seconds(lambda: model.generate(["x"] * batch, **call), 3, 1)) / batch
+    with tempfile.TemporaryDirectory() as place:
+        began = time.perf_counter()
+        options = CollectOptions(blocks=blocks, progress=False, **call)
+        done = collect_run(model, prompts, f"{place}/acts", options)
+        spent = time.perf_counter() - began
+        size = sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
+    yield (
+        f"{count} images of {pixels} px, four blocks, batches of {batch}, "
+        f"{size / count / 2**20:.2f} MiB an image: "
+        f"{count / done.seconds:.2f} images/s ({1 / made:.2f} without a store), "
+        f"{size / done.seconds / 2**20:,.0f} MiB/s; generation waited for writing "
+        f"{100 * done.waited / done.seconds:.1f} % of the time; {spent - done.seconds:.1f} s once a run."
+    )
+
+
+def edits(setting: Setting) -> Iterator[str]:
+    """Hooks of edits on outputs of the real shape, and their share of a UNet step."""
+    import edits as benchmark
+    import numpy as np
+
+    model = random_model(setting)
+    pixels = 64 if setting.tiny else 512
+    if setting.tiny:
+        yield "Only at real size: the edits here are 1280 wide."
+        return
+    mask = np.random.default_rng(0).random((pixels, pixels)) < 0.3
+    yield "| edits | ms a step | UNet step, ms | share |"
+    yield "| --- | --- | --- | --- |"
+    for name, some in benchmark.scenarios(mask).items():
+        hooks, step = benchmark.in_place(model, some, 1, pixels // 8, setting.repeats)
+        yield f"| {name} | {hooks * 1e3:.3f} | {step * 1e3:.1f} | {100 * hooks / step:.2f} % |"
+
+
+def vae_memory(setting: Setting) -> Iterator[str]:
+    """Memory of decoding at 1024 px, plain, sliced and tiled."""
+    model = random_model(setting)
+    vae = model.pipeline.vae
+    side = 16 if setting.tiny else 128
+    yield "| batch | how | GiB beside the weights | s |"
+    yield "| --- | --- | --- | --- |"
+    for batch in (1, 8):
+        for how in ("plain", "sliced", "sliced and tiled"):
+            (vae.enable_slicing if "sliced" in how else vae.disable_slicing)()
+            (vae.enable_tiling if "tiled" in how else vae.disable_tiling)()
+            latents = torch.randn(batch, 4, side, side, device=setting.device, dtype=vae.dtype)
+
+            def decode(latents: torch.Tensor = latents) -> None:
+                with torch.no_grad():
+                    vae.decode(latents)
+
+            peak = setting.peak(decode)
+            spent = statistics.median(setting.seconds(decode, 3, 1))
+            yield f"| {batch} | {how} | {peak / 2**30:.2f} | {spent:.3f} |"
+    vae.disable_slicing()
+    vae.disable_tiling()
+
+
+SECTIONS: dict[str, Callable[[Setting], Iterator[str]]] = {
+    "machine": machine,
+    "gpu-tests": gpu_tests,
+    "sae-step": sae_step,
+    "images": images,
+    "collect": collecting,
+    "edits": edits,
+    "vae-memory": vae_memory,
+}
+
+
+def write_section(name: str, setting: Setting, page: Path) -> bool:
+    """Run a section and add it to the page; what stops it is written there and gives False."""
+    section, began, whole = SECTIONS[name], time.perf_counter(), True
+    lines = [f"\n## {name}\n", " ".join((section.__doc__ or "").split()) + "\n"]
+    try:
+        for line in section(setting):
+            print(line, flush=True)
+            lines.append(line)
+    except Exception:  # a page of what could be measured is worth more than none
+        lines.append("```\n" + traceback.format_exc(limit=-8) + "```")
+        print(lines[-1], flush=True)
+        whole = False
+    lines.append(f"\n({time.perf_counter() - began:.0f} s)")
+    with open(page, "a") as file:
+        file.write("\n".join(lines) + "\n")
+    return whole
+
+
+def main() -> int:
+    """Run the sections asked for; 1 if one of them was stopped by an error."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--tiny", action="store_true", help="toy sizes, to see that every section runs")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "gpu-page.md")
+    options = parser.parse_args()
+    setting = Setting(torch.device(options.device), options.tiny, 2 if options.tiny else options.repeats)
+    options.out.write_text(f"# On a GPU\n\n`python benchmarks/gpu.py{' --tiny' if options.tiny else ''}`\n")
+    good = True
+    for name in options.sections:
+        print(f"## {name}", flush=True)
+        good = write_section(name, setting, options.out) and good
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,219 @@
+"""A training step of one top-k SAE on one GPU: forward, top-k, loss, backward, Adam.
+
+The products are cuBLAS's, the rest are the kernels of `kernels`. Where codes are sparse no gradient is formed
+whole: the program that sums a latent's entries takes Adam's step with the sum. Where they are dense (many
+active of few latents) products in low precision are faster, and `is_dense` says so by arithmetic.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+import triton
+from torch import Tensor
+
+from unbox.sae.gpu import kernels, launch
+
+#: What an H100 does (benchmarks/gpu.py), a second: bytes gathered, operations of products, bytes of arrays.
+GATHERED, PRODUCTS, STREAMED = 4e12, 6e14, 2.5e12
+#: Entries of a latent, on average, up to which one program has the whole of it.
+FEW = 2
+
+
+def is_dense(rows: int, d: int, n: int, k: int) -> bool:
+    """Whether dense products in bf16 take less time than gathering rows in float32, for a batch of rows.
+
+    Sparse: five rows of d floats for each entry. Dense: four products, and six passes over (rows, n).
+    """
+    sparse = 5 * rows * k * d * 4 / GATHERED
+    return sparse > 8 * rows * n * d / PRODUCTS + 6 * rows * n * 2 / STREAMED
+
+
+@dataclass(frozen=True, eq=False)
+class Revival:
+    """AuxK's gradients by the dead latents, of which there are r; ids that are no latent (n) are filling."""
+
+    dead: Tensor
+    """(r,) int64 ids."""
+    encoder: Tensor
+    decoder: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A forward pass, and where codes are dense the gradients by W_enc and (over `factor`) W_dec (n, d)."""
+
+    found: launch.Forward
+    factor: float
+    centred: Tensor
+    """(B, d) x - b_pre in low precision."""
+    sums: Tensor | None = None
+    """(3, n) as of `launch.ByLatent`, where codes are dense."""
+    gradients: tuple[Tensor, Tensor] | None = None
+
+    @cached_property
+    def total(self) -> Tensor:
+        """(d,) sum of the error over the rows."""
+        return self.found.error.sum(0)
+
+
+@dataclass
+class GPUStep:
+    """One SAE's parameters on a GPU, and what its step works in."""
+
+    weights: dict[str, Tensor]
+    moments: dict[str, tuple[Tensor, Tensor]]
+    k: int
+    rows: int
+    """Rows of a batch."""
+    betas: tuple[float, float]
+    eps: float
+    low: torch.dtype = torch.bfloat16
+    dense: bool = False
+    low_encoder: Tensor = field(init=False)
+    low_decoder: Tensor = field(init=False)
+    norms: Tensor = field(init=False)
+    columns: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        n, d = self.weights["W_enc"].shape
+        self.low_encoder = self.weights["W_enc"].to(self.low)
+        self.low_decoder = self.weights["W_dec"].to(self.low) if self.dense else self.low_encoder[:0]
+        # Where a latent has few entries one program takes its whole row, and makes it unit on the way.
+        few = not self.dense and self.rows * self.k <= FEW * n
+        self.columns = triton.next_power_of_2(d) if few else launch.COLUMNS
+        self.norms = self.weights["W_enc"].new_empty(n, triton.cdiv(d, self.columns))
+
+    def copy_low(self) -> None:
+        """Bring the copies in low precision up to the weights."""
+        self.low_encoder.copy_(self.weights["W_enc"])
+        if self.dense:
+            self.low_decoder.copy_(self.weights["W_dec"])
+
+    def adam_numbers(self, rate: Tensor, step: Tensor) -> Tensor:
+        """(3,): rate, 1 - beta1^t, 1 - beta2^t, on the device."""
+        one, two = self.betas
+        return torch.stack([rate, 1 - one**step, 1 - two**step]).float()
+
+    def forward(self, x: Tensor, factor: float) -> Pass:
+        """Rows x (B, d); factor is twice that of |x^ - x|^2 in the loss."""
+        w = self.weights
+        centred = (x - w["b_pre"]).to(self.low)
+        pre = torch.addmm(w["b_lat"].to(self.low), centred, self.low_encoder.T)
+        values, indices = launch.topk(pre, self.k)
+        if not self.dense:
+            return Pass(launch.forward(x, w, indices, factor), factor, centred)
+        return self._dense(x, centred, pre, values.relu(), indices, factor)
+
+    def _dense(
+        self, x: Tensor, centred: Tensor, buffer: Tensor, codes: Tensor, indices: Tensor, factor: float
+    ) -> Pass:
+        """The pass by dense products; `buffer` (B, n) is overwritten."""
+        chosen = indices.long()
+        dense = buffer.zero_().scatter_(1, chosen, codes)
+        error = product(dense, self.low_decoder).sub_(x).add_(self.weights["b_pre"])
+        low_error = error.to(self.low)
+        decoder = product(dense.T, low_error)
+        by_code = low_error @ self.low_decoder.T
+        slopes = by_code.gather(1, chosen).mul_(codes > 0).mul_(factor)
+        sparse = by_code.zero_().scatter_(1, chosen, slopes)
+        encoder = product(sparse.T, centred)
+        found = launch.Forward(indices, codes, slopes, error, torch.linalg.vector_norm(error).square())
+        return Pass(found, factor, centred, launch.column_sums(dense, sparse), (encoder, decoder))
+
+    def backward_and_update(
+        self, x: Tensor, of: Pass, adam: Tensor, revival: Revival | None = None
+    ) -> Tensor:
+        """Adam's step of all parameters; gives the number of positive codes of each latent (n,)."""
+        w, found = self.weights, of.found
+        entries = launch.by_latent(found, len(w["W_enc"])) if of.sums is None else None
+        sums = of.sums if entries is None else entries.sums
+        assert sums is not None
+        bias, radial, active = sums
+        slot = found.indices
+        if revival is not None:
+            bias, radial, slot = self._with_revival(bias, radial, revival)
+        d_pre = of.total * of.factor - bias @ w["W_enc"]
+        self._update(x, of, entries, radial, adam, slot, revival)
+        self._adam_vector("b_lat", bias, adam)
+        self._adam_vector("b_pre", d_pre, adam)
+        return active
+
+    def revive(self, of: Pass, dead: Tensor, coefficient: float, kappa: int) -> tuple[Tensor, Revival]:
+        """AuxK's loss, and its gradients by the dead latents (r,), ids that are no latent (n) being filling.
+
+        The formula is `auxk_loss.AuxK`'s. (B, r) arrays are whole: 2 bytes for each dead latent and row.
+        """
+        w, n, error = self.weights, len(self.weights["b_lat"]), of.found.error
+        there = dead.clamp_max(n - 1)
+        encoder, decoder = self.low_encoder[there], w["W_dec"][there].to(self.low)
+        bias = w["b_lat"][there].masked_fill(dead >= n, -torch.inf).to(self.low)
+        norm = of.found.squares.sum() - of.total.square().sum() / len(error)
+        z = launch.keep_largest(torch.addmm(bias, of.centred, encoder.T), min(kappa, len(dead)))
+        left = product(z, decoder).add_(error)
+        loss = torch.linalg.vector_norm(left).square() * (coefficient / norm)
+        g = torch.mul(left, 2 * coefficient / norm, out=torch.empty_like(of.centred))
+        d_z = (g @ decoder.T).mul_(z > 0)
+        gradients = product(d_z.T, of.centred), product(z.T, g), d_z.sum(0, dtype=torch.float32)
+        return loss, Revival(dead, *gradients)
+
+    def _with_revival(self, bias: Tensor, radial: Tensor, revival: Revival) -> tuple[Tensor, Tensor, Tensor]:
+        """The sums with AuxK's added, and (n + 1,) int32 each latent's place among the dead."""
+        n, dead = len(bias), revival.dead
+        along = torch.linalg.vecdot(revival.decoder, self.weights["W_dec"][dead.clamp_max(n - 1)])
+        both = torch.stack([bias, radial])
+        both = torch.cat([both, both.new_zeros(2, 1)], 1).index_add_(
+            1, dead, torch.stack([revival.bias, along])
+        )
+        slot = torch.full((n + 1,), -1, dtype=torch.int32, device=dead.device)
+        slot[dead] = torch.arange(len(dead), dtype=torch.int32, device=dead.device)
+        return both[0, :n], both[1, :n], slot
+
+    def _update(
+        self,
+        x: Tensor,
+        of: Pass,
+        entries: launch.ByLatent | None,
+        radial: Tensor,
+        adam: Tensor,
+        slot: Tensor,
+        revival: Revival | None,
+    ) -> None:
+        """Adam's step of both matrices; the decoder's rows are unit again after."""
+        w, m, (n, d) = self.weights, self.moments, self.weights["W_enc"].shape
+        none, chunks = of.found.codes, self.norms.shape[1]
+        sorted_ = (none,) * 4 if entries is None else entries.sorted
+        encoder, decoder = of.gradients or (x, of.found.error)
+        d_encoder, d_decoder = (none, none) if revival is None else (revival.encoder, revival.decoder)
+        kernels.update_kernel[(n, chunks)](
+            encoder, w["b_pre"], decoder, *sorted_, radial, of.factor,
+            w["W_enc"], *m["W_enc"], w["W_dec"], *m["W_dec"],
+            self.low_encoder, self.low_decoder, self.norms,
+            slot, d_encoder, d_decoder, adam, d, chunks,
+            BETA1=self.betas[0], BETA2=self.betas[1], EPS=self.eps, GIVEN=of.gradients is not None,
+            AUX=revival is not None, UNIT=chunks == 1, LOW=self.dense,
+            ROWS=launch.ENTRIES, D_BLOCK=self.columns, num_warps=max(2, self.columns // 256),
+        )  # fmt: skip
+        if chunks == 1:
+            return
+        kernels.unit_rows_kernel[(n,)](
+            w["W_dec"], self.low_decoder, self.norms, d, chunks, LOW=self.dense,
+            CHUNKS=triton.next_power_of_2(chunks), D_BLOCK=triton.next_power_of_2(d), num_warps=4,
+        )  # fmt: skip
+
+    def _adam_vector(self, name: str, gradient: Tensor, adam: Tensor) -> None:
+        """Adam's step of a bias."""
+        one, two = self.betas
+        mean, square = self.moments[name]
+        mean.lerp_(gradient, 1 - one)
+        square.mul_(two).addcmul_(gradient, gradient, value=1 - two)
+        rate, first, second = adam.unbind()
+        self.weights[name].sub_(rate * (mean / first) / ((square / second).sqrt() + self.eps))
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in float32, of factors in low precision."""
+    if a.device.type == "cuda" and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
