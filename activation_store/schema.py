@@ -161,6 +161,10 @@ class Schema:
         encoding = NUMBER_FORMATS[self.dtype]
         return self.blocks[block][2] * encoding.stored.itemsize + encoding.scale_bytes
 
+    def block_bytes(self, block: str) -> int:
+        """Bytes of one image's values (and scales) in a block."""
+        return prod(self.shape(block, 1)[:-1]) * self.row_bytes(block)
+
     @property
     def sample_vectors(self) -> int:
         """Vectors that one image adds, over all blocks."""
@@ -169,7 +173,7 @@ class Schema:
     @property
     def sample_bytes(self) -> int:
         """Bytes of one image's values (and scales), over all blocks."""
-        return sum(prod(self.shape(block, 1)[:-1]) * self.row_bytes(block) for block in self.blocks)
+        return sum(map(self.block_bytes, self.blocks))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back; of it, digests of stores are taken."""

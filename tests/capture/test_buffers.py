@@ -10,6 +10,7 @@ from activation_store import Schema
 from unbox.capture.buffers import STAGES, Buffers
 from unbox.errors import UnboxError
 from unbox.models.clock import Moment
+from unbox.site import Activation, Site
 
 
 class Device(Buffers):
@@ -46,11 +47,10 @@ def forward(buffers, step, value, images=(0, 1), branches=("uncond", "cond")):
     """One UNet forward; block a's update is `value` + image + branch / 2."""
     rows = [(image, branch) for branch in branches for image in images]
     moment = Moment(step, 0.0, tuple(b for _, b in rows), np.array([i for i, _ in rows]))
-    now = SimpleNamespace(moment=moment, step=step, branches=moment.branches, samples=moment.samples)
     made = torch.tensor([value + image + 0.5 * (branch == "uncond") for image, branch in rows])
     for block, (y, x, channels) in SCHEMA.blocks.items():
-        output = made[:, None, None, None].expand(len(rows), channels, y, x)
-        buffers.fill(now, block, torch.zeros_like(output), output)
+        values = made[:, None, None, None].expand(len(rows), y, x, channels)
+        buffers.fill(Activation(Site(block, 0), "update"), moment, values.to)
 
 
 @pytest.mark.parametrize("kind", [Buffers, Device])

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from math import prod
 from typing import Protocol
 
@@ -12,10 +11,11 @@ import numpy as np
 import torch
 
 from activation_store import Schema
-from unbox.capture.block_hooks import update, watch
+from unbox.capture.activation_hooks import Values, watch
 from unbox.errors import UnboxError
-from unbox.models.clock import Clock, Moment, clock
+from unbox.models.clock import Moment, clock
 from unbox.models.model import Model
+from unbox.site import Activation
 
 #: Forwards whose updates may be on their way from the device at once.
 STAGES = 2
@@ -60,23 +60,24 @@ class Buffers:
         self._seen = {block: np.zeros(schema.shape(block, len(seeds))[:3], bool) for block in schema.blocks}
         self._stages = deque[_Stage]()
 
-    def fill(self, now: Clock, block: str, given: torch.Tensor, output: torch.Tensor) -> None:
-        """Put one forward's updates where they belong; other steps and branches are passed over."""
-        if now.step not in self.schema.steps:
+    def fill(self, activation: Activation, moment: Moment, values: Values) -> None:
+        """Put one forward's rows where they belong; other steps and branches are passed over."""
+        block = activation.name
+        if moment.step not in (steps := self.schema.steps_of(block)):
             return
-        step = self.schema.steps.index(now.step)
-        rows = update(given, output, self._tensors[block].dtype)
+        step, rows = steps.index(moment.step), values(self._tensors[block].dtype)
+        rows = rows[:, None] if activation.site.layout == "tokens" else rows
         if rows.shape[1:] != self.schema.blocks[block]:
             found, wanted = tuple(rows.shape[1:]), self.schema.blocks[block]
-            raise UnboxError(f"{block} gave updates of shape {found}, not {wanted}")
-        for branch, name in enumerate(self.schema.branches):
-            of_branch = [row for row, other in enumerate(now.branches) if other == name]
-            images = now.samples[of_branch]
+            raise UnboxError(f"{block} gave values of shape {found}, not {wanted}")
+        for branch, name in enumerate(self.schema.branches_of(block)):
+            of_branch = [row for row, other in enumerate(moment.branches) if other == name]
+            images = moment.samples[of_branch]
             if not len(images):
                 continue
             chosen = self._choose(block, rows[of_branch], images)
             if self._staged(chosen):
-                pieces = self._stage(now.moment, chosen.device).pieces
+                pieces = self._stage(moment, chosen.device).pieces
                 pieces.append((block, images, step, branch, self._to_pinned(chosen)))
             else:
                 self._tensors[block][torch.as_tensor(images), step, branch] = chosen.cpu()
@@ -93,9 +94,10 @@ class Buffers:
         Raises UnboxError when a step or branch of an image never came.
         """
         if missing := [block for block, seen in self._seen.items() if not seen.all()]:
+            steps, branches = self.schema.steps_of(missing[0]), self.schema.branches_of(missing[0])
             raise UnboxError(
-                f"steps {self.schema.steps} and branches {self.schema.branches} did not all occur at "
-                f"{', '.join(missing)}; check steps and guidance"
+                f"steps {steps} and branches {branches} did not all occur at {', '.join(missing)}; check "
+                "steps and guidance"
             )
         self.close()
         self._empty(0)
@@ -139,10 +141,12 @@ class Buffers:
 
 
 @contextmanager
-def buffered(model: Model, schema: Schema, seeds: Sequence[int]) -> Iterator[Buffers]:
+def buffered(
+    model: Model, activations: Sequence[Activation], schema: Schema, seeds: Sequence[int]
+) -> Iterator[Buffers]:
     """Record the images that `model.generate(seeds=seeds)` makes inside, as one batch or several."""
     buffers = Buffers(schema, seeds)
-    with clock(model, "recording") as now, watch(model, list(schema.blocks), partial(buffers.fill, now)):
+    with clock(model, "recording") as now, watch(model, now, activations, buffers.fill):
         yield buffers
         buffers.close()
 

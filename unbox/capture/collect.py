@@ -125,7 +125,7 @@ def collect_run(
     skipping: Literal["stop", "skip"] = "stop" if on_bad == "stop" else "skip"
     writer = Writer(path, schema, rank=rank, world=world, total=total, versions=versions, on_bad=skipping)
     begin, made, cut = time.perf_counter(), 0, 0
-    with unit_at_exit(writer), counted(), unit_at_exit(Keeper(writer, chosen.thumbnail)) as keeper:
+    with unit_at_exit(writer), counted(), unit_at_exit(Keeper(writer, chosen.pictures)) as keeper:
         if rank == 0 and (said := said_of_cut(model, prompts, limit, chosen, chosen.progress)):
             warnings.warn(said, stacklevel=3)
         begin, batches = time.perf_counter(), ImageBatches(model, chosen, schema, on_bad)

@@ -1,19 +1,21 @@
 """What is collected: the settings that collecting, streaming and estimating share."""
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 from pydantic import BeforeValidator
 
-from activation_store import Schema
+from activation_store import Schema, SiteLayout
 from unbox.errors import FieldError, UnboxError
 from unbox.models.sampling_options import SamplingOptions
 from unbox.ranks import ranks
-from unbox.site import BRANCHES, DEFAULT_BLOCKS, BlockName
-from unbox.validation import Count, Processes, Rank, Seed, Some, StepIndex, Whole, validated
+from unbox.site import BRANCHES, DEFAULT_BLOCKS, LAYER_KINDS, AskedKind, SiteName
+from unbox.validation import Count, Index, Processes, Rank, Seed, Some, StepIndex, Whole, validated
 
 if TYPE_CHECKING:
     from unbox.models.model import Model
+    from unbox.site import Site
 
 #: Names of settings that were others.
 FORMER = {"dtype": "store_dtype"}
@@ -32,8 +34,15 @@ Thumbnail = Annotated[
 class CollectSettings(SamplingOptions):
     """Which updates of which runs."""
 
-    blocks: Some[BlockName] = DEFAULT_BLOCKS
-    """Blocks to record."""
+    blocks: Some[SiteName] = DEFAULT_BLOCKS
+    """Blocks to record; and other sites: refiner.mid.0, text.2.30 (a layer of a text encoder),
+    vae.decoder.up.0."""
+    what: Some[AskedKind] = ("update",)
+    """What is kept of each: update (output minus input), input, output, skip (the connection that enters
+    before a block of the up side), what attention heads write (self_heads, cross_heads; heads: both), the
+    feed-forward part of its layers (ff_input, ff_output). Each block gives those that it has."""
+    layers: Some[Index] | None = None
+    """Transformer layers of each block, for heads and feed-forward parts; None: all."""
     seed: Seed = 0
     """Seed of the run; an image's follows from it and the prompt's number, whatever the batches and ranks."""
     keep_steps: Some[StepIndex] | None = None
@@ -49,12 +58,25 @@ class CollectSettings(SamplingOptions):
     shard_samples: Annotated[Whole, Ge(0), Le(10**6)] = 0
     """Images in a file of the store; 0 makes about 256 files, of 128 MB to 1 GB each."""
 
+    @property
+    def of_texts(self) -> bool:
+        """Whether only text encoders are recorded: prompts are encoded then, and no images are made."""
+        return all(name.startswith("text.") for name in self.blocks)
+
+    @property
+    def pictures(self) -> int | None:
+        """Longer side of the pictures that are kept, None for none."""
+        return None if self.of_texts else self.thumbnail
+
+    @property
+    def decoded(self) -> bool:
+        """Whether images are decoded by the VAE."""
+        return self.pictures is not None or any(name.startswith("vae.") for name in self.blocks)
+
     def call(self) -> dict[str, Any]:
         """Arguments of `Model.generate` that hold for every image."""
         names = ("steps", "guidance", "negative_prompt", "height", "width", "batch_size")
-        return {name: getattr(self, name) for name in names} | {
-            "output": "latent" if self.thumbnail is None else "pil"
-        }
+        return {name: getattr(self, name) for name in names} | {"output": "pil" if self.decoded else "latent"}
 
 
 @validated(kw_only=True)
@@ -83,32 +105,93 @@ class CollectOptions(CollectSettings):
 
 def schema_of(model: "Model", settings: CollectSettings) -> Schema:
     """The store's schema for a model and settings. Raises UnboxError for what the model does not have."""
+    from unbox.capture.activations import activations_of, shape_of
+
+    activations = activations_of(model, settings.blocks, settings.what, settings.layers)
+    _refuse_idle(settings, {activation.site.component for activation in activations})
     steps, guidance = settings.settled(model.system.steps, model.system.guidance)
     guided = guidance > 1 and model.pipeline.unet.config.time_cond_proj_dim is None
     available = BRANCHES if guided else BRANCHES[:1]
-    keep = settings.keep_steps or tuple(range(steps))
-    branches = settings.branches or available
-    if missing := [step for step in keep if not 0 <= step < steps]:
-        raise UnboxError(f"step {missing[0]} is not of a run of {steps} steps; they are 0 to {steps - 1}")
+    branches: Sequence[str] = settings.branches or available
     if absent := [branch for branch in branches if branch not in available]:
         raise UnboxError(
             f"branches: {absent[0]} does not occur at guidance {guidance:g}; there is {', '.join(available)}"
         )
-    sides = (settings.height or model.size, settings.width or model.size)
+    kept = _kept_steps(model, settings, steps, {activation.site.component for activation in activations})
+    first = next((kept[name] for name in ("unet", "refiner") if name in kept), (0,))
+    branches = tuple(branch for branch in available if branch in branches)
+    sides = settings.size(model.size)
     return Schema(
-        blocks={name: _block_shape(model, name, *sides) for name in dict.fromkeys(settings.blocks)},
-        steps=tuple(sorted(set(keep))),
-        branches=tuple(branch for branch in available if branch in branches),
+        blocks={activation.name: shape_of(model, activation, *sides) for activation in activations},
+        steps=first,
+        branches=branches if kept else BRANCHES[:1],
         dtype=settings.store_dtype,
         positions=settings.positions,
         shard_samples=settings.shard_samples,
+        sites={
+            activation.name: _layout(activation.site, kept, first, branches if kept else BRANCHES[:1])
+            for activation in activations
+        },
     )
 
 
-def _block_shape(model: "Model", name: str, height: int, width: int) -> tuple[int, int, int]:
-    """(y, x, channels) of a block's updates for images of `height` x `width` pixels."""
-    site, scale = model.site(name), model.pipeline.vae_scale_factor
-    return (*site.grid(height // scale, width // scale), getattr(model.block(name), site.width))
+def _layout(
+    site: "Site", kept: Mapping[str, tuple[int, ...]], steps: tuple[int, ...], branches: tuple[str, ...]
+) -> SiteLayout:
+    """What a store says of a site, whose other blocks have these steps and branches."""
+    own = (0,) if site.once else kept[site.component]
+    return SiteLayout(
+        site.layout,
+        site.stream,
+        None if own == steps else own,
+        BRANCHES[:1] if site.once and branches != BRANCHES[:1] else None,
+    )
+
+
+def _kept_steps(
+    model: "Model", settings: CollectSettings, steps: int, components: Collection[str]
+) -> dict[str, tuple[int, ...]]:
+    """UNet -> the steps that are kept of it: in an ensemble the refiner goes on at the split."""
+    from unbox.models.split import first_refined
+
+    split = first_refined(model, steps)
+    ran = {"unet": range(split), "refiner": range(split, steps)}
+    keep = set(settings.keep_steps or range(steps))
+    if beyond := [step for step in sorted(keep) if step >= steps]:
+        raise UnboxError(f"step {beyond[0]} is not of a run of {steps} steps; they are 0 to {steps - 1}")
+    kept = {name: tuple(sorted(keep & set(ran[name]))) for name in ("unet", "refiner") if name in components}
+    for step in sorted(keep) if settings.keep_steps else ():
+        if kept and not any(step in some for some in kept.values()):
+            other = "refiner" if step >= split else "unet"
+            raise UnboxError(
+                f"step {step} is one of the {other}'s, {ran[other].start} to {ran[other].stop - 1}, of which "
+                "nothing is recorded; the refiner's blocks are sites like refiner.mid.0"
+            )
+    for name, some in kept.items():
+        if not some:
+            raise UnboxError(f"the {name} runs none of the steps {sorted(keep)}; see --keep-steps")
+    return kept
+
+
+def _refuse_idle(settings: CollectSettings, components: Collection[str]) -> None:
+    """Raise UnboxError for options that would do nothing, and sites that do not run, for these networks."""
+    if any(name.startswith("vae.encoder") for name in settings.blocks):
+        raise UnboxError(
+            "images are made from noise, which the VAE's encoder has no part in: record it around "
+            "a pipeline that is given pictures (unbox.record)"
+        )
+    names = ("steps", "guidance", "negative_prompt", "height", "width", "keep_steps", "branches")
+    idle = [name for name in names if getattr(settings, name) is not None]
+    if settings.of_texts and idle:
+        raise UnboxError(
+            f"only text encoders are recorded, so no images are made: leave out {idle[0]}, which would do "
+            "nothing"
+        )
+    per_layer = {*LAYER_KINDS, "heads"} & set(settings.what)
+    if settings.layers is not None and (not per_layer or settings.of_texts):
+        raise UnboxError(f"layers are chosen for {', '.join(LAYER_KINDS)} of blocks; none is recorded")
+    if (settings.keep_steps or settings.branches) and not {"unet", "refiner"} & set(components):
+        raise UnboxError("text encoders and the VAE run once an image: leave out keep_steps and branches")
 
 
 def run_facts(model: "Model", settings: CollectSettings) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -124,6 +207,6 @@ def run_facts(model: "Model", settings: CollectSettings) -> tuple[dict[str, Any]
         "height": settings.height or model.size,
         "width": settings.width or model.size,
         "seed": settings.seed,
-        "thumbnail": settings.thumbnail,
+        "thumbnail": settings.pictures,
     }
     return run, versions

@@ -5,8 +5,9 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from math import prod
 from pathlib import Path
@@ -17,6 +18,7 @@ from activation_store import Sample, Schema, Store, Writer
 from activation_store.samples import pack_samples
 from activation_store.shard import layout
 from activation_store.writer import PUBLISH_EVERY
+from unbox.capture.activations import activations_of
 from unbox.capture.buffers import recorded_bytes
 from unbox.capture.collect import images_of_rank, length, measured, numbered, said_of_cut
 from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
@@ -29,6 +31,7 @@ from unbox.models.model import Model
 from unbox.models.prompt_length import counted
 from unbox.prompt import Prompt
 from unbox.run_folder import check_writable
+from unbox.site import LAYOUTS, Activation
 from unbox.validation import Count, FilePath, validated
 
 
@@ -53,7 +56,7 @@ class Estimate:
     batch_size: int
     shard_samples: int
     axes: dict[str, dict[str, int]]
-    """Block -> the axes of one image's updates, by name, and their lengths."""
+    """What is kept -> its axes for one image, by name, and their lengths."""
     host_bytes: int
     """Largest memory of this process so far."""
     waiting_bytes: int
@@ -62,11 +65,27 @@ class Estimate:
     """Largest memory on the GPU; None without one."""
     cut: str = ""
     """What is said of prompts that are too long for the text encoders; empty where none is."""
+    bytes_of: Mapping[Activation, int] = field(default_factory=dict)
+    """What is kept -> its bytes for one image."""
 
     def seconds(self, devices: int = 1) -> float:
         """Of the whole run on so many devices: as long as the first takes, which has most of the files."""
         most = images_of_rank(self.images or 1, self.shard_samples, 0, devices)
         return most * self.seconds_per_image + self.seconds_beside
+
+    def lines_of_kinds(self) -> list[str]:
+        """What is kept, its axes and bytes for one image; the bytes of each kind, where there are several."""
+        lines = []
+        for each, size in self.bytes_of.items():
+            axes = self.axes[each.name]
+            lines.append(f"{each}: {(*axes.values(),)} of each ({', '.join(axes)}), {size_text(size)}")
+        kinds = Counter[str]()
+        for each, size in self.bytes_of.items():
+            kinds[each.kind] += size
+        if len(kinds) > 1:
+            each_kind = ", ".join(f"{kind} {size_text(size)}" for kind, size in kinds.items())
+            lines.append(f"an image: {each_kind}; {size_text(kinds.total())} in all")
+        return lines
 
     def lines(self, gpus: int = 1) -> list[str]:
         """The plan in words, for so many devices."""
@@ -77,7 +96,7 @@ class Estimate:
         lost = min(in_file * self.seconds_per_image, PUBLISH_EVERY)
         device = "" if self.device_bytes is None else f", {size_text(self.device_bytes)} of the GPU's"
         return [
-            *(f"{name}: {(*axes.values(),)} of each ({', '.join(axes)})" for name, axes in self.axes.items()),
+            *self.lines_of_kinds(),
             f"{what}: {count * self.vectors_per_image:,} vectors, {size_text(self.bytes_in_all)} on disk",
             f"{self.seconds_per_image:.3g} s an image in batches of {self.batch_size} ({self.timed} timed, "
             f"written too): {_time(self.seconds(gpus))} on {gpus} such device{'s' * (gpus > 1)}",
@@ -126,10 +145,7 @@ def estimate(model: Model, prompts: Iterable[str | Prompt], chosen: EstimateOpti
         if model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(model.device)
         trial = _Trial(model, chosen, schema, batches, beside)
-    axes = {
-        block: dict(zip(("step", "branch", *model.site(block).axes), schema.shape(block, 1)[1:], strict=True))
-        for block in schema.blocks
-    }
+    activations = activations_of(model, chosen.blocks, chosen.what, chosen.layers)
     return Estimate(
         images=total,
         vectors_per_image=schema.sample_vectors,
@@ -140,13 +156,21 @@ def estimate(model: Model, prompts: Iterable[str | Prompt], chosen: EstimateOpti
         timed=sum(map(len, batches[1:])),
         batch_size=size,
         shard_samples=schema.shard_samples,
-        axes=axes,
+        axes={activation.name: _axes(schema, activation) for activation in activations},
+        bytes_of={activation: schema.block_bytes(activation.name) for activation in activations},
         host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         * (1 if sys.platform == "darwin" else 1024),
         waiting_bytes=IN_MEMORY * size * recorded_bytes(schema),
         device_bytes=torch.cuda.max_memory_reserved(model.device) if model.device.type == "cuda" else None,
         cut=cut,
     )
+
+
+def _axes(schema: Schema, activation: Activation) -> dict[str, int]:
+    """Names and lengths of the axes of what is kept of one image."""
+    steps, branches, *places = schema.shape(activation.name, 1)[1:]
+    names = LAYOUTS[activation.site.layout]
+    return {"step": steps, "branch": branches} | dict(zip(names, places[-len(names) :], strict=True))
 
 
 class _Trial:
@@ -166,7 +190,7 @@ class _Trial:
         with tempfile.TemporaryDirectory(prefix=".unbox-dry-run-", dir=_place(beside)) as folder:
             with (
                 Writer(folder, kept, total=count, on_bad="skip") as writer,
-                Keeper(writer, settings.thumbnail) as keeper,
+                Keeper(writer, settings.pictures) as keeper,
             ):
                 keeper.append(maker.make(batches[0]))
                 warm = time.perf_counter()

@@ -6,14 +6,16 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from PIL import Image
+import torch
 
 from activation_store import Sample, Schema
+from unbox.capture.activations import activations_of
 from unbox.capture.buffers import Buffers, buffered
 from unbox.capture.collect_settings import CollectSettings, OnBad
 from unbox.capture.keeper import MadeImages
 from unbox.errors import UnboxError
 from unbox.memory_limit import size_text
+from unbox.models.clock import clock
 from unbox.models.finite import NotFiniteError
 from unbox.models.float32 import float32_bytes, in_float32
 from unbox.models.model import Model
@@ -59,7 +61,7 @@ class ImageBatches:
                 left = [sample for place, sample in enumerate(left) if place not in bad]
             else:
                 places = range(len(left))
-                made |= {left[at].index: (pictures[at], buffers, at) for at in places}
+                made |= {left[at].index: (pictures[at] if pictures else None, buffers, at) for at in places}
                 break
         return made
 
@@ -82,11 +84,27 @@ class ImageBatches:
 def generate_batch(
     model: Model, settings: CollectSettings, schema: Schema, batch: Sequence[Sample]
 ) -> tuple[list[Any], Buffers]:
-    """Images of a batch and their updates."""
-    seeds = [sample.seed for sample in batch]
-    with buffered(model, schema, seeds) as buffers:
-        images = model.generate([sample.prompt for sample in batch], seeds=seeds, **settings.call())
+    """Images of a batch and what is recorded; no images where only text encoders are."""
+    seeds, prompts = [sample.seed for sample in batch], [sample.prompt for sample in batch]
+    activations = activations_of(model, settings.blocks, settings.what, settings.layers)
+    with buffered(model, activations, schema, seeds) as buffers:
+        if settings.of_texts:
+            encode(model, prompts)
+            return [], buffers
+        images = model.generate(prompts, seeds=seeds, **settings.call())
     return images, buffers
+
+
+@torch.no_grad()
+def encode(model: Model, prompts: Sequence[str]) -> None:
+    """Run the text encoders on prompts as the pipeline does; whoever watches them has the result."""
+    with clock(model, "encoding prompts"):
+        model.pipeline.encode_prompt(
+            prompt=list(prompts),
+            device=model.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
 
 
 def _stopped(error: NotFiniteError, batch: Sequence[Sample]) -> UnboxError:
@@ -111,5 +129,5 @@ def _parts(batch: Sequence[Sample], made: Mapping[int, _Made]) -> Iterator[MadeI
         if isinstance(first, str):
             yield MadeImages([replace(s, absent=str(made[s.index])) for s in some])
         else:
-            pictures: list[Image.Image] = [one[0] for one in ones if not isinstance(one, str)]
+            pictures = [one[0] for one in ones if not isinstance(one, str)]
             yield MadeImages(some, pictures, first[1], first[2])

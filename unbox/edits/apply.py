@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbox.capture.block_hooks import refuse_compiled
+from unbox.capture.compiled import refuse_compiled
 from unbox.edit import Edit, Edits
 from unbox.edits.guard import Guard
 from unbox.edits.program import Program
@@ -17,6 +17,7 @@ from unbox.edits.terms import sae_of
 from unbox.models.clock import Clock, clock
 from unbox.models.hooks import Hookable, as_hook
 from unbox.models.run_lock import exclusive
+from unbox.site import block_path
 from unbox.validation import validated
 
 
@@ -41,7 +42,8 @@ class EditHook:
         near = {key: copy(sae).to(device=device) for key, sae in saes.items()}
         acting = [replace(edit, sae=near.get(id(edit.sae))) for edit in acting]
         blocks = {edit.block: model.block(edit.block) for edit in acting}
-        refuse_compiled(model, blocks)
+        for block in blocks:
+            refuse_compiled(model.unet, block_path(block), block)
         chosen = None if rows is None else frozenset(int(row) for row in rows)
         edited = []
         for block, module in blocks.items():

@@ -87,6 +87,18 @@ class Clock:
         """Per batch row the index of the image, int64 (rows,)."""
         return self.moment.samples
 
+    @property
+    def batch(self) -> np.ndarray | None:
+        """Index of each image of the running batch, where the loop around the run has said so (`rows`)."""
+        return self._samples
+
+    @property
+    def images(self) -> np.ndarray | None:
+        """Index of each image of the running batch, or of the last UNet forward; None before the first."""
+        if self._samples is not None or self._moment is None:
+            return self._samples
+        return np.fromiter(dict.fromkeys(self._moment.samples.tolist()), np.int64)
+
     @contextmanager
     def rows(
         self, *, samples: Sequence[int] | None = None, branches: Sequence[str] | None = None

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from unbox.errors import UnboxError
@@ -17,8 +16,9 @@ from unbox.models.adapters import adapter_strengths
 from unbox.models.clock import Clock
 from unbox.models.generate import generate
 from unbox.models.run_lock import exclusive
+from unbox.models.sites import all_sites, block_sites
 from unbox.models.systems import System
-from unbox.site import Site, block_path, unet_sites
+from unbox.site import Site, block_path
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
@@ -76,9 +76,12 @@ class Model:
     @cached_property
     def sites(self) -> dict[str, Site]:
         """Short name -> site of each of the UNet's transformer blocks, in the order of the forward pass."""
-        unet = self.pipeline.unet
-        down, up = (tuple(map(_transformers, levels)) for levels in (unet.down_blocks, unet.up_blocks))
-        return {site.name: site for site in unet_sites(down, up, _transformers(unet.mid_block))}
+        return block_sites(self.pipeline.unet)
+
+    @cached_property
+    def all_sites(self) -> dict[str, Site]:
+        """Short name -> site of all that can be recorded: blocks, text encoders, VAE, a refiner's blocks."""
+        return all_sites(self.pipelines)
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -187,9 +190,3 @@ def _tensors(module: torch.nn.Module) -> dict[str, Any]:
     from accelerate.utils.modeling import get_state_dict_offloaded_model
 
     return get_state_dict_offloaded_model(module)
-
-
-def _transformers(level: torch.nn.Module | None) -> int:
-    """How many transformer blocks a level of the UNet has."""
-    attentions = getattr(level, "attentions", None) or ()
-    return sum(isinstance(each, Transformer2DModel) for each in attentions)
