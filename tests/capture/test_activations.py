@@ -364,6 +364,16 @@ def pictured(folder):
     return model
 
 
+@pytest.mark.parametrize(("name", "needs"), [("control", "ControlNet"), ("pictured", "IP-Adapter")])
+def test_prompts_alone_are_not_enough_for_a_pipeline_that_needs_a_picture(request, tmp_path, name, needs):
+    model = request.getfixturevalue(name)
+    with pytest.raises(UnboxError, match=f"this model's {needs} needs a picture"):
+        unbox.collect(model, PROMPTS, tmp_path / "s", progress=False)
+    with pytest.raises(UnboxError, match=f"this model's {needs} needs a picture"):
+        model.generate("a dog", seed=1)
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_pipeline_with_an_ip_adapter(pictured):
     """Heads write the text's part and the picture's; maps are over the text's tokens."""
     path = "up_blocks.0.attentions.1"

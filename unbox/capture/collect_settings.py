@@ -106,7 +106,9 @@ class CollectOptions(CollectSettings):
 def schema_of(model: "Model", settings: CollectSettings) -> Schema:
     """The store's schema for a model and settings. Raises UnboxError for what the model does not have."""
     from unbox.capture.activations import activations_of, shape_of
+    from unbox.models.checks import check_pictures
 
+    check_pictures(model.pipeline)
     activations = activations_of(model, settings.blocks, settings.what, settings.layers)
     _refuse_idle(settings, {activation.site.component for activation in activations})
     steps, guidance = settings.settled(model.system.steps, model.system.guidance)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from unbox.errors import UnboxError
@@ -17,6 +18,20 @@ Problem = tuple[bool, str]
 def check_sampling(sampling: Sampling, scheduler: SchedulerMixin) -> None:
     """Warn (UserWarning) or refuse (UnboxError) before sampling, with the reason."""
     _report([*_steps(sampling), *_spacing(sampling, scheduler), *_guidance(sampling)])
+
+
+def check_pictures(pipeline: DiffusionPipeline) -> None:
+    """Refuse pipelines that need pictures beside the prompt (UnboxError): a ControlNet's, an IP-Adapter's."""
+    if getattr(pipeline, "controlnet", None) is not None:
+        needs = "ControlNet"
+    elif getattr(pipeline.unet.config, "encoder_hid_dim_type", None) == "ip_image_proj":
+        needs = "IP-Adapter"
+    else:
+        return
+    raise UnboxError(
+        f"this model's {needs} needs a picture that prompts do not bring: call model.pipeline(...) with it, "
+        "inside unbox.record(model, ...) to record the run"
+    )
 
 
 def check_weights(system: System, shipped: str | None, source: str) -> None:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from unbox.errors import UnboxError
 from unbox.keyword_options import keyword_options
 from unbox.models.calls import RENAMED, Call, ImageCall, Prompts, Sampling, image_calls
-from unbox.models.checks import check_sampling
+from unbox.models.checks import check_pictures, check_sampling
 from unbox.models.clock import clock
 from unbox.models.conditioning import Micro, MicroHook
 from unbox.models.hooks import Attachable, Hook, Hookable, as_hook
@@ -52,6 +52,7 @@ def generate(model: Sampled, prompts: Prompts, call: Call) -> list[Any]:
     unit = max(8, model.pipeline.vae_scale_factor)
     images = image_calls(prompts, call)
     _check_images(model.system, images)
+    check_pictures(model.pipeline)
     if model.system.image_to_image:
         if call.height and call.width:
             require_pictures(min(len(images), call.batch_size), call.height, call.width)
