@@ -10,6 +10,7 @@ from activation_store.number_formats import why_unstorable
 from activation_store.rows import Rows
 from activation_store.samples import Sample
 from activation_store.schema import Schema, SiteLayout
+from activation_store.shard_cache import ShardCache
 from activation_store.store import Store
 from activation_store.upgrade import upgrade
 from activation_store.verify import Report, repair, verify

@@ -98,6 +98,22 @@ class Pool:
 Load = Callable[[np.ndarray, Pool | None], Pool]
 
 
+@dataclass(frozen=True)
+class Window:
+    """A shuffled order that reads each shard once: shards come one after another in random order, and the
+    units of each are spread over the time in which `length` of them come."""
+
+    shards: np.ndarray
+    """Of each unit, the number of its shard."""
+    length: int
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Units in the order in which they are read."""
+        shards, of_unit = np.unique(self.shards, return_inverse=True)
+        begin = rng.permutation(len(shards))[of_unit]
+        return np.argsort(begin + self.length * rng.random(len(of_unit)), kind="stable")
+
+
 class Batches(Iterator[np.ndarray]):
     """Iterator of (B, width) float32 with a `cursor`."""
 
@@ -111,11 +127,13 @@ class Batches(Iterator[np.ndarray]):
         pool_rows: int,
         identity: str,
         spare: list[Pool] | None = None,
+        window: "Window | None" = None,
     ) -> None:
         """`unit_rows[k]` rows lie in unit k; `load(units, used)` reads some units' rows in the order given,
         in the memory of a used pool if it likes.
 
         `identity` names the rows; a cursor of other rows is refused. `spare`: used pools, for use again.
+        `window`: units come from few shards at a time.
         """
         if not unit_rows.sum():
             raise StoreError("there are no rows to make batches of")
@@ -125,6 +143,9 @@ class Batches(Iterator[np.ndarray]):
         self._read: Callable[[Place, np.ndarray, Pool | None], Pool] = partial(_load_any, load)
         self._fixed: Cursor = {"rows": identity, "seed": order.seed, "rank": order.rank}
         self._fixed |= {"world": order.world, "pool_rows": pool_rows}
+        self._window = window
+        if window is not None:
+            self._fixed["shards_at_once"] = window.length
         self._epoch, self._row = (0, 0) if order.cursor is None else self._restore(order.cursor)
         self._reader = ThreadPoolExecutor(1, "unbox-read")
         self._batches = self._generate()
@@ -184,7 +205,11 @@ class Batches(Iterator[np.ndarray]):
     def _pools(self) -> Iterator[tuple[Pool, np.ndarray]]:
         """Pools of this epoch and the order of their rows, from the current row on; one is read ahead."""
         seed, rank, world = self.order.seed, self.order.rank, self.order.world
-        order = np.random.default_rng([seed, self._epoch, 0]).permutation(len(self._unit_rows))[rank::world]
+        rng = np.random.default_rng([seed, self._epoch, 0])
+        if self._window is None:
+            order = rng.permutation(len(self._unit_rows))[rank::world]
+        else:
+            order = self._window.order(rng)[rank::world]
         starts = np.cumsum([0, *self._unit_rows[order]], dtype=np.int64)
         pool_of_unit = starts[:-1] // self._pool_rows
         bounds = np.flatnonzero(np.diff(pool_of_unit, prepend=-1, append=-1))

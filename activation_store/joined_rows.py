@@ -12,7 +12,7 @@ import numpy as np
 from activation_store.batches import Batches, BatchOptions, BatchOrder, Pool
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest
-from activation_store.rows import Rows
+from activation_store.rows import Rows, window_of
 from activation_store.samples import Sample
 from activation_store.store import Store
 
@@ -103,6 +103,7 @@ class _SeveralRows:
             width=self.width,
             pool_rows=max(1, order.pool_bytes // row_bytes),
             identity=self.digest,
+            window=window_of(self.parts, units[:, :-2]),
         )
 
 
@@ -347,4 +348,4 @@ def _row_bytes(rows: Rows) -> int:
 
 
 def _said(rows: Rows) -> str:
-    return f"{rows.block} of {rows.shards.path}"
+    return f"{rows.block} of {rows.shards.place}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from activation_store.entries import Entry, shard_path
+from activation_store.entries import Entry
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest, read_json, sweep, write_json
 from activation_store.number_formats import decode, encode
@@ -155,18 +155,19 @@ def _join(
         for _, k, number in parts:
             entry = stores[k].entries[number]
             if writer.entries.get(entry.start) != entry:
-                _link(writer, stores[k], number)
+                link_shard(writer, stores[k], number)
             done += entry.present
             if progress:
                 progress(done, total)
     return Store.open(out)
 
 
-def _link(writer: Writer, store: Store, number: int) -> None:
+def link_shard(writer: Writer, store: Store, number: int) -> None:
+    """Let a writer take a whole shard of a store with the same settings."""
     entry = store.entries[number]
-    with store.shards.shard(number) as file:
+    with store.shards.shard(number) as file, store.shards.file(entry) as path:
         moments = {block: read_moments(file, store.schema, entry, block) for block in store.blocks}
-    writer.link(entry, shard_path(store.path, store.schema, entry), moments)
+        writer.link(entry, path, moments)
 
 
 def _parts(store: Store, images: np.ndarray, first: int) -> Iterator[_Part]:
@@ -204,7 +205,7 @@ def _copy(
         for part in parts:
             if uncut and part.is_whole(schema):
                 if part.first not in writer.entries:
-                    _link(writer, part.store, part.shard)
+                    link_shard(writer, part.store, part.shard)
             else:
                 for image in _images(part, schema, writer.holds):
                     writer.copy(image)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
-from activation_store.batches import Batches, BatchOptions, BatchOrder, Pool
+from activation_store.batches import Batches, BatchOptions, BatchOrder, Pool, Window
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest
 from activation_store.moments import Moments, empty, moments_of
@@ -22,6 +22,10 @@ Name = TypeVar("Name", int, str)
 
 #: Threads that fill a pool: some wait for the disk while others sum.
 READERS = 4
+
+#: Of a store at a URL: shards that batches come from at one time (as many as half of the cache holds, where
+#: that is fewer), and shards that a sample comes from.
+SHARDS_AT_ONCE, SHARDS_SAMPLED = 32, 16
 
 #: Pools (two at most) that nobody reads any more. New memory in their place would cost more than reading.
 _SPARE: list[Pool] = []
@@ -142,6 +146,7 @@ class Rows:
 
         They come from random chunks, about a quarter of the rows of each: `4 n` rows are read (16 chunks at
         least), whatever the store holds. Where 1024 random images are no more than that, the rows are theirs.
+        Of a store at a URL they come from `SHARDS_SAMPLED` shards, or as many as have twice the rows.
         """
         return self.take(self.draw(n, seed))
 
@@ -174,6 +179,9 @@ class Rows:
         share an epoch without overlap. `epochs=None` never ends. `.cursor` of the iterator, given back as
         `cursor`, goes on with the very next row; nothing is read again but the pool it stood in.
 
+        Of a store at a URL chunks come from `SHARDS_AT_ONCE` shards at a time, so that each is fetched once
+        an epoch (`batches.Window`).
+
         One epoch, and rows of more than half the machine's memory, are read past the system's page cache;
         other rows stay in it for the next epoch. Memory: at most two pools of `pool_bytes`, kept for the
         next batches of any store, and a batch.
@@ -192,6 +200,7 @@ class Rows:
             pool_rows=pool_rows,
             identity=self.digest,
             spare=_SPARE,
+            window=window_of((self,), units[:, :1]),
         )
 
     @property
@@ -252,11 +261,14 @@ class Rows:
     def _cells(self, n: int, rng: np.random.Generator, groups: int) -> "_Cells":
         """Where `sample` takes `n` rows from."""
         units, images = self.units(), len(self.samples)
+        if self.shards.remote is not None:
+            units = self._of_few_shards(units, n, rng)
+            images = 0  # not single ones, which lie in as many shards
         some = min(images, max(1024, -(-n // prod(self.shape[1:-1]))))
         first = np.sort(rng.choice(images, some, replace=False))
         chunks = len(np.unique(np.searchsorted(units[:, 1], first, side="right"))) * groups
         budget = max(16, -(-4 * n * len(units) * groups // max(1, len(self))))
-        if chunks <= budget:
+        if images and chunks <= budget:
             return _Cells(
                 np.repeat(first, groups), np.repeat(first + 1, groups), np.tile(range(groups), some)
             )
@@ -266,6 +278,14 @@ class Rows:
             if (unit[:, 2] - unit[:, 1]).sum() * self._per_group >= n or len(cells) == len(units) * groups:
                 return _Cells(unit[:, 1], unit[:, 2], cells % groups)
             budget *= 2
+
+    def _of_few_shards(self, units: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+        """The units of some shards drawn at random."""
+        shards, of_unit = np.unique(units[:, 0], return_inverse=True)
+        rows = np.bincount(of_unit, units[:, 2] - units[:, 1]) * prod(self.shape[1:-1])
+        drawn = rng.permutation(len(shards))
+        enough = int(np.searchsorted(rows[drawn].cumsum(), 2 * n)) + 1
+        return units[np.isin(of_unit, drawn[: max(SHARDS_SAMPLED, enough)])]
 
     @property
     def _per_group(self) -> int:
@@ -290,6 +310,17 @@ class _Cells:
     first: np.ndarray
     last: np.ndarray
     group: np.ndarray
+
+
+def window_of(parts: Sequence[Rows], shards: np.ndarray) -> Window | None:
+    """How units of some rows are ordered that lie at URLs, each in the shard that a row of `shards` names."""
+    remote = [rows.shards for rows in parts if rows.shards.remote is not None]
+    if not remote or not len(shards):
+        return None
+    largest = max((entry.bytes for some in remote for entry in some.entries), default=1)
+    limit = min(some.remote.cache.limit for some in remote if some.remote is not None)
+    length = min(SHARDS_AT_ONCE, max(1, limit // (2 * len(remote) * largest)))
+    return Window(np.unique(shards, axis=0, return_inverse=True)[1].reshape(-1), length)
 
 
 def _memory() -> int:

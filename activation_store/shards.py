@@ -1,14 +1,17 @@
 """The shards of a store, open for reading: where an image lies, chunks of its updates, sums of statistics."""
 
 import os
+import shutil
+import tempfile
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import h5py
 import numpy as np
@@ -21,8 +24,10 @@ from activation_store.files import JSON, canonical, digest
 from activation_store.listing import Listing, read_listing, read_settings
 from activation_store.moments import Moments
 from activation_store.number_formats import NUMBER_FORMATS
+from activation_store.remote_store import RemoteStore, is_url
 from activation_store.schema import Schema
 from activation_store.shard import Version, chunk_samples, naming_damage, open_shard, read_moments, version_of
+from activation_store.shard_cache import ShardCache
 from activation_store.store_statistics import LogStatistics, Sums, statistics_path
 
 Key = TypeVar("Key")
@@ -53,8 +58,11 @@ class Shards:
     Images are numbered from 0 in the order of the run, without holes and without absent images.
     """
 
-    def __init__(self, path: Path, schema: Schema, listing: Listing) -> None:
-        self.path, self.schema, self.listing = path, schema, listing
+    def __init__(
+        self, path: Path, schema: Schema, listing: Listing, remote: RemoteStore | None = None
+    ) -> None:
+        """`path`: the store's folder, or one with the lists of a store that is `remote`."""
+        self.path, self.schema, self.listing, self.remote = path, schema, listing, remote
         self.entries = listing.entries
         self.offsets = np.cumsum([0, *(entry.present for entry in self.entries)], dtype=np.int64)
         """Number of the first image of each shard, and the number of images."""
@@ -64,11 +72,32 @@ class Shards:
         self._opening = Lock()  # HDF5 lets one thread in at a time; two at its door take three times as long
 
     @classmethod
-    def open(cls, path: str | os.PathLike) -> Self:
-        """Those of the store in a folder. Raises StoreError when there is none, or it is damaged or newer."""
-        folder = Path(path)
-        schema, version = read_settings(folder)
-        return cls(folder, schema, read_listing(folder, schema, version))
+    def open(cls, path: str | os.PathLike, cache: ShardCache | None = None) -> Self:
+        """Those of the store in a folder, or at a URL, whose shards `cache` keeps. Raises StoreError when
+        there is none, or it is damaged or newer."""
+        if not is_url(path):
+            schema, version = read_settings(folder := Path(path))
+            return cls(folder, schema, read_listing(folder, schema, version))
+        remote = RemoteStore(str(path).rstrip("/"), cache or ShardCache())
+        with ExitStack() as failed:
+            folder = Path(tempfile.mkdtemp(prefix="unbox-store-"))
+            failed.callback(shutil.rmtree, folder)
+            remote.fetch_lists(folder)
+            schema, version = read_settings(folder)
+            opened = cls(folder, schema, read_listing(folder, schema, version), remote)
+            failed.pop_all()
+        weakref.finalize(opened, shutil.rmtree, folder, ignore_errors=True)
+        return opened
+
+    @property
+    def place(self) -> str:
+        """The store's folder or URL."""
+        return str(self.path) if self.remote is None else self.remote.url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens it for itself, as it was: locks and open files stay here."""
+        sums = self.sums if self.remote is not None else None  # their file is this object's own
+        return _restored, (type(self), self.path, self.schema, self.listing, self.remote, sums)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -120,8 +149,19 @@ class Shards:
 
     def shard(self, number: int) -> AbstractContextManager[h5py.File]:
         """Context manager of shard `number`, open for reading and checked (an `h5py.File`)."""
-        entry = self.entries[number]
-        return open_shard(shard_path(self.path, self.schema, entry), self.schema, entry, self._checked)
+        return self._open_entry(self.entries[number])
+
+    @contextmanager
+    def _open_entry(self, entry: Entry) -> Iterator[h5py.File]:
+        with self.file(entry) as path, open_shard(path, self.schema, entry, self._checked) as file:
+            yield file
+
+    def file(self, entry: Entry) -> AbstractContextManager[Path]:
+        """Context manager of a shard's file on this disk; one that lies elsewhere is fetched, and stays while
+        it is open."""
+        if self.remote is not None:
+            return self.remote.shard(self.schema, entry)
+        return nullcontext(shard_path(self.path, self.schema, entry))
 
     @contextmanager
     def chunks(self, number: int, once: bool = False) -> Iterator[ShardChunks]:
@@ -129,9 +169,8 @@ class Shards:
         BLOCK/scale) lie in it. HDF5 opens a shard once, and again when it has changed. `once`: see
         `FileReader`.
         """
-        path = shard_path(self.path, self.schema, self.entries[number])
         known = self._indices.get(number)
-        with naming_damage(path), ExitStack() as opened:
+        with self.file(self.entries[number]) as path, naming_damage(path), ExitStack() as opened:
             if known is None or (descriptor := _open(path, known[0], opened)) is None:
                 with self._opening, self.shard(number) as file:
                     blocks = self.schema.blocks
@@ -185,9 +224,23 @@ class Shards:
         return np.array([k for k, entry in enumerate(self.entries) if entry.absent], np.int64)
 
     def _read_moments(self, entry: Entry) -> dict[str, Moments]:
-        path = shard_path(self.path, self.schema, entry)
-        with open_shard(path, self.schema, entry, self._checked) as file:
+        with self._open_entry(entry) as file:
             return {block: read_moments(file, self.schema, entry, block) for block in self.schema.blocks}
+
+
+def _restored(
+    kind: type[Shards],
+    path: Path,
+    schema: Schema,
+    listing: Listing,
+    remote: RemoteStore | None,
+    sums: Sums | None,
+) -> Shards:
+    """What `Shards.__reduce__` took apart."""
+    shards = kind(path, schema, listing, remote)
+    if sums is not None:
+        vars(shards)["sums"] = sums
+    return shards
 
 
 def new_pool(rows: int, width: int, dtype: str) -> Pool:

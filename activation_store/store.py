@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Self, overload
 
 from activation_store.entries import Entry
@@ -12,6 +13,7 @@ from activation_store.rows import Rows
 from activation_store.samples import Sample, unpack, unpack_samples
 from activation_store.schema import Schema
 from activation_store.shard import blob
+from activation_store.shard_cache import ShardCache
 from activation_store.shards import Shards
 
 #: Shards whose samples or thumbnails stay in memory once read.
@@ -24,14 +26,21 @@ class Store:
     """
 
     def __init__(self, shards: Shards) -> None:
-        self.shards, self.path = shards, shards.path
+        self.shards = shards
+        self.path: Path | str = shards.path if shards.remote is None else shards.remote.url
+        """Its folder or URL."""
         self.samples = Samples(len(self), shards.shard_of, lru_cache(_CACHED)(self._read_samples))
         self._thumbnails = lru_cache(_CACHED)(self._read_thumbnails)
 
     @classmethod
-    def open(cls, path: str | os.PathLike) -> Self:
-        """Open the store in a folder. Raises StoreError when there is none, or it is damaged or newer."""
-        return cls(Shards.open(path))
+    def open(cls, path: str | os.PathLike, cache: ShardCache | None = None) -> Self:
+        """Open the store in a folder, or at a URL of any protocol that fsspec knows.
+
+        Of a store at a URL settings, logs and sums are read now, and shards when they are needed: `cache`
+        keeps them on this disk (None: the user's, see `shard_cache`). Raises StoreError when there is none,
+        or it is damaged or newer.
+        """
+        return cls(Shards.open(path, cache))
 
     def __len__(self) -> int:
         """Number of images."""

@@ -34,7 +34,7 @@ class HasFingerprint(Protocol):
 class HasProvenance(Protocol):
     """A store: `activation_store.Store`."""
 
-    path: Path
+    path: Path | str
 
     @property
     def provenance(self) -> Mapping[str, Any]: ...

@@ -37,6 +37,7 @@ from pydantic import BeforeValidator, ConfigDict, GetCoreSchemaHandler, TypeAdap
 from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
+from activation_store.remote_store import is_url
 from unbox.errors import FieldError, UnboxError
 from unbox.former_names import renamed
 
@@ -112,6 +113,15 @@ def _path(value: object) -> object:
     return Path(text)
 
 
+def _store_place(value: object) -> object:
+    """A folder, or a URL, which stays as it is."""
+    if isinstance(value, str) and is_url(value):
+        if re.fullmatch(r"[!-~]+", value):
+            return value
+        raise ValueError("should be a URL without spaces")
+    return os.fspath(Path(str(_path(value))))
+
+
 def _text(value: object) -> object:
     """A text without control characters but line breaks and tabs; joiners (emoji, Persian) are welcome."""
     if not isinstance(value, str):
@@ -180,6 +190,8 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Real = Annotated[float, BeforeValidator(_real)]
 Text = Annotated[str, BeforeValidator(_text)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
+#: Where a store is read from: a folder, or a URL like s3://bucket/acts.
+StorePlace = Annotated[str, BeforeValidator(_store_place)]
 
 
 class Instance:

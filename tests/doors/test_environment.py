@@ -8,6 +8,8 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given
 
+from activation_store.errors import StoreError
+from activation_store.shard_cache import default_folder, default_limit
 from tests.doors.values import NUMBERS, TEXTS, THROW
 from unbox import memory_limit
 from unbox.atlas.vlm_labels import Endpoint
@@ -34,6 +36,8 @@ READERS = {
     "UNBOX_ENDPOINT_KEY": endpoint,
     "UNBOX_TRACEBACK": lambda: main(["models", "--no-such-option"]),
     "XDG_CACHE_HOME": cache,
+    "UNBOX_SHARD_CACHE": default_folder,
+    "UNBOX_SHARD_CACHE_GB": default_limit,
 }
 #: Names of libraries' and systems' own, which are not read here.
 OTHERS = {"GRADIO_ANALYTICS_ENABLED", "NUMBA_CACHE_DIR", "SC_PHYS_PAGES", "SC_PAGE_SIZE"}
@@ -78,7 +82,7 @@ def test_every_variable(name, capsys):
         with patch.dict(os.environ, {**usual, name: text}):
             try:
                 READERS[name]()
-            except (UnboxError, SystemExit) as error:
+            except (UnboxError, StoreError, SystemExit) as error:
                 told = str(error) + capsys.readouterr().err
                 assert name in told or name in ("UNBOX_ENDPOINT_KEY", "UNBOX_TRACEBACK")
 

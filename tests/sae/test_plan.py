@@ -8,7 +8,7 @@ import pytest
 from tests.sae.worlds import noise
 from unbox.errors import UnboxError
 from unbox.sae import Plan, Spec, specs, train
-from unbox.sae.checkpoint import STATE, read_checkpoint, write_checkpoint
+from unbox.sae.checkpoint import STATE, CheckpointWriter, latest, restore
 from unbox.sae.fit import TrainingRun
 from unbox.sae.metric_trackers import rewind
 from unbox.sae.plan import SpecGrid, make_plan
@@ -87,10 +87,12 @@ LANE = {"done": 0, "cursors": [{"epoch": 0, "at": 0}]}
 )
 def test_a_checkpoint_that_is_none(tmp_path, place, message):
     run = TrainingRun(make_plan([Spec("", 2, 8)], tokens=100), {"": noise(rows=50)})
-    write_checkpoint(tmp_path, run)
+    writer = CheckpointWriter(tmp_path, run)
+    run.advance()
+    writer.write(run)
     next(tmp_path.glob("checkpoint-*/" + STATE)).write_text(json.dumps(place))
     with pytest.raises(UnboxError, match=message):
-        run.restore(read_checkpoint(tmp_path, run))
+        restore(latest(tmp_path, [""]), run)
 
 
 def test_lines_that_are_no_metrics_are_named(tmp_path):

@@ -21,7 +21,6 @@ from unbox.sae import (
     ArrayRows,
     Plan,
     Spec,
-    checkpoint,
     evaluate,
     fit,
     load_saes,
@@ -30,9 +29,11 @@ from unbox.sae import (
     topk,
     train,
 )
+from unbox.sae.checkpoint import CheckpointWriter, latest, read_starts, restore
 from unbox.sae.fit import TrainingRun, steps
 from unbox.sae.plan import make_plan
 from unbox.sae.train_step import LOOK
+from unbox.stopping import Stopped, stopping
 
 QUICK = {"batch_size": 128, "progress": False}
 
@@ -76,19 +77,21 @@ def test_resumes_to_the_same_bits(tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    write, calls = checkpoint.write_checkpoint, []
+    write, calls = CheckpointWriter.write, []
 
-    def stopping(out, run):
-        write(out, run)
-        calls.append(out)
+    def stopping(writer, run):
+        write(writer, run)
+        calls.append(run.rounds)
         assert any(len(f.dead) for f in run.fits.values()) or len(calls) < 2
         raise Stop
 
-    monkeypatch.setattr(checkpoint, "write_checkpoint", stopping)
+    monkeypatch.setattr(CheckpointWriter, "write", stopping)
     for _ in range(3):
         with pytest.raises(Stop):
             train(rows, tmp_path / "parts", asked, **plan)
-    monkeypatch.setattr(checkpoint, "write_checkpoint", write)
+        module = sys.modules["unbox.sae.fit"]  # as an attribute of the package it is the function
+        monkeypatch.setattr(module, "measure", lambda *given: pytest.fail("the start is in the checkpoint"))
+    monkeypatch.setattr(CheckpointWriter, "write", write)
     parts = train(rows, tmp_path / "parts", asked, **plan)
     assert len(calls) == 3
     assert list(whole) == list(parts)
@@ -396,3 +399,77 @@ def test_dead_are_looked_for_every_few_steps():
         assert not len(fit_.dead)
         run.advance()
     assert len(fit_.dead) == int((fit_.silent > 33).sum()) > 0
+
+
+def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path):
+    """Written by a thread while the next steps change every number, as on a GPU."""
+    plan = make_plan([Spec("", 2, 24), Spec("", 3, 24, "batchtopk")], tokens=10**6, batch_size=64)
+    run = TrainingRun(plan, {"": noise()})
+    writer = CheckpointWriter(tmp_path, run, background=True)
+    for _ in range(3):
+        run.advance()
+    before = {name: {k: t.clone() for k, t in one.state().items()} for name, one in run.fits.items()}
+    writer.write(run)
+    for _ in range(5):
+        run.advance()
+    writer.close()
+    found = latest(tmp_path, [""])
+    other = TrainingRun(plan, {"": noise()}, starts=read_starts(tmp_path, plan, {"": 16}))
+    restore(found, other)
+    assert other.rounds == 3
+    for name, one in other.fits.items():
+        assert all(torch.equal(tensor, before[name][key]) for key, tensor in one.state().items())
+        assert one.sums.tolist() == found.progress["meters"][name][0][:3] != [0, 0, 0]
+    for _ in range(5):
+        other.advance()
+    assert all(same(run.fits[name].sae(name), one.sae(name)) for name, one in other.fits.items())
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "is damaged: SafetensorError"),
+        (lambda data: b"\xff" * 8 + data[8:], "its header is over"),
+        (lambda data: b"", "is not of these SAEs|is damaged"),
+        (lambda data: data.replace(b"0.W_enc", b"0.X_enc"), r"0\.W_enc is not there"),
+        (
+            lambda data: data.replace(b"[24,16]", b"[16,24]"),
+            r"0\.W_(enc|dec) is not there whole in the shape",
+        ),
+        (lambda data: data[:-64] + b"\xff" * 64, "holds NaN"),
+    ],
+)
+def test_damaged_checkpoints_are_refused(harm, message, tmp_path):
+    plan = make_plan([Spec("", 2, 24)], tokens=10**6, batch_size=64)
+    run = TrainingRun(plan, {"": noise()})
+    writer = CheckpointWriter(tmp_path, run)
+    run.advance()
+    writer.write(run)
+    found = latest(tmp_path, [""])
+    file = next(found.folder.glob("tensors/*model-00001*"))
+    file.write_bytes(harm(file.read_bytes()))
+    with pytest.raises(UnboxError, match=message):
+        restore(found, TrainingRun(plan, {"": noise()}))
+
+
+def test_a_signal_saves_the_step_in_hand(tmp_path, monkeypatch):
+    """The step that is at work when SIGTERM comes is in the checkpoint, also the sums of its next line."""
+    options = {"tokens": 6000, "batch_size": 100, "log_every": 700, "progress": False}
+    whole = train(noise(), tmp_path / "whole", [Spec("", 2, 24)], **options)
+    advance = TrainingRun.advance
+
+    def signalled(run):
+        if run.rounds == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return advance(run)
+
+    monkeypatch.setattr(TrainingRun, "advance", signalled)
+    with stopping(), pytest.raises(Stopped):
+        train(noise(), tmp_path / "stopped", [Spec("", 2, 24)], **options)
+    assert latest(tmp_path / "stopped", [""]).progress["rounds"] == 17
+    monkeypatch.setattr(TrainingRun, "advance", advance)
+    stopped = train(noise(), tmp_path / "stopped", [Spec("", 2, 24)], **options)
+    assert all(same(whole[name], stopped[name]) for name in whole)
+    lines = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "stopped")]
+    plain = [[{**json.loads(line), "rows_per_second": 0} for line in some] for some in lines]
+    assert plain[0] == plain[1]

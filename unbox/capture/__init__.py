@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from unbox.capture.collect_settings import CollectSettings
     from unbox.capture.estimate import Estimate, estimate
     from unbox.capture.prompt_reader import read_prompts
-    from unbox.capture.stream import Stream
+    from unbox.capture.stream import Stream, Streams
     from unbox.capture.tape import Tape, record
 
 lazy(__name__)

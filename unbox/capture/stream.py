@@ -1,45 +1,67 @@
 """Training rows straight from generation, never on disk, with the interface of a store's rows."""
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from activation_store import Batches, Pool
-from activation_store.batches import POOL_BYTES
-from activation_store.files import canonical, digest
-from activation_store.number_formats import encode
-from activation_store.samples import prompts_digest
+from activation_store import Batches
+from activation_store.batches import BatchOptions, BatchOrder
+from activation_store.files import JSON, canonical, digest
 from unbox.capture.collect import numbered
-from unbox.capture.collect_settings import FORMER, CollectSettings, run_facts, schema_of
-from unbox.capture.image_batches import generate_batch
-from unbox.capture.keeper import require_recording
+from unbox.capture.collect_settings import FORMER, CollectSettings, OnBad, run_facts
+from unbox.capture.generation import Generation, PoolReader
+from unbox.capture.prompt_list import PromptList
 from unbox.errors import UnboxError
 from unbox.keyword_options import keyword_options
+from unbox.memory_limit import require
 from unbox.models.model import Model
 from unbox.models.run_lock import holds
 from unbox.prompt import Prompt
+from unbox.validation import Count, Index, validated
 
 #: Settings of collecting that say nothing to a stream.
 IDLE = ("blocks", "thumbnail", "shard_samples")
+#: Buffers that are in memory at once: one that rows are taken from, one that is being filled.
+BUFFERS = 2
 
 
-class _StreamBatches(Batches):
+class StreamBatches(Batches):
     """Batches that another thread generates: refused to a thread that has the model and would block it."""
 
-    def __init__(self, model: Model, **options: Any) -> None:
-        self._model = model
-        super().__init__(**options)
+    def __init__(self, generation: Generation, reader: PoolReader, width: int, identity: str) -> None:
+        per_image = generation.rows_of_image(reader.block)
+        super().__init__(
+            reader.order,
+            unit_rows=np.array([len(group) * per_image for group in generation.groups], np.int64),
+            load=_never,
+            width=width,
+            pool_rows=reader.images * per_image,
+            identity=identity,
+            spare=reader.spare,
+        )
+        self._generation, self._of = generation, reader
+        self._read = partial(generation.pool, reader)
+        generation.enter(reader)
+        weakref.finalize(self, generation.leave, reader)
 
     def __next__(self) -> np.ndarray:
-        if holds(self._model):
+        if holds(self._generation.model):
             raise UnboxError(
                 "a stream generates in a thread of its own, and this one has the model alone: take its "
                 "batches outside of `record`, `applied` and `exclusive`"
             )
         return super().__next__()
+
+    def close(self) -> None:
+        """Stop generating for these batches; waits for nothing."""
+        self._generation.leave(self._of)
+        self._batches.close()
+        self._reader.shutdown(wait=False, cancel_futures=True)
 
 
 class Stream:
@@ -59,15 +81,20 @@ class Stream:
         plain = CollectSettings()
         if idle := [name for name in IDLE if getattr(settings, name) != getattr(plain, name)]:
             raise UnboxError(f"a stream takes no {idle[0]}: it is of one block, and nothing is kept")
-        self.model, self.block = model, block
-        self.settings = replace(settings, blocks=(block,), thumbnail=None)
-        self.schema = schema_of(model, self.settings)
-        require_recording(self.schema, self.settings.batch_size)
-        samples = list(numbered(prompts, None, self.settings.seed))
-        size = self.settings.batch_size
-        self._groups = [samples[at : at + size] for at in range(0, len(samples), size)]
-        if not self._groups:
-            raise UnboxError("no prompts were given to stream")
+        settings = replace(settings, blocks=(block,), thumbnail=None)
+        listed = PromptList(numbered(prompts, None, settings.seed), settings.seed)
+        self._begin(Generation(model, listed, settings, "stop", 0), block, None)
+
+    @classmethod
+    def of(cls, generation: Generation, block: str, images: int) -> "Stream":
+        """The rows of one of a generation's blocks, mixed over so many `images`."""
+        stream = cls.__new__(cls)
+        stream._begin(generation, block, images)
+        return stream
+
+    def _begin(self, generation: Generation, block: str, images: int | None) -> None:
+        self.generation, self.block, self._images = generation, block, images
+        self.schema = generation.schema
 
     @property
     def width(self) -> int:
@@ -77,64 +104,104 @@ class Stream:
     @property
     def shape(self) -> tuple[int, ...]:
         """(samples, steps, branches, y, x, channels)."""
-        return self.schema.shape(self.block, sum(map(len, self._groups)))
+        return self.schema.shape(self.block, sum(map(len, self.generation.groups)))
 
     def __len__(self) -> int:
         """Number of vectors in an epoch."""
         return prod(self.shape[:-1])
 
     @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What a store of these rows would record of its run."""
+        return run_facts(self.generation.model, self.generation.settings)[0]
+
+    @property
     def digest(self) -> str:
         """SHA-256 of what these rows are: model, settings, prompts."""
-        facts, _ = run_facts(self.model, self.settings)
-        prompts = prompts_digest([sample for group in self._groups for sample in group])
-        return digest(canonical([self.schema.to_json(), facts, self.settings.batch_size, prompts]))
+        made = self.generation
+        which: JSON = [self.block, made.settings.batch_size, made.groups[0].start, made.prompts.digest]
+        return digest(canonical([self.schema.to_json(), dict(self.provenance), which]))
 
-    def batches(
-        self,
-        batch_size: int,
-        seed: int = 0,
-        epochs: int | None = 1,
-        rank: int = 0,
-        world: int = 1,
-        cursor: dict[str, Any] | None = None,
-        pool_bytes: int = POOL_BYTES,
-    ) -> Batches:
+    def batches(self, batch_size: int, **options: Unpack[BatchOptions]) -> Batches:
         """As `activation_store.Rows.batches`: every row exactly once an epoch, shuffled, with a `cursor`."""
-        return _StreamBatches(
-            self.model,
-            unit_rows=np.array([len(group) * self._per_image for group in self._groups], np.int64),
-            load=self._generate,
-            width=self.width,
-            batch_size=batch_size,
-            seed=seed,
-            epochs=epochs,
-            rank=rank,
-            world=world,
-            cursor=cursor,
-            pool_rows=max(1, pool_bytes // self.schema.row_bytes(self.block)),
-            identity=self.digest,
-        )
+        order = BatchOrder(batch_size, **options)
+        images = self._images
+        if images is None or "pool_bytes" in options:
+            row_bytes = self.schema.row_bytes(self.block)
+            images = max(1, order.pool_bytes // (row_bytes * self.generation.rows_of_image(self.block)))
+        reader = PoolReader(self.block, order, images)
+        return StreamBatches(self.generation, reader, self.width, self.digest)
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
         """`n` distinct rows, (n, width) float32, from images (16 at least) that have twice as many."""
-        rng = np.random.default_rng([seed, 0x5A])
-        images = max(16, -(-2 * n // self._per_image))
-        groups = rng.permutation(len(self._groups))[: -(-images // self.settings.batch_size)]
-        pool = self._generate(groups)
-        return pool.take(rng.permutation(len(pool.values))[:n])
+        return self.generation.sample(self.block, n, seed).decoded()
+
+
+@validated(kw_only=True)
+class StreamOptions(CollectSettings):
+    """What several blocks' rows are generated of, and how they are mixed."""
+
+    limit: Count | None = None
+    """At most so many prompts; None: all."""
+    first: Index = 0
+    """Number of the first image; those before are not made."""
+    buffer_bytes: Count = 1 << 30
+    """Encoded bytes of the rows, of all blocks, that are mixed: two such buffers are in memory."""
+    on_bad: OnBad = "stop"
+    """What is done with an image that computes NaN or infinite numbers, or is over the format's range."""
+
+
+class Streams(Mapping[str, Stream]):
+    """The rows of several blocks of a model, by block, from images that are made once for all of them.
+
+    Batches of all blocks that are taken in turn, with the same seed and ranks, share what is generated: an
+    image is made once. Taken one block after the other, its images are made again for each. Rows are mixed
+    over as many images as the buffer holds. Memory: two buffers, a batch of images in the making, the texts
+    of the prompts.
+    """
+
+    @keyword_options(StreamOptions, FORMER)
+    def __init__(self, model: Model, prompts: Iterable[str | Prompt], options: StreamOptions) -> None:
+        """The options are the fields of `StreamOptions` but `thumbnail` and `shard_samples`.
+
+        Raises UnboxError where there are no prompts, and for buffers that are smaller than a batch of images
+        or over the memory that a request may take."""
+        plain = StreamOptions()
+        if idle := [name for name in IDLE[1:] if getattr(options, name) != getattr(plain, name)]:
+            raise UnboxError(f"streams take no {idle[0]}: nothing is kept")
+        settings = replace(options, thumbnail=None)
+        listed = PromptList(numbered(prompts, options.limit, options.seed), options.seed)
+        self.generation = Generation(model, listed, settings, options.on_bad, options.first)
+        if (least := self.generation.batch_bytes) > options.buffer_bytes:
+            raise UnboxError(
+                f"a buffer of {options.buffer_bytes:,} bytes is smaller than a batch of images, {least:,}: "
+                "give a larger buffer, or smaller batches"
+            )
+        require(BUFFERS * options.buffer_bytes, f"{BUFFERS} buffers of rows")
+        self.images = options.buffer_bytes // self.generation.schema.sample_bytes
+        """Images that rows are mixed over."""
+
+    def __getitem__(self, block: str) -> Stream:
+        if block not in self.generation.schema.blocks:
+            raise KeyError(block)
+        return Stream.of(self.generation, block, self.images)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.generation.schema.blocks)
+
+    def __len__(self) -> int:
+        return len(self.generation.schema.blocks)
 
     @property
-    def _per_image(self) -> int:
-        return prod(self.shape[1:-1])
+    def provenance(self) -> Mapping[str, Any]:
+        """What a store of these rows would record of its run."""
+        return run_facts(self.generation.model, self.generation.settings)[0]
 
-    def _generate(self, groups: np.ndarray, used: Pool | None = None) -> Pool:
-        """Rows of some groups of images, encoded as a store would."""
-        parts = []
-        for number in groups:
-            _, buffers = generate_batch(self.model, self.settings, self.schema, self._groups[number])
-            rows = buffers.arrays()[self.block].reshape(-1, self.width)
-            parts.append(encode(rows, self.schema.dtype, f"the update of {self.block}"))
-        values = np.concatenate([values for values, _ in parts])
-        scales = [scale for _, scale in parts if scale is not None]
-        return Pool(values, np.concatenate(scales) if scales else None, self.schema.dtype)
+    @property
+    def absent(self) -> Mapping[int, str]:
+        """Images that could not be kept, in this process and so far, and why."""
+        return self.generation.absent
+
+
+def _never(*given: object) -> Any:
+    raise AssertionError("the rows of a stream are read by its generation")

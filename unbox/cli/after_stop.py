@@ -13,7 +13,7 @@ SENTENCES = {
     "store upgrade": "what was upgraded is kept",
     "store merge": "finished shards are kept",
     "store subset": "finished shards are kept",
-    "train": "checkpoints are kept",
+    "train": "the steps so far are kept",
     "evaluate": "figures of finished SAEs are kept",
     "atlas": "what was counted is kept",
     "label": "finished labels are kept",

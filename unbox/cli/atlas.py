@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.cli.model_options import NO_MODEL, Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
-from unbox.validation import FilePath, Name, Several, validated
+from unbox.validation import FilePath, Name, Several, StorePlace, validated
 
 if TYPE_CHECKING:
     from activation_store import Store
@@ -24,8 +24,8 @@ class AtlasCommand:
 
     saes: FilePath
     """Folder of SAEs that `unbox train` wrote."""
-    store: FilePath
-    """Folder of the store whose images show what the features mean."""
+    store: StorePlace
+    """Folder or URL of the store whose images show what the features mean."""
     out: FilePath
     """Folder to write the atlas to."""
     blocks: Several[Name] = ()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from unbox.cli.model_options import NO_MODEL, Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
-from unbox.validation import Count, FilePath, Index, validated
+from unbox.validation import Count, FilePath, Index, StorePlace, validated
 
 if TYPE_CHECKING:
     from activation_store import Store
@@ -28,8 +28,8 @@ class EvaluateCommand:
 
     saes: FilePath
     """Folder of SAEs that `unbox train` wrote, or of one."""
-    store: FilePath
-    """Folder of the store with rows of the same blocks."""
+    store: StorePlace
+    """Folder or URL of the store with rows of the same blocks."""
     limit: Count | None = None
     """At most so many rows of each block, evenly over its images; None: all."""
     stability: bool = False

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from unbox.sae import SAE
 
 Folder = Annotated[Positional[FilePath], tyro.conf.arg(help="Folder of SAEs, or of one.")]
-Layout = Literal["sdxl-unbox", "saelens", "sparsify"]
+Layout = Literal["sdxl-unbox", "saelens", "sparsify", "dictionary-learning", "overcomplete"]
 
 
 @validated
@@ -31,7 +31,7 @@ class SAEInfoCommand:
 
 @validated
 class SAEImportCommand:
-    """Read SAEs of another package (sdxl-unbox, SAELens, sparsify) and write them as ours.
+    """Read SAEs of another package and write them as ours.
 
     Nothing in the files is run; what cannot be read exactly is refused.
     """

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from unbox.errors import FieldError
 from unbox.json_types import JSON
-from unbox.validation import FilePath, Index, Name, Some, StepIndex, validated
+from unbox.validation import FilePath, Index, Name, Some, StepIndex, StorePlace, validated
 
 if TYPE_CHECKING:
     from activation_store import Report, Store
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Folder = Annotated[Positional[FilePath], tyro.conf.arg(help="Folder of the store.")]
+Place = Annotated[
+    Positional[StorePlace],
+    tyro.conf.arg(help="Folder of the store, or URL (s3://, https://, hf://datasets/)."),
+]
 
 
 @validated
 class StoreInfoCommand:
     """What a store holds: images, blocks, steps, branches, statistics, and where it came from."""
 
-    store: Folder
+    store: Place
 
     def run(self) -> None:
         from activation_store import Store
@@ -80,8 +84,8 @@ class StoreUpgradeCommand:
 class StoreMergeCommand:
     """Make one store of several with equal settings. Parts of one run keep their numbers."""
 
-    stores: Positional[Some[FilePath]]
-    """Folders of the stores."""
+    stores: Positional[Some[StorePlace]]
+    """Folders of the stores, or URLs."""
     out: FilePath
     """Folder of the new store."""
 
@@ -95,7 +99,7 @@ class StoreMergeCommand:
 class StoreSubsetCommand:
     """Copy some blocks, steps, branches or images of a store into a new one, or change its number format."""
 
-    store: Folder
+    store: Place
     out: FilePath
     """Folder of the new store."""
     blocks: Some[Name] | None = None

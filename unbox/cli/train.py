@@ -7,7 +7,7 @@ from annotated_types import Ge, Lt
 
 from unbox.cli.model_options import Device, Group
 from unbox.sae.plan import Plan, SpecGrid, TrainSettings, read_toml
-from unbox.validation import FilePath, Real, Several, validated
+from unbox.validation import FilePath, Real, Several, StorePlace, validated
 
 
 @validated
@@ -19,8 +19,8 @@ class TrainCommand:
     bits.
     """
 
-    store: FilePath
-    """Folder of the store that `unbox collect` wrote."""
+    store: StorePlace
+    """Folder of the store that `unbox collect` wrote, or its URL (s3://, https://, hf://datasets/owner/name)."""
     out: FilePath
     """Folder for the SAEs, one folder each, and the run's records."""
     plan: FilePath | None = None

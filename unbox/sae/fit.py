@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from unbox.errors import UnboxError
 from unbox.memory_limit import require
 from unbox.sae.cpu.malloc import reuse_freed_memory
 from unbox.sae.cpu.threads import worker_threads
-from unbox.sae.distributed import local_device, team
+from unbox.sae.distributed import check_replicas, local_device, team
 from unbox.sae.initialization import Start, check_finite, measure
 from unbox.sae.latent_statistics import calibrated, latent_stats
 from unbox.sae.learning_rate import schedule
@@ -28,8 +28,8 @@ from unbox.sae.metric_trackers import Sink
 from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Option, Plan, Spec, make_plan
 from unbox.sae.row_source import RowBatches, RowsLike, RowSource, row_sources, source_of
-from unbox.sae.train_step import SAETrainer
-from unbox.stopping import stop_point
+from unbox.sae.train_step import LOOK, SAETrainer
+from unbox.stopping import Stopped, stop_asked, unit
 from unbox.validation import parsed
 
 #: Rows that the finished SAE's statistics are taken over.
@@ -48,13 +48,8 @@ class Progress(TypedDict):
 
     rounds: int
     lanes: dict[str, LaneState]
-
-
-class TrainingState(TypedDict):
-    """What a run goes on from: the tensors of each SAE's trainer, by name, and how far it is."""
-
-    fits: dict[str, dict[str, Tensor]]
-    place: Progress
+    meters: NotRequired[dict[str, list[list[float]]]]
+    """By SAE, each process's sums since the last line of metrics."""
 
 
 @dataclass
@@ -82,7 +77,8 @@ class Lane:
 
 
 class TrainingRun:
-    """SAEs in training. `advance` takes one step of every SAE; `state` and `restore` carry it over a stop."""
+    """SAEs in training. `advance` takes one step of every SAE; `progress`, and the `state` of each of its
+    `fits`, carry it over a stop."""
 
     def __init__(
         self,
@@ -106,6 +102,8 @@ class TrainingRun:
         self.lanes = {
             block: self._lane(block, source_of(sources, block), known.get(block)) for block in blocks
         }
+        for one in self.fits.values():
+            one.broadcast()
 
     @property
     def fits(self) -> dict[str, SAETrainer]:
@@ -135,22 +133,24 @@ class TrainingRun:
         rows = max(getattr(lane.budget, name) for lane in self.lanes.values())
         return max(1, round(rows / self.plan.batch_size))
 
-    def state(self) -> TrainingState:
-        """Everything needed to go on."""
-        lanes: dict[str, LaneState] = {
-            block: {"done": lane.done, "cursors": self.team.rows.collect(lane.batches.cursor)}
-            for block, lane in self.lanes.items()
-        }
-        fits = {name: fit.state() for name, fit in self.fits.items()}
-        return {"fits": fits, "place": {"rounds": self.rounds, "lanes": lanes}}
-
-    def restore(self, state: TrainingState) -> None:
-        """Inverse of `state`, for a new run of the same plan on as many processes."""
-        for name, fit in self.fits.items():
-            fit.restore(state["fits"][name])
-        self.rounds = state["place"]["rounds"]
+    def progress(self) -> Progress:
+        """How far it is; every process must call it."""
+        lanes: dict[str, LaneState] = {}
         for block, lane in self.lanes.items():
-            place = state["place"]["lanes"][block]
+            lanes[block] = {"done": lane.done, "cursors": self.team.rows.collect(lane.batches.cursor)}
+        own = {name: [*fit.sums.tolist(), float(fit.rows)] for name, fit in self.fits.items()}
+        everyone = self.team.everyone.collect(own)
+        return {
+            "rounds": self.rounds, "lanes": lanes,
+            "meters": {name: [one[name] for one in everyone] for name in own},
+        }  # fmt: skip
+
+    def resume(self, progress: Progress) -> None:
+        """Go on from `progress`, in a new run of the same plan whose fits have been restored. Processes that
+        share rows must be as many as they were."""
+        self.rounds = progress["rounds"]
+        for block, lane in self.lanes.items():
+            place = progress["lanes"][block]
             if len(place["cursors"]) != self.team.rows.world:
                 raise UnboxError(
                     f"the checkpoint is of {len(place['cursors'])} processes and these are "
@@ -159,13 +159,31 @@ class TrainingRun:
             lane.done = place["done"]
             lane.batches.close()
             lane.batches = self._batches(lane.rows, lane.budget, place["cursors"][self.team.rows.rank])
+        for name, one in self.fits.items():
+            meters = progress.get("meters", {}).get(name, [])
+            if len(meters) == self.team.everyone.world:
+                *sums, rows = meters[self.team.everyone.rank]
+                one.sums.copy_(torch.tensor(sums, dtype=torch.float64))
+                one.rows = int(rows)
+            one.broadcast()
+
+    def stop_wanted(self) -> Stopped | None:
+        """The stop that a signal asked of any process: all are told after the same step, every sixteenth."""
+        asked, everyone = stop_asked(), self.team.everyone
+        if everyone.world == 1 or self.rounds % LOOK:
+            return None if everyone.world > 1 else asked
+        number = max(everyone.collect(0 if asked is None else asked.number))
+        return Stopped(number) if number else None
 
     def metrics(self) -> list[dict[str, str | float]]:
-        """Figures of each SAE since they were last read; raises UnboxError if one is no longer finite."""
+        """Figures of each SAE since they were last read; raises UnboxError if one is no longer finite, or not
+        the same in all processes."""
         found: list[dict[str, str | float]] = []
         for lane in self.lanes.values():
             for name, fit in lane.fits.items():
                 rows = fit.rows
+                if self.team.everyone.world > 1:
+                    check_replicas(fit.replicated(), self.team.everyone, name)
                 figures = fit.read_meter()
                 if not all(np.isfinite(value) for value in figures.values()):
                     raise UnboxError(
@@ -180,43 +198,38 @@ class TrainingRun:
     def finished(self) -> Iterator[SAE]:
         """The SAEs as they stand: thresholds calibrated, statistics of their latents taken.
 
-        Every process must run it through; the first one is given the SAEs.
+        Every process must run it through, and is given its share of them: the first, the one after `world`
+        others, ... No process holds more than one whole SAE, on its CPU while parts come in.
         """
-        for lane in self.lanes.values():
-            saes = [fit.sae(name) for name, fit in lane.fits.items()]
-            if not self.team.first:
-                continue
-            sample = torch.from_numpy(np.array(lane.rows.sample(STATS_ROWS, self.plan.seed + 1), np.float32))
-            deviation = float((sample - sample.mean(0)).square().sum(1).mean().sqrt())
-            for sae in saes:
-                sae = replace(sae, update_std=deviation)
-                if lane.fits[sae.name].variant.batchwise:
-                    sae = calibrated(sae, sample)
-                yield replace(sae, stats=latent_stats(sae, sample.split(4096)))
+        everyone, fits = self.team.everyone, list(self.fits.items())
+        for start in range(0, len(fits), everyone.world):
+            own = None
+            for owner, (name, one) in enumerate(fits[start : start + everyone.world]):
+                if self.team.latents.world > 1 or owner == everyone.rank:
+                    own = one.sae(name, owner) or own
+            if own is not None:
+                yield self._with_statistics(own)
+
+    def _with_statistics(self, sae: SAE) -> SAE:
+        lane = self.lanes[sae.block]
+        sample = torch.from_numpy(np.array(lane.rows.sample(STATS_ROWS, self.plan.seed + 1), np.float32))
+        deviation = float((sample - sample.mean(0)).square().sum(1).mean().sqrt())
+        sae = replace(sae.to(self.device), update_std=deviation)
+        if lane.fits[sae.name].variant.batchwise:
+            sae = calibrated(sae, sample)
+        return replace(sae, stats=latent_stats(sae, sample.split(4096)))
 
     def _lane(self, block: str, rows: RowSource, start: Start | None) -> Lane:
         if not len(rows):
             raise UnboxError(f"there are no rows of '{block}' to train on")
         plan, budget = self.plan, self.plan.budget(len(rows))
-        start = self._measured(rows) if start is None else start
+        if start is None:
+            start = self.team.everyone.from_first(
+                lambda: measure(rows, plan.seed, plan.centre, plan.init, plan.scaled)
+            )
         specs = {name: s for name, s in zip(self.names, plan.saes, strict=True) if s.block == block}
         fits = {n: SAETrainer(s, plan, budget, start, self.device, self.team) for n, s in specs.items()}
         return Lane(rows, budget, start, fits, self._batches(rows, budget, None))
-
-    def _measured(self, rows: RowSource) -> Start:
-        """What the first process measures: rows may be long in coming, and all must begin alike."""
-        plan, found = self.plan, None
-        if self.team.first:
-            try:
-                found = measure(rows, plan.seed, plan.centre, plan.init, plan.scaled)
-            except UnboxError as error:
-                self.team.everyone.collect(error)
-                raise
-        told = self.team.everyone.collect(found)[0]
-        if isinstance(told, Exception):
-            raise told
-        assert told is not None
-        return told
 
     def _batches(self, rows: RowSource, budget: Budget, cursor: Cursor | None) -> RowBatches:
         return rows.batches(
@@ -308,7 +321,8 @@ def fit(
     plan = make_plan([spec], tokens=tokens, seed=seed, batch_size=batch_size, **options)
     with closing(TrainingRun(plan, sources, device=device)) as run:
         steps(run, progress)
-        return next(run.finished()).to("cpu")
+        found = next(run.finished(), None)
+        return run.team.everyone.from_first(lambda: cast(SAE, found)).to("cpu")
 
 
 def steps(
@@ -317,18 +331,18 @@ def steps(
     sinks: Sequence[Sink] = (),
     checkpoint: Callable[[TrainingRun], None] | None = None,
 ) -> None:
-    """Advances a run to its end, with a bar, lines of metrics, and checkpoints when the plan wants them.
+    """Advances a run to its end, with a bar, lines of metrics, and checkpoints: when the plan wants them, at
+    the end, and after the step in which a signal asks to stop, which is raised then.
 
-    Metrics are read at every checkpoint too, so that a resumed run writes the same lines.
+    Metrics are read at every checkpoint of the plan's too, so that a resumed run writes the same lines.
     """
     log, save = run.every("log_every"), run.every("checkpoint_every")
     total = sum(lane.budget.tokens for lane in run.lanes.values())
     silent = not progress or not run.team.first
     bar = tqdm(total=total, initial=total - run.left, unit="row", unit_scale=True, disable=silent)
     began, taken = time.perf_counter(), 0
-    with bar:
+    with unit(), bar:
         while run.left:
-            stop_point()
             moved = run.advance()
             taken += moved
             bar.update(moved)
@@ -341,5 +355,8 @@ def steps(
                         sink.write({**line, "rows_per_second": round(speed, 1)})
                 bar.set_postfix_str(", ".join(f"{m['sae']} FVU {m['fvu']:.3f}" for m in lines[:3]))
                 began, taken = time.perf_counter(), 0
-            if checkpoint is not None and saving:
+            stop = run.stop_wanted()
+            if checkpoint is not None and (saving or stop is not None or not run.left):
                 checkpoint(run)
+            if stop is not None:
+                raise stop

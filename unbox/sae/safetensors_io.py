@@ -52,6 +52,14 @@ def checked_file(path: str | os.PathLike) -> Path:
     return path
 
 
+def check_header(path: Path) -> None:
+    """Raise UnboxError for a file whose header says that it is longer than any of ours."""
+    with open(path, "rb") as file:
+        length = file.read(8)
+    if int.from_bytes(length, "little") > HEADER_LIMIT:
+        raise UnboxError(f"{path} is no safetensors file: its header is over {HEADER_LIMIT:,} bytes")
+
+
 def read_tensors(
     path: str | os.PathLike, shapes: Mapping[str, Shape | None] | None = None
 ) -> dict[str, Tensor]:
@@ -61,11 +69,8 @@ def read_tensors(
     UnboxError for anything else: a pickle, a huge header, lengths that do not add up, NaN.
     """
     path = checked_file(path)
-    with open(path, "rb") as file:
-        length = file.read(8)
-        if int.from_bytes(length, "little") > HEADER_LIMIT:
-            raise UnboxError(f"{path} is no safetensors file: its header is over {HEADER_LIMIT:,} bytes")
-        data = length + file.read()
+    check_header(path)
+    data = path.read_bytes()
     try:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError) as error:

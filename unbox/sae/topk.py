@@ -57,7 +57,7 @@ def by_batch(
     """The B * k largest positive ones of the whole batch: the pattern, and their pre-activations (E,).
 
     Streams over slices, keeping what can still win. Ties at the threshold keep the earlier entry. Of several
-    processes each takes those of its own that are among the winners of all.
+    processes each takes those of its own that are among the winners of all; ties keep the earlier process's.
     """
     rows_everywhere = torch.tensor(len(centred), device=centred.device)
     team.rows.sum_(rows_everywhere)
@@ -72,7 +72,7 @@ def by_batch(
             chosen, floor = _keep(values, wanted)
             values, places = values[chosen], places[chosen]
     if team.everyone.world > 1:
-        chosen = _positions(values, _floor_of_all(team.everyone.gather(values.float()), wanted))
+        chosen = _among_winners(values, wanted, team.everyone)
         values, places = values[chosen], places[chosen]
     rows = places // len(weight)
     return Active.of_flat(places - rows * len(weight), rows, len(centred), len(weight)), values
@@ -175,9 +175,14 @@ def _among_all(values: Tensor, k: int, group: ProcessGroup) -> Tensor:
     return won[:, group.rank * local_k : (group.rank + 1) * local_k].reshape(-1)
 
 
-def _floor_of_all(values: Tensor, wanted: int) -> float:
-    """What the winners of all processes exceed: the largest that must be left out, or 0."""
-    return float(values.topk(wanted + 1).values[-1]) if len(values) > wanted else 0.0
+def _among_winners(values: Tensor, wanted: int, group: ProcessGroup) -> Tensor:
+    """Places, ascending, of this process's values (E,) that are among the `wanted` largest of all."""
+    parts = group.gather(values.float())
+    everyone, first = torch.cat(parts), sum(len(part) for part in parts[: group.rank])
+    if len(everyone) <= wanted:
+        return torch.arange(len(values), device=values.device)
+    chosen = _keep(everyone, wanted)[0] - first
+    return chosen[(chosen >= 0) & (chosen < len(values))]
 
 
 def _keep(values: Tensor, wanted: int) -> tuple[Tensor, float]:

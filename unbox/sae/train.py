@@ -5,7 +5,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +13,9 @@ import numpy as np
 import torch
 from annotated_types import Ge, Lt
 
-from activation_store import AlignedRows, JoinedRows, Rows, Store
+from activation_store import AlignedRows, JoinedRows, Rows
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 from unbox.model_mismatch import recorded_model, unet_part
 from unbox.run_folder import run_folder
 from unbox.sae import checkpoint, metric_trackers
@@ -43,7 +43,7 @@ def train(
     *,
     plan: Plan | None = None,
     resume: bool = False,
-    held_out: float | None = None,
+    held_out: float | Mapping[str, RowSource] | None = None,
     trackers: Sequence[str] = (),
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -57,16 +57,15 @@ def train(
     one is read. With `resume` and neither specs nor plan, the plan is the one recorded in `out`.
 
     `held_out` is the part of the images (or, in an array, rows) kept from training, for the figures: 2 %
-    unless given.
+    unless given; or other rows, by block, to take them on.
     """
     out, sources = checked(FilePath, "out", out, "train"), row_sources(rows)
     also = checked(Several[metric_trackers.TrackerName], "trackers", trackers, "train")
     plan = _plan(out, sources, specs, plan, resume, options)
     if held_out is None:
         before = checkpoint.recorded(out) if resume and specs is None else {}
-        held_out = before.get("held_out", HELD_OUT)
-    held_out = checked(HeldOut, "held_out", held_out, "train")
-    learn, test = _split(sources, {spec.block for spec in plan.saes}, held_out)
+        held_out = checked(HeldOut, "held_out", before.get("held_out", HELD_OUT), "train")
+    learn, test, kept = _split(sources, {spec.block for spec in plan.saes}, held_out)
     names, at = plan.names(), local_device(device)
     processes = group(at)
     if not (finished := all(is_sae(out / name) for name in names)):
@@ -74,25 +73,31 @@ def train(
     own_rows = {spec.block: _identity(source_of(learn, spec.block)) for spec in plan.saes}
     record = {
         "plan": plan.to_json(),
-        "held_out": held_out,
+        "held_out": kept,
         "rows": own_rows,
         "provenance": provenance(rows),
     }
     with nullcontext() if finished or processes.rank else run_folder(out, "train"):
-        if processes.rank == 0:
-            checkpoint.begin(out, record)
-        processes.collect("begun")
+        blocks = list(dict.fromkeys(spec.block for spec in plan.saes))
+        found = processes.from_first(lambda: _begun(out, record, blocks))
         if not finished:
             starts = checkpoint.read_starts(out, plan, {b: learn[b].width for b in own_rows})
             with closing(TrainingRun(plan, learn, device, starts)) as run:
+                if found is not None:
+                    checkpoint.restore(found, run)
                 _train(run, out, also, progress)
                 run.close()
                 _finish(run, out, test, record)
-            processes.collect("written")
     saes = {name: SAE.load(out / name) for name in names}
     for spec, (name, sae) in zip(plan.saes, saes.items(), strict=True):
         _check_own(out / name, sae, spec, own_rows[spec.block])
     return saes
+
+
+def _begun(out: Path, record: dict[str, Any], blocks: list[str]) -> checkpoint.Checkpoint | None:
+    """The run's folder made or found, and the checkpoint in it to go on from."""
+    checkpoint.begin(out, record)
+    return checkpoint.latest(out, blocks)
 
 
 def _check_own(folder: Path, sae: SAE, spec: Spec, rows: dict[str, Any]) -> None:
@@ -119,7 +124,8 @@ def _provenance_of(rows: RowsLike | None) -> Mapping[str, Any]:
     """What the store of rows records of its run; nothing where there is no store."""
     if isinstance(rows, Mapping):
         rows = next(iter(rows.values()), None)
-    return rows.provenance if isinstance(rows, Store | Rows | JoinedRows | AlignedRows) else {}
+    found = getattr(rows, "provenance", {})
+    return found if isinstance(found, Mapping) else {}
 
 
 def _plan(
@@ -143,9 +149,14 @@ def _plan(
 
 
 def _split(
-    sources: dict[str, RowSource], blocks: set[str], part: float
-) -> tuple[dict[str, RowSource], dict[str, RowSource | None]]:
-    """Rows to learn from and rows to test on, by block: the last images (or rows) are for the test."""
+    sources: dict[str, RowSource], blocks: set[str], held_out: float | Mapping[str, RowSource]
+) -> tuple[dict[str, RowSource], dict[str, RowSource | None], JSON]:
+    """Rows to learn from and rows to test on, by block, and what is recorded of these: other rows, or of a
+    share the last images (or rows)."""
+    if isinstance(held_out, Mapping):
+        others = {block: source_of(held_out, block) for block in sorted(blocks)}
+        return sources, {**others}, {block: _identity(rows) for block, rows in others.items()}
+    part = checked(HeldOut, "held_out", held_out, "train")
     learn, test = dict(sources), dict[str, RowSource | None].fromkeys(blocks)
     for block in blocks & set(sources):
         source = sources[block]
@@ -156,7 +167,7 @@ def _split(
                 rows[block] = source.filter(samples=some)
             elif isinstance(source, ArrayRows):
                 rows[block] = ArrayRows(source.array[some], source.block)
-    return learn, test
+    return learn, test, part
 
 
 def _identity(source: RowSource) -> dict[str, Any]:
@@ -170,9 +181,6 @@ def _identity(source: RowSource) -> dict[str, Any]:
 def _train(
     run: TrainingRun, out: Path, trackers: Sequence[metric_trackers.TrackerName], progress: bool
 ) -> None:
-    state = checkpoint.read_checkpoint(out, run)
-    if state is not None:
-        run.restore(state)
     sinks: list[metric_trackers.Sink] = []
     if run.team.first:
         done = {name: lane.done for lane in run.lanes.values() for name in lane.fits}
@@ -180,13 +188,16 @@ def _train(
         sinks.append(metric_trackers.json_lines(out / checkpoint.METRICS))
     try:
         sinks += metric_trackers.trackers(trackers, out) if run.team.first else []
-        steps(run, progress, sinks, partial(checkpoint.write_checkpoint, out))
+        with closing(checkpoint.CheckpointWriter(out, run)) as writer:
+            steps(run, progress, sinks, writer.write)
     finally:
         for sink in sinks:
             sink.close()
 
 
-def _finish(run: TrainingRun, out: Path, test: dict[str, RowSource | None], record: dict[str, Any]) -> None:
+def _finish(
+    run: TrainingRun, out: Path, test: Mapping[str, RowSource | None], record: dict[str, Any]
+) -> None:
     for sae in run.finished():
         fit, lane, rows = run.fits[sae.name], run.lanes[sae.block], test[sae.block]
         on = "held-out rows" if rows is not None else "rows of the training"
@@ -196,6 +207,8 @@ def _finish(run: TrainingRun, out: Path, test: dict[str, RowSource | None], reco
         training |= {"levels": list(fit.spec.levels), "encoder_dtype": str(fit.lowp).removeprefix("torch.")}
         meta = {"training": training, "rows": record["rows"][sae.block], "provenance": record["provenance"]}
         meta["figures"] = {**figures, "rows_from": on}
-        replace(sae, meta=meta).save(out / sae.name, overwrite=True)
+        replace(sae.to("cpu"), meta=meta).save(out / sae.name, overwrite=True)
+    run.team.everyone.collect("written")
     if run.team.first:
         checkpoint.remove_checkpoints(out)
+    run.team.everyone.collect("removed")

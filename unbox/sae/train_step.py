@@ -52,7 +52,7 @@ class SAETrainer:
         self.spec, self.plan, self.budget, self.start, self.team = spec, plan, budget, start, team
         self.variant, self.peak = variant(spec.variant), peak(budget, spec)
         self.lowp = low_precision(plan.precision, device)
-        first = directions(spec.latents, len(start.centre), spec.seed, start.basis)[self._latents]
+        first = directions(spec.latents, len(start.centre), spec.seed, start.basis)[self.latents]
         weights = {
             "W_enc": first,
             "W_dec": first.clone(),
@@ -83,8 +83,8 @@ class SAETrainer:
         self.sums, self.rows = torch.zeros(3, dtype=torch.float64, device=device), 0
 
     @property
-    def _latents(self) -> slice:
-        """The range of latents of this process."""
+    def latents(self) -> slice:
+        """The range of the SAE's latents that is this process's."""
         latents = self.team.latents
         if self.spec.latents % latents.world or (latents.world > 1 and self.spec.variant == "multik"):
             raise UnboxError(
@@ -187,7 +187,7 @@ class SAETrainer:
         levels, latents = self.spec.levels, self.team.latents
         centred = x - self.weights["b_pre"]
         active, known = self._topk(centred)
-        level = self.variant.level and self.variant.level(active, self.spec.k, levels, self._latents.start)
+        level = self.variant.level and self.variant.level(active, self.spec.k, levels, self.latents.start)
         found = forward_backward(
             centred, active, self.weights, scale, level, len(levels) or 1, known, latents
         )
@@ -318,29 +318,46 @@ class SAETrainer:
             "fvu": error / self.start.variance, "l0": active, "aux": aux, "dead": float(self.dead_everywhere),
         }  # fmt: skip
 
-    def sae(self, name: str) -> SAE:
+    def sae(self, name: str, owner: int = 0) -> SAE | None:
         """The SAE as it stands, for rows as they are: the scaling divides the biases and leaves W alone.
 
-        Where latents are shared, every process must call it.
+        Where latents are shared, every process must call it; `owner` alone is given the whole, on its CPU.
         """
-        W_enc, W_dec, b_pre, b_lat = (self._whole(key, self.weights[key]).clone() for key in WEIGHTS)
-        scale = self.start.scale
-        return SAE(W_enc, W_dec, b_pre / scale, b_lat / scale, self.spec.k, self.spec.block, name)
+        scale, biases = self.start.scale, ("b_pre", "b_lat")
+        own = {k: w / scale if k in biases else w.clone() for k, w in self.weights.items()}
+        if (latents := self.team.latents).world > 1:
+            parts = ((k, own.pop(k)) for k in list(own))
+            found = {k: latents.whole_on(owner, w) if by_latent(k, w) else w.cpu() for k, w in parts}
+            if latents.rank != owner:
+                return None
+            own = {k: w for k, w in found.items() if w is not None}
+        W_enc, W_dec, b_pre, b_lat = (own[key] for key in WEIGHTS)
+        return SAE(W_enc, W_dec, b_pre, b_lat, self.spec.k, self.spec.block, name)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, of all latents; every process must call it."""
+        """Everything that the next step depends on: this process's part, its own tensors where it can be."""
         tensors = dict(self.weights)
         for name, moments in self.moments.items():
             tensors |= {f"adam.{key}.{name}": t for key, t in zip(MOMENTS, moments, strict=True)}
         dead = torch.zeros_like(self.silent, dtype=torch.uint8)
         dead[self.dead] = 1
-        tensors |= {"silent": self.silent, "dead": dead}
-        return {key: self._whole(key, t) for key, t in tensors.items()} | {"steps": torch.tensor(self.steps)}
+        return {**tensors, "silent": self.silent, "dead": dead, "steps": torch.tensor(self.steps)}
+
+    def replicated(self) -> dict[str, Tensor]:
+        """The tensors of `state` that every process should hold alike: all, or those not of its latents."""
+        shared = self.team.latents.world > 1
+        names = {"W_enc", "W_dec", "b_pre", "b_lat", "silent"}
+        found = {k: t for k, t in self.state().items() if k in names or k.startswith("adam.")}
+        return {k: t for k, t in found.items() if not (shared and by_latent(k, t))}
+
+    def broadcast(self) -> None:
+        """Give every process the first one's numbers."""
+        self.team.everyone.broadcast_(*self.replicated().values())
+        self._copy_low()
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `state`."""
-        part = {key: t[self._latents] if _by_latent(key, t) else t for key, t in state.items()}
-        device = self.silent.device
+        """Inverse of `state`, given this process's part."""
+        part, device = state, self.silent.device
         for name, weight in self.weights.items():
             weight.copy_(part[name])
             for key, moment in zip(MOMENTS, self.moments[name], strict=True):
@@ -352,10 +369,6 @@ class SAETrainer:
         self.steps = int(part["steps"])
         self.clock.fill_(self.steps)
 
-    def _whole(self, key: str, tensor: Tensor) -> Tensor:
-        """A tensor of all latents, from this process's part."""
-        return self.team.latents.gather_rows(tensor) if _by_latent(key, tensor) else tensor
-
 
 def captured_step(step: Callable[[Tensor, int], None]) -> "CapturedStep":
     """A step of a GPU, to be recorded once and replayed."""
@@ -364,8 +377,8 @@ def captured_step(step: Callable[[Tensor, int], None]) -> "CapturedStep":
     return CapturedStep(step)
 
 
-def _by_latent(key: str, tensor: Tensor) -> bool:
-    """True for tensors with a row for each latent."""
+def by_latent(key: str, tensor: Tensor) -> bool:
+    """True for tensors of a state with a row for each latent."""
     return tensor.ndim > 0 and not key.endswith("b_pre")
 
 

@@ -10,13 +10,19 @@ from pathlib import Path
 from activation_store import StoreError
 from activation_store.files import publish_folder
 from unbox.errors import UnboxError
-from unbox.sae.interop import saelens, sdxl_unbox, sparsify
+from unbox.sae.interop import dictionary_learning, overcomplete, saelens, sdxl_unbox, sparsify
 from unbox.sae.interop.common import Format
 from unbox.sae.model import SAE
 from unbox.sae.sae_folder import WEIGHTS
 
 #: Name -> how to recognise, read and write it.
-FORMATS: dict[str, Format] = {"sdxl-unbox": sdxl_unbox, "saelens": saelens, "sparsify": sparsify}
+FORMATS: dict[str, Format] = {
+    "sdxl-unbox": sdxl_unbox,
+    "saelens": saelens,
+    "sparsify": sparsify,
+    "dictionary-learning": dictionary_learning,
+    "overcomplete": overcomplete,
+}
 
 
 def import_sae(path: str | os.PathLike, kind: str | None = None, block: str | None = None) -> SAE:

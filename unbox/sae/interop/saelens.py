@@ -19,6 +19,12 @@ from unbox.site import block_path
 from unbox.validation import JSONObject, validated
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+#: What their cfg.json says beside, of this version and the one before, that changes no code.
+HARMLESS = {
+    "dtype", "device", "sae_lens_version", "sae_lens_training_version", "model_name", "hook_name",
+    "hook_layer", "hook_head_index", "prepend_bos", "dataset_path", "dataset_trust_remote_code",
+    "context_size", "model_from_pretrained_kwargs", "neuronpedia_id", "seqpos_slice", "decoder_init_norm",
+}  # fmt: skip
 
 
 @validated
@@ -33,6 +39,7 @@ class SAELensConfig:
     reshape_activations: Literal["none"] = "none"
     rescale_acts_by_decoder_norm: bool | None = False
     apply_b_dec_to_input: bool = True
+    finetuning_scaling_factor: Literal[False] = False
     metadata: JSONObject | None = None
 
 
@@ -43,7 +50,7 @@ def recognises(folder: Path) -> bool:
 
 def read(folder: Path) -> SAE:
     """The SAE. Options that change its codes are folded into the weights, exactly, or refused."""
-    config = read_config(SAELensConfig, folder / CONFIG)
+    config = read_config(SAELensConfig, folder / CONFIG, HARMLESS)
     n, d, jumps = config.d_sae, config.d_in, config.architecture == "jumprelu"
     shapes: dict[str, Shape | None] = {"W_enc": (d, n), "W_dec": (n, d), "b_enc": (n,), "b_dec": (d,)}
     if jumps:

@@ -6,27 +6,21 @@
                            latent_bias (n), stats_last_nonzero (n)}}
         mean.pt, std.pt   (n,) over active positions only
 
-`.pth` files are pickles: they are read by torch's weights-only reader, which builds tensors and containers
-and nothing else, and only here, on request.
+`.pth` files are pickles, read as `pickled_tensors` says.
 """
 
-import io
-import pickle
 import re
-import struct
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from activation_store.files import write_bytes, write_json
+from activation_store.files import write_json
 from unbox.errors import UnboxError
 from unbox.sae.interop.common import block_of, peek, read_config
+from unbox.sae.interop.pickled_tensors import floats, read_pickled, write_pickled
 from unbox.sae.model import SAE, Stats
 from unbox.sae.sae_folder import Dimension
-from unbox.sae.safetensors_io import checked_file
 from unbox.site import block_path
 from unbox.validation import validated
 
@@ -57,12 +51,12 @@ def read(folder: Path) -> SAE:
     k / n, what it is on average (`meta["nominal_density"]` marks it).
     """
     at = _at(folder)
-    config = read_config(SdxlUnboxConfig, at / "config.json")
+    config = read_config(SdxlUnboxConfig, at / "config.json", _UNUSED)
     n, d, k = config.n_dirs_local, config.d_model, config.k
-    state = _load(at / "state_dict.pth")
+    state = read_pickled(at / "state_dict.pth")
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     shapes = {"encoder.weight": (n, d), "decoder.weight": (d, n), "pre_bias": (d,), "latent_bias": (n,)}
-    tensors = {key: _tensor(state, key, shape, at) for key, shape in shapes.items()}
+    tensors = {key: floats(state, key, shape, at) for key, shape in shapes.items()}
     stats = _stats(at, n, k)
     block = _block(folder)
     return SAE(
@@ -95,9 +89,7 @@ def write(sae: SAE, folder: Path) -> None:
     if sae.stats is not None:
         pickles |= {"mean.pt": sae.stats.mean_active, "std.pt": sae.stats.std_active}
     for name, value in pickles.items():
-        data = io.BytesIO()  # torch's own errors of a full disk say neither that nor where
-        torch.save(value, data)
-        write_bytes(folder / name, data.getbuffer())
+        write_pickled(folder / name, value)
 
 
 def folder_name(sae: SAE) -> str:
@@ -121,34 +113,7 @@ def _stats(at: Path, n: int, k: int) -> Stats | None:
     if not (at / "mean.pt").is_file() or not (at / "std.pt").is_file():
         return None
     mean, std = (
-        _tensor({name: _load(at / name)}, name, (n,), at, finite=False).nan_to_num(0)
+        floats({name: read_pickled(at / name)}, name, (n,), at, finite=False).nan_to_num(0)
         for name in ("mean.pt", "std.pt")
     )
     return Stats(mean, std, mean + std, (mean > 0).float() * (k / n))
-
-
-#: How torch's reader fails on files that are damaged, or that are pickles of other things.
-DAMAGED = (
-    OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError,
-    pickle.UnpicklingError, struct.error,
-)  # fmt: skip
-
-
-def _load(path: Path) -> Any:
-    try:
-        return torch.load(checked_file(path), map_location="cpu", weights_only=True)
-    except DAMAGED as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnboxError(f"{path} is refused: it is not a file of plain tensors ({first[:200]})") from None
-
-
-def _tensor(
-    state: Mapping[str, Tensor] | None, key: str, shape: tuple[int, ...], at: Path, finite: bool = True
-) -> Tensor:
-    value = state.get(key) if isinstance(state, dict) else None
-    if not isinstance(value, Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
-        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise UnboxError(f"{at}: {key} must be floats of shape {shape}, it is {found}")
-    if finite and not value.isfinite().all():
-        raise UnboxError(f"{at}: {key} holds NaN or infinity")
-    return value.detach().float().contiguous()

@@ -15,6 +15,8 @@ from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
 from unbox.validation import Whole, validated
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+#: What their cfg.json says beside of training, which changes no code.
+HARMLESS = ("normalize_decoder", "multi_topk")
 
 
 @validated
@@ -38,7 +40,7 @@ def recognises(folder: Path) -> bool:
 
 def read(folder: Path) -> SAE:
     """The SAE. Group-max activations, skip connections and transcoders are refused."""
-    config = read_config(SparsifyConfig, folder / CONFIG)
+    config = read_config(SparsifyConfig, folder / CONFIG, HARMLESS)
     d = config.d_in
     n = config.num_latents or d * config.expansion_factor
     shapes: dict[str, Shape | None] = {
