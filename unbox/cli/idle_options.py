@@ -48,7 +48,11 @@ IDLE: Mapping[str, Sequence[Idle]] = {
     ),
     "train": (
         Idle(("plan",), lambda c: c.resume, "is not for --resume, which takes SAEs and run from the folder"),
-        Idle(RUN, lambda c: c.resume, "is not for --resume, which takes SAEs and run from the folder"),
+        Idle(
+            tuple(name for name in RUN if name != "tokens"),
+            lambda c: c.resume,
+            "is not for --resume, which takes SAEs and run from the folder",
+        ),
         Idle(
             RUN,
             lambda c: c.plan is not None,

@@ -1,7 +1,7 @@
 """`unbox train`."""
 
 from importlib.util import find_spec
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
 
@@ -26,11 +26,16 @@ class TrainCommand:
     plan: FilePath | None = None
     """TOML file that declares the SAEs and the run, in place of the options that would."""
     resume: bool = False
-    """Go on with the run recorded in the folder, whatever it was asked with."""
+    """Go on with the run recorded in the folder, whatever it was asked with; until it has seen --tokens, if
+    they are given."""
     held_out: Annotated[Real, Ge(0), Lt(1)] | None = None
     """Share of the images kept from training, for the figures; None: 2 %."""
     trackers: Several[Literal["tensorboard", "trackio", "wandb"]] = ()
     """Where metrics go besides the folder's metrics.jsonl."""
+    init_from: FilePath | None = None
+    """Folder of SAEs to begin from, in place of random directions: of the same blocks and latents."""
+    keep_optimizer: bool = False
+    """Leave the last checkpoint of the finished run, so that --resume --tokens MORE can go on from it."""
     device: Device = None
     grid: Group[SpecGrid] = SpecGrid()
     settings: Group[TrainSettings] = TrainSettings()
@@ -42,6 +47,8 @@ class TrainCommand:
         store = Store.open(self.store)
         if find_spec("numba") is None:
             print("numba is not installed: training on a CPU is slower without it (pip install 'unbox[cpu]')")
+        more = self.resume and self.settings.tokens is not None
+        longer: dict[str, Any] = {"tokens": self.settings.tokens} if more else {}
         saes = train(
             store,
             self.out,
@@ -50,6 +57,9 @@ class TrainCommand:
             held_out=self.held_out,
             trackers=self.trackers,
             device=self.device,
+            init_from=self.init_from,
+            keep_optimizer=self.keep_optimizer,
+            **longer,
         )
         for name, sae in saes.items():
             figures = sae.meta["figures"]

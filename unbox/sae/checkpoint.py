@@ -41,6 +41,8 @@ from unbox.text_files import read_json_object
 from unbox.validation import Amount, JSONObject, Real, Several, checked, parsed, validated
 
 RUN, METRICS, STATE, TENSORS = "run.json", "metrics.jsonl", "state.json", "tensors"
+#: What of `run.json` makes a run another.
+KEYS = ("plan", "held_out", "rows", "init_from")
 #: Largest state.json, in bytes: a few hundred per block and SAE.
 STATE_LIMIT = 1 << 24
 
@@ -285,8 +287,11 @@ def _place(path: Path, blocks: list[str]) -> Progress:
     return Progress(rounds=rounds, lanes=places, meters=meters)
 
 
-def begin(out: Path, record: Mapping[str, Any]) -> None:
-    """Make a run's folder, or find the same run in it. Raises UnboxError for a folder with something else."""
+def begin(out: Path, record: Mapping[str, Any], longer: bool = False) -> None:
+    """Make a run's folder, or find the same run in it, which may be asked for more tokens if `longer`.
+
+    Raises UnboxError for a folder with something else.
+    """
     if not out.exists() or not any(path.name != LOCK for path in out.iterdir()):
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / RUN, record)
@@ -295,7 +300,12 @@ def begin(out: Path, record: Mapping[str, Any]) -> None:
     before = recorded(out)
     # Options that a version before did not have are as they were without.
     before = {**before, "plan": Plan.from_json(before["plan"], f"{out / RUN}: plan").to_json()}
-    keys = [key for key in ("plan", "held_out", "rows") if before.get(key) != record.get(key)]
+    if longer and before["plan"]["tokens"] != record["plan"]["tokens"]:
+        before["plan"]["tokens"] = record["plan"]["tokens"]
+        if all(before.get(key) == record.get(key) for key in KEYS):
+            write_json(out / RUN, record)
+            return
+    keys = [key for key in KEYS if before.get(key) != record.get(key)]
     if keys:
         raise UnboxError(
             f"{out} holds a run with other {_differences(before, record)}; "
@@ -325,4 +335,6 @@ def _differences(before: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     names = [key for key in new if old.get(key) != new[key]]
     if not names and before.get("held_out") != record.get("held_out"):
         return f"held-out part, {before.get('held_out')}"
+    if not names and before.get("rows") == record.get("rows"):
+        return "SAEs that it began from (init_from)"
     return ", ".join(names) or "rows (another store, or one that has grown)"

@@ -29,6 +29,7 @@ from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Option, Plan, Spec, make_plan
 from unbox.sae.row_source import RowBatches, RowsLike, RowSource, row_sources, source_of
 from unbox.sae.train_step import LOOK, SAETrainer
+from unbox.sae.warm_start import InitFrom, initial_saes, scaled_weights
 from unbox.stopping import Stopped, stop_asked, unit
 from unbox.validation import parsed
 
@@ -86,8 +87,10 @@ class TrainingRun:
         sources: Mapping[str, RowSource],
         device: str | torch.device | None = None,
         starts: Mapping[str, Start] | None = None,
+        initial: Mapping[str, SAE] | None = None,
     ) -> None:
-        """`starts`: those of the blocks that a checkpoint holds; others are measured.
+        """`starts`: those of the blocks that a checkpoint holds; others are measured. `initial`: SAEs that
+        it begins from in place of random directions, by the run's names.
 
         Raises UnboxError for blocks without rows, and for rows that nothing can be fitted to."""
         self.plan, self.device = plan, local_device(device)
@@ -102,7 +105,9 @@ class TrainingRun:
         self.lanes = {
             block: self._lane(block, source_of(sources, block), known.get(block)) for block in blocks
         }
-        for one in self.fits.values():
+        for name, one in self.fits.items():
+            if initial and name in initial:
+                one.start_from(scaled_weights(initial[name], len(one.start.centre), one.start.scale))
             one.broadcast()
 
     @property
@@ -235,8 +240,9 @@ class TrainingRun:
         return rows.batches(
             max(1, budget.batch_size // self.team.rows.world),
             seed=self.plan.seed,
-            # Ranks may hold slightly different shares of the rows; the count of tokens ends the run.
-            epochs=-(-budget.tokens // len(rows)) + (self.team.rows.world > 1),
+            # Ranks may hold slightly different shares of the rows, and a run that goes on may have left some
+            # of its last batch; the count of tokens ends the run.
+            epochs=-(-budget.tokens // len(rows)) + (self.team.rows.world > 1 or cursor is not None),
             rank=self.team.rows.rank,
             world=self.team.rows.world,
             cursor=cursor,
@@ -302,9 +308,11 @@ def fit(
     levels: Sequence[int] = (),
     device: str | torch.device | None = None,
     progress: bool = True,
+    init_from: InitFrom | None = None,
     **options: Option,
 ) -> SAE:
-    """Fits one SAE to rows: a block of a store, or an array (..., d). Nothing is written.
+    """Fits one SAE to rows: a block of a store, or an array (..., d). Nothing is written. `init_from`: an SAE
+    to begin from, in place of random directions.
 
     `tokens` is the number of rows it sees (None: each once); `options` are those of `Plan`. Raises UnboxError
     for k > latents, rows that are constant or not finite, and unknown options.
@@ -319,7 +327,8 @@ def fit(
         "fit",
     )
     plan = make_plan([spec], tokens=tokens, seed=seed, batch_size=batch_size, **options)
-    with closing(TrainingRun(plan, sources, device=device)) as run:
+    initial = None if init_from is None else initial_saes(init_from, plan.names(), plan.saes)
+    with closing(TrainingRun(plan, sources, device, initial=initial)) as run:
         steps(run, progress)
         found = next(run.finished(), None)
         return run.team.everyone.from_first(lambda: cast(SAE, found)).to("cpu")

@@ -23,9 +23,11 @@ from unbox.sae.distributed import group, local_device
 from unbox.sae.evaluate import evaluate
 from unbox.sae.fit import TrainingRun, check_plan, steps
 from unbox.sae.model import SAE
-from unbox.sae.plan import Option, Plan, Spec, make_plan
+from unbox.sae.plan import Option, Plan, RowCount, Spec, make_plan
 from unbox.sae.row_source import ArrayRows, RowsLike, RowSource, row_sources, source_of
-from unbox.sae.sae_folder import is_sae
+from unbox.sae.sae_folder import CONFIG, is_sae
+from unbox.sae.warm_start import InitFrom, initial_saes
+from unbox.text_files import read_json_object
 from unbox.validation import FilePath, Real, Several, checked
 
 #: Part of the images or rows kept from training.
@@ -47,6 +49,8 @@ def train(
     trackers: Sequence[str] = (),
     device: str | torch.device | None = None,
     progress: bool = True,
+    init_from: InitFrom | None = None,
+    keep_optimizer: bool = False,
     **options: Option,
 ) -> dict[str, SAE]:
     """Trains SAEs on one pass over their rows and writes each as a folder under `out`; returns them by name.
@@ -54,7 +58,11 @@ def train(
     `rows` is a store, a mapping of block to rows, one block's rows, or an array. `specs` (with `options` of
     `Plan`) or a whole `plan` say what to train; a spec without a block stands for every block. Called again
     with the same arguments, a stopped run goes on from its last checkpoint, to the same bits, and a finished
-    one is read. With `resume` and neither specs nor plan, the plan is the one recorded in `out`.
+    one is read. With `resume` and neither specs nor plan, the plan is the one recorded in `out`; with
+    `tokens` too, the run goes on until it has seen that many, its learning rate from there on that of a run
+    of so many. A finished one can if it ran with `keep_optimizer`, which leaves the last checkpoint there.
+
+    `init_from`: SAEs to begin from, in place of random directions: one, several by name, or their folder.
 
     `held_out` is the part of the images (or, in an array, rows) kept from training, for the figures: 2 %
     unless given; or other rows, by block, to take them on.
@@ -62,14 +70,18 @@ def train(
     out, sources = checked(FilePath, "out", out, "train"), row_sources(rows)
     also = checked(Several[metric_trackers.TrackerName], "trackers", trackers, "train")
     plan = _plan(out, sources, specs, plan, resume, options)
+    longer = resume and "tokens" in options
     if held_out is None:
         before = checkpoint.recorded(out) if resume and specs is None else {}
         held_out = checked(HeldOut, "held_out", before.get("held_out", HELD_OUT), "train")
     learn, test, kept = _split(sources, {spec.block for spec in plan.saes}, held_out)
     names, at = plan.names(), local_device(device)
     processes = group(at)
-    if not (finished := all(is_sae(out / name) for name in names)):
+    budgets = {spec.block: plan.budget(len(source_of(learn, spec.block))).tokens for spec in plan.saes}
+    ready = [_is_ready(out / name, budgets[s.block]) for name, s in zip(names, plan.saes, strict=True)]
+    if not (finished := all(ready)):
         check_plan(plan, learn, at, processes.world)
+    initial = {} if init_from is None else initial_saes(init_from, names, plan.saes)
     own_rows = {spec.block: _identity(source_of(learn, spec.block)) for spec in plan.saes}
     record = {
         "plan": plan.to_json(),
@@ -77,27 +89,55 @@ def train(
         "rows": own_rows,
         "provenance": provenance(rows),
     }
+    if initial:
+        record["init_from"] = {name: sae.identity for name, sae in initial.items()}
+    elif resume and specs is None and "init_from" in (before := checkpoint.recorded(out)):
+        record["init_from"] = before["init_from"]
     with nullcontext() if finished or processes.rank else run_folder(out, "train"):
         blocks = list(dict.fromkeys(spec.block for spec in plan.saes))
-        found = processes.from_first(lambda: _begun(out, record, blocks))
+        found = processes.from_first(lambda: _begun(out, record, blocks, names, longer))
         if not finished:
             starts = checkpoint.read_starts(out, plan, {b: learn[b].width for b in own_rows})
-            with closing(TrainingRun(plan, learn, device, starts)) as run:
+            if found is None and "init_from" in record and not initial:
+                raise UnboxError(
+                    f"{out} holds no checkpoint yet: say again what it is to begin from, init_from"
+                )
+            with closing(TrainingRun(plan, learn, device, starts, initial)) as run:
                 if found is not None:
                     checkpoint.restore(found, run)
                 _train(run, out, also, progress)
                 run.close()
                 _finish(run, out, test, record)
+                if run.team.first and not keep_optimizer:
+                    checkpoint.remove_checkpoints(out)
+                run.team.everyone.collect("removed")
     saes = {name: SAE.load(out / name) for name in names}
     for spec, (name, sae) in zip(plan.saes, saes.items(), strict=True):
         _check_own(out / name, sae, spec, own_rows[spec.block])
     return saes
 
 
-def _begun(out: Path, record: dict[str, Any], blocks: list[str]) -> checkpoint.Checkpoint | None:
+def _begun(
+    out: Path, record: dict[str, Any], blocks: list[str], names: list[str], longer: bool
+) -> checkpoint.Checkpoint | None:
     """The run's folder made or found, and the checkpoint in it to go on from."""
-    checkpoint.begin(out, record)
+    another = longer and checkpoint.recorded(out)["plan"].get("tokens") != record["plan"]["tokens"]
+    if another and any(is_sae(out / name) for name in names) and not checkpoint.checkpoints(out):
+        raise UnboxError(
+            f"the run in {out} is finished, and its optimizer's state was not kept (keep_optimizer): train "
+            f"into another folder, with init_from={str(out)!r} to begin from its SAEs"
+        )
+    checkpoint.begin(out, record, longer)
     return checkpoint.latest(out, blocks)
+
+
+def _is_ready(folder: Path, tokens: int) -> bool:
+    """True for an SAE's folder, unless it says that it was trained on fewer or more tokens."""
+    if not is_sae(folder):
+        return False
+    meta = read_json_object(folder / CONFIG).get("meta")
+    training = meta.get("training") if isinstance(meta, dict) else None
+    return not isinstance(training, dict) or training.get("tokens", tokens) == tokens
 
 
 def _check_own(folder: Path, sae: SAE, spec: Spec, rows: dict[str, Any]) -> None:
@@ -141,11 +181,26 @@ def _plan(
     if plan is None and specs is None:
         if not resume:
             raise UnboxError("nothing to train: give specs, a plan, or resume=True for the run in the folder")
-        return Plan.from_json(checkpoint.recorded(out)["plan"], f"{out / checkpoint.RUN}: plan")
+        plan = Plan.from_json(checkpoint.recorded(out)["plan"], f"{out / checkpoint.RUN}: plan")
+        return _longer(plan, sources, options) if options else plan
     if plan is None:
         plan = make_plan(specs or (), **options)
     blocks = [(spec, block) for spec in plan.saes for block in ([spec.block] if spec.block else sources)]
     return replace(plan, saes=tuple(replace(spec, block=block) for spec, block in blocks))
+
+
+def _longer(plan: Plan, sources: dict[str, RowSource], options: dict[str, Option]) -> Plan:
+    """A recorded plan with more tokens."""
+    if set(options) != {"tokens"}:
+        told = ", ".join(sorted(set(options) - {"tokens"}))
+        raise UnboxError(
+            f"resume takes its plan from the folder, and of options tokens alone; {told} is another"
+        )
+    longer = replace(plan, tokens=checked(RowCount, "tokens", options["tokens"], "train"))
+    seen = max(plan.budget(len(source_of(sources, spec.block))).tokens for spec in plan.saes)
+    if plan.tokens is not None and longer.budget(1).tokens < seen:
+        raise UnboxError(f"tokens = {longer.tokens:,} is less than the {seen:,} that the run was asked for")
+    return longer
 
 
 def _split(
@@ -204,11 +259,10 @@ def _finish(
         figures = evaluate(sae, rows or lane.rows, limit=HELD_OUT_ROWS).to_json()
         training = {k: v for k, v in run.plan.to_json().items() if k != "saes"} | asdict(lane.budget)
         training |= {"variant": fit.spec.variant, "seed": fit.spec.seed, "lr": fit.peak}
+        if "init_from" in record:
+            training["init_from"] = record["init_from"][sae.name]
         training |= {"levels": list(fit.spec.levels), "encoder_dtype": str(fit.lowp).removeprefix("torch.")}
         meta = {"training": training, "rows": record["rows"][sae.block], "provenance": record["provenance"]}
         meta["figures"] = {**figures, "rows_from": on}
         replace(sae.to("cpu"), meta=meta).save(out / sae.name, overwrite=True)
     run.team.everyone.collect("written")
-    if run.team.first:
-        checkpoint.remove_checkpoints(out)
-    run.team.everyone.collect("removed")

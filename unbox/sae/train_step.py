@@ -82,6 +82,12 @@ class SAETrainer:
         # Sums since the last line of metrics: squared error, AuxK's loss, active entries; and the rows.
         self.sums, self.rows = torch.zeros(3, dtype=torch.float64, device=device), 0
 
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Begin with these weights of all latents, in scaled units, in place of random directions."""
+        for name, weight in self.weights.items():
+            weight.copy_(weights[name][self.latents] if by_latent(name, weight) else weights[name])
+        self._copy_low()
+
     @property
     def latents(self) -> slice:
         """The range of the SAE's latents that is this process's."""

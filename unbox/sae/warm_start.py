@@ -1,0 +1,80 @@
+"""Training that begins from an SAE that is there, in place of random directions."""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unbox.errors import UnboxError
+from unbox.sae.model import SAE, load_saes
+from unbox.sae.plan import Spec
+
+#: SAEs to begin from: one, several by name, or a folder of them.
+InitFrom = SAE | Mapping[str, SAE] | str | os.PathLike
+#: How far a decoder row may be from length 1 before it is said that it is made so.
+UNIT = 1e-4
+
+
+def initial_saes(asked: InitFrom, names: Sequence[str], specs: Sequence[Spec]) -> dict[str, SAE]:
+    """The SAE that each of a run begins from, by the run's names.
+
+    It is of the same block (or says none) and has as many latents; of several, the one of the same name, else
+    of the same k. Raises UnboxError, naming those that are there, for none and for several.
+    """
+    if isinstance(asked, SAE):
+        there = {asked.name or asked.block or "the SAE": asked}
+    else:
+        there = dict(asked) if isinstance(asked, Mapping) else load_saes(Path(asked))
+    return {name: _initial(name, spec, there) for name, spec in zip(names, specs, strict=True)}
+
+
+def _initial(name: str, spec: Spec, there: Mapping[str, SAE]) -> SAE:
+    fits = {
+        key: sae
+        for key, sae in there.items()
+        if sae.latents == spec.latents and (sae.block == spec.block or "" in (sae.block, spec.block))
+    }
+    for narrower in ({k: s for k, s in fits.items() if name in (k, s.name)}, _of_k(fits, spec.k)):
+        if len(fits) > 1 and narrower:
+            fits = narrower
+    if len(fits) == 1:
+        return next(iter(fits.values()))
+    told = ", ".join(
+        f"{key} ({sae.block or 'no block'}, {sae.latents:,}, k {sae.k})" for key, sae in there.items()
+    )
+    which = "several SAEs" if fits else "no SAE"
+    raise UnboxError(
+        f"{name} would begin from {which} of {spec.block or 'no block'} with {spec.latents:,} latents; "
+        f"there is {told}"
+    )
+
+
+def _of_k(saes: Mapping[str, SAE], k: int) -> dict[str, SAE]:
+    return {key: sae for key, sae in saes.items() if sae.k == k}
+
+
+def scaled_weights(sae: SAE, width: int, scale: float) -> dict[str, Tensor]:
+    """An SAE's weights for rows that are multiplied by `scale`, its decoder's rows unit vectors.
+
+    Rows of another length are divided by it, the encoder multiplied: reconstructions stay, and other latents
+    may be the largest of a row, which a warning says. Raises UnboxError for another width.
+    """
+    if sae.width != width:
+        raise UnboxError(f"{sae.name or 'the SAE to begin from'} has width {sae.width}, the rows {width}")
+    norms = sae.W_dec.detach().float().norm(dim=1)
+    if bool(((norms - 1).abs() > UNIT).any()):
+        warnings.warn(
+            f"decoder rows of {sae.name or 'the SAE to begin from'} are not unit vectors, as training keeps "
+            "them: they are made so, and other latents may be the largest of a row",
+            stacklevel=2,
+        )
+    safe = torch.where(norms > 0, norms, 1.0)
+    return {
+        "W_enc": sae.W_enc.detach().float() * safe[:, None],
+        "W_dec": sae.W_dec.detach().float() / safe[:, None],
+        "b_pre": sae.b_pre.detach().float() * scale,
+        "b_lat": sae.b_lat.detach().float() * safe * scale,
+    }
