@@ -277,3 +277,20 @@ def test_a_skipped_block_is_an_error_not_a_gap(folder):
     middle.forward = lambda hidden, *args, **kwargs: hidden
     with record(model, ["mid.0", "up.0.0"]), pytest.raises(UnboxError, match=r"mid\.0 did not run"):
         model.generate("a dog", seed=0, steps=1, guidance=0)
+
+
+def test_a_step_visited_twice_hides_none_that_never_came(folder):
+    """Of two images one has step 1 twice, as Heun's solver goes, and the other never."""
+    heun = load(folder, device="cpu")
+    heun.pipeline.scheduler = HeunDiscreteScheduler.from_config(heun.pipeline.scheduler.config)
+    heun.pipeline.scheduler.set_timesteps(3)
+    first, second = list(dict.fromkeys(heun.pipeline.scheduler.timesteps.tolist()))[:2]
+    text, added = torch.randn(1, 77, 64), {"text_embeds": torch.zeros(1, 32), "time_ids": torch.zeros(1, 6)}
+    visits = [(0, first), (1, first), (0, second), (0, second)]
+    with torch.no_grad(), clock(heun) as now, record(heun, "mid.0") as tape:
+        for image, t in visits:
+            with now.rows(samples=[image]):
+                x = torch.randn(1, 4, 32, 32)
+                heun.unet(x, t, encoder_hidden_states=text, added_cond_kwargs=added)
+    with pytest.raises(UnboxError, match="image 1 has no cond at step 1"):
+        tape["mid.0"]

@@ -36,6 +36,7 @@ def _parts(schema: Schema) -> dict[str, JSON]:
         **provenance,
         "blocks": {name: "x".join(map(str, shape)) for name, shape in schema.blocks.items()},
         "kept steps": list(schema.steps),
+        **{f"kept steps of {name}": list(site.steps) for name, site in schema.sites.items() if site.steps},
         "branches": list(schema.branches),
         **{name: facts[name] for name in ("positions", "shard_samples")},
         "store_dtype": schema.dtype,

@@ -142,7 +142,10 @@ def describe(store: "Store") -> list[str]:
         some = "; ".join(f"{number}: {_short(reason)}" for number, reason in islice(absent.items(), 4))
         lines.append(f"absent images: {len(absent):,} ({some}{'; ...' if len(absent) > 4 else ''})")
     lines += [f"{key}: {_short(value)}" for key, value in store.provenance.items()]
-    lines.append(f"{'block':<10} {'vectors':>13} {'grid':>9} {'width':>5}  norm 5%   50%   95%   deviation")
+    column = max(10, *map(len, store.blocks))
+    lines.append(
+        f"{'block':<{column}} {'vectors':>13} {'grid':>9} {'width':>5}  norm 5%   50%   95%   deviation"
+    )
     for block in store.blocks:
         rows = store[block]
         y, x, width = schema.blocks[block]
@@ -151,7 +154,10 @@ def describe(store: "Store") -> list[str]:
             moments = rows.moments
             quantiles = "".join(f"{float(moments.norm_quantile(q)):>8.3g}" for q in (0.05, 0.5, 0.95))
             figures = f"{quantiles} {float(moments.total_variance) ** 0.5:>10.3g}"
-        lines.append(f"{block:<10} {len(rows):>13,} {f'{y}x{x}':>9} {width:>5} {figures}")
+        site = schema.layout_of(block)
+        grid = f"{x} tokens" if site.layout == "tokens" else f"{y}x{x}"
+        own = "" if site.steps is None else f"  steps {', '.join(map(str, site.steps))}"
+        lines.append(f"{block:<{column}} {len(rows):>13,} {grid:>9} {width:>5} {figures}{own}")
     return lines
 
 
