@@ -5,6 +5,7 @@ from activation_store.errors import StoreError, UnstorableError
 from activation_store.files import digest, publish_file, publish_folder, read_json, write_json
 from activation_store.joined_rows import AlignedRows, JoinedRows, join_stores
 from activation_store.merge import merge, subset
+from activation_store.mirror import mirror
 from activation_store.moments import Moments
 from activation_store.number_formats import why_unstorable
 from activation_store.rows import Rows

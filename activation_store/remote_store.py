@@ -48,6 +48,7 @@ class RemoteStore:
 
     def fetch_lists(self, into: Path) -> None:
         """Copy settings, logs and sums. Raises StoreError where there is no store, or no way to it."""
+        self._retried(lambda files, _: files.invalidate_cache(), "the folder")
         names = self.names() or self._guessed(into)
         # Sums before the logs: they may be behind their log, never ahead of it.
         for name in sorted(filter(_LISTS.fullmatch, names), reverse=True):
@@ -119,7 +120,8 @@ class RemoteStore:
 
 def _network_errors() -> tuple[type[Exception], ...]:
     """What the file systems that are loaded raise; not all are OSErrors."""
-    names = {"aiohttp": "ClientError", "httpx": "HTTPError", "botocore.exceptions": "BotoCoreError"}
+    names = {"aiohttp": "ClientError", "botocore.exceptions": "BotoCoreError"}
+    names |= dict.fromkeys(("httpx", "httpx2"), "HTTPError")
     loaded = [getattr(sys.modules[name], error) for name, error in names.items() if name in sys.modules]
     return (OSError, EOFError, *loaded)
 

@@ -163,6 +163,11 @@ class Shards:
             return self.remote.shard(self.schema, entry)
         return nullcontext(shard_path(self.path, self.schema, entry))
 
+    def drop(self, entry: Entry) -> None:
+        """Forget what was fetched of a shard that lies elsewhere, and will not be read again."""
+        if self.remote is not None:
+            self.remote.cache.drop(entry)
+
     @contextmanager
     def chunks(self, number: int, once: bool = False) -> Iterator[ShardChunks]:
         """Shard `number`'s file, open for reading and checked, and where the chunks of BLOCK/values (and

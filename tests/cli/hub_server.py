@@ -1,4 +1,9 @@
-"""A Hub on this machine that takes and gives the files of repositories, as the real one does over HTTP."""
+"""A Hub on this machine that takes and gives the files of repositories, as the real one does over HTTP.
+
+Repositories of models are folders OWNER/NAME of its root, those of data sets datasets/OWNER/NAME. Each
+commit is remembered, and can be read by its name. Files of STORED_APART go up by git-lfs: by digest, before
+the commit.
+"""
 
 import base64
 import hashlib
@@ -6,73 +11,229 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
+#: The commit of a repository that was put here as a folder.
 SHA = "0123456789abcdef0123456789abcdef01234567"
+STORED_APART = (".h5", ".bin")
+PAGE = 1000
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Repositories are folders OWNER/NAME of `root`."""
+    """`root`: folder of the repositories; `asked`: method and path of each request; `sent`: bytes of each
+    file that came by git-lfs, by digest; `failing`: digests that are refused, once each."""
 
     root: Path
+    asked: list[tuple[str, str]]
+    sent: dict[str, int]
+    failing: set[str]
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self):
         self.give_file()
 
     def do_GET(self):
-        path = unquote(urlsplit(self.path).path)
-        if not path.startswith("/api/models/"):
+        self.asked.append(("GET", self.path))
+        path, query = unquote(urlsplit(self.path).path), parse_qs(urlsplit(self.path).query)
+        if not path.startswith("/api/"):
             self.give_file()
             return
-        owner, name, *rest = path.removeprefix("/api/models/").split("/")
-        files = [file for file in sorted((self.root / owner / name).rglob("*")) if file.is_file()]
-        paths = [str(file.relative_to(self.root / owner / name)) for file in files]
-        if rest[:1] == ["tree"]:
-            sizes = [file.stat().st_size for file in files]
-            entries = [
-                {"type": "file", "path": path, "size": size, "oid": SHA}
-                for path, size in zip(paths, sizes, strict=True)
-            ]
-            self.answer(entries)
+        kind, owner, name, *rest = path.removeprefix("/api/").split("/")
+        repo = f"{owner}/{name}" if kind == "models" else f"{kind}/{owner}/{name}"
+        if not (self.root / repo).is_dir():
+            self.answer({"error": "Repository not found"}, 404, "RepoNotFound")
+            return
+        commit = rest[1] if len(rest) > 1 else "main"
+        if (files := self.files(repo, commit)) is None:
+            self.answer({"error": f"Invalid rev id: {commit}"}, 404, "RevisionNotFound")
+        elif rest[:1] == ["tree"]:
+            self.give_tree(files, "/".join(rest[2:]), query)
         else:
-            siblings = [{"rfilename": path} for path in paths]
-            self.answer({"id": f"{owner}/{name}", "sha": SHA, "siblings": siblings})
+            siblings = [{"rfilename": path} for path in files]
+            self.answer({"id": f"{owner}/{name}", "sha": self.head(repo, commit), "siblings": siblings})
+
+    def give_tree(self, files, under, query):
+        """A page of the files in a folder, or of all below it."""
+        inside = {p: f for p, f in files.items() if not under or p.startswith(f"{under}/")}
+        if not inside and under:
+            self.answer({"error": "not here"}, 404, "EntryNotFound")
+            return
+        deep, at = (
+            query.get("recursive") == ["True"] or query.get("recursive") == ["true"],
+            len(under) + 1 if under else 0,
+        )
+        entries, folders = [], set()
+        for path, (size, sha) in inside.items():
+            for end in [k for k, letter in enumerate(path) if letter == "/" and k >= at][
+                : None if deep else 1
+            ]:
+                folders.add(path[:end])
+            if deep or "/" not in path[at:]:
+                lfs = {"oid": sha, "size": size, "pointerSize": 130}
+                oid = (
+                    git_name(self.blob(sha).read_bytes())
+                    if size < 10_000 and self.blob(sha).exists()
+                    else SHA
+                )
+                apart = {"lfs": lfs} if path.endswith(STORED_APART) else {}
+                entries.append({"type": "file", "path": path, "size": size, "oid": oid, **apart})
+        entries += [{"type": "directory", "path": path, "oid": SHA, "size": 0} for path in sorted(folders)]
+        first = int(query.get("cursor", ["0"])[0])
+        more = {}
+        if first + PAGE < len(entries):
+            place = urlsplit(self.path)._replace(query=f"recursive={deep}&cursor={first + PAGE}").geturl()
+            more = {"Link": f'<http://{self.headers["Host"]}{place}>; rel="next"'}
+        self.answer(entries[first : first + PAGE], **more)
+
+    def do_PUT(self):
+        data = self.body()
+        sha = self.path.rsplit("/", 1)[1]
+        self.asked.append(("PUT", self.path))
+        if sha in self.failing or hashlib.sha256(data).hexdigest() != sha:
+            self.failing.discard(sha)
+            self.answer_bytes(b"no", 400)
+            return
+        self.put_blob(sha, data)
+        self.sent[sha] = len(data)
+        self.answer_bytes(b"", 200)
+
+    def body(self):
+        """What came with a request, all at once or in chunks."""
+        if self.headers["Transfer-Encoding"] != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append(("POST", self.path))
+        body = self.body()
         words = urlsplit(self.path).path.strip("/").split("/")
         if words[:3] == ["api", "repos", "create"]:
             asked = json.loads(body)
             repo = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            repo = f"datasets/{repo}" if asked.get("type") == "dataset" else repo
             (self.root / repo).mkdir(parents=True, exist_ok=True)
-            self.answer({"url": f"http://{self.headers['Host']}/{repo}", "id": repo})
+            self.answer(
+                {"url": f"http://{self.headers['Host']}/{repo}", "id": repo.removeprefix("datasets/")}
+            )
+        elif words[-3:] == ["lfs", "objects", "batch"]:
+            self.answer(
+                {"objects": [self.action(each) for each in json.loads(body)["objects"]], "transfer": "basic"}
+            )
+        elif words[1] == "validate-yaml":
+            self.answer({"errors": [], "warnings": []})
         elif words[4] == "preupload":
             files = [file["path"] for file in json.loads(body)["files"]]
-            told = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in files]
+            modes = {path: "lfs" if path.endswith(STORED_APART) else "regular" for path in files}
+            told = [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]
             self.answer({"files": told})
         else:
-            lines = [json.loads(line) for line in body.splitlines()]
-            for file in (line["value"] for line in lines if line["key"] == "file"):
-                path = self.root / words[2] / words[3] / file["path"]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(base64.b64decode(file["content"]))
-            url = f"http://{self.headers['Host']}/{words[2]}/{words[3]}/commit/{SHA}"
-            self.answer({"success": True, "commitUrl": url, "commitOid": SHA})
+            repo = "/".join(words[2:4]) if words[1] == "models" else "/".join(words[1:4])
+            self.commit(repo, [json.loads(line) for line in body.splitlines()])
+
+    def action(self, asked):
+        """What git-lfs is told of a file: where to send it; nothing where it is here."""
+        told = {"oid": asked["oid"], "size": asked["size"]}
+        if not self.blob(asked["oid"]).exists():
+            told["actions"] = {"upload": {"href": f"http://{self.headers['Host']}/lfs/{asked['oid']}"}}
+        return told
+
+    def commit(self, repo, lines):
+        """Files are put in the repository's folder, so that tests see them; and remembered by the commit."""
+        parent = next((line["value"].get("parentCommit") for line in lines if line["key"] == "header"), None)
+        if parent is not None and parent != self.head(repo):
+            self.answer({"error": "the branch has moved on"}, 412)
+            return
+        files = dict(self.files(repo, "main") or {})
+        for line in lines:
+            value, path = line["value"], line["value"].get("path")
+            if line["key"] == "file":
+                data = base64.b64decode(value["content"])
+                sha = hashlib.sha256(data).hexdigest()
+                self.put_blob(sha, data)
+            elif line["key"] == "lfsFile":
+                sha = value["oid"]
+            elif line["key"] == "deletedFile":
+                del files[path]
+                (self.root / repo / path).unlink()
+                continue
+            else:
+                continue
+            files[path] = self.blob(sha).stat().st_size, sha
+            place = self.root / repo / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(self.blob(sha).read_bytes())
+        sha = hashlib.sha1(json.dumps([files, self.head(repo)]).encode()).hexdigest()
+        kept = self.kept(repo)
+        kept.mkdir(parents=True, exist_ok=True)
+        (kept / f"{sha}.json").write_text(json.dumps(files))
+        (kept / "head").write_text(sha)
+        self.answer(
+            {
+                "success": True,
+                "commitUrl": f"http://{self.headers['Host']}/{repo}/commit/{sha}",
+                "commitOid": sha,
+            }
+        )
+
+    def kept(self, repo):
+        return self.root / ".commits" / repo
+
+    def head(self, repo, commit="main"):
+        """The name of a commit."""
+        head = self.kept(repo) / "head"
+        return commit if commit != "main" else head.read_text() if head.exists() else SHA
+
+    def files(self, repo, commit):
+        """Path -> (bytes, SHA-256) of a commit; None if there is none of this name."""
+        sha = self.head(repo, commit)
+        if (record := self.kept(repo) / f"{sha}.json").exists():
+            return json.loads(record.read_text())
+        if sha != SHA:
+            return None
+        found = {}
+        for path in sorted(path for path in (self.root / repo).rglob("*") if path.is_file()):
+            data = path.read_bytes()
+            found[str(path.relative_to(self.root / repo))] = len(data), hashlib.sha256(data).hexdigest()
+        return found
 
     def give_file(self):
-        owner, name, _, _, *path = unquote(urlsplit(self.path).path).strip("/").split("/")
-        file = self.root.joinpath(owner, name, *path)
-        self.answer_bytes(file.read_bytes() if file.is_file() else b"", 200 if file.is_file() else 404)
+        words = unquote(urlsplit(self.path).path).strip("/").split("/")
+        repo = "/".join(words[: 3 if words[0] == "datasets" else 2])
+        _, commit, *path = words[len(repo.split("/")) :]
+        _, sha = (self.files(repo, commit) or {}).get("/".join(path), (0, None))
+        if sha is None:
+            self.answer({"error": "Entry not found"}, 404, "EntryNotFound")
+            return
+        blob = self.blob(sha)
+        data = blob.read_bytes() if blob.exists() else self.root.joinpath(repo, *path).read_bytes()
+        self.answer_bytes(data, 200, **{"X-Repo-Commit": self.head(repo, commit)})
 
-    def answer(self, value):
-        self.answer_bytes(json.dumps(value).encode(), 200)
+    def blob(self, sha):
+        return self.root / ".blobs" / sha
 
-    def answer_bytes(self, data, code):
+    def put_blob(self, sha, data):
+        self.blob(sha).parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.blob(f"{sha}.{threading.get_ident()}")
+        temporary.write_bytes(data)
+        temporary.rename(self.blob(sha))
+
+    def answer(self, value, code=200, error=None, **headers):
+        headers |= {"X-Error-Code": error} if error else {}
+        self.answer_bytes(json.dumps(value).encode(), code, **{"Content-Type": "application/json", **headers})
+
+    def answer_bytes(self, data, code, **headers):
         self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
-        self.send_header("X-Repo-Commit", SHA)
+        if "X-Repo-Commit" not in headers:
+            self.send_header("X-Repo-Commit", SHA)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
@@ -81,8 +242,17 @@ class Hub(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-def serve(root: Path) -> str:
+def git_name(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def hub_of(root: Path) -> type[Hub]:
+    """A Hub with the repositories in a folder, that remembers what it was asked."""
+    return type("HubOf", (Hub,), {"root": root, "asked": [], "sent": {}, "failing": set()})
+
+
+def serve(root: Path, hub: type[Hub] | None = None) -> str:
     """Serve the repositories in a folder until the process ends; the address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubOf", (Hub,), {"root": root}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), hub or hub_of(root))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}"

@@ -72,6 +72,8 @@ class Commands:
             "store subset": Scenario(
                 lambda out: ["store", "subset", home / "store", "--out", out, "--blocks", "mid.0"]
             ),
+            "store push": Scenario(lambda out: ["store", "push", home / "store", f"out/{out.name}"]),
+            "store pull": Scenario(lambda out: ["store", "pull", "me/acts", "--out", out]),
             "train": Scenario(self.train),
             "evaluate": Scenario(self.evaluate),
             "atlas": Scenario(self.atlas),
@@ -103,6 +105,7 @@ class Commands:
         for words in (["generate", *picture, *SHAPES], theirs):
             assert main(list(map(str, words))) == 0
         shutil.copytree(home / "saes", home / "hub" / "me" / "saes")
+        shutil.copytree(home / "store", home / "hub" / "datasets" / "me" / "acts")
         (home / "sweep.toml").write_text(
             'model = "shapes-turbo"\nprompts = { shapes = 3, seed = 7 }\nseeds = [0]\nsteps = 1\n'
             'batch_size = 2\nmetrics = ["pixels"]\n[[edit]]\nname = "ablate"\nop = "scale"\nvalue = 0.0\n'
@@ -181,6 +184,8 @@ def contents(out: Path) -> dict[str, Any]:
             found[str(name)] = timeless(json.loads(path.read_text()))
         elif path.suffix == ".jsonl":
             found[str(name)] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".md":  # a card says where it is
+            found[str(name)] = path.read_text().replace(out.name, "NAME")
         elif path.suffix == ".sqlite":
             found[str(name)] = rows_of(path)
         else:
@@ -262,7 +267,9 @@ class Trials:
 
     def held(self, command: str, out: Path) -> dict[str, Any]:
         """What the command has made."""
-        return contents(self.commands.home / "hub" / "out" / out.name if command == "sae push" else out)
+        hub = self.commands.home / "hub"
+        on_hub = {"sae push": hub / "out", "store push": hub / "datasets" / "out"}
+        return contents(on_hub[command] / out.name if command in on_hub else out)
 
     def undisturbed(self, command: str) -> tuple[dict[str, Any], float]:
         """What the command gives, and the seconds it takes."""
@@ -343,6 +350,7 @@ def small_recipes() -> None:
 def main(home: str) -> None:
     """Answer each line on stdin, a JSON list of command, signal and seed, with a line of JSON."""
     os.environ |= {"HF_ENDPOINT": hub_server.serve(Path(home) / "hub"), "HF_HUB_OFFLINE": "0"}
+    os.environ["HF_HUB_DISABLE_XET"] = "1"  # its storage speaks no HTTP that is documented
     answers = os.fdopen(os.dup(1), "w")
     with open(Path(home) / "setup.log", "w") as log:
         os.dup2(log.fileno(), 1)

@@ -40,6 +40,8 @@ LINES = {
     "sae info": "{}/saes",
     "sae import": "{}/saes --out {new}",
     "sae export": "--saes {}/saes --out {new} --format sdxl-unbox",
+    "store push": "{}/store a/b",
+    "store pull": "a/b --out {new}",
     "sae push": "--saes {}/saes a/b",
     "sae pull": "a/b --out {new}",
 }

@@ -146,6 +146,12 @@ def metrics(path):
     return rewind(path, {"mid.0": 100})
 
 
+def record_of_hub(path):
+    from unbox.capture.hub import hub_record
+
+    return hub_record(path.parent)
+
+
 def pipeline_index(path):
     from unbox.models.hub import whole
 
@@ -194,6 +200,7 @@ READERS = {
     "answer.json": (label_answer, '{"choices": [{"message": {"content": "a red circle"}}]}'),
     "result.json": (finished, '{"result": 1, "seconds": 2.0}'),
     "unbox_system.json": (system, None),
+    "hub.json": (record_of_hub, '{"repo": "a/b", "commit": "0123abcd", "digest": "89ef"}'),
 }  # fmt: skip
 
 
@@ -294,6 +301,7 @@ def test_what_is_no_file(name, made, tmp_path):
 #: Modules that take bytes apart -> the reader above that passes through them.
 THROUGH = {
     "atlas.atlas_files": "atlas.json",
+    "capture.hub": "hub.json",
     "capture.prompt_reader": "prompts.txt",
     "edits.edit_files": "edits.json",
     "experiments.experiment_plan": "experiment.toml",

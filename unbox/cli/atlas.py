@@ -25,7 +25,7 @@ class AtlasCommand:
     saes: FilePath
     """Folder of SAEs that `unbox train` wrote."""
     store: StorePlace
-    """Folder or URL of the store whose images show what the features mean."""
+    """Folder of the store, or URL, whose images show what the features mean."""
     out: FilePath
     """Folder to write the atlas to."""
     blocks: Several[Name] = ()

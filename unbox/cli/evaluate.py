@@ -29,7 +29,7 @@ class EvaluateCommand:
     saes: FilePath
     """Folder of SAEs that `unbox train` wrote, or of one."""
     store: StorePlace
-    """Folder or URL of the store with rows of the same blocks."""
+    """Folder of the store with rows of the same blocks, or its URL."""
     limit: Count | None = None
     """At most so many rows of each block, evenly over its images; None: all."""
     stability: bool = False

@@ -1,4 +1,4 @@
-"""`unbox store info | verify | repair | upgrade | merge | subset`."""
+"""`unbox store info | verify | repair | upgrade | merge | subset | push | pull`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,15 +7,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
+from annotated_types import MinLen
+from pydantic import BeforeValidator
 from tyro.conf import Positional
 
 from unbox.errors import FieldError
 from unbox.json_types import JSON
-from unbox.validation import FilePath, Index, Name, Some, StepIndex, StorePlace, validated
+from unbox.memory_limit import size_text
+from unbox.validation import (
+    FilePath,
+    HubName,
+    Index,
+    Name,
+    Some,
+    StepIndex,
+    StorePlace,
+    Text,
+    checked,
+    validated,
+)
 
 if TYPE_CHECKING:
     from activation_store import Report, Store
     from activation_store.verify import Progress
+
+
+def _source(value: object) -> object:
+    """What a store is copied from."""
+    is_url = isinstance(value, str) and "://" in value
+    try:
+        return checked(StorePlace if is_url else HubName, "", value)
+    except FieldError as error:
+        raise ValueError(error.rule) from None
+
 
 T = TypeVar("T")
 Folder = Annotated[Positional[FilePath], tyro.conf.arg(help="Folder of the store.")]
@@ -126,8 +150,54 @@ class StoreSubsetCommand:
         print("\n".join(describe(_with_bar("copying", lambda bar: copy(progress=bar)))))
 
 
+@validated
+class StorePushCommand:
+    """Upload what a data set on the Hugging Face Hub lacks of a store.
+
+    Shards go up some at a time, the log last, so that what is there can be read after every commit. Stopped,
+    the same line goes on; after more was collected it sends what is new.
+    """
+
+    store: Folder
+    repo: Positional[HubName]
+    """owner/name of the data set on the Hub; made if it is not there."""
+    private: bool = False
+    """Make it readable to its owner only."""
+
+    def run(self) -> None:
+        from unbox.capture.hub import push
+
+        done = _with_bar("pushing", lambda bar: push(self.store, self.repo, self.private, bar))
+        print(f"{done.shards:,} shards sent ({size_text(done.bytes)}), {done.present:,} were there")
+        print(f"https://huggingface.co/datasets/{done.repo}/tree/{done.commit}")
+
+
+@validated
+class StorePullCommand:
+    """Copy what a folder lacks of a store on the Hugging Face Hub, or at any URL.
+
+    Each shard is compared with its digest in the log. Stopped, the same line goes on; when the store has
+    grown it copies what is new.
+    """
+
+    source: Annotated[Positional[str], BeforeValidator(_source)]
+    """owner/name of a data set on the Hub, or a URL (s3://, https://)."""
+    out: FilePath
+    """Folder of the copy."""
+    revision: Annotated[Text, MinLen(1)] | None = None
+    """Branch, tag or commit."""
+
+    def run(self) -> None:
+        from unbox.capture.hub import pull
+
+        store = _with_bar("pulling", lambda bar: pull(self.source, self.out, self.revision, bar))
+        print("\n".join(describe(store)))
+
+
 def describe(store: "Store") -> list[str]:
     """Lines about an open store."""
+    from unbox.capture.hub import hub_record
+
     schema = store.schema
     size = f"{sum(entry.bytes for entry in store.entries) / 1e9:,.3g} GB"
     lines = [
@@ -141,6 +211,9 @@ def describe(store: "Store") -> list[str]:
     if absent := store.absent:
         some = "; ".join(f"{number}: {_short(reason)}" for number, reason in islice(absent.items(), 4))
         lines.append(f"absent images: {len(absent):,} ({some}{'; ...' if len(absent) > 4 else ''})")
+    if isinstance(store.path, Path) and (record := hub_record(store.path)):
+        same = "" if record.digest == store.digest else ", where it had other shards"
+        lines.append(f"hub: {record.repo} at {record.commit}{same}")
     lines += [f"{key}: {_short(value)}" for key, value in store.provenance.items()]
     column = max(10, *map(len, store.blocks))
     lines.append(
