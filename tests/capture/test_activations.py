@@ -22,7 +22,9 @@ from unbox.models import SYSTEMS, Model, load
 from unbox.models.seeds import image_seed
 
 PROMPTS = ["a dog", "a red house", "moon"]
-CALL = {"seeds": [1, 2, 3], "steps": 2, "guidance": 5.0}
+#: Of images, where their size is of no account.
+SMALL = {"height": 32, "width": 32}
+CALL = {"seeds": [1, 2, 3], "steps": 2, "guidance": 5.0, "height": 64, "width": 64}
 
 
 @contextmanager
@@ -241,13 +243,14 @@ def test_one_store_of_blocks_texts_and_the_vae(model, tmp_path):
 
 def test_the_plan_says_the_bytes_of_each_kind(model):
     run = {"blocks": ["up.0.1", "text.1.0"], "what": ["update", "heads"], "layers": [0, 1], "steps": 2}
-    plan = estimate(model, PROMPTS, guidance=5.0, **run)
+    run |= {"guidance": 5.0, "height": 32, "width": 32, "batch_size": 1, "images": 1}
+    plan = estimate(model, PROMPTS, **run)
     assert sum(plan.bytes_of.values()) == plan.bytes_per_image
     lines = plan.lines()
-    assert lines[0] == "up.0.1: (2, 2, 8, 8, 128) of each (step, branch, y, x, channel), 65.5 kB"
+    assert lines[0] == "up.0.1: (2, 2, 4, 4, 128) of each (step, branch, y, x, channel), 16.4 kB"
     assert lines[5] == "text.1.0: (1, 1, 77, 24) of each (step, branch, token, channel), 3.7 kB"
-    # 2 steps x 2 branches x 64 places x 128 channels in float16 for each of two layers; a text's heads beside
-    assert lines[7] == "an image: update 69.2 kB, self_heads 135 kB, cross_heads 131 kB; 335 kB in all"
+    # 2 steps x 2 branches x 16 places x 128 channels in float16 for each of two layers; a text's heads beside
+    assert lines[7] == "an image: update 20.1 kB, self_heads 36.5 kB, cross_heads 32.8 kB; 89.3 kB in all"
 
 
 @pytest.fixture(scope="module")
@@ -261,32 +264,32 @@ def ensemble(folder, tmp_path_factory):
 def test_an_ensemble_is_recorded_up_to_the_split_and_its_refiner_from_there(ensemble, tmp_path):
     """split 0.8: four of five steps are the base model's."""
     path = "mid_block.attentions.0"
-    run = {"thumbnail": None, "store_dtype": "float32", "progress": False, "batch_size": 3}
+    run = {"thumbnail": None, "store_dtype": "float32", "progress": False, "batch_size": 2, **SMALL}
     with seen(ensemble.refiner.unet, path) as made, seen(ensemble.refiner.unet, path, inputs=True) as given:
-        store = unbox.collect(ensemble, PROMPTS, tmp_path / "s", blocks=["mid.0", "refiner.mid.0"], **run)
+        store = unbox.collect(ensemble, PROMPTS[:2], tmp_path / "s", blocks=["mid.0", "refiner.mid.0"], **run)
     truth = steps([out - given for out, given in zip(made[path], given[path], strict=True)])
     assert store["mid.0"].steps == (0, 1, 2, 3)
     assert store["refiner.mid.0"].steps == (4,)
-    assert np.array_equal(store["refiner.mid.0"].read_images(range(3)), places(truth).numpy())
+    assert np.array_equal(store["refiner.mid.0"].read_images(range(2)), places(truth).numpy())
     with record(ensemble, ["mid.0", "refiner.mid.0"]) as tape:
-        ensemble.generate(PROMPTS, seeds=[sample.seed for sample in store.samples])
+        ensemble.generate(PROMPTS[:2], seeds=[sample.seed for sample in store.samples], **SMALL)
     assert tape.steps == (0, 1, 2, 3, 4)
-    assert np.array_equal(tape["mid.0"].numpy(), store["mid.0"].read_images(range(3)))
-    assert np.array_equal(tape["refiner.mid.0"].numpy(), store["refiner.mid.0"].read_images(range(3)))
+    assert np.array_equal(tape["mid.0"].numpy(), store["mid.0"].read_images(range(2)))
+    assert np.array_equal(tape["refiner.mid.0"].numpy(), store["refiner.mid.0"].read_images(range(2)))
     with pytest.raises(
         UnboxError, match="step 4 is one of the refiner's, 4 to 4, of which nothing is recorded"
     ):
-        unbox.collect(ensemble, PROMPTS, tmp_path / "t", blocks=["mid.0"], keep_steps=[3, 4], **run)
-    some = unbox.collect(ensemble, PROMPTS, tmp_path / "u", blocks=["mid.0"], keep_steps=[3], **run)
+        unbox.collect(ensemble, PROMPTS[:2], tmp_path / "t", blocks=["mid.0"], keep_steps=[3, 4], **run)
+    some = unbox.collect(ensemble, PROMPTS[:2], tmp_path / "u", blocks=["mid.0"], keep_steps=[3], **run)
     assert np.array_equal(some["mid.0"].read(1), store["mid.0"].filter(steps=3).read(1))
 
 
 def test_texts_of_an_ensemble_are_those_of_its_base(ensemble):
     """The refiner encodes the prompts again with the same encoder."""
     with record(ensemble, ["text.2.0", "vae.decoder.mid"], "output") as tape:
-        ensemble.generate(PROMPTS, seed=3)
-    assert tape.read("text.2.0", "output", "cond").shape == (3, 1, 77, 40)
-    assert len(tape["vae.decoder.mid"]) == 3
+        ensemble.generate(PROMPTS[:2], seed=3, **SMALL)
+    assert tape.read("text.2.0", "output", "cond").shape == (2, 1, 77, 40)
+    assert len(tape["vae.decoder.mid"]) == 2
 
 
 @pytest.mark.parametrize("what", ["cross", "self", "cross_heads", "ff_output"])
@@ -418,13 +421,13 @@ def test_a_pipeline_with_several_loras(folder, tmp_path):
     for strengths in ((1.0, 0.5), (0.5, 1.0)):
         model.pipeline.set_adapters(["one", "two"], list(strengths))
         with seen(model.unet, path) as made, seen(model.unet, path, inputs=True) as given:
-            store[strengths] = unbox.collect(model, PROMPTS, tmp_path / str(strengths), **run)
+            store[strengths] = unbox.collect(model, PROMPTS[:2], tmp_path / str(strengths), **run)
         truth = places(steps([out - x for out, x in zip(made[path], given[path], strict=True)]))
-        assert np.array_equal(store[strengths]["mid.0"].read_images(range(3)), truth.numpy())
+        assert np.array_equal(store[strengths]["mid.0"].read_images(range(2)), truth.numpy())
         assert store[strengths].provenance["model"]["adapters"] == ["one", "two"]
     assert not np.allclose(*(each["mid.0"].read(0) for each in store.values()), atol=1e-3)
     with pytest.raises(UnboxError, match="strength"):
-        unbox.collect(model, PROMPTS, tmp_path / "(1.0, 0.5)", **run)
+        unbox.collect(model, PROMPTS[:2], tmp_path / "(1.0, 0.5)", **run)
 
 
 @pytest.mark.parametrize(

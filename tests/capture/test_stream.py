@@ -11,7 +11,7 @@ import torch
 
 import unbox
 from tests.capture.test_bad_images import spoil
-from unbox.capture import Streams, collect
+from unbox.capture import Stream, Streams, collect
 from unbox.capture import generation as generation_module
 from unbox.capture.generation import Generation
 from unbox.capture.prompt_list import PromptList
@@ -253,3 +253,18 @@ def test_prompts_are_their_texts_in_memory():
     other = PromptList(numbered([*texts[:-1], "x"], None, 5), 5)
     assert other.digest != prompts.digest
     assert PromptList(numbered(texts, None, 6), 6).digest != prompts.digest
+
+
+def test_inputs_and_tokens_are_streamed_as_a_store_would_keep_them(model, tmp_path):
+    texts = {"blocks": ["text.2.1"], "what": ["output"], "batch_size": 4, "seed": 9}
+    maps = {**RUN, "blocks": ["mid.0"], "what": ["input"]}
+    for options, name in ((texts, "text.2.1.output"), (maps, "mid.0.input")):
+        kept = collect(model, PROMPTS, tmp_path / name, progress=False, **options)
+        streamed = Streams(model, PROMPTS, buffer_bytes=1 << 20, **options)[name]
+        with closing(streamed.batches(64)) as batches:
+            found = np.concatenate(list(batches))
+        assert np.array_equal(in_order(found), in_order(np.concatenate(list(kept[name].batches(64)))))
+    options = {key: value for key, value in maps.items() if key != "blocks"}
+    assert Stream(model, PROMPTS, "mid.0", **options).block == "mid.0.input"
+    with pytest.raises(UnboxError, match=r"a stream is of one of mid\.0, mid\.0\.input: choose `what`"):
+        Stream(model, PROMPTS, "mid.0", **{**options, "what": ["update", "input"]})

@@ -83,7 +83,10 @@ class Stream:
             raise UnboxError(f"a stream takes no {idle[0]}: it is of one block, and nothing is kept")
         settings = replace(settings, blocks=(block,), thumbnail=None)
         listed = PromptList(numbered(prompts, None, settings.seed), settings.seed)
-        self._begin(Generation(model, listed, settings, "stop", 0), block, None)
+        generation = Generation(model, listed, settings, "stop", 0)
+        if len(names := list(generation.schema.blocks)) > 1:
+            raise UnboxError(f"a stream is of one of {', '.join(names)}: choose `what` and `layers`")
+        self._begin(generation, names[0], None)
 
     @classmethod
     def of(cls, generation: Generation, block: str, images: int) -> "Stream":
