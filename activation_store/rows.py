@@ -115,8 +115,7 @@ class Rows:
         Neighbours are read a chunk at a time, also from one call to the next.
         """
         out = np.empty((len(images), *self.shape[1:]), np.float32)
-        numbers = np.asarray(self.samples)[np.asarray(images, np.int64)]
-        shard, place = self.shards.places(numbers)
+        shard, place = self.shards.places(self._numbers(images))
         together = self.shards.chunk_samples(self.block)[shard]
         for at, (number, chunk) in enumerate(zip(shard.tolist(), (place // together).tolist(), strict=True)):
             pool = self.shards.recent(number, self.block, chunk, self._steps, self._branches)
@@ -124,6 +123,11 @@ class Rows:
             first = int(place[at] - chunk * together[at]) * rows
             out[at] = pool.part(slice(first, first + rows)).decoded().reshape(self.shape[1:])
         return out
+
+    def _numbers(self, images: Sequence[int]) -> np.ndarray:
+        """The store's numbers of some of these rows' images."""
+        have = self.samples
+        return np.array([have[int(i)] for i in images], np.int64)
 
     def positions(self, i: int) -> np.ndarray:
         """Flat indices (y * width + x) on the block's grid of what `read(i)` holds, (y * x,) int64."""
@@ -135,7 +139,7 @@ class Rows:
         if self.shards.schema.positions is None:
             return np.tile(np.arange(grid), (len(images), 1))
         out = np.empty((len(images), grid), np.int64)
-        shard, place = self.shards.places(np.asarray(self.samples)[np.asarray(images, np.int64)])
+        shard, place = self.shards.places(self._numbers(images))
         for number in np.unique(shard):
             with self.shards.shard(int(number)) as file:
                 out[shard == number] = file[f"{self.block}/positions"][()][place[shard == number]]

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from unbox.statistics import LEVEL, auroc, bootstrap, bootstrap_of_sums, wilson
+from unbox.statistics import LEVEL, StreamingBootstrap, auroc, bootstrap, bootstrap_of_sums, wilson
 
 Z = 1.959964  # of 95 %
 
@@ -101,3 +101,24 @@ def test_auroc_of_each_feature_for_a_label_of_its_own():
     found = auroc(scores[..., None], labels[..., None])[:, 0, 0]
     assert found == pytest.approx([pairwise(s, p) for s, p in zip(scores, labels, strict=True)])
     assert np.isnan(auroc(np.zeros((0, 2)), np.zeros((0, 1), bool))).all()
+
+
+def test_a_streaming_bootstrap_is_the_normal_interval_too():
+    """Of a mean, as above; parts that are summed apart are the whole, whatever their order."""
+    values = np.random.default_rng(1).standard_normal(2000)
+    whole, parts = StreamingBootstrap(2, 4000), [StreamingBootstrap(2, 4000) for _ in range(2)]
+    units = np.stack([values, np.ones(2000)], 1)
+    whole.add(range(2000), units)
+    for part, some in zip(parts, (range(1999, 700, -1), range(701)), strict=True):
+        part.add(some, units[list(some)])
+    low, high = whole.interval(lambda sums: sums[..., 0] / sums[..., 1])
+    half = Z * values.std() / np.sqrt(2000)
+    assert [low, high] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.08 * half)
+    assert parts[0].sums + parts[1].sums == pytest.approx(whole.sums)
+    assert whole.sums.nbytes == StreamingBootstrap(2, 4000).sums.nbytes == 4000 * 3 * 8
+
+
+def test_a_streaming_bootstrap_of_one_unit():
+    few = StreamingBootstrap(1, 500)
+    few.add([7], np.array([[3.0]]))
+    assert few.interval(lambda sums: sums[..., 0] / np.maximum(sums[..., 0] / 3, 1)) == (3, 3)

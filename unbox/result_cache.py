@@ -45,6 +45,10 @@ class ResultCache:
     folder: Path
     context: JSON
 
+    def has(self, key: JSON) -> bool:
+        """Whether the result of `key` is on disk."""
+        return (self.folder / f"{key_of([self.context, key])}.json").is_file()
+
     def get(
         self, key: JSON, compute: Callable[Inputs, Result], *args: Inputs.args, **options: Inputs.kwargs
     ) -> Result:

@@ -1,6 +1,6 @@
 """The statistics of every figure, by scipy: intervals (bootstrap, Wilson), the area under the ROC curve."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +77,32 @@ def bootstrap_of_sums(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+class StreamingBootstrap:
+    """Percentile interval of a figure of sums over units that come by once, in memory that does not grow with
+    their number: each unit is drawn Poisson(1) times into each resample (Chamandy et al., "Estimating
+    uncertainty for massive data streams", 2012), by its number alone, so that parts can be summed apart.
+    """
+
+    def __init__(self, columns: int, draws: int = RESAMPLES, seed: int = 0) -> None:
+        self.sums, self.seed, self.units = np.zeros((draws, columns + 1)), seed, 0
+
+    def add(self, numbers: Iterable[int], units: np.ndarray) -> None:
+        """Add units (n, columns); each has a number of its own."""
+        times = np.empty((len(units), len(self.sums)))
+        for row, number in zip(times, numbers, strict=True):
+            row[:] = np.random.default_rng([self.seed, int(number)]).poisson(1.0, len(row))
+        self.sums += times.T @ np.column_stack([units, np.ones(len(units))])
+        self.units += len(units)
+
+    def interval(
+        self, statistic: Callable[[np.ndarray], np.ndarray], level: float = LEVEL
+    ) -> tuple[float, float]:
+        """The interval; `statistic` maps sums over units (..., columns) to the figure (...)."""
+        found = statistic(self.sums[self.sums[:, -1] > 0, :-1])  # a resample without any unit says nothing
+        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
 
 
 def wilson(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:

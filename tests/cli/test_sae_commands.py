@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from tests.activation_store import fakes
 from unbox.cli.main import main
 from unbox.sae import SAE, load_saes
+from unbox.sae.held_out import chosen_by_hash
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,8 @@ def test_train_writes_every_block(trained, capsys):
     saes = load_saes(trained)
     assert list(saes) == ["mid.0", "up.1.0"]
     assert saes["mid.0"].meta["figures"]["rows_from"] == "held-out rows"
-    assert saes["mid.0"].meta["figures"]["rows"] == 6 * 2 * 2 * 4
+    held_out = int(chosen_by_hash(np.arange(60), 0.1).sum())
+    assert saes["mid.0"].meta["figures"]["rows"] == held_out * 2 * 2 * 4
     assert len({g["step"] for g in saes["mid.0"].meta["figures"]["groups"]}) == 3
     assert saes["up.1.0"].meta["provenance"]["store"]
     assert main(["sae", "info", str(trained)]) == 0

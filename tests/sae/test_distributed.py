@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Backend, BackendConfig, _get_object_coll_device
 
 from tests.activation_store.fakes import make
+from tests.sae.process_threads import in_threads
 from tests.sae.worlds import noise
 from unbox.errors import UnboxError
 from unbox.sae import SAE, Spec, train
@@ -158,44 +157,6 @@ def test_two_processes_killed_and_resumed_from_a_store(share, names, store, tmp_
         for run in ("whole", "killed")
     ]
     assert lines[0] == lines[1]
-
-
-class Threads(ProcessGroup):
-    """Processes that are threads."""
-
-    def __init__(self, rank, world, place, barrier):
-        self.rank, self.world, self.place, self.barrier = rank, world, place, barrier
-
-    def exchange(self, value):
-        self.place[self.rank] = value
-        self.barrier.wait()
-        found = list(self.place)
-        self.barrier.wait()
-        return found
-
-    def sum_(self, *tensors):
-        for tensor in tensors:
-            tensor.copy_(torch.stack([t.clone() for t in self.exchange(tensor.clone())]).sum(0))
-
-    def gather(self, values):
-        return self.exchange(values)
-
-    def gather_rows(self, values):
-        return torch.cat(self.exchange(values))
-
-    def collect(self, value):
-        return self.exchange(value)
-
-    def whole_on(self, owner, part):
-        found = self.exchange(part)
-        return torch.cat(found) if self.rank == owner else None
-
-
-def in_threads(world, work):
-    """What work(group) gives in each of `world` threads."""
-    place, barrier = [None] * world, threading.Barrier(world)
-    with ThreadPoolExecutor(world) as pool:
-        return list(pool.map(lambda rank: work(Threads(rank, world, place, barrier)), range(world)))
 
 
 @pytest.mark.parametrize("share", ["rows", "latents"])

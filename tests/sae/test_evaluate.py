@@ -1,15 +1,21 @@
 """Figures against direct arithmetic, and the properties they must have."""
 
+import gc
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 
+from activation_store import StoreError
+from tests.activation_store.fakes import make
+from tests.sae.process_threads import in_threads
 from tests.sae.worlds import noise, planted
 from unbox.errors import UnboxError
 from unbox.sae import ArrayRows, Figures, evaluate, fit
 from unbox.sae.evaluate import decoder_cosine, density_histogram
+from unbox.sae.evaluation_sums import EvaluationSums, evaluation_bytes
 from unbox.sae.initialization import active_subspace, geometric_median
 from unbox.sae.model import SAE
 from unbox.sae.report import write_report
@@ -70,6 +76,86 @@ def test_limit_takes_images_evenly(world):
     sae, rows = world
     assert evaluate(sae, rows, limit=3 * 48).rows == 3 * 48
     assert evaluate(sae, rows.array, limit=100).rows == 100
+
+
+def test_each_of_several_processes_takes_its_share(world):
+    """The figures are those of one, in all; also where one has no image, and of rows without images."""
+    sae, rows = world
+    for given, several in ((rows, 5), (Images(rows.cube[:2], "mid.0"), 3), (rows.array, 3)):
+        one = evaluate(sae, given)
+        for found in in_threads(several, lambda group, given=given: evaluate(sae, given, processes=group)):
+            assert found.to_json() == near(one.to_json())
+    read = []
+    counted = Images(rows.cube, "mid.0")
+    counted.read = lambda i: read.append(i) or rows.cube[i]
+    in_threads(4, lambda group: evaluate(sae, counted, processes=group))
+    assert sorted(read) == sorted([0] * 4 + list(range(12)))  # each looks at the first, for its shape
+
+
+def near(value):
+    """The same JSON, numbers as close as sums in another order are."""
+    if isinstance(value, dict):
+        return {key: near(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(near(each) for each in value)
+    return pytest.approx(value, rel=1e-5, abs=1e-9) if isinstance(value, float) else value
+
+
+def test_steps_and_branches_are_chosen(tmp_path):
+    store = make(tmp_path / "acts", 12)
+    x = store["mid.0"].read(0).reshape(-1, 8)
+    sae = fit(ArrayRows(np.concatenate([x] * 40)), 2, 16, tokens=500, progress=False)
+    found = evaluate(sae, store["mid.0"], steps=[1], branches=["cond"])
+    assert found == evaluate(sae, store["mid.0"].filter(steps=1, branches="cond"))
+    assert {(g.step, g.branch) for g in found.groups} == {(1, None)}
+    with pytest.raises(StoreError, match=r"no step 7.* 0, 1"):
+        evaluate(sae, store["mid.0"], steps=[7])
+    with pytest.raises(UnboxError, match="branches choose among the rows of a store"):
+        evaluate(sae, x, branches=["cond"])
+
+
+class ManyImages(ArrayRows):
+    """More images than memory has room for: each is made when it is read."""
+
+    steps, branches = (0,), ("cond",)
+
+    def __init__(self, count, width):
+        super().__init__(np.random.default_rng(0).normal(size=(8192, width)).astype(np.float32))
+        self.samples = range(count)
+
+    def __len__(self):
+        return len(self.samples) * 16
+
+    def sample(self, n, seed=0):
+        return self.array[:n]
+
+    def read(self, i):
+        at = i * 16 % 4096
+        return self.array[at : at + 16].reshape(1, 1, 4, 4, -1)
+
+
+def test_memory_does_not_grow_with_the_images():
+    """What is held after 6,000 images is what was after 2,000; counted for the researcher's store, 1.5
+    million images of 1,280 channels, four or fifty guided steps at 1024 px, it is stated and small."""
+    sae = SAE(torch.eye(32), torch.eye(32), torch.zeros(32), torch.zeros(32), k=4)
+    held = {}
+    for count in (2000, 6000):
+        gc.collect()
+        tracemalloc.start()
+        figures = evaluate(sae, ManyImages(count, 32))
+        held[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert figures.rows == count * 16
+    assert held[6000] < 1.02 * held[2000] + 100_000
+    assert held[6000] < evaluation_bytes(32, 32, 1, 16, 16)
+    sums = EvaluationSums(sae, [(0, "cond")], 16, 1.0, False)
+    tensors = sums.by_cell, sums.counts, sums.by_position, *vars(sums.latents).values()
+    counted = sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor)) + sums.images.sums.nbytes
+    assert counted <= evaluation_bytes(32, 32, 1, 16, 16) - 4 * 32 * 2 * 16_384
+    four = evaluation_bytes(1280, 5120, cells=4, positions=1024, image_rows=4 * 1024)
+    fifty = evaluation_bytes(1280, 131_072, cells=100, positions=1024, image_rows=100 * 1024)
+    assert four < 0.35e9
+    assert fifty < 1.3e9  # of which the rows of one image, as stored and as float32: 1.05e9
 
 
 def test_a_perfect_and_an_empty_sae():

@@ -65,10 +65,10 @@ def test_grids_and_saes_are_counted_before_they_are_made(tmp_path):
 
 def test_memory_is_that_of_the_arrays():
     plan = make_plan([Spec("a", 2, 100), Spec("b", 4, 50)], batch_size=10)
-    weights, batch = 8 * 4 * (100 * 16 + 50 * 8), 10 * (16 * 4 + 4 * 24)
+    weights, batch = 4 * (8 * (100 * 16 + 50 * 8) + 2 * 100 * 16), 10 * (16 * 4 + 4 * 24)
     assert plan.memory({"a": 16, "b": 8}) == weights + batch
     by_latents = make_plan([Spec("a", 2, 100)], batch_size=10, share="latents")
-    assert by_latents.memory({"a": 16}, 4) == 8 * 4 * 25 * 16 + 10 * (16 * 4 + 2 * 24)
+    assert by_latents.memory({"a": 16}, 4) == 10 * 4 * 25 * 16 + 10 * (16 * 4 + 2 * 24)
 
 
 LANE = {"done": 0, "cursors": [{"epoch": 0, "at": 0}]}

@@ -88,7 +88,7 @@ def test_beginning_from_another_sae_is_another_run(trained, tmp_path, monkeypatc
     class Stop(Exception):
         pass
 
-    def stop(self):
+    def stop(self, *given):
         raise Stop
 
     monkeypatch.setattr(TrainingRun, "advance", stop)

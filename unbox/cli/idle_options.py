@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from unbox.cli.model_options import ModelOptions
 from unbox.errors import UnboxError
 from unbox.sae.plan import SpecGrid, TrainSettings
+from unbox.sae.row_filter import RowFilter
 
 
 class Idle(NamedTuple):
@@ -52,6 +53,9 @@ IDLE: Mapping[str, Sequence[Idle]] = {
             tuple(name for name in RUN if name != "tokens"),
             lambda c: c.resume,
             "is not for --resume, which takes SAEs and run from the folder",
+        ),
+        Idle(
+            options_of(RowFilter), lambda c: c.resume, "is not for --resume, which takes rows as the run did"
         ),
         Idle(
             RUN,

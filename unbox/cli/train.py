@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Lt
 
 from unbox.cli.model_options import Device, Group
-from unbox.sae.plan import Plan, SpecGrid, TrainSettings, read_toml
+from unbox.sae.plan import Plan, RowCount, SpecGrid, TrainSettings, read_toml
+from unbox.sae.row_filter import RowFilter
 from unbox.validation import FilePath, Real, Several, StorePlace, validated
 
 
@@ -29,7 +30,9 @@ class TrainCommand:
     """Go on with the run recorded in the folder, whatever it was asked with; until it has seen --tokens, if
     they are given."""
     held_out: Annotated[Real, Ge(0), Lt(1)] | None = None
-    """Share of the images kept from training, for the figures; None: 2 %."""
+    """Share of the images kept from training, for the figures, by a hash of their numbers; None: 2 %."""
+    keep: Several[RowCount] = ()
+    """Write the SAEs as they stand to snapshots/ after each of these numbers of rows."""
     trackers: Several[Literal["tensorboard", "trackio", "wandb"]] = ()
     """Where metrics go besides the folder's metrics.jsonl."""
     init_from: FilePath | None = None
@@ -37,6 +40,7 @@ class TrainCommand:
     keep_optimizer: bool = False
     """Leave the last checkpoint of the finished run, so that --resume --tokens MORE can go on from it."""
     device: Device = None
+    rows: Group[RowFilter] = RowFilter()
     grid: Group[SpecGrid] = SpecGrid()
     settings: Group[TrainSettings] = TrainSettings()
 
@@ -55,6 +59,9 @@ class TrainCommand:
             plan=None if self.resume else self._plan(store.blocks),
             resume=self.resume,
             held_out=self.held_out,
+            steps=self.rows.steps,
+            branches=self.rows.branches,
+            keep=self.keep,
             trackers=self.trackers,
             device=self.device,
             init_from=self.init_from,

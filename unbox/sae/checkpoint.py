@@ -42,7 +42,7 @@ from unbox.validation import Amount, JSONObject, Real, Several, checked, parsed,
 
 RUN, METRICS, STATE, TENSORS = "run.json", "metrics.jsonl", "state.json", "tensors"
 #: What of `run.json` makes a run another.
-KEYS = ("plan", "held_out", "rows", "init_from")
+KEYS = ("plan", "held_out", "only", "rows", "init_from")
 #: Largest state.json, in bytes: a few hundred per block and SAE.
 STATE_LIMIT = 1 << 24
 
@@ -300,6 +300,7 @@ def begin(out: Path, record: Mapping[str, Any], longer: bool = False) -> None:
     before = recorded(out)
     # Options that a version before did not have are as they were without.
     before = {**before, "plan": Plan.from_json(before["plan"], f"{out / RUN}: plan").to_json()}
+    before.setdefault("only", {"steps": None, "branches": None})
     if longer and before["plan"]["tokens"] != record["plan"]["tokens"]:
         before["plan"]["tokens"] = record["plan"]["tokens"]
         if all(before.get(key) == record.get(key) for key in KEYS):
@@ -333,6 +334,8 @@ def remove_checkpoints(out: Path, but: Path | None = None) -> None:
 def _differences(before: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     old, new = before.get("plan", {}), record.get("plan", {})
     names = [key for key in new if old.get(key) != new[key]]
+    if not names and before["only"] != (only := record["only"]):
+        return ", ".join(f"{key}, {old or 'all'}" for key, old in before["only"].items() if old != only[key])
     if not names and before.get("held_out") != record.get("held_out"):
         return f"held-out part, {before.get('held_out')}"
     if not names and before.get("rows") == record.get("rows"):

@@ -1,10 +1,9 @@
 """How well an SAE explains rows: by step, branch and position of the images, with intervals."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import reduce
 from itertools import product
-from operator import add
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,27 @@ import torch
 from torch import Tensor
 
 from unbox.errors import UnboxError
-from unbox.sae.latent_statistics import ROWS, LatentSums
+from unbox.memory_limit import require
+from unbox.sae.distributed import ProcessGroup
+from unbox.sae.evaluation_sums import (
+    EXTREME,
+    NORM_ROWS,
+    Cell,
+    EvaluationSums,
+    cells_of,
+    evaluation_bytes,
+    image_groups,
+    parts_of,
+)
+from unbox.sae.latent_statistics import ROWS
 from unbox.sae.model import SAE
-from unbox.sae.row_source import ImageRows, RowsLike, RowSource, row_sources
-from unbox.statistics import bootstrap_of_sums
-from unbox.validation import Count, checked
+from unbox.sae.row_source import ImageRows, RowsLike, RowSource, filtered, row_sources
+from unbox.validation import Count, Positive, checked
 
 #: A latent active in more than this part of the rows is dense.
 DENSE = 0.1
 #: Edges of the histogram of firing densities: powers of ten.
 DENSITY_EDGES = tuple(10.0**e for e in range(-7, 1))
-
-#: Step and branch of rows; None: of all.
-Cell = tuple[int | None, str | None]
-#: Resamplings of images for the interval.
-BOOTSTRAPS = 1000
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class Figures:
     """Largest cosine of each decoder direction with another: mean, median, 99th percentile."""
     groups: tuple[GroupFigures, ...] = ()
     """By step, by branch, and by both, where the rows have them."""
+    extreme_rows: int = 0
+    """Rows whose norm is over ten times the median norm, or `max_norm` times: those were left out."""
     positions: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     """FVU at each position of the block's grid, (y, x), where the rows have one."""
 
@@ -99,78 +106,56 @@ class Figures:
         return "\n".join([head, *lines])
 
 
-@dataclass
-class Sums:
-    """Sums over rows, per channel where that is needed; they add."""
-
-    rows: int
-    x: Tensor
-    x2: Tensor
-    e: Tensor
-    e2: Tensor
-    active: float
-
-    @classmethod
-    def of(cls, x: Tensor, error: Tensor, l0: Tensor) -> "Sums":
-        """Of rows x (N, d), errors (N, d), and numbers of active latents (N,)."""
-        x, error = x.double(), error.double()
-        return cls(len(x), x.sum(0), x.square().sum(0), error.sum(0), error.square().sum(0), float(l0.sum()))
-
-    def __add__(self, other: "Sums") -> "Sums":
-        return Sums(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    @property
-    def variance(self) -> Tensor:
-        """(d,) of the rows, times their number."""
-        return (self.x2 - self.x.square() / self.rows).clamp_min(0)
-
-    @property
-    def fvu(self) -> float:
-        """NaN is never given: rows without variance have FVU 0 if they are explained, else 1."""
-        total, error = float(self.variance.sum()), float(self.e2.sum())
-        return error / total if total > 0 else float(error > 0)
-
-    @property
-    def per_channel(self) -> float:
-        """Mean over the channels that vary of 1 - var(error) / var(x)."""
-        error = (self.e2 - self.e.square() / self.rows).clamp_min(0)
-        varies = self.variance > 0
-        return float((1 - error[varies] / self.variance[varies]).mean()) if bool(varies.any()) else 0.0
-
-    @property
-    def l0(self) -> float:
-        """Mean number of active latents."""
-        return self.active / self.rows
-
-
-@torch.no_grad()
-def evaluate(sae: SAE, rows: RowsLike, *, limit: int | None = None) -> Figures:
+def evaluate(
+    sae: SAE,
+    rows: RowsLike,
+    *,
+    limit: int | None = None,
+    steps: Sequence[int] | None = None,
+    branches: Sequence[str] | None = None,
+    max_norm: float | None = None,
+    processes: ProcessGroup | None = None,
+) -> Figures:
     """Figures of an SAE on rows: a block of a store (then by step, branch and position too), or an array.
 
-    `limit` bounds the number of rows, by taking images (or rows) evenly. Raises UnboxError for rows of
-    another width, or none.
+    `limit` bounds the number of rows, by taking images (or rows) evenly; `steps` and `branches` choose among
+    those of a store. Rows whose norm is over `max_norm` times the median norm are left out; None: none are.
+    Of several `processes`, each takes its share of the images, and all are given the figures of all. Memory
+    does not grow with the rows: `evaluation_bytes`.
+
+    Raises UnboxError for rows of another width, or none, and for a step or branch that is not there.
     """
-    source = _source(sae, rows)
     limit = None if limit is None else checked(Count, "limit", limit, "evaluate")
-    latents = LatentSums.zero(sae.latents)
-    cells: dict[Cell, Sums] = {}
-    images: list[Sums] = []
-    squares = None
-    for image in _images(source, limit):
-        x = torch.from_numpy(image.reshape(-1, sae.width))
-        error, l0 = _errors(sae, x, latents)
-        for key, chosen in _cells(source, image.shape):
-            found = Sums.of(x[chosen], error[chosen], l0[chosen])
-            cells[key] = cells[key] + found if key in cells else found
-        if image.ndim == 5:
-            images.append(Sums.of(x, error, l0))
-            squares = _add_positions(squares, source, len(images) - 1, error, x, image.shape)
-    whole = reduce(add, cells.values())
-    density = latents.active / latents.rows
+    leave_out = None if max_norm is None else checked(Positive, "max_norm", max_norm, "evaluate")
+    source, team = filtered(_source(sae, rows), steps, branches), processes or ProcessGroup()
+    norms = np.linalg.norm(np.asarray(source.sample(NORM_ROWS, 0), np.float32), axis=1)
+    far = float(np.median(norms)) * (EXTREME if leave_out is None else leave_out)
+    shape = (1, 1, 1, ROWS) if not isinstance(source, ImageRows) else np.shape(source.read(0))[:4]
+    grid = shape[2:] if isinstance(source, ImageRows) and _whole_grid(source, prod(shape[2:])) else (0, 0)
+    cells = cells_of(source)
+    size = evaluation_bytes(sae.width, sae.latents, len(cells), prod(grid), prod(shape))
+    require(size, f"evaluating {sae.name or 'an SAE'}")
+    sums = EvaluationSums(sae, cells, prod(grid), far, leave_out is not None)
+    if isinstance(source, ImageRows):
+        numbers = np.asarray(source.samples)
+        own = np.array_split(_evenly(len(numbers), limit, prod(shape)), team.world)[team.rank]
+        for places, images in image_groups(source, own, prod(shape)):
+            sums.add(images.reshape(-1, prod(shape[2:]), sae.width), numbers[places].tolist())
+    else:
+        for part in parts_of(source, limit, team):
+            sums.add(part[None])
+    sums.together(team)
+    return _figures(sae, sums, grid)
+
+
+def _figures(sae: SAE, sums: EvaluationSums, grid: tuple[int, ...]) -> Figures:
+    whole, latents = sums.of(), sums.latents
+    density = (latents.active / max(1, latents.rows)).cpu()
     return Figures(
-        rows=whole.rows,
+        rows=int(whole.rows),
+        extreme_rows=int(sums.counts[:, 2].sum()),
         fvu=whole.fvu,
-        fvu_interval=_interval(images) if len(images) > 1 else None,
+        fvu_interval=sums.interval(),
         explained_variance=1 - whole.fvu,
         explained_variance_per_channel=whole.per_channel,
         l0=whole.l0,
@@ -178,8 +163,8 @@ def evaluate(sae: SAE, rows: RowsLike, *, limit: int | None = None) -> Figures:
         dense_fraction=float((density > DENSE).double().mean()),
         density_histogram=density_histogram(density),
         decoder_cosine=decoder_cosine(sae.W_dec),
-        groups=tuple(_groups(cells)),
-        positions=() if squares is None else _position_fvu(squares),
+        groups=tuple(_groups(sums)),
+        positions=sums.position_fvu(*grid) if prod(grid) else (),
     )
 
 
@@ -216,78 +201,24 @@ def _source(sae: SAE, rows: RowsLike) -> RowSource:
     return source
 
 
-def _images(source: RowSource, limit: int | None) -> Iterator[np.ndarray]:
-    """(step, branch, y, x, d) of each image, or (N, d) of rows without images."""
-    if not isinstance(source, ImageRows):
-        rows = source.sample(len(source) if limit is None else min(limit, len(source)), 0)
-        for start in range(0, len(rows), ROWS):
-            yield np.array(rows[start : start + ROWS], np.float32)
-        return
-    total = len(source.samples)
-    wanted = total if limit is None else max(1, limit // max(1, len(source) // total))
-    for i in np.unique(np.linspace(0, total - 1, min(total, wanted)).round().astype(int)):
-        yield source.read(int(i))
+def _evenly(total: int, limit: int | None, rows: int) -> np.ndarray:
+    """Places of images, evenly over `total`, that have `limit` rows together, at least one image."""
+    wanted = total if limit is None else max(1, limit // max(1, rows))
+    return np.unique(np.linspace(0, total - 1, min(total, wanted)).round().astype(np.int64))
 
 
-def _errors(sae: SAE, x: Tensor, latents: LatentSums) -> tuple[Tensor, Tensor]:
-    errors, counts = [], []
-    for part in x.split(ROWS):
-        codes = sae.encode(part)
-        latents.add(codes)
-        errors.append(part - sae.decode(codes).cpu())
-        counts.append(codes.l0.cpu())
-    return torch.cat(errors), torch.cat(counts)
+def _whole_grid(source: ImageRows, size: int) -> bool:
+    """False where the store kept only some positions of each image."""
+    return not hasattr(source, "positions") or np.array_equal(source.positions(0), np.arange(size))
 
 
-def _cells(source: RowSource, shape: tuple[int, ...]) -> Iterator[tuple[Cell, slice]]:
-    """The rows of each step and branch of an image, as slices of its flat rows."""
-    if len(shape) != 5 or not isinstance(source, ImageRows):
-        yield (None, None), slice(None)
-        return
-    size = shape[2] * shape[3]
-    for i, (step, branch) in enumerate(product(source.steps, source.branches)):
-        yield (int(step), str(branch)), slice(i * size, (i + 1) * size)
-
-
-def _groups(cells: Mapping[Cell, Sums]) -> Iterator[GroupFigures]:
+def _groups(sums: EvaluationSums) -> Iterator[GroupFigures]:
     """Each step, each branch, and each step of each branch, where there are several."""
-    if None in {step for step, _ in cells}:
-        return
-    steps = sorted({step for step, _ in cells if step is not None})
-    branches = list(dict.fromkeys(branch for _, branch in cells))
+    steps = sorted({step for step, _ in sums.cells if step is not None})
+    branches = list(dict.fromkeys(branch for _, branch in sums.cells))
     wanted: list[Cell] = [(step, None) for step in steps]
     if len(branches) > 1:
         wanted += [(None, branch) for branch in branches] + list(product(steps, branches))
     for step, branch in wanted:
-        s = reduce(add, (c for k, c in cells.items() if step in (None, k[0]) and branch in (None, k[1])))
-        yield GroupFigures(step, branch, s.rows, s.fvu, 1 - s.fvu, s.l0)
-
-
-def _interval(images: list[Sums]) -> tuple[float, float]:
-    """Percentile bootstrap of the FVU, drawing whole images."""
-    units = np.array([[float(s.e2.sum()), float(s.x2.sum()), s.rows, *s.x.tolist()] for s in images])
-
-    def fvu(sums: np.ndarray) -> np.ndarray:
-        error, square, rows, x = sums[..., 0], sums[..., 1], sums[..., 2], sums[..., 3:]
-        return error / np.maximum(square - np.square(x).sum(-1) / rows, 1e-300)
-
-    return bootstrap_of_sums(units, fvu, draws=BOOTSTRAPS)
-
-
-def _add_positions(
-    sums: Tensor | None, source: RowSource, i: int, error: Tensor, x: Tensor, shape: tuple[int, ...]
-) -> Tensor | None:
-    """(2 + d + 1, y, x): squared error, squared x, sum of x by channel and rows at each position so far."""
-    size = shape[2] * shape[3]
-    if hasattr(source, "positions") and not np.array_equal(source.positions(i), np.arange(size)):
-        return None  # the store kept only some positions of each image
-    grid = (-1, size, shape[4])
-    e, v = error.double().reshape(grid), x.double().reshape(grid)
-    squares = torch.stack([e.square().sum((0, 2)), v.square().sum((0, 2))])
-    found = torch.cat([squares, v.sum(0).T, torch.full((1, size), len(e))]).reshape(-1, shape[2], shape[3])
-    return found if sums is None else sums + found
-
-
-def _position_fvu(sums: Tensor) -> tuple[tuple[float, ...], ...]:
-    variance = sums[1] - sums[2:-1].square().sum(0) / sums[-1]
-    return tuple(tuple(row) for row in (sums[0] / variance.clamp_min(1e-300)).tolist())
+        s = sums.of(step, branch)
+        yield GroupFigures(step, branch, int(s.rows), s.fvu, 1 - s.fvu, s.l0)

@@ -5,9 +5,9 @@ checkpoint is the weights, the optimiser's state, the counters and the cursors.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NotRequired, TypedDict, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from unbox.memory_limit import require
 from unbox.sae.cpu.malloc import reuse_freed_memory
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import check_replicas, local_device, team
+from unbox.sae.evaluation_sums import EXTREME
 from unbox.sae.initialization import Start, check_finite, measure
 from unbox.sae.latent_statistics import calibrated, latent_stats
 from unbox.sae.learning_rate import schedule
@@ -29,12 +30,15 @@ from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Option, Plan, Spec, make_plan
 from unbox.sae.row_source import RowBatches, RowsLike, RowSource, row_sources, source_of
 from unbox.sae.train_step import LOOK, SAETrainer
+from unbox.sae.training_figures import LOOKED_AT, first_moments, gradient_norm, held_out_figures
 from unbox.sae.warm_start import InitFrom, initial_saes, scaled_weights
 from unbox.stopping import Stopped, stop_asked, unit
 from unbox.validation import parsed
 
 #: Rows that the finished SAE's statistics are taken over.
 STATS_ROWS = 65_536
+#: Where a run's folder has the SAEs as they stood.
+SNAPSHOTS = "snapshots"
 
 
 class LaneState(TypedDict):
@@ -65,6 +69,14 @@ class Lane:
     batches: RowBatches
     done: int = 0
     """Rows seen by each SAE, over all processes."""
+    extreme: Tensor | int = 0
+    """Rows of an extreme norm since the last line of metrics, in this process."""
+    held_out: Tensor | None = None
+    """(B, d): scaled rows kept from training, this process's share of those that lines of metrics look at."""
+    looked_at: int = 0
+    """How many those are, over all processes."""
+    gradients: dict[str, float] = field(default_factory=dict)
+    """Norm of the gradient of each SAE's last step, where it was measured."""
 
     @property
     def left(self) -> int:
@@ -120,13 +132,29 @@ class TrainingRun:
         """Rows still to see, over all blocks."""
         return sum(lane.left for lane in self.lanes.values())
 
-    def advance(self) -> int:
+    def look_at(self, held_out: Mapping[str, RowSource | None]) -> None:
+        """Take figures on rows kept from training, by block, with each line of metrics."""
+        for block, lane in self.lanes.items():
+            if (rows := held_out.get(block)) is None:
+                continue
+            wanted = max(1, min(LOOKED_AT, max(lane.budget.log_every, lane.budget.batch_size) // 4))
+            sample = np.asarray(rows.sample(wanted, self.plan.seed), np.float32)
+            share = torch.from_numpy(sample[self.team.rows.rank :: self.team.rows.world].copy())
+            lane.held_out, lane.looked_at = share.to(self.device) * lane.start.scale, len(sample)
+
+    def advance(self, measured: bool = False) -> int:
         """One step of every SAE whose block has rows left, and is not ahead of another such block: what is
-        read or generated for several blocks at once is used at once. Returns the rows taken, over all."""
+        read or generated for several blocks at once is used at once. Returns the rows taken, over all.
+        `measured`: the norms of the gradients are taken for the line of metrics that comes next."""
         self.rounds += 1
         lanes = [lane for lane in self.lanes.values() if lane.left]
         last = min(lane.epochs for lane in lanes)
-        return sum(self._step(lane) for lane in lanes if lane.epochs == last)
+        return sum(self._step(lane, measured) for lane in lanes if lane.epochs == last)
+
+    @property
+    def at_most(self) -> int:
+        """Rows that the next step takes at most, over all blocks."""
+        return sum(min(lane.left, lane.budget.batch_size) for lane in self.lanes.values())
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -180,11 +208,14 @@ class TrainingRun:
         number = max(everyone.collect(0 if asked is None else asked.number))
         return Stopped(number) if number else None
 
-    def metrics(self) -> list[dict[str, str | float]]:
+    def metrics(self) -> list[dict[str, str | float | list[int]]]:
         """Figures of each SAE since they were last read; raises UnboxError if one is no longer finite, or not
         the same in all processes."""
-        found: list[dict[str, str | float]] = []
+        found: list[dict[str, str | float | list[int]]] = []
         for lane in self.lanes.values():
+            extreme = torch.as_tensor(lane.extreme, device=self.device).clone()
+            self.team.rows.sum_(extreme)
+            lane.extreme = 0
             for name, fit in lane.fits.items():
                 rows = fit.rows
                 if self.team.everyone.world > 1:
@@ -197,16 +228,29 @@ class TrainingRun:
                     )
                 if rows:
                     rate = fit.peak * schedule(lane.budget, lane.done)
-                    found.append({"sae": name, "tokens": lane.done, "lr": rate, **figures})
+                    line: dict[str, str | float | list[int]] = {
+                        "sae": name,
+                        "tokens": lane.done,
+                        "lr": rate,
+                        **figures,
+                    }
+                    if name in lane.gradients:
+                        line["grad_norm"] = lane.gradients.pop(name)
+                    if lane.start.norm:
+                        line["extreme_rows"] = int(extreme)
+                    if lane.held_out is not None:
+                        line |= held_out_figures(fit, lane.held_out, lane.looked_at)
+                    found.append(line)
         return found
 
-    def finished(self) -> Iterator[SAE]:
-        """The SAEs as they stand: thresholds calibrated, statistics of their latents taken.
+    def finished(self, names: Collection[str] | None = None) -> Iterator[SAE]:
+        """The SAEs (of some `names`) as they stand: thresholds calibrated, statistics of their latents taken.
 
         Every process must run it through, and is given its share of them: the first, the one after `world`
         others, ... No process holds more than one whole SAE, on its CPU while parts come in.
         """
-        everyone, fits = self.team.everyone, list(self.fits.items())
+        everyone = self.team.everyone
+        fits = [(name, one) for name, one in self.fits.items() if names is None or name in names]
         for start in range(0, len(fits), everyone.world):
             own = None
             for owner, (name, one) in enumerate(fits[start : start + everyone.world]):
@@ -248,23 +292,29 @@ class TrainingRun:
             cursor=cursor,
         )
 
-    def _step(self, lane: Lane) -> int:
-        x = self._next(lane)
-        count = torch.tensor(len(x), device=self.device)
-        self.team.rows.sum_(count)
-        rows = int(count) if self.team.rows.world > 1 else len(x)
+    def _step(self, lane: Lane, measured: bool) -> int:
+        x, rows = self._next(lane)
+        taken = len(x)
+        if self.team.rows.world > 1:
+            counts = torch.tensor([rows, taken])
+            self.team.rows.sum_(counts)
+            rows, taken = counts.tolist()
         if not rows:
             raise UnboxError(f"the rows ended {lane.left:,} short of the {lane.budget.tokens:,} asked for")
         factor = schedule(lane.budget, lane.done)
-        for fit in lane.fits.values():
-            fit.step(x, rows, factor)
+        for name, fit in lane.fits.items() if taken else ():
+            before = first_moments(fit) if measured else {}
+            fit.step(x, taken, factor)
+            if measured:
+                lane.gradients[name] = gradient_norm(fit, before)
         lane.done += rows
         if not lane.left:
             lane.batches.close()
         return rows
 
-    def _next(self, lane: Lane) -> Tensor:
-        """This process's share of the next batch, scaled, on the device."""
+    def _next(self, lane: Lane) -> tuple[Tensor, int]:
+        """This process's share of the next batch, scaled, on the device, without the rows that are left out;
+        how many there were with them."""
         share = len(range(self.team.rows.rank, lane.left, self.team.rows.world))
         x = torch.from_numpy(next(lane.batches, np.zeros((0, lane.rows.width), np.float32))[:share])
         scale = lane.start.scale
@@ -272,7 +322,29 @@ class TrainingRun:
             if self.device.type == "cpu":
                 check_finite(x)
             x = x.to(self.device, non_blocking=True)
-            return x if scale == 1 else x * scale
+            x = x if scale == 1 else x * scale
+            if not (norm := lane.start.norm):
+                return x, len(x)
+            limit = norm * (EXTREME if self.plan.max_norm is None else self.plan.max_norm)
+            extreme = torch.linalg.vector_norm(x, dim=1) > limit
+            lane.extreme = lane.extreme + extreme.sum()
+            return x if self.plan.max_norm is None else x[~extreme], len(x)
+
+
+class Snapshots:
+    """Hands over the SAEs as they stand when a block's rows pass a mark."""
+
+    def __init__(self, run: TrainingRun, marks: Sequence[int], write: Callable[[SAE, int], None]) -> None:
+        self.marks, self.write = sorted(marks), write
+        self.done = {block: lane.done for block, lane in run.lanes.items()}
+
+    def take(self, run: TrainingRun) -> None:
+        """Look whether a mark was passed in the step before; every process must call it after every step."""
+        for block, lane in run.lanes.items():
+            before, self.done[block] = self.done[block], lane.done
+            for mark in (mark for mark in self.marks if before < mark <= lane.done):
+                for sae in run.finished(lane.fits):
+                    self.write(sae, mark)
 
 
 def check_plan(
@@ -339,11 +411,13 @@ def steps(
     progress: bool,
     sinks: Sequence[Sink] = (),
     checkpoint: Callable[[TrainingRun], None] | None = None,
+    after: Callable[[TrainingRun], None] | None = None,
 ) -> None:
     """Advances a run to its end, with a bar, lines of metrics, and checkpoints: when the plan wants them, at
     the end, and after the step in which a signal asks to stop, which is raised then.
 
     Metrics are read at every checkpoint of the plan's too, so that a resumed run writes the same lines.
+    `after` is called after every step.
     """
     log, save = run.every("log_every"), run.every("checkpoint_every")
     total = sum(lane.budget.tokens for lane in run.lanes.values())
@@ -352,11 +426,14 @@ def steps(
     began, taken = time.perf_counter(), 0
     with unit(), bar:
         while run.left:
-            moved = run.advance()
+            saving = checkpoint is not None and (run.rounds + 1) % save == 0
+            logging = saving or (run.rounds + 1) % log == 0
+            moved = run.advance(logging or run.left <= run.at_most)
             taken += moved
             bar.update(moved)
-            saving = checkpoint is not None and run.rounds % save == 0
-            if saving or run.rounds % log == 0 or not run.left:
+            if after is not None:
+                after(run)
+            if logging or not run.left:
                 speed = taken / (time.perf_counter() - began)
                 lines = run.metrics()
                 for line in lines if run.team.first else ():

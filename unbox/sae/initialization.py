@@ -31,25 +31,27 @@ class Start:
     """E |x - E x|^2 in scaled units."""
     basis: Tensor | None
     """(r, d) orthonormal basis of the active subspace, where it is asked for."""
+    norm: float = 0.0
+    """Median norm of a row, in scaled units; 0: not known, in checkpoints of versions before."""
 
 
 def write_start(path: Path, start: Start) -> None:
     """Keep a start in a safetensors file."""
-    numbers = torch.tensor([start.scale, start.variance], dtype=torch.float64)
+    numbers = torch.tensor([start.scale, start.variance, start.norm], dtype=torch.float64)
     basis = {} if start.basis is None else {"basis": start.basis}
     write_tensors(path, {"centre": start.centre, "scale_variance": numbers, **basis})
 
 
 def read_start(path: Path, width: int, init: FirstDirections) -> Start:
     """Inverse of `write_start`, for rows of a `width`. Raises UnboxError for what is no such start."""
-    shapes: dict[str, Shape | None] = {"centre": (width,), "scale_variance": (2,)}
+    shapes: dict[str, Shape | None] = {"centre": (width,), "scale_variance": None}
     found = read_tensors(path, shapes | ({"basis": None} if init == "subspace" else {}))
     basis = found.get("basis")
-    scale, variance = found["scale_variance"].double().tolist()
+    scale, variance, norm = (*found["scale_variance"].double().flatten().tolist(), 0.0, 0.0, 0.0)[:3]
     bad = basis is not None and (basis.ndim != 2 or basis.shape[1] != width)
-    if bad or min(scale, variance) <= 0:
+    if bad or min(scale, variance) <= 0 or norm < 0:
         raise UnboxError(f"{path} holds no start of a training: its scale or its basis cannot be")
-    return Start(found["centre"], scale, variance, basis)
+    return Start(found["centre"], scale, variance, basis, norm)
 
 
 def measure(rows: RowSource, seed: int, centre: Centre, init: FirstDirections, scaled: bool) -> Start:
@@ -66,7 +68,8 @@ def measure(rows: RowSource, seed: int, centre: Centre, init: FirstDirections, s
     scale = (rows.width / variance) ** 0.5 if scaled else 1.0
     middle = mean + geometric_median(deviations) if centre == "median" else mean
     basis = active_subspace(deviations) if init == "subspace" else None
-    return Start(middle * scale, scale, variance * scale**2, basis)
+    norm = float(torch.linalg.vector_norm(x, dim=1).median()) * scale
+    return Start(middle * scale, scale, variance * scale**2, basis, norm)
 
 
 def check_finite(x: Tensor) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unbox.sae.codes import Codes
 from unbox.sae.model import SAE, Stats
 
 #: Rows encoded at a time.
@@ -17,23 +16,23 @@ ROWS = 4096
 class LatentSums:
     """Sums over rows for each latent, (n,) float64."""
 
-    rows: int
+    rows: float
     active: Tensor
     value: Tensor
     square: Tensor
     largest: Tensor
 
     @classmethod
-    def zero(cls, latents: int) -> "LatentSums":
+    def zero(cls, latents: int, device: torch.device | str = "cpu") -> "LatentSums":
         """Nothing seen yet."""
-        return cls(0, *(torch.zeros(latents, dtype=torch.float64) for _ in range(4)))
+        return cls(0, *(torch.zeros(latents, dtype=torch.float64, device=device) for _ in range(4)))
 
-    def add(self, codes: Codes) -> None:
-        """Count the codes (..., k) of some rows."""
-        self.rows += codes.values[..., 0].numel()
-        on = codes.values > 0
-        ids, values = codes.indices[on].cpu(), codes.values[on].double().cpu()
-        self.active += torch.bincount(ids, minlength=len(self.active))
+    def add(self, values: Tensor, indices: Tensor, rows: float) -> None:
+        """Count the codes (..., k) of some rows; those that are 0 count for nothing."""
+        self.rows += rows
+        place = self.active.device
+        ids, values = indices.reshape(-1).to(place), values.reshape(-1).to(place).double()
+        self.active.index_add_(0, ids, (values > 0).double())
         self.value.index_add_(0, ids, values)
         self.square.index_add_(0, ids, values.square())
         self.largest.scatter_reduce_(0, ids, values, "amax")
@@ -44,7 +43,7 @@ class LatentSums:
         mean = self.value / count
         std = (self.square / count - mean.square()).clamp_min(0).sqrt()
         density = self.active / max(1, self.rows)
-        return Stats(mean.float(), std.float(), self.largest.float(), density.float())
+        return Stats(*(one.float().cpu() for one in (mean, std, self.largest, density)))
 
 
 @torch.no_grad()
@@ -52,7 +51,8 @@ def latent_stats(sae: SAE, parts: Iterable[Tensor]) -> Stats:
     """Statistics of an SAE's latents over parts (B, d) of rows."""
     sums = LatentSums.zero(sae.latents)
     for x in parts:
-        sums.add(sae.encode(x))
+        codes = sae.encode(x)
+        sums.add(codes.values, codes.indices, codes.values[..., 0].numel())
     return sums.stats()
 
 

@@ -17,7 +17,7 @@ from unbox.validation import Amount, JSONObject, Text, checked
 METRICS_LIMIT = 1 << 30
 
 #: A line of metrics: the SAE's name, the rows it has seen, and numbers.
-Record = Mapping[str, str | float]
+Record = Mapping[str, str | float | list[int]]
 
 
 class Sink(NamedTuple):
@@ -100,6 +100,6 @@ def trackers(names: Sequence[TrackerName], folder: Path) -> list[Sink]:
 
 
 def _numbers(record: Record) -> dict[str, float]:
-    """The figures of a line, by `<SAE>/<name>`."""
+    """The single figures of a line, by `<SAE>/<name>`."""
     figures = {k: v for k, v in record.items() if k not in ("sae", "tokens") and isinstance(v, int | float)}
     return {f"{record['sae']}/{name}": value for name, value in figures.items()}

@@ -35,8 +35,9 @@ FORMER = {"clip": "clip_norm", "start": "init"}
 #: Rows a latent may be silent for before it counts as dead, at most (the paper's number).
 DEAD_AFTER = 10_000_000
 #: Arrays of latents x width that an SAE in training is (weights, two moments of each, the encoder in low
-#: precision, gradients), bytes of a number, of an active entry of a batch, and of a spec in a grid.
-ARRAYS, NUMBER_BYTES, ENTRY_BYTES, SPEC_BYTES = 8, 4, 24, 1024
+#: precision, gradients), of one SAE at a time while its gradient's norm is taken, bytes of a number, of an
+#: active entry of a batch, and of a spec in a grid.
+ARRAYS, MEASURED, NUMBER_BYTES, ENTRY_BYTES, SPEC_BYTES = 8, 2, 4, 24, 1024
 
 
 @validated
@@ -126,6 +127,8 @@ class TrainSettings:
     """Rows of linear decay to 0 at the end; None: 20 % of the tokens."""
     clip_norm: Positive | None = None
     """Largest norm of an SAE's gradient; None: no clipping."""
+    max_norm: Positive | None = None
+    """Rows of a norm over so many times the median are left out; None: none, those over ten times counted."""
     aux: Annotated[Real, Ge(0), Lt(10)] = 1 / 32
     """Coefficient of AuxK, which revives dead latents; 0: none."""
     aux_k: Count | None = 256
@@ -181,8 +184,10 @@ class Plan(TrainSettings):
         return names
 
     def to_json(self) -> dict[str, Any]:
-        """JSON object of every field."""
+        """JSON object of every field; as versions before wrote it where what is new is not asked for."""
         value = as_written(asdict(self), FORMER)
+        if self.max_norm is None:
+            del value["max_norm"]
         value["saes"] = [{**asdict(s), "levels": list(s.levels)} for s in self.saes]
         return value
 
@@ -204,7 +209,8 @@ class Plan(TrainSettings):
     def memory(self, widths: Mapping[str, int], processes: int = 1) -> int:
         """Bytes that training takes at most in each of `processes`, the rows' `widths` d by block given."""
         shared = processes if self.share == "latents" else 1
-        weights = sum(-(-spec.latents // shared) * widths[spec.block] * ARRAYS for spec in self.saes)
+        sizes = [-(-spec.latents // shared) * widths[spec.block] for spec in self.saes]
+        weights = ARRAYS * sum(sizes) + MEASURED * max(sizes, default=0)
         rows = self.batch_size if shared > 1 else -(-self.batch_size // processes)
         widest, most = max(widths.values(), default=0), max((spec.k for spec in self.saes), default=0)
         return (weights + rows * widest) * NUMBER_BYTES + rows * most * ENTRY_BYTES

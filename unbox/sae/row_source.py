@@ -152,3 +152,18 @@ def source_of(sources: Mapping[str, RowSource], block: str) -> RowSource:
     if block not in sources:
         raise UnboxError(f"no rows of '{block}'; there are rows of {', '.join(sources) or 'no block'}")
     return sources[block]
+
+
+def filtered(
+    source: RowSource, steps: Sequence[int] | None = None, branches: Sequence[str] | None = None
+) -> RowSource:
+    """The rows of some steps and branches. Raises UnboxError for rows that have none, StoreError for a step
+    or branch that is not among theirs."""
+    chosen = {"steps": steps, "branches": branches}
+    asked = {name: list(value) for name, value in chosen.items() if value is not None}
+    if not asked:
+        return source
+    if (choose := getattr(source, "filter", None)) is None:
+        raise UnboxError(f"{' and '.join(asked)} choose among the rows of a store; these are of none")
+    found: RowSource = choose(**asked)
+    return found

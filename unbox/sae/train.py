@@ -5,35 +5,31 @@ import platform
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import numpy as np
 import torch
-from annotated_types import Ge, Lt
 
-from activation_store import AlignedRows, JoinedRows, Rows
 from unbox.errors import UnboxError
-from unbox.json_types import JSON
 from unbox.model_mismatch import recorded_model, unet_part
 from unbox.run_folder import run_folder
 from unbox.sae import checkpoint, metric_trackers
 from unbox.sae.distributed import group, local_device
 from unbox.sae.evaluate import evaluate
-from unbox.sae.fit import TrainingRun, check_plan, steps
+from unbox.sae.fit import SNAPSHOTS, Snapshots, TrainingRun, check_plan
+from unbox.sae.fit import steps as take_steps
+from unbox.sae.held_out import HELD_OUT, Choice, HeldOut, identity, split
 from unbox.sae.model import SAE
 from unbox.sae.plan import Option, Plan, RowCount, Spec, make_plan
-from unbox.sae.row_source import ArrayRows, RowsLike, RowSource, row_sources, source_of
+from unbox.sae.row_filter import RowFilter
+from unbox.sae.row_source import RowsLike, RowSource, filtered, row_sources, source_of
 from unbox.sae.sae_folder import CONFIG, is_sae
 from unbox.sae.warm_start import InitFrom, initial_saes
 from unbox.text_files import read_json_object
-from unbox.validation import FilePath, Real, Several, checked
+from unbox.validation import FilePath, Several, checked, parsed
 
-#: Part of the images or rows kept from training.
-HeldOut = Annotated[Real, Ge(0), Lt(1)]
-#: Part of the images kept from training, unless told.
-HELD_OUT = 0.02
 #: Rows or images of the held-out part that figures are taken on, at most.
 HELD_OUT_ROWS = 65_536
 
@@ -46,6 +42,9 @@ def train(
     plan: Plan | None = None,
     resume: bool = False,
     held_out: float | Mapping[str, RowSource] | None = None,
+    steps: Sequence[int] | None = None,
+    branches: Sequence[str] | None = None,
+    keep: Sequence[int] = (),
     trackers: Sequence[str] = (),
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -65,16 +64,18 @@ def train(
     `init_from`: SAEs to begin from, in place of random directions: one, several by name, or their folder.
 
     `held_out` is the part of the images (or, in an array, rows) kept from training, for the figures: 2 %
-    unless given; or other rows, by block, to take them on.
+    unless given, by a hash of their numbers; or other rows, by block, to take them on. `steps` and `branches`
+    choose among a store's rows. After each number of rows in `keep` the SAEs are written to `out/snapshots`.
     """
     out, sources = checked(FilePath, "out", out, "train"), row_sources(rows)
     also = checked(Several[metric_trackers.TrackerName], "trackers", trackers, "train")
+    marks = checked(Several[RowCount], "keep", keep, "train")
+    again = resume and specs is None and plan is None
     plan = _plan(out, sources, specs, plan, resume, options)
     longer = resume and "tokens" in options
-    if held_out is None:
-        before = checkpoint.recorded(out) if resume and specs is None else {}
-        held_out = checked(HeldOut, "held_out", before.get("held_out", HELD_OUT), "train")
-    learn, test, kept = _split(sources, {spec.block for spec in plan.saes}, held_out)
+    before = checkpoint.recorded(out) if again or (out / checkpoint.RUN).is_file() else {}
+    chosen = {"held_out": held_out, "steps": steps, "branches": branches}
+    learn, test, facts = _rows(sources, plan, before, chosen, again)
     names, at = plan.names(), local_device(device)
     processes = group(at)
     budgets = {spec.block: plan.budget(len(source_of(learn, spec.block))).tokens for spec in plan.saes}
@@ -82,22 +83,16 @@ def train(
     if not (finished := all(ready)):
         check_plan(plan, learn, at, processes.world)
     initial = {} if init_from is None else initial_saes(init_from, names, plan.saes)
-    own_rows = {spec.block: _identity(source_of(learn, spec.block)) for spec in plan.saes}
-    record = {
-        "plan": plan.to_json(),
-        "held_out": kept,
-        "rows": own_rows,
-        "provenance": provenance(rows),
-    }
+    record = {"plan": plan.to_json(), **facts, "provenance": provenance(rows)}
     if initial:
         record["init_from"] = {name: sae.identity for name, sae in initial.items()}
-    elif resume and specs is None and "init_from" in (before := checkpoint.recorded(out)):
+    elif again and "init_from" in before:
         record["init_from"] = before["init_from"]
     with nullcontext() if finished or processes.rank else run_folder(out, "train"):
         blocks = list(dict.fromkeys(spec.block for spec in plan.saes))
         found = processes.from_first(lambda: _begun(out, record, blocks, names, longer))
         if not finished:
-            starts = checkpoint.read_starts(out, plan, {b: learn[b].width for b in own_rows})
+            starts = checkpoint.read_starts(out, plan, {b: learn[b].width for b in blocks})
             if found is None and "init_from" in record and not initial:
                 raise UnboxError(
                     f"{out} holds no checkpoint yet: say again what it is to begin from, init_from"
@@ -105,7 +100,9 @@ def train(
             with closing(TrainingRun(plan, learn, device, starts, initial)) as run:
                 if found is not None:
                     checkpoint.restore(found, run)
-                _train(run, out, also, progress)
+                run.look_at(test)
+                snapshots = Snapshots(run, marks, partial(_write_snapshot, run, out, record))
+                _train(run, out, also, progress, snapshots)
                 run.close()
                 _finish(run, out, test, record)
                 if run.team.first and not keep_optimizer:
@@ -113,8 +110,29 @@ def train(
                 run.team.everyone.collect("removed")
     saes = {name: SAE.load(out / name) for name in names}
     for spec, (name, sae) in zip(plan.saes, saes.items(), strict=True):
-        _check_own(out / name, sae, spec, own_rows[spec.block])
+        _check_own(out / name, sae, spec, facts["rows"][spec.block])
     return saes
+
+
+def _rows(
+    sources: dict[str, RowSource], plan: Plan, before: dict[str, Any], asked: dict[str, Any], again: bool
+) -> tuple[dict[str, RowSource], dict[str, RowSource | None], dict[str, Any]]:
+    """Rows to learn from, rows to test on, and what the run records of both. `before`: the record in its
+    folder, by which a run goes on `again`; `asked`: its held-out part, steps and branches otherwise."""
+    if (held_out := asked.pop("held_out")) is None:
+        held_out = checked(
+            HeldOut, "held_out", before.get("held_out", HELD_OUT) if again else HELD_OUT, "train"
+        )
+    only = parsed(RowFilter, before.get("only", {}) if again else asked, "train")
+    sources = {block: filtered(source, only.steps, only.branches) for block, source in sources.items()}
+    choice: Choice = "last" if before and "held_out_by" not in before else "hash"
+    learn, test, kept = split(sources, {spec.block for spec in plan.saes}, held_out, choice)
+    facts: dict[str, Any] = {
+        "held_out": kept,
+        "rows": {spec.block: identity(source_of(learn, spec.block)) for spec in plan.saes},
+        "only": {key: value and list(value) for key, value in asdict(only).items()},
+    }
+    return learn, test, facts | ({"held_out_by": choice} if choice == "hash" else {})
 
 
 def _begun(
@@ -203,38 +221,12 @@ def _longer(plan: Plan, sources: dict[str, RowSource], options: dict[str, Option
     return longer
 
 
-def _split(
-    sources: dict[str, RowSource], blocks: set[str], held_out: float | Mapping[str, RowSource]
-) -> tuple[dict[str, RowSource], dict[str, RowSource | None], JSON]:
-    """Rows to learn from and rows to test on, by block, and what is recorded of these: other rows, or of a
-    share the last images (or rows)."""
-    if isinstance(held_out, Mapping):
-        others = {block: source_of(held_out, block) for block in sorted(blocks)}
-        return sources, {**others}, {block: _identity(rows) for block, rows in others.items()}
-    part = checked(HeldOut, "held_out", held_out, "train")
-    learn, test = dict(sources), dict[str, RowSource | None].fromkeys(blocks)
-    for block in blocks & set(sources):
-        source = sources[block]
-        total = len(source.samples) if isinstance(source, Rows | JoinedRows | AlignedRows) else len(source)
-        count = total - int(total * part)
-        for rows, some in ((learn, slice(count)), (test, slice(count, None))) if count < total else ():
-            if isinstance(source, Rows | JoinedRows | AlignedRows):
-                rows[block] = source.filter(samples=some)
-            elif isinstance(source, ArrayRows):
-                rows[block] = ArrayRows(source.array[some], source.block)
-    return learn, test, part
-
-
-def _identity(source: RowSource) -> dict[str, Any]:
-    """What tells a block's rows from others: their number, width, and digest where they have one."""
-    facts = {"rows": len(source), "width": source.width}
-    if hasattr(source, "digest"):
-        return {**facts, "digest": str(source.digest)}
-    return {**facts, "sum": float(np.float64(source.sample(64, 0).sum(dtype=np.float64)))}
-
-
 def _train(
-    run: TrainingRun, out: Path, trackers: Sequence[metric_trackers.TrackerName], progress: bool
+    run: TrainingRun,
+    out: Path,
+    trackers: Sequence[metric_trackers.TrackerName],
+    progress: bool,
+    snapshots: Snapshots,
 ) -> None:
     sinks: list[metric_trackers.Sink] = []
     if run.team.first:
@@ -244,25 +236,37 @@ def _train(
     try:
         sinks += metric_trackers.trackers(trackers, out) if run.team.first else []
         with closing(checkpoint.CheckpointWriter(out, run)) as writer:
-            steps(run, progress, sinks, writer.write)
+            take_steps(run, progress, sinks, writer.write, snapshots.take)
     finally:
         for sink in sinks:
             sink.close()
+
+
+def _meta(run: TrainingRun, sae: SAE, record: dict[str, Any]) -> dict[str, Any]:
+    """What an SAE's configuration says of its training."""
+    fit, lane = run.fits[sae.name], run.lanes[sae.block]
+    training = {k: v for k, v in run.plan.to_json().items() if k != "saes"} | asdict(lane.budget)
+    training |= {"variant": fit.spec.variant, "seed": fit.spec.seed, "lr": fit.peak}
+    if "init_from" in record:
+        training["init_from"] = record["init_from"][sae.name]
+    training |= {"levels": list(fit.spec.levels), "encoder_dtype": str(fit.lowp).removeprefix("torch.")}
+    return {"training": training, "rows": record["rows"][sae.block], "provenance": record["provenance"]}
+
+
+def _write_snapshot(run: TrainingRun, out: Path, record: dict[str, Any], sae: SAE, mark: int) -> None:
+    meta = _meta(run, sae, record)
+    meta["training"]["seen"] = run.lanes[sae.block].done
+    replace(sae.to("cpu"), meta=meta).save(out / SNAPSHOTS / f"{mark:012d}" / sae.name, overwrite=True)
 
 
 def _finish(
     run: TrainingRun, out: Path, test: Mapping[str, RowSource | None], record: dict[str, Any]
 ) -> None:
     for sae in run.finished():
-        fit, lane, rows = run.fits[sae.name], run.lanes[sae.block], test[sae.block]
+        rows = test[sae.block]
         on = "held-out rows" if rows is not None else "rows of the training"
-        figures = evaluate(sae, rows or lane.rows, limit=HELD_OUT_ROWS).to_json()
-        training = {k: v for k, v in run.plan.to_json().items() if k != "saes"} | asdict(lane.budget)
-        training |= {"variant": fit.spec.variant, "seed": fit.spec.seed, "lr": fit.peak}
-        if "init_from" in record:
-            training["init_from"] = record["init_from"][sae.name]
-        training |= {"levels": list(fit.spec.levels), "encoder_dtype": str(fit.lowp).removeprefix("torch.")}
-        meta = {"training": training, "rows": record["rows"][sae.block], "provenance": record["provenance"]}
-        meta["figures"] = {**figures, "rows_from": on}
+        taken = run.lanes[sae.block].rows if rows is None else rows
+        figures = evaluate(sae, taken, limit=HELD_OUT_ROWS, max_norm=run.plan.max_norm).to_json()
+        meta = {**_meta(run, sae, record), "figures": {**figures, "rows_from": on}}
         replace(sae.to("cpu"), meta=meta).save(out / sae.name, overwrite=True)
     run.team.everyone.collect("written")
