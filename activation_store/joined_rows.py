@@ -42,13 +42,17 @@ class _SeveralRows:
         for rows in self.parts[1:]:
             for name in ("steps", "branches"):
                 one, other = getattr(first, name), getattr(rows, name)
-                if one != other:
+                if one != other and not (name == "steps" and self._may_differ(one, other)):
                     raise StoreError(
                         f"{_said(first)} has {name} {one}, {_said(rows)} {other}: filter them first"
                     )
             if first.shape[3:5] != rows.shape[3:5]:
                 both = f"{_said(first)} has {first.shape[3:5]} places, {_said(rows)} {rows.shape[3:5]}"
                 raise StoreError(f"{both}: rows of one grid go together")
+
+    def _may_differ(self, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+        """Whether parts may be of these steps, which are not the same."""
+        return False
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -191,14 +195,20 @@ class AlignedRows(_SeveralRows):
     """Rows of several blocks, or of several stores, side by side: a row is what all parts hold of the same
     image, step, branch and place, one part's channels behind the other's (see `split`).
 
-    Refused with StoreError: other steps, branches, grids, and images of other prompts or seeds.
+    Refused with StoreError: other steps, branches, grids, and images of other prompts or seeds. With
+    `other_steps` parts may be of other steps, as many in each: the first beside the first of the other.
     """
+
+    other_steps: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         first = self.parts[0]
         for rows in self.parts[1:]:
             _refuse_other_images(first, rows)
+
+    def _may_differ(self, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+        return self.other_steps and len(one) == len(other)
 
     @property
     def block(self) -> str:
@@ -226,7 +236,7 @@ class AlignedRows(_SeveralRows):
         if samples is not None:
             chosen = _chosen(samples, len(self.samples))
             parts = tuple(rows.filter(samples=[rows.samples[i] for i in chosen]) for rows in parts)
-        return AlignedRows(parts)
+        return AlignedRows(parts, self.other_steps)
 
     def read(self, i: int) -> np.ndarray:
         """Updates of the i-th image, (step, branch, y, x, width) float32."""

@@ -40,6 +40,7 @@ BESIDES = {
     "unbox.cli.label.LabelCommand": {"endpoint": "http://localhost:8000/v1"},
     "unbox.atlas.vlm_labels.Endpoint": {"url": "http://localhost:8000/v1"},
     "unbox.mask.Mask": {"own": True},
+    "unbox.sae.crosscoder.Sources": {"names": ("a", "b")},
     "unbox.mask._ArrayInJSON": {"shape": (1, 1)},
     "unbox.edit.Edit": {"block": "up.0.1", "op": "scale"},
     "unbox.experiments.experiment_plan.ExperimentPlan": {

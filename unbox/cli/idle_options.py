@@ -48,6 +48,10 @@ IDLE: Mapping[str, Sequence[Idle]] = {
         Idle(("on-bad",), lambda c: c.dry_run, "is not for --dry-run, which keeps no image"),
     ),
     "train": (
+        Idle(("with-stores",), lambda c: not c.crosscode, "is for --crosscode, whose sources name them"),
+        Idle(
+            ("blocks",), lambda c: bool(c.crosscode), "is not for --crosscode, which names its blocks itself"
+        ),
         Idle(("plan",), lambda c: c.resume, "is not for --resume, which takes SAEs and run from the folder"),
         Idle(
             tuple(name for name in RUN if name != "tokens"),

@@ -8,7 +8,7 @@ from annotated_types import Ge, Lt
 from unbox.cli.model_options import Device, Group
 from unbox.sae.plan import Plan, RowCount, SpecGrid, TrainSettings, read_toml
 from unbox.sae.row_filter import RowFilter
-from unbox.validation import FilePath, Real, Several, StorePlace, validated
+from unbox.validation import FilePath, Real, Several, StorePlace, Text, validated
 
 
 @validated
@@ -35,6 +35,11 @@ class TrainCommand:
     """Write the SAEs as they stand to snapshots/ after each of these numbers of rows."""
     trackers: Several[Literal["tensorboard", "trackio", "wandb"]] = ()
     """Where metrics go besides the folder's metrics.jsonl."""
+    crosscode: Several[Text] = ()
+    """Sources of a crosscoder, whose rows side by side have one code, two at least: each BLOCK, BLOCK:STEP or
+    BLOCK@N of the N-th further store (--with-stores), from 1."""
+    with_stores: Several[StorePlace] = ()
+    """Further stores of the same prompts and seeds, for --crosscode: of another model, say."""
     init_from: FilePath | None = None
     """Folder of SAEs to begin from, in place of random directions: of the same blocks and latents."""
     keep_optimizer: bool = False
@@ -47,16 +52,23 @@ class TrainCommand:
     def run(self) -> None:
         from activation_store import Store
         from unbox.sae import train
+        from unbox.sae.side_by_side import SideBySide, named_sources, side_by_side
 
         store = Store.open(self.store)
         if find_spec("numba") is None:
             print("numba is not installed: training on a CPU is slower without it (pip install 'unbox[cpu]')")
         more = self.resume and self.settings.tokens is not None
         longer: dict[str, Any] = {"tokens": self.settings.tokens} if more else {}
+        taken: Store | SideBySide = store
+        if self.crosscode:
+            further = [Store.open(place) for place in self.with_stores]
+            taken = side_by_side(named_sources(self.crosscode, [store, *further]))
         saes = train(
-            store,
+            taken,
             self.out,
-            plan=None if self.resume else self._plan(store.blocks),
+            plan=None
+            if self.resume
+            else self._plan(store.blocks if isinstance(taken, Store) else (taken.block,)),
             resume=self.resume,
             held_out=self.held_out,
             steps=self.rows.steps,

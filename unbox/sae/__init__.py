@@ -11,11 +11,13 @@ from unbox.lazy_package import lazy
 
 if TYPE_CHECKING:
     from unbox.sae.codes import Codes
+    from unbox.sae.crosscoder import Crosscoder
     from unbox.sae.evaluate import Figures, evaluate
     from unbox.sae.fit import fit
     from unbox.sae.model import SAE, Stats, load_saes
     from unbox.sae.plan import Plan, Spec, read_toml, specs
     from unbox.sae.row_source import ArrayRows, RowSource
+    from unbox.sae.side_by_side import side_by_side
     from unbox.sae.train import train
     from unbox.sae.variants import VARIANTS
 

@@ -9,6 +9,7 @@ from annotated_types import Ge, Lt
 from activation_store import AlignedRows, JoinedRows, Rows
 from unbox.json_types import JSON
 from unbox.sae.row_source import ArrayRows, RowSource, source_of
+from unbox.sae.side_by_side import SideBySide
 from unbox.validation import Real, checked
 
 #: Part of the images or rows kept from training.
@@ -45,9 +46,12 @@ def split(
     learn, test = dict(sources), dict[str, RowSource | None].fromkeys(blocks)
     for block in blocks & set(sources):
         source = sources[block]
-        if not part or not isinstance(source, Rows | JoinedRows | AlignedRows | ArrayRows):
+        if not part or not isinstance(source, Rows | JoinedRows | AlignedRows | ArrayRows | SideBySide):
             continue
-        numbers = np.arange(len(source)) if isinstance(source, ArrayRows) else np.asarray(source.samples)
+        if isinstance(source, ArrayRows | SideBySide):
+            numbers = np.arange(len(source) if isinstance(source, ArrayRows) else source.units)
+        else:
+            numbers = np.asarray(source.samples)
         if choice == "hash":
             kept = chosen_by_hash(numbers, part)
         else:
@@ -55,6 +59,8 @@ def split(
         for rows, some in ((learn, ~kept), (test, kept)) if 0 < kept.sum() < len(kept) else ():
             if isinstance(source, ArrayRows):
                 rows[block] = ArrayRows(source.array[some], source.block)
+            elif isinstance(source, SideBySide):
+                rows[block] = source.cut(numbers[some])
             else:
                 rows[block] = source.filter(samples=numbers[some].tolist())
     return learn, test, part

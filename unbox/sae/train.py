@@ -26,6 +26,7 @@ from unbox.sae.plan import Option, Plan, RowCount, Spec, make_plan
 from unbox.sae.row_filter import RowFilter
 from unbox.sae.row_source import RowsLike, RowSource, filtered, row_sources, source_of
 from unbox.sae.sae_folder import CONFIG, is_sae
+from unbox.sae.side_by_side import SideBySide
 from unbox.sae.warm_start import InitFrom, initial_saes
 from unbox.text_files import read_json_object
 from unbox.validation import FilePath, Several, checked, parsed
@@ -250,7 +251,13 @@ def _meta(run: TrainingRun, sae: SAE, record: dict[str, Any]) -> dict[str, Any]:
     if "init_from" in record:
         training["init_from"] = record["init_from"][sae.name]
     training |= {"levels": list(fit.spec.levels), "encoder_dtype": str(fit.lowp).removeprefix("torch.")}
-    return {"training": training, "rows": record["rows"][sae.block], "provenance": record["provenance"]}
+    sources = {"sources": lane.rows.to_json()} if isinstance(lane.rows, SideBySide) else {}
+    return {
+        "training": training,
+        "rows": record["rows"][sae.block],
+        "provenance": record["provenance"],
+        **sources,
+    }
 
 
 def _write_snapshot(run: TrainingRun, out: Path, record: dict[str, Any], sae: SAE, mark: int) -> None:

@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from unbox.errors import UnboxError
 from unbox.sae.model import SAE, load_saes
 from unbox.sae.plan import Spec
+from unbox.validation import FilePath, checked
 
 #: SAEs to begin from: one, several by name, or a folder of them.
 InitFrom = SAE | Mapping[str, SAE] | str | os.PathLike
@@ -26,8 +26,12 @@ def initial_saes(asked: InitFrom, names: Sequence[str], specs: Sequence[Spec]) -
     """
     if isinstance(asked, SAE):
         there = {asked.name or asked.block or "the SAE": asked}
+    elif isinstance(asked, Mapping):
+        there = dict(asked)
+        if other := [name for name, sae in there.items() if not isinstance(sae, SAE)]:
+            raise UnboxError(f"init_from = {other[0]!r}: should be of SAEs, or one, or their folder")
     else:
-        there = dict(asked) if isinstance(asked, Mapping) else load_saes(Path(asked))
+        there = load_saes(checked(FilePath, "init_from", asked, "training"))
     return {name: _initial(name, spec, there) for name, spec in zip(names, specs, strict=True)}
 
 
