@@ -377,6 +377,21 @@ def test_prompts_alone_are_not_enough_for_a_pipeline_that_needs_a_picture(reques
     assert not (tmp_path / "s").exists()
 
 
+def test_a_refiner_alone_is_recorded_around_its_pictures(tmp_path):
+    model = load(tiny_refiner(tmp_path / "refiner"), device="cpu", system="sdxl-refiner")
+    with pytest.raises(UnboxError, match=r"sdxl-refiner refines pictures.*inside unbox\.record"):
+        unbox.collect(model, PROMPTS, tmp_path / "s", progress=False)
+    assert not (tmp_path / "s").exists()
+    sites = ["mid.0", "vae.encoder.mid", "text.2.1"]
+    with record(model, sites, "output") as tape:
+        for picture in torch.rand(2, 64, 64, 3).numpy():
+            model.generate("a dog", seed=1, image=picture, steps=4, strength=0.5, guidance=5.0)
+    assert [tape.read(site, "output", "cond").shape for site in sites] == [
+        (2, 2, 8, 8, 128), (2, 1, 32, 32, 32), (2, 1, 77, 40),
+    ]  # fmt: skip
+    assert tape.steps == (2, 3)
+
+
 def test_a_pipeline_with_an_ip_adapter(pictured):
     """Heads write the text's part and the picture's; maps are over the text's tokens."""
     path = "up_blocks.0.attentions.1"

@@ -117,6 +117,7 @@ def test_a_shard_that_was_cut_short_is_gone_on_with_and_no_image_is_made_twice(m
         (PROMPTS, {"steps": 3}, "steps was 2, is 3"),
         (PROMPTS, {"height": 128}, r"height was 64, is 128; blocks down\.2\.1 was 8x8x128, is 16x8x128"),
         (PROMPTS, {"blocks": ("mid.0", "up.1.0")}, r"blocks down\.2\.1 was 8x8x128, is none"),
+        (PROMPTS, {"what": ("update", "input")}, r"blocks down\.2\.1\.input was none, is 8x8x128"),
         (PROMPTS, {"store_dtype": "int8"}, "store_dtype was float16, is int8"),
         (PROMPTS, {"keep_steps": (1,)}, r"kept steps was \[0, 1\], is \[1\]"),
         (PROMPTS, {"shard_samples": 4}, "shard_samples was 2, is 4"),

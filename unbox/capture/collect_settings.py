@@ -109,6 +109,11 @@ def schema_of(model: "Model", settings: CollectSettings) -> Schema:
     from unbox.models.checks import check_pictures
 
     check_pictures(model.pipeline)
+    if model.system.image_to_image:
+        raise UnboxError(
+            f"{model.system.name} refines pictures, which prompts do not bring: give them to "
+            "model.generate(..., image=...) inside unbox.record(model, ...)"
+        )
     activations = activations_of(model, settings.blocks, settings.what, settings.layers)
     _refuse_idle(settings, {activation.site.component for activation in activations})
     steps, guidance = settings.settled(model.system.steps, model.system.guidance)

@@ -73,8 +73,11 @@ class Tape:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The scheduler's step indices that were recorded, ascending."""
-        return _steps(part for parts in self._parts.values() for part in parts)
+        """The scheduler's step indices that were recorded, ascending; (0,) where only text encoders or the
+        VAE were."""
+        every = [(self._model.all_sites[name].once, parts) for (name, _, _), parts in self._parts.items()]
+        of_steps = [parts for once, parts in every if not once] or [parts for _, parts in every]
+        return _steps(part for parts in of_steps for part in parts)
 
     @property
     def branches(self) -> tuple[str, ...]:
