@@ -4,16 +4,18 @@ import json
 import pickle
 import struct
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from activation_store.files import digest
 from tests.sae.worlds import noise
 from unbox.errors import UnboxError
 from unbox.sae import SAE, Plan, Spec, fit, load_saes, read_toml, specs, train
-from unbox.sae.metric_trackers import rewind
+from unbox.sae.metric_trackers import TrackerName, rewind
 from unbox.sae.sae_folder import CONFIG, TENSORS
 
 
@@ -232,12 +234,79 @@ def test_names_of_plan():
     ]
 
 
+def test_the_card_is_one_of_the_hubs(sae, tmp_path):
+    """The Hub's own reader finds library, tags and figures; without figures there are none."""
+    sae.save(tmp_path / "mid.0")
+    card = ModelCard.load(tmp_path / "mid.0" / "README.md")
+    assert (card.data.library_name, card.data.model_name) == ("unbox", "mid.0")
+    assert "sparse-autoencoder" in card.data.tags
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("fvu", 0.5)
+    assert "| fvu | 0.5 |" in card.text
+    assert "SAE.load" in card.text
+    replace(sae, meta={}).save(tmp_path / "plain")
+    assert ModelCard.load(tmp_path / "plain" / "README.md").data.eval_results is None
+
+
 def test_metrics_are_rewound(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [{"sae": "a", "tokens": t} for t in (10, 20, 30)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"sae": "a", "tok')
     rewind(path, {"a": 20})
     assert [json.loads(line)["tokens"] for line in path.read_text().splitlines()] == [10, 20]
+
+
+def scalars_of_tensorboard(folder):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {name: [one.value for one in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def scalars_of_trackio(folder):
+    from trackio.sqlite_storage import SQLiteStorage
+
+    found = {}
+    for row in SQLiteStorage.get_logs("unbox", folder.name):
+        for name, value in row.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def scalars_of_wandb(folder):
+    """Of the offline run's own file: a LevelDB log of records, each with a length and a kind, in blocks."""
+    from wandb.proto import wandb_internal_pb2 as records
+
+    (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    data, at, payload, found = path.read_bytes(), 7, b"", {}
+    while at + 7 <= len(data):
+        if 32_768 - at % 32_768 < 7:
+            at += 32_768 - at % 32_768
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        payload, at = payload + data[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (1, 4):  # a whole record, or the last of its parts
+            record, payload = records.Record.FromString(payload), b""
+            for item in record.history.item:
+                found.setdefault(item.key or "/".join(item.nested_key), []).append(
+                    json.loads(item.value_json)
+                )
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", get_args(TrackerName))
+def test_a_tracker_is_told_what_the_file_says(name, tmp_path, monkeypatch):
+    """Each really runs, where it is installed, without a network, and its own reader gives the lines back."""
+    pytest.importorskip(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    options = {"tokens": 400, "batch_size": 100, "log_every": 200, "progress": False}
+    train(noise(rows=500), tmp_path / "run", [Spec("", 2, 8)], trackers=[name], **options)
+    found = globals()[f"scalars_of_{name}"](tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    for key in ("fvu", "tokens"):
+        assert found[f"rows_k2_n8/{key}"] == pytest.approx([line[key] for line in lines], rel=1e-6)
 
 
 def test_trackers(tmp_path):

@@ -1,12 +1,12 @@
-"""Where metrics go: a JSONL file always, other trackers where asked for."""
+"""Where metrics go: a JSONL file always, and by `accelerate` to other trackers where asked for."""
 
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
+
+import torch
 
 from activation_store.files import naming, publish_file
 from unbox.errors import UnboxError
@@ -59,33 +59,48 @@ def rewind(path: str | os.PathLike, done: Mapping[str, int]) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def _tensorboard(folder: Path) -> Sink:
-    """Event files for `tensorboard --logdir`."""
-    from torch.utils.tensorboard import SummaryWriter
+TrackerName = Literal["tensorboard", "trackio", "wandb"]
 
-    writer = SummaryWriter(str(folder / "tensorboard"))
+
+class TrackerStart(NamedTuple):
+    """How one of accelerate's trackers is started for a run's folder."""
+
+    run_name: Callable[[Path], str]
+    """What accelerate calls the run: a project, or, of TensorBoard, the folder of its event files."""
+    options: Callable[[Path], dict[str, str]]
+    steps: bool
+    """Whether lines may come in any order of steps: those of several blocks do."""
+
+
+#: A row for each of `accelerate.tracking`'s trackers that tests run.
+TRACKERS: dict[TrackerName, TrackerStart] = {
+    "tensorboard": TrackerStart(
+        lambda folder: "tensorboard", lambda folder: {"logging_dir": str(folder)}, True
+    ),
+    "trackio": TrackerStart(lambda folder: "unbox", lambda folder: {"name": folder.name}, False),
+    "wandb": TrackerStart(
+        lambda folder: "unbox", lambda folder: {"name": folder.name, "dir": str(folder)}, False
+    ),
+}
+
+
+def _tracker(name: TrackerName, folder: Path) -> Sink:
+    """A tracker of accelerate's, at work."""
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    row, threads = TRACKERS[name], torch.get_num_threads()
+    PartialState(cpu=not torch.cuda.is_initialized())  # trackers ask it where they are
+    torch.set_num_threads(threads)
+    tracker = LOGGER_TYPE_TO_CLASS[name](row.run_name(folder), **row.options(folder))
+    tracker.main_process_only = False  # none but the first process has one
+    tracker.start()
 
     def write(record: Record) -> None:
-        for name, value in _numbers(record).items():
-            writer.add_scalar(name, value, record["tokens"])
+        step = int(cast(float, record["tokens"])) if row.steps else None
+        tracker.log({**_numbers(record), f"{record['sae']}/tokens": record["tokens"]}, step=step)
 
-    return Sink(write, writer.close)
-
-
-def _tracker(name: str, folder: Path) -> Sink:
-    """trackio and Weights & Biases, which share an interface: `init`, `log`, `finish`."""
-    module = import_module(name)
-    module.init(project="unbox", name=folder.name)
-    return Sink(lambda r: module.log({**_numbers(r), "tokens": r["tokens"]}), module.finish)
-
-
-TrackerName = Literal["tensorboard", "trackio", "wandb"]
-#: Name of an optional tracker -> how it starts, given the run's folder.
-TRACKERS: dict[TrackerName, Callable[[Path], Sink]] = {
-    "tensorboard": _tensorboard,
-    "trackio": partial(_tracker, "trackio"),
-    "wandb": partial(_tracker, "wandb"),
-}
+    return Sink(write, tracker.finish)
 
 
 def trackers(names: Sequence[TrackerName], folder: Path) -> list[Sink]:
@@ -93,7 +108,7 @@ def trackers(names: Sequence[TrackerName], folder: Path) -> list[Sink]:
     found = []
     for name in names:
         try:
-            found.append(TRACKERS[name](folder))
+            found.append(_tracker(name, folder))
         except ImportError:
             raise UnboxError(f"{name} is not installed; install it with pip, or leave it out") from None
     return found

@@ -9,7 +9,8 @@ from unbox.json_types import JSON
 FIGURES = (
     "fvu", "explained_variance", "explained_variance_per_channel", "l0", "dead_fraction", "dense_fraction",
 )  # fmt: skip
-FRONT_MATTER = "---\nlibrary_name: unbox\ntags:\n- sparse-autoencoder\n- interpretability\n- sdxl\n---"
+TAGS = ["sparse-autoencoder", "interpretability", "sdxl"]
+TEMPLATE = "---\n{{ card_data }}\n---\n\n{{ body }}\n"
 FORMULA = "    z = ReLU(TopK(W_enc (x - b_pre) + b_lat)),  x^ = z W_dec + b_pre"
 USE = """## Use
 
@@ -22,19 +23,44 @@ x = sae.decode(codes)
 
 
 def card(facts: Mapping[str, JSON], meta: Mapping[str, Any]) -> str:
-    """Markdown with the Hub's front matter. `facts`: `sae_folder.FACTS`; `meta`: that of the SAE."""
+    """Markdown with the Hub's front matter, by `huggingface_hub.ModelCard`. `facts`: `sae_folder.FACTS`;
+    `meta`: that of the SAE."""
+    from huggingface_hub import ModelCard, ModelCardData
+
     figures, training = meta.get("figures") or {}, meta.get("training") or {}
     where = figures.get("rows_from", "")
     measured = [(name.replace("_", " "), f"{figures[name]:.4g}") for name in FIGURES if name in figures]
     options = [(k, str(v)) for k, v in sorted(training.items()) if not isinstance(v, dict | list)]
     parts = [
-        f"{FRONT_MATTER}\n\n# Sparse autoencoder of {facts['block'] or 'vectors'}",
+        f"# Sparse autoencoder of {facts['block'] or 'vectors'}",
         f"{_about(facts)}\n\n{FORMULA}",
         _table(f"Figures{f', on {where}' if where else ''}", "figure", measured) if figures else "",
         _table("Training", "option", options) if options else "",
         USE,
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    body = "\n\n".join(part for part in parts if part)
+    name = str(facts["name"] or facts["block"] or "SAE")
+    data = ModelCardData(library_name="unbox", tags=TAGS, **_results(name, figures, where))
+    return str(ModelCard.from_template(data, template_str=TEMPLATE, body=body))
+
+
+def _results(name: str, figures: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The figures as the Hub lists them, where there are any."""
+    from huggingface_hub import EvalResult
+
+    found = [
+        EvalResult(
+            task_type="feature-extraction",
+            dataset_type="activations",
+            dataset_name=where or "rows",
+            metric_type=key,
+            metric_name=key.replace("_", " "),
+            metric_value=figures[key],
+        )
+        for key in FIGURES
+        if key in figures
+    ]
+    return {"model_name": name, "eval_results": found} if found else {}
 
 
 def _about(facts: Mapping[str, JSON]) -> str:
