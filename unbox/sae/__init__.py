@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from unbox.sae.plan import Plan, Spec, read_toml, specs
     from unbox.sae.row_source import ArrayRows, RowSource
     from unbox.sae.side_by_side import side_by_side
+    from unbox.sae.torch_datasets import ImageUpdates, ShuffledRows
     from unbox.sae.train import train
     from unbox.sae.variants import VARIANTS
 
