@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from tests.sae.worlds import noise
-from unbox.sae import VARIANTS, ArrayRows, Spec, evaluate, objective, train
+from unbox.sae import ArrayRows, Spec, evaluate, objective, train
 from unbox.sae.fit import TrainingRun, steps
 from unbox.sae.learning_rate import schedule
 from unbox.sae.plan import make_plan
 from unbox.sae.training_figures import LOOKED_AT, first_moments, gradient_norm, held_out_figures
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", objective.NESTED_CODES)
 def test_the_norm_is_that_of_autograd(name):
     """Whichever way the step is taken (compiled for topk), from the weights before it."""
     rows = noise()

@@ -29,6 +29,7 @@ from unbox.sae.metric_trackers import Sink
 from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Option, Plan, Spec, make_plan
 from unbox.sae.row_source import RowBatches, RowsLike, RowSource, row_sources, source_of
+from unbox.sae.threshold_step import THRESHOLD_TRAINERS
 from unbox.sae.train_step import LOOK, SAETrainer
 from unbox.sae.training_figures import LOOKED_AT, first_moments, gradient_norm, held_out_figures
 from unbox.sae.warm_start import InitFrom, initial_saes, scaled_weights
@@ -264,7 +265,8 @@ class TrainingRun:
         sample = torch.from_numpy(np.array(lane.rows.sample(STATS_ROWS, self.plan.seed + 1), np.float32))
         deviation = float((sample - sample.mean(0)).square().sum(1).mean().sqrt())
         sae = replace(sae.to(self.device), update_std=deviation)
-        if lane.fits[sae.name].variant.batchwise:
+        kind = lane.fits[sae.name].variant
+        if kind.batchwise and not kind.learns_threshold:
             sae = calibrated(sae, sample)
         return replace(sae, stats=latent_stats(sae, sample.split(4096)))
 
@@ -277,7 +279,10 @@ class TrainingRun:
                 lambda: measure(rows, plan.seed, plan.centre, plan.init, plan.scaled)
             )
         specs = {name: s for name, s in zip(self.names, plan.saes, strict=True) if s.block == block}
-        fits = {n: SAETrainer(s, plan, budget, start, self.device, self.team) for n, s in specs.items()}
+        fits = {
+            n: THRESHOLD_TRAINERS.get(s.variant, SAETrainer)(s, plan, budget, start, self.device, self.team)
+            for n, s in specs.items()
+        }
         return Lane(rows, budget, start, fits, self._batches(rows, budget, None))
 
     def _batches(self, rows: RowSource, budget: Budget, cursor: Cursor | None) -> RowBatches:

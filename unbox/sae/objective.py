@@ -9,6 +9,7 @@ Weights are a mapping of `W_enc` (n, d), `W_dec` (n, d), `b_pre` (d,) and `b_lat
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,3 +79,68 @@ def auxk_loss(x: Tensor, weights: Weights, error: Tensor, dead: Tensor, kappa: i
     codes = topk(pre_activations(x, weights)[:, dead], min(kappa or max(1, x.shape[1] // 2), len(dead)))
     left = e - codes @ weights["W_dec"][dead]
     return left.square().sum() / (e - e.mean(0)).square().sum()
+
+
+class _Jump(torch.autograd.Function):
+    """z H(z - theta), with the pseudo-gradient of arXiv 2407.14435 by theta: a rectangle of a bandwidth."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return pre * (pre > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, d_codes: Tensor) -> tuple[Tensor, Tensor, None]:
+        pre, threshold = ctx.saved_tensors
+        near = (pre - threshold).abs() < ctx.bandwidth / 2
+        d_threshold = -(threshold / ctx.bandwidth) * (d_codes * near).sum(0)
+        return d_codes * (pre > threshold), d_threshold, None
+
+
+class _Step(torch.autograd.Function):
+    """H(z - theta), with a pseudo-gradient by theta alone."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return (pre > threshold).to(pre)
+
+    @staticmethod
+    def backward(ctx: Any, d_on: Tensor) -> tuple[None, Tensor, None]:
+        pre, threshold = ctx.saved_tensors
+        near = (pre - threshold).abs() < ctx.bandwidth / 2
+        return None, -(d_on * near).sum(0) / ctx.bandwidth, None
+
+
+def jumprelu(pre: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+    """Codes (B, n) over thresholds (n,), and which are active, 0 or 1; both with pseudo-gradients."""
+    return _Jump.apply(pre, threshold, bandwidth), _Step.apply(pre, threshold, bandwidth)
+
+
+def jumprelu_loss(
+    x: Tensor, weights: Weights, k: int, bandwidth: float, sparsity: float, variance: float = 1.0
+) -> Tensor:
+    """JumpReLU (Rajamanoharan et al., arXiv 2407.14435): squared error, and sparsity (L0 / k - 1)^2 of the
+    batch's mean L0. `weights` have `log_threshold` (n,) too."""
+    codes, on = jumprelu(pre_activations(x, weights), weights["log_threshold"].exp(), bandwidth)
+    error = (decode(codes, weights) - x).square().sum() / (len(x) * variance)
+    return error + sparsity * (on.sum() / len(x) / k - 1).square()
+
+
+def gated(x: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """Codes (B, n) of a gated SAE, and its gates before they are cut at 0: `W_enc` is the gates', magnitudes
+    have exp(r_mag) times that and the bias `b_lat`; `r_mag` and `b_gate` are (n,)."""
+    u = (x - weights["b_pre"]) @ weights["W_enc"].T
+    gate = u + weights["b_gate"]
+    return (gate > 0) * (weights["r_mag"].exp() * u + weights["b_lat"]).relu(), gate
+
+
+def gated_loss(x: Tensor, weights: Weights, sparsity: Tensor | float, variance: float = 1.0) -> Tensor:
+    """Gated (Rajamanoharan et al., arXiv 2404.16014): squared error; the gates' L1, over sqrt(variance); and
+    the squared error of decoding the gates themselves, by a decoder that is not trained by it."""
+    codes, gate = gated(x, weights)
+    frozen = {name: weight.detach() for name, weight in weights.items()}
+    errors = (decode(codes, weights) - x).square().sum() + (decode(gate.relu(), frozen) - x).square().sum()
+    return (errors / variance + sparsity * gate.relu().sum() / variance**0.5) / len(x)

@@ -26,7 +26,7 @@ FirstDirections = Literal["tied", "subspace"]
 Share = Literal["rows", "latents"]
 Precision = Literal["auto", "bf16", "fp32"]
 #: Names of the rows of `VARIANTS`, which needs torch; options are read without.
-VariantName = Literal["topk", "batchtopk", "matryoshka", "multik"]
+VariantName = Literal["topk", "batchtopk", "matryoshka", "multik", "jumprelu", "gated"]
 LearningRate = Annotated[Real, Gt(0), Lt(1)]
 #: Rows, of at least one.
 RowCount = Annotated[Whole, Ge(1), Lt(2**50)]
@@ -51,7 +51,7 @@ class Spec:
     latents: Count = 5120
     """Number of latents n."""
     variant: VariantName = "topk"
-    """A row of `VARIANTS`: topk, batchtopk, matryoshka, multik."""
+    """A row of `VARIANTS`: topk, batchtopk, matryoshka, multik, jumprelu, gated."""
     levels: Several[Count] = ()
     """Matryoshka: sizes of the nested prefixes; multik: the nested numbers of active ones. Empty: usual."""
     seed: Seed = 0

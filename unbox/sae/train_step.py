@@ -352,7 +352,7 @@ class SAETrainer:
     def replicated(self) -> dict[str, Tensor]:
         """The tensors of `state` that every process should hold alike: all, or those not of its latents."""
         shared = self.team.latents.world > 1
-        names = {"W_enc", "W_dec", "b_pre", "b_lat", "silent"}
+        names = {*self.weights, "silent"}
         found = {k: t for k, t in self.state().items() if k in names or k.startswith("adam.")}
         return {k: t for k, t in found.items() if not (shared and by_latent(k, t))}
 
@@ -401,6 +401,8 @@ def state_shapes(fit: SAETrainer) -> dict[str, Shape | None]:
     """Name -> shape of what `restore` needs."""
     n, d = fit.spec.latents, len(fit.start.centre)
     shapes: dict[str, Shape | None] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
-    for name in WEIGHTS:
+    shapes |= {name: (n,) for name in fit.weights if name not in WEIGHTS}
+    for name in fit.weights:
         shapes |= {f"adam.{key}.{name}": shapes[name] for key in MOMENTS}
-    return {**shapes, "silent": (n,), "dead": (n,), "steps": ()}
+    others = {name: () for name, tensor in fit.state().items() if not tensor.ndim}
+    return {**shapes, **others, "silent": (n,), "dead": (n,)}

@@ -25,6 +25,8 @@ class Variant:
     about: str
     batchwise: bool
     """Winners are chosen over the batch, k a row on average, and a threshold exported; else k in each."""
+    learns_threshold: bool = False
+    """Each latent's threshold is trained (`threshold_step`), not calibrated at the end."""
     level: Callable[[Active, int, tuple[int, ...], int], Tensor] | None = None
     """(active, k, levels, first latent) -> (E,) int: first nested reconstruction of each entry."""
     fractions: tuple[float, ...] = ()
@@ -72,6 +74,14 @@ VARIANTS: dict[str, Variant] = {
         level=_by_rank,
         fractions=NESTED_K,
         divides="k",
+    ),
+    "jumprelu": Variant(
+        "a threshold for each latent, learnt (arXiv 2407.14435)", batchwise=True, learns_threshold=True
+    ),
+    "gated": Variant(
+        "a gate and a magnitude for each latent, learnt (arXiv 2404.16014)",
+        batchwise=True,
+        learns_threshold=True,
     ),
 }
 
