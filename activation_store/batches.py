@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TypedDict
+from typing import Protocol, TypedDict, cast
 
 import numpy as np
 
@@ -114,6 +114,29 @@ class Window:
         return np.argsort(begin + self.length * rng.random(len(of_unit)), kind="stable")
 
 
+class Gather(Protocol):
+    """How rows are taken from pools: on the host, or where a training step wants them."""
+
+    def prepare(self, pool: Pool) -> object:
+        """What is to be made of a pool beforehand, by the thread that reads ahead."""
+        ...
+
+    def take(self, pool: Pool, rows: np.ndarray, prepared: object) -> object:
+        """Some rows of a pool, decoded; the pool's memory is another's soon after."""
+        ...
+
+
+class HostGather:
+    """Rows as float32 on the host."""
+
+    def prepare(self, pool: Pool) -> None:
+        """Nothing."""
+
+    def take(self, pool: Pool, rows: np.ndarray, prepared: object) -> np.ndarray:
+        """(len(rows), d) float32."""
+        return pool.take(rows)
+
+
 class Batches(Iterator[np.ndarray]):
     """Iterator of (B, width) float32 with a `cursor`."""
 
@@ -149,6 +172,8 @@ class Batches(Iterator[np.ndarray]):
         self._epoch, self._row = (0, 0) if order.cursor is None else self._restore(order.cursor)
         self._reader = ThreadPoolExecutor(1, "unbox-read")
         self._batches = self._generate()
+        self.gather: Gather = HostGather()
+        """To be set, if at all, before the first batch is taken."""
 
     @property
     def cursor(self) -> Cursor:
@@ -156,6 +181,11 @@ class Batches(Iterator[np.ndarray]):
         return {**self._fixed, "epoch": self._epoch, "row": self._row}
 
     def __next__(self) -> np.ndarray:
+        parts = cast(list[np.ndarray], self.next_parts())
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def next_parts(self) -> list[object]:
+        """The next batch as `gather` takes it, in the pieces that lie in different pools."""
         return next(self._batches)
 
     def close(self) -> None:
@@ -173,7 +203,7 @@ class Batches(Iterator[np.ndarray]):
             raise StoreError(f"the cursor's place {(epoch, row)} is not (epoch, row)")
         return epoch, row
 
-    def _generate(self) -> Generator[np.ndarray, None, None]:
+    def _generate(self) -> Generator[list[object], None, None]:
         try:
             while self.order.epochs is None or self._epoch < self.order.epochs:
                 yield from self._generate_epoch()
@@ -183,26 +213,24 @@ class Batches(Iterator[np.ndarray]):
             # as some other thread is being started, and joining one then waits for ever.
             self._reader.shutdown(wait=False, cancel_futures=True)
 
-    def _generate_epoch(self) -> Iterator[np.ndarray]:
-        parts: list[np.ndarray] = []  # of the next batch, from the ends of pools
-        for pool, order in self._pools():
+    def _generate_epoch(self) -> Iterator[list[object]]:
+        parts: list[object] = []  # of the next batch, from the ends of pools
+        missing = self.order.batch_size
+        for pool, order, prepared in self._pools():
             at = 0
             while at < len(order):
-                part = pool.take(order[at : at + self.order.batch_size - sum(map(len, parts))])
-                at += len(part)
-                parts.append(part)
-                if sum(map(len, parts)) == self.order.batch_size:
-                    yield self._emit(parts)
-                    parts = []
+                rows = order[at : at + missing]
+                parts.append(self.gather.take(pool, rows, prepared))
+                at, missing = at + len(rows), missing - len(rows)
+                if not missing:
+                    self._row += self.order.batch_size
+                    yield parts
+                    parts, missing = [], self.order.batch_size
         if parts:
-            yield self._emit(parts)
+            self._row += self.order.batch_size - missing
+            yield parts
 
-    def _emit(self, parts: list[np.ndarray]) -> np.ndarray:
-        batch = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        self._row += len(batch)
-        return batch
-
-    def _pools(self) -> Iterator[tuple[Pool, np.ndarray]]:
+    def _pools(self) -> Iterator[tuple[Pool, np.ndarray, object]]:
         """Pools of this epoch and the order of their rows, from the current row on; one is read ahead."""
         seed, rank, world = self.order.seed, self.order.rank, self.order.world
         rng = np.random.default_rng([seed, self._epoch, 0])
@@ -216,22 +244,35 @@ class Batches(Iterator[np.ndarray]):
         jobs = [(first, last) for first, last in pairwise(bounds) if starts[last] > self._row]
         skip = self._row
 
-        def load(number: int) -> Future[Pool]:
+        def load(number: int) -> Future[tuple[Pool, object]]:
             first, last = jobs[number]
+            place = (self._epoch, int(first))
             return self._reader.submit(
-                self._read, (self._epoch, int(first)), order[first:last], pop(self._spare)
+                _read, self._read, self.gather.prepare, place, order[first:last], pop(self._spare)
             )
 
         ahead = [load(0)] if jobs else []
         for number, (first, last) in enumerate(jobs):
-            pool = ahead.pop().result()
+            pool, prepared = ahead.pop().result()
             if number + 1 < len(jobs):
                 ahead.append(load(number + 1))
             rows = int(starts[last] - starts[first])
             permutation = np.random.default_rng([seed, self._epoch, 1, rank, int(first)]).permutation(rows)
-            yield pool, permutation[max(0, skip - int(starts[first])) :]
+            yield pool, permutation[max(0, skip - int(starts[first])) :], prepared
             if len(self._spare) < 2:
                 self._spare.append(pool)
+
+
+def _read(
+    read: Callable[[Place, np.ndarray, Pool | None], Pool],
+    prepare: Callable[[Pool], object],
+    place: Place,
+    units: np.ndarray,
+    used: Pool | None,
+) -> tuple[Pool, object]:
+    """A pool and what is made of it. Holds no iterator of batches, as `_load_any`."""
+    pool = read(place, units, used)
+    return pool, prepare(pool)
 
 
 def _load_any(load: Load, place: Place, units: np.ndarray, used: Pool | None) -> Pool:

@@ -49,13 +49,13 @@ class StreamBatches(Batches):
         generation.enter(reader)
         weakref.finalize(self, generation.leave, reader)
 
-    def __next__(self) -> np.ndarray:
+    def next_parts(self) -> list[object]:
         if holds(self._generation.model):
             raise UnboxError(
                 "a stream generates in a thread of its own, and this one has the model alone: take its "
                 "batches outside of `record`, `applied` and `exclusive`"
             )
-        return super().__next__()
+        return super().next_parts()
 
     def close(self) -> None:
         """Stop generating for these batches; waits for nothing."""

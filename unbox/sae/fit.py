@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from activation_store import Batches
 from activation_store.batches import Cursor
 from unbox.errors import UnboxError
 from unbox.memory_limit import require
 from unbox.sae.cpu.malloc import reuse_freed_memory
 from unbox.sae.cpu.threads import worker_threads
+from unbox.sae.device_rows import DeviceBatches
 from unbox.sae.distributed import check_replicas, local_device, team
 from unbox.sae.evaluation_sums import EXTREME
 from unbox.sae.initialization import Start, check_finite, measure
@@ -67,7 +69,7 @@ class Lane:
     start: Start
     """What was measured of the rows before the first step."""
     fits: dict[str, SAETrainer]
-    batches: RowBatches
+    batches: RowBatches | DeviceBatches
     done: int = 0
     """Rows seen by each SAE, over all processes."""
     extreme: Tensor | int = 0
@@ -285,8 +287,8 @@ class TrainingRun:
         }
         return Lane(rows, budget, start, fits, self._batches(rows, budget, None))
 
-    def _batches(self, rows: RowSource, budget: Budget, cursor: Cursor | None) -> RowBatches:
-        return rows.batches(
+    def _batches(self, rows: RowSource, budget: Budget, cursor: Cursor | None) -> RowBatches | DeviceBatches:
+        made = rows.batches(
             max(1, budget.batch_size // self.team.rows.world),
             seed=self.plan.seed,
             # Ranks may hold slightly different shares of the rows, and a run that goes on may have left some
@@ -296,6 +298,9 @@ class TrainingRun:
             world=self.team.rows.world,
             cursor=cursor,
         )
+        if self.device.type == "cuda" and isinstance(made, Batches):
+            return DeviceBatches(made, self.device)
+        return made
 
     def _step(self, lane: Lane, measured: bool) -> int:
         x, rows = self._next(lane)
@@ -321,7 +326,8 @@ class TrainingRun:
         """This process's share of the next batch, scaled, on the device, without the rows that are left out;
         how many there were with them."""
         share = len(range(self.team.rows.rank, lane.left, self.team.rows.world))
-        x = torch.from_numpy(next(lane.batches, np.zeros((0, lane.rows.width), np.float32))[:share])
+        ended = np.zeros((0, lane.rows.width), np.float32)
+        x = torch.as_tensor(next(iter(lane.batches), ended))[:share]
         scale = lane.start.scale
         with worker_threads() if self.device.type == "cpu" else nullcontext():
             if self.device.type == "cpu":

@@ -120,7 +120,8 @@ class SAETrainer:
         scale, rate = 1 / (rows * self.start.variance), self.peak * factor
         if self.gpu is not None:
             self.rate.fill_(rate)
-            self.captured(x, rows)
+            # Captured for whole batches alone: those at an end, or with rows left out, are all of other sizes.
+            (self.captured if len(x) == self.budget.batch_size else self._on_gpu)(x, rows)
         else:
             self.clock += 1
             error, fired, active = (self._compiled if self.native else self._plain)(x, rows, scale, rate)

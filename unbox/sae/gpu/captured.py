@@ -63,7 +63,8 @@ class CapturedStep:
             with torch.cuda.graph(SHARED.anchor):
                 torch.zeros(1, device=x.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=SHARED.anchor.pool()):
+        # Other threads may take memory of the device meanwhile: the one that sends rows does.
+        with torch.cuda.graph(graph, pool=SHARED.anchor.pool(), capture_error_mode="thread_local"):
             self.step(x, rows)
         return graph
 
