@@ -196,6 +196,40 @@ def _peer(
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def training(setting: Setting) -> Iterator[str]:
+    """Rows a second of training from a store in float16 on disk, one SAE and 24 on one pass."""
+    import tempfile
+
+    import numpy as np
+
+    from activation_store import Sample, Schema, Store, Writer
+    from unbox.sae import Spec
+    from unbox.sae.fit import TrainingRun
+    from unbox.sae.plan import make_plan
+
+    d, side, images, batch = (32, 4, 40, 64) if setting.tiny else (1280, 16, 1600, 4096)
+    widths = (64, 128) if setting.tiny else (640, 5120)
+    rng = np.random.default_rng(0)
+    basis = rng.normal(size=(64, d)).astype(np.float32) / 8
+    yield "| SAEs | rows/s | ms a step | ms an SAE |"
+    yield "| --- | --- | --- | --- |"
+    with tempfile.TemporaryDirectory() as place:
+        schema = Schema({"up.0.1": (side, side, d)}, (0,), ("cond",), dtype="float16")
+        with Writer(f"{place}/acts", schema) as writer:
+            for start in range(0, images, 40):
+                rows = rng.normal(size=(40, 1, 1, side, side, 64)).astype(np.float32) @ basis + 1
+                some = [Sample(i, f"number {i}", i) for i in range(start, start + 40)]
+                writer.append(some, {"up.0.1": rows.astype(np.float16)})
+        source = Store.open(f"{place}/acts")["up.0.1"]
+        several = [Spec("up.0.1", k, n, seed=s) for k in (5, 10, 20, 40, 80, 160) for n in widths for s in (0, 1)]
+        for specs in ([Spec("up.0.1", 10, widths[1])], [s for s in several if s.k <= s.latents]):
+            plan = make_plan(specs, tokens=10**9, batch_size=batch, warmup=0, dead_after=10**8)
+            run = TrainingRun(plan, {"up.0.1": source}, setting.device)
+            seconds = setting.seconds(run.advance, 10 if setting.tiny else 100, warm=20)
+            each = sum(seconds) / len(seconds)
+            yield f"| {len(specs)} | {batch / each:,.0f} | {each * 1e3:.2f} | {each / len(specs) * 1e3:.2f} |"
+
+
 def random_model(setting: Setting) -> Any:
     """SDXL's real architecture with random weights in fp16 on the device; the bundled model where tiny."""
     import unbox
@@ -310,6 +344,7 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[str]]] = {
     "machine": machine,
     "gpu-tests": gpu_tests,
     "sae-step": sae_step,
+    "training": training,
     "images": images,
     "collect": collecting,
     "edits": edits,
