@@ -24,7 +24,9 @@ def unbox(*words: str) -> str:
 
 
 def test_from_prompts_to_an_edited_picture(tmp_path: Path):
-    store, saes, prompts, edit = (str(tmp_path / name) for name in ("acts", "saes", "prompts.txt", "edit.json"))
+    store, saes, prompts, edit = (
+        str(tmp_path / name) for name in ("acts", "saes", "prompts.txt", "edit.json")
+    )
     Path(prompts).write_text("\n".join(f"a {c} circle" for c in ("red", "blue", "green", "yellow")))
     Path(edit).write_text(json.dumps(EDIT))
     card = ("--device", "cuda")

@@ -120,7 +120,7 @@ class SAETrainer:
         scale, rate = 1 / (rows * self.start.variance), self.peak * factor
         if self.gpu is not None:
             self.rate.fill_(rate)
-            # Captured for whole batches alone: those at an end, or with rows left out, are all of other sizes.
+            # Captured for whole batches alone: those at an end, or with rows left out, differ in size.
             (self.captured if len(x) == self.budget.batch_size else self._on_gpu)(x, rows)
         else:
             self.clock += 1
