@@ -18,7 +18,7 @@ LAYERS = (
     {"shapes"},
     {"models"},
     {"capture", "sae"},
-    {"edits"},
+    {"edits", "online"},
     {"atlas"},
     {"experiments"},
     {"ground_truth"},

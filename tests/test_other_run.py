@@ -33,8 +33,9 @@ from unbox.ground_truth.bench.bench_settings import BenchSettings
 from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.run_demo import run as run_demo
 from unbox.models import Model, load
+from unbox.online import OnlineImages, train_online
 from unbox.recipes.shapes import recipe
-from unbox.sae import SAE, Spec, train
+from unbox.sae import SAE, Plan, Spec, train
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 #: Commands whose cells take a second; the others are run in the slow tier.
@@ -288,6 +289,28 @@ def training(world: World) -> Command:
     })  # fmt: skip
 
 
+def online(world: World) -> Command:
+    images = OnlineImages(steps=1, guidance=0.0, image_batch=2, buffer="1MB", **SIZE)
+
+    def run(out, model, prompts, images, k, put=None):
+        if put is not None:
+            (folder,) = (path.parent for path in out.glob("*/sae.safetensors"))
+            put(SAE.load(folder)).save(folder, overwrite=True)
+        plan = Plan(saes=(Spec("mid.0", k, 24),), batch_size=16)
+        train_online(model, prompts, out, plan, images, held_out=0.2, progress=False)
+
+    prompts = ["a cat", "a dog", "a cow", "a boat", "a car"]
+    given = {"model": world.one, "prompts": prompts, "images": images, "k": 2}
+    return Command(run, given, {
+        **models(world),
+        "prompts": [({"prompts": prompts[:4]}, "prompts was 5 prompts (")],
+        "seed": [({"images": replace(images, image_seed=1)}, "image_seed was 0, is 1")],
+        "steps": [({"images": replace(images, steps=2)}, "steps was 1, is 2")],
+        "SAE": [({"put": lambda sae: replace(sae, k=3)}, "k is 3, the run's 2")],
+        "options": [({"k": 3}, "other saes"), ({"images": replace(images, buffer="2MB")}, "buffer was")],
+    })  # fmt: skip
+
+
 def export(world: World) -> Command:
     def run(out, sae):
         words = ["sae", "export", world.saved(sae), "--out", str(out), "--format", "sdxl-unbox"]
@@ -314,6 +337,7 @@ COMMANDS = {
     "atlas": atlas,
     "evaluate": evaluate,
     "train": training,
+    "train --prompts": online,
     "sae export": export,
     "recipe shapes-turbo": shapes_recipe,
 }

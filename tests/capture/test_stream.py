@@ -168,19 +168,19 @@ def test_a_stopped_training_goes_on_to_the_same_bits_and_measures_nothing(
     class Stop(Exception):
         pass
 
-    write = checkpoint.write_checkpoint
+    write = checkpoint.CheckpointWriter.write
 
-    def stopping(out, run):
-        write(out, run)
+    def stopping(self, run):
+        write(self, run)
         raise Stop
 
-    monkeypatch.setattr(checkpoint, "write_checkpoint", stopping)
+    monkeypatch.setattr(checkpoint.CheckpointWriter, "write", stopping)
     del made[:]
     for _ in range(2):
         with pytest.raises(Stop):
             trained(tmp_path / "parts")
         quiet()
-    monkeypatch.setattr(checkpoint, "write_checkpoint", write)
+    monkeypatch.setattr(checkpoint.CheckpointWriter, "write", write)
     parts = trained(tmp_path / "parts")
     assert len(made) <= once + 2 * 2 * 3  # two stops: the buffer in use, the next, and what was under way
     for name, sae in whole.items():

@@ -75,11 +75,13 @@ class Collected:
         """What was done with images that are not as they should be; empty where there are none."""
         lines = []
         if self.in_float32:
-            lines.append(f"made again in float32: {len(self.in_float32):,} images ({_some(self.in_float32)})")
+            lines.append(
+                f"made again in float32: {len(self.in_float32):,} images ({some_of(self.in_float32)})"
+            )
         if self.absent:
             reason = next(iter(self.absent.values()))
             lines.append(
-                f"absent: {len(self.absent):,} images ({_some(list(self.absent))}), the first as {reason}"
+                f"absent: {len(self.absent):,} images ({some_of(list(self.absent))}), the first as {reason}"
             )
         return lines
 
@@ -235,5 +237,6 @@ def length(prompts: Iterable[str | Prompt], limit: int | None) -> int | None:
     return known if limit is None or known is None else min(known, limit)
 
 
-def _some(numbers: Sequence[int]) -> str:
+def some_of(numbers: Sequence[int]) -> str:
+    """The first numbers of a list, for people."""
     return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")

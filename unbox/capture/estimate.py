@@ -99,12 +99,12 @@ class Estimate:
             *self.lines_of_kinds(),
             f"{what}: {count * self.vectors_per_image:,} vectors, {size_text(self.bytes_in_all)} on disk",
             f"{self.seconds_per_image:.3g} s an image in batches of {self.batch_size} ({self.timed} timed, "
-            f"written too): {_time(self.seconds(gpus))} on {gpus} such device{'s' * (gpus > 1)}",
+            f"written too): {time_text(self.seconds(gpus))} on {gpus} such device{'s' * (gpus > 1)}",
             f"{size_text(self.host_bytes)} of memory, {size_text(self.waiting_bytes)} of it at most for "
             f"updates that wait to be written{device}; for each process",
             f"{shards:,} file{'s' * (shards != 1)} of {in_file} images, at most {-(-shards // gpus):,} for "
             "each device; "
-            f"a kill loses at most {_time(lost)} of each device's work",
+            f"a kill loses at most {time_text(lost)} of each device's work",
             *([self.cut] if self.cut else []),
         ]
 
@@ -249,7 +249,8 @@ def _dataset_bytes(schema: Schema, count: int) -> int:
     return sizes
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """A time for people, with three figures."""
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} minutes" if seconds < 7200 else f"{seconds / 3600:,.3g} hours"

@@ -81,6 +81,11 @@ class Generation:
         self._readers: list[PoolReader] = []
         self._samples: dict[tuple[int, int], dict[str, Pool]] = {}
 
+    @property
+    def in_float32(self) -> list[int]:
+        """Numbers of images that were made again in float32, in this process; as often as they were."""
+        return self._images.in_float32
+
     def rows_of_image(self, block: str) -> int:
         """Rows that an image adds, over steps, branches and positions."""
         return prod(self.schema.shape(block, 1)[1:-1])

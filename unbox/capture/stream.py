@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -10,9 +11,9 @@ from typing import Any, Unpack
 import numpy as np
 
 from activation_store import Batches
-from activation_store.batches import BatchOptions, BatchOrder
+from activation_store.batches import BatchOptions, BatchOrder, Cursor
 from activation_store.files import JSON, canonical, digest
-from unbox.capture.collect import numbered
+from unbox.capture.collect import numbered, some_of
 from unbox.capture.collect_settings import FORMER, CollectSettings, OnBad, run_facts
 from unbox.capture.generation import Generation, PoolReader
 from unbox.capture.prompt_list import PromptList
@@ -22,6 +23,7 @@ from unbox.memory_limit import require
 from unbox.models.model import Model
 from unbox.models.run_lock import holds
 from unbox.prompt import Prompt
+from unbox.stopping import stop_point
 from unbox.validation import Count, Index, validated
 
 #: Settings of collecting that say nothing to a stream.
@@ -46,22 +48,49 @@ class StreamBatches(Batches):
         )
         self._generation, self._of = generation, reader
         self._read = partial(generation.pool, reader)
+        self._coming: Future[list[object] | None] | None = None
+        self._before: Cursor = {}
+        self._waiter = ThreadPoolExecutor(1, "unbox-wait")
         generation.enter(reader)
         weakref.finalize(self, generation.leave, reader)
 
-    def next_parts(self) -> list[object]:
+    @property
+    def cursor(self) -> Cursor:
+        """Where the batch begins that is given next."""
+        return super().cursor if self._coming is None else self._before
+
+    def ready(self, seconds: float) -> bool:
+        """Whether the next batch is there, after waiting for it for so long at most. Raises UnboxError in a
+        thread that has the model, and would wait for ever."""
         if holds(self._generation.model):
             raise UnboxError(
                 "a stream generates in a thread of its own, and this one has the model alone: take its "
                 "batches outside of `record`, `applied` and `exclusive`"
             )
-        return super().next_parts()
+        if self._coming is None:
+            if self._of.closed:
+                return True
+            self._before = super().cursor
+            self._coming = self._waiter.submit(next, self._batches, None)
+        wait([self._coming], seconds)
+        return self._coming.done()
+
+    def next_parts(self) -> list[object]:
+        while not self.ready(1.0):
+            stop_point()
+        coming, self._coming = self._coming, None
+        parts = None if coming is None else coming.result()
+        if parts is None:
+            raise StopIteration
+        return parts
 
     def close(self) -> None:
         """Stop generating for these batches; waits for nothing."""
         self._generation.leave(self._of)
-        self._batches.close()
+        if self._coming is None:
+            self._batches.close()
         self._reader.shutdown(wait=False, cancel_futures=True)
+        self._waiter.shutdown(wait=False, cancel_futures=True)
 
 
 class Stream:
@@ -79,7 +108,7 @@ class Stream:
     ) -> None:
         """The options are the fields of `CollectSettings` but `blocks`, `thumbnail` and `shard_samples`."""
         plain = CollectSettings()
-        if idle := [name for name in IDLE if getattr(settings, name) != getattr(plain, name)]:
+        if idle := [name for name in IDLE if getattr(settings, name) not in (None, getattr(plain, name))]:
             raise UnboxError(f"a stream takes no {idle[0]}: it is of one block, and nothing is kept")
         settings = replace(settings, blocks=(block,), thumbnail=None)
         listed = PromptList(numbered(prompts, None, settings.seed), settings.seed)
@@ -170,7 +199,7 @@ class Streams(Mapping[str, Stream]):
         Raises UnboxError where there are no prompts, and for buffers that are smaller than a batch of images
         or over the memory that a request may take."""
         plain = StreamOptions()
-        if idle := [name for name in IDLE[1:] if getattr(options, name) != getattr(plain, name)]:
+        if idle := [name for name in IDLE[1:] if getattr(options, name) not in (None, getattr(plain, name))]:
             raise UnboxError(f"streams take no {idle[0]}: nothing is kept")
         settings = replace(options, thumbnail=None)
         listed = PromptList(numbered(prompts, options.limit, options.seed), options.seed)
@@ -199,6 +228,15 @@ class Streams(Mapping[str, Stream]):
     def provenance(self) -> Mapping[str, Any]:
         """What a store of these rows would record of its run."""
         return run_facts(self.generation.model, self.generation.settings)[0]
+
+    def said_of_bad(self) -> str:
+        """What was done with images that are not as they should be; empty where there are none."""
+        again, absent = self.generation.in_float32, self.generation.absent
+        said = [f"made again in float32: {len(again):,} images ({some_of(again)})"] if again else []
+        if absent:
+            numbers = some_of(list(absent))
+            said.append(f"{len(absent):,} images are left out ({numbers}); rows of others came twice")
+        return "; ".join(said)
 
     @property
     def absent(self) -> Mapping[int, str]:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from unbox.cli.model_options import ModelOptions
 from unbox.errors import UnboxError
+from unbox.online.online_images import OnlineImages
 from unbox.sae.plan import SpecGrid, TrainSettings
-from unbox.sae.row_filter import RowFilter
 
 
 class Idle(NamedTuple):
@@ -31,6 +31,9 @@ def options_of(group: type) -> tuple[str, ...]:
 
 
 RUN = (*options_of(SpecGrid), *options_of(TrainSettings))
+IMAGES = options_of(OnlineImages)
+#: Of those, what chooses among the rows of a store too.
+ROWS = ("keep-steps", "branches")
 MODEL = tuple(name for name in options_of(ModelOptions) if name not in ("model", "device"))
 NAMED = ("block", "density", "step", "labelled", "order", "limit")
 
@@ -48,23 +51,50 @@ IDLE: Mapping[str, Sequence[Idle]] = {
         Idle(("on-bad",), lambda c: c.dry_run, "is not for --dry-run, which keeps no image"),
     ),
     "train": (
+        Idle(
+            ("crosscode",),
+            lambda c: c.store is None,
+            "puts rows of --store side by side; there is none",
+        ),
         Idle(("with-stores",), lambda c: not c.crosscode, "is for --crosscode, whose sources name them"),
         Idle(
             ("blocks",), lambda c: bool(c.crosscode), "is not for --crosscode, which names its blocks itself"
         ),
-        Idle(("plan",), lambda c: c.resume, "is not for --resume, which takes SAEs and run from the folder"),
+        Idle(
+            ("plan",),
+            lambda c: c.resume and c.store is not None,
+            "is not for --resume, which takes SAEs and run from the folder",
+        ),
         Idle(
             tuple(name for name in RUN if name != "tokens"),
             lambda c: c.resume,
             "is not for --resume, which takes SAEs and run from the folder",
         ),
         Idle(
-            options_of(RowFilter), lambda c: c.resume, "is not for --resume, which takes rows as the run did"
+            ROWS,
+            lambda c: c.resume and c.store is not None,
+            "is not for --resume, which takes rows as the run did",
         ),
         Idle(
             RUN,
-            lambda c: c.plan is not None,
+            lambda c: c.plan is not None and not c.resume,
             "is not for --plan, whose file declares SAEs and run: write it there",
+        ),
+        Idle(
+            ("model", *MODEL, *(name for name in IMAGES if name not in ROWS), "dry-run"),
+            lambda c: c.store is not None,
+            "is for images that are generated: with --store there are none",
+        ),
+        Idle(
+            IMAGES,
+            lambda c: c.plan is not None and c.store is None,
+            "is not for --plan, whose table [images] says it: write it there",
+        ),
+        Idle(("gpus",), lambda c: not c.dry_run, "is for --dry-run; several processes train under torchrun"),
+        Idle(
+            ("trackers", "keep", "init-from", "keep-optimizer"),
+            lambda c: c.dry_run,
+            "is not for --dry-run, which trains nothing",
         ),
     ),
     "evaluate": (

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from activation_store.files import fsync, naming, sweep, write_json
 from unbox.errors import UnboxError
-from unbox.run_folder import LOCK
+from unbox.run_folder import LOCK, RECORD
 from unbox.sae.distributed import file_group, sharded
 from unbox.sae.fit import LaneState, Progress, TrainingRun
 from unbox.sae.initialization import Start, read_start, write_start
@@ -41,6 +41,8 @@ from unbox.text_files import read_json_object
 from unbox.validation import Amount, JSONObject, Real, Several, checked, parsed, validated
 
 RUN, METRICS, STATE, TENSORS = "run.json", "metrics.jsonl", "state.json", "tensors"
+#: Store of the rows that are kept from training, where a run generates its rows.
+HELD_OUT_STORE = "held-out"
 #: What of `run.json` makes a run another.
 KEYS = ("plan", "held_out", "only", "rows", "init_from")
 #: Largest state.json, in bytes: a few hundred per block and SAE.
@@ -292,7 +294,7 @@ def begin(out: Path, record: Mapping[str, Any], longer: bool = False) -> None:
 
     Raises UnboxError for a folder with something else.
     """
-    if not out.exists() or not any(path.name != LOCK for path in out.iterdir()):
+    if not out.exists() or not any(path.name not in (LOCK, RECORD, HELD_OUT_STORE) for path in out.iterdir()):
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / RUN, record)
         return
@@ -322,6 +324,11 @@ def recorded(out: Path) -> dict[str, Any]:
     if not isinstance(value.get("plan"), dict):
         raise UnboxError(f"{out / RUN} is not a record of a run")
     return value
+
+
+def recorded_plan(out: Path) -> Plan:
+    """The plan of the run in a folder; raises UnboxError where there is none."""
+    return Plan.from_json(recorded(out)["plan"], f"{out / RUN}: plan")
 
 
 def remove_checkpoints(out: Path, but: Path | None = None) -> None:

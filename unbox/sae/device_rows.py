@@ -43,6 +43,11 @@ class DeviceBatches(Iterator[Tensor]):
         """Where the next batch begins."""
         return self._batches.cursor
 
+    @property
+    def host(self) -> Batches:
+        """The batches whose rows these are."""
+        return self._batches
+
     def __next__(self) -> Tensor:
         parts = cast(list[Tensor], self._batches.next_parts())
         return parts[0] if len(parts) == 1 else torch.cat(parts)

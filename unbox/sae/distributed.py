@@ -204,6 +204,23 @@ def file_group() -> dist.ProcessGroup | None:
     return None if alone else dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
+@cache
+def _waiting_group() -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
+
+
+def agreed(ready: bool, stop: int) -> tuple[bool, int]:
+    """Whether all processes are ready, and the largest number of a signal that asked one to stop (0: none).
+
+    By gloo, beside everything else that they say to each other; every process must call it.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return ready, stop
+    told = torch.tensor([int(not ready), stop])
+    dist.all_reduce(told, op=dist.ReduceOp.MAX, group=_waiting_group())
+    return not told[0], int(told[1])
+
+
 def sharded(part: Tensor, latents: ProcessGroup) -> Tensor:
     """A tensor on CPU whose rows are this process's latents, as the part of a whole that it is."""
     if latents.world == 1:

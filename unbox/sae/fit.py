@@ -22,7 +22,7 @@ from unbox.memory_limit import require
 from unbox.sae.cpu.malloc import reuse_freed_memory
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.device_rows import DeviceBatches
-from unbox.sae.distributed import check_replicas, local_device, team
+from unbox.sae.distributed import agreed, check_replicas, local_device, team
 from unbox.sae.evaluation_sums import EXTREME
 from unbox.sae.initialization import Start, check_finite, measure
 from unbox.sae.latent_statistics import calibrated, latent_stats
@@ -30,7 +30,7 @@ from unbox.sae.learning_rate import schedule
 from unbox.sae.metric_trackers import Sink
 from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Option, Plan, Spec, make_plan
-from unbox.sae.row_source import RowBatches, RowsLike, RowSource, row_sources, source_of
+from unbox.sae.row_source import AwaitedBatches, RowBatches, RowsLike, RowSource, row_sources, source_of
 from unbox.sae.threshold_step import THRESHOLD_TRAINERS
 from unbox.sae.train_step import LOOK, SAETrainer
 from unbox.sae.training_figures import LOOKED_AT, first_moments, gradient_norm, held_out_figures
@@ -38,6 +38,8 @@ from unbox.sae.warm_start import InitFrom, initial_saes, scaled_weights
 from unbox.stopping import Stopped, stop_asked, unit
 from unbox.validation import parsed
 
+#: Seconds after which a process that waits for rows looks for a stop.
+POLL = 0.1
 #: Rows that the finished SAE's statistics are taken over.
 STATS_ROWS = 65_536
 #: Where a run's folder has the SAEs as they stood.
@@ -115,6 +117,7 @@ class TrainingRun:
             reuse_freed_memory()
         self.names = plan.names()
         self.rounds = 0
+        self._sampled: tuple[str | None, Tensor] = None, torch.empty(0)
         blocks = dict.fromkeys(spec.block for spec in plan.saes)
         known = starts or {}
         self.lanes = {
@@ -150,9 +153,27 @@ class TrainingRun:
         read or generated for several blocks at once is used at once. Returns the rows taken, over all.
         `measured`: the norms of the gradients are taken for the line of metrics that comes next."""
         self.rounds += 1
+        return sum(self._step(lane, measured) for lane in self._next_lanes())
+
+    def await_rows(self) -> Stopped | None:
+        """Return when every process has the rows of its next step, or was asked by a signal to stop: then the
+        stop, the same for all. Rows that are read are there; those that are generated may take minutes."""
+        of_lanes = [lane.batches for lane in self._next_lanes()]
+        on_host = [each.host if isinstance(each, DeviceBatches) else each for each in of_lanes]
+        awaited = [each for each in on_host if isinstance(each, AwaitedBatches)]
+        while awaited:
+            ready, asked = all(batches.ready(POLL) for batches in awaited), stop_asked()
+            ready, number = agreed(ready, 0 if asked is None else asked.number)
+            if number:
+                return Stopped(number)
+            if ready:
+                return None
+        return None
+
+    def _next_lanes(self) -> list[Lane]:
+        """The blocks that are not ahead of another one with rows left."""
         lanes = [lane for lane in self.lanes.values() if lane.left]
-        last = min(lane.epochs for lane in lanes)
-        return sum(self._step(lane, measured) for lane in lanes if lane.epochs == last)
+        return [lane for lane in lanes if lane.epochs == min(each.epochs for each in lanes)]
 
     @property
     def at_most(self) -> int:
@@ -264,7 +285,10 @@ class TrainingRun:
 
     def _with_statistics(self, sae: SAE) -> SAE:
         lane = self.lanes[sae.block]
-        sample = torch.from_numpy(np.array(lane.rows.sample(STATS_ROWS, self.plan.seed + 1), np.float32))
+        if self._sampled[0] != sae.block:  # SAEs of a block come one after the other
+            rows = np.array(lane.rows.sample(STATS_ROWS, self.plan.seed + 1), np.float32)
+            self._sampled = sae.block, torch.from_numpy(rows)
+        sample = self._sampled[1]
         deviation = float((sample - sample.mean(0)).square().sum(1).mean().sqrt())
         sae = replace(sae.to(self.device), update_std=deviation)
         kind = lane.fits[sae.name].variant
@@ -437,6 +461,10 @@ def steps(
     began, taken = time.perf_counter(), 0
     with unit(), bar:
         while run.left:
+            if (stop := run.await_rows()) is not None:
+                if checkpoint is not None:
+                    checkpoint(run)
+                raise stop
             saving = checkpoint is not None and (run.rounds + 1) % save == 0
             logging = saving or (run.rounds + 1) % log == 0
             moved = run.advance(logging or run.left <= run.at_most)

@@ -232,9 +232,10 @@ def read_toml(path: str | Path) -> Plan:
     """A plan from TOML: keys of `Plan` at the top, one `[[sae]]` table each with keys of `Spec`.
 
     In an `[[sae]]`, a list means one SAE for each of its values; `block` may be a list too. (`levels` is a
-    list by nature: a list of lists there.)
+    list by nature: a list of lists there.) A table `[images]`, of rows without a store, is not read here.
     """
     value = read_toml_file(path)
+    value.pop("images", None)  # `unbox.online.read_images` reads it: of rows that are generated
     if "saes" in value:
         raise FieldError(str(path), "saes", value["saes"], "SAEs are tables, each headed [[sae]]")
     tables = value.pop("sae", [])

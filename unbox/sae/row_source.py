@@ -26,6 +26,15 @@ class RowBatches(Iterator[np.ndarray], Protocol):
 
 
 @runtime_checkable
+class AwaitedBatches(RowBatches, Protocol):
+    """Batches that may be minutes in coming."""
+
+    def ready(self, seconds: float) -> bool:
+        """Whether the next batch is there, after waiting for it for so long at most."""
+        ...
+
+
+@runtime_checkable
 class RowSource(Protocol):
     """Vectors of one width, served shuffled: each exactly once an epoch, restorable from a cursor."""
 

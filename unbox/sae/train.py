@@ -200,7 +200,7 @@ def _plan(
     if plan is None and specs is None:
         if not resume:
             raise UnboxError("nothing to train: give specs, a plan, or resume=True for the run in the folder")
-        plan = Plan.from_json(checkpoint.recorded(out)["plan"], f"{out / checkpoint.RUN}: plan")
+        plan = checkpoint.recorded_plan(out)
         return _longer(plan, sources, options) if options else plan
     if plan is None:
         plan = make_plan(specs or (), **options)
