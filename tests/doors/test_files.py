@@ -320,6 +320,7 @@ THROUGH = {
     "models.hub": "model_index.json",
     "run_folder": "run.json",
     "sae.metric_trackers": "metrics.jsonl",
+    "sae.safetensors_io": "sae.safetensors",
 }
 #: Modules that take apart nothing from outside.
 OWN = {

@@ -17,6 +17,7 @@ from torch.distributed.distributed_c10d import Backend, BackendConfig, _get_obje
 from tests.activation_store.fakes import make
 from tests.sae.process_threads import in_threads
 from tests.sae.worlds import noise
+from unbox.cli.main import main
 from unbox.errors import UnboxError
 from unbox.sae import SAE, Spec, train
 from unbox.sae.checkpoint import METRICS, STATE
@@ -65,23 +66,33 @@ OPTIONS = {
 
 def launch(out, world, names, options, store=None, die=False):
     """Train in `world` processes; `die`: they are killed in the midst."""
+    words = ["-c", CHILD, str(out), ",".join(names)]
+    words += [json.dumps(value) for value in (options, store and str(store), die)]
+    run_together(world, words, -signal.SIGKILL if die else 0)
+
+
+def run_together(world, words, code=0):
+    """Run Python with some words in `world` processes, as torchrun does; returns what each printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(out), ",".join(names)]
-            + [json.dumps(value) for value in (options, store and str(store), die)],
+            [sys.executable, *words],
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(world)
     ]
+    printed = []
     for child in children:
-        _, errors = child.communicate(timeout=300)
-        assert child.returncode == (-signal.SIGKILL if die else 0), errors
+        found, errors = child.communicate(timeout=300)
+        assert child.returncode == code, errors
+        printed.append(found)
+    return printed
 
 
 @pytest.mark.slow
@@ -157,6 +168,26 @@ def test_two_processes_killed_and_resumed_from_a_store(share, names, store, tmp_
         for run in ("whole", "killed")
     ]
     assert lines[0] == lines[1]
+
+
+@pytest.mark.slow
+def test_the_commands_in_two_processes(store, tmp_path):
+    """`torchrun -m unbox train` and `evaluate`: the first process prints and writes, what one would;
+    typed again, they are those that are kept."""
+    size = ("--k", "2", "4", "--latents", "24", "--tokens", "2000", "--batch-size", "100", "--device", "cpu")
+    run_together(2, ["-m", "unbox", "train", "--store", str(store), "--out", str(tmp_path / "saes"), *size])
+    words = ["evaluate", "--saes", str(tmp_path / "saes"), "--store", str(store), "--steps", "1"]
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    for _ in range(2):
+        first, second = run_together(2, ["-m", "unbox", *words, "--out", str(tmp_path / "two")])
+        assert "mid.0_k2_n24" in first
+        assert not second
+    one, two = (json.loads((tmp_path / run / "figures.json").read_text()) for run in ("one", "two"))
+    assert list(one) == list(two) == ["mid.0_k2_n24", "mid.0_k4_n24"]
+    for name, figures in one.items():
+        assert figures["rows"] == two[name]["rows"] == 48 * 16 * 2
+        for key in ("fvu", "explained_variance_per_channel", "l0", "dead_fraction", "fvu_interval"):
+            assert two[name][key] == pytest.approx(figures[key], rel=1e-5)
 
 
 @pytest.mark.parametrize("share", ["rows", "latents"])

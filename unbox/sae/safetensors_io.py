@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from activation_store.files import publish_file
@@ -26,8 +26,8 @@ def write_tensors(
 ) -> None:
     """Write tensors to a safetensors file, whole or not at all; `metadata` maps names to strings."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with publish_file(path) as temporary, open(temporary, "xb") as file:
-        file.write(save(plain, metadata))
+    with publish_file(path) as temporary, disk_refusals():
+        save_file(plain, temporary, metadata)  # from where the numbers are: no copy of the file in memory
 
 
 @contextmanager
@@ -70,9 +70,8 @@ def read_tensors(
     """
     path = checked_file(path)
     check_header(path)
-    data = path.read_bytes()
     try:
-        tensors = load(data)
+        tensors = load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise UnboxError(f"{path} is not a valid safetensors file: {error}") from None
     shapes = dict.fromkeys(tensors) if shapes is None else shapes
