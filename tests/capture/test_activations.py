@@ -165,6 +165,28 @@ def test_the_vae_is_recorded_whether_it_works_on_all_images_or_on_each(model, fo
     assert tape["vae.encoder.down.0"].shape == (4, 1, 1, 32, 32, 16)
 
 
+def test_recordings_in_each_other_see_the_same_texts(model):
+    call = {"num_inference_steps": 1, "guidance_scale": 0.0, "output_type": "latent"}
+    with record(model, "text.1.0", "output") as outer:
+        with record(model, "text.1.0", "output") as inner:
+            model.pipeline("a dog", **call)
+        model.pipeline("a cat", **call)
+    assert torch.equal(inner["text.1.0"][0], outer["text.1.0"][0])
+    assert len(outer["text.1.0"]) == 2
+    assert "encode_prompt" not in vars(model.pipeline)
+    with pytest.raises(UnboxError, match="text_encoder was called outside of pipeline.encode_prompt"):
+        with record(model, "text.1.0", "output"), torch.no_grad():
+            model.pipeline.text_encoder(torch.zeros(1, 77, dtype=torch.long))
+
+
+def test_a_vae_that_decodes_more_than_the_run_has_is_refused(model):
+    call = {"num_inference_steps": 1, "guidance_scale": 0.0, "output_type": "latent"}
+    with record(model, "vae.decoder.mid", "output"), torch.no_grad():
+        latents = model.pipeline(["a dog", "a cat"], **call).images
+        with pytest.raises(UnboxError, match="decoder was given 4 images, and the run has 2"):
+            model.pipeline.vae.decode(torch.cat([latents, latents]))
+
+
 ALL = ("update", "input", "output", "heads", "skip", "ff_input", "ff_output")
 
 

@@ -104,11 +104,15 @@ class OnceRuns:
             finally:
                 self._encoding = None
 
+        before = vars(pipeline).get("encode_prompt")  # of a recording around this one
         pipeline.encode_prompt = encode_prompt
         try:
             yield
         finally:
-            del pipeline.encode_prompt
+            if before is None:
+                del pipeline.encode_prompt
+            else:
+                pipeline.encode_prompt = before
 
     def _begin_text(self, name: str, encoder: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         if self._encoding is not None:
@@ -127,12 +131,13 @@ class OnceRuns:
 
     def _begin_coding(self, side: str, coder: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         begin, count = self._coded[side], len(args[0])
-        images = self._now.images
+        images = self._now.images if side == "decoder" else self._now.batch  # the UNet has not run yet
         samples = np.arange(begin, begin + count) if images is None else images[begin : begin + count]
         if len(samples) != count:
+            known = 0 if images is None else len(images)
             raise UnboxError(
-                f"the VAE's {side} was given {begin + count} images, and the run has {len(images or ())}: it "
-                "cannot be known which they are"
+                f"the VAE's {side} was given {begin + count} images, and the run has {known}: it cannot be "
+                "known which they are"
             )
         self._coded[side] += count
         self._running[side] = Moment(0, 0.0, ("cond",) * count, samples)
