@@ -174,7 +174,7 @@ def test_recordings_in_each_other_see_the_same_texts(model):
     assert torch.equal(inner["text.1.0"][0], outer["text.1.0"][0])
     assert len(outer["text.1.0"]) == 2
     assert "encode_prompt" not in vars(model.pipeline)
-    with pytest.raises(UnboxError, match="text_encoder was called outside of pipeline.encode_prompt"):
+    with pytest.raises(UnboxError, match="text_encoder was called outside of"):
         with record(model, "text.1.0", "output"), torch.no_grad():
             model.pipeline.text_encoder(torch.zeros(1, 77, dtype=torch.long))
 
