@@ -15,7 +15,7 @@ pytestmark = pytest.mark.gpu
 
 def run(*words: str) -> str:
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[:6000] + done.stderr[-2000:]
     return done.stdout
 
 

@@ -65,13 +65,17 @@ def test_the_dense_step_trains_as_well(rows, monkeypatch):
 
 
 def test_a_step_repeats_to_the_bit_and_goes_on_from_its_state(rows):
-    whole, half = run(rows), run(rows, steps=23)
-    rest = run(rows, steps=0)
-    rest.restore(half.state())
-    for _ in range(17):
-        rest.advance()
-    for name, w in weights(whole).items():
-        assert torch.equal(weights(rest)[name], w), name
+    batches = [torch.from_numpy(rows[i % 8 * B : i % 8 * B + B]).cuda() for i in range(40)]
+    whole, half, rest = (next(iter(run(rows, steps=0).fits.values())) for _ in range(3))
+    for fit, some in ((whole, batches), (half, batches[:23])):
+        for x in some:
+            fit.step(x, B, 1.0)
+    rest.restore({name: t.clone() for name, t in half.state().items()})
+    for x in batches[23:]:
+        rest.step(x, B, 1.0)
+    assert whole.dead_everywhere
+    for name, w in whole.state().items():
+        assert torch.equal(rest.state()[name], w), name
 
 
 def test_a_captured_step_is_one_launch_and_waits_for_nothing(rows):
