@@ -15,6 +15,7 @@ from unbox.sae.cpu import compiled_step
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import Team
 from unbox.sae.gpu import TRITON
+from unbox.sae.gpu.dead_latents import DeadLatents
 from unbox.sae.initialization import Start, directions
 from unbox.sae.learning_rate import peak
 from unbox.sae.model import SAE
@@ -77,7 +78,7 @@ class SAETrainer:
         self.clock = torch.zeros((), device=device)  # the steps, as Adam wants them
         self.aux = AuxK(plan.aux, plan.aux_k)
         self.rate = torch.zeros((), device=device)
-        self.gpu_dead = self.dead
+        self.gpu_dead = DeadLatents(0, n, device)
         self.captured = captured_step(self._on_gpu)
         # Sums since the last line of metrics: squared error, AuxK's loss, active entries; and the rows.
         self.sums, self.rows = torch.zeros(3, dtype=torch.float64, device=device), 0
@@ -157,8 +158,7 @@ class SAETrainer:
             kappa = self.plan.kappa(x.shape[1])
             loss, revival = self.gpu.revive(of, self.gpu_dead, self.plan.aux, kappa)
             self.sums[1] += loss
-        adam = self.gpu.adam_numbers(self.rate, self.clock)
-        active = self.gpu.backward_and_update(x, of, adam, revival)
+        active = self.gpu.backward_and_update(x, of, self.rate, self.clock, revival)
         self._count(active > 0, rows)
         self.sums[0] += of.found.squares.sum()
         self.sums[2] += active.sum()
@@ -305,10 +305,10 @@ class SAETrainer:
         if self.gpu is not None:
             n = len(self.silent)
             size = min(n, -(-len(self.dead) // DEAD_UNIT) * DEAD_UNIT)
-            if size != len(self.gpu_dead):
-                self.gpu_dead = torch.full((size,), n, device=self.dead.device)
+            if size != len(self.gpu_dead.ids):
+                self.gpu_dead = DeadLatents(size, n, self.dead.device)
                 self.captured.forget()
-            self.gpu_dead.fill_(n)[: len(self.dead)] = self.dead
+            self.gpu_dead.fill(self.dead)
 
     def read_meter(self) -> dict[str, float]:
         """Figures since the last reading: FVU (about the start's variance), L0, AuxK's loss, dead latents."""
@@ -394,7 +394,8 @@ def low_precision(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
         checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         on_cpu = any(getattr(torch.cpu, check, bool)() for check in checks)
-        precision = "bf16" if device.type == "cuda" or on_cpu else "fp32"
+        on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if on_gpu or (device.type == "cpu" and on_cpu) else "fp32"
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 

@@ -13,6 +13,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from unbox.sae.gpu import launch  # noqa: E402
+from unbox.sae.gpu.dead_latents import DeadLatents  # noqa: E402
 from unbox.sae.gpu.step import GPUStep  # noqa: E402
 from unbox.sae.objective import auxk_loss, sae_loss  # noqa: E402
 
@@ -97,13 +98,14 @@ def run_step(low: torch.dtype, dense: bool, with_dead: bool, tolerance: float, f
         of = step.forward(x, 2 / (rows * variance))
         revival = None
         if dead is not None:
-            filled = torch.cat([dead, torch.full((6,), n, device=DEVICE)])
+            filled = DeadLatents(len(dead) + 6, n, torch.device(DEVICE))
+            filled.fill(dead)
             loss, revival = step.revive(of, filled, 1 / 32, kappa=3)
             error = -of.found.error.double()
             truth = auxk_loss(x.double(), {q: t.double() for q, t in w.items()}, error, dead, kappa=3) / 32
             close(loss, truth, tolerance)
-        adam = step.adam_numbers(torch.tensor(RATE, device=DEVICE), torch.tensor(float(STEP), device=DEVICE))
-        active = step.backward_and_update(x, of, adam, revival)
+        numbers = torch.tensor([RATE, STEP], device=DEVICE).unbind()
+        active = step.backward_and_update(x, of, *numbers, revival)
         for name in w:
             close(w[name], P[name].detach(), tolerance)
             for found, truth in zip(m[name], M[name], strict=True):

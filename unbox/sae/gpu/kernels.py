@@ -184,9 +184,9 @@ def _adam(weight, mean, square, gradient, rate, correction1, correction2, BETA1,
 def update_kernel(
     x, b_pre, error, rows, starts, codes, slopes, radials, factor,
     w_enc, m_enc, v_enc, w_dec, m_dec, v_dec, low_enc, low_dec, norms,
-    aux_slot, aux_enc, aux_dec, adam,
+    aux_slot, aux_enc, aux_dec, rate, step,
     d, chunks,
-    BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr,
+    BETA1: tl.constexpr, BETA2: tl.constexpr, LOG1: tl.constexpr, LOG2: tl.constexpr, EPS: tl.constexpr,
     GIVEN: tl.constexpr, AUX: tl.constexpr, UNIT: tl.constexpr, LOW: tl.constexpr,
     ROWS: tl.constexpr, D_BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -230,7 +230,9 @@ def update_kernel(
         encoder += tl.load(aux_enc + slot * d + column, mask=dead, other=0.0).to(tl.float32)
         decoder += tl.load(aux_dec + slot * d + column, mask=dead, other=0.0).to(tl.float32)
     decoder -= tl.load(radials + latent) * w_d
-    rate, correction1, correction2 = tl.load(adam), tl.load(adam + 1), tl.load(adam + 2)
+    rate, steps = tl.load(rate), tl.load(step).to(tl.float64)
+    correction1 = (1 - tl.exp(steps * LOG1)).to(tl.float32)
+    correction2 = (1 - tl.exp(steps * LOG2)).to(tl.float32)
     m, v = tl.load(m_enc + place, mask=inside, other=0.0), tl.load(v_enc + place, mask=inside, other=0.0)
     w_e, m, v = _adam(w_e, m, v, encoder, rate, correction1, correction2, BETA1, BETA2, EPS)
     tl.store(m_enc + place, m, mask=inside)

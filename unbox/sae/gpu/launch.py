@@ -53,7 +53,7 @@ def _topk(pre: Tensor, k: int, chosen: Tensor | None = None, size: int = 0) -> t
     """`topk` of whole rows, or of the groups chosen (B, k) in each."""
     count, n = pre.shape
     candidates = n if chosen is None else k * size
-    found, places = pre.new_zeros(count, k), torch.zeros(count, k, dtype=torch.int32, device=pre.device)
+    found, places = pre.new_empty(count, k), torch.empty(count, k, dtype=torch.int32, device=pre.device)
     block = triton.next_power_of_2(candidates)
     kernels.topk_kernel[(count,)](
         pre, places if chosen is None else chosen, found, places, n, candidates, k, k,

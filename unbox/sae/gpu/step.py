@@ -5,6 +5,7 @@ whole: the program that sums a latent's entries takes Adam's step with the sum. 
 active of few latents) products in low precision are faster, and `is_dense` says so by arithmetic.
 """
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,6 +14,7 @@ import triton
 from torch import Tensor
 
 from unbox.sae.gpu import kernels, launch
+from unbox.sae.gpu.dead_latents import DeadLatents
 
 #: What an H100 does (benchmarks/gpu.py), a second: bytes gathered, operations of products, bytes of arrays.
 GATHERED, PRODUCTS, STREAMED = 4e12, 6e14, 2.5e12
@@ -31,10 +33,9 @@ def is_dense(rows: int, d: int, n: int, k: int) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Revival:
-    """AuxK's gradients by the dead latents, of which there are r; ids that are no latent (n) are filling."""
+    """AuxK's gradients by the dead latents: (r, d), (r, d) and (r,)."""
 
-    dead: Tensor
-    """(r,) int64 ids."""
+    dead: DeadLatents
     encoder: Tensor
     decoder: Tensor
     bias: Tensor
@@ -91,11 +92,6 @@ class GPUStep:
         if self.dense:
             self.low_decoder.copy_(self.weights["W_dec"])
 
-    def adam_numbers(self, rate: Tensor, step: Tensor) -> Tensor:
-        """(3,): rate, 1 - beta1^t, 1 - beta2^t, on the device."""
-        one, two = self.betas
-        return torch.stack([rate, 1 - one**step, 1 - two**step]).float()
-
     def forward(self, x: Tensor, factor: float) -> Pass:
         """Rows x (B, d); factor is twice that of |x^ - x|^2 in the loss."""
         w = self.weights
@@ -123,52 +119,50 @@ class GPUStep:
         return Pass(found, factor, centred, launch.column_sums(dense, sparse), (encoder, decoder))
 
     def backward_and_update(
-        self, x: Tensor, of: Pass, adam: Tensor, revival: Revival | None = None
+        self, x: Tensor, of: Pass, rate: Tensor, step: Tensor, revival: Revival | None = None
     ) -> Tensor:
-        """Adam's step of all parameters; gives the number of positive codes of each latent (n,)."""
+        """Adam's step of all parameters; gives the number of positive codes of each latent (n,).
+
+        `rate` () and `step` (), from 1 on, lie on the device, so that a captured step reads them anew.
+        """
         w, found = self.weights, of.found
         entries = launch.by_latent(found, len(w["W_enc"])) if of.sums is None else None
         sums = of.sums if entries is None else entries.sums
         assert sums is not None
-        bias, radial, active = sums
-        slot = found.indices
-        if revival is not None:
-            bias, radial, slot = self._with_revival(bias, radial, revival)
-        d_pre = of.total * of.factor - bias @ w["W_enc"]
-        self._update(x, of, entries, radial, adam, slot, revival)
-        self._adam_vector("b_lat", bias, adam)
-        self._adam_vector("b_pre", d_pre, adam)
-        return active
+        bias, radial = sums[:2] if revival is None else self._with_revival(sums[:2], revival)
+        d_pre = torch.addmv(of.total, w["W_enc"].T, bias, beta=of.factor, alpha=-1)
+        self._update(x, of, entries, radial, rate, step, revival)
+        gradients = {"b_lat": bias, "b_pre": d_pre}
+        means, squares = zip(*(self.moments[name] for name in gradients), strict=True)
+        torch._fused_adam_(
+            [w[name] for name in gradients], [*gradients.values()], [*means], [*squares], [], [step, step],
+            lr=rate, beta1=self.betas[0], beta2=self.betas[1], weight_decay=0, eps=self.eps, amsgrad=False,
+            maximize=False,
+        )  # fmt: skip
+        return sums[2]
 
-    def revive(self, of: Pass, dead: Tensor, coefficient: float, kappa: int) -> tuple[Tensor, Revival]:
-        """AuxK's loss, and its gradients by the dead latents (r,), ids that are no latent (n) being filling.
-
-        The formula is `auxk_loss.AuxK`'s. (B, r) arrays are whole: 2 bytes for each dead latent and row.
-        """
-        w, n, error = self.weights, len(self.weights["b_lat"]), of.found.error
-        there = dead.clamp_max(n - 1)
-        encoder, decoder = self.low_encoder[there], w["W_dec"][there].to(self.low)
-        bias = w["b_lat"][there].masked_fill(dead >= n, -torch.inf).to(self.low)
+    def revive(self, of: Pass, dead: DeadLatents, coefficient: float, kappa: int) -> tuple[Tensor, Revival]:
+        """AuxK's loss and gradients. The formula is `auxk_loss.AuxK`'s; (B, r) arrays are whole, 2 bytes for
+        each dead latent and row."""
+        w, error = self.weights, of.found.error
+        encoder, decoder = self.low_encoder[dead.rows], w["W_dec"][dead.rows].to(self.low)
+        bias = (w["b_lat"][dead.rows] + dead.bias).to(self.low)
         norm = of.found.squares.sum() - of.total.square().sum() / len(error)
-        z = launch.keep_largest(torch.addmm(bias, of.centred, encoder.T), min(kappa, len(dead)))
+        z = launch.keep_largest(torch.addmm(bias, of.centred, encoder.T), min(kappa, len(dead.ids)))
         left = product(z, decoder).add_(error)
-        loss = torch.linalg.vector_norm(left).square() * (coefficient / norm)
-        g = torch.mul(left, 2 * coefficient / norm, out=torch.empty_like(of.centred))
+        share = coefficient / norm
+        loss = torch.linalg.vector_norm(left).square() * share
+        g = torch.mul(left, 2 * share, out=torch.empty_like(of.centred))
         d_z = (g @ decoder.T).mul_(z > 0)
         gradients = product(d_z.T, of.centred), product(z.T, g), d_z.sum(0, dtype=torch.float32)
         return loss, Revival(dead, *gradients)
 
-    def _with_revival(self, bias: Tensor, radial: Tensor, revival: Revival) -> tuple[Tensor, Tensor, Tensor]:
-        """The sums with AuxK's added, and (n + 1,) int32 each latent's place among the dead."""
-        n, dead = len(bias), revival.dead
-        along = torch.linalg.vecdot(revival.decoder, self.weights["W_dec"][dead.clamp_max(n - 1)])
-        both = torch.stack([bias, radial])
-        both = torch.cat([both, both.new_zeros(2, 1)], 1).index_add_(
-            1, dead, torch.stack([revival.bias, along])
-        )
-        slot = torch.full((n + 1,), -1, dtype=torch.int32, device=dead.device)
-        slot[dead] = torch.arange(len(dead), dtype=torch.int32, device=dead.device)
-        return both[0, :n], both[1, :n], slot
+    def _with_revival(self, sums: Tensor, revival: Revival) -> Tensor:
+        """(2, n) sums of slopes and radial parts, AuxK's added."""
+        along = torch.linalg.vecdot(revival.decoder, self.weights["W_dec"][revival.dead.rows])
+        both = torch.nn.functional.pad(sums, (0, 1))
+        both.index_add_(1, revival.dead.ids, torch.stack([revival.bias, along]))
+        return both[:, :-1].contiguous()
 
     def _update(
         self,
@@ -176,8 +170,8 @@ class GPUStep:
         of: Pass,
         entries: launch.ByLatent | None,
         radial: Tensor,
-        adam: Tensor,
-        slot: Tensor,
+        rate: Tensor,
+        step: Tensor,
         revival: Revival | None,
     ) -> None:
         """Adam's step of both matrices; the decoder's rows are unit again after."""
@@ -185,13 +179,16 @@ class GPUStep:
         none, chunks = of.found.codes, self.norms.shape[1]
         sorted_ = (none,) * 4 if entries is None else entries.sorted
         encoder, decoder = of.gradients or (x, of.found.error)
-        d_encoder, d_decoder = (none, none) if revival is None else (revival.encoder, revival.decoder)
+        of_dead = (none,) * 3
+        if revival is not None:
+            of_dead = (revival.dead.slot, revival.encoder, revival.decoder)
         kernels.update_kernel[(n, chunks)](
             encoder, w["b_pre"], decoder, *sorted_, radial, of.factor,
             w["W_enc"], *m["W_enc"], w["W_dec"], *m["W_dec"],
             self.low_encoder, self.low_decoder, self.norms,
-            slot, d_encoder, d_decoder, adam, d, chunks,
-            BETA1=self.betas[0], BETA2=self.betas[1], EPS=self.eps, GIVEN=of.gradients is not None,
+            *of_dead, rate, step, d, chunks,
+            BETA1=self.betas[0], BETA2=self.betas[1], LOG1=math.log(self.betas[0]), LOG2=math.log(self.betas[1]),
+            EPS=self.eps, GIVEN=of.gradients is not None,
             AUX=revival is not None, UNIT=chunks == 1, LOW=self.dense,
             ROWS=launch.ENTRIES, D_BLOCK=self.columns, num_warps=max(2, self.columns // 256),
         )  # fmt: skip
@@ -201,15 +198,6 @@ class GPUStep:
             w["W_dec"], self.low_decoder, self.norms, d, chunks, LOW=self.dense,
             CHUNKS=triton.next_power_of_2(chunks), D_BLOCK=triton.next_power_of_2(d), num_warps=4,
         )  # fmt: skip
-
-    def _adam_vector(self, name: str, gradient: Tensor, adam: Tensor) -> None:
-        """Adam's step of a bias."""
-        one, two = self.betas
-        mean, square = self.moments[name]
-        mean.lerp_(gradient, 1 - one)
-        square.mul_(two).addcmul_(gradient, gradient, value=1 - two)
-        rate, first, second = adam.unbind()
-        self.weights[name].sub_(rate * (mean / first) / ((square / second).sqrt() + self.eps))
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
