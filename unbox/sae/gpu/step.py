@@ -5,9 +5,9 @@ whole: the program that sums a latent's entries takes Adam's step with the sum. 
 active of few latents) products in low precision are faster, and `is_dense` says so by arithmetic.
 """
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import log
 
 import torch
 import triton
@@ -187,7 +187,7 @@ class GPUStep:
             w["W_enc"], *m["W_enc"], w["W_dec"], *m["W_dec"],
             self.low_encoder, self.low_decoder, self.norms,
             *of_dead, rate, step, d, chunks,
-            BETA1=self.betas[0], BETA2=self.betas[1], LOG1=math.log(self.betas[0]), LOG2=math.log(self.betas[1]),
+            BETA1=self.betas[0], BETA2=self.betas[1], LOG1=log(self.betas[0]), LOG2=log(self.betas[1]),
             EPS=self.eps, GIVEN=of.gradients is not None,
             AUX=revival is not None, UNIT=chunks == 1, LOW=self.dense,
             ROWS=launch.ENTRIES, D_BLOCK=self.columns, num_warps=max(2, self.columns // 256),
