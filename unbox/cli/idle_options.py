@@ -52,11 +52,33 @@ IDLE: Mapping[str, Sequence[Idle]] = {
     ),
     "train": (
         Idle(
-            ("crosscode",),
+            ("crosscode", "transcode"),
             lambda c: c.store is None,
             "puts rows of --store side by side; there is none",
         ),
-        Idle(("with-stores",), lambda c: not c.crosscode, "is for --crosscode, whose sources name them"),
+        Idle(
+            ("with-stores",),
+            lambda c: not (c.crosscode or c.transcode),
+            "is for --crosscode, whose sources name them, and --transcode",
+        ),
+        Idle(("skip",), lambda c: not c.transcode, "is for --transcode, whose transcoders may have one"),
+        Idle(
+            (
+                "crosscode",
+                "blocks",
+                "init-from",
+                "keep-optimizer",
+                "keep",
+                "trackers",
+                "resume",
+                "keep-steps",
+                "branches",
+                "dry-run",
+                "gpus",
+            ),
+            lambda c: bool(c.transcode),
+            "is not for --transcode, which trains transcoders; the same line goes on with a stopped run",
+        ),
         Idle(
             ("blocks",), lambda c: bool(c.crosscode), "is not for --crosscode, which names its blocks itself"
         ),

@@ -55,6 +55,11 @@ class TrainCommand:
     BLOCK@N of the N-th further store (--with-stores), from 1."""
     with_stores: Several[StorePlace] = ()
     """Further stores of the same prompts and seeds, for --crosscode: of another model, say."""
+    transcode: Several[Text] = ()
+    """SOURCE TARGET, written as for --crosscode: train transcoders, whose codes of the source reconstruct the
+    target, in place of SAEs."""
+    skip: bool = False
+    """Give transcoders a linear map beside their latents."""
     init_from: FilePath | None = None
     """Folder of SAEs to begin from, in place of random directions: of the same blocks and latents."""
     keep_optimizer: bool = False
@@ -78,6 +83,9 @@ class TrainCommand:
     def run(self) -> None:
         if find_spec("numba") is None:
             print("numba is not installed: training on a CPU is slower without it (pip install 'unbox[cpu]')")
+        if self.transcode:
+            self._transcode()
+            return
         for name, sae in (self._from_generation() if self.store is None else self._from_store()).items():
             figures = sae.meta["figures"]
             print(
@@ -148,6 +156,31 @@ class TrainCommand:
             return {}
         options |= {"resume": self.resume, **self._how}
         return train_online(model, prompts, self.out, plan, images, **options)
+
+    def _transcode(self) -> None:
+        from activation_store import Store
+        from unbox.sae import train_transcoder
+        from unbox.sae.held_out import HELD_OUT
+        from unbox.sae.side_by_side import named_sources
+
+        if len(self.transcode) != 2:
+            raise UnboxError(f"--transcode takes a source and a target; {len(self.transcode)} were given")
+        assert self.store is not None
+        further = [Store.open(place) for place in self.with_stores]
+        source, target = named_sources(self.transcode, [Store.open(self.store), *further]).values()
+        held_out = HELD_OUT if self.held_out is None else self.held_out
+        found = train_transcoder(
+            source,
+            target,
+            self.out,
+            plan=self._plan(("",)),
+            skip=self.skip,
+            held_out=held_out,
+            device=self.model.device,
+        )
+        for name, one in found.items():
+            figures = one.meta["figures"]
+            print(f"{self.out / name}: FVU {figures['fvu']:.4f}, L0 {figures['l0']:.1f}")
 
     def _plan(self, blocks: Sequence[str]) -> Plan:
         if self.plan is not None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from unbox.sae.side_by_side import side_by_side
     from unbox.sae.torch_datasets import ImageUpdates, ShuffledRows
     from unbox.sae.train import train
+    from unbox.sae.train_transcoder import train_transcoder
+    from unbox.sae.transcoder import Transcoder
     from unbox.sae.variants import VARIANTS
 
 lazy(__name__)

@@ -44,7 +44,7 @@ RUN, METRICS, STATE, TENSORS = "run.json", "metrics.jsonl", "state.json", "tenso
 #: Store of the rows that are kept from training, where a run generates its rows.
 HELD_OUT_STORE = "held-out"
 #: What of `run.json` makes a run another.
-KEYS = ("plan", "held_out", "only", "rows", "init_from")
+KEYS = ("plan", "held_out", "only", "rows", "init_from", "transcoder")
 #: Largest state.json, in bytes: a few hundred per block and SAE.
 STATE_LIMIT = 1 << 24
 
@@ -339,6 +339,8 @@ def remove_checkpoints(out: Path, but: Path | None = None) -> None:
 
 
 def _differences(before: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    if before.get("transcoder") != record.get("transcoder"):
+        return "source, target or skip of transcoders, or none"
     old, new = before.get("plan", {}), record.get("plan", {})
     names = [key for key in new if old.get(key) != new[key]]
     if not names and before["only"] != (only := record["only"]):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NotRequired, TypedDict, cast
 
 import numpy as np
@@ -34,6 +35,7 @@ from unbox.sae.row_source import AwaitedBatches, RowBatches, RowsLike, RowSource
 from unbox.sae.threshold_step import THRESHOLD_TRAINERS
 from unbox.sae.train_step import LOOK, SAETrainer
 from unbox.sae.training_figures import LOOKED_AT, first_moments, gradient_norm, held_out_figures
+from unbox.sae.transcoder_step import TranscoderTrainer
 from unbox.sae.warm_start import InitFrom, initial_saes, scaled_weights
 from unbox.stopping import Stopped, stop_asked, unit
 from unbox.validation import parsed
@@ -105,12 +107,14 @@ class TrainingRun:
         device: str | torch.device | None = None,
         starts: Mapping[str, Start] | None = None,
         initial: Mapping[str, SAE] | None = None,
+        trainer: Callable[..., SAETrainer] | None = None,
     ) -> None:
         """`starts`: those of the blocks that a checkpoint holds; others are measured. `initial`: SAEs that
-        it begins from in place of random directions, by the run's names.
+        it begins from in place of random directions, by the run's names. `trainer`: what makes each fit of
+        its spec, plan, budget, start, device and team; None: by the spec's variant.
 
         Raises UnboxError for blocks without rows, and for rows that nothing can be fitted to."""
-        self.plan, self.device = plan, local_device(device)
+        self.plan, self.device, self._given_trainer = plan, local_device(device), trainer
         self.team = team(plan.share, self.device)
         check_plan(plan, sources, self.device, self.team.everyone.world)
         if self.device.type == "cpu":
@@ -263,7 +267,12 @@ class TrainingRun:
                     if lane.start.norm:
                         line["extreme_rows"] = int(extreme)
                     if lane.held_out is not None:
-                        line |= held_out_figures(fit, lane.held_out, lane.looked_at)
+                        look = (
+                            fit.held_out
+                            if isinstance(fit, TranscoderTrainer)
+                            else partial(held_out_figures, fit)
+                        )
+                        line |= look(lane.held_out, lane.looked_at)
                     found.append(line)
         return found
 
@@ -306,10 +315,15 @@ class TrainingRun:
             )
         specs = {name: s for name, s in zip(self.names, plan.saes, strict=True) if s.block == block}
         fits = {
-            n: THRESHOLD_TRAINERS.get(s.variant, SAETrainer)(s, plan, budget, start, self.device, self.team)
+            n: self._trainer(s.variant)(s, plan, budget, start, self.device, self.team)
             for n, s in specs.items()
         }
         return Lane(rows, budget, start, fits, self._batches(rows, budget, None))
+
+    def _trainer(self, variant: str) -> Callable[..., SAETrainer]:
+        if self._given_trainer is not None:
+            return self._given_trainer
+        return THRESHOLD_TRAINERS.get(variant, SAETrainer)
 
     def _batches(self, rows: RowSource, budget: Budget, cursor: Cursor | None) -> RowBatches | DeviceBatches:
         made = rows.batches(

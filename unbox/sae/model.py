@@ -21,8 +21,8 @@ from unbox.edit import Feature
 from unbox.errors import UnboxError
 from unbox.models.devices import find_device
 from unbox.result_cache import key_of
-from unbox.sae import differentiable, sparse, topk
-from unbox.sae.codes import Codes, pack
+from unbox.sae.codes import Codes
+from unbox.sae.encoding import combine, encode
 from unbox.sae.hub_download import FILES, download
 from unbox.sae.model_card import card
 from unbox.sae.sae_folder import (
@@ -163,19 +163,7 @@ class SAE(nn.Module):
             raise UnboxError(
                 f"{self.name or 'this SAE'} encodes vectors of width {self.width}, these are {tuple(x.shape)}"
             )
-        centred = x.reshape(-1, self.width).to(self.W_enc) - self.b_pre
-        with torch.no_grad():
-            if self.threshold is None:
-                active, pre = topk.by_row(centred, self.W_enc, self.b_lat, self.k)
-            else:
-                active, pre = topk.above(centred, self.W_enc, self.b_lat, self.threshold.to(centred))
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (centred, self.W_enc, self.b_lat)):
-            pre = differentiable.pre_activations(centred, self.W_enc, self.b_lat, pre, active)
-        if self.threshold is None:
-            shape = (*x.shape[:-1], self.k)
-            return Codes(pre.relu().reshape(shape), active.indices.reshape(shape))
-        codes = pack(pre.relu(), active.indices, active.rows, len(centred))
-        return Codes(*(part.reshape(*x.shape[:-1], part.shape[-1]) for part in codes))
+        return encode(x, self.W_enc, self.b_pre, self.b_lat, self.k, self.threshold)
 
     def decode(self, codes: Codes) -> Tensor:
         """Reconstructions (..., d) of codes, with gradients by their values and the decoder's weights."""
@@ -183,10 +171,7 @@ class SAE(nn.Module):
 
     def combine(self, codes: Codes) -> Tensor:
         """(..., d): the codes' sum of decoder directions, without the bias."""
-        lead, k = codes.indices.shape[:-1], codes.indices.shape[-1]
-        active = sparse.Active.of_rows(codes.indices.reshape(-1, k), self.latents)
-        mixed = differentiable.mix(codes.values.reshape(-1).to(self.dtype), active, self.W_dec)
-        return mixed.reshape(*lead, self.width)
+        return combine(codes, self.W_dec)
 
     def feature(self, index: int | tuple[int, ...]) -> Feature:
         """One latent (or several), to edit with: `sae.feature(4977).scale(3)`."""

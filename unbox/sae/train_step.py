@@ -403,7 +403,8 @@ def state_shapes(fit: SAETrainer) -> dict[str, Shape | None]:
     """Name -> shape of what `restore` needs."""
     n, d = fit.spec.latents, len(fit.start.centre)
     shapes: dict[str, Shape | None] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
-    shapes |= {name: (n,) for name in fit.weights if name not in WEIGHTS}
+    if fit.team.latents.world == 1:
+        shapes |= {name: tuple(weight.shape) for name, weight in fit.weights.items()}
     for name in fit.weights:
         shapes |= {f"adam.{key}.{name}": shapes[name] for key in MOMENTS}
     others = {name: () for name, tensor in fit.state().items() if not tensor.ndim}
