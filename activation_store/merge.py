@@ -97,7 +97,7 @@ def subset(
     Raises StoreError for a folder that holds anything else.
     """
     store = Store.open(path)
-    every = [store[block] for block in blocks or store.blocks]
+    every = [store[block] for block in blocks or store.schema.blocks]
     steps = None if steps is None else set(steps)
     branches = None if branches is None else set(branches)
     there = {step for row in every for step in row.steps}, {name for row in every for name in row.branches}
@@ -111,6 +111,8 @@ def subset(
     ]
     if not rows:
         raise StoreError("no block was chosen")
+    if apart := next((row for row in rows if row.shards is not store.shards), None):
+        raise StoreError(f"{apart.block} was added to {path} later: copy its own store, {apart.shards.place}")
     schema = replace(
         store.schema.only(
             [row.block for row in rows],
@@ -166,7 +168,7 @@ def link_shard(writer: Writer, store: Store, number: int) -> None:
     """Let a writer take a whole shard of a store with the same settings."""
     entry = store.entries[number]
     with store.shards.shard(number) as file, store.shards.file(entry) as path:
-        moments = {block: read_moments(file, store.schema, entry, block) for block in store.blocks}
+        moments = {block: read_moments(file, store.schema, entry, block) for block in store.schema.blocks}
         writer.link(entry, path, moments)
 
 

@@ -23,7 +23,8 @@ AT_ONCE = 4
 
 
 def mirror(url: str, out: str | os.PathLike, progress: Progress | None = None) -> Store:
-    """Copy to a folder what it lacks of the store at `url`; returns the store in the folder.
+    """Copy to a folder what it lacks of the store at `url`, and of blocks that were added to it; returns the
+    store in the folder.
 
     A shard is compared with the SHA-256 in the log, put in its place and committed; so the folder holds a
     good store at any moment, and the same call goes on after a stop. Shards that it has and `url` has not
@@ -49,6 +50,9 @@ def mirror(url: str, out: str | os.PathLike, progress: Progress | None = None) -
             if progress:
                 progress(done, len(far.entries))
         shutil.rmtree(incoming, ignore_errors=True)
+    for part in far.added:
+        place = str(part.path).removeprefix(f"{far.path}/")
+        mirror(str(part.path), Path(out) / place, progress)
     return Store.open(out)
 
 

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self, overload
 
+from activation_store.added_blocks import ADDED, difference
 from activation_store.entries import Entry
 from activation_store.errors import StoreError
 from activation_store.moments import Moments
@@ -58,8 +59,24 @@ class Store:
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """Names of the blocks."""
-        return tuple(self.schema.blocks)
+        """Names of the blocks, those among them that were added later and are all there."""
+        own = tuple(self.schema.blocks)
+        return own + tuple(b for part in self.added if not self._why_apart(part) for b in part.schema.blocks)
+
+    @cached_property
+    def added(self) -> tuple["Store", ...]:
+        """Stores of blocks that were added to this one (`added_blocks`), complete or not."""
+        remote = self.shards.remote
+        if remote is not None:
+            return tuple(
+                type(self).open(f"{remote.url}/{ADDED}/{name}", remote.cache) for name in remote.names(ADDED)
+            )
+        return tuple(
+            type(self).open(path.parent) for path in sorted(Path(self.path).glob(f"{ADDED}/*/store.json"))
+        )
+
+    def _why_apart(self, part: "Store") -> str:
+        return difference(self.entries, part.entries)
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -89,7 +106,12 @@ class Store:
     def __getitem__(self, block: str) -> Rows:
         """Rows of a block, all steps, branches and images."""
         if block not in self.schema.blocks:
-            raise StoreError(f"{self.path} has no block '{block}'; it has {', '.join(self.blocks)}")
+            part = next((part for part in self.added if block in part.schema.blocks), None)
+            if part is None:
+                raise StoreError(f"{self.path} has no block '{block}'; it has {', '.join(self.blocks)}")
+            if why := self._why_apart(part):
+                raise StoreError(f"{block} was added to {self.path}, at {part.path}: {why}")
+            return part[block]
         steps, branches = map(range, self.schema.shape(block, 1)[1:3])
         return Rows(self.shards, block, tuple(steps), tuple(branches), None)
 
@@ -114,7 +136,7 @@ class Store:
 
     def moments(self, block: str) -> Moments:
         """Statistics per (step, branch) over all images."""
-        return self.shards.sums[block]
+        return self[block].shards.sums[block]
 
     def _read_samples(self, number: int) -> list[Sample]:
         with self.shards.shard(number) as file:

@@ -106,7 +106,7 @@ def test_opening_and_statistics_fetch_no_shard(server, local, cache, index):
     assert store.path == server.url
     assert store.missing(IMAGES + 2) == [(IMAGES, IMAGES + 2)]
     assert not shards_asked(server)
-    assert len(server.asked) <= 6
+    assert len(server.asked) <= 8
 
 
 def test_what_is_read_is_what_was_written_and_each_shard_is_fetched_once(server, local, cache):

@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 from huggingface_hub import HfFileSystem, constants
 
-from activation_store import Store, StoreError, remote_store, verify
+from activation_store import Store, StoreError, Writer, remote_store, verify
 from activation_store.commit_log import CommitLog, log_path
 from activation_store.entries import Entry
 from activation_store.files import write_json
@@ -172,6 +173,20 @@ def test_other_stores_are_refused_on_both_sides(hub, acts, tmp_path):
     ):
         with pytest.raises((UnboxError, StoreError), match=message):
             call()
+
+
+def test_blocks_that_were_added_go_along(hub, acts, tmp_path):
+    kind = fakes.schema(blocks={"up.0.1": (2, 2, 8)})
+    with Writer(acts.path / "added" / "up.0.1", kind, total=40) as writer:
+        missing = list(writer.missing(map(fakes.sample, range(40))))
+        writer.append(missing, {"up.0.1": np.ones(kind.shape("up.0.1", 40), np.float16)})
+    assert Store.open(acts.path).blocks == ("mid.0", "up.1.0", "up.0.1")
+    assert push(acts.path, REPO).shards == 20
+    assert push(acts.path, REPO).shards == 0
+    back = pull(REPO, tmp_path / "back")
+    assert back.blocks == ("mid.0", "up.1.0", "up.0.1")
+    assert back["up.0.1"].moments.count == 40 * 4 * 4
+    assert sum(name.endswith("README.md") for name in on_hub(hub)) == 1
 
 
 def test_a_store_at_a_url_is_pulled_too(acts, tmp_path):

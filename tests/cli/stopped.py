@@ -72,6 +72,10 @@ class Commands:
             "store subset": Scenario(
                 lambda out: ["store", "subset", home / "store", "--out", out, "--blocks", "mid.0"]
             ),
+            "store add-blocks": Scenario(
+                lambda out: ["store", "add-blocks", out, "--blocks", "up.0.1", "--batch-size", "2", *SHAPES],
+                lambda out: shutil.copytree(home / "store", out),
+            ),
             "store push": Scenario(lambda out: ["store", "push", home / "store", f"out/{out.name}"]),
             "store pull": Scenario(lambda out: ["store", "pull", "me/acts", "--out", out]),
             "train": Scenario(self.train),

@@ -153,6 +153,7 @@ BEGINNINGS = {
     "saes": "Folder of SAEs",
     "seed": "Seed of",
     "sizes": "Numbers of features tried",
+    "what": "What is kept of each",
     "steps": "Sampling steps",
     "store": "Folder of the store",
     "store_dtype": "Number format of the store",

@@ -40,6 +40,7 @@ LINES = {
     "sae info": "{}/saes",
     "sae import": "{}/saes --out {new}",
     "sae export": "--saes {}/saes --out {new} --format sdxl-unbox",
+    "store add-blocks": "{}/store --model {}/model --blocks mid.0",
     "store push": "{}/store a/b",
     "store pull": "a/b --out {new}",
     "sae push": "--saes {}/saes a/b",

@@ -1,6 +1,7 @@
 """Whether the store in a folder is of the run that is asked for; if it is not, what differs, by name."""
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,16 @@ def continued(schema: Schema, path: str | os.PathLike) -> Schema:
     if not (Path(path) / "store.json").exists():
         return schema
     kept = read_schema(Path(path))
-    old, new = _parts(kept), _parts(schema)
-    every = {**old, **new}
-    refuse_others(Path(path), "collect", {n: old.get(n) for n in every}, {n: new.get(n) for n in every})
+    refuse_another(Path(path), kept, schema)
     return kept
+
+
+def refuse_another(path: Path, kept: Schema, schema: Schema, but: Collection[str] = ()) -> None:
+    """Raise UnboxError, naming each fact, where settings are of another run than those kept at `path`; facts
+    named in `but` may differ."""
+    old, new = _parts(kept), _parts(schema)
+    every = [name for name in {**old, **new} if name not in but]
+    refuse_others(path, "collect", {n: old.get(n) for n in every}, {n: new.get(n) for n in every})
 
 
 def _parts(schema: Schema) -> dict[str, JSON]:

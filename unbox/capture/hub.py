@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from activation_store import Store, StoreError, mirror
 from activation_store.commit_log import CommitLog, log_paths
-from activation_store.entries import Entry, range_of, shard_path
+from activation_store.entries import SHARDS, Entry, range_of, shard_path
 from activation_store.files import canonical, digest, write_json
 from activation_store.listing import read_settings
 from activation_store.locks import lock
@@ -59,6 +59,11 @@ class Pushed:
     present: int
     """Shards that the Hub had."""
 
+    def __add__(self, later: "Pushed") -> "Pushed":
+        """Both of one repository together."""
+        sums = (self.shards + later.shards, self.bytes + later.bytes, self.present + later.present)
+        return Pushed(later.repo, later.commit, *sums)
+
 
 class _Sent(NamedTuple):
     """A file that goes up."""
@@ -94,7 +99,14 @@ def push(
     try:
         with _no_bars(), lock(root / "store.lock", shared=True):
             api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-            return _Push(api, repo, Store.open(root), root, progress).run()
+            store = Store.open(root)
+            pushed = _Push(api, repo, store, root, progress).run()
+            for part in store.added:  # blocks that were added later
+                under = Path(part.path)
+                prefix = f"{under.relative_to(root).as_posix()}/"
+                pushed += _Push(api, repo, part, under, progress, prefix).run()
+            _write_record(root, repo, pushed.commit, store)
+            return pushed
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, UnboxError | StoreError):
             raise
@@ -168,10 +180,22 @@ def _commit_of(repo: str, revision: str | None) -> str:
 class _Push:
     """One push: what is missing, in commits."""
 
-    def __init__(self, api: "HfApi", repo: str, store: Store, root: Path, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        api: "HfApi",
+        repo: str,
+        store: Store,
+        root: Path,
+        progress: Progress | None,
+        prefix: str = "",
+    ) -> None:
+        """`prefix`: the store's folder in the repository, with a slash."""
         self.api, self.repo, self.store, self.root, self.progress = api, repo, store, root, progress
+        self.prefix = prefix
         self.head = str(api.repo_info(repo, repo_type="dataset").sha)
-        self.there = {file.path: file for file in self._listed()}
+        self.there = {
+            file.path.removeprefix(prefix): file for file in self._listed() if file.path.startswith(prefix)
+        }
 
     def _listed(self) -> "Iterator[RepoFile]":
         from huggingface_hub.hf_api import RepoFile
@@ -190,7 +214,6 @@ class _Push:
             self._commit_shards(batch, done)
             done += len(batch)
         self._commit_lists()
-        _write_record(self.root, self.repo, self.head, self.store)
         sent = sum(each.size for each in missing)
         return Pushed(self.repo, self.head, len(missing), sent, len(self.store.entries) - len(missing))
 
@@ -205,12 +228,15 @@ class _Push:
 
     def _ranges(self) -> Iterator[tuple[int, int]]:
         """Of the Hub's shards, the longest last of each start."""
-        yield from sorted(r for path in self.there if (r := range_of(Path(path).name)) is not None)
+        yield from sorted(r for path in self._shards_there() if (r := range_of(Path(path).name)) is not None)
+
+    def _shards_there(self) -> list[str]:
+        return [path for path in self.there if path.startswith(f"{SHARDS}/")]
 
     def _refuse_other_stores(self) -> None:
         """Raise UnboxError where the repository's settings differ, or a log lists what the folder has not."""
         with TemporaryDirectory() as folder:
-            far = RemoteStore(f"hf://datasets/{self.repo}@{self.head}")
+            far = RemoteStore(f"hf://datasets/{self.repo}@{self.head}/{self.prefix}".rstrip("/"))
             settings = Path(folder) / "store.json"
             if "store.json" not in self.there or not far.fetch("store.json", settings):
                 return
@@ -232,7 +258,7 @@ class _Push:
     def _commit_shards(self, batch: Sequence[_Sent], done: int) -> None:
         """Send some shards, then commit them; `store.json` is in the first commit of all."""
         first = [] if "store.json" in self.there else [self._list_file("store.json")]
-        operations = [_addition(each) for each in [*batch, *first]]
+        operations = [_addition(each, self.prefix) for each in [*batch, *first]]
         for at in range(0, len(batch), AT_ONCE):
             some = operations[at : at + AT_ONCE]
             self.api.preupload_lfs_files(
@@ -257,15 +283,17 @@ class _Push:
         names += [path.name for path in sorted(self.root.glob("statistics-*.bin"))]
         files = [self._list_file(name) for name in names]
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            _addition(each) for each in files if not _is_same_file(self.there.get(each.place), each.file)
+            _addition(each, self.prefix)
+            for each in files
+            if not _is_same_file(self.there.get(each.place), each.file)
         ]
-        if CARD not in self.there:
+        if CARD not in self.there and not self.prefix:
             operations.append(_addition_of_bytes(CARD, card(self.store, self.repo).encode()))
         current = {entry.start: entry.stop for entry in self.store.entries}
-        for path in self.there:
+        for path in self._shards_there():
             found = range_of(Path(path).name)
             if found is not None and found[1] < current.get(found[0], 0):
-                operations.append(CommitOperationDelete(path))
+                operations.append(CommitOperationDelete(self.prefix + path))
         if operations:
             self._commit(operations, f"{len(self.store):,} images in {len(self.store.entries):,} shards")
 
@@ -280,10 +308,10 @@ class _Push:
         return _Sent(name, path, path.stat().st_size, "")
 
 
-def _addition(sent: _Sent) -> "CommitOperationAdd":
+def _addition(sent: _Sent, prefix: str) -> "CommitOperationAdd":
     from huggingface_hub import CommitOperationAdd
 
-    return CommitOperationAdd(sent.place, sent.file)
+    return CommitOperationAdd(prefix + sent.place, sent.file)
 
 
 def _addition_of_bytes(place: str, data: bytes) -> "CommitOperationAdd":

@@ -34,12 +34,15 @@ class ImageBatches:
         self._told = False
 
     def make(self, batch: Sequence[Sample]) -> list[MadeImages]:
-        """Images of a batch and their updates, in its order; those that cannot be made are absent.
+        """Images of a batch and their updates, in its order; those that cannot be made are absent, as are
+        those that were absent before.
 
         Raises UnboxError, naming the image of the run, where `on_bad` is to stop.
         """
-        made = self._make(batch)
-        for sample in batch:
+        made: dict[int, _Made] = {s.index: s.absent for s in batch if s.absent is not None}
+        wanted = [sample for sample in batch if sample.absent is None]
+        made |= self._make(wanted)
+        for sample in wanted:
             if self.on_bad == "float32" and isinstance(reason := made[sample.index], str):
                 made[sample.index] = self._again(sample, reason)
         return list(_parts(batch, made))

@@ -13,6 +13,7 @@ SENTENCES = {
     "store upgrade": "what was upgraded is kept",
     "store merge": "finished shards are kept",
     "store subset": "finished shards are kept",
+    "store add-blocks": "finished images are kept",
     "store push": "shards that the Hub has received are kept there",
     "store pull": "finished shards are kept",
     "train": "the steps so far are kept",

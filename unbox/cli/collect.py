@@ -34,9 +34,9 @@ class CollectCommand:
     world: Processes | None = None
     """Number of processes that write the store; None: WORLD_SIZE of the environment, else 1."""
     on_bad: OnBad = "stop"
-    """An image with NaN or infinite numbers, or over the range of --store-dtype: stop; skip (it is marked
-    absent, with its reason, and never tried again); float32 (it is made again alone, the model in float32,
-    and absent if it is bad then too).
+    """An image with NaN or infinite numbers, or over the range of the store's number format: stop; skip (it
+    is marked absent, with its reason, and never tried again); float32 (it is made again alone, the model in
+    float32, and absent if it is bad then too).
     """
     dry_run: bool = False
     """Keep nothing: make a few batches, write them beside the store's place, remove them, and say how many

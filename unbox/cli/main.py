@@ -62,6 +62,7 @@ COMMANDS = (
     Command("store merge", "store:StoreMergeCommand", "make one store of several"),
     Command("store upgrade", "store:StoreUpgradeCommand", "bring a store of a version before up to date"),
     Command("store subset", "store:StoreSubsetCommand", "copy some blocks, steps, branches or images"),
+    Command("store add-blocks", "store:StoreAddBlocksCommand", "record further blocks of its images"),
     Command("store push", "store:StorePushCommand", "upload a store to the Hugging Face Hub"),
     Command("store pull", "store:StorePullCommand", "copy a store from the Hub or any URL"),
     Command("train", "train:TrainCommand", "fit sparse autoencoders to a store"),

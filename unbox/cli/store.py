@@ -1,4 +1,4 @@
-"""`unbox store info | verify | repair | upgrade | merge | subset | push | pull`."""
+"""`unbox store info | verify | repair | upgrade | merge | subset | add-blocks | push | pull`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,14 +11,20 @@ from annotated_types import MinLen
 from pydantic import BeforeValidator
 from tyro.conf import Positional
 
+from unbox.capture.collect_settings import OnBad
+from unbox.cli.model_options import Group, ModelOptions
 from unbox.errors import FieldError
 from unbox.json_types import JSON
 from unbox.memory_limit import size_text
+from unbox.site import AskedKind, SiteName
 from unbox.validation import (
+    BatchSize,
     FilePath,
     HubName,
     Index,
     Name,
+    Processes,
+    Rank,
     Some,
     StepIndex,
     StorePlace,
@@ -151,6 +157,46 @@ class StoreSubsetCommand:
 
 
 @validated
+class StoreAddBlocksCommand:
+    """Record further blocks of a store's images, which are made again from its own prompts and seeds.
+
+    Steps, guidance, sizes and number format are the store's; another model is refused. Its rows go together
+    with the others one by one. Stopped, the same line makes what is missing.
+    """
+
+    store: Folder
+    blocks: Some[SiteName]
+    """Blocks to record; and other sites, as `unbox collect` takes them."""
+    what: Some[AskedKind] = ("update",)
+    """What is kept of each, as `unbox collect --what` takes it."""
+    layers: Some[Index] | None = None
+    """Transformer layers of each block, for heads and feed-forward parts; None: all."""
+    batch_size: BatchSize = 8
+    """Images sampled together; changes nothing but rounding, speed and memory."""
+    rank: Rank | None = None
+    """Number of this process, from 0; None: RANK of the environment, else 0."""
+    world: Processes | None = None
+    """Number of processes that write the store; None: WORLD_SIZE of the environment, else 1."""
+    on_bad: OnBad = "stop"
+    """An image with NaN or infinite numbers, or over the range of the store's number format: stop; skip (it
+    is marked absent, with its reason, and never tried again); float32 (it is made again alone, the model in
+    float32, and absent if it is bad then too).
+    """
+    model: Group[ModelOptions] = ModelOptions()
+
+    def run(self) -> None:
+        from unbox.capture.add_blocks import add_blocks
+        from unbox.capture.collect_settings import CollectOptions
+
+        names = ("blocks", "what", "layers", "batch_size", "rank", "world", "on_bad")
+        options = CollectOptions(**{name: getattr(self, name) for name in names})
+        store = add_blocks(self.model.load(), self.store, options)
+        print(f"{self.store}: {len(store):,} images of {', '.join(store.blocks)}")
+        for part in store.added:
+            print(f"{part.path}: {len(part):,} images of {', '.join(part.schema.blocks)}")
+
+
+@validated
 class StorePushCommand:
     """Upload what a data set on the Hugging Face Hub lacks of a store.
 
@@ -221,6 +267,7 @@ def describe(store: "Store") -> list[str]:
     )
     for block in store.blocks:
         rows = store[block]
+        schema = rows.shards.schema
         y, x, width = schema.blocks[block]
         figures = ""
         if len(rows):
