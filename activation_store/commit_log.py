@@ -139,13 +139,15 @@ def _is_whole(line: bytes) -> bool:
 
 
 def _row(entry: Entry) -> list[JSON]:
-    """[start, stop, bytes, digest, prompts], and what is seldom: absent images, another layout."""
+    """[start, stop, bytes, digest, prompts], and what is seldom: absent images, another layout, room."""
     row: list[JSON] = [entry.start, entry.stop, entry.bytes, entry.digest, entry.prompts]
     rare: dict[str, JSON] = {}
     if entry.absent:
         rare["absent"] = [list(pair) for pair in entry.absent]
     if entry.layout != Entry.layout:
         rare["layout"] = entry.layout
+    if entry.room:
+        rare["room"] = entry.room
     return [*row, rare] if rare else row
 
 

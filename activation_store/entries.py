@@ -37,11 +37,18 @@ class Entry:
     """Images (numbers in the run, ascending) that have no updates, and why."""
     layout: int = 2
     """Version of the file's layout; 1 counts no channels."""
+    room: int = 0
+    """Images that the file was laid out for, where these were more: it was cut short."""
 
     @property
     def samples(self) -> int:
         """How many images it is of, absent ones among them: the length of its arrays."""
         return self.stop - self.start
+
+    @property
+    def laid_out(self) -> int:
+        """Images that the file was laid out for: its chunks follow from them."""
+        return self.room or self.samples
 
     @property
     def present(self) -> int:
@@ -95,7 +102,8 @@ def check_entry(entry: Entry, name: str, schema: Schema) -> None:
     good = all(type(n) is int and 0 <= n < _LIMIT for n in numbers) and all(
         isinstance(text, str) and _DIGEST.fullmatch(text) for text in (entry.digest, entry.prompts)
     )
-    if not good or entry.layout not in (1, 2) or not _absent_are_good(entry):
+    cut = type(entry.room) is int and (not entry.room or entry.samples < entry.room <= schema.shard_samples)
+    if not good or not cut or entry.layout not in (1, 2) or not _absent_are_good(entry):
         raise StoreError(f"{name} has malformed entries; `unbox store repair` makes it anew")
     if not 0 < entry.samples <= schema.shard_samples or entry.samples * schema.sample_bytes > entry.bytes:
         raise StoreError(

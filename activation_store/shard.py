@@ -39,6 +39,8 @@ class Layout:
     dtype: np.dtype
     shape: tuple[int, ...] | None
     chunk: tuple[int, ...] | None
+    most: tuple[int, ...] | None = None
+    """The shape that it was made with, where that is more."""
 
 
 def chunk_samples(schema: Schema, block: str, samples: int) -> int:
@@ -53,20 +55,24 @@ def chunk_samples(schema: Schema, block: str, samples: int) -> int:
     return min(range(most, most // 2, -1), key=lambda chunk: -samples % chunk)
 
 
-def layout(schema: Schema, samples: int, version: int = Entry.layout) -> dict[str, Layout]:
-    """Every dataset of a shard of so many samples, by its name in the file."""
+def layout(
+    schema: Schema, samples: int, version: int = Entry.layout, room: int | None = None
+) -> dict[str, Layout]:
+    """Every dataset of a shard of so many samples, by its name in the file. `room`: see `Entry.laid_out`."""
+    room = room or samples
     encoding = NUMBER_FORMATS[schema.dtype]
     table: dict[str, Layout] = {}
 
     def put(
         name: str, dtype: np.dtype | str, shape: tuple[int, ...], chunk: tuple[int, ...] | None = None
     ) -> None:
-        table[name] = Layout(np.dtype(dtype), shape, chunk or shape)
+        most = (room, *shape[1:]) if chunk and room > samples else None
+        table[name] = Layout(np.dtype(dtype), shape, chunk or shape, most)
 
     for block in schema.blocks:
         shape = schema.shape(block, samples)
         groups, grid, width = shape[1:3], shape[3:5], shape[5]
-        together = chunk_samples(schema, block, samples)
+        together = chunk_samples(schema, block, room)
         put(f"{block}/values", encoding.stored, shape, (together, 1, 1, *grid, width))
         if encoding.scale_bytes:
             put(f"{block}/scale", "<f4", shape[:-1], (together, 1, 1, *grid))
@@ -110,7 +116,8 @@ def open_shard(
     with naming_damage(path), h5py.File(path, "r", locking=False) as file:
         version = version_of(status)
         if checked is None or version not in checked:
-            _check(file, path, layout(schema, entry.samples, entry.layout), entry.bytes)
+            table = layout(schema, entry.samples, entry.layout, entry.laid_out)
+            _check(file, path, table, entry.bytes)
             if checked is not None:
                 checked.add(version)
         yield file
@@ -137,6 +144,17 @@ def read_moments(file: h5py.File, schema: Schema, entry: Entry, block: str) -> M
     if not good or (channels is not None and (channels.sum(-1) != sum(counted)).any()):
         raise damaged(Path(file.filename), f"its statistics of {block} are not of {count} rows")
     return Moments(count, **arrays)
+
+
+def room_of(path: Path, schema: Schema, samples: int) -> int:
+    """Images that a shard's file was laid out for, if they are more than its `samples`, as the file itself
+    says; else 0. Nothing of it is trusted: what is read with it is checked."""
+    with naming_damage(path), h5py.File(path, "r", locking=False) as file:
+        dataset = h5py.h5o.open(file.id, f"{next(iter(schema.blocks))}/values".encode())
+        if not isinstance(dataset, h5py.h5d.DatasetID) or dataset.rank != 6:
+            return 0
+        most = dataset.get_space().get_simple_extent_dims(maxdims=True)[0]
+        return int(most) if samples < most <= schema.shard_samples else 0
 
 
 @contextmanager
@@ -207,7 +225,7 @@ def _check_dataset(file: h5py.File, path: Path, name: str, plan: Layout) -> int:
         good = len(shape) == 1 and chunk == (min(shape[0], CHUNK_BYTES),)
     else:
         good = shape == plan.shape and chunk == plan.chunk
-    if not good or dataset.get_space().get_simple_extent_dims(maxdims=True) != shape:
+    if not good or dataset.get_space().get_simple_extent_dims(maxdims=True) != (plan.most or shape):
         wanted = f"not {plan.shape} in {plan.chunk}"
         raise damaged(path, f"{name} has shape {shape} in chunks of {chunk}, {wanted}")
     if creation.get_nfilters() != 1 or creation.get_filter(0)[0] != _FLETCHER32:

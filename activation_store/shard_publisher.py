@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from activation_store.commit_log import CommitLog, log_path, writer_tag
@@ -65,6 +66,7 @@ class ShardPublisher:
                 moments = shard.finish()
                 size, prompts = shard.path.stat().st_size, prompts_digest(shard.samples)
                 entry = Entry(shard.start, shard.stop, size, digest(shard.path), prompts, shard.absent)
+                entry = replace(entry, room=shard.room)
                 put_in_place(shard.path, self._place(entry))
                 self._commit(entry, moments)
         except BaseException:

@@ -63,6 +63,8 @@ class ShardWriter:
         self._disk, self._in_flight = disk, deque[tuple[Future, int]]()
         self._sync, self._syncing, self._unsynced = sync, Future[None](), 0
         self._syncing.set_result(None)
+        self.room = 0
+        """Images that it was begun for, once it is cut short."""
         self._layout = layout(schema, stop - start)
         groups = {block: schema.shape(block, 1)[1:3] for block in schema.blocks}
         none = {block: empty(groups[block], shape[2]) for block, shape in schema.blocks.items()}
@@ -112,6 +114,16 @@ class ShardWriter:
                 self._submit(block, *filled)
         self._samples.append(image.sample)
         self._thumbnails.append(image.thumbnail)
+
+    def cut(self) -> None:
+        """Make it a shard of the images so far, at least one, in place: nothing is copied. OSError when the
+        disk refused."""
+        self._flush()
+        self.room, self.stop = self.stop - self.start, self.start + self.count
+        self._layout = layout(self.schema, self.count, room=self.room)
+        for block in self.schema.blocks:
+            self._file[f"{block}/values"].resize(self.count, axis=0)
+        self._arrays = {name: array[: self.count] for name, array in self._arrays.items()}
 
     def finish(self) -> dict[str, Moments]:
         """Write what is left and close the full shard's file; its statistics by block. OSError when the disk
@@ -189,7 +201,7 @@ class ShardWriter:
 
     def _write(self, name: str, plan: Layout, array: np.ndarray) -> None:
         chunk = plan.chunk or (min(len(array), CHUNK_BYTES),)
-        rule = {"chunks": chunk, "fletcher32": True, "track_times": False}
+        rule = {"chunks": chunk, "fletcher32": True, "track_times": False, "maxshape": plan.most}
         self._file.create_dataset(name, data=array, dtype=plan.dtype, **rule)
 
     def _raise(self) -> None:

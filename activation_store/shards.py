@@ -144,7 +144,7 @@ class Shards:
 
     def chunk_samples(self, block: str) -> np.ndarray:
         """Images in one chunk of a block, of each shard."""
-        sizes, of = np.unique([entry.samples for entry in self.entries], return_inverse=True)
+        sizes, of = np.unique([entry.laid_out for entry in self.entries], return_inverse=True)
         return np.array([chunk_samples(self.schema, block, int(n)) for n in sizes], np.int64)[of]
 
     def shard(self, number: int) -> AbstractContextManager[h5py.File]:
@@ -201,7 +201,7 @@ class Shards:
         if (pool := self._chunks.get(key)) is not None:
             return pool
         samples = self.entries[shard].samples
-        together = chunk_samples(self.schema, block, samples)
+        together = chunk_samples(self.schema, block, self.entries[shard].laid_out)
         images = np.arange(chunk * together, min((chunk + 1) * together, samples))
         group = ChunkGroup(shard, block, images, steps, branches)
         y, x, width = self.schema.shape(block, 1)[3:]

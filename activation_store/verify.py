@@ -17,7 +17,7 @@ from activation_store.manifest import manifest_paths, read_manifest
 from activation_store.moments import Moments
 from activation_store.samples import Sample, prompts_digest, unpack, unpack_samples
 from activation_store.schema import Schema
-from activation_store.shard import blob, layout, open_shard, read_moments
+from activation_store.shard import blob, layout, open_shard, read_moments, room_of
 from activation_store.store_statistics import LogStatistics, statistics_path
 
 #: Called with (done, all) shards; for progress bars.
@@ -142,6 +142,8 @@ def _examine(schema: Schema, file: Path, entry: Entry | None) -> Entry:
     if (where := range_of(file.name)) is None or not 0 < where[1] - where[0] <= schema.shard_samples:
         raise StoreError(f"{file.name} is not a name of a shard of this store")
     found = Entry(*where, file.lstat().st_size, digest(file), "")
+    if file.is_file() and not file.is_symlink():
+        found = replace(found, room=room_of(file, schema, found.samples))
     try:
         return _read_all(schema, file, found)
     except StoreError:
@@ -155,7 +157,7 @@ def _examine(schema: Schema, file: Path, entry: Entry | None) -> Entry:
 def _read_all(schema: Schema, file: Path, found: Entry) -> Entry:
     """The entry of a shard that no log vouches for, after looking at every checksum."""
     with open_shard(file, schema, found) as data:
-        for name in layout(schema, found.samples, found.layout):
+        for name in layout(schema, found.samples, found.layout, found.laid_out):
             data[name][()]
         samples = _samples(data)
     if [sample.index for sample in samples] != list(range(found.start, found.stop)):

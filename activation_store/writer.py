@@ -4,7 +4,6 @@ One thread encodes and counts what came, one writes its chunks, one publishes fu
 name, and a line in the rank's log, which is the moment from which the shard counts.
 """
 
-import json
 import os
 import time
 from collections import deque
@@ -22,14 +21,15 @@ import numpy as np
 from activation_store.commit_log import writer_tag
 from activation_store.entries import SHARDS, Entry, shard_path
 from activation_store.errors import StoreError, UnstorableError
-from activation_store.files import JSON, canonical, sweep, write_json
-from activation_store.listing import read_listing, read_settings
+from activation_store.files import JSON, sweep
+from activation_store.listing import read_listing
 from activation_store.locks import holder, lock
 from activation_store.moments import Moments
 from activation_store.number_formats import encode
-from activation_store.samples import Sample, prompts_digest, unpack_samples
+from activation_store.same_run import refuse_other_prompts, settle_schema
+from activation_store.samples import Sample
 from activation_store.schema import VERSION, Schema
-from activation_store.shard import blob, open_shard
+from activation_store.shard import open_shard
 from activation_store.shard_publisher import ShardPublisher
 from activation_store.shard_writer import EncodedImage, ShardWriter, stored_images
 
@@ -93,7 +93,7 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._finish()
+            self._finish(stopped=error is not None)
         except Exception:
             if error is None:  # else the first error is the one to show
                 raise
@@ -118,13 +118,13 @@ class Writer:
             entry = self.entries.get(number * size)
             if number % self.world != self.rank:
                 if entry is not None and len(some := list(group)) >= entry.samples:
-                    self._refuse_other_prompts(entry, some)  # which another rank was given
+                    refuse_other_prompts(self.path, self.schema, entry, some)  # which another rank was given
                 continue
             if entry is None:
                 yield from group
                 continue
             some = list(group)
-            self._refuse_other_prompts(entry, some)
+            refuse_other_prompts(self.path, self.schema, entry, some)
             yield from (sample for sample in some if sample.index >= entry.stop)
 
     def holds(self, number: int) -> bool:
@@ -204,7 +204,7 @@ class Writer:
             self._refuse_other_worlds()
             rank_lock = self.path / f"{writer_tag(self.rank)}.lock"
             self._locks.enter_context(lock(rank_lock, note={"rank": self.rank, "world": self.world}))
-            self._version = self._settle_schema()
+            self._version = settle_schema(self.path, self.schema)
         sweep(self.path, writer_tag(self.rank))
         listing = read_listing(self.path, self.schema, self._version)
         self._publisher = ShardPublisher(self.path, self.schema, self.rank, listing)
@@ -223,32 +223,6 @@ class Writer:
                 raise StoreError(
                     f"{self.path} is being written by {note['world']} ranks, and this is rank {self.rank} of "
                     f"{self.world}: give every process the same number of ranks"
-                )
-
-    def _settle_schema(self) -> int:
-        """Begin the store, or see that it is of the same settings; the version of the folder."""
-        path = self.path / "store.json"
-        sweep(self.path, "setup")
-        if not path.exists():
-            write_json(path, self.schema.to_file(), tag="setup")
-            return VERSION
-        (kept, version), wanted = read_settings(self.path), self.schema
-        if canonical(kept.to_json()) != canonical(wanted.to_json()):
-            raise StoreError(f"{self.path} was begun with other settings: {_difference(kept, wanted)}; "
-                             "use the same, or choose another folder")  # fmt: skip
-        return version
-
-    def _refuse_other_prompts(self, entry: Entry, given: Sequence[Sample]) -> None:
-        """Reads the shard only where its digest does not decide, or to tell what differs."""
-        if len(given) >= entry.samples and prompts_digest(given[: entry.samples]) == entry.prompts:
-            return
-        with open_shard(shard_path(self.path, self.schema, entry), self.schema, entry) as file:
-            stored = unpack_samples(*blob(file, "samples"))
-        for old, new in zip(stored, given, strict=False):
-            if prompts_digest([old]) != prompts_digest([new]):
-                raise StoreError(
-                    f"{self.path} holds other prompts, seeds or facts: image {old.index} was {_told(old)}, "
-                    f"is {_told(new)}; go on with the prompts it was begun with, or choose another folder"
                 )
 
     def _check(self, samples: Sequence[Sample], updates: Mapping[str, np.ndarray]) -> None:
@@ -337,7 +311,22 @@ class Writer:
             for image in images:
                 shard.add(image)
 
-    def _publish_part(self) -> None:
+    def _copy(self, whole: ShardWriter) -> ShardWriter:
+        """A shard of the images so far, as one that was begun for these: the same bytes."""
+        shard = self._new(whole.start, whole.start + whole.count)
+        try:
+            self._fill(shard, whole.images())
+        finally:
+            whole.abandon()
+        return shard
+
+    def _cut(self, shard: ShardWriter) -> ShardWriter:
+        """The same, at once: of a run that goes on later, whose next images make it anew."""
+        with self._publisher.naming(shard.start, shard.stop):
+            shard.cut()
+        return shard
+
+    def _publish_part(self, stopped: bool = False) -> None:
         """Publish what is whole of the shard that is being filled, as a shorter one."""
         self._published = time.monotonic()
         if self._shard is None:
@@ -347,11 +336,7 @@ class Writer:
         entry = self.entries.get(shard.start)
         if shard.count and not (entry and entry.samples >= shard.count):
             if not shard.full:
-                whole, shard = shard, self._new(shard.start, shard.start + shard.count)
-                try:
-                    self._fill(shard, whole.images())
-                finally:
-                    whole.abandon()
+                shard = self._cut(shard) if stopped else self._copy(shard)
             self._publish(shard)
         else:
             shard.abandon()
@@ -369,10 +354,10 @@ class Writer:
         if self._publishing is not None:
             self._publishing.result()
 
-    def _finish(self) -> None:
+    def _finish(self, stopped: bool) -> None:
         """Commit all that is whole, after an error too; then raise the first error."""
         errors: list[StoreError | OSError] = []
-        publish_part = lambda: self._encoder.submit(self._publish_part).result()  # noqa: E731
+        publish_part = lambda: self._encoder.submit(self._publish_part, stopped).result()  # noqa: E731
         for step in (self.flush, publish_part, self._publisher.write_statistics):
             try:
                 step()
@@ -380,23 +365,3 @@ class Writer:
                 errors.append(error)
         if errors:
             raise errors[0]
-
-
-def _told(sample: Sample) -> str:
-    facts = f" {canonical(sample.meta).decode()[:60]}" if sample.meta else ""
-    return f"{sample.prompt[:60]!r}{facts} (seed {sample.seed})"
-
-
-def _difference(kept: Schema, wanted: Schema) -> str:
-    """The fields that differ, each by its full name (`provenance.model.scheduler.class`), and both values."""
-    old, new = (json.loads(canonical(schema.to_json())) for schema in (kept, wanted))
-    return "; ".join(f"{name} was {was}, is {now}" for name, was, now in _fields(old, new, ""))
-
-
-def _fields(old: JSON, new: JSON, name: str) -> Iterator[tuple[str, str, str]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            yield from _fields(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-    elif old != new:
-        was, now = ("none" if value is None else str(value)[:80] for value in (old, new))
-        yield name.removeprefix("provenance."), was, now
