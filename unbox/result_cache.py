@@ -6,12 +6,12 @@ A result's JSON is written whole, and last: where it is, the work is done and is
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from activation_store.files import JSON, canonical, digest, write_json
 from unbox.errors import FieldError
+from unbox.installed_versions import version
 from unbox.text_files import read_json_object
 
 Inputs = ParamSpec("Inputs")

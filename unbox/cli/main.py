@@ -167,7 +167,7 @@ def run(typed: Sequence[str], before: Sequence[str] = ()) -> int:
         print(overview())
         return 0
     if typed[0] == "--version":
-        print(f"unbox {import_module('importlib.metadata').version('unbox')}")
+        print(f"unbox {import_module('unbox.installed_versions').version('unbox')}")
         return 0
     if typed[-1] in ("-h", "--help") and len(typed) == 2 and (rows := group(typed[0])):
         print(overview(rows))

@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from unbox.errors import UnboxError
+from unbox.installed_versions import version
 from unbox.model_identity import model_identity
 from unbox.models.adapters import adapter_strengths
 from unbox.models.clock import Clock

@@ -186,8 +186,9 @@ class Plan(TrainSettings):
     def to_json(self) -> dict[str, Any]:
         """JSON object of every field; as versions before wrote it where what is new is not asked for."""
         value = as_written(asdict(self), FORMER)
-        if self.max_norm is None:
-            del value["max_norm"]
+        for name in ("max_norm", "aux_k"):
+            if value[name] is None:
+                del value[name]
         value["saes"] = [{**asdict(s), "levels": list(s.levels)} for s in self.saes]
         return value
 

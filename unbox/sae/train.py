@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unbox.errors import UnboxError
+from unbox.installed_versions import version
 from unbox.model_mismatch import recorded_model, unet_part
 from unbox.run_folder import run_folder
 from unbox.sae import checkpoint, metric_trackers
@@ -75,6 +75,8 @@ def train(
     plan = _plan(out, sources, specs, plan, resume, options)
     longer = resume and "tokens" in options
     before = checkpoint.recorded(out) if again or (out / checkpoint.RUN).is_file() else {}
+    if before and "aux_k" not in before["plan"] and "aux_k" not in options:
+        plan = replace(plan, aux_k=None)  # a run begun when there was no choice goes on as it began
     chosen = {"held_out": held_out, "steps": steps, "branches": branches}
     learn, test, facts = _rows(sources, plan, before, chosen, again)
     names, at = plan.names(), local_device(device)

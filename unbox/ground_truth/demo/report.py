@@ -4,7 +4,6 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from activation_store.files import write_text
 from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.turn_on import Counts, MeasuredEdit
 from unbox.ground_truth.effects import Cases
+from unbox.installed_versions import version
 from unbox.result_cache import Stage
 from unbox.shapes import FACTORS
 from unbox.statistics import wilson
