@@ -104,3 +104,11 @@ def test_lines_that_are_no_metrics_are_named(tmp_path):
         path.write_text(line + "\n")
         with pytest.raises(UnboxError, match=message):
             rewind(path, {})
+
+
+def test_memory_of_learnt_thresholds_counts_their_slices():
+    small, large = (
+        make_plan([Spec("", 4, 5120, variant)], batch_size=4096).memory({"": 64})
+        for variant in ("topk", "gated")
+    )
+    assert large - small == 10 * (2**21 + 5120) * 4

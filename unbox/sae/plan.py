@@ -38,6 +38,8 @@ DEAD_AFTER = 10_000_000
 #: precision, gradients), of one SAE at a time while its gradient's norm is taken, bytes of a number, of an
 #: active entry of a batch, and of a spec in a grid.
 ARRAYS, MEASURED, NUMBER_BYTES, ENTRY_BYTES, SPEC_BYTES = 8, 2, 4, 24, 1024
+#: Variants whose steps are dense in slices of rows, how many arrays of a slice, and numbers of one on a CPU.
+LEARNT_THRESHOLDS, SLICED, SLICE = ("jumprelu", "gated"), 10, 1 << 21
 
 
 @validated
@@ -214,7 +216,11 @@ class Plan(TrainSettings):
         weights = ARRAYS * sum(sizes) + MEASURED * max(sizes, default=0)
         rows = self.batch_size if shared > 1 else -(-self.batch_size // processes)
         widest, most = max(widths.values(), default=0), max((spec.k for spec in self.saes), default=0)
-        return (weights + rows * widest) * NUMBER_BYTES + rows * most * ENTRY_BYTES
+        dense = [
+            min(rows * s.latents, SLICE) + s.latents for s in self.saes if s.variant in LEARNT_THRESHOLDS
+        ]
+        sliced = SLICED * max(dense, default=0)
+        return (weights + rows * widest + sliced) * NUMBER_BYTES + rows * most * ENTRY_BYTES
 
 
 def make_plan(saes: Sequence[Spec], **options: Option) -> Plan:

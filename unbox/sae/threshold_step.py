@@ -17,12 +17,12 @@ from unbox.sae.distributed import Team
 from unbox.sae.initialization import Start
 from unbox.sae.model import SAE
 from unbox.sae.objective import decode, gated, jumprelu, pre_activations
-from unbox.sae.plan import Budget, Plan, Spec
+from unbox.sae.plan import SLICE, Budget, Plan, Spec
 from unbox.sae.topk import SINGLE
 from unbox.sae.train_step import LOOK, SAETrainer
 
-#: Numbers of an array (rows of a slice, n): 8 MB on CPU.
-SLICE, SLICE_ELSEWHERE = 1 << 21, 1 << 26
+#: Numbers of an array (rows of a slice, n) elsewhere than on a CPU, where they are `SLICE`.
+SLICE_ELSEWHERE = 1 << 26
 #: JumpReLU: the pseudo-gradients' bandwidth and the first threshold, for rows of root mean square 1, and the
 #: coefficient of (L0 / k - 1)^2.
 BANDWIDTH, THRESHOLD, SPARSITY = 1.0, 0.3, 0.3
