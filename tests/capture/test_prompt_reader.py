@@ -248,6 +248,45 @@ def test_a_hub_data_set_is_streamed_and_its_pictures_are_left_alone(tmp_path, mo
             read_prompts(**wrong)
 
 
+@pytest.mark.parametrize("hub", [False, True])
+def test_columns_that_nobody_wants_are_not_read(tmp_path, monkeypatch, hub):
+    """The pictures of a Parquet file are spoilt: whoever reads them is told so by Parquet."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    pictures = [os.urandom(5000) for _ in range(40)]
+    numbers = list(range(40))
+    table = pyarrow.table({"prompt": [f"a dog {n}" for n in numbers], "n": numbers, "odd": [
+        f"{n}" * 3 for n in numbers], "image": pictures})  # fmt: skip
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set" / "train-0.parquet"
+    parquet.write_table(table, path, compression="zstd", use_dictionary=False, write_page_checksum=True)
+    whole = bytearray(path.read_bytes())
+    for name in ("image", "odd"):
+        column = table.schema.get_field_index(name)
+        place = parquet.read_metadata(path).row_group(0).column(column)
+        at = place.data_page_offset + place.total_compressed_size // 2
+        whole[at : at + 20] = bytes(20)
+    path.write_bytes(whole)
+    with pytest.raises(OSError, match=r".+"):
+        parquet.read_table(path, columns=["odd"])
+    source = f"hub:{tmp_path / 'set'}" if hub else str(path)
+    found = list(read_prompts(source, facts=["n"]))
+    assert found == [Prompt(f"a dog {n}", {"n": n}) for n in numbers]
+    assert [prompt.meta for prompt in read_prompts(source, facts=[])] == [{}] * 40
+    with pytest.raises(UnboxError, match=r"row 1 of .* has no column none to be a fact; it has prompt"):
+        list(read_prompts(source, facts=["none"]))
+
+
+def test_facts_are_chosen_in_every_format(tmp_path):
+    (tmp_path / "p.csv").write_text("prompt,n,m\na dog,1,2\n")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a dog", "n": "1", "m": 2}')
+    for name in ("p.csv", "p.jsonl"):
+        assert list(read_prompts(str(tmp_path / name), facts=["n"])) == [Prompt("a dog", {"n": "1"})]
+    (tmp_path / "p.txt").write_text("a dog")
+    for without in ("shapes", str(tmp_path / "p.txt")):
+        with pytest.raises(UnboxError, match="has no columns, so there is no column n to choose"):
+            read_prompts(without, facts=["n"])
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UnboxError, match="no file of prompts"):
         read_prompts(str(tmp_path / "none.txt"))

@@ -128,7 +128,7 @@ def collect_run(
     writer = Writer(path, schema, rank=rank, world=world, total=total, versions=versions, on_bad=skipping)
     begin, made, cut = time.perf_counter(), 0, 0
     with unit_at_exit(writer), counted(), unit_at_exit(Keeper(writer, chosen.pictures)) as keeper:
-        if rank == 0 and (said := said_of_cut(model, prompts, limit, chosen, chosen.progress)):
+        if rank == 0 and (said := said_of_cut(model, (), None, chosen)):
             warnings.warn(said, stacklevel=3)
         begin, batches = time.perf_counter(), ImageBatches(model, chosen, schema, on_bad)
         with _bar(total, schema.shard_samples, rank, world, chosen.progress) as bar:
@@ -141,7 +141,7 @@ def collect_run(
                 bar.update(len(batch))
             if total is not None:
                 pass_over(bar, images_of_rank(total, schema.shard_samples, rank, world) - int(bar.n))
-    if cut and not isinstance(prompts, Sized):
+    if cut:  # counted as they came: the list is not read once more for it
         warnings.warn(describe_cut(model, cut, made), stacklevel=3)
     seconds, again = time.perf_counter() - begin, tuple(batches.in_float32)
     waited = keeper.waited, keeper.images_waited

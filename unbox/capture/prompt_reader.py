@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, cast, get_args
 
 from activation_store.files import canonical
+from unbox.capture.prompt_columns import Located, Wanted, columns_read, hub_rows
 from unbox.errors import UnboxError
 from unbox.prompt import Prompt
 from unbox.text_files import check_file, lines_of, parse_json_text
 from unbox.validation import Text, behind, checked
-
-if TYPE_CHECKING:
-    import pyarrow
 
 #: Columns that hold the prompt, in the order they are looked for, in upper or lower case.
 COLUMNS = ("prompt", "text", "caption")
@@ -26,9 +24,6 @@ LONGEST = 20_000
 #: What separates columns in files that are called .csv and are none of ours.
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
-#: A row of a table, and where it is, for errors.
-Located = tuple[Mapping[str, Any], str]
-
 
 class PromptFile:
     """Prompts of a file, read anew by each loop, a row at a time; its length is counted by reading it
@@ -37,13 +32,13 @@ class PromptFile:
     So a row without a prompt is found before anything is made.
     """
 
-    def __init__(self, path: Path, column: str | None = None) -> None:
-        self.path, self._column = path, column
+    def __init__(self, path: Path, column: str | None = None, facts: Sequence[str] | None = None) -> None:
+        self.path, self._column, self._facts = path, column, facts
         if next(iter(self), None) is None:
             raise UnboxError(f"there are no prompts in {path}")
 
     def __iter__(self) -> Iterator[Prompt]:
-        return READERS[self.path.suffix.lower()](self.path, self._column)
+        return READERS[self.path.suffix.lower()](self.path, self._column, self._facts)
 
     def __len__(self) -> int:
         return self._count
@@ -54,27 +49,35 @@ class PromptFile:
 
 
 def read_prompts(
-    source: str, seed: int = 0, split: str | None = None, column: str | None = None
+    source: str,
+    seed: int = 0,
+    split: str | None = None,
+    column: str | None = None,
+    facts: Sequence[str] | None = None,
 ) -> Iterable[Prompt]:
     """Prompts of `source`, one by one, as they are needed.
 
     `source`: "shapes" (endless captions of the Shapes world, by `seed`; `split` "train" or "heldout"),
-    "hub:NAME" or "hub:NAME:CONFIG" (a data set of the Hub, streamed, its `split`), or a file in UTF-8: .txt
+    "hub:NAME" or "hub:NAME:CONFIG" (a data set of the Hub, streamed, its `split`), NAME also with a commit,
+    branch or tag as "NAME@REVISION", or a file in UTF-8: .txt
     (one prompt a line), .csv, .jsonl, .parquet. `split` None is "train"; files have none. `column` names the
     column of the prompt; None takes the first of prompt, text and caption (in any case) that there is. The
-    other columns become facts of the prompt, where JSON can say them. Files have a length.
+    other columns become facts of the prompt, where JSON can say them, or those of `facts` alone. Of Parquet,
+    on the Hub too, no other columns are read. Files have a length.
     Lines of blanks alone are passed over; blanks around the prompts of a .txt are taken off, those in tables
     are kept. Raises UnboxError, naming file and line or row (from 1), for files that are not there or empty,
     other endings and encodings, data sets that cannot be read, and rows whose prompt is missing, empty, no
     text, over LONGEST characters or holds control characters.
     """
-    if source == "shapes" and column is None:
+    chosen = [column] if column is not None else list(facts or ())
+    if source == "shapes" and column is None and facts is None:
         return _shapes(seed, split or "train")
     if source.startswith("hub:"):
-        return _prompts(_hub(source.removeprefix("hub:"), split or "train"), column)
+        rows = hub_rows(source.removeprefix("hub:"), split or "train", _wanted(column, facts))
+        return _prompts(rows, column, facts)
     path = Path(source)
-    if column is not None and (source == "shapes" or path.suffix.lower() == ".txt"):
-        raise UnboxError(f"{source} has no columns, so there is no column {column} to choose")
+    if (column is not None or facts is not None) and (source == "shapes" or path.suffix.lower() == ".txt"):
+        raise UnboxError(f"{source} has no columns, so there is no column {', '.join(chosen)} to choose")
     if os.path.exists(path):
         check_file(path)
     if path.suffix.lower() not in READERS:
@@ -84,7 +87,7 @@ def read_prompts(
         raise UnboxError(f"there is no file of prompts at {path}")
     if split is not None:
         raise UnboxError(f"{source} is a file and has no split {split}: leave the split (--split) out")
-    return PromptFile(path, column)
+    return PromptFile(path, column, facts)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -92,11 +95,11 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     return ((line, f"line {i} of {path}") for i, line in enumerate(lines_of(path), 1) if line.strip())
 
 
-def _text(path: Path, column: str | None) -> Iterator[Prompt]:
+def _text(path: Path, column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
     return (_prompt(checked(Text, "prompt", line, where).strip(), {}, where) for line, where in _lines(path))
 
 
-def _jsonl(path: Path, column: str | None) -> Iterator[Prompt]:
+def _jsonl(path: Path, column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
     def rows() -> Iterator[Located]:
         for line, where in _lines(path):
             row = parse_json_text(line, where)
@@ -104,11 +107,11 @@ def _jsonl(path: Path, column: str | None) -> Iterator[Prompt]:
                 raise UnboxError(f"{where} is not an object with a prompt")
             yield row, where
 
-    return _prompts(rows(), column)
+    return _prompts(rows(), column, facts)
 
 
-def _csv(path: Path, column: str | None) -> Iterator[Prompt]:
-    return _prompts(_csv_rows(path), column)
+def _csv(path: Path, column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
+    return _prompts(_csv_rows(path), column, facts)
 
 
 def _csv_rows(path: Path) -> Iterator[Located]:
@@ -169,14 +172,15 @@ def _check_cells(row: Sequence[str], header: Sequence[str], lines: int, where: s
                     )
 
 
-def _parquet(path: Path, column: str | None) -> Iterator[Prompt]:
-    return _prompts(_parquet_rows(path, COLUMNS if column is None else (column.lower(),)), column)
+def _parquet(path: Path, column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
+    return _prompts(_parquet_rows(path, _wanted(column, facts)), column, facts)
 
 
-def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[Located]:
-    """Rows of a Parquet file, a thousand in memory; columns that JSON cannot say (pictures) are not read.
+def _parquet_rows(path: Path, wanted: Wanted) -> Iterator[Located]:
+    """Rows of a Parquet file, a thousand in memory; columns that JSON cannot say (pictures) are not read, nor
+    those that nobody wants.
 
-    Raises UnboxError where such a one has a name that is `wanted` for the prompt.
+    Raises UnboxError where one that JSON cannot say has a name of the prompt's.
     """
     try:
         import pyarrow
@@ -187,9 +191,9 @@ def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[Located]:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
             _check_unique(schema.names, path)
-            names = [each.name for each in schema if _is_json_type(each.type)]
+            names = columns_read(schema, wanted)
             for each in schema:
-                if each.name not in names and each.name.lower() in wanted:
+                if each.name not in names and each.name.lower() in wanted.prompt:
                     raise UnboxError(f"the column {each.name} of {path} is of type {each.type}, not text")
             rows = (row for b in file.iter_batches(batch_size=1024, columns=names) for row in b.to_pylist())
             for number, row in enumerate(rows, 1):
@@ -198,40 +202,12 @@ def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[Located]:
         raise UnboxError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None
 
 
-def _is_json_type(kind: "pyarrow.DataType") -> bool:
-    """Whether JSON can say the values of a column: text, numbers, lists and objects of them."""
-    from pyarrow import types
-
-    if types.is_dictionary(kind):
-        return _is_json_type(kind.value_type)
-    if types.is_struct(kind):
-        return all(_is_json_type(kind.field(place).type) for place in range(kind.num_fields))
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _is_json_type(kind.value_type)
-    tests = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
-    return any(test(kind) for test in (*tests, types.is_null))
-
-
-READERS: Mapping[str, Callable[[Path, str | None], Iterator[Prompt]]] = {
+READERS: Mapping[str, Callable[[Path, str | None, Sequence[str] | None], Iterator[Prompt]]] = {
     ".txt": _text,
     ".csv": _csv,
     ".jsonl": _jsonl,
     ".parquet": _parquet,
 }
-
-
-def _hub(source: str, split: str) -> Iterator[Located]:
-    """Rows of a data set, downloaded as they are read; pictures in it are left as they are, not decoded."""
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise UnboxError(f"reading hub:{source} needs datasets: pip install 'unbox[data]'") from None
-    name, _, config = source.partition(":")
-    try:
-        rows = iter(load_dataset(name, config or None, split=split, streaming=True).decode(False))
-    except (OSError, ValueError) as error:
-        raise UnboxError(f"the data set {source} (split {split}) cannot be read: {error}") from error
-    return ((row, f"row {number} of hub:{source}") for number, row in enumerate(rows, 1))
 
 
 def _shapes(seed: int, split: str) -> Iterator[Prompt]:
@@ -248,11 +224,19 @@ def _shapes(seed: int, split: str) -> Iterator[Prompt]:
         count = len(drawn)
 
 
-def _prompts(rows: Iterable[Located], column: str | None) -> Iterator[Prompt]:
-    """The prompt of each row of a table, the other columns its facts."""
-    for row, where in rows:
+def _prompts(rows: Iterable[Located], column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
+    """The prompt of each row of a table, the other columns (or `facts`) its facts."""
+    for number, (row, where) in enumerate(rows):
         key = _column_of(row, column, where)
-        yield _prompt(row[key], {k: v for k, v in row.items() if k != key and _is_plain(v)}, where)
+        if number == 0 and (absent := [name for name in facts or () if name not in row]):
+            names = ", ".join(str(name)[:40] for name in islice(row, 10))
+            raise UnboxError(f"{where} has no column {absent[0]} to be a fact; it has {names}")
+        others = {k: v for k, v in row.items() if k != key and (facts is None or k in facts)}
+        yield _prompt(row[key], {k: v for k, v in others.items() if _is_plain(v)}, where)
+
+
+def _wanted(column: str | None, facts: Sequence[str] | None) -> Wanted:
+    return Wanted(COLUMNS if column is None else (column.lower(),), facts)
 
 
 def _column_of(row: Mapping[str, Any], column: str | None, where: str) -> str:

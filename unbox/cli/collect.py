@@ -6,7 +6,7 @@ from dataclasses import replace
 from unbox.capture.collect_settings import CollectOptions, CollectSettings, OnBad
 from unbox.cli.model_options import Group, ModelOptions
 from unbox.errors import UnboxError
-from unbox.validation import Count, FilePath, Processes, Rank, Text, validated
+from unbox.validation import Count, FilePath, Processes, Rank, Several, Text, validated
 
 
 @validated
@@ -18,8 +18,8 @@ class CollectCommand:
     """
 
     prompts: Text
-    """shapes, hub:NAME or hub:NAME:CONFIG (streamed), or a file in UTF-8: .txt (one prompt a line), .csv,
-    .jsonl, .parquet.
+    """shapes, hub:NAME or hub:NAME:CONFIG (streamed; NAME may be NAME@REVISION), or a file in UTF-8: .txt
+    (one prompt a line), .csv, .jsonl, .parquet.
     """
     store: FilePath
     """Folder of the store; begun when it is not there."""
@@ -29,6 +29,9 @@ class CollectCommand:
     """Split of shapes (train, heldout) or of a Hub data set; None: train. Files have none."""
     column: Text | None = None
     """Column of the prompt in a table; None: the first of prompt, text and caption, in any case."""
+    facts: Several[Text] | None = None
+    """Columns of a table that are kept with each image; None: all that JSON can say. Of Parquet, on the Hub
+    too, no others are read."""
     rank: Rank | None = None
     """Number of this process, from 0; None: RANK of the environment, else 0."""
     world: Processes | None = None
@@ -61,7 +64,7 @@ class CollectCommand:
 
         if self.prompts == "shapes" and self.limit is None:
             raise UnboxError("the prompts of shapes have no end: say how many with --limit")
-        prompts = read_prompts(self.prompts, self.settings.seed, self.split, self.column)
+        prompts = read_prompts(self.prompts, self.settings.seed, self.split, self.column, self.facts)
         if isinstance(prompts, Sized):
             len(prompts)  # reads every row: what is wrong with one is said before a model is loaded
         options = self.model

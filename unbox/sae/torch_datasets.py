@@ -1,6 +1,6 @@
 """Rows as PyTorch data sets, for training loops of one's own: shuffled batches, or image by image."""
 
-import pickle
+import copy
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -93,4 +93,4 @@ class ImageUpdates(Dataset[Tensor]):
 
 def _own(rows: Source) -> Source:
     """The rows with files and locks of this process: a forked one must not use those of its parent."""
-    return rows if get_worker_info() is None else pickle.loads(pickle.dumps(rows))
+    return rows if get_worker_info() is None else copy.deepcopy(rows)
