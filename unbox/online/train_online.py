@@ -84,13 +84,16 @@ def train_online(
                 raise UnboxError(f"{folder} holds a run on the rows of a store; choose another folder")
             held.claim(_parts(model, rows, images))
         processes.collect("claimed")
-        test = _held_out(model, kept, folder / HELD_OUT_STORE, settings, images, progress)
-        processes.collect("kept")
+        if kept:
+            given: dict[str, Any] = {**vars(settings), "on_bad": images.on_bad, "progress": progress}
+            collect(model, kept, folder / HELD_OUT_STORE, **given)
+        processes.collect("kept")  # all have made their share, and each opens the whole
+        test = _rows_of(folder / HELD_OUT_STORE) if kept else 0.0
         options: dict[str, Any] = {"device": device, "progress": progress, "trackers": trackers, "keep": keep}
         options |= {"init_from": init_from, "keep_optimizer": keep_optimizer}
         options |= {"tokens": tokens} if tokens is not None else {}
         options |= {"resume": True} if resume else {"plan": plan}
-        saes = train(rows, folder, held_out=test if kept else 0.0, **options)
+        saes = train(rows, folder, held_out=test, **options)
     if said := rows.said_of_bad():
         warnings.warn(said, stacklevel=2)
     return saes
@@ -117,18 +120,8 @@ def held_out_images(model: Model, settings: CollectSettings, total: int | None, 
     return needed if total is None else min(needed, ceil(share * total))
 
 
-def _held_out(
-    model: Model,
-    prompts: Sequence[str | Prompt],
-    place: Path,
-    settings: CollectSettings,
-    images: OnlineImages,
-    progress: bool,
-) -> dict[str, Rows]:
-    """The rows of the images that are kept from training, by block; each process makes its share."""
-    if not prompts:
-        return {}
-    collect(model, prompts, place, **vars(settings), on_bad=images.on_bad, progress=progress)
+def _rows_of(place: Path) -> dict[str, Rows]:
+    """The rows of a store, by block."""
     store = Store.open(place)
     return {block: store[block] for block in store.blocks}
 
