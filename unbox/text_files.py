@@ -6,7 +6,7 @@ Every mistake in one is one UnboxError of a line that names the file, the line i
 import math
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,7 +30,7 @@ _OTHER = {
 _TOMLValue: TypeAlias = "object | list[_TOMLValue] | dict[str, _TOMLValue]"
 
 
-def lines_of(path: Path) -> Iterator[str]:
+def lines_of(path: Path) -> Generator[str, None, None]:
     """The lines of a UTF-8 file with their ends (`\\n`, `\\r\\n` or `\\r`), one at a time.
 
     Raises UnboxError for what is no file (`check_file`), another encoding and a line over LINE_LIMIT.

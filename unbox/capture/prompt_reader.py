@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -92,7 +93,8 @@ def read_prompts(
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines of a file that are not blank, and where each is."""
-    return ((line, f"line {i} of {path}") for i, line in enumerate(lines_of(path), 1) if line.strip())
+    with closing(lines_of(path)) as lines:  # also where an error keeps them
+        yield from ((line, f"line {i} of {path}") for i, line in enumerate(lines, 1) if line.strip())
 
 
 def _text(path: Path, column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
@@ -111,13 +113,14 @@ def _jsonl(path: Path, column: str | None, facts: Sequence[str] | None) -> Itera
 
 
 def _csv(path: Path, column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
-    return _prompts(_csv_rows(path), column, facts)
+    with closing(lines_of(path)) as lines:
+        yield from _prompts(_csv_rows(path, lines), column, facts)
 
 
-def _csv_rows(path: Path) -> Iterator[Located]:
+def _csv_rows(path: Path, text: Iterable[str]) -> Iterator[Located]:
     """Rows of a comma-separated file, as strict as RFC 4180: what another reader would read otherwise (an
     unquoted comma, a quote that is not closed, a cell too few) is refused by the number of its row."""
-    rows, number, header, before = csv.reader(lines_of(path), strict=True), 0, None, 0
+    rows, number, header, before = csv.reader(text, strict=True), 0, None, 0
     while True:
         where = f"row {number} (line {before + 1}) of {path}" if header else f"the header of {path}"
         try:
