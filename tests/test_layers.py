@@ -18,7 +18,7 @@ LAYERS = (
     {"shapes"},
     {"models"},
     {"capture", "sae"},
-    {"edits", "online"},
+    {"edits", "online", "training"},
     {"atlas"},
     {"experiments"},
     {"ground_truth"},

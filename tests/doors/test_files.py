@@ -327,12 +327,17 @@ OWN = {
     "experiments.sweep": "JSON that it has just written",
     "model_identity": "JSON that it has just written",
     "models.load": "files of a pipeline, which diffusers reads too; its mistakes are tried in tests/models",
+    "recipes.grown_shapes.networks": "what the tokenizers library has just given",
+    "recipes.grown_shapes.whole_recipe": "the stage before, in a folder that the recipe holds",
+    "recipes.grown_shapes.vae_stage": "the stage before, in a folder that the recipe holds",
     "recipes.shapes.distill_turbo": "the stage before, in a folder that the recipe holds",
     "recipes.shapes.recipe": "the stage before, in a folder that the recipe holds",
     "recipes.shapes.train_text_encoders": "what the tokenizers library has just given",
     "recipes.shapes.train_vae": "the stage before, in a folder that the recipe holds",
     "recipes.training_loop": "its own state, checked by the class StageState",
     "shapes.detector": "bundled weights",
+    "shapes.free_captions": "the package's own wordings",
+    "training.loop": "its own state, checked by the class CheckpointState",
 }
 
 

@@ -23,6 +23,11 @@ for _places in product(*(enumerate(FACTORS[name]) for name in ("shape", "colour"
     _LOOKS["heldout" if (_s + 2 * _c + 4 * _t) % 9 == 0 else "train"].append(_look)
 
 
+def looks(split: Split) -> list[tuple[str, ...]]:
+    """The (shape, colour, texture) combinations of a split."""
+    return _LOOKS[split]
+
+
 @dataclass(frozen=True)
 class Object:
     """One object. Jitter is continuous: `dx, dy` in pixels, `growth` a factor of size, `turn` in radians."""

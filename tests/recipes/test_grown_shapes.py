@@ -1,0 +1,179 @@
+"""The recipe of the Shapes models: parts against diffusers' own, growth, every stage at toy length."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from accelerate import Accelerator
+from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionXLPipeline
+
+from unbox.recipes.grown_shapes import sampling
+from unbox.recipes.grown_shapes.__main__ import run_stage
+from unbox.recipes.grown_shapes.conditions import CaptionStates, Given, halved
+from unbox.recipes.grown_shapes.growth import (
+    BLOCKS,
+    ORDERS,
+    block,
+    bring_in,
+    draw_times,
+    leave_out,
+    said_by,
+)
+from unbox.recipes.grown_shapes.networks import make_scheduler, make_tokenizer, make_unet, tokenize
+from unbox.recipes.grown_shapes.whole_recipe import GrownShapes, Minutes, RecipeSizes, unpack
+from unbox.recipes.grown_shapes.world import NAMES, all_captions, targets
+from unbox.shapes import FACTORS
+from unbox.shapes.scene_table import sample_table
+from unbox.site import DEFAULT_BLOCKS
+
+
+class Curve(torch.nn.Module):
+    """A network whose output is known."""
+
+    def forward(self, x, t, context, added_cond_kwargs=None, return_dict=False):
+        return (torch.tanh(1.3 * x + t.view(-1, 1, 1, 1) / 1000),)
+
+
+@pytest.mark.parametrize("ancestral", [False, True])
+@pytest.mark.parametrize("steps", [1, 4, 16])
+def test_sampling_is_that_of_diffusers_schedulers(ancestral, steps, monkeypatch):
+    monkeypatch.setattr(sampling.torch, "autocast", lambda *_: nullcontext())
+    scheduler = make_scheduler()
+    if ancestral:
+        scheduler = EulerAncestralDiscreteScheduler.from_config(scheduler.config)
+    scheduler.set_timesteps(steps)
+    eps = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x, generator = eps * scheduler.init_noise_sigma, torch.Generator().manual_seed(3)
+    for t in scheduler.timesteps:
+        (v,) = Curve()(scheduler.scale_model_input(x, t), t.repeat(3), None)
+        x = scheduler.step(v, t, x, **({"generator": generator} if ancestral else {})).prev_sample
+    given = Given(torch.zeros(3, 77, 8), torch.zeros(3, 8), torch.zeros(3, 6))
+    ours = sampling.sample(
+        Curve(), given, eps, steps, torch.Generator().manual_seed(3) if ancestral else None
+    )
+    assert torch.allclose(ours, x, atol=1e-5)
+
+
+def _inputs(n=2):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 4, 32, 32, generator=generator)
+    given = Given(
+        torch.randn(n, 77, 224, generator=generator),
+        torch.randn(n, 128, generator=generator),
+        torch.tensor([[128.0, 128, 0, 0, 128, 128]]).expand(n, -1),
+    )
+    return x, torch.tensor([999, 500][:n]), given
+
+
+def test_a_block_comes_without_changing_anything_and_then_learns():
+    torch.manual_seed(0)
+    unet = make_unet()
+    x, t, given = _inputs()
+    leave_out(unet, BLOCKS)
+    bring_in(unet, ["mid.0"], zero=False)
+    before = given.predict(unet)(x, t)
+    bring_in(unet, ["up.0.1"])
+    after = given.predict(unet)(x, t)
+    assert torch.equal(before, after)
+    after.square().mean().backward()
+    assert float(block(unet, "up.0.1").proj_out.weight.grad.abs().max()) > 0
+    assert float(block(unet, "mid.0").proj_out.weight.grad.abs().max()) > 0
+    assert all(p.grad is None for p in block(unet, "down.2.1").parameters())
+
+
+def test_every_block_is_a_site_and_every_order_brings_each_once():
+    assert set(DEFAULT_BLOCKS) < set(BLOCKS)
+    assert len(BLOCKS) == 11
+    for order, stages in ORDERS.items():
+        brought = [name for stage in stages for name in stage.blocks]
+        assert sorted(brought) == sorted(BLOCKS), order
+        assert said_by(order, len(stages) - 1) == ()
+        assert sum(stage.share for stage in stages) == pytest.approx(1.0), order
+    assert said_by("words", 1) == ("position", "relation", "size", "background", "light")
+    assert said_by("middle-first", 0) == ()
+
+
+def test_half_precision_is_close_and_its_gradients_reach_the_weights():
+    torch.manual_seed(0)
+    unet = make_unet()
+    x, t, given = _inputs()
+    whole, half = given.predict(unet)(x, t), given.predict(halved(unet))(x, t)
+    assert float((whole - half).detach().norm() / whole.detach().norm()) < 0.03
+    half.square().mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in unet.parameters())
+
+
+def test_timesteps_stay_in_range_and_hold_the_share_of_pure_noise():
+    later, generator = torch.tensor([749, 499, 249]), torch.Generator().manual_seed(0)
+    t = draw_times(20_000, 0.25, later, generator)
+    assert int(t.min()) >= 0
+    assert int(t.max()) == 999
+    assert float((t == 999).float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert float((t[t < 999, None] == later).any(1).float().mean()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_captions_are_the_same_for_a_seed_whatever_the_number_of_workers():
+    one = all_captions(3, 40, copies=2)
+    two = all_captions(3, 40, copies=2, workers=2)
+    assert one.texts == two.texts
+    assert (one.mentioned == two.mentioned).all()
+    assert one.texts[:40] != one.texts[40:]
+    assert len(all_captions(3, 40, first=10, only=("position",)).texts) == 10
+
+
+def test_targets_are_the_scenes_factors():
+    table = sample_table(60, 2)
+    rows = targets(table)
+    for i in range(60):
+        scene = table.scene(i)
+        for j, name in enumerate(NAMES):
+            slot, _, factor = name.rpartition(".")
+            if slot == "1" and len(scene.objects) == 1:
+                assert rows[i, j] == -100
+            else:
+                value = scene.factors(int(slot or 0))[factor]
+                assert FACTORS[factor][rows[i, j]] == value
+
+
+def test_the_tokenizer_holds_77_tokens_and_any_text():
+    tokenizer = make_tokenizer(all_captions(3, 300).texts, size=900)
+    assert tokenizer.model_max_length == 77
+    assert tokenize(tokenizer, ["red " * 200, "a zebra! 7 é"]).shape == (2, 77)
+    assert tokenizer.decode(tokenizer("a zebra! 7 é").input_ids[1:-1]).replace(" ", "") == "azebra!7é"
+
+
+def test_training_conditions_drop_some_captions_and_sampling_none():
+    states = CaptionStates(torch.ones(400, 77, 8), torch.ones(400, 4), torch.zeros(1, 6))
+    given = states.batch(torch.arange(400), torch.zeros(400, 6), torch.Generator().manual_seed(0))
+    dropped = (given.context == 0).all(2).all(1)
+    assert float(dropped.float().mean()) == pytest.approx(0.08, abs=0.04)
+    assert (given.pooled[dropped] == 0).all()
+    assert (states.plain().context == 1).all()
+
+
+@pytest.mark.slow
+def test_every_stage_runs_resumes_and_what_it_packs_draws(tmp_path):
+    def recipe(out):
+        return GrownShapes(
+            out,
+            Accelerator(mixed_precision="bf16", cpu=True),
+            "words-frozen",
+            RecipeSizes.small(),
+            Minutes(),
+            2,
+        )
+
+    made = recipe(tmp_path / "a")
+    made.out.mkdir()
+    for stage in ("captions", "vae", "text", "base", "finish"):
+        run_stage(made, stage)
+    made.pack(tmp_path / "packed")
+    unpack(tmp_path / "packed", tmp_path / "b")
+    again = recipe(tmp_path / "b")
+    one, two = (dict(r.finish.named_parameters()) for r in (made, again))
+    assert all(torch.allclose(one[k], two[k], atol=2e-3) for k in one)  # packed in half precision
+    folder = again.export(again.finish, True, tmp_path / "model")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    (image,) = pipeline("a red circle", num_inference_steps=2, guidance_scale=0.0).images
+    assert image.size == (128, 128)

@@ -1,0 +1,386 @@
+"""The whole recipe, stage by stage, each in a folder of its own; each resumes, a finished one is loaded."""
+
+import json
+import os
+import shutil
+import tarfile
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from accelerate import Accelerator
+from diffusers import (
+    AutoencoderKL,
+    EulerAncestralDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from activation_store.files import publish_folder
+from unbox.recipes.grown_shapes import model_report
+from unbox.recipes.grown_shapes.conditions import CaptionStates
+from unbox.recipes.grown_shapes.finish import make_pairs, train_finish
+from unbox.recipes.grown_shapes.growth import (
+    BLOCKS,
+    ORDERS,
+    Data,
+    GrowthStage,
+    block,
+    bring_in,
+    leave_out,
+    said_by,
+    train_growth_stage,
+)
+from unbox.recipes.grown_shapes.networks import TextEncoders, make_scheduler, make_unet
+from unbox.recipes.grown_shapes.text_stage import kept_tokenizer, token_ids, train_text
+from unbox.recipes.grown_shapes.train_critics import train_critic
+from unbox.recipes.grown_shapes.vae_stage import train_vae
+from unbox.recipes.grown_shapes.world import Latents, all_captions, encode_views
+from unbox.sae.safetensors_io import disk_refusals, write_tensors
+from unbox.shapes.detector import Detector
+from unbox.shapes.scene_table import SceneTable, sample_table
+from unbox.training.loop import TrainingPlan, finished, load_trained
+
+
+@dataclass(frozen=True)
+class RecipeSizes:
+    """Scenes drawn, captions of each, batches, pairs; `small()` for trying."""
+
+    scenes: int = 200_000
+    copies: int = 2
+    vae_pool: int = 40_000
+    critic_pool: int = 60_000
+    part: int = 60_000
+    """Scenes whose captions mention only some factors, in the stages that need them."""
+    pairs: int = 100_000
+    pair_steps: int = 12
+    vae_batch: int = 64
+    text_batch: int = 1024
+    unet_batch: int = 256
+    critic_batch: int = 256
+    exam: int = 512
+
+    @classmethod
+    def small(cls) -> "RecipeSizes":
+        return cls(300, 2, 64, 64, 200, 16, 4, 4, 8, 8, 8, 16)
+
+
+@dataclass(frozen=True)
+class Minutes:
+    """How long each stage trains; its steps follow from its pace."""
+
+    vae: float = 1.0
+    text: float = 1.5
+    detector: float = 1.0
+    critic: float = 1.0
+    base: float = 3.5
+    finish: float = 1.5
+
+
+@dataclass
+class GrownShapes:
+    """Makes the Shapes models in `out`."""
+
+    out: Path
+    accelerator: Accelerator
+    order: str = "words-frozen"
+    sizes: RecipeSizes = field(default_factory=RecipeSizes)
+    minutes: Minutes = field(default_factory=Minutes)
+    steps: int | None = None
+    """Steps of every stage instead of minutes: for trying."""
+    guidance: float = 1.0
+    """Of the many-step samples that the finish learns from."""
+    results: Path | None = None
+    """Where finished stages are packed, each when it has finished; None: nowhere."""
+
+    def plan(self, minutes: float, warmup: int = 50, decay_from: float = 0.4) -> TrainingPlan:
+        if self.steps is not None:
+            return TrainingPlan(self.steps, warmup, decay_from)
+        return TrainingPlan(1_000_000, warmup, decay_from, minutes=minutes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @cached_property
+    def table(self) -> SceneTable:
+        return sample_table(self.sizes.scenes, seed=3)
+
+    @cached_property
+    def captions(self) -> dict[str, Tensor]:
+        """`ids` (scenes x copies, 77) int16 and `mentioned` (scenes x copies, heads) bool, on the device;
+        kept in a file."""
+        return self._captions("captions", self.sizes.copies, None, ())
+
+    def _captions(
+        self, name: str, copies: int, first: int | None, only: tuple[str, ...]
+    ) -> dict[str, Tensor]:
+        file = self.out / f"{name}.safetensors"
+        if not file.exists():
+            workers = min(os.cpu_count() or 1, 16) if self.sizes.scenes > 5000 else 1
+            written = all_captions(3, self.sizes.scenes, copies, workers, first, only)
+            tokenizer = kept_tokenizer(self.out / "tokenizer", written.texts[:60_000])
+            ids = token_ids(tokenizer, written.texts, torch.device("cpu"))
+            write_tensors(file, {"ids": ids, "mentioned": torch.from_numpy(written.mentioned)})
+        return {name: tensor.to(self.device) for name, tensor in load_file(file).items()}
+
+    def some_captions(self, only: tuple[str, ...]) -> dict[str, Tensor]:
+        """As `captions`, of the first scenes alone, mentioning only some factors."""
+        _ = self.tokenizer  # learned on captions that mention everything
+        return self._captions("captions-" + "-".join(only), 1, self.sizes.part, only)
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        if not (self.out / "tokenizer").exists():
+            _ = self.captions
+        return kept_tokenizer(self.out / "tokenizer", [])
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        folder, loaded = self.out / "vae", finished(self.out / "vae")
+        pool = 512 if loaded else self.sizes.vae_pool
+        plan = self.plan(self.minutes.vae)
+        return train_vae(folder, plan, self.accelerator, pool, self.sizes.vae_batch, 3e-3)
+
+    @cached_property
+    def both(self) -> nn.ModuleDict:
+        """The text encoders and their reader."""
+        folder = self.out / "text"
+        table, captions = self.table, self.captions
+        if finished(folder):
+            table = sample_table(16, 3)
+        plan = self.plan(self.minutes.text)
+        args = (self.accelerator, self.tokenizer, table, captions["ids"], captions["mentioned"])
+        return train_text(folder, plan, *args, self.sizes.text_batch, rate=2e-3)
+
+    @property
+    def text(self) -> TextEncoders:
+        text = self.both["text"]
+        assert isinstance(text, TextEncoders)
+        return text
+
+    @cached_property
+    def latents(self) -> Latents:
+        return encode_views(self.vae, self.table, 3, self.device)
+
+    @cached_property
+    def conditions(self) -> CaptionStates:
+        return CaptionStates.of(self.text, self.captions["ids"])
+
+    @cached_property
+    def data(self) -> Data:
+        return Data(self.latents, self.conditions, self.sizes.unet_batch)
+
+    def critic(self, name: str) -> nn.Module:
+        folder = self.out / name
+        pool = 16 if finished(folder) else self.sizes.critic_pool
+        plan = self.plan(getattr(self.minutes, name))
+        return train_critic(name, folder, plan, self.accelerator, pool, self.sizes.critic_batch, 2e-3)
+
+    @cached_property
+    def reads(self) -> model_report.Reads:
+        """The second critic if it is there, else the bundled detector of 64 px."""
+        if finished(self.out / "critic"):
+            critic = self.critic("critic")
+            return lambda x: critic(x * 2 - 1)
+        old = Detector.load().to(self.device)
+        return lambda x: old(nn.functional.avg_pool2d(x, 2) * 2 - 1)
+
+    @cached_property
+    def judged(self) -> model_report.Judged:
+        return model_report.Judged(self.vae, self.text, self.tokenizer, self.reads, self.device)
+
+    @cached_property
+    def exams(self) -> dict[str, model_report.Exam]:
+        return model_report.exams(self.judged, self.sizes.exam)
+
+    @cached_property
+    def base(self) -> UNet2DConditionModel:
+        """The many-step model, grown."""
+        torch.manual_seed(0)
+        unet, stages = make_unet().to(self.device), ORDERS[self.order]
+        last = self._base_folder(len(stages) - 1)
+        if finished(last):
+            load_trained({"unet": unet}, last)
+            return unet.eval()
+        leave_out(unet, BLOCKS)
+        present: list[str] = []
+        for i, stage in enumerate(stages):
+            folder, final = self._base_folder(i), i == len(stages) - 1
+            bring_in(unet, stage.blocks, zero=i > 0)
+            for name in present:
+                block(unet, name).requires_grad_(not stage.frozen)
+            present += stage.blocks
+            if finished(folder):
+                load_trained({"unet": unet}, folder)
+                continue
+            plan = self.plan(stage.share * self.minutes.base, 50, 0.3 if final else 0.8)
+            began, said = time.monotonic(), said_by(self.order, i)
+            data = self.data
+            if said:
+                ids = self.some_captions(said)["ids"]
+                data = Data(self.latents, CaptionStates.of(self.text, ids), self.sizes.unet_batch)
+            enough = self._enough(unet, stage, said)
+            train_growth_stage(unet, folder, plan, stage.rate, self.accelerator, data, i == 0, enough)
+            print(f"base {i}: {' '.join(stage.blocks)}, {time.monotonic() - began:.0f} s", flush=True)
+            self.report(unet, f"base-{self.order}-{i}", (1,), brief=True)
+            if self.results is not None:
+                self.pack(self.results)
+        return unet.eval()
+
+    def _base_folder(self, i: int) -> Path:
+        return self.out / f"base-{self.order}-{i}"
+
+    def _enough(
+        self, unet: UNet2DConditionModel, stage: GrowthStage, said: tuple[str, ...]
+    ) -> Callable[[int], bool] | None:
+        if stage.until is None:
+            return None
+        until = stage.until
+        exam = model_report.said_exam(self.judged, self.sizes.exam, said) if said else self.exams["full"]
+        wanted = stage.words or ("all",)
+
+        def enough(step: int) -> bool:
+            if step % 25 or step < 50:
+                return False
+            found = model_report.quick(self.judged, unet, exam)
+            told = " ".join(f"{name} {found[name]:.2f}" for name in wanted)
+            print(f"step {step}: right at one step: {told}", flush=True)
+            return min(found[name] for name in wanted) >= until
+
+        return enough
+
+    @cached_property
+    def finish(self) -> UNet2DConditionModel:
+        """The few-step model."""
+        unet, folder = make_unet().to(self.device), self.out / f"finish-{self.order}"
+        plan = self.plan(self.minutes.finish, warmup=100, decay_from=0.3)
+        if finished(folder):
+            load_trained({"unet": unet}, folder)
+            return unet.eval()
+        unet.load_state_dict(self.base.state_dict())
+        unet.requires_grad_(True)
+        full = self._full()
+        began = time.monotonic()
+        pairs = make_pairs(
+            self.base, self.conditions, full, self.sizes.pairs, self.sizes.pair_steps, self.guidance, seed=11
+        )
+        print(f"pairs: {len(pairs)} in {time.monotonic() - began:.0f} s", flush=True)
+        train_finish(unet, folder, plan, 1e-3, self.accelerator, self.data, pairs)
+        return unet.eval()
+
+    def _full(self) -> Tensor:
+        """Which captions mention all that their scenes have (places of pairs are said by the relation)."""
+        pair = torch.from_numpy(self.table.relation > 0).to(self.device).repeat(self.sizes.copies)
+        return self.captions["mentioned"].sum(1) >= torch.where(pair, 11, 7)
+
+    def report(
+        self, unet: UNet2DConditionModel, name: str, steps: tuple[int, ...], brief: bool = False
+    ) -> None:
+        """Measure, print, and write `report-NAME.json` and a sheet of pictures."""
+        unet.eval()
+        found: dict[str, object] = {}
+        for count in steps:
+            for kind, exam in self.exams.items():
+                pictures = model_report.pictures_of(
+                    self.judged, unet, exam.conditions.plain(), count, ancestral=count < 10
+                )
+                share = model_report.accuracy(model_report.readings(self.judged, pictures), exam.heads)
+                found[f"{kind}, {count} steps"] = share | {"sharpness": model_report.sharpness(pictures)}
+                if kind == "people":
+                    self._sheet(pictures[:48], f"{name}-{count}")
+                if brief:
+                    break
+        found["ablations"] = model_report.ablations(self.judged, unet, self.exams["full"])
+        if not brief:
+            for count in steps[-1:]:
+                found[f"open, {count} steps"] = model_report.openness(
+                    self.judged, unet, count, max(1, self.sizes.exam // 25)
+                )
+                found["sizes and crops"] = model_report.micro(self.judged, unet, self.exams["full"], count)
+        (self.out / f"report-{name}.json").write_text(json.dumps(found, indent=1))
+        print(f"== {name}")
+        for key, value in found.items():
+            if key == "ablations" and isinstance(value, dict):
+                for row, cells in value.items():
+                    told = {k: v for k, v in cells.items() if k == "change" or v >= 0.02}
+                    print(f"  {row:9}" + " ".join(f"{k} {v:.3f}" for k, v in told.items()))
+            elif isinstance(value, dict):
+                flat = {k: v["differ"] if isinstance(v, dict) else v for k, v in value.items()}
+                print(f"  {key}: " + " ".join(f"{k} {v:.3f}" for k, v in flat.items()))
+        print(flush=True)
+        unet.train()
+
+    def _sheet(self, pictures: Tensor, name: str) -> None:
+        rows = [torch.cat(list(row), -1) for row in pictures.split(12) if len(row) == 12]
+        sheet = (torch.cat(rows, -2) * 255).round().byte().permute(1, 2, 0).cpu().numpy() if rows else None
+        if sheet is not None:
+            Image.fromarray(sheet).save(self.out / f"sheet-{name}.png")
+
+    def export(self, network: UNet2DConditionModel, few_steps: bool, to: Path) -> Path:
+        """Write a diffusers folder in float16, with the scheduler that suits the number of steps."""
+        scheduler = make_scheduler()
+        if few_steps:
+            scheduler = EulerAncestralDiscreteScheduler.from_config(scheduler.config)
+        pipeline = StableDiffusionXLPipeline(
+            vae=deepcopy(self.vae),
+            text_encoder=deepcopy(self.text.one),
+            text_encoder_2=deepcopy(self.text.two),
+            tokenizer=self.tokenizer,
+            tokenizer_2=self.tokenizer,
+            unet=deepcopy(network),
+            scheduler=scheduler,
+            add_watermarker=False,
+        )
+        with publish_folder(to, replace=True) as new, disk_refusals():
+            pipeline.to(torch.float16).save_pretrained(new, safe_serialization=True)
+        return to
+
+    def pack(self, to: Path) -> None:
+        """Finished stages as tar files under 16 MiB, weights in float16: networks of one file each, the
+        rest in
+        `parts.tar`."""
+        to.mkdir(parents=True, exist_ok=True)
+        small = self.out / f"parts-{os.getpid()}.tar"  # several orders may be packed at once
+        with TemporaryDirectory() as temporary, tarfile.open(small, "w") as parts:
+            for path in sorted(self.out.iterdir()):
+                if path.name == "tokenizer" or path.suffix in (".json", ".png"):
+                    parts.add(path, path.name)
+                elif finished(path) and (path == self._last(path) or not finished(self._last(path))):
+                    new = Path(temporary) / path.name
+                    new.mkdir()
+                    for file in path.glob("*.safetensors"):
+                        save_file({k: v.half() for k, v in load_file(file).items()}, new / file.name)
+                    (new / "state.json").write_text((path / "state.json").read_text())
+                    if path.name.startswith(("base", "finish")):
+                        with tarfile.open(to / f"{path.name}.tar", "w") as tar:
+                            tar.add(new, path.name)
+                    else:
+                        parts.add(new, path.name)
+        shutil.copy(small, to / f"new-{small.name}")
+        os.replace(to / f"new-{small.name}", to / "parts.tar")
+        small.unlink()
+
+    def _last(self, path: Path) -> Path:
+        """Of a stage of growth the last of its order, which makes it needless; of others themselves."""
+        if not path.name.startswith("base-"):
+            return path
+        order = path.name[len("base-") :].rsplit("-", 1)[0]
+        return self.out / f"base-{order}-{len(ORDERS[order]) - 1}"
+
+
+def unpack(folder: Path, out: Path) -> None:
+    """Take up what `pack` wrote."""
+    out.mkdir(parents=True, exist_ok=True)
+    for file in sorted(folder.glob("*.tar")):
+        with tarfile.open(file) as tar:
+            tar.extractall(out, filter="data")

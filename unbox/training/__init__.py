@@ -1,0 +1,1 @@
+"""Training diffusion models: noise, roles (who learns, by which optimizer), one loop, objectives."""

@@ -1,0 +1,1 @@
+"""Objectives: free functions from networks and batches to losses, with stated shapes."""
