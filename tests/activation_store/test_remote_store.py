@@ -39,6 +39,7 @@ class Files(SimpleHTTPRequestHandler):
     failing: list[str]
     spoilt: set[str]
     index = True
+    root: Path
 
     def do_GET(self):
         self.asked.append(self.path)
@@ -76,6 +77,7 @@ def server(local):
     kind = type("FilesOf", (Files,), {"asked": [], "failing": [], "spoilt": set()})
     web = ThreadingHTTPServer(("127.0.0.1", 0), partial(kind, directory=local.path.parent))
     threading.Thread(target=web.serve_forever, daemon=True).start()
+    kind.root = local.path.parent
     kind.url = f"http://127.0.0.1:{web.server_port}/acts"
     yield kind
     web.shutdown()
@@ -123,9 +125,13 @@ def test_what_is_read_is_what_was_written_and_each_shard_is_fetched_once(server,
     assert len(shards_asked(server)) == 3  # another store object, the same cache
 
 
-def test_an_epoch_fetches_each_shard_once_within_the_bound(server, local, cache, monkeypatch):
-    """With room for four of ten shards. Every row comes once; a cursor goes on in the same order."""
-    store, most = Store.open(server.url, cache), []
+def test_an_epoch_fetches_each_shard_once_within_the_bound(server, cache, monkeypatch, tmp_path):
+    """With room for four of ten shards, of four chunks each. Every row comes once; a cursor goes on."""
+    monkeypatch.setattr("activation_store.shard.CHUNK_BYTES", 4096)  # an image each
+    local = fakes.make(server.root / "cut", IMAGES, blocks={"up.1.0": (32, 32, 4)})
+    room = 4 * max(entry.bytes for entry in local.entries) + 100
+    cache = ShardCache(cache.folder, room)
+    store, most = Store.open(server.url.replace("acts", "cut"), cache), []
     plain = ShardCache.holding
     monkeypatch.setattr(
         ShardCache,
@@ -133,16 +139,17 @@ def test_an_epoch_fetches_each_shard_once_within_the_bound(server, local, cache,
         lambda self, *given: most.append(cache_bytes(self.folder)) or plain(self, *given),
     )
     cache.folder.mkdir()
-    rows, small = store["up.1.0"], {"pool_bytes": 2000}
-    batches = list(rows.batches(10, seed=3, **small))
+    rows, small = store["up.1.0"], {"pool_bytes": 20_000}
+    assert len(rows.units()) == IMAGES
+    batches = list(rows.batches(4096, seed=3, **small))
     assert sorted(map(bytes, np.concatenate(batches))) == sorted(
-        map(bytes, np.concatenate(list(local["up.1.0"].batches(10))))
+        map(bytes, np.concatenate(list(local["up.1.0"].batches(4096))))
     )
     assert len(shards_asked(server)) == 10
     assert max(most) <= cache.limit
-    going = rows.batches(10, seed=3, **small)
-    first = [next(going) for _ in range(7)]
-    rest = list(rows.batches(10, seed=3, cursor=going.cursor, **small))
+    going = rows.batches(4096, seed=3, **small)
+    first = [next(going) for _ in range(17)]
+    rest = list(rows.batches(4096, seed=3, cursor=going.cursor, **small))
     np.testing.assert_array_equal(np.concatenate(first + rest), np.concatenate(batches))
 
 
@@ -307,11 +314,14 @@ def test_the_shard_that_was_used_longest_ago_goes_and_one_that_is_read_stays(tmp
         data = letter.encode() * 300
         entry = Entry(number, number + 1, 300, digest(data), "")
         files[letter] = entry, (lambda path, data=data: path.write_bytes(data))
-    for letter in "abca":
+    for letter in "abc":
         with cache.holding(*files[letter]):
             pass
-    with cache.holding(*files["b"]), cache.holding(*files["d"]):
-        assert [cache.holds(files[letter][0]) for letter in "abcd"] == [True, True, False, True]
+    with cache.holding(*files["a"]):  # which is then the one that was used longest ago
+        for letter in "bcd":
+            with cache.holding(*files[letter]):
+                pass
+        assert [cache.holds(files[letter][0]) for letter in "abcd"] == [True, False, True, True]
     with pytest.raises(StoreError, match=r"has 1,001 bytes, and the cache at .* is of 1,000"):
         with cache.holding(Entry(0, 1, 1001, "f" * 64, ""), None):
             pass
