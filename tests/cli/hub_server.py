@@ -47,37 +47,47 @@ class Hub(BaseHTTPRequestHandler):
         if (files := self.files(repo, commit)) is None:
             self.answer({"error": f"Invalid rev id: {commit}"}, 404, "RevisionNotFound")
         elif rest[:1] == ["tree"]:
-            self.give_tree(files, "/".join(rest[2:]), query)
+            under, deep = "/".join(rest[2:]), query.get("recursive", ["false"])[0].lower() == "true"
+            key = (repo, self.head(repo, commit), under, deep)
+            if key not in self.trees or key[1] == SHA:  # a commit does not change
+                self.trees[key] = self.entries(files, under, deep)
+            self.give_tree(self.trees[key], under, deep, query)
         else:
             siblings = [{"rfilename": path} for path in files]
             self.answer({"id": f"{owner}/{name}", "sha": self.head(repo, commit), "siblings": siblings})
 
-    def give_tree(self, files, under, query):
-        """A page of the files in a folder, or of all below it."""
+    def entries(self, files, under, deep):
+        """The files in a folder, or of all below it, and folders; None where there is none."""
         inside = {p: f for p, f in files.items() if not under or p.startswith(f"{under}/")}
         if not inside and under:
-            self.answer({"error": "not here"}, 404, "EntryNotFound")
-            return
-        deep, at = (
-            query.get("recursive") == ["True"] or query.get("recursive") == ["true"],
-            len(under) + 1 if under else 0,
-        )
+            return None
+        at = len(under) + 1 if under else 0
         entries, folders = [], set()
         for path, (size, sha) in inside.items():
-            for end in [k for k, letter in enumerate(path) if letter == "/" and k >= at][
-                : None if deep else 1
-            ]:
-                folders.add(path[:end])
-            if deep or "/" not in path[at:]:
+            ends = [k for k, letter in enumerate(path) if letter == "/" and k >= at]
+            folders |= {path[:end] for end in ends[: None if deep else 1]}
+            if deep or not ends:
                 lfs = {"oid": sha, "size": size, "pointerSize": 130}
-                oid = (
-                    git_name(self.blob(sha).read_bytes())
-                    if size < 10_000 and self.blob(sha).exists()
-                    else SHA
+                apart = path.endswith(STORED_APART)
+                blob = self.blob(sha)
+                oid = SHA if apart or not blob.exists() else git_name(blob.read_bytes())
+                entries.append(
+                    {
+                        "type": "file",
+                        "path": path,
+                        "size": size,
+                        "oid": oid,
+                        **({"lfs": lfs} if apart else {}),
+                    }
                 )
-                apart = {"lfs": lfs} if path.endswith(STORED_APART) else {}
-                entries.append({"type": "file", "path": path, "size": size, "oid": oid, **apart})
         entries += [{"type": "directory", "path": path, "oid": SHA, "size": 0} for path in sorted(folders)]
+        return entries
+
+    def give_tree(self, entries, under, deep, query):
+        """A page of them."""
+        if entries is None:
+            self.answer({"error": "not here"}, 404, "EntryNotFound")
+            return
         first = int(query.get("cursor", ["0"])[0])
         more = {}
         if first + PAGE < len(entries):
@@ -192,7 +202,9 @@ class Hub(BaseHTTPRequestHandler):
         """Path -> (bytes, SHA-256) of a commit; None if there is none of this name."""
         sha = self.head(repo, commit)
         if (record := self.kept(repo) / f"{sha}.json").exists():
-            return json.loads(record.read_text())
+            if record not in self.records:
+                self.records[record] = json.loads(record.read_text())
+            return self.records[record]
         if sha != SHA:
             return None
         found = {}
@@ -248,7 +260,9 @@ def git_name(data: bytes) -> str:
 
 def hub_of(root: Path) -> type[Hub]:
     """A Hub with the repositories in a folder, that remembers what it was asked."""
-    return type("HubOf", (Hub,), {"root": root, "asked": [], "sent": {}, "failing": set()})
+    return type(
+        "HubOf", (Hub,), {"root": root, "asked": [], "sent": {}, "failing": set(), "trees": {}, "records": {}}
+    )
 
 
 def serve(root: Path, hub: type[Hub] | None = None) -> str:
