@@ -1,5 +1,7 @@
 #!/bin/sh
 # Everything on one GPU, several processes side by side: one_gpu.sh OUT RESULTS ORDER...
+# One order takes some ten minutes of an H100 by BASE=3.5 (planned from a run of five that ended before its last stage);
+# what has finished is in RESULTS after every stage, and FROM=RESULTS in a later call goes on from there.
 # Environment: TEXT, VAE, CRITICS, BASE, FINISH (minutes), PAIRS, GUIDANCE; FROM: a folder of results to go on from.
 set -u
 out=$1 results=$2

@@ -55,11 +55,11 @@ from unbox.training.loop import TrainingPlan, finished, load_trained
 class RecipeSizes:
     """Scenes drawn, captions of each, batches, pairs; `small()` for trying."""
 
-    scenes: int = 200_000
+    scenes: int = 120_000
     copies: int = 2
     vae_pool: int = 40_000
     critic_pool: int = 60_000
-    part: int = 60_000
+    part: int = 40_000
     """Scenes whose captions mention only some factors, in the stages that need them."""
     pairs: int = 100_000
     pair_steps: int = 12
