@@ -1,6 +1,5 @@
 """One SAE being trained: its parameters, its optimiser, its counters, and one step."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from unbox.sae.cpu import compiled_step
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import Team
 from unbox.sae.gpu import TRITON
-from unbox.sae.gpu.dead_latents import DeadLatents
 from unbox.sae.initialization import Start, directions
 from unbox.sae.learning_rate import peak
 from unbox.sae.model import SAE
@@ -26,8 +24,7 @@ from unbox.sae.topk import SINGLE
 from unbox.sae.variants import variant
 
 if TYPE_CHECKING:
-    from unbox.sae.gpu.captured import CapturedStep
-    from unbox.sae.gpu.step import GPUStep
+    from unbox.sae.gpu.training import GPUTraining
 
 #: Steps between looks at which latents are dead. A look makes a GPU wait for its host.
 LOOK = 16
@@ -38,8 +35,6 @@ _fused_adam = partial(
     torch._fused_adam_, beta1=BETAS[0], beta2=BETAS[1], eps=EPS, weight_decay=0, amsgrad=False, maximize=False
 )
 MOMENTS = ("exp_avg", "exp_avg_sq")
-#: Dead latents on a GPU are filled up to a multiple of this, so that a captured step goes on serving.
-DEAD_UNIT = 256
 #: Latents whose gradients are made and used at a time on CPU, so that they are never whole: 4 MB of each.
 CHUNK = 1 << 20
 
@@ -68,20 +63,17 @@ class SAETrainer:
         self.moments = {name: (zeros(w), zeros(w)) for name, w in self.weights.items()}
         n, d = first.shape
         self.silent = torch.zeros(len(first), dtype=torch.int64, device=device)
-        self.gpu = self._gpu_step()
-        rows = n if self.gpu is None else 0
-        self.low = torch.zeros(rows, d + compiled_step.EXTRA, dtype=self.lowp, device=device)
-        self._copy_low()
         self.dead = torch.zeros(0, dtype=torch.int64, device=device)
         self.dead_everywhere = 0
         self.steps = 0
         self.clock = torch.zeros((), device=device)  # the steps, as Adam wants them
         self.aux = AuxK(plan.aux, plan.aux_k)
-        self.rate = torch.zeros((), device=device)
-        self.gpu_dead = DeadLatents(0, n, device)
-        self.captured = captured_step(self._on_gpu)
         # Sums since the last line of metrics: squared error, AuxK's loss, active entries; and the rows.
         self.sums, self.rows = torch.zeros(3, dtype=torch.float64, device=device), 0
+        self.gpu = self._on_gpu()
+        extra = compiled_step.EXTRA
+        self.low = torch.zeros(n if self.gpu is None else 0, d + extra, dtype=self.lowp, device=device)
+        self._copy_low()
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begin with these weights of all latents, in scaled units, in place of random directions."""
@@ -120,9 +112,7 @@ class SAETrainer:
         """One optimiser step. x (B, d) is this process's share of `rows` rows; `factor` is on the rate."""
         scale, rate = 1 / (rows * self.start.variance), self.peak * factor
         if self.gpu is not None:
-            self.rate.fill_(rate)
-            # Captured for whole batches alone: those at an end, or with rows left out, differ in size.
-            (self.captured if len(x) == self.budget.batch_size else self._on_gpu)(x, rows)
+            self.gpu.step(x, rows, rate)
         else:
             self.clock += 1
             error, fired, active = (self._compiled if self.native else self._plain)(x, rows, scale, rate)
@@ -134,34 +124,19 @@ class SAETrainer:
         if self.steps % LOOK == 0:
             self._look_for_dead()
 
-    def _gpu_step(self) -> "GPUStep | None":
-        """The step by Triton's kernels, where there is a GPU, Triton, and a kind of SAE that they know."""
+    def _on_gpu(self) -> "GPUTraining | None":
+        """The steps by Triton's kernels, where there is a GPU, Triton, and a kind of SAE that they know."""
         plain = not self.variant.batchwise and not self.spec.levels and self.plan.clip_norm is None
         if self.silent.device.type != "cuda" or not plain or self.team.everyone.world > 1 or not TRITON:
             return None
         from unbox.sae.gpu.step import GPUStep, is_dense
+        from unbox.sae.gpu.training import GPUTraining
 
-        n, d = self.weights["W_enc"].shape
-        dense = self.lowp != torch.float32 and is_dense(self.budget.batch_size, d, n, self.spec.k)
-        rows = self.budget.batch_size
-        return GPUStep(self.weights, self.moments, self.spec.k, rows, BETAS, EPS, self.lowp, dense)
-
-    @torch.no_grad()
-    def _on_gpu(self, x: Tensor, rows: int) -> None:
-        """A step by the kernels of `gpu`, without waiting for the device: what a CUDA graph holds."""
-        assert self.gpu is not None
-        self.clock += 1
-        factor = 2 / (rows * self.start.variance)
-        of = self.gpu.forward(x, factor)
-        revival = None
-        if self.dead_everywhere and self.plan.aux:
-            kappa = self.plan.kappa(x.shape[1])
-            loss, revival = self.gpu.revive(of, self.gpu_dead, self.plan.aux, kappa)
-            self.sums[1] += loss
-        active = self.gpu.backward_and_update(x, of, self.rate, self.clock, revival)
-        self._count(active > 0, rows)
-        self.sums[0] += of.found.squares.sum()
-        self.sums[2] += active.sum()
+        (n, d), k, rows = self.weights["W_enc"].shape, self.spec.k, self.budget.batch_size
+        dense = self.lowp != torch.float32 and is_dense(rows, d, n, k)
+        gpu = GPUStep(self.weights, self.moments, k, rows, BETAS, EPS, self.lowp, dense)
+        kappa = self.plan.kappa(d)
+        return GPUTraining(gpu, self.silent, self.clock, self.sums, self.start.variance, self.plan.aux, kappa)
 
     @property
     def native(self) -> bool:
@@ -303,12 +278,7 @@ class SAETrainer:
         self.team.latents.sum_(number)
         self.dead_everywhere = int(number)
         if self.gpu is not None:
-            n = len(self.silent)
-            size = min(n, -(-len(self.dead) // DEAD_UNIT) * DEAD_UNIT)
-            if size != len(self.gpu_dead.ids):
-                self.gpu_dead = DeadLatents(size, n, self.dead.device)
-                self.captured.forget()
-            self.gpu_dead.fill(self.dead)
+            self.gpu.hold(self.dead)
 
     def read_meter(self) -> dict[str, float]:
         """Figures since the last reading: FVU (about the start's variance), L0, AuxK's loss, dead latents."""
@@ -375,13 +345,6 @@ class SAETrainer:
         self._count_dead()
         self.steps = int(part["steps"])
         self.clock.fill_(self.steps)
-
-
-def captured_step(step: Callable[[Tensor, int], None]) -> "CapturedStep":
-    """A step of a GPU, to be recorded once and replayed."""
-    from unbox.sae.gpu.captured import CapturedStep
-
-    return CapturedStep(step)
 
 
 def by_latent(key: str, tensor: Tensor) -> bool:

@@ -9,13 +9,18 @@ if INTERPRET:
     os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from unbox.sae import ArrayRows, Spec, train_step  # noqa: E402
+from unbox.sae.fit import TrainingRun  # noqa: E402
 from unbox.sae.gpu import launch  # noqa: E402
 from unbox.sae.gpu.dead_latents import DeadLatents  # noqa: E402
 from unbox.sae.gpu.step import GPUStep  # noqa: E402
+from unbox.sae.gpu.training import GPUTraining  # noqa: E402
 from unbox.sae.objective import auxk_loss, sae_loss  # noqa: E402
+from unbox.sae.plan import make_plan  # noqa: E402
 
 DEVICE = "cpu" if INTERPRET else "cuda"
 #: (B, d, n, k): small enough for an interpreter, widths that are no powers of two; and real ones on a card.
@@ -118,6 +123,37 @@ def run_step(low: torch.dtype, dense: bool, with_dead: bool, tolerance: float, f
         torch.testing.assert_close(w["W_dec"].norm(dim=1), ones, rtol=1e-5, atol=1e-5)
 
 
+def training() -> None:
+    """Twenty steps, AuxK from the eighth, are those of the trainer by torch's operations."""
+    d, n, k, count = (24, 64, 4, 32) if INTERPRET else (160, 1024, 8, 512)
+    data = (torch.randn(20 * count, 6) @ torch.randn(6, d) + 1).numpy()
+    plan = make_plan(
+        [Spec("", k, n)], tokens=10**9, batch_size=count, warmup=0, dead_after=4 * count, precision="fp32"
+    )
+    fit = next(iter(TrainingRun(plan, {"": ArrayRows(data)}, "cpu").fits.values()))
+    near = {name: w.clone().to(DEVICE) for name, w in fit.weights.items()}
+    moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in near.items()}
+    step = GPUStep(near, moments, k, count, train_step.BETAS, train_step.EPS, low=torch.float32)
+    silent, steps = torch.zeros(n, dtype=torch.int64, device=DEVICE), torch.zeros((), device=DEVICE)
+    sums = torch.zeros(3, dtype=torch.float64, device=DEVICE)
+    ours = GPUTraining(step, silent, steps, sums, fit.start.variance, plan.aux, plan.kappa(d))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_step.compiled_step, "AVAILABLE", False)
+        for i in range(20):
+            x = torch.from_numpy(data[i * count : (i + 1) * count])
+            ours.hold(fit.dead.to(DEVICE))
+            fit.step(x, count, 1.0)
+            ours.rate.fill_(fit.peak)
+            ours.take(x.to(DEVICE), count)
+            if i == 7:
+                fit._look_for_dead()
+                assert len(fit.dead)
+    assert torch.equal(silent.cpu(), fit.silent)
+    for name, w in fit.weights.items():
+        close(near[name].cpu(), w.double(), 1e-4)
+    close(sums.cpu(), fit.sums, 1e-4)
+
+
 torch.manual_seed(0)
 CHECKS = {
     "topk": topk,
@@ -125,6 +161,7 @@ CHECKS = {
     "step": lambda: run_step(torch.float32, False, False, EXACT),
     "dense_step": lambda: run_step(torch.float32, True, False, EXACT),
     "whole_rows": lambda: run_step(torch.float32, False, True, EXACT, few=True),
+    "training": training,
     "step_with_auxk": lambda: run_step(torch.float32, False, True, EXACT),
 }
 for name, check in CHECKS.items():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HOLD = ["topk", "keep_largest", "step", "dense_step", "whole_rows", "step_with_auxk"]
+HOLD = ["topk", "keep_largest", "step", "dense_step", "whole_rows", "training", "step_with_auxk"]
 CHECKS = "tests/sae/gpu/kernel_checks.py"
 
 

@@ -83,7 +83,7 @@ def test_a_captured_step_is_one_launch_and_waits_for_nothing(rows):
     for steps, most in ((8, 48), (33, 90)):  # none dead yet; and AuxK at work
         fit = next(iter(run(rows, "bf16", steps).fits.values()))
         assert bool(fit.dead_everywhere) == (steps == 33)
-        assert _launches(lambda fit=fit: fit._on_gpu(x, B)) <= most
+        assert _launches(lambda fit=fit: fit.gpu.take(x, B)) <= most
     fit.steps = 1  # no look at who is dead in what follows
     fit.step(x, B, 1.0)
     torch.cuda.set_sync_debug_mode("error")

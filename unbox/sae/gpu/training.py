@@ -1,0 +1,71 @@
+"""The training of one SAE on one GPU: whole steps by `GPUStep`, captured and replayed."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unbox.sae.gpu.captured import CapturedStep
+from unbox.sae.gpu.dead_latents import DeadLatents
+from unbox.sae.gpu.step import GPUStep
+
+#: Dead latents are filled up to a multiple of this, so that a captured step goes on serving.
+DEAD_UNIT = 256
+
+
+@dataclass
+class GPUTraining:
+    """The tensors are the trainer's own, and stay where they are: a captured step reads and writes them."""
+
+    gpu: GPUStep
+    silent: Tensor
+    """(n,) rows of silence of each latent."""
+    steps: Tensor
+    """() steps taken, as Adam counts them."""
+    sums: Tensor
+    """(3,) squared error, AuxK's loss and active entries since the last line of metrics."""
+    variance: float
+    aux: float
+    """Coefficient of AuxK."""
+    kappa: int
+    rate: Tensor = field(init=False)
+    dead: DeadLatents = field(init=False)
+    captured: CapturedStep = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rate = torch.zeros((), device=self.silent.device)
+        self.dead = DeadLatents(0, len(self.silent), self.silent.device)
+        self.captured = CapturedStep(self.take)
+
+    def step(self, x: Tensor, rows: int, rate: float) -> None:
+        """A step of x (B, d), all of `rows` rows."""
+        self.rate.fill_(rate)
+        # Captured for whole batches alone: those at an end, or with rows left out, differ in size.
+        (self.captured if len(x) == self.gpu.rows else self.take)(x, rows)
+
+    @torch.no_grad()
+    def take(self, x: Tensor, rows: int) -> None:
+        """The same launch by launch, without waiting for the device: what a CUDA graph holds."""
+        self.steps += 1
+        of, revival = self.gpu.forward(x, 2 / (rows * self.variance)), None
+        if self.aux and len(self.dead.ids):
+            loss, revival = self.gpu.revive(of, self.dead, self.aux, self.kappa)
+            self.sums[1] += loss
+        active = self.gpu.backward_and_update(x, of, self.rate, self.steps, revival)
+        self.silent += rows
+        self.silent.masked_fill_(active > 0, 0)
+        self.sums[0] += of.found.squares.sum()
+        self.sums[2] += active.sum()
+
+    def copy_low(self) -> None:
+        """Bring the copies in low precision up to the weights, which something else has changed."""
+        self.gpu.copy_low()
+
+    def hold(self, dead: Tensor) -> None:
+        """These latents are dead from now on."""
+        n = len(self.silent)
+        size = min(n, -(-len(dead) // DEAD_UNIT) * DEAD_UNIT)
+        if size != len(self.dead.ids):
+            self.dead = DeadLatents(size, n, self.silent.device)
+            self.captured.forget()
+        self.dead.fill(dead)
