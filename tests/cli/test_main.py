@@ -149,7 +149,9 @@ BEGINNINGS = {
     "format": "Their layout",
     "json": "Print JSON",
     "limit": "At most so many",
+    "on_bad": "An image with NaN or infinite numbers",
     "prompt": "What the image shows",
+    "prompts": "shapes, hub:NAME",
     "saes": "Folder of SAEs",
     "seed": "Seed of",
     "sizes": "Numbers of features tried",
@@ -166,6 +168,7 @@ BEGINNINGS = {
 #: Options that mean something else in each command, and why.
 OF_EACH_COMMAND = {
     "batch_size": "what is computed together are images or rows",
+    "dry_run": "what is planned is a store or a training",
     "out": "a command writes a folder, a PNG, a store",
 }
 

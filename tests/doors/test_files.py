@@ -42,6 +42,12 @@ def plan(path):
     return read_toml(path)
 
 
+def images(path):
+    from unbox.online.online_images import read_images
+
+    return read_images(path)
+
+
 def experiment(path):
     from unbox.experiments.experiment_plan import read_plan
 
@@ -173,6 +179,7 @@ READERS = {
     "prompts.jsonl": (prompts, '{"prompt": "a cat", "seed": 3}\n{"prompt": "a dog"}\n'),
     "edits.json": (edits, '[{"block": "mid.0", "op": "add", "value": [1, 2], "feature": [3], "where": '
                           '{"box": [0, 0, 0.5, 1]}, "steps": [0, 2], "branch": "cond"}]'),
+    "images.toml": (images, '[images]\nprompts = "shapes"\nlimit = 8\nmodel = "m"\nimage_seed = 3\n'),
     "plan.toml": (plan, 'tokens = 512\naux = 0.1\n[[sae]]\nblock = ["mid.0"]\nk = [2, 4]\nlatents = 16\n'),
     "experiment.toml": (
         experiment,
@@ -311,6 +318,7 @@ THROUGH = {
     "models.systems": "unbox_system.json",
     "sae.plan": "plan.toml",
     "sae.sae_folder": "config.json",
+    "online.online_images": "images.toml",
     "result_cache": "result.json",
     "text_files": "edits.json",
     "atlas.build": "atlas.json",
@@ -326,6 +334,7 @@ THROUGH = {
 OWN = {
     "experiments.sweep": "JSON that it has just written",
     "model_identity": "JSON that it has just written",
+    "installed_versions": "unbox's own pyproject.toml",
     "models.load": "files of a pipeline, which diffusers reads too; its mistakes are tried in tests/models",
     "recipes.grown_shapes.networks": "what the tokenizers library has just given",
     "recipes.grown_shapes.whole_recipe": "the stage before, in a folder that the recipe holds",

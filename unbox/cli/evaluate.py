@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from unbox.cli.model_options import NO_MODEL, Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
-from unbox.sae.row_filter import RowFilter
-from unbox.validation import Count, FilePath, Index, Positive, StorePlace, validated
+from unbox.validation import Count, FilePath, Index, Positive, Some, StepIndex, StorePlace, validated
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +37,10 @@ class EvaluateCommand:
     """Folder of the store with rows of the same blocks, or its URL."""
     limit: Count | None = None
     """At most so many rows of each block, evenly over its images; None: all."""
+    keep_steps: Some[StepIndex] | None = None
+    """Steps to keep, by the scheduler's own numbers from 0; None: all."""
+    branches: Some[Literal["cond", "uncond"]] | None = None
+    """Branches to keep; None: all of the store."""
     max_norm: Positive | None = None
     """Rows of a norm over so many times the median are left out; None: none, those over ten times counted."""
     stability: bool = False
@@ -47,7 +50,6 @@ class EvaluateCommand:
     out: FilePath | None = None
     """Folder for figures.json, table.md and plots."""
     model_mismatch: Mismatch = "warn"
-    rows: Group[RowFilter] = RowFilter()
     model: Group[ModelOptions] = NO_MODEL
 
     @property
@@ -109,8 +111,8 @@ class EvaluateCommand:
             sae,
             store,
             limit=self.limit,
-            steps=self.rows.steps,
-            branches=self.rows.branches,
+            steps=self.keep_steps,
+            branches=self.branches,
             max_norm=self.max_norm,
             processes=processes,
         ).to_json()
@@ -140,7 +142,7 @@ class EvaluateCommand:
 
     def _chosen(self) -> dict[str, JSON]:
         """Which rows are taken, where not all are."""
-        return {"steps": self.rows.steps, "branches": self.rows.branches, "max_norm": self.max_norm}
+        return {"steps": self.keep_steps, "branches": self.branches, "max_norm": self.max_norm}
 
     def _pages(
         self,

@@ -20,8 +20,8 @@ class OnlineImages(RunOptions):
     """The images that rows are generated of, and how the rows are mixed, where there is no store."""
 
     prompts: Text | None = None
-    """Train straight from generation, without a store: shapes, hub:NAME or hub:NAME:CONFIG (streamed), or a
-    file in UTF-8: .txt (one prompt a line), .csv, .jsonl, .parquet.
+    """shapes, hub:NAME or hub:NAME:CONFIG (streamed), or a file in UTF-8: .txt (one prompt a line), .csv,
+    .jsonl, .parquet: train straight from generation, without a store.
     """
     limit: Count | None = None
     """At most so many prompts; needed with shapes, whose prompts have no end."""
@@ -36,11 +36,11 @@ class OnlineImages(RunOptions):
     image_batch: BatchSize = 8
     """Images sampled together; changes nothing but rounding, speed and memory."""
     keep_steps: Some[StepIndex] | None = None
-    """Steps whose rows are taken, by the scheduler's own numbers from 0; None: all."""
+    """Steps to keep, by the scheduler's own numbers from 0; None: all."""
     branches: Some[Literal["cond", "uncond"]] | None = None
-    """Branches whose rows are taken; None: all there are: cond, and uncond under guidance."""
+    """Branches to keep; None: all there are: cond, and uncond under guidance."""
     positions: Count | None = None
-    """Positions trained on of each image, drawn by its seed; None: all."""
+    """Positions kept of each image, drawn by its seed; None: all."""
     row_dtype: Literal["float16", "bfloat16", "float32", "int8", "float8"] = "float16"
     """Number format of rows in the buffer; int8 and float8 (e4m3) have a scale for each vector."""
     buffer: Text = "1GB"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from unbox.sae.evaluation_sums import (
 from unbox.sae.latent_statistics import ROWS
 from unbox.sae.model import SAE
 from unbox.sae.row_source import ImageRows, RowsLike, RowSource, filtered, row_sources
-from unbox.validation import Count, Positive, checked
+from unbox.validation import Count, Instance, Name, Positive, Some, StepIndex, checked
 
 #: A latent active in more than this part of the rows is dense.
 DENSE = 0.1
@@ -127,7 +127,12 @@ def evaluate(
     """
     limit = None if limit is None else checked(Count, "limit", limit, "evaluate")
     leave_out = None if max_norm is None else checked(Positive, "max_norm", max_norm, "evaluate")
-    source, team = filtered(_source(sae, rows), steps, branches), processes or ProcessGroup()
+    steps = checked(Some[StepIndex] | None, "steps", steps, "evaluate")  # type: ignore[arg-type]
+    branches = checked(Some[Name] | None, "branches", branches, "evaluate")  # type: ignore[arg-type]
+    rule = Annotated[ProcessGroup | None, Instance()]
+    given: ProcessGroup | None = checked(rule, "processes", processes, "evaluate")  # type: ignore[arg-type]
+    team = ProcessGroup() if given is None else given
+    source = filtered(_source(sae, rows), steps, branches)
     norms = np.linalg.norm(np.asarray(source.sample(NORM_ROWS, 0), np.float32), axis=1)
     far = float(np.median(norms)) * (EXTREME if leave_out is None else leave_out)
     shape = (1, 1, 1, ROWS) if not isinstance(source, ImageRows) else np.shape(source.read(0))[:4]

@@ -10,6 +10,6 @@ class RowFilter:
     """Which of a store's rows are taken."""
 
     steps: Some[StepIndex] | None = None
-    """Steps whose rows are taken, by the scheduler's index; None: all of the store."""
+    """Steps to keep, by the scheduler's own numbers from 0; None: all."""
     branches: Some[Literal["cond", "uncond"]] | None = None
-    """Branches whose rows are taken; None: all of the store."""
+    """Branches to keep; None: all of the store."""
