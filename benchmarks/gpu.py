@@ -204,8 +204,8 @@ def training(setting: Setting) -> Iterator[str]:
 
     from activation_store import Sample, Schema, Store, Writer
     from unbox.sae import Spec
-    from unbox.sae.fit import TrainingRun
     from unbox.sae.plan import make_plan
+    from unbox.sae.training_run import TrainingRun
 
     d, side, images, batch = (32, 4, 40, 64) if setting.tiny else (1280, 16, 1600, 4096)
     widths = (64, 128) if setting.tiny else (640, 5120)

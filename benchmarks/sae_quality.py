@@ -21,11 +21,12 @@ from scipy import stats
 from torch import Tensor
 
 from unbox.sae import ArrayRows, Spec
-from unbox.sae.fit import TrainingRun, steps
+from unbox.sae.fit import steps
 from unbox.sae.initialization import directions, geometric_median
 from unbox.sae.learning_rate import schedule
 from unbox.sae.plan import make_plan
 from unbox.sae.train_step import BETAS, EPS
+from unbox.sae.training_run import TrainingRun
 
 #: Learning rates tried, as multiples of 2e-4 / sqrt(n / 16384).
 GRID = (3.0, 10.0, 30.0)

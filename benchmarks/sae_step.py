@@ -54,8 +54,8 @@ def unbox_step(d: int, n: int, k: int, x: Any, dead: int, device: str) -> Step:
     import torch
 
     from unbox.sae import ArrayRows, Spec
-    from unbox.sae.fit import TrainingRun
     from unbox.sae.plan import make_plan
+    from unbox.sae.training_run import TrainingRun
 
     plan = make_plan([Spec("", k, n)], tokens=10**12, batch_size=len(x), warmup=0, dead_after=10**11)
     fit = next(iter(TrainingRun(plan, {"": ArrayRows(x.cpu())}, device).fits.values()))

@@ -13,9 +13,9 @@ from tests.sae.worlds import noise
 from unbox.sae import Spec
 from unbox.sae.cpu import compiled_step, topk_kernel
 from unbox.sae.cpu.threads import parallel_for, worker_threads
-from unbox.sae.fit import TrainingRun
 from unbox.sae.objective import NESTED_CODES, decode, pre_activations, sae_loss
 from unbox.sae.plan import make_plan
+from unbox.sae.training_run import TrainingRun
 
 BETA1 = 0.9
 

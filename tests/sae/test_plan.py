@@ -9,9 +9,9 @@ from tests.sae.worlds import noise
 from unbox.errors import UnboxError
 from unbox.sae import Plan, Spec, specs, train
 from unbox.sae.checkpoint import STATE, CheckpointWriter, latest, restore
-from unbox.sae.fit import TrainingRun
 from unbox.sae.metric_trackers import rewind
 from unbox.sae.plan import SpecGrid, make_plan
+from unbox.sae.training_run import TrainingRun
 from unbox.sae.variants import VARIANTS
 
 REFUSED = [

@@ -7,9 +7,9 @@ import torch
 from tests.sae.worlds import noise, planted
 from unbox.errors import UnboxError
 from unbox.sae import ArrayRows, Spec, evaluate, fit, threshold_step, train
-from unbox.sae.fit import TrainingRun
 from unbox.sae.objective import gated_loss, jumprelu_loss
 from unbox.sae.plan import make_plan
+from unbox.sae.training_run import TrainingRun
 
 COUNT, D, N, K = 6, 4, 12, 3
 BANDWIDTH, SPARSITY, VARIANCE = 0.8, 0.7, 2.5

@@ -29,10 +29,11 @@ from unbox.sae import (
     train,
 )
 from unbox.sae.checkpoint import CheckpointWriter, latest, read_starts, restore
-from unbox.sae.fit import TrainingRun, steps
+from unbox.sae.fit import steps
 from unbox.sae.objective import NESTED_CODES
 from unbox.sae.plan import make_plan
 from unbox.sae.train_step import LOOK
+from unbox.sae.training_run import TrainingRun
 from unbox.stopping import Stopped, stopping
 
 QUICK = {"batch_size": 128, "progress": False}
@@ -89,7 +90,7 @@ def test_resumes_to_the_same_bits(tmp_path, monkeypatch):
     for _ in range(3):
         with pytest.raises(Stop):
             train(rows, tmp_path / "parts", asked, **plan)
-        module = sys.modules["unbox.sae.fit"]  # as an attribute of the package it is the function
+        module = sys.modules["unbox.sae.training_run"]
         monkeypatch.setattr(module, "measure", lambda *given: pytest.fail("the start is in the checkpoint"))
     monkeypatch.setattr(CheckpointWriter, "write", write)
     parts = train(rows, tmp_path / "parts", asked, **plan)

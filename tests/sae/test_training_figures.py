@@ -8,10 +8,11 @@ import torch
 
 from tests.sae.worlds import noise
 from unbox.sae import ArrayRows, Spec, evaluate, objective, train
-from unbox.sae.fit import TrainingRun, steps
+from unbox.sae.fit import steps
 from unbox.sae.learning_rate import schedule
 from unbox.sae.plan import make_plan
 from unbox.sae.training_figures import LOOKED_AT, first_moments, gradient_norm, held_out_figures
+from unbox.sae.training_run import TrainingRun
 
 
 @pytest.mark.parametrize("name", objective.NESTED_CODES)

@@ -10,10 +10,10 @@ from tests.activation_store import fakes
 from unbox.cli.main import main
 from unbox.errors import UnboxError
 from unbox.sae import Spec, Transcoder, train_transcoder
-from unbox.sae.fit import TrainingRun
 from unbox.sae.objective import topk
 from unbox.sae.plan import make_plan
 from unbox.sae.side_by_side import side_by_side
+from unbox.sae.training_run import TrainingRun
 from unbox.sae.transcoder_step import TranscoderTrainer
 
 D_IN, D_OUT, UNITS = 20, 30, 24

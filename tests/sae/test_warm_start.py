@@ -8,9 +8,9 @@ import torch
 from tests.sae.worlds import noise, planted
 from unbox.errors import UnboxError
 from unbox.sae import SAE, ArrayRows, Spec, evaluate, fit, train
-from unbox.sae.fit import TrainingRun
 from unbox.sae.plan import make_plan
 from unbox.sae.sae_folder import WEIGHTS
+from unbox.sae.training_run import TrainingRun
 
 QUICK = {"batch_size": 128, "progress": False}
 

@@ -23,11 +23,11 @@ from unbox.models.model import Model
 from unbox.online.online_images import OnlineImages
 from unbox.online.train_online import held_out_images, streams
 from unbox.prompt import Prompt
-from unbox.sae.fit import STATS_ROWS, TrainingRun
 from unbox.sae.held_out import HELD_OUT
 from unbox.sae.initialization import SAMPLE, measure
 from unbox.sae.plan import Plan
 from unbox.sae.row_source import ArrayRows
+from unbox.sae.training_run import STATS_ROWS, TrainingRun
 
 #: Buffers of a trial: one before the clock runs, those that are timed, and one that is filled meanwhile.
 TIMED = 2

@@ -32,11 +32,11 @@ from activation_store.files import fsync, naming, sweep, write_json
 from unbox.errors import UnboxError
 from unbox.run_folder import LOCK, RECORD
 from unbox.sae.distributed import file_group, sharded
-from unbox.sae.fit import LaneState, Progress, TrainingRun
 from unbox.sae.initialization import Start, read_start, write_start
 from unbox.sae.plan import Plan
 from unbox.sae.safetensors_io import check_header, disk_refusals, read_tensors
 from unbox.sae.train_step import MOMENTS, SAETrainer, by_latent, state_shapes
+from unbox.sae.training_run import LaneState, Progress, TrainingRun
 from unbox.text_files import read_json_object
 from unbox.validation import Amount, JSONObject, Real, Several, checked, parsed, validated
 

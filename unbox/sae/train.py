@@ -18,7 +18,7 @@ from unbox.run_folder import run_folder
 from unbox.sae import checkpoint, metric_trackers
 from unbox.sae.distributed import group, local_device
 from unbox.sae.evaluate import evaluate
-from unbox.sae.fit import SNAPSHOTS, Snapshots, TrainingRun, check_plan
+from unbox.sae.fit import SNAPSHOTS, Snapshots
 from unbox.sae.fit import steps as take_steps
 from unbox.sae.held_out import HELD_OUT, Choice, HeldOut, identity, split
 from unbox.sae.model import SAE
@@ -27,6 +27,7 @@ from unbox.sae.row_filter import RowFilter
 from unbox.sae.row_source import RowsLike, RowSource, filtered, row_sources, source_of
 from unbox.sae.sae_folder import CONFIG, is_sae
 from unbox.sae.side_by_side import SideBySide
+from unbox.sae.training_run import TrainingRun, check_plan
 from unbox.sae.warm_start import InitFrom, initial_saes
 from unbox.text_files import read_json_object
 from unbox.validation import FilePath, Several, checked, parsed

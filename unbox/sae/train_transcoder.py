@@ -14,7 +14,7 @@ import torch
 from unbox.run_folder import run_folder
 from unbox.sae import checkpoint, metric_trackers
 from unbox.sae.distributed import group, local_device
-from unbox.sae.fit import TrainingRun, steps
+from unbox.sae.fit import steps
 from unbox.sae.held_out import HELD_OUT, identity, split
 from unbox.sae.latent_statistics import calibrated
 from unbox.sae.model import SAE
@@ -22,6 +22,7 @@ from unbox.sae.plan import Option, Plan, Spec, make_plan
 from unbox.sae.row_source import RowSource
 from unbox.sae.side_by_side import SideBySide, side_by_side
 from unbox.sae.train import provenance
+from unbox.sae.training_run import TrainingRun
 from unbox.sae.transcoder import Transcoder, is_transcoder
 from unbox.sae.transcoder_step import TranscoderTrainer
 from unbox.validation import FilePath, checked

@@ -14,13 +14,13 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from unbox.sae import ArrayRows, Spec, train_step  # noqa: E402
-from unbox.sae.fit import TrainingRun  # noqa: E402
 from unbox.sae.gpu import launch  # noqa: E402
 from unbox.sae.gpu.dead_latents import DeadLatents  # noqa: E402
 from unbox.sae.gpu.step import GPUStep  # noqa: E402
 from unbox.sae.gpu.training import GPUTraining  # noqa: E402
 from unbox.sae.objective import auxk_loss, sae_loss  # noqa: E402
 from unbox.sae.plan import make_plan  # noqa: E402
+from unbox.sae.training_run import TrainingRun  # noqa: E402
 
 DEVICE = "cpu" if INTERPRET else "cuda"
 #: (B, d, n, k): small enough for an interpreter, widths that are no powers of two; and real ones on a card.

@@ -6,8 +6,8 @@ import torch
 
 from unbox.sae import ArrayRows, Spec
 from unbox.sae import train_step as trainers
-from unbox.sae.fit import TrainingRun
 from unbox.sae.plan import make_plan
+from unbox.sae.training_run import TrainingRun
 
 pytestmark = pytest.mark.gpu
 D, N, K, B = 160, 1024, 8, 512
