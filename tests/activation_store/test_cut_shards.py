@@ -1,5 +1,6 @@
 """A stop cuts the shard that is being filled short, in place: nothing is copied, and nobody sees the cut."""
 
+import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -59,10 +60,15 @@ def test_a_stop_writes_what_is_in_memory_and_no_more(tmp_path, monkeypatch):
     with suppress(KeyboardInterrupt), Writer(tmp_path, kind) as to:
         fakes.fill(to, 400)
         to.flush()
-        assert len(written) > 8
+        whole = 4 * (400 // 128)  # 2 steps, 2 branches; the writer's thread may still be at the last of them
+        for _ in range(500):
+            if len(written) >= whole:
+                break
+            time.sleep(0.02)
+        assert len(written) == whole
         del written[:]
         raise KeyboardInterrupt
-    assert len(written) <= 4
+    assert len(written) == 4
     assert len(Store.open(tmp_path)) == 400
 
 
