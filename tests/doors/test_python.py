@@ -75,7 +75,7 @@ def _no_work(monkeypatch, examples):
     for module, name in (
         ("unbox.models.load", "_base_pipeline"),
         ("unbox.models.generate", "_sample"),
-        ("unbox.sae.training_run", "TrainingRun"),
+        ("unbox.sae.fit", "TrainingRun"),
     ):
         monkeypatch.setattr(import_module(module), name, begins)
 
