@@ -51,8 +51,8 @@ def _initial(name: str, spec: Spec, there: Mapping[str, SAE]) -> SAE:
     )
     which = "several SAEs" if fits else "no SAE"
     raise UnboxError(
-        f"init_from: {name} would begin from {which} of {spec.block or 'no block'} with {spec.latents:,} latents; "
-        f"there is {told or 'none'}"
+        f"init_from: {name} would begin from {which} of {spec.block or 'no block'} with "
+        f"{spec.latents:,} latents; there is {told or 'none'}"
     )
 
 
