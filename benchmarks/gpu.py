@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py                            every section, on cuda:0, into benchmarks/gpu-page.md
     python benchmarks/gpu.py --sections sae-step edits  some of them
-    python benchmarks/gpu.py --device cpu --tiny        the same code at toy size (what CI runs)
+    python benchmarks/gpu.py --device cpu --tiny        the same code at toy size (a slow test does)
 
 Runs from a checkout without installing it, on Python 3.11 or newer with torch (CUDA), diffusers and
 transformers; sections whose packages are absent say so and are passed over. Each is written as it ends, so
@@ -11,7 +11,6 @@ file of this folder that yields lines; a new one is a new row of `SECTIONS`.
 """
 
 import argparse
-import contextlib
 import importlib.util
 import os
 import platform
@@ -21,7 +20,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,58 +28,10 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
+from gpu_sae import sae_kernels, sae_step, training  # noqa: E402
+from gpu_setting import Setting  # noqa: E402
 
 LIBRARIES = ("torch", "triton", "diffusers", "transformers", "numpy", "numba")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where sections run and how large."""
-
-    device: torch.device
-    tiny: bool
-    repeats: int
-
-    @property
-    def cuda(self) -> bool:
-        return self.device.type == "cuda"
-
-    def wait(self) -> None:
-        """Until the device has done what it was given."""
-        if self.cuda:
-            torch.cuda.synchronize(self.device)
-
-    def seconds(self, run: Callable[[], object], repeats: int | None = None, warm: int = 3) -> list[float]:
-        """Seconds of each of some calls, waited for, after a few to warm up."""
-        for _ in range(warm):
-            run()
-        found = []
-        for _ in range(repeats or self.repeats):
-            self.wait()
-            began = time.perf_counter()
-            run()
-            self.wait()
-            found.append(time.perf_counter() - began)
-        return found
-
-    def peak(self, run: Callable[[], object]) -> int:
-        """Bytes that a call took on the card beyond what lay there before; 0 on a CPU."""
-        if not self.cuda:
-            run()
-            return 0
-        self.wait()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(self.device)
-        before = torch.cuda.memory_allocated(self.device)
-        run()
-        self.wait()
-        return torch.cuda.max_memory_allocated(self.device) - before
-
-
-def shown(seconds: list[float]) -> str:
-    """Median ± half the range, in milliseconds."""
-    spread = (max(seconds) - min(seconds)) / 2
-    return f"{statistics.median(seconds) * 1e3:.2f} ± {spread * 1e3:.2f}"
 
 
 def machine(setting: Setting) -> Iterator[str]:
@@ -122,113 +72,6 @@ def gpu_tests(setting: Setting) -> Iterator[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)
     yield "```\n" + "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:]) + "\n```"
-
-
-#: (d, n, k) of the SAE steps; the first is the paper's.
-SHAPES = ((1280, 5120, 10), (1280, 5120, 160), (1280, 20480, 32), (1280, 131072, 32))
-TINY_SHAPES = ((32, 128, 4),)
-
-
-def sae_step(setting: Setting) -> Iterator[str]:
-    """One training step beside every peer installed, AuxK off and on; peers in fp32, TF32 and bf16 autocast,
-    the fastest counts."""
-    import warnings
-
-    import sae_step as steps
-    from peer_imports import stand_in
-
-    stood_in = stand_in()
-    os.environ.setdefault("WANDB_MODE", "disabled")
-    batch = 64 if setting.tiny else 4096
-    names = ["unbox", *(name for name, module in steps.PEERS.items() if importlib.util.find_spec(module))]
-    yield "| d, n, k | AuxK | package | ms a step | tokens/s | GiB | times the fastest peer |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for shape in TINY_SHAPES if setting.tiny else SHAPES:
-        for aux in (False, True):
-            found: dict[str, tuple[str, list[float], int]] = {}
-            for name in names:
-                for precision in ("auto",) if name == "unbox" else ("tf32", "bf16"):
-                    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-                        warnings.simplefilter("ignore")
-                        try:
-                            told = _peer(setting, steps.STEPS[name], shape, aux, precision, batch)
-                        except (RuntimeError, ImportError, TypeError, AttributeError, ValueError) as error:
-                            print(
-                                f"{name} {shape} {precision}: {type(error).__name__}: {error}",
-                                file=sys.stderr,
-                            )
-                            continue
-                    if name not in found or statistics.median(told[1]) < statistics.median(found[name][1]):
-                        found[name] = told
-            peers = [statistics.median(each[1]) for name, each in found.items() if name != "unbox"]
-            for name, (precision, seconds, peak) in found.items():
-                middle = statistics.median(seconds)
-                ratio = f"{min(peers) / middle:.2f}" if peers else "-"
-                yield (
-                    f"| {', '.join(map(str, shape))} | {'on' if aux else 'off'} | {name} ({precision}) | "
-                    f"{shown(seconds)} | {batch / middle:,.0f} | {peak / 2**30:.2f} | {ratio} |"
-                )
-    if stood_in.stood_in:
-        yield (
-            "\nEmpty modules stood for: "
-            + ", ".join(sorted({m.partition(".")[0] for m in stood_in.stood_in}))
-            + "."
-        )
-
-
-def _peer(
-    setting: Setting, make: Any, shape: tuple[int, int, int], aux: bool, precision: str, batch: int
-) -> tuple[str, list[float], int]:
-    """Precision, seconds of each step and peak bytes of one package."""
-    d, n, k = shape
-    torch.manual_seed(0)
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    x = (torch.randn(batch, 256) @ torch.randn(256, d) / 16 + torch.randn(d)).to(setting.device)
-    if setting.cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    try:
-        step = make(d, n, k, x, n // 4 if aux else 0, str(setting.device))
-        with torch.autocast(setting.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            seconds = setting.seconds(lambda: step(x), warm=8)
-        return precision, seconds, torch.cuda.max_memory_allocated() if setting.cuda else 0
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def training(setting: Setting) -> Iterator[str]:
-    """Rows a second of training from a store in float16 on disk, one SAE and 24 on one pass."""
-    import tempfile
-
-    import numpy as np
-
-    from activation_store import Sample, Schema, Store, Writer
-    from unbox.sae import Spec
-    from unbox.sae.plan import make_plan
-    from unbox.sae.training_run import TrainingRun
-
-    d, side, images, batch = (32, 4, 40, 64) if setting.tiny else (1280, 16, 1600, 4096)
-    widths = (64, 128) if setting.tiny else (640, 5120)
-    rng = np.random.default_rng(0)
-    basis = rng.normal(size=(64, d)).astype(np.float32) / 8
-    yield "| SAEs | rows/s | ms a step | ms an SAE |"
-    yield "| --- | --- | --- | --- |"
-    with tempfile.TemporaryDirectory() as place:
-        schema = Schema({"up.0.1": (side, side, d)}, (0,), ("cond",), dtype="float16")
-        with Writer(f"{place}/acts", schema) as writer:
-            for start in range(0, images, 40):
-                rows = rng.normal(size=(40, 1, 1, side, side, 64)).astype(np.float32) @ basis + 1
-                some = [Sample(i, f"number {i}", i) for i in range(start, start + 40)]
-                writer.append(some, {"up.0.1": rows.astype(np.float16)})
-        source = Store.open(f"{place}/acts")["up.0.1"]
-        active = (2, 4) if setting.tiny else (5, 10, 20, 40, 80, 160)
-        several = [Spec("up.0.1", k, n, seed=s) for k in active for n in widths for s in (0, 1)]
-        for specs in ([Spec("up.0.1", active[1], widths[1])], several):
-            plan = make_plan(specs, tokens=10**9, batch_size=batch, warmup=0, dead_after=10**8)
-            run = TrainingRun(plan, {"up.0.1": source}, setting.device)
-            seconds = setting.seconds(run.advance, 10 if setting.tiny else 100, warm=20)
-            each = sum(seconds) / len(seconds)
-            yield f"| {len(specs)} | {batch / each:,.0f} | {each * 1e3:.2f} | {each / len(specs) * 1e3:.2f} |"
 
 
 def random_model(setting: Setting) -> Any:
@@ -345,6 +188,7 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[str]]] = {
     "machine": machine,
     "gpu-tests": gpu_tests,
     "sae-step": sae_step,
+    "sae-kernels": sae_kernels,
     "training": training,
     "images": images,
     "collect": collecting,

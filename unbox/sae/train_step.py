@@ -13,7 +13,7 @@ from unbox.sae.backward import SparseGradients, forward_backward
 from unbox.sae.cpu import compiled_step
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import Team
-from unbox.sae.gpu import TRITON
+from unbox.sae.gpu import kernels_run_on
 from unbox.sae.initialization import Start, directions
 from unbox.sae.learning_rate import peak
 from unbox.sae.model import SAE
@@ -97,7 +97,7 @@ class SAETrainer:
     @property
     def low_encoder(self) -> Tensor:
         """(n, d): the encoder in the precision of its product."""
-        return self.low[:, : self.weights["W_enc"].shape[1]]
+        return self.gpu.low_encoder if self.gpu is not None else self.low[:, : self.weights["W_enc"].shape[1]]
 
     def _copy_low(self) -> None:
         if self.gpu is not None:
@@ -126,8 +126,7 @@ class SAETrainer:
 
     def _on_gpu(self) -> "GPUTraining | None":
         """The steps by Triton's kernels, where there is a GPU, Triton, and a kind of SAE that they know."""
-        plain = not self.variant.batchwise and not self.spec.levels and self.plan.clip_norm is None
-        if self.silent.device.type != "cuda" or not plain or self.team.everyone.world > 1 or not TRITON:
+        if not (self._plain_topk and kernels_run_on(self.silent.device)):
             return None
         from unbox.sae.gpu.step import GPUStep, is_dense
         from unbox.sae.gpu.training import GPUTraining
@@ -139,11 +138,16 @@ class SAETrainer:
         return GPUTraining(gpu, self.silent, self.clock, self.sums, self.start.variance, self.plan.aux, kappa)
 
     @property
+    def _plain_topk(self) -> bool:
+        """Whether it is what the compiled loops and the kernels of a GPU know: TopK, in one process."""
+        kind = self.variant
+        other = kind.batchwise or kind.learns_threshold or self.spec.levels or self.plan.clip_norm is not None
+        return not other and self.team.everyone.world == 1
+
+    @property
     def native(self) -> bool:
         """Whether a step is taken by the compiled loops."""
-        plain = not self.variant.batchwise and not self.spec.levels and self.plan.clip_norm is None
-        on_cpu = self.silent.device.type == "cpu"
-        return compiled_step.AVAILABLE and plain and on_cpu and self.team.everyone.world == 1
+        return compiled_step.AVAILABLE and self._plain_topk and self.silent.device.type == "cpu"
 
     def _compiled(
         self, x: Tensor, rows: int, scale: float, rate: float

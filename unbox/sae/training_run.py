@@ -30,6 +30,7 @@ from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Plan
 from unbox.sae.row_source import AwaitedBatches, RowBatches, RowSource, source_of
 from unbox.sae.threshold_step import THRESHOLD_TRAINERS
+from unbox.sae.topk import SLICE_ELSEWHERE
 from unbox.sae.train_step import LOOK, SAETrainer
 from unbox.sae.training_figures import LOOKED_AT, first_moments, gradient_norm, held_out_figures
 from unbox.sae.transcoder_step import TranscoderTrainer
@@ -387,7 +388,11 @@ def check_plan(
         what += f" and {len(plan.saes) - 3:,} more together"
     if device.type != "cuda":
         require(size, what)
-    elif size > (total := torch.cuda.get_device_properties(device).total_memory):
+        return
+    # Pre-activations in bf16, and for AuxK three more arrays over the dead.
+    most = max(spec.latents for spec in plan.saes) * plan.batch_size
+    size += 8 * min(most, SLICE_ELSEWHERE)
+    if size > (total := torch.cuda.get_device_properties(device).total_memory):
         raise UnboxError(
             f"{what} would take {size:.3g} bytes of the GPU's {total:.3g}: train fewer SAEs at a time, or "
             "share their latents among several GPUs (--share latents)"

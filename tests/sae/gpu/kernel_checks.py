@@ -1,8 +1,10 @@
 """What `test_kernels` runs in a process of its own; prints the name of each check that held."""
 
+import json
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 INTERPRET = "--interpret" in sys.argv
 if INTERPRET:
@@ -13,7 +15,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from unbox.sae import ArrayRows, Spec, train_step  # noqa: E402
+from unbox.sae import ArrayRows, Spec, train, train_step  # noqa: E402
+from unbox.sae.checkpoint import CheckpointWriter  # noqa: E402
 from unbox.sae.gpu import launch  # noqa: E402
 from unbox.sae.gpu.dead_latents import DeadLatents  # noqa: E402
 from unbox.sae.gpu.step import GPUStep  # noqa: E402
@@ -124,9 +127,9 @@ def run_step(low: torch.dtype, dense: bool, with_dead: bool, tolerance: float, f
 
 
 def training() -> None:
-    """Twenty steps, AuxK from the eighth, are those of the trainer by torch's operations."""
-    d, n, k, count = (24, 64, 4, 32) if INTERPRET else (160, 1024, 8, 512)
-    data = (torch.randn(20 * count, 6) @ torch.randn(6, d) + 1).numpy()
+    """Ten steps, AuxK from the seventh, are those of the trainer by torch's operations."""
+    d, n, k, count = (12, 24, 3, 8) if INTERPRET else (160, 1024, 8, 512)
+    data = (torch.randn(10 * count, 4) @ torch.randn(4, d) + 1).numpy()
     plan = make_plan(
         [Spec("", k, n)], tokens=10**9, batch_size=count, warmup=0, dead_after=4 * count, precision="fp32"
     )
@@ -139,19 +142,45 @@ def training() -> None:
     ours = GPUTraining(step, silent, steps, sums, fit.start.variance, plan.aux, plan.kappa(d))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_step.compiled_step, "AVAILABLE", False)
-        for i in range(20):
+        for i in range(10):
             x = torch.from_numpy(data[i * count : (i + 1) * count])
             ours.hold(fit.dead.to(DEVICE))
             fit.step(x, count, 1.0)
             ours.rate.fill_(fit.peak)
             ours.take(x.to(DEVICE), count)
-            if i == 7:
+            if i == 5:
                 fit._look_for_dead()
                 assert len(fit.dead)
     assert torch.equal(silent.cpu(), fit.silent)
     for name, w in fit.weights.items():
         close(near[name].cpu(), w.double(), 1e-4)
     close(sums.cpu(), fit.sums, 1e-4)
+
+
+def folder() -> None:
+    """A whole run into a folder: figures of rows held out; stopped, it goes on to the same bits."""
+    rows = (torch.randn(160, 3) @ torch.randn(3, 8) + 1).numpy()
+    told = {"tokens": 80, "batch_size": 8, "warmup": 0, "dead_after": 24, "precision": "fp32"}
+    told |= {"checkpoint_every": 40, "log_every": 24, "progress": False, "held_out": 0.2}
+    with TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        whole = train(rows, f"{place}/whole", [Spec("", 2, 12, lr=3e-2)], **told)
+        lines = [json.loads(line) for line in Path(place, "whole", "metrics.jsonl").read_text().splitlines()]
+        assert len(lines) >= 3
+        assert 0 < lines[-1]["held_out_fvu"] < lines[0]["held_out_fvu"] < 2
+        write = CheckpointWriter.write
+
+        def stopping(writer: CheckpointWriter, run: TrainingRun) -> None:
+            write(writer, run)
+            assert all(fit.gpu is not None for fit in run.fits.values())
+            raise InterruptedError
+
+        patch.setattr(CheckpointWriter, "write", stopping)
+        with pytest.raises(InterruptedError):
+            train(rows, f"{place}/parts", [Spec("", 2, 12, lr=3e-2)], **told)
+        patch.setattr(CheckpointWriter, "write", write)
+        parts = train(rows, f"{place}/parts", [Spec("", 2, 12, lr=3e-2)], **told)
+    for name, sae in whole.items():
+        assert all(map(torch.equal, sae.state_dict().values(), parts[name].state_dict().values()))
 
 
 torch.manual_seed(0)
@@ -162,8 +191,9 @@ CHECKS = {
     "dense_step": lambda: run_step(torch.float32, True, False, EXACT),
     "whole_rows": lambda: run_step(torch.float32, False, True, EXACT, few=True),
     "training": training,
+    "folder": folder,
     "step_with_auxk": lambda: run_step(torch.float32, False, True, EXACT),
 }
 for name, check in CHECKS.items():
     check()
-    print(name)
+    print(name, flush=True)

@@ -45,7 +45,7 @@ def test_kernels_train_what_torch_trains(rows, monkeypatch):
     fit = next(iter(found.fits.values()))
     assert fit.gpu is not None
     assert fit.dead_everywhere
-    monkeypatch.setattr(trainers, "TRITON", False)
+    monkeypatch.setattr(trainers, "kernels_run_on", lambda device: False)
     expected = run(rows)
     assert next(iter(expected.fits.values())).gpu is None
     for name, w in weights(expected).items():

@@ -19,8 +19,8 @@ WARM = 3
 class SharedMemory:
     """What all captured steps of a process have in common: the pool of their temporaries, and their input."""
 
-    anchor: torch.cuda.CUDAGraph | None = None
-    """A graph that lives as long as the process: a pool without any graph is given up, and its name void."""
+    anchors: dict[torch.device, torch.cuda.CUDAGraph] = field(default_factory=dict)
+    """A graph of each GPU that lives as long as the process: a pool without any is given up."""
     inputs: dict[Hashable, Tensor] = field(default_factory=dict)
 
     def input(self, x: Tensor) -> Tensor:
@@ -58,13 +58,13 @@ class CapturedStep:
         self.graphs[full].replay()
 
     def _capture(self, x: Tensor, rows: int) -> torch.cuda.CUDAGraph:
-        if SHARED.anchor is None:
-            SHARED.anchor = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(SHARED.anchor):
+        if x.device not in SHARED.anchors:
+            anchor = SHARED.anchors[x.device] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(anchor):
                 torch.zeros(1, device=x.device)
         graph = torch.cuda.CUDAGraph()
         # Other threads may take memory of the device meanwhile: the one that sends rows does.
-        with torch.cuda.graph(graph, pool=SHARED.anchor.pool(), capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=SHARED.anchors[x.device].pool(), capture_error_mode="thread_local"):
             self.step(x, rows)
         return graph
 

@@ -181,6 +181,30 @@ def _adam(weight, mean, square, gradient, rate, correction1, correction2, BETA1,
 
 
 @triton.jit
+def _entry_sums(
+    x, b_pre, error, rows, codes, slopes, begin, end, column, inside, d,
+    ROWS: tl.constexpr, D_BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Over a latent's entries, the sums of slope * (x - b_pre) and of code * error, in some columns."""
+    centre = tl.load(b_pre + column, mask=inside, other=0.0)
+    encoder = tl.zeros((D_BLOCK,), tl.float32)
+    decoder = tl.zeros((D_BLOCK,), tl.float32)
+    lane = tl.arange(0, ROWS)
+    for offset in range(begin, end, ROWS):
+        valid = offset + lane < end
+        row = tl.load(rows + offset + lane, mask=valid, other=0).to(tl.int64)
+        code = tl.load(codes + offset + lane, mask=valid, other=0.0)
+        slope = tl.load(slopes + offset + lane, mask=valid, other=0.0)
+        both = valid[:, None] & inside[None, :]
+        at = row[:, None] * d + column[None, :]
+        centred = tl.load(x + at, mask=both, other=0.0).to(tl.float32) - centre[None, :]
+        wrong = tl.load(error + at, mask=both, other=0.0).to(tl.float32)
+        encoder += tl.sum(slope[:, None] * centred, 0)
+        decoder += tl.sum(code[:, None] * wrong, 0)
+    return encoder, decoder
+
+
+@triton.jit
 def update_kernel(
     x, b_pre, error, rows, starts, codes, slopes, radials, factor,
     w_enc, m_enc, v_enc, w_dec, m_dec, v_dec, low_enc, low_dec, norms,
@@ -205,22 +229,10 @@ def update_kernel(
         encoder = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
         decoder = tl.load(error + place, mask=inside, other=0.0).to(tl.float32) * factor
     else:
-        begin, end = tl.load(starts + latent), tl.load(starts + latent + 1)
-        centre = tl.load(b_pre + column, mask=inside, other=0.0)
-        encoder = tl.zeros((D_BLOCK,), tl.float32)
-        decoder = tl.zeros((D_BLOCK,), tl.float32)
-        lane = tl.arange(0, ROWS)
-        for offset in range(begin, end, ROWS):
-            valid = offset + lane < end
-            row = tl.load(rows + offset + lane, mask=valid, other=0).to(tl.int64)
-            code = tl.load(codes + offset + lane, mask=valid, other=0.0)
-            slope = tl.load(slopes + offset + lane, mask=valid, other=0.0)
-            both = valid[:, None] & inside[None, :]
-            at = row[:, None] * d + column[None, :]
-            centred = tl.load(x + at, mask=both, other=0.0).to(tl.float32) - centre[None, :]
-            wrong = tl.load(error + at, mask=both, other=0.0).to(tl.float32)
-            encoder += tl.sum(slope[:, None] * centred, 0)
-            decoder += tl.sum(code[:, None] * wrong, 0)
+        encoder, decoder = _entry_sums(
+            x, b_pre, error, rows, codes, slopes, tl.load(starts + latent), tl.load(starts + latent + 1),
+            column, inside, d, ROWS, D_BLOCK,
+        )  # fmt: skip
         decoder *= factor
     w_e = tl.load(w_enc + place, mask=inside, other=0.0)
     w_d = tl.load(w_dec + place, mask=inside, other=0.0)

@@ -15,18 +15,24 @@ from torch import Tensor
 
 from unbox.sae.gpu import kernels, launch
 from unbox.sae.gpu.dead_latents import DeadLatents
+from unbox.sae.topk import SLICE_ELSEWHERE, pre_activations
 
 #: What an H100 does (benchmarks/gpu.py), a second: bytes gathered, operations of products, bytes of arrays.
 GATHERED, PRODUCTS, STREAMED = 4e12, 6e14, 2.5e12
 #: Entries of a latent, on average, up to which one program has the whole of it.
 FEW = 2
+#: Columns that one program can have.
+WHOLE = 2048
 
 
 def is_dense(rows: int, d: int, n: int, k: int) -> bool:
     """Whether dense products in bf16 take less time than gathering rows in float32, for a batch of rows.
 
-    Sparse: five rows of d floats for each entry. Dense: four products, and six passes over (rows, n).
+    Sparse: five rows of d floats for each entry. Dense: four products, and six passes over (rows, n), which
+    must fit into a slice.
     """
+    if rows * n > SLICE_ELSEWHERE:
+        return False
     sparse = 5 * rows * k * d * 4 / GATHERED
     return sparse > 8 * rows * n * d / PRODUCTS + 6 * rows * n * 2 / STREAMED
 
@@ -82,7 +88,7 @@ class GPUStep:
         self.low_encoder = self.weights["W_enc"].to(self.low)
         self.low_decoder = self.weights["W_dec"].to(self.low) if self.dense else self.low_encoder[:0]
         # Where a latent has few entries one program takes its whole row, and makes it unit on the way.
-        few = not self.dense and self.rows * self.k <= FEW * n
+        few = not self.dense and self.rows * self.k <= FEW * n and d <= WHOLE
         self.columns = triton.next_power_of_2(d) if few else launch.COLUMNS
         self.norms = self.weights["W_enc"].new_empty(n, triton.cdiv(d, self.columns))
 
@@ -96,11 +102,13 @@ class GPUStep:
         """Rows x (B, d); factor is twice that of |x^ - x|^2 in the loss."""
         w = self.weights
         centred = (x - w["b_pre"]).to(self.low)
-        pre = torch.addmm(w["b_lat"].to(self.low), centred, self.low_encoder.T)
-        values, indices = launch.topk(pre, self.k)
-        if not self.dense:
-            return Pass(launch.forward(x, w, indices, factor), factor, centred)
-        return self._dense(x, centred, pre, values.relu(), indices, factor)
+        slices = pre_activations(centred, self.low_encoder, w["b_lat"].to(self.low))
+        if self.dense:
+            ((_, pre),) = slices
+            values, indices = launch.topk(pre, self.k)
+            return self._dense(x, centred, pre, values.relu(), indices, factor)
+        parts = [launch.topk(pre, self.k)[1] for _, pre in slices]
+        return Pass(launch.forward(x, w, torch.cat(parts), factor), factor, centred)
 
     def _dense(
         self, x: Tensor, centred: Tensor, buffer: Tensor, codes: Tensor, indices: Tensor, factor: float
@@ -142,19 +150,23 @@ class GPUStep:
         return sums[2]
 
     def revive(self, of: Pass, dead: DeadLatents, coefficient: float, kappa: int) -> tuple[Tensor, Revival]:
-        """AuxK's loss and gradients. The formula is `auxk_loss.AuxK`'s; (B, r) arrays are whole, 2 bytes for
-        each dead latent and row."""
+        """AuxK's loss and gradients, by the formula of `auxk_loss.AuxK`; rows go by in slices."""
         w, error = self.weights, of.found.error
         encoder, decoder = self.low_encoder[dead.rows], w["W_dec"][dead.rows].to(self.low)
         bias = (w["b_lat"][dead.rows] + dead.bias).to(self.low)
         norm = of.found.squares.sum() - of.total.square().sum() / len(error)
-        z = launch.keep_largest(torch.addmm(bias, of.centred, encoder.T), min(kappa, len(dead.ids)))
-        left = product(z, decoder).add_(error)
-        share = coefficient / norm
-        loss = torch.linalg.vector_norm(left).square() * share
-        g = torch.mul(left, 2 * share, out=torch.empty_like(of.centred))
-        d_z = (g @ decoder.T).mul_(z > 0)
-        gradients = product(d_z.T, of.centred), product(z.T, g), d_z.sum(0, dtype=torch.float32)
+        share, parts = coefficient / norm, []
+        for start, pre in pre_activations(of.centred, encoder, bias):
+            rows = slice(start, start + len(pre))
+            z = launch.keep_largest(pre, min(kappa, len(dead.ids)))
+            left = product(z, decoder).add_(error[rows])
+            g = torch.mul(left, 2 * share, out=torch.empty_like(of.centred[rows]))
+            d_z = (g @ decoder.T).mul_(z > 0)
+            loss = torch.linalg.vector_norm(left).square() * share
+            parts.append(
+                (loss, product(d_z.T, of.centred[rows]), product(z.T, g), d_z.sum(0, dtype=torch.float32))
+            )
+        loss, *gradients = (sum(some[1:], some[0]) for some in zip(*parts, strict=True))
         return loss, Revival(dead, *gradients)
 
     def _with_revival(self, sums: Tensor, revival: Revival) -> Tensor:

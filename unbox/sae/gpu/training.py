@@ -41,7 +41,7 @@ class GPUTraining:
         """A step of x (B, d), all of `rows` rows."""
         self.rate.fill_(rate)
         # Captured for whole batches alone: those at an end, or with rows left out, differ in size.
-        (self.captured if len(x) == self.gpu.rows else self.take)(x, rows)
+        (self.captured if x.is_cuda and len(x) == self.gpu.rows else self.take)(x, rows)
 
     @torch.no_grad()
     def take(self, x: Tensor, rows: int) -> None:
@@ -56,6 +56,11 @@ class GPUTraining:
         self.silent.masked_fill_(active > 0, 0)
         self.sums[0] += of.found.squares.sum()
         self.sums[2] += active.sum()
+
+    @property
+    def low_encoder(self) -> Tensor:
+        """(n, d): the encoder in the precision of its product."""
+        return self.gpu.low_encoder
 
     def copy_low(self) -> None:
         """Bring the copies in low precision up to the weights, which something else has changed."""
