@@ -2,16 +2,19 @@
 
 import json
 from dataclasses import fields
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from tests.sae.worlds import noise
 from unbox.errors import UnboxError
-from unbox.sae import Plan, Spec, specs, train
+from unbox.sae import ArrayRows, Plan, Spec, specs, train
 from unbox.sae.checkpoint import STATE, CheckpointWriter, latest, restore
 from unbox.sae.metric_trackers import rewind
 from unbox.sae.plan import SpecGrid, make_plan
-from unbox.sae.training_run import TrainingRun
+from unbox.sae.training_run import TrainingRun, check_plan
 from unbox.sae.variants import VARIANTS
 
 REFUSED = [
@@ -112,3 +115,19 @@ def test_memory_of_learnt_thresholds_counts_their_slices():
         for variant in ("topk", "gated")
     )
     assert large - small == 10 * (2**21 + 5120) * 4
+
+
+def test_what_a_gpu_must_hold_besides_the_weights(monkeypatch):
+    """Two pools of 256 MiB of each block's rows, and 8 bytes for each of a slice's 2^28 pre-activations."""
+    rows = {block: ArrayRows(np.eye(1280, dtype=np.float32), block) for block in ("mid.0", "up.0.1")}
+    plan = make_plan([Spec(block, 32, 131_072) for block in rows], tokens=10**8)
+    weights = plan.memory(dict.fromkeys(rows, 1280))
+    needed = weights + 2 * 2 * 2**28 + 8 * 2**28
+    for total, fits in ((needed, True), (needed - 1, False)):
+        card = SimpleNamespace(total_memory=total)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
+        if fits:
+            check_plan(plan, rows, torch.device("cuda"))
+        else:
+            with pytest.raises(UnboxError, match="of the GPU's"):
+                check_plan(plan, rows, torch.device("cuda"))

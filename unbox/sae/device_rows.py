@@ -1,8 +1,9 @@
 """Batches of rows on a GPU: pools go there as they are stored, and are gathered and decoded there.
 
-A pool (256 MB: 100,000 rows of 1280 in float16) crosses once, in the thread that reads ahead and beside what
-the GPU computes; a batch is then a gather on the card. The host does nothing for a row, where decoding a
-batch of 4096 to float32 and sending that takes it several milliseconds, a training step less than one.
+A pool (256 MB: 100,000 rows of 1280 in float16; two of each block are there) crosses once, in the thread that
+reads ahead and beside what the GPU computes; a batch is then a gather on the card. The host does nothing for
+a row, where decoding a batch of 4096 to float32 and sending that takes it several milliseconds, a training
+step less than one.
 """
 
 from collections.abc import Callable, Iterator

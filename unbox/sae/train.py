@@ -76,7 +76,7 @@ def train(
     plan = _plan(out, sources, specs, plan, resume, options)
     longer = resume and "tokens" in options
     before = checkpoint.recorded(out) if again or (out / checkpoint.RUN).is_file() else {}
-    if before and "aux_k" not in before["plan"] and "aux_k" not in options:
+    if before and "aux_k" not in before["plan"] and plan.aux_k == Plan().aux_k:
         plan = replace(plan, aux_k=None)  # a run begun when there was no choice goes on as it began
     chosen = {"held_out": held_out, "steps": steps, "branches": branches}
     learn, test, facts = _rows(sources, plan, before, chosen, again)

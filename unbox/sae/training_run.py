@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from activation_store import Batches
-from activation_store.batches import Cursor
+from activation_store.batches import POOL_BYTES, Cursor
 from unbox.errors import UnboxError
 from unbox.memory_limit import require
 from unbox.sae.cpu.malloc import reuse_freed_memory
@@ -389,9 +389,9 @@ def check_plan(
     if device.type != "cuda":
         require(size, what)
         return
-    # Pre-activations in bf16, and for AuxK three more arrays over the dead.
+    # Pre-activations in bf16, and for AuxK three more arrays over the dead; of each block's rows two pools.
     most = max(spec.latents for spec in plan.saes) * plan.batch_size
-    size += 8 * min(most, SLICE_ELSEWHERE)
+    size += 8 * min(most, SLICE_ELSEWHERE) + 2 * POOL_BYTES * len(widths)
     if size > (total := torch.cuda.get_device_properties(device).total_memory):
         raise UnboxError(
             f"{what} would take {size:.3g} bytes of the GPU's {total:.3g}: train fewer SAEs at a time, or "
