@@ -39,8 +39,8 @@ READERS = {
     "UNBOX_SHARD_CACHE": default_folder,
     "UNBOX_SHARD_CACHE_GB": default_limit,
 }
-#: Names of libraries' and systems' own, which are not read here.
-OTHERS = {"GRADIO_ANALYTICS_ENABLED", "NUMBA_CACHE_DIR", "SC_PHYS_PAGES", "SC_PAGE_SIZE"}
+#: Names of libraries' and systems' own; Triton's is compared with "1" when unbox.sae.gpu is imported, which no value stops.
+OTHERS = {"GRADIO_ANALYTICS_ENABLED", "NUMBA_CACHE_DIR", "SC_PHYS_PAGES", "SC_PAGE_SIZE", "TRITON_INTERPRET"}
 
 
 def variables():
