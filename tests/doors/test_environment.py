@@ -39,7 +39,7 @@ READERS = {
     "UNBOX_SHARD_CACHE": default_folder,
     "UNBOX_SHARD_CACHE_GB": default_limit,
 }
-#: Names of libraries' and systems' own; Triton's is compared with "1" when unbox.sae.gpu is imported, which no value stops.
+#: Names of libraries' and systems' own; Triton's is compared with "1" alone, when unbox.sae.gpu is imported.
 OTHERS = {"GRADIO_ANALYTICS_ENABLED", "NUMBA_CACHE_DIR", "SC_PHYS_PAGES", "SC_PAGE_SIZE", "TRITON_INTERPRET"}
 
 
