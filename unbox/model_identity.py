@@ -30,4 +30,7 @@ def identity_facts(fingerprint: Mapping[str, Any]) -> dict[str, JSON]:
     system = fingerprint.get("system", {})
     facts = {name: fingerprint.get(name) for name in ("scheduler", "weights", "adapters")}
     facts["strengths"] = fingerprint.get("strengths", {})
-    return {**facts, "sampling": {name: system.get(name) for name in SAMPLING}}
+    sampling = {name: system.get(name) for name in SAMPLING}
+    # Of rows that leave it to the pipeline nothing is said, as before there was such a field.
+    eta = {} if system.get("eta") is None else {"eta": system["eta"]}
+    return {**facts, "sampling": sampling | eta}

@@ -72,6 +72,45 @@ def euler_ancestral(
     return x
 
 
+def consistency_timesteps(steps: int) -> np.ndarray:
+    """Of consistency distillation's 50 timesteps 999, 979, ..., 19 each (50 / steps)-th, rounded down."""
+    return 999 - 20 * np.floor(50 * np.arange(steps) / steps).astype(int)
+
+
+def singlestep_timesteps(steps: int) -> np.ndarray:
+    """The first `steps` of `steps` + 1 timesteps spread from 999 to 0."""
+    return np.round(999 * np.arange(steps, 0, -1) / steps)
+
+
+def moves(
+    denoise: Denoiser,
+    x: torch.Tensor,
+    levels: Sequence[tuple[float, float, float]],
+    noise: Callable[[], torch.Tensor],
+) -> torch.Tensor:
+    """Each step on the line from x to D(x) from sigma `now` to `down`, then fresh noise up to `after`."""
+    for now, down, after in levels:
+        x = x + (x - denoise(x, now)) / now * (down - now)
+        if after > down:
+            x = x + (after**2 - down**2) ** 0.5 * noise().double()
+    return x
+
+
+def dpm_2s(denoise: Denoiser, x: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
+    """DPM-Solver++(2S), arXiv 2211.01095 algorithm 1: two sigmas to a step of second order.
+
+    Of first order is the last one, of an even number the last two."""
+    pairs = (len(sigmas) - 2) // 2
+    for a, b, c in zip(sigmas[: 2 * pairs : 2], sigmas[1::2], sigmas[2::2], strict=False):
+        first = denoise(x, a)
+        second = denoise((b / a) * x + (1 - b / a) * first, b)
+        share = np.log(a / b) / np.log(a / c)
+        x = (c / a) * x + (1 - c / a) * (first + (second - first) / (2 * share))
+    for a, b in pairwise(sigmas[2 * pairs :]):
+        x = (b / a) * x + (1 - b / a) * denoise(x, a)
+    return x
+
+
 def consistency(
     forward: Callable[[torch.Tensor, float], torch.Tensor],
     x: torch.Tensor,

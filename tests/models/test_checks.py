@@ -1,12 +1,15 @@
 """Wrong combinations warn or refuse, with the reason; right ones say nothing (warnings are errors here)."""
 
+import json
 from dataclasses import replace
+from shutil import copytree
 
 import pytest
+from diffusers import EulerAncestralDiscreteScheduler
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.models.tiny import tiny_unet
+from tests.models.tiny import SDXL_BETAS, tiny_unet
 from unbox.errors import UnboxError
 from unbox.models import SYSTEMS, Micro, load
 
@@ -58,6 +61,27 @@ def test_guidance_on_a_distilled_system_warns(tiny):
     with pytest.warns(UserWarning, match=r"distilled into sdxl-turbo: classifier-free guidance 5"):
         latents(turbo, guidance=5.0)
     latents(turbo, guidance=1.0)
+
+
+def test_what_authors_allow_on_top_does_not_warn(tiny):
+    lcm = load(tiny, system=small("lcm-sdxl-lora"))
+    latents(lcm, guidance=2.0, steps=2)
+    with pytest.warns(UserWarning, match=r"guidance 2\.5 on top oversaturates; use at most 2"):
+        latents(lcm, guidance=2.5, steps=2)
+
+
+def test_a_finetune_of_a_few_step_model_is_told_by_its_scheduler(tiny, tmp_path):
+    """A folder without a row that ships Turbo's scheduler would get 30 steps with guidance."""
+    few = copytree(tiny, tmp_path / "finetune")
+    shipped = EulerAncestralDiscreteScheduler(**SDXL_BETAS, timestep_spacing="trailing")
+    shipped.save_pretrained(few / "scheduler")
+    index = json.loads((few / "model_index.json").read_text())
+    index["scheduler"][1] = "EulerAncestralDiscreteScheduler"
+    (few / "model_index.json").write_text(json.dumps(index))
+    with pytest.warns(UserWarning, match=r"ships EulerAncestral.*--system sdxl-turbo"):
+        load(few)
+    load(few, system=small("sdxl-turbo"))
+    load(tiny)
 
 
 def test_a_negative_prompt_without_guidance_warns(tiny):

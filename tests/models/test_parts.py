@@ -91,6 +91,7 @@ def forward(unet):
     ("system", "layout", "adapted", "scale"),
     [
         ("sdxl-lightning-4step-lora", kohya, everything, ALPHA / RANK),
+        ("hyper-sd-2step-lora", kohya, everything, ALPHA / RANK),
         ("sdxl-ncp-dpo", peft, attentions, 1.0),
         ("sdxl-ncp-dpo", older, attentions, 1.0),
     ],
@@ -168,6 +169,10 @@ def test_a_published_file_tells_how_it_is_sampled(tiny, tmp_path):
     with pytest.warns(UserWarning, match="add system='sdxl-lightning-4step'"):
         load(tiny, system=base, unet=four)
     load(tiny, system=replace(SYSTEMS["sdxl-lightning-4step"], size=64), unet=four)
+    untold = tmp_path / "pytorch_lora_weights.safetensors"  # LCM's and TCD's, and of any trainer
+    unet = tiny_unet()
+    save_file(peft(pairs(unet, attentions(unet)[:1])), untold)
+    load(tiny, system=base, lora=untold)
     load(
         tiny, system=replace(SYSTEMS["sdxl-lightning-2step"], size=64), unet=four
     )  # the steps warn, when taken

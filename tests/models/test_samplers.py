@@ -7,20 +7,26 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 
 from tests.models.reference import (
     alphas_bar,
     consistency,
+    consistency_timesteps,
+    dpm_2s,
     euler,
     euler_ancestral,
     k_denoiser,
     leading,
+    moves,
     sigmas_of,
+    singlestep_timesteps,
     trailing,
 )
 from tests.models.tiny import tiny_unet
-from unbox.models import SYSTEMS, load
+from unbox.models import SYSTEMS, Model, load
+from unbox.models.load import set_scheduler
 from unbox.models.schedulers import V3_SIGMA_MAX
 
 # Standard deviation of the Gaussian oracle's data. In one step from sigma 14.6 the answer x - sigma eps
@@ -46,14 +52,19 @@ def unet_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def systems(tiny, tiny_v, unet_file):
-    """Each row's settings on tiny weights: {name: model}, made on demand."""
-    made = {}
+    """Each row's settings on tiny weights, as `load` sets them: name -> model, made on demand."""
+    weights, made = {}, {}
 
     def system(name):
         if name not in made:
             row = replace(SYSTEMS[name], parts=(), size=64, base=None)
             folder = tiny_v if row.prediction == "v_prediction" else tiny
-            made[name] = load(folder, system=row, unet=unet_file)
+            if folder not in weights:
+                weights[folder] = load(folder, system=row, unet=unet_file).pipeline.components
+            pipeline = StableDiffusionXLPipeline(**weights[folder], add_watermarker=False)
+            pipeline.scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+            set_scheduler(pipeline, row)
+            made[name] = Model(pipeline, row)
         return made[name]
 
     return system
@@ -99,8 +110,16 @@ def by_table(sigmas, timesteps):
 def reference_latents(name, steps, forward):
     """Latents (1, 4, 32, 32) float64 of a row by the reference sampler."""
     row, noise = SYSTEMS[name], _seeded()
-    if row.timesteps:
-        return consistency(forward, noise().double(), row.timesteps[steps], noise)
+    if row.scheduler == "LCMScheduler":
+        grid = row.timesteps[steps] if row.timesteps else consistency_timesteps(steps)
+        return consistency(forward, noise().double(), grid, noise)
+    if row.scheduler in VARIANCE_PRESERVING:
+        timesteps, levels = levels_of(row, steps)
+        denoise = k_denoiser(forward, row.prediction, by_table([now for now, _, _ in levels], timesteps))
+        start = noise().double() * (levels[0][0] ** 2 + 1) ** 0.5
+        if row.scheduler == "DPMSolverSinglestepScheduler":
+            return dpm_2s(denoise, start, [now for now, _, _ in levels] + [0.0])
+        return moves(denoise, start, levels, noise) * alphas_bar()[0] ** 0.5
     if name == "novelai-v3":
         timesteps, table = np.linspace(999, 0, steps), sigmas_of(alphas_bar(V3_SIGMA_MAX))
     else:
@@ -118,6 +137,32 @@ def reference_latents(name, steps, forward):
     return euler_ancestral(denoise, start, sigmas, noise)
 
 
+#: Schedulers whose runs start from unit noise; their last sigma is that of timestep 0, or 0 (DPM).
+VARIANCE_PRESERVING = ("DDIMScheduler", "TCDScheduler", "DPMSolverSinglestepScheduler")
+
+
+def levels_of(row, steps):
+    """Timesteps, and of each step its sigma, the one it goes down to, and the one that noise lifts it to."""
+    sigma = sigmas_of(alphas_bar())
+    if row.scheduler == "DDIMScheduler":
+        timesteps = trailing(steps).astype(int)
+        lower = np.maximum(timesteps - 1000 // steps, 0)
+        return timesteps, [
+            (sigma[t], sigma[low], sigma[low]) for t, low in zip(timesteps, lower, strict=True)
+        ]
+    if row.scheduler == "TCDScheduler":
+        timesteps = consistency_timesteps(steps)
+        after = [*timesteps[1:], 0]
+        lower = np.floor((1 - row.eta) * np.array(after)).astype(int)
+        if not row.eta:
+            after = lower
+        return timesteps, [
+            (sigma[t], sigma[low], sigma[high]) for t, low, high in zip(timesteps, lower, after, strict=True)
+        ]
+    timesteps = singlestep_timesteps(steps).astype(int)
+    return timesteps, [(sigma[t], 0.0, 0.0) for t in timesteps]
+
+
 CASES = [
     ("sdxl-base", 10),
     ("sdxl-turbo", 1),
@@ -127,6 +172,13 @@ CASES = [
     ("sdxl-lightning-4step", 4),
     ("sdxl-distar-1step", 1),
     ("dmd2-4step", 4),
+    ("hyper-sd-1step", 1),
+    ("hyper-sd-1step-lora", 3),
+    ("hyper-sd-4step-lora", 4),
+    ("lcm-sdxl-lora", 4),
+    ("tcd-sdxl-lora", 4),
+    ("pcm-sdxl-4step-lora", 4),
+    ("sdxl-flash", 7),
     ("novelai-v3", 12),
     ("shapes-turbo", 4),
 ]
@@ -139,6 +191,33 @@ def test_an_independent_sampler_gives_the_same_latents(systems, name, steps):
     cond, _ = conditions(model.pipeline)
     expected = reference_latents(name, steps, unet_call(model.pipeline, cond))[0]
     assert off(latents, expected) < ROUNDING
+
+
+def test_lcms_unet_reads_the_guidance_scale(systems):
+    """It has a layer more, which is given the scale less 1 as sines and cosines."""
+    unet = tiny_unet(seed=3, guidance_numbers=16)
+    parts = {**systems("lcm-sdxl").pipeline.components, "unet": unet}
+    row = replace(SYSTEMS["lcm-sdxl"], parts=(), size=64, base=None)
+    model = Model(StableDiffusionXLPipeline(**parts, add_watermarker=False), row)
+    scale = 1.05  # of 8, float32 leaves too little of the angles' sines
+    (latents,) = model.generate(PROMPT, seed=SEED, output="latent", guidance=scale)
+    angles = 1000 * (scale - 1) * 10000.0 ** (-np.arange(8) / 7)
+    told = torch.tensor(np.concatenate([np.sin(angles), np.cos(angles)]), dtype=torch.float32)[None]
+    (embeds, pooled, ids), _ = conditions(model.pipeline)
+
+    def forward(x, t):
+        added = {"text_embeds": pooled, "time_ids": ids}
+        given = {"encoder_hidden_states": embeds, "added_cond_kwargs": added, "timestep_cond": told}
+        with torch.no_grad():
+            return unet(x, float(t), **given).sample
+
+    expected = reference_latents("lcm-sdxl", 4, forward)[0]
+    assert off(latents, expected) < ROUNDING
+    eight, usual = (model.generate(PROMPT, seed=SEED, output="latent", guidance=g)[0] for g in (8.0, None))
+    assert torch.equal(eight, usual)
+    assert off(usual, expected) > 0.001
+    with pytest.warns(UserWarning, match="negative prompt has no effect on lcm-sdxl"):
+        model.generate(PROMPT, seed=SEED, output="latent", negative_prompt="a dog")
 
 
 def off(latents, expected):
@@ -265,12 +344,14 @@ def closed_form(name, steps):
     """The latents (4, 32, 32) for N(0, SPREAD^2) data: products and sums of numbers, no denoiser called."""
     row, noise, spread = SYSTEMS[name], _seeded(), SPREAD**2
     abar = alphas_bar()
-    if row.timesteps:
-        x = noise().double()
-        for i, t in enumerate(row.timesteps[steps]):
+    if row.scheduler in VARIANCE_PRESERVING:
+        return closed_form_of_levels(row, steps)
+    if row.scheduler == "LCMScheduler":
+        x, grid = noise().double(), row.timesteps[steps] if row.timesteps else consistency_timesteps(steps)
+        for i, t in enumerate(grid):
             x = x * abar[t] ** 0.5 * spread / (abar[t] * spread + 1 - abar[t])  # E[x0 | x_t]
             if i + 1 < steps:
-                after = abar[row.timesteps[steps][i + 1]]
+                after = abar[grid[i + 1]]
                 x = after**0.5 * x + (1 - after) ** 0.5 * noise().double()
         return x[0]
     leads = row.scheduler_config.get("timestep_spacing") == "leading"
@@ -288,4 +369,27 @@ def closed_form(name, steps):
         x = x * (1 + (down - now) * now / (now**2 + spread))
         if up:
             x = x + up * noise().double()
+    return x[0]
+
+
+def closed_form_of_levels(row, steps):
+    """The same for schedulers that start from unit noise: D(x) = share(sigma) x."""
+    noise = _seeded()
+    _, levels = levels_of(row, steps)
+    sigmas = [now for now, _, _ in levels]
+    x = noise().double() * (sigmas[0] ** 2 + 1) ** 0.5
+    share = {sigma: SPREAD**2 / (sigma**2 + SPREAD**2) for sigma in sigmas}
+    if row.scheduler != "DPMSolverSinglestepScheduler":
+        for now, down, after in levels:
+            x = x * (share[now] + (1 - share[now]) * down / now)
+            if after > down:
+                x = x + (after**2 - down**2) ** 0.5 * noise().double()
+        return (x * alphas_bar()[0] ** 0.5)[0]
+    while len(sigmas) > 2:
+        (a, b, c), sigmas = sigmas[:3], sigmas[2:]
+        middle = b / a + (1 - b / a) * share[a]
+        slope = (share[b] * middle - share[a]) / (2 * np.log(a / b) / np.log(a / c))
+        x = x * (c / a + (1 - c / a) * (share[a] + slope))
+    for now, after in pairwise([*sigmas, 0.0]):
+        x = x * (after / now + (1 - after / now) * share[now])
     return x[0]

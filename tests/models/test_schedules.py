@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from tests.models.reference import alphas_bar, leading, sigmas_of, trailing
+from tests.models.reference import (
+    alphas_bar,
+    consistency_timesteps,
+    leading,
+    sigmas_of,
+    singlestep_timesteps,
+    trailing,
+)
 from unbox.errors import UnboxError
 from unbox.models import SYSTEMS
 from unbox.models.schedulers import (
@@ -47,6 +54,10 @@ def grid_of(row, steps):
         return np.linspace(999, 0, steps)
     if row.name == "sdxl-turbo-stability":
         return 999 - 100 * np.arange(steps)
+    if row.scheduler in ("LCMScheduler", "TCDScheduler"):
+        return consistency_timesteps(steps)
+    if row.scheduler == "DPMSolverSinglestepScheduler":
+        return singlestep_timesteps(steps)
     leads = row.scheduler_config["timestep_spacing"] == "leading"
     return leading(steps) if leads else trailing(steps)
 
@@ -79,6 +90,55 @@ def test_published_sigmas(name, steps, sigmas):
     np.testing.assert_allclose(
         scheduler_of(name, steps).sigmas.numpy(), sigmas, atol=6e-5
     )  # four digits are published
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "timesteps"),
+    [
+        ("dmd2-4step-lora", 4, [999, 749, 499, 249]),
+        ("hyper-sd-1step", 1, [800]),
+        ("hyper-sd-1step-lora", 1, [999]),
+        ("hyper-sd-1step-lora", 8, [999, 879, 759, 639, 499, 379, 259, 139]),
+        ("hyper-sd-2step-lora", 2, [999, 499]),
+        ("hyper-sd-4step-lora", 4, [999, 749, 499, 249]),
+        ("hyper-sd-8step-lora", 8, [999, 874, 749, 624, 499, 374, 249, 124]),
+        ("lcm-sdxl", 4, [999, 759, 499, 259]),
+        ("lcm-sdxl-lora", 2, [999, 499]),
+        ("tcd-sdxl-lora", 4, [999, 759, 499, 259]),
+        ("pcm-sdxl-2step-lora", 2, [999, 499]),
+        ("pcm-sdxl-16step-cfg-lora", 16, [
+            *(999, 939, 879, 819, 759, 699, 639, 579), *(499, 439, 379, 319, 259, 199, 139, 79),
+        ]),
+        ("sdxl-flash", 7, [999, 856, 714, 571, 428, 285, 143]),
+    ],
+)  # fmt: skip
+def test_timesteps_written_out(name, steps, timesteps):
+    assert scheduler_of(name, steps).timesteps.tolist() == timesteps
+
+
+#: As their authors' pages say, docs/systems.md: steps, guidance, eta.
+SETTINGS = {
+    "dmd2-4step-lora": (4, 0, None),
+    "hyper-sd-1step": (1, 0, None),
+    "hyper-sd-1step-lora": (1, 0, 1),
+    "hyper-sd-8step-lora": (8, 0, None),
+    "lcm-sdxl": (4, 8, None),
+    "lcm-sdxl-lora": (4, 0, None),
+    "tcd-sdxl-lora": (4, 0, 0.3),
+    "pcm-sdxl-16step-lora": (16, 0, 0),
+    "pcm-sdxl-8step-cfg-lora": (8, 7.5, 0),
+    "sdxl-flash": (7, 3, None),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_are_of_the_authors_pages(name):
+    row = SYSTEMS[name]
+    assert (row.steps, row.guidance, row.eta) == SETTINGS[name]
+    if row.scheduler == "DDIMScheduler":
+        config = scheduler_of(name).config
+        assert not config.clip_sample
+        assert not config.set_alpha_to_one
 
 
 def test_turbo_grids_agree_at_one_step_only():

@@ -61,8 +61,12 @@ def _text_config(tokenizer: CLIPTokenizer, width: int, layers: int = 3) -> CLIPT
     )
 
 
-def tiny_unet(seed: int = 0, context: int = 64, time_ids: int = 6) -> UNet2DConditionModel:
-    """The UNet alone: input (batch, 4, 32, 32), `context` text channels, `time_ids` micro-conditions."""
+def tiny_unet(
+    seed: int = 0, context: int = 64, time_ids: int = 6, guidance_numbers: int | None = None
+) -> UNet2DConditionModel:
+    """The UNet alone: input (batch, 4, 32, 32), `context` text channels, `time_ids` micro-conditions.
+
+    `guidance_numbers`: as how many it reads the guidance scale, None if it does not."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return UNet2DConditionModel(
@@ -79,6 +83,7 @@ def tiny_unet(seed: int = 0, context: int = 64, time_ids: int = 6) -> UNet2DCond
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=32 + 8 * time_ids,
+            time_cond_proj_dim=guidance_numbers,
         ).eval()
 
 

@@ -83,6 +83,14 @@ def table(lines: list[tuple[str, ...]]) -> str:
     )
 
 
+def said_of_guidance(row: "System") -> str:
+    """What the guidance of a distilled system does."""
+    if row.guidance_embedded:
+        return " (read by the UNet: one forward a step, no negative prompt)"
+    most = f"; at most {row.guidance_limit:g} on top" if row.guidance_limit > 1 else ""
+    return f" (distilled: no classifier-free guidance{most})" if row.distilled else ""
+
+
 def page(row: "System", present: bool, missing_files: Files) -> str:
     """Everything about one system."""
     from unbox.models.systems import PIPELINE_FILE
@@ -100,7 +108,8 @@ def page(row: "System", present: bool, missing_files: Files) -> str:
         "timesteps": next(iter(row.timesteps.values()), None) if row.timesteps else None,
         "predicts": row.prediction,
         "steps": f"{row.steps}" + (f" (trained for {counts})" if counts else ""),
-        "guidance": f"{row.guidance:g}" + (" (distilled: no classifier-free guidance)" * row.distilled),
+        "guidance": f"{row.guidance:g}" + said_of_guidance(row),
+        "noise": f"{row.eta:g} of each step's (eta)" if row.eta else None,
         "size": row.size,
         "split": row.split,
         "paper": row.paper,

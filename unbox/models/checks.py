@@ -8,9 +8,15 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from unbox.errors import UnboxError
 from unbox.models.calls import Sampling
-from unbox.models.system_table import SYSTEMS
+from unbox.models.system_table import GENERIC, SYSTEMS
 from unbox.models.systems import System
 
+#: Names that trainers give to every file: they tell nothing of what is in it.
+UNTOLD = (
+    "pytorch_lora_weights.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+)
 #: Whether no image can come of it, and what is wrong.
 Problem = tuple[bool, str]
 
@@ -51,6 +57,8 @@ def check_weights(system: System, shipped: str | None, source: str) -> None:
 
 def check_part(system: System, file: str) -> None:
     """Compare a system with the ones that a UNet or LoRA file, known by its name, is published for."""
+    if file in UNTOLD:
+        return
     owners = [
         row
         for row in SYSTEMS.values()
@@ -62,6 +70,24 @@ def check_part(system: System, file: str) -> None:
             f"add system='{owners[0].name}' (--system {owners[0].name})"
         )
         _report([(all(row.prediction != system.prediction for row in owners), text)])
+
+
+def check_unnamed(source: str, scheduler: SchedulerMixin) -> None:
+    """Warn where a checkpoint without a row ships the scheduler of a few-step model: a finetune of one."""
+    kind = type(scheduler).__name__
+    few = {
+        "EulerAncestralDiscreteScheduler": "sdxl-turbo",
+        "LCMScheduler": "lcm-sdxl",
+        "TCDScheduler": "tcd-sdxl-lora",
+    }
+    if kind not in few or (few[kind] == "sdxl-turbo" and scheduler.config["timestep_spacing"] != "trailing"):
+        return
+    text = (
+        f"{source} ships {kind}, as few-step models do, and does not say which it is: it is sampled in "
+        f"{GENERIC.steps} steps with guidance {GENERIC.guidance:g}. If it is a finetune of one, say so, like "
+        f"system='{few[kind]}' (--system {few[kind]}), or give steps and guidance yourself"
+    )
+    _report([(False, text)])
 
 
 def _ways(row: System) -> tuple[object, ...]:
@@ -108,9 +134,11 @@ def _spacing(sampling: Sampling, scheduler: SchedulerMixin) -> Iterator[Problem]
 
 
 def _guidance(sampling: Sampling) -> Iterator[Problem]:
-    if sampling.guidance > 1 and sampling.system.distilled:
-        text = f"guidance is distilled into {sampling.system.name}: classifier-free guidance "
-        yield False, text + f"{sampling.guidance:g} on top oversaturates; use 0"
+    system = sampling.system
+    if sampling.guidance > system.guidance_limit and system.distilled:
+        text = f"guidance is distilled into {system.name}: classifier-free guidance "
+        most = f"at most {system.guidance_limit:g}" if system.guidance_limit > 1 else "0"
+        yield False, text + f"{sampling.guidance:g} on top oversaturates; use {most}"
     call = sampling.call
     micros = call.micro if isinstance(call.micro, Sequence) else [call.micro]
     idle = {
@@ -118,5 +146,8 @@ def _guidance(sampling: Sampling) -> Iterator[Problem]:
         "guidance_rescale has": bool(call.guidance_rescale),
         "negative sizes have": any(micro is not None and micro.negative is not None for micro in micros),
     }
-    for what in (name for name, given in idle.items() if given and sampling.guidance <= 1):
-        yield False, f"{what} no effect at guidance {sampling.guidance:g}; it needs more than 1"
+    for what in (name for name, given in idle.items() if given):
+        if system.guidance_embedded:
+            yield False, f"{what} no effect on {system.name}, whose UNet reads the guidance scale itself"
+        elif sampling.guidance <= 1:
+            yield False, f"{what} no effect at guidance {sampling.guidance:g}; it needs more than 1"

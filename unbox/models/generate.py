@@ -130,6 +130,8 @@ def _sample(model: Sampled, batch: Sequence[ImageCall], sampling: Sampling) -> l
     }
     if call.negative_prompt:
         given["negative_prompt"] = [image.negative or "" for image in batch]
+    if system.eta is not None:
+        given["eta"] = system.eta
     if timesteps := system.grid(sampling.steps):
         given["timesteps"] = list(timesteps)
     size = {"height": sampling.height, "width": sampling.width}

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from unbox.errors import FieldError, UnboxError
-from unbox.models.checks import check_part, check_weights
+from unbox.models.checks import check_part, check_unnamed, check_weights
 from unbox.models.devices import find_device
 from unbox.models.hub import base_folder, part_file, quiet, ready_line
 from unbox.models.model import Model
@@ -74,12 +74,15 @@ def load(
         with _whole(place):
             weights_type = _dtype(dtype, place, target)
             pipeline = _base_pipeline(place, weights_type, config, download)
+        if not row.scheduler:
+            check_unnamed(source, pipeline.scheduler)
         row = _complete(row, pipeline)
         for kind, path in _parts(row, unet, lora, download):
             with _whole(path):
                 _put(pipeline, kind, path)
         if unet is None and not any(part.kind == "unet" for part in row.parts):
             check_weights(row, _shipped_prediction(place), source)
+        row = replace(row, guidance_embedded=pipeline.unet.config.time_cond_proj_dim is not None)
         set_scheduler(pipeline, row)
         refiner = _refiner(row, pipeline, weights_type, download) if row.refiner else None
     model = Model(pipeline, row, source, refiner)

@@ -15,9 +15,15 @@ SDXL_BYTES = 2 * (2_567_463_684 + 123_060_480 + 694_659_840 + 83_653_863)
 REFINER_BYTES = 2 * (2_259_526_660 + 694_659_840 + 83_653_863)
 UNET_BYTES = 2 * 2_567_463_684
 NCP_BYTES = 4 * 92_897_280  # rank 64 on the queries, keys, values and outputs of 140 attentions, in float32
+# Rank 64 on all convolutions and linears but the ends and the time embedding, in float16.
+LORA_BYTES = 393_854_592
+# LCM SDXL reads the guidance scale as 256 numbers, beside the 320 of the timestep.
+LCM_CONDITION = 2 * 320 * 256
 
 TRAILING = {"timestep_spacing": "trailing"}
 ANCESTRAL = "EulerAncestralDiscreteScheduler"
+# The 50 timesteps of consistency distillation, of which a run takes some.
+CONSISTENCY = {"original_inference_steps": 50}
 RAIL = "CreativeML Open RAIL++-M"
 ASK = "see the repository"
 
@@ -82,7 +88,7 @@ def _lightning(steps: int, kind: Literal["unet", "lora"]) -> System:
         _DISTILLED,
         name=f"sdxl-lightning-{steps}step" + ("-lora" if lora else ""),
         title=f"SDXL-Lightning, {steps} step{'s' * (steps > 1)}, {'LoRA' if lora else 'full UNet'}",
-        parts=(Part(kind, "ByteDance/SDXL-Lightning", file, 393_854_592 if lora else UNET_BYTES),),
+        parts=(Part(kind, "ByteDance/SDXL-Lightning", file, LORA_BYTES if lora else UNET_BYTES),),
         scheduler_config={**TRAILING, "prediction_type": "sample"} if steps == 1 else TRAILING,
         prediction="sample" if steps == 1 else "epsilon",
         steps=steps,
@@ -117,10 +123,16 @@ _DMD2_4 = replace(
     _DMD2_1,
     name="dmd2-4step",
     title="DMD2, four steps",
-    parts=(Part("unet", "tianweiy/DMD2", "dmd2_sdxl_4step_unet_fp16.bin", UNET_BYTES),),
+    parts=(Part("unet", "tianweiy/DMD2", "dmd2_sdxl_4step_unet_fp16.safetensors", UNET_BYTES),),
     steps=4,
     step_counts=(4,),
     timesteps={4: (999, 749, 499, 249)},
+)
+_DMD2_LORA = replace(
+    _DMD2_4,
+    name="dmd2-4step-lora",
+    title="DMD2, four steps, LoRA",
+    parts=(Part("lora", "tianweiy/DMD2", "dmd2_sdxl_4step_lora_fp16.safetensors", LORA_BYTES),),
 )
 _DISTAR = replace(
     _LCM,
@@ -129,6 +141,131 @@ _DISTAR = replace(
     base="XDG-XHS/distar_long_1step",
     paper="arXiv:2410.20898",
     licence=ASK,
+)
+
+# Hyper-SD: of the LoRAs one for each step count but the first, which is for all of them.
+_HYPER = replace(_DISTILLED, paper="arXiv:2404.13686", licence=f"{RAIL}; see the repository's LICENSE.md")
+_HYPER_1 = replace(
+    _LCM,
+    name="hyper-sd-1step",
+    title="Hyper-SD, one step at timestep 800, full UNet",
+    parts=(Part("unet", "ByteDance/Hyper-SD", "Hyper-SDXL-1step-Unet.safetensors", 2 * UNET_BYTES),),
+    timesteps={1: (800,)},
+    paper=_HYPER.paper,
+    licence=_HYPER.licence,
+)
+_HYPER_UNIFIED = replace(
+    _HYPER,
+    name="hyper-sd-1step-lora",
+    title="Hyper-SD, one to eight steps, unified LoRA",
+    parts=(Part("lora", "ByteDance/Hyper-SD", "Hyper-SDXL-1step-lora.safetensors", 787_359_648),),
+    scheduler="TCDScheduler",
+    scheduler_config=CONSISTENCY,
+    eta=1.0,
+    steps=1,
+    step_counts=tuple(range(1, 9)),
+)
+
+
+def _hyper(steps: int) -> System:
+    """Hyper-SD's LoRAs of 2, 4 and 8 steps, by DDIM on the trailing grid."""
+    return replace(
+        _HYPER,
+        name=f"hyper-sd-{steps}step-lora",
+        title=f"Hyper-SD, {steps} steps, LoRA",
+        parts=(Part("lora", "ByteDance/Hyper-SD", f"Hyper-SDXL-{steps}steps-lora.safetensors", 787_359_648),),
+        scheduler="DDIMScheduler",
+        # The two others as SDXL ships them; DDIM's own would clip the latents to 1.
+        scheduler_config={**TRAILING, "clip_sample": False, "set_alpha_to_one": False},
+        steps=steps,
+        step_counts=(steps,),
+    )
+
+
+_HYPERS = (_HYPER_1, _HYPER_UNIFIED, *(_hyper(steps) for steps in (2, 4, 8)))
+
+_LCM_LORA = replace(
+    _DISTILLED,
+    name="lcm-sdxl-lora",
+    title="LCM-LoRA for SDXL, two to eight steps",
+    parts=(Part("lora", "latent-consistency/lcm-lora-sdxl", "pytorch_lora_weights.safetensors", LORA_BYTES),),
+    scheduler="LCMScheduler",
+    scheduler_config=CONSISTENCY,
+    guidance_limit=2.0,
+    steps=4,
+    step_counts=tuple(range(2, 9)),
+    paper="arXiv:2311.05556",
+)
+_LCM_FULL = replace(
+    _LCM_LORA,
+    name="lcm-sdxl",
+    title="LCM SDXL, two to eight steps, full UNet that reads the guidance scale",
+    parts=(
+        Part(
+            "unet",
+            "latent-consistency/lcm-sdxl",
+            "diffusion_pytorch_model.fp16.safetensors",
+            UNET_BYTES + LCM_CONDITION,
+        ),
+    ),
+    guidance=8.0,
+    guidance_limit=13.0,
+    guidance_embedded=True,
+    paper="arXiv:2310.04378",
+)
+_TCD = replace(
+    _DISTILLED,
+    name="tcd-sdxl-lora",
+    title="Trajectory Consistency Distillation, LoRA",
+    parts=(Part("lora", "h1t/TCD-SDXL-LoRA", "pytorch_lora_weights.safetensors", LORA_BYTES),),
+    scheduler="TCDScheduler",
+    scheduler_config=CONSISTENCY,
+    eta=0.3,
+    steps=4,
+    paper="arXiv:2402.19159",
+    licence="MIT",
+)
+
+
+def _pcm(steps: int, guided: bool) -> System:
+    """Phased Consistency Model: LoRAs for no or small guidance, and for guidance as SDXL has it."""
+    kind = "normalcfg" if guided else "smallcfg"
+    return replace(
+        _TCD,
+        name=f"pcm-sdxl-{steps}step{'-cfg' if guided else ''}-lora",
+        title=f"Phased Consistency Model, {steps} steps, LoRA for {'usual' if guided else 'small'} guidance",
+        parts=(
+            Part(
+                "lora",
+                "wangfuyun/PCM_Weights",
+                f"sdxl/pcm_sdxl_{kind}_{steps}step_converted.safetensors",
+                LORA_BYTES,
+            ),
+        ),
+        eta=0.0,
+        steps=steps,
+        step_counts=(steps,),
+        guidance=7.5 if guided else 0.0,
+        distilled=not guided,
+        paper="arXiv:2405.18407",
+        licence=ASK,
+    )
+
+
+_PCM = (*(_pcm(steps, False) for steps in (2, 4, 8, 16)), *(_pcm(steps, True) for steps in (4, 8, 16)))
+
+_FLASH = replace(
+    _SDXL,
+    name="sdxl-flash",
+    title="SDXL Flash, six to nine steps with little guidance",
+    base="sd-community/sdxl-flash",
+    scheduler="DPMSolverSinglestepScheduler",
+    scheduler_config={**TRAILING, "lower_order_final": True, "final_sigmas_type": "zero"},
+    steps=7,
+    step_counts=(6, 7, 8, 9),
+    guidance=3.0,
+    paper="",
+    licence="CreativeML Open RAIL-M",
 )
 
 DPO_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -189,7 +326,8 @@ SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
         *(_SHAPES_TURBO, _SHAPES_BASE, *_BASE, _TURBO_1, _TURBO_2, *_LIGHTNING),
-        *(_DMD2_1, _DMD2_4, _DISTAR, _DPO, _NCP, _NOVELAI),
+        *(_DMD2_1, _DMD2_4, _DMD2_LORA, _DISTAR, *_HYPERS, _LCM_LORA, _LCM_FULL, _TCD, *_PCM, _FLASH),
+        *(_DPO, _NCP, _NOVELAI),
     )
 }
 

@@ -20,6 +20,7 @@ from unbox.validation import (
     Guidance,
     Real,
     Several,
+    Share,
     Side,
     StepIndex,
     Steps,
@@ -88,6 +89,12 @@ class System:
     guidance: Guidance = 5.0
     distilled: bool = False
     """Guidance is distilled into the weights: sampled without classifier-free guidance."""
+    guidance_limit: Guidance = 1.0
+    """The largest scale that authors of distilled weights recommend on top; above it a warning is given."""
+    guidance_embedded: bool = False
+    """The UNet reads the scale itself (LCM): one forward a step at any scale, no negative prompts."""
+    eta: Share | None = None
+    """Share of fresh noise in a step: DDIM's eta, TCD's gamma; None: the pipeline's, 0."""
     size: Side | None = 1024
     """Side of the native square image in pixels; None: what the UNet's configuration says."""
     parts: Several[Part] = ()
