@@ -21,7 +21,7 @@ from tests.sae.worlds import noise
 from unbox.atlas import Atlas, AtlasPlan, build
 from unbox.capture import collect
 from unbox.cli.main import main
-from unbox.cli.recipe import RecipeShapesTurboCommand
+from unbox.cli.recipe import RecipeShapesCommand, RecipeShapesTurboCommand
 from unbox.errors import UnboxError
 from unbox.experiments.experiment_plan import make_plan
 from unbox.experiments.riebench import run_riebench
@@ -34,12 +34,14 @@ from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.run_demo import run as run_demo
 from unbox.models import Model, load
 from unbox.online import OnlineImages, train_online
+from unbox.recipes.grown_shapes import run_stage
+from unbox.recipes.grown_shapes.recipe_settings import RecipeSizes
 from unbox.recipes.shapes import recipe
 from unbox.sae import SAE, Plan, Spec, train
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 #: Commands whose cells take a second; the others are run in the slow tier.
-FAST = {"train", "sae export", "recipe shapes-turbo"}
+FAST = {"train", "sae export", "recipe shapes", "recipe shapes-turbo"}
 
 
 def table() -> list[tuple[str, str, str]]:
@@ -329,6 +331,16 @@ def shapes_recipe(world: World) -> Command:
     return Command(run, {"minutes": 1.0}, {"options": [({"minutes": 2.0}, "base minutes was 1.0, is 2.0")]})
 
 
+def grown_shapes(world: World) -> Command:
+    def run(out, order, sizes):
+        RecipeShapesCommand(out, stages=("base",), order=order, sizes=sizes).run()
+
+    return Command(run, {"order": "words", "sizes": RecipeSizes()}, {"options": [
+        ({"order": "words-frozen"}, "order was words, is words-frozen"),
+        ({"sizes": RecipeSizes(scenes=99)}, "sizes scenes was 120000, is 99"),
+    ]})  # fmt: skip
+
+
 COMMANDS = {
     "experiment": experiment,
     "bench riebench": riebench,
@@ -339,6 +351,7 @@ COMMANDS = {
     "train": training,
     "train --prompts": online,
     "sae export": export,
+    "recipe shapes": grown_shapes,
     "recipe shapes-turbo": shapes_recipe,
 }
 
@@ -349,6 +362,7 @@ def test_a_cell(name, column, done, world, tmp_path, monkeypatch, capsys):
         world, "error", lambda: capsys.readouterr().err.strip().splitlines()[-1], raising=False
     )
     monkeypatch.setitem(recipe.STAGES, "base", lambda made: (made.folder / "base").mkdir(exist_ok=True))
+    monkeypatch.setattr(run_stage, "make_models", lambda made, stages: iter(()))
     if name == "bench shapes" and done == "refused":  # by the time that it draws it has been refused
         monkeypatch.setattr(benchmark, "prepare", stop)
     command = COMMANDS[name](world)

@@ -18,7 +18,8 @@ import threading
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +89,7 @@ class Commands:
             "experiment": Scenario(lambda out: ["experiment", home / "sweep.toml", "--out", out]),
             "bench shapes": Scenario(self.bench_shapes),
             "bench riebench": Scenario(self.bench_riebench),
+            "recipe shapes": Scenario(self.grown),
             "recipe shapes-turbo": Scenario(self.recipe),
             "recipe real-size": Scenario(lambda out: ["recipe", "real-size", "--out", out]),
             "sae info": Scenario(lambda out: ["sae", "info", home / "saes"]),
@@ -167,6 +169,9 @@ class Commands:
         sizes = "--limit 3 --steps 1 --counts 4 --strengths 1 --neurons 8 --steering 1 --metrics pixels"
         given = ["--data", data, "--saes", self.home / "saes", "--out", out, *SHAPES]
         return ["bench", "riebench", *sizes.split(), *given]
+
+    def grown(self, out: Path) -> Words:
+        return ["recipe", "shapes", "--stages", "captions", "detector", "--out", out]
 
     def recipe(self, out: Path) -> Words:
         return ["recipe", "shapes-turbo", "--stages", "vae", "detector", "--out", out]
@@ -336,6 +341,8 @@ def small_recipes() -> None:
     """The recipes at toy size: their commands have no option for it."""
     from tests.models.test_real_size import small_architectures
     from unbox.models import real_size
+    from unbox.recipes.grown_shapes import run_stage, whole_recipe
+    from unbox.recipes.grown_shapes.recipe_settings import RecipeSizes
     from unbox.recipes.shapes import recipe
 
     real_size.ARCHITECTURES = small_architectures()
@@ -348,7 +355,20 @@ def small_recipes() -> None:
         finally:
             recipe.ShapesRecipe = small
 
+    make_models = run_stage.make_models
+
+    def toy(made: whole_recipe.GrownShapes, stages: Sequence[str]) -> Iterator[Path]:
+        return make_models(replace(made, sizes=RecipeSizes.small(), steps=2), stages)
+
+    run_stage.make_models = toy
+
     recipe.ShapesRecipe = small
+    make_models = run_stage.make_models
+
+    def toy(made: whole_recipe.GrownShapes, stages: Sequence[str]) -> Iterator[Path]:
+        return make_models(replace(made, sizes=RecipeSizes.small(), steps=2), stages)
+
+    run_stage.make_models = toy
 
 
 def main(home: str) -> None:

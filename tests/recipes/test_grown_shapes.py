@@ -1,26 +1,47 @@
 """The recipe of the Shapes models: parts against diffusers' own, growth, every stage at toy length."""
 
+import shutil
 from contextlib import nullcontext
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionXLPipeline
 
+from unbox.errors import UnboxError
 from unbox.recipes.grown_shapes import sampling
-from unbox.recipes.grown_shapes.__main__ import run_stage
 from unbox.recipes.grown_shapes.conditions import CaptionStates, Given, halved
 from unbox.recipes.grown_shapes.growth import (
     BLOCKS,
-    ORDERS,
     block,
     bring_in,
     draw_times,
     leave_out,
-    said_by,
+    renew,
 )
-from unbox.recipes.grown_shapes.networks import make_scheduler, make_tokenizer, make_unet, tokenize
-from unbox.recipes.grown_shapes.whole_recipe import GrownShapes, Minutes, RecipeSizes, unpack
+from unbox.recipes.grown_shapes.networks import (
+    TextEncoders,
+    make_scheduler,
+    make_tokenizer,
+    make_unet,
+    make_vae,
+    tokenize,
+)
+from unbox.recipes.grown_shapes.orders import ORDERS, said_by
+from unbox.recipes.grown_shapes.recipe_settings import (
+    TEXT,
+    UNET,
+    VAE,
+    OrderName,
+    RecipeSizes,
+    StageMinutes,
+    recipe_cost,
+)
+from unbox.recipes.grown_shapes.run_stage import run_stage
+from unbox.recipes.grown_shapes.text_stage import CaptionReader
+from unbox.recipes.grown_shapes.whole_recipe import GrownShapes, unpack
 from unbox.recipes.grown_shapes.world import NAMES, all_captions, targets
 from unbox.shapes import FACTORS
 from unbox.shapes.scene_table import sample_table
@@ -84,13 +105,45 @@ def test_a_block_comes_without_changing_anything_and_then_learns():
 def test_every_block_is_a_site_and_every_order_brings_each_once():
     assert set(DEFAULT_BLOCKS) < set(BLOCKS)
     assert len(BLOCKS) == 11
-    for order, stages in ORDERS.items():
-        brought = [name for stage in stages for name in stage.blocks]
+    assert set(get_args(OrderName)) == set(ORDERS)
+    for order, (stages, kept) in ((name, (order.stages, order.kept)) for name, order in ORDERS.items()):
+        brought = [*kept, *(name for stage in stages for name in stage.blocks)]
         assert sorted(brought) == sorted(BLOCKS), order
         assert said_by(order, len(stages) - 1) == ()
         assert sum(stage.share for stage in stages) == pytest.approx(1.0), order
     assert said_by("words", 1) == ("position", "relation", "size", "background", "light")
     assert said_by("middle-first", 0) == ()
+
+
+def test_a_renewed_block_has_forgotten_and_the_others_have_not():
+    torch.manual_seed(0)
+    unet = make_unet()
+    before = {name: p.detach().clone() for name, p in unet.named_parameters()}
+    renew(unet, ["mid.0"])
+    same = {name for name, p in unet.named_parameters() if torch.equal(p, before[name])}
+    inside = {name for name in before if name.startswith(BLOCKS["mid.0"])}
+    assert before.keys() - inside <= same
+    assert {name for name in inside if name.endswith("weight") and "norm" not in name} & same == set()
+
+
+def test_the_cost_of_a_run_is_what_its_tensors_take():
+    tokenizer = make_tokenizer(all_captions(3, 300).texts, size=900)
+    parts = {
+        UNET: make_unet(),
+        VAE: make_vae(),
+        TEXT: torch.nn.ModuleList([TextEncoders(tokenizer), CaptionReader()]),
+    }
+    for count, network in parts.items():
+        assert sum(p.numel() for p in network.parameters()) == pytest.approx(count, rel=0.1)
+    sizes = RecipeSizes(scenes=1000, copies=2, part=100)
+    states = CaptionStates(torch.ones(2100, 77, 224).half(), torch.ones(2100, 128).half(), torch.zeros(1, 6))
+    bytes_held = sum(t.nbytes for t in (states.context, states.pooled)) + 16 * UNET
+    found = recipe_cost(sizes, StageMinutes(), ("base",))
+    assert found.memory == pytest.approx(bytes_held + 1000 * (4 * 32 * 32 * 2 + 32 * 32), rel=0.01)
+    assert found.checkpoint == 12 * UNET
+    whole = recipe_cost(RecipeSizes(), StageMinutes(), ("vae", "text", "base"))
+    assert whole.memory < 16e9  # a GPU of 16 GB
+    assert whole.hours == pytest.approx((1.0 + 1.5 + 3.5) / 60)
 
 
 def test_half_precision_is_close_and_its_gradients_reach_the_weights():
@@ -151,6 +204,12 @@ def test_training_conditions_drop_some_captions_and_sampling_none():
     assert (states.plain().context == 1).all()
 
 
+def test_an_order_that_keeps_blocks_needs_weights_to_go_on_from(tmp_path):
+    made = GrownShapes(tmp_path, Accelerator(cpu=True), "colour-moved", RecipeSizes.small(), steps=2)
+    with pytest.raises(UnboxError, match=r"goes on from one finished base-.*--start names no folder"):
+        _ = made.base
+
+
 @pytest.mark.slow
 def test_every_stage_runs_resumes_and_what_it_packs_draws(tmp_path):
     def recipe(out):
@@ -159,7 +218,7 @@ def test_every_stage_runs_resumes_and_what_it_packs_draws(tmp_path):
             Accelerator(mixed_precision="bf16", cpu=True),
             "words-frozen",
             RecipeSizes.small(),
-            Minutes(),
+            StageMinutes(),
             2,
         )
 
@@ -172,6 +231,10 @@ def test_every_stage_runs_resumes_and_what_it_packs_draws(tmp_path):
     again = recipe(tmp_path / "b")
     one, two = (dict(r.finish.named_parameters()) for r in (made, again))
     assert all(torch.allclose(one[k], two[k], atol=2e-3) for k in one)  # packed in half precision
+    on = replace(recipe(tmp_path / "c"), order="colour-moved", start=tmp_path / "b")
+    shutil.copytree(tmp_path / "b" / "tokenizer", on.out / "tokenizer")
+    kept, moved = (dict(r.base.named_parameters()) for r in (again, on))
+    assert any(not torch.equal(kept[k], moved[k]) for k in kept)
     folder = again.export(again.finish, True, tmp_path / "model")
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)

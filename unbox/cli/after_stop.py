@@ -25,6 +25,7 @@ SENTENCES = {
     "experiment": "finished images and figures are kept",
     "bench shapes": "finished measurements are kept",
     "bench riebench": "finished examples are kept",
+    "recipe shapes": "the steps so far are kept",
     "recipe shapes-turbo": "the steps so far are kept",
     "sae import": "finished SAEs are kept",
     "sae export": "finished SAEs are kept",

@@ -172,6 +172,18 @@ IDLE: Mapping[str, Sequence[Idle]] = {
             "is in the place of --aspect: give --aspect, or --height and --width, not both",
         ),
     ),
+    "recipe shapes": (
+        Idle(
+            ("guidance", "pairs", "finish-minutes"),
+            lambda c: "finish" not in c.stages,
+            "is of the few-step finish, which --stages leaves out",
+        ),
+        Idle(
+            ("start", "unpack", "pack", "device"),
+            lambda c: c.dry_run,
+            "is not for --dry-run, which trains nothing",
+        ),
+    ),
     "invert": (COMPARED, Idle(("limit",), lambda c: c.saes is None, "is for features, which need --saes")),
 }
 

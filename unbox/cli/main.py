@@ -76,6 +76,7 @@ COMMANDS = (
     Command("experiment", "experiment:ExperimentCommand", "run a sweep of edits from a TOML file"),
     Command("bench shapes", "bench:BenchShapesCommand", "do features mean and cause what they seem to?"),
     Command("bench riebench", "bench:BenchRiebenchCommand", "edits between prompts, RIEBench's protocol"),
+    Command("recipe shapes", "recipe:RecipeShapesCommand", "train a Shapes model, block by block"),
     Command("recipe shapes-turbo", "recipe:RecipeShapesTurboCommand", "train the bundled models again"),
     Command("recipe real-size", "recipe:RecipeRealSizeCommand", "SDXL's real size, random weights"),
     Command("sae info", "sae:SAEInfoCommand", "what a folder of autoencoders holds"),

@@ -1,11 +1,86 @@
-"""`unbox recipe shapes-turbo | real-size`."""
+"""`unbox recipe shapes | shapes-turbo | real-size`."""
 
+from dataclasses import asdict, replace
 from typing import Literal
 
+from unbox.cli.model_options import Group
 from unbox.errors import UnboxError
+from unbox.recipes.grown_shapes.recipe_settings import OrderName, RecipeSizes, Stage, StageMinutes
 from unbox.validation import Count, FilePath, Positive, Processes, Seed, Some, validated
 
-Stage = Literal["vae", "text", "base", "pairs", "turbo", "detector"]
+TurboStage = Literal["vae", "text", "base", "pairs", "turbo", "detector"]
+
+
+@validated
+class RecipeShapesCommand:
+    """Train a Shapes model from nothing: VAE, text encoders, detectors, a UNet grown block by block.
+
+    128 px, 77 tokens, SDXL's topology. Some ten minutes of an H100; stop at any time, the same line goes on.
+    """
+
+    out: FilePath
+    """Folder for checkpoints (resumed where there are any), reports and the finished models."""
+    stages: Some[Stage] = ("captions", "vae", "text", "detector", "critic", "base", "finish")
+    """Stages to run; each makes what it needs of those before it."""
+    order: OrderName = "words-frozen"
+    """In which order blocks come and words with them: a block keeps what it was there to learn first."""
+    start: FilePath | None = None
+    """Folder with finished stages of another run: text encoders, and a UNet if the order keeps blocks, go on
+    from their weights."""
+    unpack: FilePath | None = None
+    """Folder of what --pack wrote, taken into --out first."""
+    pack: FilePath | None = None
+    """Folder for finished stages as tar files in half precision, each written as it ends."""
+    guidance: Positive = 1.0
+    """Guidance of the many-step samples that the finish learns from."""
+    sizes: Group[RecipeSizes] = RecipeSizes()
+    """How much is drawn and read."""
+    minutes: Group[StageMinutes] = StageMinutes()
+    """How long each stage trains."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Where to compute; None: the GPU if there is one."""
+    dry_run: bool = False
+    """Say what the run takes (memory, bytes of checkpoints, hours) and end."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether anything is kept of what is done."""
+        return not self.dry_run
+
+    def run(self) -> None:
+        from unbox.recipes.grown_shapes.recipe_settings import recipe_cost
+
+        if self.dry_run:
+            print("\n".join(recipe_cost(self.sizes, self.minutes, self.stages).lines()))
+            return
+        import torch
+        from accelerate import Accelerator
+
+        from unbox.models.devices import find_device
+        from unbox.recipes.grown_shapes.run_stage import make_models
+        from unbox.recipes.grown_shapes.whole_recipe import GrownShapes, unpack
+        from unbox.run_folder import run_folder
+
+        torch.set_float32_matmul_precision("high")
+        device = find_device(self.device)
+
+        with run_folder(self.out, "recipe shapes") as folder:
+            folder.claim(
+                {
+                    "order": self.order,
+                    "sizes": asdict(self.sizes),
+                    "minutes": asdict(self.minutes),
+                    "start": None if self.start is None else str(self.start),
+                    "guidance": self.guidance,
+                }
+            )
+            if self.unpack is not None:
+                unpack(self.unpack, self.out)
+            accelerator = Accelerator(mixed_precision="bf16", cpu=device.type == "cpu")
+            recipe = GrownShapes(self.out, accelerator, self.order, self.sizes, self.minutes)
+            recipe = replace(recipe, guidance=self.guidance, start=self.start, results=self.pack)
+            for path in make_models(recipe, self.stages):
+                print(f"wrote {path}")
 
 
 @validated
@@ -14,7 +89,7 @@ class RecipeShapesTurboCommand:
 
     out: FilePath
     """Folder for checkpoints (resumed where there are any) and the finished models."""
-    stages: Some[Stage] = ("vae", "text", "base", "pairs", "turbo", "detector")
+    stages: Some[TurboStage] = ("vae", "text", "base", "pairs", "turbo", "detector")
     """Stages to run; each needs those before it, the detector none."""
     base_minutes: Positive | None = None
     """Minutes for the many-step model instead of the recipe's own."""

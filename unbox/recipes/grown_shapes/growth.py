@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from unbox.recipes.grown_shapes.conditions import CaptionStates, halved
@@ -27,65 +28,6 @@ BLOCKS = {
     "mid.0": "mid_block.attentions.0",
     **{f"up.{i}.{j}": f"up_blocks.{i}.attentions.{j}" for i in (0, 1) for j in (0, 1, 2)},
 }
-SHALLOW = ("down.1.0", "down.1.1", "up.1.0", "up.1.1", "up.1.2")
-
-
-@dataclass(frozen=True)
-class GrowthStage:
-    """Blocks that come, and how the UNet trains with them."""
-
-    blocks: tuple[str, ...]
-    share: float
-    """Of the base's minutes, at most."""
-    rate: float
-    words: tuple[str, ...] = ()
-    """Factors that captions may now mention besides those of the stages before; none anywhere: all,
-    always."""
-    until: float | None = None
-    """Share of each of `words` (of everything, where there are none) right at one step at which the next
-    stage comes; None: all of its time."""
-    frozen: bool = False
-    """Whether the blocks that were there before keep their weights."""
-
-
-_LAST = (GrowthStage(("down.2.0", "up.0.2"), 0.07, 2e-3), GrowthStage(SHALLOW, 0.4, 2e-3))
-
-
-def _by_words(frozen: bool, fourth: float) -> tuple[GrowthStage, ...]:
-    """Each block comes together with the words of some factors: what it draws is what it was there to
-    learn."""
-    return (
-        GrowthStage(("down.2.1",), 0.12, 3e-3, ("position", "relation", "size"), 0.95),
-        GrowthStage(("mid.0",), 0.12, 3e-3, ("background", "light"), 0.95, frozen),
-        GrowthStage(("up.0.1",), 0.14, 3e-3, ("colour", "texture"), 0.95, frozen),
-        GrowthStage(("up.0.0",), fourth, 3e-3, ("shape",), None, frozen),
-        *_LAST,
-    )
-
-
-#: The orders in which blocks come, tried against each other.
-ORDERS: dict[str, tuple[GrowthStage, ...]] = {
-    "words-frozen": _by_words(True, 0.15),
-    "words": _by_words(False, 0.15),
-    "middle-first": (
-        GrowthStage(("mid.0", "up.0.0"), 0.26, 3e-3, until=0.75),
-        GrowthStage(("down.2.1", "up.0.1"), 0.27, 3e-3), *_LAST,
-    ),
-    "one-by-one": (
-        GrowthStage(("mid.0",), 0.13, 3e-3, until=0.55), GrowthStage(("down.2.1",), 0.12, 3e-3, until=0.7),
-        GrowthStage(("up.0.0",), 0.13, 3e-3, until=0.8), GrowthStage(("up.0.1",), 0.15, 3e-3), *_LAST,
-    ),
-    "four-first": (GrowthStage(("down.2.1", "mid.0", "up.0.0", "up.0.1"), 0.53, 3e-3), *_LAST),
-}  # fmt: skip
-
-
-def said_by(order: str, i: int) -> tuple[str, ...]:
-    """The factors that captions may mention in a stage; none named: all."""
-    stages = ORDERS[order]
-    said = tuple(word for stage in stages[: i + 1] for word in stage.words)
-    every = {word for stage in stages for word in stage.words}
-    return () if set(said) == every else said
-
 
 #: The few-step model's timesteps.
 FEW = (999, 749, 499, 249)
@@ -107,6 +49,14 @@ def leave_out(unet: UNet2DConditionModel, names: Iterable[str]) -> None:
         module = block(unet, name)
         module.forward = _pass
         module.requires_grad_(False)
+
+
+def renew(unet: UNet2DConditionModel, names: Iterable[str]) -> None:
+    """Let blocks forget what they have learned."""
+    for name in sorted(names):
+        for module in block(unet, name).modules():
+            if isinstance(module, (nn.Linear, nn.LayerNorm, nn.GroupNorm)):
+                module.reset_parameters()
 
 
 def bring_in(unet: UNet2DConditionModel, names: Iterable[str], zero: bool = True) -> None:
@@ -153,6 +103,8 @@ def train_growth_stage(
     """Ordinary v-prediction with what is present; pixels of objects weighted; half of the captions
     partial."""
     device = accelerator.device
+    if device.type == "cpu":  # where the backward pass of fused attention is slow at this size
+        unet.set_attn_processor(AttnProcessor())
     noise, later = Noise.sdxl(device), torch.tensor(FEW[1:], device=device)
 
     def loss(step: Step) -> Tensor:

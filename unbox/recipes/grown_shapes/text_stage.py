@@ -24,7 +24,7 @@ from unbox.recipes.grown_shapes.networks import CONTEXT, WIDTHS, TextEncoders, m
 from unbox.recipes.grown_shapes.world import NAMES, layout, pictures, targets
 from unbox.shapes import FACTORS
 from unbox.shapes.scene_table import SceneTable
-from unbox.training.loop import Step, TrainingPlan, Turn, train
+from unbox.training.loop import Step, TrainingPlan, Turn, load_trained, train
 from unbox.training.optimizers import muon
 from unbox.training.roles import Role
 
@@ -131,14 +131,18 @@ def train_text(
     mentioned: Tensor,
     batch: int,
     rate: float,
+    start: Path | None = None,
 ) -> nn.ModuleDict:
-    """`text` (a `TextEncoders`) and its `reader`. Token ids (m, 77) and what is mentioned (m, heads) are
-    those of the table's captions, set after set, on the device."""
+    """`text` (a `TextEncoders`) and its `reader`, from nothing or from the finished stage in `start`.
+    Token ids (m, 77) and what is mentioned (m, heads) are those of the table's captions, set after set, on
+    the device."""
     torch.manual_seed(plan.seed)
     both, device = (
         nn.ModuleDict({"text": TextEncoders(tokenizer), "reader": CaptionReader()}),
         accelerator.device,
     )
+    if start is not None:
+        load_trained({"text": both}, start)
     labels = _labels(table, device)
 
     def loss(step: Step) -> Tensor:

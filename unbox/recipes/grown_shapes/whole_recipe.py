@@ -26,21 +26,22 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from activation_store.files import publish_folder
+from unbox.errors import UnboxError
 from unbox.recipes.grown_shapes import model_report
 from unbox.recipes.grown_shapes.conditions import CaptionStates
 from unbox.recipes.grown_shapes.finish import make_pairs, train_finish
 from unbox.recipes.grown_shapes.growth import (
     BLOCKS,
-    ORDERS,
     Data,
-    GrowthStage,
     block,
     bring_in,
     leave_out,
-    said_by,
+    renew,
     train_growth_stage,
 )
 from unbox.recipes.grown_shapes.networks import TextEncoders, make_scheduler, make_unet
+from unbox.recipes.grown_shapes.orders import ORDERS, GrowthStage, said_by
+from unbox.recipes.grown_shapes.recipe_settings import RecipeSizes, StageMinutes
 from unbox.recipes.grown_shapes.text_stage import kept_tokenizer, token_ids, train_text
 from unbox.recipes.grown_shapes.train_critics import train_critic
 from unbox.recipes.grown_shapes.vae_stage import train_vae
@@ -51,41 +52,6 @@ from unbox.shapes.scene_table import SceneTable, sample_table
 from unbox.training.loop import TrainingPlan, finished, load_trained
 
 
-@dataclass(frozen=True)
-class RecipeSizes:
-    """Scenes drawn, captions of each, batches, pairs; `small()` for trying."""
-
-    scenes: int = 120_000
-    copies: int = 2
-    vae_pool: int = 40_000
-    critic_pool: int = 60_000
-    part: int = 40_000
-    """Scenes whose captions mention only some factors, in the stages that need them."""
-    pairs: int = 100_000
-    pair_steps: int = 12
-    vae_batch: int = 64
-    text_batch: int = 1024
-    unet_batch: int = 256
-    critic_batch: int = 256
-    exam: int = 512
-
-    @classmethod
-    def small(cls) -> "RecipeSizes":
-        return cls(300, 2, 64, 64, 200, 16, 4, 4, 8, 8, 8, 16)
-
-
-@dataclass(frozen=True)
-class Minutes:
-    """How long each stage trains; its steps follow from its pace."""
-
-    vae: float = 1.0
-    text: float = 1.5
-    detector: float = 1.0
-    critic: float = 1.0
-    base: float = 3.5
-    finish: float = 1.5
-
-
 @dataclass
 class GrownShapes:
     """Makes the Shapes models in `out`."""
@@ -94,11 +60,13 @@ class GrownShapes:
     accelerator: Accelerator
     order: str = "words-frozen"
     sizes: RecipeSizes = field(default_factory=RecipeSizes)
-    minutes: Minutes = field(default_factory=Minutes)
+    minutes: StageMinutes = field(default_factory=StageMinutes)
     steps: int | None = None
     """Steps of every stage instead of minutes: for trying."""
     guidance: float = 1.0
     """Of the many-step samples that the finish learns from."""
+    start: Path | None = None
+    """Finished stages of another run, whose weights `text` and an order that keeps blocks go on from."""
     results: Path | None = None
     """Where finished stages are packed, each when it has finished; None: nowhere."""
 
@@ -148,7 +116,7 @@ class GrownShapes:
     def vae(self) -> AutoencoderKL:
         folder, loaded = self.out / "vae", finished(self.out / "vae")
         pool = 512 if loaded else self.sizes.vae_pool
-        plan = self.plan(self.minutes.vae)
+        plan = self.plan(self.minutes.vae_minutes)
         return train_vae(folder, plan, self.accelerator, pool, self.sizes.vae_batch, 3e-3)
 
     @cached_property
@@ -158,9 +126,10 @@ class GrownShapes:
         table, captions = self.table, self.captions
         if finished(folder):
             table = sample_table(16, 3)
-        plan = self.plan(self.minutes.text)
+        plan = self.plan(self.minutes.text_minutes)
         args = (self.accelerator, self.tokenizer, table, captions["ids"], captions["mentioned"])
-        return train_text(folder, plan, *args, self.sizes.text_batch, rate=2e-3)
+        start = self._started("text") if self.start is not None else None
+        return train_text(folder, plan, *args, self.sizes.text_batch, 2e-3 if start is None else 1e-3, start)
 
     @property
     def text(self) -> TextEncoders:
@@ -183,7 +152,7 @@ class GrownShapes:
     def critic(self, name: str) -> nn.Module:
         folder = self.out / name
         pool = 16 if finished(folder) else self.sizes.critic_pool
-        plan = self.plan(getattr(self.minutes, name))
+        plan = self.plan(getattr(self.minutes, f"{name}_minutes"))
         return train_critic(name, folder, plan, self.accelerator, pool, self.sizes.critic_batch, 2e-3)
 
     @cached_property
@@ -207,35 +176,53 @@ class GrownShapes:
     def base(self) -> UNet2DConditionModel:
         """The many-step model, grown."""
         torch.manual_seed(0)
-        unet, stages = make_unet().to(self.device), ORDERS[self.order]
-        last = self._base_folder(len(stages) - 1)
+        unet, order = make_unet().to(self.device), ORDERS[self.order]
+        last = self._base_folder(len(order.stages) - 1)
         if finished(last):
             load_trained({"unet": unet}, last)
             return unet.eval()
-        leave_out(unet, BLOCKS)
-        present: list[str] = []
-        for i, stage in enumerate(stages):
-            folder, final = self._base_folder(i), i == len(stages) - 1
-            bring_in(unet, stage.blocks, zero=i > 0)
-            for name in present:
-                block(unet, name).requires_grad_(not stage.frozen)
+        if order.kept:
+            load_trained({"unet": unet}, self._started("base-*"))
+            renew(unet, BLOCKS.keys() - set(order.kept))
+        leave_out(unet, BLOCKS.keys() - set(order.kept))
+        present = list(order.kept)
+        for i, stage in enumerate(order.stages):
+            self._grow(unet, i, stage, present)
             present += stage.blocks
-            if finished(folder):
-                load_trained({"unet": unet}, folder)
-                continue
-            plan = self.plan(stage.share * self.minutes.base, 50, 0.3 if final else 0.8)
-            began, said = time.monotonic(), said_by(self.order, i)
-            data = self.data
-            if said:
-                ids = self.some_captions(said)["ids"]
-                data = Data(self.latents, CaptionStates.of(self.text, ids), self.sizes.unet_batch)
-            enough = self._enough(unet, stage, said)
-            train_growth_stage(unet, folder, plan, stage.rate, self.accelerator, data, i == 0, enough)
-            print(f"base {i}: {' '.join(stage.blocks)}, {time.monotonic() - began:.0f} s", flush=True)
-            self.report(unet, f"base-{self.order}-{i}", (1,), brief=True)
-            if self.results is not None:
-                self.pack(self.results)
         return unet.eval()
+
+    def _grow(self, unet: UNet2DConditionModel, i: int, stage: GrowthStage, present: list[str]) -> None:
+        """Train one stage, or load it where it has finished; `present` are the blocks of those before it."""
+        folder, final = self._base_folder(i), i == len(ORDERS[self.order].stages) - 1
+        unet.requires_grad_(not stage.alone)
+        leave_out(unet, BLOCKS.keys() - {*present, *stage.blocks})
+        bring_in(unet, stage.blocks, zero=bool(present))
+        for name in present:
+            block(unet, name).requires_grad_(not (stage.frozen or stage.alone))
+        if finished(folder):
+            load_trained({"unet": unet}, folder)
+            return
+        plan = self.plan(stage.share * self.minutes.base_minutes, 50, 0.3 if final else 0.8)
+        began, said = time.monotonic(), said_by(self.order, i)
+        said_ids = self.some_captions(said)["ids"] if said else None
+        conditions = self.conditions if said_ids is None else CaptionStates.of(self.text, said_ids)
+        data = Data(self.latents, conditions, self.sizes.unet_batch)
+        enough = self._enough(unet, stage, said)
+        train_growth_stage(unet, folder, plan, stage.rate, self.accelerator, data, not present, enough)
+        print(f"base {i}: {' '.join(stage.blocks)}, {time.monotonic() - began:.0f} s", flush=True)
+        self.report(unet, f"base-{self.order}-{i}", (1,), brief=True)
+        if self.results is not None:
+            self.pack(self.results)
+
+    def _started(self, name: str) -> Path:
+        """The one finished stage of a name in `start`."""
+        found = [path for path in (self.start.glob(name) if self.start else ()) if finished(path)]
+        if len(found) != 1:
+            raise UnboxError(
+                f"the order '{self.order}' goes on from one finished {name}, and "
+                f"{f'{self.start} holds {len(found)}' if self.start else '--start names no folder'}"
+            )
+        return found[0]
 
     def _base_folder(self, i: int) -> Path:
         return self.out / f"base-{self.order}-{i}"
@@ -263,7 +250,7 @@ class GrownShapes:
     def finish(self) -> UNet2DConditionModel:
         """The few-step model."""
         unet, folder = make_unet().to(self.device), self.out / f"finish-{self.order}"
-        plan = self.plan(self.minutes.finish, warmup=100, decay_from=0.3)
+        plan = self.plan(self.minutes.finish_minutes, warmup=100, decay_from=0.3)
         if finished(folder):
             load_trained({"unet": unet}, folder)
             return unet.eval()
@@ -375,7 +362,7 @@ class GrownShapes:
         if not path.name.startswith("base-"):
             return path
         order = path.name[len("base-") :].rsplit("-", 1)[0]
-        return self.out / f"base-{order}-{len(ORDERS[order]) - 1}"
+        return self.out / f"base-{order}-{len(ORDERS[order].stages) - 1}"
 
 
 def unpack(folder: Path, out: Path) -> None:
