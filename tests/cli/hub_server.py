@@ -21,12 +21,17 @@ PAGE = 1000
 
 class Hub(BaseHTTPRequestHandler):
     """`root`: folder of the repositories; `asked`: method and path of each request; `sent`: bytes of each
-    file that came by git-lfs, by digest; `failing`: digests that are refused, once each."""
+    file that came by git-lfs, by digest; `failing`: digests that are refused, once each; `given`: bytes sent
+    of each file that was asked for; `dropping`: files whose connection breaks off half way, once each;
+    `forbidden`: files that are not given."""
 
     root: Path
     asked: list[tuple[str, str]]
     sent: dict[str, int]
     failing: set[str]
+    given: dict[str, list[int]]
+    dropping: set[str]
+    forbidden: set[str]
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self):
@@ -223,7 +228,23 @@ class Hub(BaseHTTPRequestHandler):
             return
         blob = self.blob(sha)
         data = blob.read_bytes() if blob.exists() else self.root.joinpath(repo, *path).read_bytes()
-        self.answer_bytes(data, 200, **{"X-Repo-Commit": self.head(repo, commit)})
+        headers = {"X-Repo-Commit": self.head(repo, commit)}
+        name = f"{repo}/{'/'.join(path)}"
+        if name in self.forbidden:
+            self.answer({"error": "not for you"}, 403, **headers)
+            return
+        asked = self.headers["Range"]
+        if asked and self.command == "GET":
+            first = int(asked.removeprefix("bytes=").split("-")[0])
+            headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
+            self.given.setdefault(name, []).append(len(data) - first)
+            self.answer_bytes(data[first:], 206, data, **headers)
+            return
+        half = name in self.dropping and self.command == "GET"
+        if self.command == "GET":
+            self.given.setdefault(name, []).append(len(data) // 2 if half else len(data))
+        self.dropping.discard(name) if half else None
+        self.answer_bytes(data, 200, cut=half, **headers)
 
     def blob(self, sha):
         return self.root / ".blobs" / sha
@@ -238,16 +259,20 @@ class Hub(BaseHTTPRequestHandler):
         headers |= {"X-Error-Code": error} if error else {}
         self.answer_bytes(json.dumps(value).encode(), code, **{"Content-Type": "application/json", **headers})
 
-    def answer_bytes(self, data, code, **headers):
+    def answer_bytes(self, data, code, whole=None, cut=False, **headers):
+        """`whole`: the file that `data` is the end of; `cut`: the connection breaks off half way."""
         self.send_response(code)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        self.send_header("ETag", f'"{hashlib.sha1(data if whole is None else whole).hexdigest()}"')
         if "X-Repo-Commit" not in headers:
             self.send_header("X-Repo-Commit", SHA)
         self.end_headers()
-        if self.command != "HEAD":
+        if cut:
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+        elif self.command != "HEAD":
             self.wfile.write(data)
 
     def log_message(self, *_):
@@ -261,7 +286,19 @@ def git_name(data: bytes) -> str:
 def hub_of(root: Path) -> type[Hub]:
     """A Hub with the repositories in a folder, that remembers what it was asked."""
     return type(
-        "HubOf", (Hub,), {"root": root, "asked": [], "sent": {}, "failing": set(), "trees": {}, "records": {}}
+        "HubOf",
+        (Hub,),
+        {
+            "root": root,
+            "asked": [],
+            "sent": {},
+            "failing": set(),
+            "trees": {},
+            "records": {},
+            "given": {},
+            "dropping": set(),
+            "forbidden": set(),
+        },
     )
 
 

@@ -182,6 +182,7 @@ def test_a_unet_is_no_checkpoint(tiny, tmp_path):
     path = tmp_path / "unet.safetensors"
     save_file(tiny_unet().state_dict(), path)
     with pytest.raises(
-        UnboxError, match=r"no whole checkpoint .* no model.diffusion_model.\*; .*unet= or lora="
+        UnboxError,
+        match=r"no whole checkpoint .* but a UNet in .* no model.diffusion_model.\*; .*unet=, lora=",
     ):
         load(path, config=tiny)

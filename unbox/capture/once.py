@@ -19,6 +19,10 @@ from unbox.site import Site
 
 #: The texts that `encode_prompt` gives each text encoder: the prompts, and under guidance the negative ones.
 _TEXTS = (("cond",), ("uncond",))
+TILED = (
+    "the VAE works in tiles, not images, so that its blocks have no map of an image: take smaller images, or "
+    "call pipeline.vae.disable_tiling() where it was turned on"
+)
 
 
 @dataclass
@@ -122,7 +126,7 @@ class OnceRuns:
     def _watch_vae(self, stack: ExitStack) -> None:
         vae = self._model.pipelines[-1].vae
         if getattr(vae, "use_tiling", False):
-            raise UnboxError("the VAE works in tiles, not images: call pipeline.vae.disable_tiling()")
+            raise UnboxError(TILED)
         for side in ("encoder", "decoder"):
             begun = partial(self._begin_coding, side)
             stack.callback(getattr(vae, side).register_forward_pre_hook(begun).remove)
@@ -130,6 +134,8 @@ class OnceRuns:
             stack.callback(pipeline.unet.register_forward_pre_hook(self._end_coding).remove)
 
     def _begin_coding(self, side: str, coder: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if getattr(self._model.pipelines[-1].vae, "use_tiling", False):
+            raise UnboxError(TILED)
         begin, count = self._coded[side], len(args[0])
         images = self._now.images if side == "decoder" else self._now.batch  # the UNet has not run yet
         samples = np.arange(begin, begin + count) if images is None else images[begin : begin + count]

@@ -215,7 +215,8 @@ class GenerateCommand:
         from unbox.sae import SAE
 
         model = self.model
-        given = {"unet": model.unet, "lora": model.lora, "dtype": model.dtype, "image": self.image}
+        names = ("unet", "lora", "vae", "dtype")
+        given = {**{name: getattr(model, name) for name in names}, "image": self.image}
         found: dict[str, JSON] = {name: str(value) for name, value in given.items() if value is not None}
         saes = {edit.source or edit.block: edit.sae for edit in edits or ()}
         digests: dict[str, JSON] = {name: sae.identity for name, sae in saes.items() if isinstance(sae, SAE)}

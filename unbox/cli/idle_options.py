@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
+from unbox.capture.planned_run import PlannedRun
 from unbox.cli.model_options import ModelOptions
 from unbox.errors import UnboxError
 from unbox.online.online_images import OnlineImages
@@ -184,6 +185,7 @@ IDLE: Mapping[str, Sequence[Idle]] = {
             "is not for --dry-run, which trains nothing",
         ),
     ),
+    "models": (Idle(options_of(PlannedRun), lambda c: not c.plan, "is of --plan, what a run takes: add it"),),
     "invert": (COMPARED, Idle(("limit",), lambda c: c.saes is None, "is for features, which need --saes")),
 }
 

@@ -38,6 +38,8 @@ class ModelOptions:
     """File or folder of a UNet to use in place of the model's."""
     lora: FilePath | None = None
     """File or folder of a LoRA to apply to the model."""
+    vae: Text | None = None
+    """VAE in place of the model's: fp16-fix, taesd (small, for previews), a Hub id, a folder or a file."""
     config: FilePath | None = None
     """Diffusers folder with the configuration and tokenizers for a single-file checkpoint."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -49,6 +51,8 @@ class ModelOptions:
     """Compile the repeated blocks: the first image is slow, the next ones are faster."""
     offline: bool = False
     """Never touch the network."""
+    allow_pickle: bool = False
+    """Read a folder's weights from pickles where it has no others; tensors alone are read."""
 
     def load(self) -> "Model":
         """The model, ready to run."""
@@ -64,7 +68,7 @@ class ModelOptions:
         usual, words = vars(ModelOptions()), ["--model", self.model]
         for name, value in vars(self).items():
             if name != "model" and value != usual[name]:
-                words += [f"--{name}"] + ([] if value is True else [str(value)])
+                words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
         return shlex.join(words)
 
 

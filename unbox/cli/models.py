@@ -1,13 +1,18 @@
 """`unbox models`."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
+from unbox.capture.planned_run import PlannedRun
+from unbox.cli.model_options import Group
+from unbox.errors import UnboxError
 from unbox.validation import Several, Text, validated
 
 if TYPE_CHECKING:
     from unbox.models import System
+    from unbox.models.systems import Need
 
 
 @validated
@@ -23,8 +28,18 @@ class ModelsCommand:
     """Only those that can run here now, without a network."""
     json: bool = False
     """Print JSON, a list of the systems."""
+    plan: bool = False
+    """Print what a run takes of a card and of memory, before it is tried; a name may be a folder too."""
+    planned: Group[PlannedRun] = PlannedRun()
+
+    def __post_init__(self) -> None:
+        if self.plan and (self.json or self.ready or not self.names):
+            raise UnboxError("--plan is of systems that are named, unbox models NAME --plan, and prints text")
 
     def run(self) -> None:
+        if self.plan:
+            print("\n\n".join(plan_of(name, self.planned) for name in self.names))
+            return
         from unbox.models.hub import missing, present
         from unbox.models.system_table import SYSTEMS, find_system
 
@@ -45,10 +60,25 @@ class ModelsCommand:
             print("`unbox models NAME` shows one in full; docs/systems.md has sources and licences.")
 
 
+def plan_of(name: str, options: PlannedRun) -> str:
+    """What a run of a system, or of a diffusers folder, takes."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from unbox.capture.memory_plan import memory_plan, networks_of
+    from unbox.models.system_table import GENERIC, SYSTEMS, find_system
+    from unbox.models.systems import folder_system
+
+    place = None if name in SYSTEMS or not Path(name).is_dir() else Path(name)
+    carried = None if place is None else folder_system(place) or replace(GENERIC, name=place.name)
+    system = carried or find_system(name)
+    return "\n".join(memory_plan(system, networks_of(system, place), options).lines())
+
+
 HEADER = ("system", "weights", "steps", "guidance", "size", "predicts", "scheduler", "run here with")
 
 
-Files = list[tuple[str, str, int]]
+Files = Sequence["Need"]
 
 
 def line(row: "System", present: bool, missing_files: Files) -> tuple[str, ...]:
@@ -71,7 +101,7 @@ def where(row: "System", present: bool, missing_files: Files) -> str:
 
 def size(missing_files: Files) -> int:
     """Bytes to be downloaded."""
-    return sum(count for _, _, count in missing_files)
+    return sum(need.bytes for need in missing_files)
 
 
 def table(lines: list[tuple[str, ...]]) -> str:
@@ -96,9 +126,10 @@ def page(row: "System", present: bool, missing_files: Files) -> str:
     from unbox.models.systems import PIPELINE_FILE
 
     weights = []
-    for repo, file, count in row.needs:
-        state = f"{count / 1e9:.1f} GB to download" if (repo, file, count) in missing_files else "here"
-        weights.append(f"{repo}/{file if file != PIPELINE_FILE else ''}".rstrip("/") + f" ({state})")
+    for need in row.needs:
+        state = f"{need.bytes / 1e9:.1f} GB to download" if need in missing_files else "here"
+        file = need.file if need.file != PIPELINE_FILE else ""
+        weights.append(f"{need.repo}/{file}".rstrip("/") + f" ({state})")
     yours = f"yours: --model CHECKPOINT --system {row.name}"
     counts = ", ".join(map(str, row.step_counts or ()))
     facts = {

@@ -59,6 +59,8 @@ class Clock:
         """Looks for NaN and infinite numbers in what the run computes."""
         self._thread = threading.current_thread()
         self._intruder: str | None = None
+        self._decoded = 0
+        """Pictures that a VAE has decoded since the UNet ran: it may take them a few at a time."""
 
     @property
     def moment(self) -> Moment:
@@ -136,6 +138,7 @@ class Clock:
                 f"{len(samples)} images are known; say what the rows are with clock.rows(samples=, branches=)"
             )
         self._moment = Moment(_step_of(timestep, pipeline.scheduler), timestep, branches, samples)
+        self._decoded = 0
 
     def _refuse_other_threads(self) -> None:
         """Calls of a bare pipeline or UNet take no lock: one from another thread is an error in both."""
@@ -175,11 +178,14 @@ class Clock:
         moment = self.moment
         self.finite.note(moment.step, moment.samples, args[0] if args else kwargs["sample"], prediction)
 
-    def _check_picture(self, latents: torch.Tensor, picture: torch.Tensor) -> None:
+    def _check_picture(self, latents: torch.Tensor, picture: torch.Tensor, tiled: bool) -> None:
         """Called when a VAE has decoded: the one place of a run where its pictures are at hand."""
         self.finite.look()
-        images = None if self._moment is None else list(dict.fromkeys(self._moment.samples.tolist()))
-        known = images if images is not None and len(images) == len(picture) else None
+        images = [] if self._moment is None else list(dict.fromkeys(self._moment.samples.tolist()))
+        begin = self._decoded if self._decoded < len(images) else 0
+        self._decoded = begin + len(picture)
+        found = images[begin : self._decoded]
+        known = found if len(found) == len(picture) and not tiled else None
         self.finite.check("the latents after the last step", latents, known)
         advice = ""
         if picture.dtype == torch.float16:
@@ -227,7 +233,8 @@ def _watched(pipeline: DiffusionPipeline, now: Clock) -> Iterator[None]:
     ]
     decoder = getattr(pipeline.vae, "decoder", None)
     if decoder is not None:
-        decoded = lambda _, args, picture: now._check_picture(args[0], picture)  # noqa: E731
+        tiled = lambda: getattr(pipeline.vae, "use_tiling", False)  # noqa: E731
+        decoded = lambda _, args, picture: now._check_picture(args[0], picture, tiled())  # noqa: E731
         handles.append(decoder.register_forward_hook(decoded))
     original, check_inputs = pipeline.progress_bar, pipeline.check_inputs
 

@@ -1,7 +1,8 @@
 """What a batch of images takes of memory at least, asked before anything of it is taken.
 
 Each picture is float32 in the end: 12 bytes a pixel. While it is decoded, the VAE holds two maps of its
-second width over all pixels (SDXL: 2 x 256 channels in float32, 2 GB for 1024 x 1024); a run that keeps
+second width over all pixels (SDXL: 2 x 256 channels in float32, 2 GB for 1024 x 1024) of the pictures that it
+decodes at one time (`unbox.models.bounded_vae`); a run that keeps
 latents holds two maps of the UNet's first width over the latent's places instead. More is taken in truth:
 what is refused here would not have fitted.
 """
@@ -13,6 +14,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from unbox.errors import UnboxError
 from unbox.memory_limit import require, size_text
+from unbox.models.bounded_vae import TILE_PIXELS, BoundedVAE, at_once
 from unbox.models.calls import Sampling
 
 #: Bytes of a pixel in float32.
@@ -67,6 +69,9 @@ def _maps(pipeline: DiffusionPipeline, sampling: Sampling, batch: int) -> int:
         return 0
     widths = vae.config.block_out_channels
     once = 1 if getattr(vae, "use_slicing", False) else batch
+    if isinstance(vae, BoundedVAE):
+        once = min(once, at_once(places))
+        places = places if places <= TILE_PIXELS else min(places, vae.tile_sample_min_size**2)
     size = 4 if vae.config.get("force_upcast") else vae.dtype.itemsize
     return 2 * once * widths[min(1, len(widths) - 1)] * places * size
 

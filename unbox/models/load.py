@@ -1,25 +1,31 @@
 """`load`: from a system's name, a Hub id, a diffusers folder or a single file to a model ready to run."""
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from unbox.errors import FieldError, UnboxError
+from unbox.models.bounded_vae import bounded
 from unbox.models.checks import check_part, check_unnamed, check_weights
 from unbox.models.devices import find_device
 from unbox.models.hub import base_folder, part_file, quiet, ready_line
+from unbox.models.lora_file import put_lora
 from unbox.models.model import Model
+from unbox.models.pipeline_files import paths_in, pipeline_files
 from unbox.models.schedulers import NativeEulerScheduler, scheduler_class
-from unbox.models.system_table import GENERIC, SDXL, SYSTEMS, find_system
-from unbox.models.systems import PIPELINE_FILE, System, folder_system
+from unbox.models.single_file import SINGLE_FILE, config_folder, from_single_file, layout_of
+from unbox.models.system_table import GENERIC, SYSTEMS, find_system
+from unbox.models.systems import PIPELINE_FILE, SHARED, System, folder_system
+from unbox.models.unet_file import unet_of
+from unbox.models.vae_choice import find_vae, load_vae
+from unbox.models.weight_files import stored_dtype
 from unbox.text_files import read_json_object
 from unbox.validation import FilePath, Text, checked
 
@@ -29,9 +35,9 @@ _RULES = {
     "offload": Literal["model", "sequential"] | None,
     "compile": bool,
     "download": bool,
+    "vae": Text | None,
+    "allow_pickle": bool,
 }
-SINGLE_FILE = (".safetensors", ".ckpt")
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 def load(
@@ -42,59 +48,73 @@ def load(
     system: str | System | None = None,
     unet: str | Path | None = None,
     lora: str | Path | None = None,
+    vae: str | Path | None = None,
     config: str | Path | None = None,
     offload: str | None = None,
     compile: bool = False,
     download: bool = True,
+    allow_pickle: bool = False,
 ) -> Model:
     """A model ready to run.
 
     `source`: a system's name (`unbox models` lists them), a Hub id, a diffusers folder, or a single
-    `.safetensors` checkpoint in the original layout (then `config` is a diffusers folder with its
-    configuration and tokenizers; the default is SDXL base's). `system` samples the weights by that row
-    instead of their own. `unet` and `lora` are files put over the base in the place of the system's own,
-    the LoRA as an adapter.
+    `.safetensors` checkpoint in the original layout, of SDXL or its refiner (then `config` is a diffusers
+    folder with its configuration and tokenizers; the default is SDXL's own, 4 MB of the Hub). `system`
+    samples the weights by that row instead of their own. `unet` and `lora` are files put over the base in the
+    place of the system's own, the LoRA as an adapter; `vae` is a VAE in the place of the base's: "fp16-fix",
+    "taesd" (small, for previews), a Hub id, a folder or a file. What something else takes the place of is
+    neither fetched nor read.
     `dtype`: default as stored, but float16 becomes float32 on a CPU. `device`: default the accelerator if
     there is one. `offload`: "model" or "sequential". `compile` compiles the repeated blocks (hooks still
-    fire). `download=False` never touches the network.
+    fire). `download=False` never touches the network. `allow_pickle`: tensors of a folder that has its
+    weights as pickles alone are read, and nothing else of them.
     Raises UnboxError for unknown names, weights that are nowhere, and weights that do not fit the system.
     """
     source = str(source)
+    vae = None if vae is None else str(vae)
     arguments = {"source": source, "offload": offload, "compile": compile, "download": download}
-    parts = {"unet": unet, "lora": lora, "config": config}
+    parts = {"unet": unet, "lora": lora, "config": config, "vae": vae, "allow_pickle": allow_pickle}
     for name, value in {**arguments, **parts}.items():
         checked(_RULES.get(name, FilePath | None), name, value, "load")  # type: ignore[arg-type]  # rules
-    row, place = _find(source, system, download)
+    row, reference = _find(source, system)
+    replaced = {*row.replaced, *(name for name, each in (("unet", unet), ("vae", vae)) if each is not None)}
+    place = _fetched(reference, replaced, download, allow_pickle)
     if config is not None and place.is_dir():
         raise UnboxError(
             f"config (--config) is for a single-file checkpoint; {source} is a folder with its own"
         )
     target = find_device(device)
+    over = dict(_parts(row, unet, lora, download))
+    base = _Base(
+        place, None if config is None else _expanded(config), over.get("unet"), vae, download, allow_pickle
+    )
+    refiner_place = _fetched(row.refiner, SHARED, download, allow_pickle) if row.refiner else None
     with quiet():
         with _whole(place):
             weights_type = _dtype(dtype, place, target)
-            pipeline = _base_pipeline(place, weights_type, config, download)
+            pipeline = base.pipeline(weights_type)
         if not row.scheduler:
             check_unnamed(source, pipeline.scheduler)
         row = _complete(row, pipeline)
-        for kind, path in _parts(row, unet, lora, download):
-            with _whole(path):
-                _put(pipeline, kind, path)
-        if unet is None and not any(part.kind == "unet" for part in row.parts):
+        if "lora" in over:
+            with _whole(over["lora"]):
+                put_lora(pipeline, over["lora"], "lora")
+        if "unet" not in over:
             check_weights(row, _shipped_prediction(place), source)
         row = replace(row, guidance_embedded=pipeline.unet.config.time_cond_proj_dim is not None)
         set_scheduler(pipeline, row)
-        refiner = _refiner(row, pipeline, weights_type, download) if row.refiner else None
+        refiner = None if refiner_place is None else _refiner(row, refiner_place, pipeline, weights_type)
     model = Model(pipeline, row, source, refiner)
     for each in model.pipelines:
+        bounded(each.vae)
         _place(each, target, offload)
         if compile:
             each.unet.compile_repeated_blocks()
     return model
 
 
-def _find(source: str, system: str | System | None, download: bool) -> tuple[System, Path]:
-    """The row and the base weights (a folder or one file) that a source means."""
+def _find(source: str, system: str | System | None) -> tuple[System, str | Path]:
+    """The row and the base weights that a source means: a path here, or a reference (Hub id, bundled)."""
     asked = find_system(system) if isinstance(system, str) else system
     if asked is not None and not isinstance(asked, System):
         raise FieldError("load", "system", system, "should be a system or the name of one")
@@ -114,13 +134,22 @@ def _find(source: str, system: str | System | None, download: bool) -> tuple[Sys
                 f"load('CHECKPOINT', system='{source}') or --model CHECKPOINT --system {source}. "
                 f"{ready_line()}"
             )
-        return asked or SYSTEMS[source], base_folder(reference, download)
+        return asked or SYSTEMS[source], reference
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return asked or _row_of_repository(source), base_folder(source, download)
+        return asked or _row_of_repository(source), source
     if "/" in source or path.suffix in SINGLE_FILE:
         raise UnboxError(f"there is nothing at {source}; give a folder, a file or a system's name")
     find_system(source)
     raise AssertionError("find_system raises for an unknown name")
+
+
+def _fetched(reference: str | Path, without: Collection[str], download: bool, allow_pickle: bool) -> Path:
+    """The folder or file of a reference: from the disk, or from the Hub without some components' weights."""
+    if isinstance(reference, Path):
+        return reference
+    if Path(reference).is_dir():
+        return Path(reference)
+    return base_folder(reference, download, sorted(without), allow_pickle)
 
 
 def _expanded(path: str | Path) -> Path:
@@ -154,20 +183,18 @@ def _dtype(asked: torch.dtype | str | None, path: Path, device: torch.device) ->
 
 
 def _stored_dtype(path: Path) -> torch.dtype:
-    """The type of the first floating tensor of the UNet's (or the single) file; float32 if none is found."""
-    for file in sorted((path / "unet").glob("*.safetensors")) if path.is_dir() else [path]:
-        if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a dict
-                    kind = tensors.get_slice(name).get_dtype()
-                    if kind in _DTYPES:
-                        return _DTYPES[kind]
-    return torch.float32
+    """The type of the first floating tensor of the UNet's (or the single) file, of the text encoders' where
+    the UNet comes from elsewhere; float32 if none is found."""
+    files = [path]
+    if path.is_dir():
+        parts = ("unet", "text_encoder_2", "text_encoder")
+        files = [file for part in parts for file in sorted((path / part).glob("*.safetensors"))]
+    return stored_dtype(files) or torch.float32
 
 
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Say of weights that are cut short, missing or not weights which they are and what to do."""
+    """Say of weights that are cut short or not weights which they are and what to do."""
     try:
         yield
     except UnboxError:
@@ -179,41 +206,66 @@ def _whole(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _base_pipeline(
-    path: Path, dtype: torch.dtype, config: str | Path | None, download: bool
-) -> DiffusionPipeline:
-    from diffusers import StableDiffusionXLPipeline
+@dataclass(frozen=True)
+class _Base:
+    """What a pipeline is made of: a folder or a single file, and what comes in the place of its own parts."""
 
-    if path.is_dir():
-        return _from_folder(DiffusionPipeline, path, dtype)
-    _check_layout(path)
-    folder = Path(config) if config is not None else base_folder(SDXL, download)
-    return StableDiffusionXLPipeline.from_single_file(
-        str(path), config=str(folder), dtype=dtype, local_files_only=True, add_watermarker=False
-    )
+    place: Path
+    config: Path | None
+    unet: Path | None
+    vae: str | None
+    download: bool
+    allow_pickle: bool
 
-
-def _check_layout(path: Path) -> None:
-    """Refuse a file that holds a part of a model where a whole one is needed."""
-    if path.suffix != ".safetensors":
-        return
-    with safe_open(path, "pt") as tensors:
-        names = list(tensors.keys())
-    if not any(name.startswith("model.diffusion_model.") for name in names):
-        raise UnboxError(
-            f"{path} is no whole checkpoint in the original layout: it has {_first(names)} and no "
-            "model.diffusion_model.*; a UNet or a LoRA goes over a base, unet= or lora= (--unet, --lora)"
-        )
+    def pipeline(self, dtype: torch.dtype) -> DiffusionPipeline:
+        """The pipeline, in `dtype`, with the UNet's and the VAE's replacements in it from the first."""
+        layout, folder = "", self.place
+        if not folder.is_dir():
+            layout = layout_of(folder)
+            folder = config_folder(folder, layout, self.config, self.download)
+        parts: dict[str, torch.nn.Module] = {}
+        settings = read_json_object(folder / "unet" / "config.json")
+        if self.unet is not None:
+            with _whole(self.unet):
+                parts["unet"] = unet_of(folder / "unet" / "config.json", self.unet, dtype)
+        if self.vae is not None:
+            found = find_vae(self.vae, self.download)
+            channels = int(settings.get("in_channels") or 4)
+            with _whole(found):
+                parts["vae"] = load_vae(found, folder, dtype, channels)
+        if layout:
+            return from_single_file(self.place, layout, folder, dtype, **parts)
+        return _from_folder(DiffusionPipeline, folder, dtype, self.allow_pickle, **parts)
 
 
 def _from_folder(
-    kind: type[DiffusionPipeline], path: Path, dtype: torch.dtype, **parts: torch.nn.Module
+    kind: type[DiffusionPipeline],
+    path: Path,
+    dtype: torch.dtype,
+    allow_pickle: bool = False,
+    **parts: torch.nn.Module,
 ) -> DiffusionPipeline:
-    """A pipeline of a folder, in half precision where it has that, without SDXL's watermark."""
-    variant = "fp16" if list(path.glob("unet/*.fp16.safetensors")) else None
-    name = str(read_json_object(path / PIPELINE_FILE).get("_class_name"))
-    plain = {"add_watermarker": False} if name.startswith("StableDiffusionXL") else {}
-    return kind.from_pretrained(path, dtype=dtype, variant=variant, local_files_only=True, **parts, **plain)
+    """A pipeline of a folder, each component in the precision that its folder has, half if it has that;
+    without SDXL's watermark."""
+    index = read_json_object(path / PIPELINE_FILE)
+    needed = pipeline_files(paths_in(path), index, str(path), parts, allow_pickle)
+    loaded: dict[str, Any] = dict(parts)
+    for name, weights in needed.weights.items():
+        library, cls = index[name]
+        if library not in ("diffusers", "transformers") or not isinstance(cls, str):
+            raise UnboxError(f"{path} has a {name} of {library}: components are of diffusers or transformers")
+        with _whole(path / name):
+            loaded[name] = getattr(importlib.import_module(library), cls).from_pretrained(
+                path / name,
+                dtype=dtype,
+                variant=weights.variant or None,
+                use_safetensors=not weights.pickled,
+                local_files_only=True,
+            )
+    plain = (
+        {"add_watermarker": False} if str(index.get("_class_name")).startswith("StableDiffusionXL") else {}
+    )
+    return kind.from_pretrained(path, dtype=dtype, local_files_only=True, **loaded, **plain)
 
 
 def _complete(row: System, pipeline: DiffusionPipeline) -> System:
@@ -244,43 +296,6 @@ def _parts(
         yield kind, path
 
 
-def _put(pipeline: DiffusionPipeline, kind: str, path: Path) -> None:
-    if kind == "lora":
-        place = {"weight_name": path.name} if path.is_file() else {}
-        pipeline.load_lora_weights(str(path.parent if path.is_file() else path), adapter_name="lora", **place)
-        return
-    weights = _unet_weights(path)
-    result = pipeline.unet.load_state_dict(weights, strict=False)
-    if result.missing_keys or result.unexpected_keys:
-        raise UnboxError(
-            f"{path} is not a UNet for this base: {len(result.missing_keys)} tensors are missing "
-            f"(like {_first(result.missing_keys)}) and {len(result.unexpected_keys)} unknown "
-            f"(like {_first(result.unexpected_keys)})"
-        )
-
-
-def _unet_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a UNet file, or of the folder or repository that holds one."""
-    if path.is_dir():
-        files = sorted(path.glob("unet/*.safetensors")) or sorted(path.glob("*.safetensors"))
-        if not files:
-            raise UnboxError(f"{path} holds no UNet: no .safetensors in it or in its unet/")
-        return {name: tensor for file in files for name, tensor in load_file(file).items()}
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise UnboxError(
-            f"{path} is not a pickle of tensors alone, and anything else in one could run programs: "
-            "get the weights as .safetensors"
-        ) from error
-
-
-def _first(names: list[str]) -> str:
-    return names[0] if names else "none"
-
-
 def _shipped_prediction(path: Path) -> str | None:
     """Prediction type of the scheduler beside the weights, or that a single file tells; None if neither.
 
@@ -305,15 +320,11 @@ def set_scheduler(pipeline: DiffusionPipeline, row: System) -> None:
     pipeline.scheduler = cls.from_config(pipeline.scheduler.config, **changes)  # type: ignore[attr-defined]
 
 
-def _refiner(
-    row: System, pipeline: DiffusionPipeline, dtype: torch.dtype, download: bool
-) -> DiffusionPipeline:
+def _refiner(row: System, folder: Path, pipeline: DiffusionPipeline, dtype: torch.dtype) -> DiffusionPipeline:
     """The ensemble's second pipeline; shares the base's scheduler class, VAE and second text encoder."""
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
-    reference = str(row.refiner)
-    folder = Path(reference) if Path(reference).is_dir() else base_folder(reference, download)
-    shared = {name: getattr(pipeline, name) for name in ("vae", "text_encoder_2", "tokenizer_2")}
+    shared = {name: getattr(pipeline, name) for name in (*SHARED, "tokenizer_2")}
     refiner = _from_folder(StableDiffusionXLImg2ImgPipeline, folder, dtype, **shared)
     set_scheduler(refiner, row)
     return refiner

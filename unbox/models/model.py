@@ -174,9 +174,14 @@ class Model:
 
 
 def weight_hash(module: torch.nn.Module) -> str:
-    """SHA-256 in hexadecimal over a module's tensors: names, types, shapes and bytes, sorted by name."""
+    """SHA-256 in hexadecimal over a module's tensors: names, types, shapes and bytes, sorted by name.
+
+    A VAE that is computed in float32 and came in half precision is hashed as it came.
+    """
     digest = hashlib.sha256()
+    stored: torch.dtype | None = getattr(module, "nominal", None)
     for name, tensor in sorted(_tensors(module).items()):
+        tensor = tensor if stored is None else tensor.to(stored)
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

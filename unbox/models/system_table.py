@@ -11,9 +11,10 @@ SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 REFINER = "stabilityai/stable-diffusion-xl-refiner-1.0"
 
 # Bytes in half precision, from the parameter counts: UNet, CLIP-L, bigG, VAE.
-SDXL_BYTES = 2 * (2_567_463_684 + 123_060_480 + 694_659_840 + 83_653_863)
-REFINER_BYTES = 2 * (2_259_526_660 + 694_659_840 + 83_653_863)
 UNET_BYTES = 2 * 2_567_463_684
+REFINER_UNET_BYTES = 2 * 2_259_526_660
+SDXL_BYTES = UNET_BYTES + 2 * (123_060_480 + 694_659_840 + 83_653_863)
+REFINER_BYTES = REFINER_UNET_BYTES + 2 * (694_659_840 + 83_653_863)
 NCP_BYTES = 4 * 92_897_280  # rank 64 on the queries, keys, values and outputs of 140 attentions, in float32
 # Rank 64 on all convolutions and linears but the ends and the time embedding, in float16.
 LORA_BYTES = 393_854_592
@@ -34,6 +35,7 @@ _SDXL = System(
     scheduler_config={"timestep_spacing": "leading", "steps_offset": 1},
     steps=40,
     bytes=SDXL_BYTES,
+    unet_bytes=UNET_BYTES,
     paper="arXiv:2307.01952",
     licence=RAIL,
 )
@@ -46,6 +48,7 @@ _BASE = (
         base=REFINER,
         image_to_image=True,
         bytes=REFINER_BYTES,
+        unet_bytes=REFINER_UNET_BYTES,
     ),
     replace(
         _SDXL,
@@ -53,7 +56,7 @@ _BASE = (
         title="SDXL base for the first 80% of the schedule, refiner for the rest",
         refiner=REFINER,
         split=0.8,
-        refiner_bytes=REFINER_BYTES,
+        refiner_bytes=REFINER_UNET_BYTES,
     ),
 )
 

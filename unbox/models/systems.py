@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Gt, Lt
 from pydantic import BeforeValidator, PlainValidator
@@ -35,6 +35,10 @@ BUNDLED = "bundled:"
 PIPELINE_FILE = "model_index.json"
 #: File beside it that says how the folder's weights are sampled.
 SYSTEM_FILE = "system.json"
+
+
+#: Components that the refiner of an ensemble has from its base.
+SHARED = ("vae", "text_encoder_2")
 
 
 def _config(value: object) -> object:
@@ -67,6 +71,17 @@ class Part:
     repo: Text
     file: Text
     bytes: Amount = 0
+
+
+class Need(NamedTuple):
+    """What a system needs of a repository on the Hub."""
+
+    repo: str
+    file: str
+    """Its name; "": the folder; `model_index.json`: the pipeline."""
+    bytes: int
+    without: tuple[str, ...] = ()
+    """Components of the pipeline whose weights come from elsewhere."""
 
 
 @validated
@@ -104,8 +119,10 @@ class System:
     image_to_image: bool = False
     bytes: Amount = 0
     """Size of the base in half precision."""
+    unet_bytes: Amount = 0
+    """Of which its UNet's, which is not fetched where a part takes its place."""
     refiner_bytes: Amount = 0
-    """Size of the refiner in half precision."""
+    """Size in half precision of the ensemble's refiner: its UNet, the rest is the base's."""
     paper: Text = ""
     licence: Text = ""
     verified: Text = "settings and sampler, with random weights"
@@ -121,16 +138,22 @@ class System:
     @property
     def download(self) -> int:
         """Bytes fetched when nothing is present."""
-        return sum(size for _, _, size in self.needs)
+        return sum(need.bytes for need in self.needs)
 
     @property
-    def needs(self) -> list[tuple[str, str, int]]:
-        """What is on the Hub: repository, file in it ("": a folder), bytes."""
-        found = [(part.repo, part.file, part.bytes) for part in self.parts]
+    def replaced(self) -> tuple[str, ...]:
+        """Components of the base in whose place a part comes: their weights are neither fetched nor read."""
+        return ("unet",) if any(part.kind == "unet" for part in self.parts) else ()
+
+    @property
+    def needs(self) -> list[Need]:
+        """What is on the Hub."""
+        found = [Need(part.repo, part.file, part.bytes) for part in self.parts]
         if self.refiner:
-            found.insert(0, (self.refiner, PIPELINE_FILE, self.refiner_bytes))
+            found.insert(0, Need(self.refiner, PIPELINE_FILE, self.refiner_bytes, SHARED))
         if self.base and not self.base.startswith(BUNDLED):
-            found.insert(0, (self.base, PIPELINE_FILE, self.bytes))
+            size = self.bytes - (self.unet_bytes if self.replaced else 0)
+            found.insert(0, Need(self.base, PIPELINE_FILE, size, self.replaced))
         return found
 
     def grid(self, steps: int) -> tuple[int, ...] | None:
