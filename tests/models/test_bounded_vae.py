@@ -70,6 +70,7 @@ def half(tmp_path_factory):
     return folder.parent / "half"
 
 
+@pytest.mark.filterwarnings("ignore:.upcast_vae.:FutureWarning")  # of the plain pipeline
 def test_a_vae_that_asks_for_float32_is_cast_once_and_makes_the_same_pictures(half):
     with quiet():
         plain = StableDiffusionXLPipeline.from_pretrained(half, dtype=torch.float16)
@@ -89,6 +90,7 @@ def test_a_vae_that_asks_for_float32_is_cast_once_and_makes_the_same_pictures(ha
     assert weight_hash(vae) == weight_hash(plain.vae)
 
 
+@pytest.mark.filterwarnings("ignore:.upcast_vae.:FutureWarning")
 def test_pictures_to_refine_are_encoded_as_they_were(half):
     with quiet():
         plain = StableDiffusionXLPipeline.from_pretrained(half, dtype=torch.float16)
@@ -99,7 +101,7 @@ def test_pictures_to_refine_are_encoded_as_they_were(half):
     for pipeline in (plain, model.pipeline):
         again = StableDiffusionXLImg2ImgPipeline(**pipeline.components, add_watermarker=False)
         again.set_progress_bar_config(disable=True)
-        made.append(again("a cat", picture, generator=torch.Generator().manual_seed(1), **call).images)
+        made.append(again("a cat", image=picture, generator=torch.Generator().manual_seed(1), **call).images)
     assert np.array_equal(*made)
 
 

@@ -22,7 +22,9 @@ def fitting():
 
 
 def saved(path, state):
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
+    save_file(
+        {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}, path
+    )
     return path
 
 

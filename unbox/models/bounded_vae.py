@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 #: Pixels coded at one time: a picture of 1024 x 1024, four of 512 x 512.
 SLICE_PIXELS = 1024 * 1024
@@ -39,6 +40,12 @@ def bounded(vae: torch.nn.Module) -> torch.nn.Module:
     vae.__class__ = BoundedVAE
     setattr(vae, "nominal", nominal if lifted else None)  # noqa: B010 - it is of the class only now
     return vae
+
+
+def bound_vae(pipeline: DiffusionPipeline) -> None:
+    """Bound a pipeline's VAE; its own way to cast one warns that it will go, in every process once."""
+    vae = pipeline.vae = bounded(pipeline.vae)
+    pipeline.upcast_vae = lambda: vae.to(torch.float32)
 
 
 class BoundedVAE(AutoencoderKL):

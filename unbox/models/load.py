@@ -12,7 +12,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 
 from unbox.errors import FieldError, UnboxError
-from unbox.models.bounded_vae import bounded
+from unbox.models.bounded_vae import bound_vae
 from unbox.models.checks import check_part, check_unnamed, check_weights
 from unbox.models.devices import find_device
 from unbox.models.hub import base_folder, part_file, quiet, ready_line
@@ -91,7 +91,7 @@ def load(
     refiner_place = _fetched(row.refiner, SHARED, download, allow_pickle) if row.refiner else None
     with quiet():
         with _whole(place):
-            weights_type = _dtype(dtype, place, target)
+            weights_type = _dtype(dtype, place, target, "unet" not in over)
             pipeline = base.pipeline(weights_type)
         if not row.scheduler:
             check_unnamed(source, pipeline.scheduler)
@@ -106,7 +106,7 @@ def load(
         refiner = None if refiner_place is None else _refiner(row, refiner_place, pipeline, weights_type)
     model = Model(pipeline, row, source, refiner)
     for each in model.pipelines:
-        bounded(each.vae)
+        bound_vae(each)
         _place(each, target, offload)
         if compile:
             each.unet.compile_repeated_blocks()
@@ -171,23 +171,23 @@ def _row_of_repository(repo: str) -> System:
     return replace(GENERIC, name=repo.split("/")[1])
 
 
-def _dtype(asked: torch.dtype | str | None, path: Path, device: torch.device) -> torch.dtype:
+def _dtype(asked: torch.dtype | str | None, path: Path, device: torch.device, own_unet: bool) -> torch.dtype:
     if isinstance(asked, torch.dtype) and asked.is_floating_point:
         return asked
     if asked is not None:
         kind = Literal["float32", "bfloat16", "float16"]
         named: torch.dtype = getattr(torch, checked(kind, "dtype", asked, "load"))  # type: ignore[arg-type]
         return named
-    stored = _stored_dtype(path)
+    stored = _stored_dtype(path, own_unet)
     return torch.float32 if device.type == "cpu" and stored == torch.float16 else stored
 
 
-def _stored_dtype(path: Path) -> torch.dtype:
+def _stored_dtype(path: Path, own_unet: bool) -> torch.dtype:
     """The type of the first floating tensor of the UNet's (or the single) file, of the text encoders' where
     the UNet comes from elsewhere; float32 if none is found."""
     files = [path]
     if path.is_dir():
-        parts = ("unet", "text_encoder_2", "text_encoder")
+        parts = (*(("unet",) if own_unet else ()), "text_encoder_2", "text_encoder")
         files = [file for part in parts for file in sorted((path / part).glob("*.safetensors"))]
     return stored_dtype(files) or torch.float32
 
