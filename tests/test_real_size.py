@@ -57,3 +57,38 @@ def test_sixteen_prompts_collected_trained_on_and_edited_within_24_gb(tmp_path):
     assert plain.shape == (512, 512, 3)
     assert (plain != edited).any()
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 24e9  # of the largest of them
+
+
+@pytest.mark.real_size
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(FOLDER is None, reason="UNBOX_REAL_SIZE names no folder for 13 GB of random weights")
+def test_two_images_of_1024_pixels_with_an_edit_and_the_refiner_after_it_within_18_gb(tmp_path):
+    """And as much as `unbox models DIR --plan` says, within a quarter."""
+    from unbox.capture.memory_plan import memory_plan, networks_of
+    from unbox.capture.planned_run import PlannedRun
+    from unbox.models.real_size import write_random
+    from unbox.models.systems import folder_system
+
+    (tmp_path / "edit.json").write_text(
+        '[{"block": "up.0.1", "op": "add", "value": 8, "direction": ' + str([0.01] * 1280) + "}]"
+    )
+    size = "--height 1024 --width 1024 --prompt dogs --seed 1"
+    lines = {
+        "base": f"--steps 1 --count 2 --batch-size 2 --edits {tmp_path}/edit.json --out {tmp_path}/base.png",
+        "refiner": f"--steps 4 --strength 0.3 --image {tmp_path}/base-0.png --out {tmp_path}/fine.png",
+    }
+    for architecture, line in lines.items():
+        folder = Path(str(FOLDER)) / f"sdxl-random{'' if architecture == 'base' else '-refiner'}"
+        if not folder.exists():
+            write_random(folder, architecture)
+        unbox(f"generate --model {folder} {size} {line}")
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        assert peak < 18e9
+        system = folder_system(folder)
+        options = PlannedRun(batch=2, size=1024, guidance=0.0, dtype="bfloat16", card=False)
+        if architecture == "base":
+            plan = memory_plan(system, networks_of(system, folder), options)
+            assert plan.in_memory == pytest.approx(peak, rel=0.25)
+    with Image.open(tmp_path / "fine.png") as picture:
+        assert picture.size == (1024, 1024)

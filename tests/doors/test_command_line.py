@@ -86,7 +86,7 @@ def _no_work(monkeypatch):
         raise WorkBegins
 
     for module, name in (
-        ("unbox.models.load", "_base_pipeline"),
+        ("unbox.models.load", "_Base"),
         ("unbox.sae.train", "TrainingRun"),
         ("unbox.recipes.shapes.recipe", "ShapesRecipe"),
         ("unbox.recipes.grown_shapes.run_stage", "make_models"),

@@ -336,6 +336,8 @@ OWN = {
     "model_identity": "JSON that it has just written",
     "installed_versions": "unbox's own pyproject.toml",
     "models.load": "files of a pipeline, which diffusers reads too; its mistakes are tried in tests/models",
+    "models.unet_file": "tensors by safetensors; mistakes in it are tried in tests/models",
+    "models.weight_files": "names and tensors by safetensors and torch; mistakes are tried in tests/models",
     "recipes.grown_shapes.networks": "what the tokenizers library has just given",
     "recipes.grown_shapes.whole_recipe": "the stage before, in a folder that the recipe holds",
     "recipes.grown_shapes.vae_stage": "the stage before, in a folder that the recipe holds",

@@ -73,7 +73,7 @@ def _no_work(monkeypatch, examples):
         raise WorkBegins
 
     for module, name in (
-        ("unbox.models.load", "_base_pipeline"),
+        ("unbox.models.load", "_Base"),
         ("unbox.models.generate", "_sample"),
         ("unbox.sae.fit", "TrainingRun"),
     ):

@@ -40,9 +40,12 @@ def save_original(pipeline: Any, path: Path) -> Path:
     tensors: Tensors = {}
     tensors |= prefixed("model.diffusion_model.", original_unet(pipeline.unet))
     tensors |= prefixed("first_stage_model.", original_vae(pipeline.vae))
-    clip = {name.removeprefix("text_model."): t for name, t in pipeline.text_encoder.state_dict().items()}
-    tensors |= prefixed("conditioner.embedders.0.transformer.text_model.", clip)
-    tensors |= prefixed("conditioner.embedders.1.model.", original_open_clip(pipeline.text_encoder_2))
+    number = 0
+    if pipeline.text_encoder is not None:  # the refiner has the second alone
+        clip = {name.removeprefix("text_model."): t for name, t in pipeline.text_encoder.state_dict().items()}
+        tensors |= prefixed("conditioner.embedders.0.transformer.text_model.", clip)
+        number = 1
+    tensors |= prefixed(f"conditioner.embedders.{number}.model.", original_open_clip(pipeline.text_encoder_2))
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return path
 

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from tests.models.original_layout import save_original
-from tests.models.tiny import tiny_pipeline, tiny_unet
+from tests.models.tiny import tiny_pipeline, tiny_refiner, tiny_unet
 from unbox.errors import UnboxError
 from unbox.models import SYSTEMS, System, load, weight_hash
 from unbox.models.hub import missing, present, quiet
@@ -215,6 +215,19 @@ def test_a_single_file(tmp_path):
             name
         )
     assert np.allclose(image(single), image(original), atol=1e-6)
+
+
+def test_the_refiner_as_a_single_file(tmp_path):
+    folder = tiny_refiner(tmp_path / "refiner", layers=10)
+    original = load(folder, system=replace(SYSTEMS["sdxl-refiner"], size=64))
+    path = save_original(original.pipeline, tmp_path / "refiner.safetensors")
+    single = load(path, system=original.system, config=folder)
+    assert type(single.pipeline).__name__ == "StableDiffusionXLImg2ImgPipeline"
+    for name in ("unet", "vae", "text_encoder_2"):
+        assert weight_hash(getattr(single.pipeline, name)) == weight_hash(getattr(original.pipeline, name))
+    call = {"image": np.full((64, 64, 3), 0.5, np.float32), "seed": 1, "steps": 4, "output": "np"}
+    assert np.allclose(single.generate("a cat", **call), original.generate("a cat", **call), atol=1e-6)
+    assert load(path, config=folder).system.image_to_image
 
 
 @pytest.mark.parametrize("sign", ["tensor", "metadata"])

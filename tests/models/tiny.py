@@ -127,13 +127,13 @@ def tiny_pipeline(folder: Path, seed: int = 0, layers_2: int = 3, **scheduler: o
     return folder
 
 
-def tiny_refiner(folder: Path, seed: int = 7) -> Path:
+def tiny_refiner(folder: Path, seed: int = 7, layers: int = 3) -> Path:
     """Write a tiny refiner beside `tiny_pipeline`: the second text encoder only, five micro-conditions."""
     folder = Path(folder)
     tokenizer = tiny_tokenizer(folder / "tokenizer_2")
     with torch.random.fork_rng():
         torch.manual_seed(seed + 1)
-        text_2 = CLIPTextModelWithProjection(_text_config(tokenizer, 40))
+        text_2 = CLIPTextModelWithProjection(_text_config(tokenizer, 40, layers))
     StableDiffusionXLImg2ImgPipeline(
         vae=tiny_vae(),
         text_encoder=None,

@@ -6,8 +6,9 @@ folder the configurations and the heads of its files are read, of a system that 
 architecture is laid out without memory.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -52,29 +53,30 @@ def networks_of(system: System, place: Path | None = None) -> Networks:
         place = bundled_folder(system.base)
     if place is not None:
         return _of_folder(place)
-    laid_out = dict(_laid_out("refiner" if system.base == REFINER else "base"))
+    found = _laid_out("refiner" if system.base == REFINER else "base")
+    parameters, unets, largest = dict(found.parameters), dict(found.unets), found.largest_layer
     if system.refiner:
-        laid_out["refiner"] = dict(_laid_out("refiner"))["unet"]
-    lora = sum(part.bytes // 2 for part in system.parts if part.kind == "lora")
-    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in laid_out.items()}
-    largest = max(p.numel() for part in laid_out.values() for p in part.parameters())
-    unets: dict[str, Config] = {
-        name: _config(laid_out[name]) for name in ("unet", "refiner") if name in laid_out
-    }
-    return Networks(parameters | ({"lora": lora} if lora else {}), unets, _config(laid_out["vae"]), largest)
+        refiner = _laid_out("refiner")
+        parameters["refiner"], unets["refiner"] = refiner.parameters["unet"], refiner.unets["unet"]
+    if lora := sum(part.bytes // 2 for part in system.parts if part.kind == "lora"):
+        parameters["lora"] = lora
+    return Networks(parameters, unets, found.vae, largest)
 
 
-def _config(module: torch.nn.Module) -> Config:
-    config: Any = module.config
-    return dict(config)
-
-
-def _laid_out(architecture: str) -> Iterator[tuple[str, torch.nn.Module]]:
+@cache
+def _laid_out(architecture: str) -> Networks:
+    """SDXL's own architecture or its refiner's, without memory; two seconds each."""
     from unbox.models.real_size import ARCHITECTURES
 
     with torch.device("meta"):
-        for name, build in ARCHITECTURES[architecture].parts.items():
-            yield name, build()
+        built: dict[str, Any] = {name: build() for name, build in ARCHITECTURES[architecture].parts.items()}
+    tensors = {name: [p.numel() for p in part.parameters()] for name, part in built.items()}
+    return Networks(
+        {name: sum(each) for name, each in tensors.items()},
+        {"unet": dict(built["unet"].config)},
+        dict(built["vae"].config),
+        max(max(each) for each in tensors.values()),
+    )
 
 
 def _of_folder(place: Path) -> Networks:
