@@ -2,11 +2,10 @@
 
 The lock file stays where it is, empty of meaning but for who holds it; only its holder may remove it. On a
 disk shared by machines the file system must support `flock` (NFS 4, Lustre with `-o flock`); one that does
-not is refused rather than trusted.
+not is refused rather than trusted, and so is Windows, which has none.
 """
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -18,6 +17,13 @@ from typing import Any
 from activation_store.errors import StoreError
 from activation_store.files import JSON
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    LOCKS = False
+else:
+    LOCKS = True
+
 
 @contextmanager
 def lock(
@@ -25,13 +31,13 @@ def lock(
 ) -> Iterator[None]:
     """Hold the lock at `path`; `note` (and this process) is written into it for whoever is refused.
 
-    Raises StoreError when another process holds it, unless `wait`.
+    Raises StoreError when another process holds it, unless `wait`, and where there are no locks.
     """
+    require_locks(path.parent)
     descriptor = _open(path)
     try:
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         while True:
-            if not _flock(descriptor, kind if wait else kind | fcntl.LOCK_NB):
+            if not flock(descriptor, shared, wait):
                 raise StoreError(
                     f"{path.parent} is in use by {describe(path)}; wait for it to end, or stop it"
                 )
@@ -48,14 +54,24 @@ def lock(
         os.close(descriptor)
 
 
+def require_locks(folder: str | os.PathLike) -> None:
+    """Raise StoreError where this system has no locks: stores and folders of runs are not for it."""
+    if not LOCKS:
+        raise StoreError(
+            f"{folder} cannot be used: stores and folders of runs need locks (flock), which this system does "
+            "not have; Windows has them under WSL 2"
+        )
+
+
 def holder(path: Path) -> dict[str, Any] | None:
     """What the holder of the lock at `path` noted, or None when nobody holds it."""
+    require_locks(path.parent)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     try:
-        return None if _flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB) else _read(path)
+        return None if flock(descriptor, shared=True, wait=False) else _read(path)
     finally:
         os.close(descriptor)
 
@@ -86,9 +102,11 @@ def _read(path: Path) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def _flock(descriptor: int, operation: int) -> bool:
+def flock(descriptor: int, shared: bool, wait: bool) -> bool:
+    """Lock an open file until it is closed; False where another has it and this is not to `wait`."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(descriptor, operation)
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

@@ -5,7 +5,6 @@ A process that reads a shard holds its file (a shared `flock`), so that no other
 fetched is counted from before its first byte on.
 """
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 from activation_store.entries import Entry
 from activation_store.errors import StoreError
 from activation_store.files import digest, read_json, write_json
-from activation_store.locks import holder, lock
+from activation_store.locks import flock, holder, lock
 
 #: Where the cache is; and its size in GB.
 FOLDER_VARIABLE, LIMIT_VARIABLE = "UNBOX_SHARD_CACHE", "UNBOX_SHARD_CACHE_GB"
@@ -149,7 +148,7 @@ def _hold(path: Path, size: int) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        flock(descriptor, shared=True, wait=True)
         status = os.fstat(descriptor)
         if status.st_nlink and status.st_size == size:
             os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
@@ -170,11 +169,10 @@ def _remove_unused(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not flock(descriptor, shared=False, wait=False):
+            return False
         path.unlink(missing_ok=True)
         return True
-    except BlockingIOError:
-        return False
     finally:
         os.close(descriptor)
 

@@ -9,6 +9,7 @@ from typing import Any, Self, overload
 from activation_store.added_blocks import ADDED, difference
 from activation_store.entries import Entry
 from activation_store.errors import StoreError
+from activation_store.locks import require_locks
 from activation_store.moments import Moments
 from activation_store.rows import Rows
 from activation_store.samples import Sample, unpack, unpack_samples
@@ -41,6 +42,7 @@ class Store:
         keeps them on this disk (None: the user's, see `shard_cache`). Raises StoreError when there is none,
         or it is damaged or newer.
         """
+        require_locks(path)
         return cls(Shards.open(path, cache))
 
     def __len__(self) -> int:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 from unbox.errors import FieldError, UnboxError
 
 VARIABLE, OPTION = "UNBOX_MEMORY_LIMIT", "--memory-limit"
@@ -66,7 +68,7 @@ def bytes_of(text: str, door: str) -> int:
 @cache
 def _machine() -> int:
     """Bytes of memory of the machine, or of the container that this runs in."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits = [psutil.virtual_memory().total]
     for path in map(Path, _CGROUPS):
         text = path.read_text().strip() if path.is_file() else ""
         limits += [int(text)] if text.isdigit() else []

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 #: Seconds in which further signals are the same stop: `torchrun` sends two, a terminal one to each process.
 SAME_STOP = 1.0
 

@@ -62,6 +62,7 @@ class Commands:
         self.all: dict[str, Scenario] = {
             "demo": Scenario(self.demo),
             "models": Scenario(lambda out: ["models"]),
+            "verify": Scenario(lambda out: ["verify", *SHAPES, "--repeats", "1", "--out", out / "page.html"]),
             "collect": Scenario(self.collect),
             "store info": Scenario(lambda out: ["store", "info", home / "store"]),
             "store verify": Scenario(lambda out: ["store", "verify", home / "store"]),

@@ -17,6 +17,7 @@ from unbox.cli.main import COMMANDS, main
 LINES = {
     "demo": "--out {new}",
     "models": "",
+    "verify": "{}/model --out {new}.html",
     "collect": "--model {}/model --prompts {}/prompts.txt --store {new} --blocks mid.0",
     "store info": "{}/store",
     "store verify": "{}/store",

@@ -1,15 +1,19 @@
 """An image inverted into a run comes back, is read at the run's steps, and moves by its edits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from tests.edits.dictionaries import random_sae
+from tests.models.tiny import tiny_pipeline, tiny_refiner
 from unbox import record
 from unbox.edit import Block
-from unbox.edits.inversion import encoded, invert, psnr
+from unbox.edits.inversion import decoded, encoded, invert, psnr
 from unbox.errors import UnboxError
+from unbox.models import SYSTEMS, load
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
 EDIT = random_sae("up.0.1", width=128, latents=64, k=4).feature(3).add(60, unit="absolute")
@@ -63,6 +67,84 @@ def test_bundled_weights_hold_a_picture_of_their_world():
     assert right["vae"] > 28
     assert right["run"] == pytest.approx(right["vae"], abs=0.5)
     assert right["model"] > 15
+
+
+def test_latents_are_the_pipelines_in_both_directions():
+    """The bundled VAE's latents have means and deviations of their own, which the UNet's have not."""
+    import unbox
+
+    model = unbox.load("shapes-turbo", device="cpu")
+    call = {"seed": 4, "steps": 2, "guidance": 0.0}
+    (latents,) = model.generate("a red circle", output="latent", **call)
+    (image,) = model.generate("a red circle", **call)
+    assert np.array_equal(np.asarray(decoded(model, latents[None])), np.asarray(image))
+    vae = model.pipeline.vae
+    mean, std = (torch.tensor(getattr(vae.config, f"latents_{name}")) for name in ("mean", "std"))
+    with torch.no_grad():
+        own = vae.encode(model.pipeline.image_processor.preprocess(image)).latent_dist.mode()[0]
+    by_hand = (own - mean[:, None, None]) / std[:, None, None]  # its scaling factor is 1
+    torch.testing.assert_close(encoded(model, image)[0], by_hand)
+    assert float((encoded(model, image)[0] - latents).std()) < 0.5 * float(latents.std())
+
+
+@pytest.fixture(scope="module")
+def ensemble(tiny, tmp_path_factory):
+    """A base for four of five steps and its refiner for the last, with epsilon and without guidance."""
+    base = tiny_pipeline(tmp_path_factory.mktemp("base"))
+    refiner = tiny_refiner(tmp_path_factory.mktemp("refiner"))
+    trailing = {"timestep_spacing": "trailing"}
+    row = replace(SYSTEMS["sdxl-base+refiner"], refiner=str(refiner), size=64, scheduler_config=trailing)
+    return load(base, system=row)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 3.0])
+def test_an_ensemble_is_inverted_by_both_of_its_models(ensemble, guidance):
+    ran = []
+    hooks = [
+        pipeline.unet.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+        for name, pipeline in zip(("base", "refiner"), ensemble.pipelines, strict=True)
+    ]
+    try:
+        inversion = invert(ensemble, NOISE, "a cat", steps=5, guidance=guidance)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert ran == ["base"] * 4 + ["refiner"]
+    fidelity = inversion.fidelity
+    assert fidelity["run"] == pytest.approx(fidelity["vae"], abs=0.05)
+    with record(ensemble, ["mid.0", "refiner.mid.0"]) as tape:
+        plain = inversion.draw()
+    assert (tape["mid.0"].shape[1], tape["refiner.mid.0"].shape[1]) == (4, 1)
+    moved = inversion.draw(Block("up.0.1").ablate())
+    assert not np.array_equal(np.asarray(moved), np.asarray(plain))
+
+
+def test_a_refiner_is_inverted_and_told_of_its_score(tmp_path):
+    """Its sixth time id is a score; steps before those that it was trained on are warned of."""
+    row = replace(SYSTEMS["sdxl-refiner"], size=64, scheduler_config={"timestep_spacing": "trailing"})
+    model, seen = load(tiny_refiner(tmp_path / "refiner"), system=row), []
+    hook = model.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["added_cond_kwargs"]["time_ids"].tolist()),
+        with_kwargs=True,
+    )
+    with pytest.warns(UserWarning, match="was not trained on the noise before step 7 of 10"):
+        invert(model, NOISE, "a cat", steps=10, start=6, guidance=3.0)
+    seen.clear()
+    inversion = invert(model, NOISE, "a cat", steps=10, start=8, guidance=3.0)
+    hook.remove()
+    assert seen == [[[64, 64, 0, 0, 2.5], [64, 64, 0, 0, 6.0]]] * 2
+    assert inversion.fidelity["run"] == pytest.approx(inversion.fidelity["vae"], abs=0.05)
+
+
+def test_a_large_canvas_begins_at_its_own_sigma(tmp_path):
+    model = load(
+        tiny_pipeline(tmp_path / "v", prediction_type="v_prediction"),
+        system=replace(SYSTEMS["novelai-v3"], size=64),
+    )
+    large = invert(model, NOISE.resize((128, 128)), steps=2, guidance=0.0)
+    small = invert(model, NOISE, steps=2, guidance=0.0)
+    assert float(large.states[0].std() / small.states[0].std()) == pytest.approx(2, rel=0.05)
+    assert float(large.draw().size[0]) == 128
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from unbox import UnboxError
-from unbox.models.devices import find_device
+from unbox.models.devices import computed_type, find_device, synchronize
 from unbox.sae.distributed import local_device
 
 
@@ -34,3 +34,55 @@ def test_gpus_are_counted(monkeypatch):
         find_device(number=2)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert local_device(None) == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("here", "found"),
+    [
+        ((), "cpu"),
+        (("mps",), "mps"),
+        (("xpu",), "xpu"),
+        (("xpu", "mps"), "xpu"),
+        (("cuda", "xpu", "mps"), "cuda"),
+    ],
+)
+def test_the_first_accelerator_that_is_here_is_taken(here, found, monkeypatch):
+    """Simulated: of these only NVIDIA's could be tried."""
+    simulate(monkeypatch, here)
+    assert find_device().type == found
+    assert find_device("cpu").type == "cpu"
+    assert find_device(number=1) == torch.device(f"{found}:1" if found in ("cuda", "xpu") else found)
+    # SAEs are fitted on an accelerator other than CUDA's only where it is named.
+    assert local_device(None).type == ("cuda" if "cuda" in here else "cpu")
+    if here == ("mps",):
+        assert local_device("mps").type == "mps"
+
+
+def simulate(monkeypatch, here):
+    for kind in ("cuda", "xpu"):
+        monkeypatch.setattr(getattr(torch, kind), "is_available", lambda kind=kind: kind in here)
+        monkeypatch.setattr(getattr(torch, kind), "device_count", lambda kind=kind: 2 * (kind in here))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in here)
+
+
+HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bfloat16", "types"),
+    [
+        ("cpu", True, {HALF: FULL, BRAIN: BRAIN, FULL: FULL}),
+        ("cuda", True, {HALF: HALF, BRAIN: BRAIN, FULL: FULL}),
+        ("cuda", False, {HALF: HALF, BRAIN: HALF, FULL: FULL}),
+        ("xpu", False, {HALF: HALF, BRAIN: HALF, FULL: FULL}),
+        ("mps", False, {HALF: HALF, BRAIN: HALF, FULL: FULL}),
+    ],
+)
+def test_precision_follows_what_the_device_can(device, has_bfloat16, types, monkeypatch):
+    for kind in (torch.cuda, torch.xpu):
+        monkeypatch.setattr(kind, "is_bf16_supported", lambda **_: has_bfloat16)
+    assert {stored: computed_type(stored, torch.device(device)) for stored in types} == types
+
+
+def test_waiting_for_a_cpu_is_nothing():
+    synchronize(torch.device("cpu"))

@@ -1,8 +1,6 @@
 """What collecting would take: a few batches are made and written as collecting does, in a folder that is
 removed again."""
 
-import resource
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -29,6 +27,7 @@ from unbox.keyword_options import keyword_options
 from unbox.memory_limit import size_text
 from unbox.models.model import Model
 from unbox.models.prompt_length import counted
+from unbox.process_memory import process_peak
 from unbox.prompt import Prompt
 from unbox.run_folder import check_writable
 from unbox.site import LAYOUTS, Activation
@@ -158,8 +157,7 @@ def estimate(model: Model, prompts: Iterable[str | Prompt], chosen: EstimateOpti
         shard_samples=schema.shard_samples,
         axes={activation.name: _axes(schema, activation) for activation in activations},
         bytes_of={activation: schema.block_bytes(activation.name) for activation in activations},
-        host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        * (1 if sys.platform == "darwin" else 1024),
+        host_bytes=process_peak(),
         waiting_bytes=IN_MEMORY * size * recorded_bytes(schema),
         device_bytes=torch.cuda.max_memory_reserved(model.device) if model.device.type == "cuda" else None,
         cut=cut,

@@ -34,11 +34,13 @@ class AppCommand:
 
         # Gradio reads it while it is imported: nothing is reported to anybody.
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+        from unbox.explorer.image_recipe import OpenedModel
         from unbox.explorer.interface import serve
         from unbox.explorer.open_session import open_session
 
         given = self.saes, self.atlas, self.figures, self.bench
-        session = open_session(self.model.load(), *given, model_mismatch=self.model_mismatch)
+        opened = OpenedModel(self.model.line(), self.model.python())
+        session = open_session(self.model.load(), *given, model_mismatch=self.model_mismatch, opened=opened)
         app = serve(
             session, self.host, self.port, password=self.password, open_browser=self.browser, block=False
         )

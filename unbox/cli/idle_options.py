@@ -186,6 +186,10 @@ IDLE: Mapping[str, Sequence[Idle]] = {
         ),
     ),
     "models": (Idle(options_of(PlannedRun), lambda c: not c.plan, "is of --plan, what a run takes: add it"),),
+    "verify": (
+        COMPARED,
+        Idle(("model",), lambda c: c.source is not None, "names the model a second time: name it once"),
+    ),
     "invert": (COMPARED, Idle(("limit",), lambda c: c.saes is None, "is for features, which need --saes")),
 }
 

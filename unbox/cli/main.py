@@ -55,6 +55,7 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("demo", "demo:DemoCommand", "the whole path on the bundled model, ending in a report"),
     Command("models", "models:ModelsCommand", "the systems, what each needs, what is present here"),
+    Command("verify", "verify:VerifyCommand", "does it do right here with these weights? a page of evidence"),
     Command("collect", "collect:CollectCommand", "record block updates of many images into a store"),
     Command("store info", "store:StoreInfoCommand", "what a store holds"),
     Command("store verify", "store:StoreVerifyCommand", "read every byte of a store against its digests"),

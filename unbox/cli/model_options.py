@@ -1,5 +1,6 @@
 """Options of every command that loads a model."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
@@ -17,7 +18,7 @@ Group = Annotated[Options, tyro.conf.arg(name="", help="")]
 #: An option of every command that computes, with a model or without.
 Device = Annotated[
     Text | None,
-    tyro.conf.arg(help="Where to compute, like cuda or cpu; None: the accelerator if there is one."),
+    tyro.conf.arg(help="Where to compute: cuda, xpu, mps or cpu; None: the first of them that is here."),
 ]
 #: An option of every command that takes SAEs beside a model or a store.
 Mismatch = Annotated[
@@ -43,7 +44,8 @@ class ModelOptions:
     config: FilePath | None = None
     """Diffusers folder with the configuration and tokenizers for a single-file checkpoint."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type of the weights in memory; None: as stored, but never float16 on a CPU."""
+    """Type of the weights in memory; None: as stored, but never float16 on a CPU, nor bfloat16 where the
+    device has none."""
     device: Device = None
     offload: Literal["model", "sequential"] | None = None
     """Keep parts on the CPU until they are needed: slower, less accelerator memory."""
@@ -70,6 +72,14 @@ class ModelOptions:
             if name != "model" and value != usual[name]:
                 words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
         return shlex.join(words)
+
+    def python(self) -> str:
+        """The same in Python, without where it computes and the network: `unbox.load('sdxl-turbo', ...)`."""
+        usual, words = vars(ModelOptions()), [repr(self.model)]
+        for name, value in vars(self).items():
+            if name not in ("model", "device", "offline") and value != usual[name]:
+                words.append(f"{name}={str(value)!r}" if isinstance(value, Path) else f"{name}={value!r}")
+        return f"unbox.load({', '.join(words)})"
 
 
 #: Of a command that needs no model, or finds the model's name elsewhere.

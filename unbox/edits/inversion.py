@@ -8,14 +8,16 @@ the VAE; a run with edits moves away from it by what the edits change. `Inversio
 the image is the model's own work and how much the corrections'.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from einops import repeat
 from PIL import Image
 from torch import Tensor
@@ -25,22 +27,31 @@ from unbox.errors import FieldError
 from unbox.memory_limit import require
 from unbox.models import Model
 from unbox.models.clock import clock
+from unbox.models.conditioning import Micro
 from unbox.models.hooks import as_hook
 from unbox.models.prediction import to_x0
 from unbox.models.prompt_length import unlogged, warn_of_cut
 from unbox.models.run_lock import exclusive
+from unbox.models.schedulers import V3_SIGMA_MAX, NativeEulerScheduler, sigma_max_for
 from unbox.models.seeds import generator
+from unbox.models.split import first_refined
 from unbox.picture_file import upright_rgb
 from unbox.validation import Guidance, Seed, StepIndex, Steps, Text, checked
 
+#: The last of the schedule that a refiner was trained on.
+REFINED = 0.3
 #: Bytes a pixel while SDXL's VAE encodes: two maps of 128 channels in float32.
 PIXEL_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is given at every step: rows of the branches, "uncond" first under guidance."""
+    """What a UNet is given at its steps: rows of the branches, "uncond" first under guidance."""
 
+    pipeline: DiffusionPipeline
+    """Whose UNet it is."""
+    first: int
+    """The first step that it runs: of an ensemble's refiner, where the base ends."""
     branches: tuple[str, ...]
     text: Tensor
     added: dict[str, Tensor]
@@ -53,7 +64,8 @@ class Inversion:
 
     model: Model
     image: Image.Image
-    conditioning: Conditioning
+    conditioning: tuple[Conditioning, ...]
+    """Of each UNet, in the order that they run."""
     steps: int
     start: int
     states: Tensor
@@ -67,7 +79,7 @@ class Inversion:
         Without `corrected` the model is left alone with the noised image, as in SDEdit.
         """
         hook = as_hook(edits).attach(self.model, None) if edits else nullcontext()
-        with clock(self.model, "drawing an inversion"):
+        with clock(self.model, "drawing an inversion"), _canvas(self.model, self.image):
             with hook:
                 state = self.states[:1]
                 for i in range(self.steps - self.start):
@@ -121,10 +133,16 @@ def invert(
     require(PIXEL_BYTES * image.width * image.height, f"encoding {image.width:,} x {image.height:,} pixels")
     draw = generator(seed)
     warn_of_cut(model, [prompt])
-    with clock(model, "inverting an image"):
-        conditioning = _conditioned(model, prompt, guidance, image.height, image.width)
+    if system.image_to_image and start < (begin := steps - int(REFINED * steps)):
+        warnings.warn(
+            f"{system.name} refines what is nearly an image: it was not trained on the noise before step "
+            f"{begin} of {steps} (start=, --start)",
+            stacklevel=2,
+        )
+    with clock(model, "inverting an image"), _canvas(model, image):
+        conditioning = tuple(_conditioned(model, steps, prompt, guidance, image))
         latents = encoded(model, image)
-        sigmas = _schedule(model, steps)[1][start:]
+        sigmas = _schedule(model, model.pipeline, steps)[1][start:]
         noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for _ in sigmas]).to(latents)
         states = latents + torch.tensor(sigmas).to(latents)[:, None, None, None] * noise
         after = [
@@ -134,18 +152,32 @@ def invert(
 
 
 def encoded(model: Model, image: Image.Image) -> Tensor:
-    """(1, 4, h, w) float32 latents of an image: the mode of the VAE's posterior, scaled."""
+    """(1, 4, h, w) float32 latents of an image: the mode of the VAE's posterior, scaled as the UNet reads
+    it."""
     pixels = model.pipeline.image_processor.preprocess(image)
     with exclusive(model, "encoding an image"), torch.no_grad(), _vae(model) as vae:
-        latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
-    return latents * vae.config.scaling_factor
+        latents = vae.encode(pixels.to(model.device, vae.dtype)).latent_dist.mode().float()
+    shift, scale = _scaling(model, latents)
+    return (latents - shift) / scale
 
 
 def decoded(model: Model, latents: Tensor) -> Image.Image:
     """Image of (1, 4, h, w) latents."""
+    shift, scale = _scaling(model, latents)
     with exclusive(model, "decoding latents"), torch.no_grad(), _vae(model) as vae:
-        pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
+        pixels = vae.decode((latents * scale + shift).to(vae.dtype), return_dict=False)[0]
     return model.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")[0]
+
+
+def _scaling(model: Model, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """What the VAE's latents are, of the UNet's: plus a shift, times a scale, by channel where the VAE
+    says."""
+    config = model.pipeline.vae.config
+    mean, deviation = (config.get(name) for name in ("latents_mean", "latents_std"))
+    if mean is None or deviation is None:
+        return 0.0, 1 / config["scaling_factor"]
+    shift, scale = (torch.tensor(each).to(like)[None, :, None, None] for each in (mean, deviation))
+    return shift, scale / config["scaling_factor"]
 
 
 def psnr(first: Image.Image, second: Image.Image) -> float:
@@ -155,27 +187,28 @@ def psnr(first: Image.Image, second: Image.Image) -> float:
     return float(-10 * np.log10(error)) if error else float("inf")
 
 
-def _step(model: Model, given: Conditioning, steps: int, step: int, state: Tensor) -> Tensor:
+def _step(model: Model, each: Sequence[Conditioning], steps: int, step: int, state: Tensor) -> Tensor:
     """The model's deterministic step (Euler on x = x0 + sigma * noise) from `step` to the next level."""
-    timesteps, sigmas = _schedule(model, steps)
+    given = next(one for one in reversed(each) if one.first <= step)
+    timesteps, sigmas = _schedule(model, given.pipeline, steps)
     sigma, lower = sigmas[step], sigmas[step + 1]
     noisy = state / (sigma**2 + 1) ** 0.5
     rows = repeat(noisy, "1 c y x -> branch c y x", branch=len(given.branches)).to(model.dtype)
     assert model.clock is not None
     with torch.no_grad(), model.clock.rows(samples=[0], branches=given.branches):
-        output = model.unet(
+        output = given.pipeline.unet(
             rows, timesteps[step], encoder_hidden_states=given.text, added_cond_kwargs=given.added
         )
     predicted = output.sample.float()
     uncond, cond = predicted[:1], predicted[-1:]  # one and the same without guidance
     guided = cond if len(predicted) == 1 else uncond + given.guidance * (cond - uncond)
-    x0 = to_x0(guided, noisy, 1 / (1 + sigma**2), model.pipeline.scheduler.config["prediction_type"])
+    x0 = to_x0(guided, noisy, 1 / (1 + sigma**2), given.pipeline.scheduler.config["prediction_type"])
     return x0 + (lower / sigma) * (state - x0)
 
 
-def _schedule(model: Model, steps: int) -> tuple[Tensor, list[float]]:
+def _schedule(model: Model, pipeline: DiffusionPipeline, steps: int) -> tuple[Tensor, list[float]]:
     """Timesteps, and sigma at each with the final 0; sets the scheduler, as sampling does."""
-    scheduler = model.pipeline.scheduler
+    scheduler = pipeline.scheduler
     fixed = (model.system.timesteps or {}).get(steps)
     asked = {"timesteps": list(fixed)} if fixed else {"num_inference_steps": steps}
     scheduler.set_timesteps(**asked, device=model.device)
@@ -186,20 +219,32 @@ def _schedule(model: Model, steps: int) -> tuple[Tensor, list[float]]:
     return timesteps, [*((1 - abar) / abar).sqrt().tolist(), 0.0]
 
 
-def _conditioned(model: Model, prompt: str, guidance: float, height: int, width: int) -> Conditioning:
-    pipeline, guided = model.pipeline, guidance > 1
-    with torch.no_grad(), unlogged(pipeline):
-        text, no_text, pooled, no_pooled = pipeline.encode_prompt(
-            prompt, device=model.device, do_classifier_free_guidance=guided
-        )
-    size = (height, width)
-    ids = pipeline._get_add_time_ids(
-        size, (0, 0), size, dtype=text.dtype, text_encoder_projection_dim=pooled.shape[-1]
-    ).to(model.device)
-    if not guided:
-        return Conditioning(("cond",), text, {"text_embeds": pooled, "time_ids": ids}, guidance)
-    added = {"text_embeds": torch.cat([no_pooled, pooled]), "time_ids": torch.cat([ids, ids])}
-    return Conditioning(("uncond", "cond"), torch.cat([no_text, text]), added, guidance)
+def _conditioned(
+    model: Model, steps: int, prompt: str, guidance: float, image: Image.Image
+) -> Iterator[Conditioning]:
+    """Of each of the model's UNets."""
+    branches = ("uncond", "cond") if guidance > 1 else ("cond",)
+    for pipeline, first in zip(model.pipelines, (0, first_refined(model, steps)), strict=False):
+        with torch.no_grad(), unlogged(pipeline):
+            text, no_text, pooled, no_pooled = pipeline.encode_prompt(
+                prompt, device=model.device, do_classifier_free_guidance=guidance > 1
+            )
+        scored = bool(pipeline.config.get("requires_aesthetics_score"))
+        ids = [Micro().ids(image.height, image.width, scored, branch) for branch in branches]
+        added = {
+            "text_embeds": torch.cat([no_pooled, pooled]) if guidance > 1 else pooled,
+            "time_ids": torch.tensor(ids, dtype=text.dtype, device=model.device),
+        }
+        text = torch.cat([no_text, text]) if guidance > 1 else text
+        yield Conditioning(pipeline, first, branches, text, added, guidance)
+
+
+def _canvas(model: Model, image: Image.Image) -> AbstractContextManager[None]:
+    """Inside, a schedule that depends on the canvas is of the image's."""
+    scheduler = model.pipeline.scheduler
+    if not isinstance(scheduler, NativeEulerScheduler):
+        return nullcontext()
+    return scheduler.with_sigma_max(sigma_max_for(image.height, image.width, V3_SIGMA_MAX, model.size))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import shlex
 import zlib
 from collections.abc import Mapping
 from dataclasses import field, replace
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -28,6 +29,20 @@ VERSION = 1
 _WEIGHTS = ("model", "model_identity", "saes", "dtype")
 #: What an experiment's file says in place of a painted mask.
 _PAINTED = '# a painted mask: save it as a picture, then where = { image = "mask.png" }'
+
+
+class OpenedModel(NamedTuple):
+    """How a model is opened again."""
+
+    line: str
+    """Options of a command, `--model` first: `--model sdxl-turbo --lora style.safetensors`."""
+    python: str
+    """`unbox.load('sdxl-turbo', lora='style.safetensors')`."""
+
+    @classmethod
+    def named(cls, system: str) -> "OpenedModel":
+        """A system without further options."""
+        return cls(shlex.join(["--model", system]), f"unbox.load({system!r})")
 
 
 @validated
@@ -83,6 +98,8 @@ class Recipe:
             raise FieldError(door, "version", version, f"should be {VERSION}: this unbox reads no other")
         if rescale := given.pop("guidance_rescale", 0):
             raise FieldError(door, "guidance_rescale", rescale, "should be 0: the explorer has none")
+        if given.get("negative_prompt") == "":
+            raise FieldError(door, "negative_prompt", "", 'should be null or a text: "" is encoded as one')
         return parsed(cls, given, door)
 
     @classmethod
@@ -112,9 +129,13 @@ class Recipe:
         """The picture that this recipe made, as the data URI of a PNG that carries the recipe."""
         return data_uri(png_bytes(image, self.to_json()), "png")
 
-    def to_python(self, saes: str = "saes/", norms: Mapping[str, tuple[float, float]] | None = None) -> str:
+    def to_python(
+        self, saes: str = "saes/", norms: Mapping[str, tuple[float, float]] | None = None,
+        opened: "OpenedModel | None" = None,
+    ) -> str:  # fmt: skip
         """Python lines that make this picture. `saes`: folder of the SAEs; `norms`: the guard's limits."""
-        lines = ["import unbox", "", f"model = unbox.load({self.system!r})"]
+        model = opened or OpenedModel.named(self.system)
+        lines = ["import unbox", "", f"model = {model.python}"]
         call = f"{self.prompt!r}, seed={self.seed}, steps={self.steps}, guidance={self.guidance!r}"
         call += f", height={self.height}, width={self.width}"
         if self.negative_prompt:
@@ -131,9 +152,10 @@ class Recipe:
             call += f", edits={edits}"
         return "\n".join([*lines, f"(image,) = model.generate({call})", 'image.save("image.png")'])
 
-    def to_command(self, saes: str = "saes/") -> str:
+    def to_command(self, saes: str = "saes/", opened: "OpenedModel | None" = None) -> str:
         """Command lines that make this picture, with the edits in a file."""
-        command = ["unbox", "generate", "--model", self.system, "--prompt", self.prompt,
+        model = opened or OpenedModel.named(self.system)
+        command = ["unbox", "generate", *shlex.split(model.line), "--prompt", self.prompt,
                    "--seed", str(self.seed), "--steps", str(self.steps), "--guidance", str(self.guidance),
                    "--height", str(self.height), "--width", str(self.width)]  # fmt: skip
         if self.negative_prompt:
@@ -149,14 +171,19 @@ class Recipe:
         guarded = self.guard and len(self.active) > 0
         return ["# without the guard on norms, which only the explorer and Python have"] if guarded else []
 
-    def to_experiment(self, saes: str = "saes/") -> str:
+    def to_experiment(self, saes: str = "saes/", opened: "OpenedModel | None" = None) -> str:
         """A TOML file for `unbox experiment`: this prompt and seed, each edit that is on as a row.
 
-        Masks that were painted cannot be written there; their edits act everywhere, which a comment says.
+        Masks that were painted, a negative prompt and a model's other options cannot be written there, which
+        comments say.
         """
+        model = opened or OpenedModel.named(self.system)
+        name, more = shlex.split(model.line)[1], shlex.split(model.line)[2:]
         lines = [
             *self._unguarded(),
-            f"model = {_toml(self.system)}", f"prompts = [{_toml(self.prompt)}]", f"seeds = [{self.seed}]",
+            *(["# without the negative prompt: experiments have none"] if self.negative_prompt else []),
+            *([f"# run it with {shlex.join(more)}"] if more else []),
+            f"model = {_toml(name)}", f"prompts = [{_toml(self.prompt)}]", f"seeds = [{self.seed}]",
             f"steps = {self.steps}", f"guidance = {self.guidance}",
             f"height = {self.height}", f"width = {self.width}",
         ]  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 from unbox.atlas import Atlas
 from unbox.errors import UnboxError
 from unbox.explorer.figure_files import read_bench_results, read_figures
+from unbox.explorer.image_recipe import OpenedModel
 from unbox.explorer.session import ExplorerSession
 from unbox.model_mismatch import MismatchPolicy, check_same_model, check_same_saes
 from unbox.models import SYSTEMS, Model
@@ -18,14 +19,15 @@ BUNDLED, SYSTEM = Path(__file__).parent / "bundled", "shapes-turbo"
 
 def open_session(
     model: Model, saes: Path | None = None, atlas: Path | None = None, figures: Path | None = None,
-    bench: Path | None = None, *, model_mismatch: MismatchPolicy = "warn",
+    bench: Path | None = None, *, model_mismatch: MismatchPolicy = "warn", opened: OpenedModel | None = None,
 ) -> ExplorerSession:  # fmt: skip
     """A session of a loaded model, shown under its system's name, and of what the folders hold.
 
     The bundled model without SAEs gets those of the package, whose labels are kept in the user's cache; any
     other Shapes model gets its own, made once, in minutes; another model is shown without. Shapes models can
     be compared with the other bundled ones. `model_mismatch`: what is done where the SAEs are of another
-    model, or the atlas of other SAEs (`check_same_model`).
+    model, or the atlas of other SAEs (`check_same_model`). `opened`: how the model was opened, where by more
+    than its system's name.
     """
     name, label_copy = model.system.name, None
     shapes = name.startswith("shapes")
@@ -35,18 +37,19 @@ def open_session(
         saes, label_copy = folder / "saes", None if atlas else cache() / "labels"
         atlas = atlas or folder / "atlas"
     loaded = {} if saes is None else load_saes(saes, model.device)
-    opened = None if atlas is None else Atlas.open(atlas, label_copy)
+    known = None if atlas is None else Atlas.open(atlas, label_copy)
     check_same_model(loaded, model=model, policy=model_mismatch)
-    if opened is not None:
-        check_same_saes(opened.identities, loaded, f"the atlas {atlas}", model_mismatch)
+    if known is not None:
+        check_same_saes(known.identities, loaded, f"the atlas {atlas}", model_mismatch)
     return ExplorerSession(
         model,
         loaded,
-        opened,
+        known,
         [each for each in SYSTEMS if shapes and each.startswith("shapes") and ready(each)],
         figures=None if figures is None else read_figures(figures),
         bench=None if bench is None else read_bench_results(bench),
         folder=saes,
+        opened=opened,
     )
 
 

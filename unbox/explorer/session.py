@@ -16,7 +16,7 @@ from unbox.edit import Edits, Feature
 from unbox.edits import EditHook, Guard, bind, guarded, random_control
 from unbox.errors import FieldError, UnboxError
 from unbox.explorer.device_runs import ProgressHook
-from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.image_recipe import OpenedModel, Recipe
 from unbox.explorer.limits import Line
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.models import Model, load
@@ -32,19 +32,21 @@ class ExplorerSession:
 
     There is one for an app, shared by all its visitors. `model` is loaded already and shown under its
     system's name, the default; `systems` are the names of others that may be asked for. `figures` of
-    `unbox evaluate`, `bench` of `unbox bench shapes`; `folder` is where the SAEs are, for commands to copy.
-    One thread at a time generates; others wait.
+    `unbox evaluate`, `bench` of `unbox bench shapes`; `folder` is where the SAEs are and `opened` how the
+    model was opened, for commands to copy. One thread at a time generates; others wait.
     """
 
     def __init__(
         self, model: Model, saes: Mapping[str, SAE] | None = None, atlas: Atlas | None = None,
         systems: Sequence[str] = (), *, figures: Mapping[str, Any] | None = None,
         bench: Mapping[str, Any] | None = None, folder: Path | None = None,
+        opened: OpenedModel | None = None,
     ) -> None:  # fmt: skip
         self.saes, self.atlas = dict(saes or {}), atlas
         self.figures, self.bench = dict(figures or {}), dict(bench or {})
         self.folder = "saes/" if folder is None else str(folder)
         self.default = model.system.name
+        self._opened = opened or OpenedModel.named(self.default)
         self.systems = tuple(dict.fromkeys([self.default, *systems]))
         self._models: OrderedDict[str, Model] = OrderedDict({self.default: model})
         self._weights: dict[str, np.ndarray] = {}
@@ -67,11 +69,17 @@ class ExplorerSession:
         if system not in self.systems:
             raise UnboxError(f"there is no system '{system[:80]}' here; there are {', '.join(self.systems)}")
         if system not in self._models:
-            self._models[system] = load(system, download=False)
-            if len(self._models) > MODELS:
-                self._models.popitem(last=False)
+            first = self._models[self.default]  # it stays: it was opened with its user's options
+            others = [name for name in self._models if name != self.default]
+            if len(self._models) >= MODELS and others:
+                del self._models[others[0]]
+            self._models[system] = load(system, first.dtype, first.device, download=False)
         self._models.move_to_end(system)
         return self._models[system]
+
+    def opened_as(self, system: str) -> OpenedModel:
+        """How the model of a system is opened again."""
+        return self._opened if system == self.default else OpenedModel.named(system)
 
     def known(self, recipe: Recipe) -> Recipe:
         """The recipe, of a system that is here. Raises UnboxError for one of another system."""

@@ -101,7 +101,8 @@ class Call:
     width: Side | None = None
     """Pixels."""
     negative_prompt: Texts = None
-    """What not to draw; needs guidance above 1."""
+    """What not to draw; needs guidance above 1. "" is a text like any other: only None is guided away from
+    zeros, where the model's pipeline says so."""
     micro: Micros = None
     """SDXL's micro-conditioning."""
     image: StartImages = None

@@ -141,8 +141,10 @@ def _guidance(sampling: Sampling) -> Iterator[Problem]:
         yield False, text + f"{sampling.guidance:g} on top oversaturates; use {most}"
     call = sampling.call
     micros = call.micro if isinstance(call.micro, Sequence) else [call.micro]
+    single = call.negative_prompt is None or isinstance(call.negative_prompt, str)
+    negatives = [call.negative_prompt] if single else call.negative_prompt or ()
     idle = {
-        "a negative prompt has": bool(call.negative_prompt),
+        "a negative prompt has": any(negative is not None for negative in negatives),
         "guidance_rescale has": bool(call.guidance_rescale),
         "negative sizes have": any(micro is not None and micro.negative is not None for micro in micros),
     }

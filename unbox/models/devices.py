@@ -1,4 +1,8 @@
-"""The device that a user names, checked against those that are here."""
+"""The device that a user names, checked against those that are here; what each can compute with.
+
+Of accelerators only NVIDIA's were there to be tried: AMD's answer to the same names, and what is said of
+Intel's (xpu) and Apple's (mps) follows torch's documentation.
+"""
 
 import torch
 
@@ -8,23 +12,25 @@ from unbox.errors import UnboxError, shown
 def devices() -> list[str]:
     """The devices that are here, as they are named."""
     found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        found.append("mps")
-    if hasattr(torch, "xpu") and torch.xpu.is_available():
+    if _available("xpu"):
         found += [f"xpu:{number}" for number in range(torch.xpu.device_count())]
-    return found
+    return [*found, "mps"] if _available("mps") else found
+
+
+#: Accelerators, the first that is here taken where none is named.
+ACCELERATORS = ("cuda", "xpu", "mps")
 
 
 def find_device(asked: str | int | torch.device | None = None, number: int | None = None) -> torch.device:
-    """The device asked for; None: the GPU (of this `number`, if given) if there is one, else the CPU.
+    """The device asked for; None: the first of `ACCELERATORS` that is here (of this `number`, if given, where
+    there are several), else the CPU.
 
     Raises UnboxError, listing those that are here, for one that is not.
     """
     here = devices()
     if asked is None:
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        asked = "cuda" if number is None else f"cuda:{number}"
+        kind = next((kind for kind in ACCELERATORS if _available(kind)), "cpu")
+        asked = kind if number is None or kind not in ("cuda", "xpu") else f"{kind}:{number}"
     name = str(asked)
     try:
         device = torch.device(f"cuda:{asked}" if isinstance(asked, int) else asked)
@@ -36,3 +42,33 @@ def find_device(asked: str | int | torch.device | None = None, number: int | Non
         build = "; this torch is built without CUDA" if plain else ""
         raise UnboxError(f"there is no device {shown(name)} here; there is {', '.join(here)}{build}")
     return device
+
+
+def computed_type(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type in which weights stored in another are computed on a device, unless one is asked for.
+
+    As stored, but for a CPU's float16, which is slow and is float32 then, and bfloat16 where the device has
+    none of its own (NVIDIA's before Ampere, Apple's) and float16 is taken.
+    """
+    if device.type == "cpu" and stored == torch.float16:
+        return torch.float32
+    return torch.float16 if stored == torch.bfloat16 and not computes_bfloat16(device) else stored
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself. Apple's are taken not to: macOS 13 has none."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "mps" and (device.type != "xpu" or torch.xpu.is_bf16_supported())
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what was asked of it."""
+    if device.type in ACCELERATORS:
+        getattr(torch, device.type).synchronize()
+
+
+def _available(kind: str) -> bool:
+    """Whether an accelerator of this kind is here."""
+    backend = torch.backends.mps if kind == "mps" else getattr(torch, kind)
+    return bool(backend.is_available())

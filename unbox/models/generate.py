@@ -18,6 +18,7 @@ from unbox.models.clock import clock
 from unbox.models.conditioning import Micro, MicroHook
 from unbox.models.hooks import Attachable, Hook, Hookable, as_hook
 from unbox.models.image_memory import require_pictures, require_run
+from unbox.models.negative_prompts import negative_prompts
 from unbox.models.prompt_length import unlogged, warn_of_cut
 from unbox.models.run_lock import exclusive
 from unbox.models.schedulers import V3_SIGMA_MAX, NativeEulerScheduler, sigma_max_for
@@ -128,8 +129,7 @@ def _sample(model: Sampled, batch: Sequence[ImageCall], sampling: Sampling) -> l
         "generator": generators,
         "output_type": call.output,
     }
-    if call.negative_prompt:
-        given["negative_prompt"] = [image.negative or "" for image in batch]
+    negatives = [image.negative for image in batch]
     if system.eta is not None:
         given["eta"] = system.eta
     if timesteps := system.grid(sampling.steps):
@@ -137,18 +137,21 @@ def _sample(model: Sampled, batch: Sequence[ImageCall], sampling: Sampling) -> l
     size = {"height": sampling.height, "width": sampling.width}
     if system.image_to_image:
         given |= {"image": [image.image for image in batch], "strength": call.strength}
-        return list(_call(model.pipeline, given))
+        return list(_call(model.pipeline, given, negatives))
     if isinstance(model.pipeline.scheduler, NativeEulerScheduler):
         given["latents"] = _prepare_native(model, generators, sampling)
     if model.refiner is None:
-        return list(_call(model.pipeline, given | size))
+        return list(_call(model.pipeline, given | size, negatives))
     ending = {"denoising_end": system.split, "output_type": "latent"}
-    latents = _call(model.pipeline, given | size | ending)
-    return list(_call(model.refiner, given | {"image": latents, "denoising_start": system.split}))
+    latents = _call(model.pipeline, given | size | ending, negatives)
+    beginning = {"image": latents, "denoising_start": system.split}
+    return list(_call(model.refiner, given | beginning, negatives))
 
 
-def _call(pipeline: DiffusionPipeline, arguments: dict[str, Any]) -> Any:
-    """The pipeline's images, without its progress bar and warnings about a system's fixed timesteps."""
+def _call(pipeline: DiffusionPipeline, arguments: dict[str, Any], negatives: Sequence[str | None]) -> Any:
+    """The pipeline's images, without its progress bar and warnings about a system's fixed timesteps.
+
+    `negatives`: the negative prompt of each image."""
     config = getattr(pipeline, "_progress_bar_config", {})
     pipeline.set_progress_bar_config(**{**config, "disable": True})
     logger = logging.getLogger("diffusers.schedulers.scheduling_lcm")
@@ -156,8 +159,8 @@ def _call(pipeline: DiffusionPipeline, arguments: dict[str, Any]) -> Any:
     if "timesteps" in arguments:
         logger.setLevel(logging.ERROR)
     try:
-        with unlogged(pipeline):
-            return pipeline(**arguments).images
+        with unlogged(pipeline), negative_prompts(pipeline, negatives) as given:
+            return pipeline(**arguments, **given).images
     finally:
         logger.setLevel(level)
         pipeline.set_progress_bar_config(**config)

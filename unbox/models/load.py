@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from unbox.errors import FieldError, UnboxError
 from unbox.models.bounded_vae import bound_vae
 from unbox.models.checks import check_part, check_unnamed, check_weights
-from unbox.models.devices import find_device
+from unbox.models.devices import computed_type, find_device
 from unbox.models.hub import base_folder, part_file, quiet, ready_line
 from unbox.models.lora_file import put_lora
 from unbox.models.model import Model
@@ -64,10 +64,10 @@ def load(
     place of the system's own, the LoRA as an adapter; `vae` is a VAE in the place of the base's: "fp16-fix",
     "taesd" (small, for previews), a Hub id, a folder or a file. What something else takes the place of is
     neither fetched nor read.
-    `dtype`: default as stored, but float16 becomes float32 on a CPU. `device`: default the accelerator if
-    there is one. `offload`: "model" or "sequential". `compile` compiles the repeated blocks (hooks still
-    fire). `download=False` never touches the network. `allow_pickle`: tensors of a folder that has its
-    weights as pickles alone are read, and nothing else of them.
+    `dtype`: default as stored where the device computes in it, see `unbox.models.devices.computed_type`.
+    `device`: default the accelerator if there is one. `offload`: "model" or "sequential". `compile` compiles
+    the repeated blocks (hooks still fire). `download=False` never touches the network. `allow_pickle`: tensors
+    of a folder that has its weights as pickles alone are read, and nothing else of them.
     Raises UnboxError for unknown names, weights that are nowhere, and weights that do not fit the system.
     """
     source = str(source)
@@ -178,8 +178,7 @@ def _dtype(asked: torch.dtype | str | None, path: Path, device: torch.device, ow
         kind = Literal["float32", "bfloat16", "float16"]
         named: torch.dtype = getattr(torch, checked(kind, "dtype", asked, "load"))  # type: ignore[arg-type]
         return named
-    stored = _stored_dtype(path, own_unet)
-    return torch.float32 if device.type == "cpu" and stored == torch.float16 else stored
+    return computed_type(_stored_dtype(path, own_unet), device)
 
 
 def _stored_dtype(path: Path, own_unet: bool) -> torch.dtype:

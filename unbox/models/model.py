@@ -128,7 +128,7 @@ class Model:
     def fingerprint(self) -> dict[str, Any]:
         """All that is known of what decides the images besides the call: system, scheduler, weights, adapters
         (and their strengths, where they are not 1), libraries; and where the weights came from."""
-        strengths = adapter_strengths(self._modules(), self.adapters)
+        strengths = adapter_strengths(self.networks(), self.adapters)
         return {
             "system": self.system.to_json(),
             "source": self.source,
@@ -161,7 +161,7 @@ class Model:
             "dtype": str(self.dtype).removeprefix("torch."),
         }
 
-    def _modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+    def networks(self) -> Iterator[tuple[str, torch.nn.Module]]:
         """The networks of the pipelines with their names, in a fixed order."""
         for prefix, pipeline in zip(("", "refiner."), self.pipelines, strict=False):
             for name, part in sorted(pipeline.components.items()):
@@ -170,7 +170,7 @@ class Model:
 
     def weight_hashes(self) -> dict[str, str]:
         """SHA-256 of each part's weights in memory (UNet, VAE, text encoders), a few seconds for SDXL."""
-        return {name: weight_hash(part) for name, part in self._modules()}
+        return {name: weight_hash(part) for name, part in self.networks()}
 
 
 def weight_hash(module: torch.nn.Module) -> str:

@@ -45,6 +45,6 @@ class SamplingOptions(RunOptions):
     """How images are generated from prompts."""
 
     negative_prompt: Text | None = None
-    """What not to draw; needs guidance above 1."""
+    """What not to draw; needs guidance above 1. "" is a text too, and not the same as None."""
     batch_size: BatchSize = 8
     """Images sampled together; changes nothing but rounding, speed and memory."""

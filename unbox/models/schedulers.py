@@ -1,6 +1,8 @@
 """The two schedules that diffusers lacks, on diffusers' own samplers."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -82,6 +84,16 @@ class NativeEulerScheduler(EulerDiscreteScheduler):
         """Set the terminal sigma of a zero-terminal-SNR schedule, for a canvas of another size."""
         if self.config["rescale_betas_zero_snr"]:
             self.alphas_cumprod[-1] = 1 / (1 + sigma**2)
+
+    @contextmanager
+    def with_sigma_max(self, sigma: float) -> Iterator[None]:
+        """The same until the context ends: other runs begin where the weights were trained to."""
+        before = self.alphas_cumprod.clone()
+        self.set_sigma_max(sigma)
+        try:
+            yield
+        finally:
+            self.alphas_cumprod.copy_(before)
 
     @property
     def init_noise_sigma(self) -> torch.Tensor:

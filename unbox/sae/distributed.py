@@ -170,9 +170,11 @@ def group(device: torch.device | str = "cpu") -> ProcessGroup:
 
 def local_device(device: str | torch.device | None) -> torch.device:
     """The device asked for; None or `cuda`: this process's own GPU (the only one that it sees, if it is one),
-    None also the CPU where there is no GPU. UnboxError for others."""
+    None also the CPU where there is no GPU of CUDA's: on others (xpu, mps) SAEs are fitted where one is
+    named. UnboxError for others."""
     own = ranks().local if torch.cuda.device_count() != 1 else 0
-    found = find_device(device, own)
+    usual = f"cuda:{own}" if torch.cuda.is_available() else "cpu"
+    found = find_device(usual if device is None else device)
     return torch.device("cuda", own) if found.type == "cuda" and found.index is None else found
 
 

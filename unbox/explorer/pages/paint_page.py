@@ -28,9 +28,15 @@ TITLE = "Paint"
 #: Ways to hand a recipe on, by their names.
 COPIES: dict[str, Callable[[Recipe, ExplorerSession], str]] = {
     "JSON": lambda recipe, session: json.dumps(recipe.to_json(), indent=1, ensure_ascii=False),
-    "Python": lambda recipe, session: recipe.to_python(session.folder, session.norms_of(recipe)),
-    "command line": lambda recipe, session: recipe.to_command(session.folder),
-    "experiment": lambda recipe, session: recipe.to_experiment(session.folder),
+    "Python": lambda recipe, session: recipe.to_python(
+        session.folder, session.norms_of(recipe), session.opened_as(recipe.system)
+    ),
+    "command line": lambda recipe, session: recipe.to_command(
+        session.folder, session.opened_as(recipe.system)
+    ),
+    "experiment": lambda recipe, session: recipe.to_experiment(
+        session.folder, session.opened_as(recipe.system)
+    ),
 }
 
 #: What a button of the list does with the edit at an index.

@@ -1,0 +1,2 @@
+"""`unbox verify`: does unbox do right on this machine with these weights? Checks, and one page as
+evidence."""
