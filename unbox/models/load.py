@@ -66,8 +66,8 @@ def load(
     neither fetched nor read.
     `dtype`: default as stored where the device computes in it, see `unbox.models.devices.computed_type`.
     `device`: default the accelerator if there is one. `offload`: "model" or "sequential". `compile` compiles
-    the repeated blocks (hooks still fire). `download=False` never touches the network. `allow_pickle`: tensors
-    of a folder that has its weights as pickles alone are read, and nothing else of them.
+    the repeated blocks (hooks still fire). `download=False` never touches the network. `allow_pickle`:
+    tensors of a folder that has its weights as pickles alone are read, and nothing else of them.
     Raises UnboxError for unknown names, weights that are nowhere, and weights that do not fit the system.
     """
     source = str(source)

@@ -73,7 +73,7 @@ def _versions() -> dict[str, JSON]:
 
 def weights_facts(system: System, source: str) -> dict[str, JSON]:
     """Where weights come from, and under which licence."""
-    repositories = list(dict.fromkeys(repo for repo, _, _ in system.needs))
+    repositories = list(dict.fromkeys(need.repo for need in system.needs))
     bundled = system.base is not None and system.base.startswith(BUNDLED)
     if not repositories and not bundled and source:
         place = Path(source).name if Path(source).exists() else source

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable
+from math import isqrt
 from statistics import median
 
 import psutil
 import torch
 
 from unbox.capture import record
+from unbox.capture.memory_plan import Networks, memory_plan
+from unbox.capture.planned_run import PlannedRun
 from unbox.edit import Direction
 from unbox.experiments.verify.check_outcome import CheckFinding, not_possible
 from unbox.experiments.verify.subject import Subject
@@ -64,14 +67,38 @@ def memory(subject: Subject) -> CheckFinding:
         counter.reset_peak_memory_stats(device)
     subject.model.generate(subject.prompts[0], seed=subject.options.seed, **subject.run)
     subject.wait()
-    parts = [tensor for _, part in subject.model.networks() for tensor in part.parameters()]
-    weights = sum(tensor.numel() * tensor.itemsize for tensor in parts)
+    counted = _counted(subject, card=device.type != "cpu")
     if counter is not None:
         peak, there = counter.max_memory_allocated(device), counter.get_device_properties(device).total_memory
         of = f"{device}'s {size_text(there)}"
     elif device.type == "cpu":
         peak, there, of = process_peak(), psutil.virtual_memory().total, "this process's whole run"
     else:
-        return not_possible(f"torch counts no peak of memory on {device.type}", weights=weights)
-    reason = f"{size_text(peak)} at the peak of {of}, of which {size_text(weights)} are the weights"
-    return CheckFinding("pass", reason, {"peak": peak, "weights": weights, "there": there})
+        return not_possible(f"torch counts no peak of memory on {device.type}", counted=counted)
+    reason = f"{size_text(peak)} at the peak of {of}; `unbox models --plan` counts {size_text(counted)}"
+    return CheckFinding("pass", reason, {"peak": peak, "counted": counted, "there": there})
+
+
+def _counted(subject: Subject, card: bool) -> int:
+    """Bytes that the arithmetic of `unbox models NAME --plan` says of one image, without offload."""
+    model, run = subject.model, subject.run
+    parts = {id(part): (name, part) for name, part in reversed(list(model.networks()))}
+    sizes = {
+        name.removesuffix(".unet"): sum(t.numel() for t in part.parameters()) for name, part in parts.values()
+    }
+    unets = {
+        name: dict(each.unet.config) for name, each in zip(("unet", "refiner"), model.pipelines, strict=False)
+    }
+    largest = max(tensor.numel() for _, part in parts.values() for tensor in part.parameters())
+    options = PlannedRun(
+        batch=1,
+        size=isqrt(run["height"] * run["width"]),
+        guidance=run["guidance"],
+        steps=run["steps"],
+        dtype=str(model.dtype).removeprefix("torch."),  # type: ignore[arg-type]  # checked there
+        card=card,
+    )
+    plan = memory_plan(
+        model.system, Networks(sizes, unets, dict(model.pipeline.vae.config), largest), options
+    )
+    return plan.on_card or plan.in_memory
