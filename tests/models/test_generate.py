@@ -1,4 +1,3 @@
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -229,39 +228,6 @@ def test_half_precision_keeps_v3_latents_in_float32(tiny_v, dtype):
     (exact,) = full.generate("a cat", seed=1, steps=4, guidance=0.0, output="latent")
     assert (latents.float() - exact).std() < 0.1 * exact.std()
     assert image.size == (64, 64)
-
-
-def test_a_canvas_leaves_the_schedule_as_it_was(tiny_v):
-    """NovelAI V3's sigma_max grows with the canvas; the next bare call of the pipeline is at its own size."""
-    model = load(tiny_v, system=replace(SYSTEMS["novelai-v3"], size=64))
-    scheduler, seen = model.pipeline.scheduler, []
-    call = {"seed": 1, "steps": 2, "guidance": 0.0, "output": "latent"}
-    hook = model.unet.register_forward_pre_hook(lambda *_: seen.append(float(scheduler.sigmas[0])))
-    try:
-        model.generate("a cat", height=128, width=128, **call)
-        model.pipeline("a cat", num_inference_steps=2, guidance_scale=0.0, output_type="latent")
-        with pytest.raises(RuntimeError, match="in the middle"):
-            model.generate("a cat", height=128, width=128, hooks=[Breaks()], **call)
-    finally:
-        hook.remove()
-    assert seen[::2] == pytest.approx([40000, 20000, 40000], rel=1e-5)
-    scheduler.set_timesteps(2)
-    assert float(scheduler.sigmas[0]) == pytest.approx(20000, rel=1e-5)
-
-
-class Breaks:
-    """A hook that fails in the first step."""
-
-    @contextmanager
-    def attach(self, model, rows=None):
-        def fails(*_):
-            raise RuntimeError("in the middle")
-
-        handle = model.unet.register_forward_hook(fails)
-        try:
-            yield
-        finally:
-            handle.remove()
 
 
 def test_image_seed_is_stable_and_spread():
