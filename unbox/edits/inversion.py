@@ -152,32 +152,28 @@ def invert(
 
 
 def encoded(model: Model, image: Image.Image) -> Tensor:
-    """(1, 4, h, w) float32 latents of an image: the mode of the VAE's posterior, scaled as the UNet reads
-    it."""
+    """(1, 4, h, w) float32 latents of an image: the mode of the VAE's posterior, as the UNet reads it."""
     pixels = model.pipeline.image_processor.preprocess(image)
     with exclusive(model, "encoding an image"), torch.no_grad(), _vae(model) as vae:
         latents = vae.encode(pixels.to(model.device, vae.dtype)).latent_dist.mode().float()
-    shift, scale = _scaling(model, latents)
-    return (latents - shift) / scale
+    shift, deviation = _normalisation(model, latents)
+    return (latents - shift) * vae.config.scaling_factor / deviation
 
 
 def decoded(model: Model, latents: Tensor) -> Image.Image:
     """Image of (1, 4, h, w) latents."""
-    shift, scale = _scaling(model, latents)
+    shift, deviation = _normalisation(model, latents)
     with exclusive(model, "decoding latents"), torch.no_grad(), _vae(model) as vae:
-        pixels = vae.decode((latents * scale + shift).to(vae.dtype), return_dict=False)[0]
+        raw = latents * deviation / vae.config.scaling_factor + shift
+        pixels = vae.decode(raw.to(vae.dtype), return_dict=False)[0]
     return model.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")[0]
 
 
-def _scaling(model: Model, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    """What the VAE's latents are, of the UNet's: plus a shift, times a scale, by channel where the VAE
-    says."""
-    config = model.pipeline.vae.config
-    mean, deviation = (config.get(name) for name in ("latents_mean", "latents_std"))
-    if mean is None or deviation is None:
-        return 0.0, 1 / config["scaling_factor"]
-    shift, scale = (torch.tensor(each).to(like)[None, :, None, None] for each in (mean, deviation))
-    return shift, scale / config["scaling_factor"]
+def _normalisation(model: Model, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """Mean and deviation of the VAE's latents, by channel, which the UNet does not see; 0 and 1 without."""
+    given = (model.pipeline.vae.config.get(name) for name in ("latents_mean", "latents_std"))
+    mean, deviation = (None if each is None else torch.tensor(each).to(like)[:, None, None] for each in given)
+    return (0.0, 1.0) if mean is None or deviation is None else (mean, deviation)
 
 
 def psnr(first: Image.Image, second: Image.Image) -> float:
