@@ -347,6 +347,7 @@ OWN = {
     "recipes.shapes.train_vae": "the stage before, in a folder that the recipe holds",
     "recipes.training_loop": "its own state, checked by the class StageState",
     "shapes.detector": "bundled weights",
+    "shapes.factor_critics": "bundled weights",
     "shapes.free_captions": "the package's own wordings",
     "training.loop": "its own state, checked by the class CheckpointState",
 }

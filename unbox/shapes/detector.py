@@ -37,7 +37,9 @@ class Reading(TypedDict):
     """Of each object, its factors."""
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
+    """Two convolutions beside the identity, normalised first."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(8, width)
@@ -47,18 +49,56 @@ class _Residual(nn.Module):
         return x + self.two(F.silu(self.one(F.silu(self.norm(x)))))
 
 
-class Detector(nn.Module):
-    """Factors of 64x64 pictures. Slot 0 is the left or the upper object, slot 1 the other."""
+class FactorReader(nn.Module):
+    """What tells the factors of pictures. A subclass is the network: `forward` gives the logits of every head
+    for pictures (B, 3, side, side) in -1..1. Slot 0 is the left or upper object, slot 1 the other."""
+
+    side: int
+    """Of the pictures that it reads, in pixels; others are resampled."""
+
+    @torch.no_grad()
+    def probabilities(self, images: Sequence[Picture], batch: int = 256) -> dict[str, np.ndarray]:
+        """Per head (`relation`, `background`, `light`, `0.shape`, ... `1.position`) (images, values).
+
+        Slot 1 means something only where the relation is not `alone`.
+        """
+        parts = []
+        for i in range(0, len(images), batch):
+            x = torch.stack([_tensor(image, self.side) for image in images[i : i + batch]])
+            parts.append({name: logits.softmax(-1).numpy() for name, logits in self(x).items()})
+        empty = {name: np.zeros((0, len(values)), np.float32) for name, values in HEADS.items()}
+        return {name: np.concatenate([p[name] for p in parts]) for name in HEADS} if parts else empty
+
+    def read(self, images: Sequence[Picture]) -> list[Reading]:
+        """The most likely factors of each picture: `objects`, `relation`, `background`, `light`, `slots`."""
+        best = {name: p.argmax(-1) for name, p in self.probabilities(images).items()}
+        result = []
+        for i in range(len(images)):
+            read = {name: values[best[name][i]] for name, values in HEADS.items()}
+            count = 1 if read["relation"] == "alone" else 2
+            slots = [{name: read[f"{slot}.{name}"] for name in OBJECT_FACTORS} for slot in range(count)]
+            found = Reading(
+                objects=count, relation=read["relation"], background=read["background"], light=read["light"],
+                slots=slots,
+            )  # fmt: skip
+            result.append(found)
+        return result
+
+
+class Detector(FactorReader):
+    """Factors of 64x64 pictures, by convolutions."""
+
+    side = 64
 
     def __init__(self) -> None:
         super().__init__()
         self.trunk = nn.Sequential(
             nn.Conv2d(3, 32, 4, stride=2, padding=1),
-            _Residual(32),
+            Residual(32),
             nn.Conv2d(32, 64, 4, stride=2, padding=1),
-            _Residual(64),
+            Residual(64),
             nn.Conv2d(64, 96, 4, stride=2, padding=1),
-            _Residual(96),
+            Residual(96),
             nn.GroupNorm(8, 96),
             nn.SiLU(),
             nn.Conv2d(96, 32, 1),
@@ -83,35 +123,6 @@ class Detector(nn.Module):
         features = self.trunk(x)
         return {name: self.heads[name.replace(".", "_")](features) for name in HEADS}
 
-    @torch.no_grad()
-    def probabilities(self, images: Sequence[Picture], batch: int = 256) -> dict[str, np.ndarray]:
-        """Per head (`relation`, `background`, `light`, `0.shape`, ... `1.position`) (images, values).
-
-        Pictures of another size are resampled to 64x64. Slot 1 means something only where the
-        relation is not `alone`.
-        """
-        parts = []
-        for i in range(0, len(images), batch):
-            x = torch.stack([_tensor(image) for image in images[i : i + batch]])
-            parts.append({name: logits.softmax(-1).numpy() for name, logits in self(x).items()})
-        empty = {name: np.zeros((0, len(values)), np.float32) for name, values in HEADS.items()}
-        return {name: np.concatenate([p[name] for p in parts]) for name in HEADS} if parts else empty
-
-    def read(self, images: Sequence[Picture]) -> list[Reading]:
-        """The most likely factors of each picture: `objects`, `relation`, `background`, `light`, `slots`."""
-        best = {name: p.argmax(-1) for name, p in self.probabilities(images).items()}
-        result = []
-        for i in range(len(images)):
-            read = {name: values[best[name][i]] for name, values in HEADS.items()}
-            count = 1 if read["relation"] == "alone" else 2
-            slots = [{name: read[f"{slot}.{name}"] for name in OBJECT_FACTORS} for slot in range(count)]
-            found = Reading(
-                objects=count, relation=read["relation"], background=read["background"], light=read["light"],
-                slots=slots,
-            )  # fmt: skip
-            result.append(found)
-        return result
-
 
 def truth(scene: Scene) -> dict[str, str]:
     """A scene's factors under the detector's head names; slot 1 only where there is a second object."""
@@ -122,7 +133,7 @@ def truth(scene: Scene) -> dict[str, str]:
 
 
 def accuracy(
-    detector: Detector,
+    detector: FactorReader,
     images: Sequence[Picture],
     scenes: Sequence[Scene],
     mentioned: Sequence[Sequence[str]] | None = None,
@@ -144,8 +155,8 @@ def accuracy(
     return means | ({"all": float(np.mean(everything))} if everything else {})
 
 
-def _tensor(image: Picture) -> Tensor:
+def _tensor(image: Picture, side: int) -> Tensor:
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    if picture.size != (64, 64):
-        picture = picture.resize((64, 64), Image.Resampling.BOX)
+    if picture.size != (side, side):
+        picture = picture.resize((side, side), Image.Resampling.BOX)
     return rearrange(torch.from_numpy(np.array(picture.convert("RGB"))), "y x c -> c y x").float() / 127.5 - 1

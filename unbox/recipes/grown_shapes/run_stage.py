@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from unbox.recipes.grown_shapes import model_report
+from unbox.recipes.grown_shapes.grown_model_card import write_card
 from unbox.recipes.grown_shapes.orders import ORDERS, said_by
 from unbox.recipes.grown_shapes.recipe_settings import Stage
 from unbox.recipes.grown_shapes.text_stage import read_right, token_ids
@@ -22,17 +24,21 @@ def make_models(recipe: GrownShapes, stages: Iterable[Stage]) -> Iterator[Path]:
     """Run stages, print what they can do, and give the folder of each model that is then made."""
     recipe.out.mkdir(parents=True, exist_ok=True)
     for stage in stages:
-        run_stage(recipe, stage)
+        report = run_stage(recipe, stage)
         if recipe.results is not None:
             recipe.pack(recipe.results)
+        if stage in CRITICS:
+            yield recipe.export_critic(stage)
         if stage == "base":
-            yield recipe.export(recipe.base, False, recipe.out / "shapes-base")
+            folder = recipe.export(recipe.base, recipe.out / "shapes-grown")
+            write_card(folder, recipe.order, report)
+            yield folder
         if stage == "finish":
-            yield recipe.export(recipe.finish, True, recipe.out / "shapes-turbo")
+            yield recipe.export(recipe.finish, recipe.out / "shapes-grown-finished")
 
 
-def run_stage(recipe: GrownShapes, stage: Stage) -> None:
-    """Run one stage and print what it can do."""
+def run_stage(recipe: GrownShapes, stage: Stage) -> dict[str, dict[str, Any]]:
+    """Run one stage and print what it can do; gives what was measured of a UNet."""
     if stage == "captions":
         print(f"{len(recipe.captions['ids'])} captions, {len(recipe.tokenizer)} tokens", flush=True)
         for said in {said_by(recipe.order, i) for i in range(len(ORDERS[recipe.order].stages))} - {()}:
@@ -53,9 +59,10 @@ def run_stage(recipe: GrownShapes, stage: Stage) -> None:
         right = model_report.accuracy(read, torch.from_numpy(model_report.targets(table)).to(recipe.device))
         print(f"{stage}: " + " ".join(f"{k} {v:.4f}" for k, v in right.items()), flush=True)
     elif stage == "base":
-        recipe.report(recipe.base, f"base-{recipe.order}", (1, recipe.sizes.pair_steps))
+        return recipe.report(recipe.base, f"base-{recipe.order}", (1, 4))
     else:
-        recipe.report(recipe.finish, f"finish-{recipe.order}", (1, 4))
+        return recipe.report(recipe.finish, f"finish-{recipe.order}", (1, 4))
+    return {}
 
 
 def _text_exam(recipe: GrownShapes, name: str) -> tuple[list[str], SceneTable, np.ndarray]:

@@ -7,10 +7,11 @@ import tarfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -43,7 +44,7 @@ from unbox.recipes.grown_shapes.networks import TextEncoders, make_scheduler, ma
 from unbox.recipes.grown_shapes.orders import ORDERS, GrowthStage, said_by
 from unbox.recipes.grown_shapes.recipe_settings import RecipeSizes, StageMinutes
 from unbox.recipes.grown_shapes.text_stage import kept_tokenizer, token_ids, train_text
-from unbox.recipes.grown_shapes.train_critics import train_critic
+from unbox.recipes.grown_shapes.train_critics import CRITIC_NAMES, train_critic
 from unbox.recipes.grown_shapes.vae_stage import train_vae
 from unbox.recipes.grown_shapes.world import Latents, all_captions, encode_views
 from unbox.sae.safetensors_io import disk_refusals, write_tensors
@@ -165,6 +166,14 @@ class GrownShapes:
         return lambda x: old(nn.functional.avg_pool2d(x, 2) * 2 - 1)
 
     @cached_property
+    def readers(self) -> dict[str, model_report.Judged]:
+        """The second critic and, marked so, the detector if it is there."""
+        if not finished(self.out / "detector"):
+            return {"": self.judged}
+        detector = self.critic("detector")
+        return {"": self.judged, ", detector": replace(self.judged, reads=lambda x: detector(x * 2 - 1))}
+
+    @cached_property
     def judged(self) -> model_report.Judged:
         return model_report.Judged(self.vae, self.text, self.tokenizer, self.reads, self.device)
 
@@ -272,17 +281,19 @@ class GrownShapes:
 
     def report(
         self, unet: UNet2DConditionModel, name: str, steps: tuple[int, ...], brief: bool = False
-    ) -> None:
-        """Measure, print, and write `report-NAME.json` and a sheet of pictures."""
+    ) -> dict[str, dict[str, Any]]:
+        """Measure, print, and write `report-NAME.json` and a sheet of pictures; gives what was measured."""
         unet.eval()
-        found: dict[str, object] = {}
+        found: dict[str, dict[str, Any]] = {}
         for count in steps:
             for kind, exam in self.exams.items():
                 pictures = model_report.pictures_of(
                     self.judged, unet, exam.conditions.plain(), count, ancestral=count < 10
                 )
-                share = model_report.accuracy(model_report.readings(self.judged, pictures), exam.heads)
-                found[f"{kind}, {count} steps"] = share | {"sharpness": model_report.sharpness(pictures)}
+                for reader, judged in self.readers.items():
+                    share = model_report.accuracy(model_report.readings(judged, pictures), exam.heads)
+                    found[f"{kind}, {count} steps{reader}"] = share
+                found[f"{kind}, {count} steps"] |= {"sharpness": model_report.sharpness(pictures)}
                 if kind == "people":
                     self._sheet(pictures[:48], f"{name}-{count}")
                 if brief:
@@ -297,15 +308,16 @@ class GrownShapes:
         (self.out / f"report-{name}.json").write_text(json.dumps(found, indent=1))
         print(f"== {name}")
         for key, value in found.items():
-            if key == "ablations" and isinstance(value, dict):
+            if key == "ablations":
                 for row, cells in value.items():
                     told = {k: v for k, v in cells.items() if k == "change" or v >= 0.02}
                     print(f"  {row:9}" + " ".join(f"{k} {v:.3f}" for k, v in told.items()))
-            elif isinstance(value, dict):
+            else:
                 flat = {k: v["differ"] if isinstance(v, dict) else v for k, v in value.items()}
                 print(f"  {key}: " + " ".join(f"{k} {v:.3f}" for k, v in flat.items()))
         print(flush=True)
         unet.train()
+        return found
 
     def _sheet(self, pictures: Tensor, name: str) -> None:
         rows = [torch.cat(list(row), -1) for row in pictures.split(12) if len(row) == 12]
@@ -313,11 +325,8 @@ class GrownShapes:
         if sheet is not None:
             Image.fromarray(sheet).save(self.out / f"sheet-{name}.png")
 
-    def export(self, network: UNet2DConditionModel, few_steps: bool, to: Path) -> Path:
-        """Write a diffusers folder in float16, with the scheduler that suits the number of steps."""
-        scheduler = make_scheduler()
-        if few_steps:
-            scheduler = EulerAncestralDiscreteScheduler.from_config(scheduler.config)
+    def export(self, network: UNet2DConditionModel, to: Path) -> Path:
+        """Write a diffusers folder in float16, with the scheduler of few steps."""
         pipeline = StableDiffusionXLPipeline(
             vae=deepcopy(self.vae),
             text_encoder=deepcopy(self.text.one),
@@ -325,11 +334,17 @@ class GrownShapes:
             tokenizer=self.tokenizer,
             tokenizer_2=self.tokenizer,
             unet=deepcopy(network),
-            scheduler=scheduler,
+            scheduler=EulerAncestralDiscreteScheduler.from_config(make_scheduler().config),
             add_watermarker=False,
         )
         with publish_folder(to, replace=True) as new, disk_refusals():
             pipeline.to(torch.float16).save_pretrained(new, safe_serialization=True)
+        return to
+
+    def export_critic(self, stage: str) -> Path:
+        """Write a critic's weights in float16, as `unbox.shapes.factor_critics.load_critic` reads them."""
+        to = self.out / f"{CRITIC_NAMES[stage]}.safetensors"
+        write_tensors(to, {k: v.half() for k, v in self.critic(stage).state_dict().items()})
         return to
 
     def pack(self, to: Path) -> None:
