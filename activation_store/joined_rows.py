@@ -1,7 +1,7 @@
 """Rows of several stores or blocks read as one, without copying: one after the other, or side by side."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -12,7 +12,7 @@ import numpy as np
 from activation_store.batches import Batches, BatchOptions, BatchOrder, Pool
 from activation_store.errors import StoreError
 from activation_store.files import canonical, digest
-from activation_store.rows import Rows, window_of
+from activation_store.rows import Rows, batches_in_turn, read_once, window_of
 from activation_store.samples import Sample
 from activation_store.store import Store
 
@@ -93,23 +93,6 @@ class _SeveralRows:
         """SHA-256 of what these rows are."""
         return digest(canonical([type(self).__name__, [rows.digest for rows in self.parts]]))
 
-    def _batches(
-        self,
-        units: np.ndarray,
-        row_bytes: int,
-        load: Callable[[np.ndarray, Pool | None], Pool],
-        order: BatchOrder,
-    ) -> Batches:
-        return Batches(
-            order,
-            unit_rows=(units[:, -1] - units[:, -2]) * prod(self.shape[1:-1]),
-            load=load,
-            width=self.width,
-            pool_rows=max(1, order.pool_bytes // row_bytes),
-            identity=self.digest,
-            window=window_of(self.parts, units[:, :-2]),
-        )
-
 
 @dataclass(frozen=True)
 class JoinedRows(_SeveralRows):
@@ -118,7 +101,7 @@ class JoinedRows(_SeveralRows):
     def __post_init__(self) -> None:
         super().__post_init__()
         for rows in self.parts[1:]:
-            one, other = (f"{part.width} channels in {_dtype(part)}" for part in (self.parts[0], rows))
+            one, other = (f"{part.width} channels in {part.dtype}" for part in (self.parts[0], rows))
             if one != other:
                 both = f"{_said(self.parts[0])} has {one}, {_said(rows)} {other}"
                 raise StoreError(f"{both}: they cannot be read as one")
@@ -172,22 +155,7 @@ class JoinedRows(_SeveralRows):
 
     def batches(self, batch_size: int, **options: Unpack[BatchOptions]) -> Batches:
         """As `Rows.batches`, shuffled over all parts."""
-        order, of_parts = BatchOrder(batch_size, **options), [rows.units() for rows in self.parts]
-        numbers = np.repeat(np.arange(len(self.parts)), [len(units) for units in of_parts])
-        units = np.column_stack([numbers, np.concatenate(of_parts)])
-
-        def load(chosen: np.ndarray, used: Pool | None) -> Pool:
-            some = units[chosen]
-            starts = np.cumsum([0, *(some[:, 3] - some[:, 2])]) * prod(self.shape[1:-1])
-            if used is None or not used.holds(int(starts[-1]), self.width, _dtype(self.parts[0])):
-                used = self.parts[0].new_pool(int(starts[-1]))
-            for number in np.unique(some[:, 0]):
-                here = np.flatnonzero(some[:, 0] == number)
-                self.parts[number].fill(used, some[here, 1:], starts[here], order.epochs == 1)
-            return used
-
-        size = _row_bytes(self.parts[0])
-        return self._batches(units, size, load, order)
+        return batches_in_turn(self.parts, BatchOrder(batch_size, **options), self.digest)
 
 
 @dataclass(frozen=True)
@@ -251,7 +219,7 @@ class AlignedRows(_SeveralRows):
         """As `Rows.batches`; a pool holds all parts' rows in `pool_bytes`."""
         order, of_parts = BatchOrder(batch_size, **options), [rows.units() for rows in self.parts]
         units = min(of_parts, key=len)  # those of the most images; others read theirs in pieces of these
-        per_image = prod(self.shape[1:-1])
+        per_image, once = prod(self.shape[1:-1]), read_once(self.parts, order)
 
         def load(chosen: np.ndarray, used: Pool | None) -> Pool:
             some = units[chosen]
@@ -261,12 +229,19 @@ class AlignedRows(_SeveralRows):
                 pieces, at = _pieces(some[:, 1:], own)
                 pool = rows.new_pool(int(starts[-1]))
                 begin = starts[at] + (pieces[:, 1] - some[at, 1]) * per_image
-                rows.fill(pool, pieces, begin, order.epochs == 1)
+                rows.fill(pool, pieces, begin, once)
                 pools.append(pool)
             return _PoolsSideBySide(tuple(pools))
 
-        size = sum(map(_row_bytes, self.parts))
-        return self._batches(units, size, load, order)
+        return Batches(
+            order,
+            unit_rows=(units[:, 2] - units[:, 1]) * per_image,
+            load=load,
+            width=self.width,
+            pool_rows=max(1, order.pool_bytes // sum(rows.row_bytes for rows in self.parts)),
+            identity=self.digest,
+            window=window_of(self.parts, units[:, :1]),
+        )
 
 
 class _PoolsSideBySide(Pool):
@@ -347,14 +322,6 @@ def _chosen(samples: Iterable[int] | slice, count: int) -> np.ndarray:
     if len(chosen) and not 0 <= chosen[0] <= chosen[-1] < count:
         raise StoreError(f"image {chosen[-1]} is not among the {count:,} images of these rows")
     return chosen
-
-
-def _dtype(rows: Rows) -> str:
-    return rows.shards.schema.dtype
-
-
-def _row_bytes(rows: Rows) -> int:
-    return rows.shards.schema.row_bytes(rows.block)
 
 
 def _said(rows: Rows) -> str:

@@ -48,6 +48,16 @@ class Rows:
         return self.shards.schema.blocks[self.block][2]
 
     @property
+    def dtype(self) -> str:
+        """The store's number format."""
+        return self.shards.schema.dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an encoded row."""
+        return self.shards.schema.row_bytes(self.block)
+
+    @property
     def provenance(self) -> Mapping[str, Any]:
         """What the store of these rows records of its run."""
         return self.shards.schema.provenance
@@ -190,22 +200,7 @@ class Rows:
         other rows stay in it for the next epoch. Memory: at most two pools of `pool_bytes`, kept for the
         next batches of any store, and a batch.
         """
-        order, units = BatchOrder(batch_size, **options), self.units()
-        unit_rows = (units[:, 2] - units[:, 1]) * prod(self.shape[1:-1])
-        row_bytes = self.shards.schema.row_bytes(self.block)
-        pool_rows = max(1, order.pool_bytes // row_bytes)
-        capacity = min(len(self), pool_rows + int(unit_rows.max(initial=0)))
-        once = order.epochs == 1 or len(self) * row_bytes > _memory() // 2
-        return Batches(
-            order,
-            unit_rows=unit_rows,
-            load=lambda chosen, used: self._pool(units[chosen], used, capacity, once),
-            width=self.width,
-            pool_rows=pool_rows,
-            identity=self.digest,
-            spare=_SPARE,
-            window=window_of((self,), units[:, :1]),
-        )
+        return batches_in_turn((self,), BatchOrder(batch_size, **options), self.digest)
 
     @property
     def digest(self) -> str:
@@ -251,16 +246,7 @@ class Rows:
 
     def new_pool(self, rows: int) -> Pool:
         """New memory for so many encoded rows."""
-        return new_pool(rows, self.width, self.shards.schema.dtype)
-
-    def _pool(self, units: np.ndarray, used: Pool | None, capacity: int = 0, once: bool = False) -> Pool:
-        """Rows of units, in the units' order: in the memory of a `used` pool, or in new memory for them or
-        for `capacity` rows."""
-        starts = np.cumsum([0, *(units[:, 2] - units[:, 1])]) * prod(self.shape[1:-1])
-        if used is None or not used.holds(int(starts[-1]), self.width, self.shards.schema.dtype):
-            used = self.new_pool(max(int(starts[-1]), capacity))
-        self.fill(used, units, starts, once)
-        return used
+        return new_pool(rows, self.width, self.dtype)
 
     def _cells(self, n: int, rng: np.random.Generator, groups: int) -> "_Cells":
         """Where `sample` takes `n` rows from."""
@@ -314,6 +300,43 @@ class _Cells:
     first: np.ndarray
     last: np.ndarray
     group: np.ndarray
+
+
+def batches_in_turn(parts: Sequence[Rows], order: BatchOrder, identity: str) -> Batches:
+    """Shuffled batches of the rows of some parts of one shape and format, as of one store."""
+    of_parts, first = [rows.units() for rows in parts], parts[0]
+    units = np.column_stack(
+        [np.repeat(np.arange(len(parts)), [len(units) for units in of_parts]), np.concatenate(of_parts)]
+    )
+    unit_rows = (units[:, 3] - units[:, 2]) * prod(first.shape[1:-1])
+    pool_rows = max(1, order.pool_bytes // first.row_bytes)
+    capacity = min(sum(map(len, parts)), pool_rows + int(unit_rows.max(initial=0)))
+    once = read_once(parts, order)
+
+    def load(chosen: np.ndarray, used: Pool | None) -> Pool:
+        some, starts = units[chosen], np.cumsum([0, *unit_rows[chosen]])
+        if used is None or not used.holds(int(starts[-1]), first.width, first.dtype):
+            used = first.new_pool(max(int(starts[-1]), capacity))
+        for number in np.unique(some[:, 0]):
+            here = np.flatnonzero(some[:, 0] == number)
+            parts[number].fill(used, some[here, 1:], starts[here], once)
+        return used
+
+    return Batches(
+        order,
+        unit_rows=unit_rows,
+        load=load,
+        width=first.width,
+        pool_rows=pool_rows,
+        identity=identity,
+        spare=_SPARE,
+        window=window_of(parts, units[:, :2]),
+    )
+
+
+def read_once(parts: Sequence[Rows], order: BatchOrder) -> bool:
+    """Whether rows are read past the page cache: nobody asks for them again, or it could not hold them."""
+    return order.epochs == 1 or sum(len(rows) * rows.row_bytes for rows in parts) > _memory() // 2
 
 
 def window_of(parts: Sequence[Rows], shards: np.ndarray) -> Window | None:

@@ -36,6 +36,9 @@ from activation_store.shard_writer import EncodedImage, ShardWriter, stored_imag
 #: Batches that may wait to be encoded while the next is made.
 WAITING = 2
 
+#: Shards of other ranks whose prompts a rank compares with its own list: each compares all of its own.
+OTHERS_COMPARED = 64
+
 #: Seconds after which what is whole of a shard is published though more of it will come.
 PUBLISH_EVERY = 600.0
 
@@ -126,6 +129,17 @@ class Writer:
             some = list(group)
             refuse_other_prompts(self.path, self.schema, entry, some)
             yield from (sample for sample in some if sample.index >= entry.stop)
+
+    def asks(self, total: int | None) -> list[range] | None:
+        """Which samples of a run of `total` images `missing` is to be given, ascending: those of this rank's
+        shards, and of OTHERS_COMPARED others that are there. None: all, where there is no total."""
+        if total is None:
+            return None
+        size, count = self.schema.shard_samples, -(-total // self.schema.shard_samples)
+        others = [n for n in range(count) if n % self.world != self.rank and n * size in self.entries]
+        some = others[:: max(1, -(-len(others) // OTHERS_COMPARED))]
+        numbers = sorted([*range(self.rank, count, self.world), *some])
+        return [range(n * size, min((n + 1) * size, total)) for n in numbers]
 
     def holds(self, number: int) -> bool:
         """Whether the store has image `number` of the run (or knows that it is absent)."""

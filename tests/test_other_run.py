@@ -3,6 +3,7 @@ with another input, which is refused by name or gives what a fresh folder gives.
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ import pytest
 from diffusers import StableDiffusionXLPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 
+from activation_store import StoreError
 from tests.atlas.planted import planted_sae, planted_store
 from tests.edits.dictionaries import random_sae
 from tests.models.tiny import tiny_pipeline
@@ -20,6 +22,9 @@ from tests.sae.test_sae_identity import CHANGES
 from tests.sae.worlds import noise
 from unbox.atlas import Atlas, AtlasPlan, build
 from unbox.capture import collect
+from unbox.capture.add_blocks import add_blocks
+from unbox.capture.collect_settings import CollectOptions
+from unbox.capture.hub import pull
 from unbox.cli.main import main
 from unbox.cli.recipe import RecipeShapesCommand, RecipeShapesTurboCommand
 from unbox.errors import UnboxError
@@ -41,7 +46,7 @@ from unbox.sae import SAE, Plan, Spec, train
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 #: Commands whose cells take a second; the others are run in the slow tier.
-FAST = {"train", "sae export", "recipe shapes", "recipe shapes-turbo"}
+FAST = {"train", "sae export", "recipe shapes", "recipe shapes-turbo", "store pull"}
 
 
 def table() -> list[tuple[str, str, str]]:
@@ -245,16 +250,10 @@ def atlas(world: World) -> Command:
 
 
 def evaluate(world: World) -> Command:
-    def stored(name, model, prompts):
-        if not (world.home / name).exists():
-            options = {"blocks": ("mid.0",), "steps": 1, "guidance": 0.0, **SIZE}
-            collect(model, prompts, world.home / name, thumbnail=None, progress=False, **options)
-        return str(world.home / name)
-
     given = {"model": "one", "saes": world.saved(world.sae), "store": "acts", "options": ()}
     assert world.two.source
-    stored("acts", world.one, ["a cat", "a dog"])
-    stored("acts-2", world.one, ["a cat", "a boat"])
+    acts(world, "acts", ["a cat", "a dog"])
+    acts(world, "acts-2", ["a cat", "a boat"])
     layers = get_peft_model_state_dict(world.adapted.unet, adapter_name="lora")
     StableDiffusionXLPipeline.save_lora_weights(world.home / "lora", unet_lora_layers=layers)
 
@@ -313,6 +312,44 @@ def online(world: World) -> Command:
     })  # fmt: skip
 
 
+def acts(world: World, name: str, prompts: list[str]) -> str:
+    """A store of the first model's, made once."""
+    if not (world.home / name).exists():
+        options = {"blocks": ("mid.0",), "steps": 1, "guidance": 0.0, **SIZE}
+        collect(world.one, prompts, world.home / name, thumbnail=None, progress=False, **options)
+    return str(world.home / name)
+
+
+def add(world: World) -> Command:
+    """Blocks added to a store, of which a run before has made all."""
+
+    def run(out, model, blocks):
+        if not out.exists():
+            shutil.copytree(acts(world, "acts", ["a cat", "a dog"]), out)
+        return add_blocks(model, out, CollectOptions(blocks=blocks, progress=False)).blocks
+
+    return Command(run, {"model": world.one, "blocks": ("up.0.1",)}, {
+        **models(world, "model.weights.unet was"),
+        "options": [({"blocks": ("down.2.1", "up.0.1")}, "up.0.1 was added to")],
+    })  # fmt: skip
+
+
+def pulled(world: World) -> Command:
+    """Of a store at a URL; of one on the Hub it is the same."""
+
+    def run(out, store):
+        try:
+            return pull(f"file://{store}", out).digest
+        except StoreError as error:
+            raise UnboxError(str(error)) from None
+
+    store, other = (
+        acts(world, name, prompts)
+        for name, prompts in (("acts", ["a cat", "a dog"]), ("acts-2", ["a cat", "a boat"]))
+    )
+    return Command(run, {"store": store}, {"store": [({"store": other}, "has another shard")]})
+
+
 def export(world: World) -> Command:
     def run(out, sae):
         words = ["sae", "export", world.saved(sae), "--out", str(out), "--format", "sdxl-unbox"]
@@ -350,6 +387,8 @@ COMMANDS = {
     "evaluate": evaluate,
     "train": training,
     "train --prompts": online,
+    "store add-blocks": add,
+    "store pull": pulled,
     "sae export": export,
     "recipe shapes": grown_shapes,
     "recipe shapes-turbo": shapes_recipe,

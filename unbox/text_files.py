@@ -7,6 +7,7 @@ import math
 import os
 import tomllib
 from collections.abc import Generator, Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,15 +31,17 @@ _OTHER = {
 _TOMLValue: TypeAlias = "object | list[_TOMLValue] | dict[str, _TOMLValue]"
 
 
-def lines_of(path: Path) -> Generator[str, None, None]:
-    """The lines of a UTF-8 file with their ends (`\\n`, `\\r\\n` or `\\r`), one at a time.
+def lines_of(path: Path, offset: int = 0, number: int = 0) -> Generator[str, None, None]:
+    """The lines of a UTF-8 file with their ends (`\\n`, `\\r\\n` or `\\r`), one at a time; from a byte on,
+    where a line begins, of which `number` lines come before.
 
     Raises UnboxError for what is no file (`check_file`), another encoding and a line over LINE_LIMIT.
     """
     check_file(path)
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            number = 0
+        with open(path, "rb") as raw:
+            raw.seek(offset)
+            file = TextIOWrapper(raw, encoding="utf-8" if offset else "utf-8-sig", newline="")
             while line := file.readline(LINE_LIMIT + 1):
                 number += 1
                 if len(line) > LINE_LIMIT:

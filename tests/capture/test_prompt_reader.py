@@ -3,7 +3,8 @@
 import json
 import os
 import tracemalloc
-from itertools import islice
+from itertools import islice, pairwise
+from types import SimpleNamespace
 
 import pyarrow
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from activation_store import Writer
+from activation_store.writer import OTHERS_COMPARED
+from tests.activation_store.fakes import schema
 from unbox.capture import read_prompts
 from unbox.errors import UnboxError
 from unbox.prompt import Prompt
@@ -204,15 +208,95 @@ def test_memory_does_not_grow_with_the_file(tmp_path, ending):
     assert (count, peak < 100_000) == (10_000, True)
 
 
-def test_a_file_has_a_length_and_every_row_is_looked_at_to_find_it(tmp_path):
+def test_a_file_has_a_length_and_every_row_can_be_looked_at(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": f"dog {n}"}) for n in range(5)))
     prompts = read_prompts(str(path))
     assert len(prompts) == len(list(prompts)) == len(list(prompts)) == 5
     path.write_text(path.read_text() + '\n{"prompt": 7}')
     prompts = read_prompts(str(path))
-    with pytest.raises(UnboxError, match=r"line 6 .* holds no prompt"):
-        len(prompts)
+    prompts.check(0, 2)  # another process's part
+    for place in ((), (1, 2)):
+        with pytest.raises(UnboxError, match=r"line 6 .* holds no prompt"):
+            prompts.check(*place)
+
+
+def written(path, count):
+    """A file of so many prompts, some rows of which are of other lengths, blank or of several lines."""
+    texts = [f"dog {n} " + "é" * (n % 5) for n in range(count)]
+    if path.suffix == ".parquet":
+        table = pyarrow.table({"prompt": texts, "n": list(range(count))})
+        parquet.write_table(table, path, row_group_size=700)
+        return
+    if path.suffix == ".txt":
+        lines = [f"{text}\r\n" + "\n" * (n % 3) for n, text in enumerate(texts)]
+    elif path.suffix == ".jsonl":
+        lines = [json.dumps({"prompt": text, "n": n}) + "\n" * (1 + n % 2) for n, text in enumerate(texts)]
+    else:
+        cells = [f'"{text}\nand more"' if n % 4 == 0 else text for n, text in enumerate(texts)]
+        lines = ["prompt,n\r\n", *(f"{cell},{n}\r\n" for n, cell in enumerate(cells))]
+    path.write_bytes(b"\xef\xbb\xbf" + "".join(lines).encode())
+
+
+@pytest.mark.parametrize("ending", [".txt", ".csv", ".jsonl", ".parquet"])
+def test_parts_are_those_of_the_whole(tmp_path, ending):
+    written(path := tmp_path / f"p{ending}", 3000)
+    prompts = read_prompts(str(path))
+    whole = list(prompts)
+    assert len(prompts) == len(whole) == 3000
+    for parts in (
+        [range(3)],
+        [range(1023, 1026)],
+        [range(2048, 2049), range(2049, 2051), range(2999, 3000)],
+        [range(5, 9), range(1500, 1500), range(2500, 4000)],
+        [range(first, min(first + 40, 3000)) for first in range(40, 3000, 120)],
+    ):
+        expected = [prompt for part in parts for prompt in whole[part.start : part.stop]]
+        assert list(prompts.parts(parts)) == expected
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".txt"])
+def test_a_mistake_in_a_part_is_where_it_is_in_the_whole(tmp_path, ending):
+    bad = {".csv": "a cat,asleep,3\n", ".jsonl": '{"prompt": 7}\n', ".txt": "a\x07cat\n"}[ending]
+    written(path := tmp_path / f"p{ending}", 2500)
+    with open(path, "a", newline="") as file:
+        file.write(bad)
+    told = []
+    for parts in ([range(2501)], [range(2500, 2501)]):
+        with pytest.raises(UnboxError, match=r"(row|line) \d+") as raised:
+            list(read_prompts(str(path)).parts(parts))
+        told.append(str(raised.value))
+    assert told[0] == told[1]
+
+
+def test_a_rank_takes_no_other_ranks_prompts_apart(tmp_path, monkeypatch):
+    """Characters of JSON that each of eight processes parses: an eighth to check, an eighth to make, and some
+    to compare; the same of 1.5 million prompts, where 64 shards of others are compared."""
+    from unbox.capture import prompt_rows
+
+    def asked_by(rank, count, there=()):
+        one = Writer(tmp_path / "store", schema(shard_samples=50), rank=rank, world=8)
+        one._publisher = SimpleNamespace(entries=dict.fromkeys(there))
+        return one.asks(count)
+
+    written(path := tmp_path / "p.jsonl", 8000)
+    parsed, parse = [0], prompt_rows.parse_json_text
+
+    def counting(text, where):
+        parsed[0] += len(text)
+        return parse(text, where)
+
+    monkeypatch.setattr(prompt_rows, "parse_json_text", counting)
+    size, prompts = path.stat().st_size, read_prompts(str(path))
+    for rank in range(8):
+        parsed[0] = 0
+        prompts.check(rank, 8)
+        asked = asked_by(rank, 8000)
+        assert sum(1 for _ in prompts.parts(asked)) == sum(map(len, asked)) == 1000
+        assert parsed[0] < 0.27 * size
+    asked = asked_by(3, 1_500_000, range(0, 1_500_000, 50))
+    assert sum(map(len, asked)) <= 1_500_000 / 8 + (OTHERS_COMPARED + 1) * 50
+    assert all(a.stop <= b.start for a, b in pairwise(asked))
 
 
 def test_a_column_may_be_named_and_its_case_does_not_matter(tmp_path):

@@ -81,6 +81,7 @@ class Commands:
             "store push": Scenario(lambda out: ["store", "push", home / "store", f"out/{out.name}"]),
             "store pull": Scenario(lambda out: ["store", "pull", "me/acts", "--out", out]),
             "train": Scenario(self.train),
+            "train --prompts": Scenario(self.train_online),
             "evaluate": Scenario(self.evaluate),
             "atlas": Scenario(self.atlas),
             "features": Scenario(lambda out: ["features", "--atlas", home / "atlas"]),
@@ -133,6 +134,23 @@ class Commands:
         size = ("--k", "4", "--latents", "64", "--seeds", "0", "1", "--batch-size", "128")
         often = ("--tokens", "6000", "--checkpoint-every", "700", "--log-every", "700")
         return ["train", "--store", self.home / "store", *size, *often, "--device", "cpu", "--out", out]
+
+    def train_online(self, out: Path) -> Words:
+        images = (
+            "--prompts",
+            "shapes",
+            "--limit",
+            "24",
+            "--steps",
+            "1",
+            "--image-batch",
+            "2",
+            "--buffer",
+            "2MB",
+        )
+        size = ("--blocks", "mid.0", "--k", "4", "--latents", "32", "--batch-size", "64", "--held-out", "0.1")
+        often = ("--tokens", "3000", "--checkpoint-every", "700", "--log-every", "700")
+        return ["train", *images, "--buffer", "2MB", *size, *often, *SHAPES, "--out", out]
 
     def evaluate(self, out: Path) -> Words:
         given = ("--saes", self.home / "saes", "--store", self.home / "store", "--images", "2")

@@ -25,6 +25,8 @@ TRIALS = int(os.environ.get("UNBOX_STOPS", "1"))
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 #: `unbox app` is stopped in tests/explorer/test_served.py.
 NAMES = [command.name for command in COMMANDS if command.name != "app"]
+#: Further ways of a command, by an option that makes another of it.
+WAYS = ["train --prompts"]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def stopped(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *WAYS])
 def test_a_command_stopped_at_any_moment_goes_on_by_the_line_that_it_prints(name, stopped):
     codes = Counter()
     for number in CODES:
@@ -62,7 +64,8 @@ def test_a_command_stopped_at_any_moment_goes_on_by_the_line_that_it_prints(name
             if not (name == "label" and number == signal.SIGKILL):  # then the same line labels further ones
                 assert found["differs"] == [], told
             if code in (130, 143):
-                sentences = {after_stop(name, writes, []).split(";")[0] for writes in (True, False)}
+                command = name.split(" --")[0]
+                sentences = {after_stop(command, writes, []).split(";")[0] for writes in (True, False)}
                 assert found["kept"] in sentences
                 assert found["line"].startswith(found["typed"])
                 assert found["kept"] != "Nothing was changed" or found["unchanged"], told

@@ -309,7 +309,7 @@ def test_what_is_no_file(name, made, tmp_path):
 THROUGH = {
     "atlas.atlas_files": "atlas.json",
     "capture.hub": "hub.json",
-    "capture.prompt_reader": "prompts.txt",
+    "capture.prompt_rows": "prompts.txt",
     "edits.edit_files": "edits.json",
     "experiments.experiment_plan": "experiment.toml",
     "experiments.riebench.examples": "riebench.json",

@@ -22,8 +22,8 @@ prompts = ["a cat", "a red boat"]
 seeds = [0, 1]
 steps = 1
 guidance = 0.0
-height = 64
-width = 64
+height = 32
+width = 32
 batch_size = 3
 metrics = ["pixels", "colour"]
 

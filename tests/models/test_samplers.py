@@ -33,11 +33,13 @@ from unbox.models.schedulers import V3_SIGMA_MAX
 # cancels to 14.6 SPREAD^2 / (14.6^2 + SPREAD^2): a small spread alone would cost float32 four digits.
 SPREAD = 5.0
 PROMPT, SEED = "a red bird", 11
+#: Pixels of an image's side, and the latents of it.
+SIDE, LATENTS = 32, (4, 16, 16)
 # float32 rounding of a UNet and its sampler, in deviations of the latents; up to 1e-5 was measured.
 ROUNDING = 3e-5
 
 
-def _seeded(shape=(1, 4, 32, 32)):
+def _seeded(shape=(1, *LATENTS)):
     """The image's own noise: the first draw, and then one draw per call."""
     generator = torch.Generator().manual_seed(SEED)
     return lambda: torch.randn(shape, generator=generator)
@@ -57,7 +59,7 @@ def systems(tiny, tiny_v, unet_file):
 
     def system(name):
         if name not in made:
-            row = replace(SYSTEMS[name], parts=(), size=64, base=None)
+            row = replace(SYSTEMS[name], parts=(), size=SIDE, base=None)
             folder = tiny_v if row.prediction == "v_prediction" else tiny
             if folder not in weights:
                 weights[folder] = load(folder, system=row, unet=unet_file).pipeline.components
@@ -75,8 +77,8 @@ def conditions(pipeline, prompt=PROMPT, negative=None):
     embeds, none, pooled, no_pool = pipeline.encode_prompt(
         prompt, device="cpu", do_classifier_free_guidance=True, negative_prompt=negative
     )
-    last = ((6.0,), (2.5,)) if pipeline.text_encoder is None else ((64.0, 64.0),) * 2
-    ids, no_ids = (torch.tensor([[64.0, 64, 0, 0, *rest]]) for rest in last)
+    last = ((6.0,), (2.5,)) if pipeline.text_encoder is None else ((float(SIDE), float(SIDE)),) * 2
+    ids, no_ids = (torch.tensor([[float(SIDE), SIDE, 0, 0, *rest]]) for rest in last)
     return (embeds, pooled, ids), (none, no_pool, no_ids)
 
 
@@ -108,7 +110,7 @@ def by_table(sigmas, timesteps):
 
 
 def reference_latents(name, steps, forward):
-    """Latents (1, 4, 32, 32) float64 of a row by the reference sampler."""
+    """Latents (1, 4, 16, 16) float64 of a row by the reference sampler."""
     row, noise = SYSTEMS[name], _seeded()
     if row.scheduler == "LCMScheduler":
         grid = row.timesteps[steps] if row.timesteps else consistency_timesteps(steps)
@@ -240,7 +242,7 @@ def test_guidance_batched_is_guidance_sequential(systems, name, steps, phi):
 @pytest.fixture(scope="module")
 def ensemble(tiny, refiner):
     """The base and the refiner on tiny weights."""
-    return load(tiny, system=replace(SYSTEMS["sdxl-base+refiner"], refiner=str(refiner), size=64))
+    return load(tiny, system=replace(SYSTEMS["sdxl-base+refiner"], refiner=str(refiner), size=SIDE))
 
 
 def test_an_independent_split_gives_the_same_latents(ensemble):
@@ -252,15 +254,15 @@ def test_an_independent_split_gives_the_same_latents(ensemble):
     )
     expected = reference_latents("sdxl-base", 10, lambda x, t: (high if t >= 200 else low)(x, t))[0]
     assert off(latents, expected) < ROUNDING
-    (whole,) = load(ensemble.source, system=replace(SYSTEMS["sdxl-base"], size=64)).generate(
+    (whole,) = load(ensemble.source, system=replace(SYSTEMS["sdxl-base"], size=SIDE)).generate(
         PROMPT, seed=SEED, steps=10, guidance=4.0, output="latent"
     )
     assert off(whole, expected) > 0.01
 
 
 def test_an_independent_refining_gives_the_same_latents(refiner):
-    model = load(refiner, system=replace(SYSTEMS["sdxl-refiner"], size=64))
-    start = torch.randn(4, 32, 32, generator=torch.Generator().manual_seed(1))
+    model = load(refiner, system=replace(SYSTEMS["sdxl-refiner"], size=SIDE))
+    start = torch.randn(LATENTS, generator=torch.Generator().manual_seed(1))
     (latents,) = model.generate(
         PROMPT, seed=SEED, image=[start], strength=0.3, steps=20, guidance=4.0, output="latent"
     )
@@ -326,8 +328,8 @@ def test_gaussian_data_is_split_as_the_closed_form_says(ensemble):
 
 
 def test_gaussian_data_is_refined_as_the_closed_form_says(refiner):
-    model = load(refiner, system=replace(SYSTEMS["sdxl-refiner"], size=64))
-    start = SPREAD * torch.randn(4, 32, 32, generator=torch.Generator().manual_seed(1))
+    model = load(refiner, system=replace(SYSTEMS["sdxl-refiner"], size=SIDE))
+    start = SPREAD * torch.randn(LATENTS, generator=torch.Generator().manual_seed(1))
     with replaced_by(model, gaussian("epsilon", sigmas_of(alphas_bar()))):
         (latents,) = model.generate(
             PROMPT, seed=SEED, image=[start], strength=0.3, steps=40, guidance=0.0, output="latent"
@@ -341,7 +343,7 @@ def test_gaussian_data_is_refined_as_the_closed_form_says(refiner):
 
 
 def closed_form(name, steps):
-    """The latents (4, 32, 32) for N(0, SPREAD^2) data: products and sums of numbers, no denoiser called."""
+    """The latents (4, 16, 16) for N(0, SPREAD^2) data: products and sums of numbers, no denoiser called."""
     row, noise, spread = SYSTEMS[name], _seeded(), SPREAD**2
     abar = alphas_bar()
     if row.scheduler in VARIANCE_PRESERVING:

@@ -14,7 +14,8 @@ from unbox.sae import ArrayRows, Plan, Spec, specs, train
 from unbox.sae.checkpoint import STATE, CheckpointWriter, latest, restore
 from unbox.sae.metric_trackers import rewind
 from unbox.sae.plan import SpecGrid, make_plan
-from unbox.sae.training_run import TrainingRun, check_plan
+from unbox.sae.plan_checks import check_plan
+from unbox.sae.training_run import TrainingRun
 from unbox.sae.variants import VARIANTS
 
 REFUSED = [

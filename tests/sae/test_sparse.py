@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unbox.sae import sparse, topk
-from unbox.sae.auxk_loss import AuxK, keep_topk
-from unbox.sae.backward import forward_backward
 from unbox.sae.objective import NESTED_CODES, auxk_loss, decode, pre_activations, sae_loss
+from unbox.sae.sparse import AuxK, forward_backward, keep_topk
 from unbox.sae.variants import variant
 
 SHAPES = [(7, 5, 11, 3), (1, 4, 4, 4), (16, 8, 64, 1), (32, 16, 70_000, 2)]
@@ -94,7 +93,7 @@ def test_a_range_of_latents_has_the_gradients_of_the_whole():
 
 @pytest.mark.parametrize(("dead", "kappa"), [(1, 256), (3, 256), (30, 256), (30, 5), (30, None)])
 def test_auxk_equals_dense_autograd(dead, kappa, monkeypatch):
-    monkeypatch.setitem(topk.SLICE, "cpu", 40)  # several slices of rows
+    monkeypatch.setitem(sparse.SLICE, "cpu", 40)  # several slices of rows
     x, w = problem(9, 8, 40)
     ids = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:dead]
     error = torch.randn(9, 8, dtype=torch.float64)
@@ -133,7 +132,7 @@ def test_largest_is_topk(count, n, k, seed, kind):
 
 @pytest.mark.parametrize("slice_size", [10, 1 << 22])
 def test_by_batch_takes_the_largest_of_the_batch(slice_size, monkeypatch):
-    monkeypatch.setitem(topk.SLICE, "cpu", slice_size)
+    monkeypatch.setitem(sparse.SLICE, "cpu", slice_size)
     x, w = problem(20, 6, 30)
     active, values = topk.by_batch(x, w["W_enc"].detach(), w["b_lat"].detach(), 4)
     pre = (x @ w["W_enc"].T + w["b_lat"]).detach().relu()
@@ -156,7 +155,7 @@ def test_by_batch_with_ties_and_with_nothing_positive():
 def test_slices_change_nothing(monkeypatch):
     x, w = problem(50, 6, 64)
     whole, _ = topk.by_row(x, w["W_enc"].detach(), w["b_lat"].detach(), 3)
-    monkeypatch.setitem(topk.SLICE, "cpu", 64 * 7)
+    monkeypatch.setitem(sparse.SLICE, "cpu", 64 * 7)
     parts, _ = topk.by_row(x, w["W_enc"].detach(), w["b_lat"].detach(), 3)
     assert torch.equal(whole.indices, parts.indices)
 

@@ -7,7 +7,7 @@ import torch
 from tests.sae.worlds import noise, planted
 from unbox.errors import UnboxError
 from unbox.sae import ArrayRows, Spec, evaluate, fit, threshold_step, train
-from unbox.sae.objective import gated_loss, jumprelu_loss
+from unbox.sae.objective import auxk_loss, decode, gated, gated_loss, jumprelu_loss, pre_activations
 from unbox.sae.plan import make_plan
 from unbox.sae.training_run import TrainingRun
 
@@ -96,8 +96,6 @@ def test_a_step_has_the_gradients_of_the_loss(variant, slice_size, monkeypatch):
 
 @pytest.mark.parametrize("variant", ["jumprelu", "gated"])
 def test_the_finished_sae_has_the_codes_of_the_trainer(variant):
-    from unbox.sae.objective import gated, pre_activations
-
     rows = noise()
     run, one = begun(variant, rows)
     for _ in range(10):
@@ -150,9 +148,70 @@ def test_a_stopped_run_goes_on_to_the_same_bits(variant, tmp_path, monkeypatch):
     assert all("held_out_fvu" in text for text in lines)
 
 
+@pytest.mark.parametrize("variant", ["jumprelu", "gated"])
+def test_auxk_has_the_gradients_of_its_loss(variant, monkeypatch):
+    """Beside autograd of the definition, in slices: dead latents alone learn from it, and b_pre."""
+    monkeypatch.setattr(threshold_step, "SLICE", 48 * 7)
+    run, one = begun(variant, precision="fp32")
+    for _ in range(3):
+        run.advance()
+    one.dead = torch.arange(30, 48)
+    one._count_dead()
+    x = torch.from_numpy(noise().array[:256]) * one.start.scale
+    weights = {name: weight.clone().requires_grad_() for name, weight in one.weights.items()}
+    if variant == "jumprelu":
+        loss = jumprelu_loss(x, weights, 3, one.bandwidth, threshold_step.SPARSITY, one.start.variance)
+        codes = pre_activations(x, weights) * (pre_activations(x, weights) > weights["log_threshold"].exp())
+    else:
+        loss = gated_loss(x, weights, one.sparsity.clone(), one.start.variance)
+        codes = gated(x, weights)[0]
+    aux = auxk_loss(x, weights, x - decode(codes, weights), one.dead, one.plan.kappa(x.shape[1])) / 32
+    (loss + aux).backward()
+    before = {name: mean.clone() for name, (mean, _) in one.moments.items()}
+    one.step(x, 256, 1.0)
+    assert float(one.sums[1]) == pytest.approx(float(aux.detach()), rel=1e-4)
+    for name, (mean, _) in one.moments.items():
+        expected = weights[name].grad
+        if name == "W_dec":
+            radial = (expected * weights[name].detach()).sum(1, keepdim=True)
+            expected = expected - radial * weights[name].detach()
+        found = (mean - 0.9 * before[name]) / 0.1
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max())), name
+
+
+@pytest.mark.parametrize(("variant", "silences"), [("jumprelu", "log_threshold"), ("gated", "b_gate")])
+def test_latents_that_never_fire_learn_what_is_left_over(variant, silences):
+    """Half of them are silent whatever the rows; what AuxK has them explain is more at the end."""
+    run, one = begun(variant, tokens=256 * 100, dead_after=512, warmup=0)
+    one.weights[silences][24:] = 9.0 if variant == "jumprelu" else -99.0
+    explained = []
+    while run.left:
+        run.advance()
+        explained.append(one.read_meter()["aux"])
+    assert one.dead_everywhere >= 24
+    assert explained[:16] == [0] * 16
+    assert np.mean(explained[-5:]) < 0.8 * np.mean(explained[17:20])
+
+
+@pytest.mark.parametrize("variant", ["jumprelu", "gated"])
+def test_it_begins_with_the_codes_of_another(variant):
+    """Of one with thresholds, to rounding; of one without, where k are over one threshold on average."""
+    rows, x = noise(), torch.from_numpy(noise().array[:500])
+    topk = fit(rows, 3, 48, tokens=4000, progress=False)
+    jump = topk.with_threshold(torch.linspace(0.1, 0.5, 48))
+    plan = make_plan([Spec("", 3, 48, variant)], tokens=1000, batch_size=128)
+    (name,) = plan.names()
+    found = TrainingRun(plan, {"": rows}, initial={name: jump}).fits[name].sae(name)
+    assert torch.allclose(found.encode(x).dense(48), jump.encode(x).dense(48), atol=1e-4)
+    found = TrainingRun(plan, {"": rows}, initial={name: topk}).fits[name].sae(name)
+    assert float((found.encode(x).dense(48) > 0).sum(1).float().mean()) == pytest.approx(3, rel=0.15)
+    warm = fit(rows, 3, 48, variant=variant, tokens=2000, init_from=jump, progress=False)
+    assert evaluate(warm, rows).fvu < 1
+
+
 def test_what_these_cannot_do_is_refused(tmp_path):
-    with pytest.raises(UnboxError, match="jumprelu begins from random directions alone"):
-        fit(noise(), 2, 40, variant="jumprelu", tokens=1000, progress=False, init_from=fit(
-            noise(), 2, 40, tokens=500, progress=False))  # fmt: skip
+    zero = fit(noise(), 2, 40, tokens=500, progress=False).with_threshold(0.0)
+    with pytest.raises(UnboxError, match="40 of the SAE to begin from are not over 0: begin with --variant"):
+        fit(noise(), 2, 40, variant="jumprelu", tokens=1000, progress=False, init_from=zero)
     with pytest.raises(UnboxError, match="have no meaning for this variant"):
         Spec(k=2, latents=40, variant="gated", levels=(1, 2))

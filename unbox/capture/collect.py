@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,7 @@ from unbox.capture.collect_settings import (
 )
 from unbox.capture.image_batches import ImageBatches
 from unbox.capture.keeper import Keeper, require_recording
+from unbox.capture.prompt_reader import PromptFile
 from unbox.errors import UnboxError
 from unbox.keyword_options import keyword_options
 from unbox.models.model import Model
@@ -132,7 +133,8 @@ def collect_run(
             warnings.warn(said, stacklevel=3)
         begin, batches = time.perf_counter(), ImageBatches(model, chosen, schema, on_bad)
         with _bar(total, schema.shard_samples, rank, world, chosen.progress) as bar:
-            samples = writer.missing(numbered(prompts, limit, chosen.seed))
+            given = numbered(prompts, limit, chosen.seed, writer.asks(total))
+            samples = writer.missing(given)
             while batch := measured(model, list(islice(samples, chosen.batch_size))):
                 keeper.append(batches.make(batch))
                 made, cut = made + len(batch), cut + sum(TOKENS_CUT in each.meta for each in batch)
@@ -208,11 +210,16 @@ def _bar(total: int | None, size: int, rank: int, world: int, progress: bool) ->
     return tqdm(total=images, disable=silent, desc=title, unit="image")
 
 
-def numbered(prompts: Iterable[str | Prompt], limit: int | None, seed: int) -> Iterator[Sample]:
-    """Samples of prompts, which are read as they are needed.
+def numbered(
+    prompts: Iterable[str | Prompt], limit: int | None, seed: int, asked: Sequence[range] | None = None
+) -> Iterator[Sample]:
+    """Samples of prompts, which are read as they are needed; of a file no others than those `asked` for.
 
     Raises UnboxError for a prompt that is not text or whose facts are not JSON.
     """
+    if asked is not None and isinstance(prompts, PromptFile):
+        numbers = chain.from_iterable(asked)
+        return (_sample(i, prompt, seed) for i, prompt in zip(numbers, prompts.parts(asked), strict=False))
     return (_sample(i, prompt, seed) for i, prompt in enumerate(islice(prompts, limit)))
 
 

@@ -97,10 +97,15 @@ class CollectOptions(CollectSettings):
     @property
     def place(self) -> tuple[int, int]:
         """The number of this process, and of all: as given, or as the environment says."""
-        rank, world = ranks().rank if self.rank is None else self.rank, self.world or ranks().world
-        if rank >= world:
-            raise FieldError("collect", "rank", rank, f"should be less than the number of processes, {world}")
-        return rank, world
+        return place_of(self.rank, self.world)
+
+
+def place_of(rank: int | None, world: int | None) -> tuple[int, int]:
+    """The number of this process, and of all: as given, or as the environment says."""
+    rank, world = ranks().rank if rank is None else rank, world or ranks().world
+    if rank >= world:
+        raise FieldError("collect", "rank", rank, f"should be less than the number of processes, {world}")
+    return rank, world
 
 
 def schema_of(model: "Model", settings: CollectSettings) -> Schema:

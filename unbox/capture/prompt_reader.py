@@ -1,20 +1,19 @@
 """Prompts from where users have them: text, CSV, JSONL and Parquet files, the Hub, the Shapes world."""
 
-import csv
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from activation_store.files import canonical
-from unbox.capture.prompt_columns import Located, Wanted, columns_read, hub_rows
+from unbox.capture.prompt_columns import Located, Wanted, hub_rows
+from unbox.capture.prompt_rows import CsvRows, LineRows, ParquetRows, RowFile, json_row, text_row
 from unbox.errors import UnboxError
 from unbox.prompt import Prompt
-from unbox.text_files import check_file, lines_of, parse_json_text
-from unbox.validation import Text, behind, checked
+from unbox.text_files import check_file
+from unbox.validation import behind
 
 #: Columns that hold the prompt, in the order they are looked for, in upper or lower case.
 COLUMNS = ("prompt", "text", "caption")
@@ -22,31 +21,35 @@ COLUMNS = ("prompt", "text", "caption")
 #: Characters of a prompt at most: a guard against reading the wrong column or file.
 LONGEST = 20_000
 
-#: What separates columns in files that are called .csv and are none of ours.
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-
 
 class PromptFile:
-    """Prompts of a file, read anew by each loop, a row at a time; its length is counted by reading it
-    through once.
-
-    So a row without a prompt is found before anything is made.
-    """
+    """Prompts of a file, read anew by each loop, a row at a time. Its length is known without taking rows
+    apart; `check` does, so that a row without a prompt is found before anything is made."""
 
     def __init__(self, path: Path, column: str | None = None, facts: Sequence[str] | None = None) -> None:
         self.path, self._column, self._facts = path, column, facts
+        self._rows = READERS[path.suffix.lower()](path, _wanted(column, facts))
         if next(iter(self), None) is None:
             raise UnboxError(f"there are no prompts in {path}")
 
     def __iter__(self) -> Iterator[Prompt]:
-        return READERS[self.path.suffix.lower()](self.path, self._column, self._facts)
+        return _prompts(self._rows.rows(), self._column, self._facts)
 
     def __len__(self) -> int:
         return self._count
 
     @cached_property
     def _count(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._rows)
+
+    def parts(self, numbers: Iterable[range]) -> Iterator[Prompt]:
+        """The prompts of some ranges of rows, which ascend. What lies between is not taken apart."""
+        return _prompts(self._rows.rows(numbers), self._column, self._facts)
+
+    def check(self, rank: int = 0, world: int = 1) -> None:
+        """Read one of `world` equal parts. Raises UnboxError for what is wrong with a row of it."""
+        for _ in self.parts([range(len(self) * rank // world, len(self) * (rank + 1) // world)]):
+            pass
 
 
 def read_prompts(
@@ -91,125 +94,12 @@ def read_prompts(
     return PromptFile(path, column, facts)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a file that are not blank, and where each is."""
-    with closing(lines_of(path)) as lines:  # also where an error keeps them
-        yield from ((line, f"line {i} of {path}") for i, line in enumerate(lines, 1) if line.strip())
-
-
-def _text(path: Path, column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
-    return (_prompt(checked(Text, "prompt", line, where).strip(), {}, where) for line, where in _lines(path))
-
-
-def _jsonl(path: Path, column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
-    def rows() -> Iterator[Located]:
-        for line, where in _lines(path):
-            row = parse_json_text(line, where)
-            if not isinstance(row, Mapping):
-                raise UnboxError(f"{where} is not an object with a prompt")
-            yield row, where
-
-    return _prompts(rows(), column, facts)
-
-
-def _csv(path: Path, column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
-    with closing(lines_of(path)) as lines:
-        yield from _prompts(_csv_rows(path, lines), column, facts)
-
-
-def _csv_rows(path: Path, text: Iterable[str]) -> Iterator[Located]:
-    """Rows of a comma-separated file, as strict as RFC 4180: what another reader would read otherwise (an
-    unquoted comma, a quote that is not closed, a cell too few) is refused by the number of its row."""
-    rows, number, header, before = csv.reader(text, strict=True), 0, None, 0
-    while True:
-        where = f"row {number} (line {before + 1}) of {path}" if header else f"the header of {path}"
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            reason = "a quote is not closed" if "end of data" in str(error) else error
-            raise UnboxError(f"{where} is not CSV: {reason}; a quote inside quotes is doubled") from None
-        lines, before = rows.line_num - before, rows.line_num
-        if not row or (len(row) == 1 and row[0] and not row[0].strip()):
-            continue
-        if header is None:
-            header = _header(row, path)
-        else:
-            _check_cells(row, header, lines, where)
-            yield dict(zip(header, row, strict=True)), where
-        number += 1
-
-
-def _header(names: Sequence[str], path: Path) -> Sequence[str]:
-    """The columns' names. Raises UnboxError where two are the same, or another character divides them."""
-    if len(names) == 1 and (mark := next((mark for mark in _SEPARATORS if mark in names[0]), None)):
-        raise UnboxError(
-            f"{path} has one column, {names[0][:80]!r}: it is separated by {_SEPARATORS[mark]}; save it with "
-            "commas, or as .jsonl"
-        )
-    _check_unique(names, path)
-    return names
-
-
-def _check_unique(names: Sequence[str], path: Path) -> None:
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UnboxError(f"{path} has two columns called {twice!r}: give each a name of its own")
-    if names.count("") > 1:
-        raise UnboxError(f"{path} has {names.count('')} columns without a name: name them or take them out")
-
-
-def _check_cells(row: Sequence[str], header: Sequence[str], lines: int, where: str) -> None:
-    if len(row) != len(header):
-        hint = (
-            "a prompt with a comma stands in double quotes" if len(row) > len(header) else "cells are missing"
-        )
-        raise UnboxError(f"{where} has {len(row)} cells and the header {len(header)}: {hint}")
-    if lines > 1 and len(header) > 1:
-        for cell in row:
-            for line in cell.splitlines() if "\n" in cell or "\r" in cell else ():
-                if line.count(",") == len(header) - 1:
-                    raise UnboxError(
-                        f"{where} goes over {lines} lines, and {line[:60]!r} in it looks like a row of its "
-                        "own: is a quote not closed? What is meant so can be given as .jsonl"
-                    )
-
-
-def _parquet(path: Path, column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
-    return _prompts(_parquet_rows(path, _wanted(column, facts)), column, facts)
-
-
-def _parquet_rows(path: Path, wanted: Wanted) -> Iterator[Located]:
-    """Rows of a Parquet file, a thousand in memory; columns that JSON cannot say (pictures) are not read, nor
-    those that nobody wants.
-
-    Raises UnboxError where one that JSON cannot say has a name of the prompt's.
-    """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise UnboxError(f"reading {path} needs pyarrow: pip install 'unbox[data]'") from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            _check_unique(schema.names, path)
-            names = columns_read(schema, wanted)
-            for each in schema:
-                if each.name not in names and each.name.lower() in wanted.prompt:
-                    raise UnboxError(f"the column {each.name} of {path} is of type {each.type}, not text")
-            rows = (row for b in file.iter_batches(batch_size=1024, columns=names) for row in b.to_pylist())
-            for number, row in enumerate(rows, 1):
-                yield row, f"row {number} of {path}"
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UnboxError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None
-
-
-READERS: Mapping[str, Callable[[Path, str | None, Sequence[str] | None], Iterator[Prompt]]] = {
-    ".txt": _text,
-    ".csv": _csv,
-    ".jsonl": _jsonl,
-    ".parquet": _parquet,
+#: Ending -> the rows of a file, of the columns that are wanted.
+READERS: Mapping[str, Callable[[Path, Wanted], RowFile]] = {
+    ".txt": lambda path, wanted: LineRows(path, text_row),
+    ".csv": lambda path, wanted: CsvRows(path),
+    ".jsonl": lambda path, wanted: LineRows(path, json_row),
+    ".parquet": ParquetRows,
 }
 
 

@@ -1,6 +1,5 @@
 """`unbox collect`."""
 
-from collections.abc import Sized
 from dataclasses import replace
 
 from unbox.capture.collect_settings import CollectOptions, CollectSettings, OnBad
@@ -60,13 +59,15 @@ class CollectCommand:
 
         from unbox.capture import estimate, read_prompts
         from unbox.capture.collect import collect_run
+        from unbox.capture.collect_settings import place_of
+        from unbox.capture.prompt_reader import PromptFile
         from unbox.sae.distributed import local_device
 
         if self.prompts == "shapes" and self.limit is None:
             raise UnboxError("the prompts of shapes have no end: say how many with --limit")
         prompts = read_prompts(self.prompts, self.settings.seed, self.split, self.column, self.facts)
-        if isinstance(prompts, Sized):
-            len(prompts)  # reads every row: what is wrong with one is said before a model is loaded
+        if isinstance(prompts, PromptFile):  # what is wrong with a row is said before a model is loaded
+            prompts.check(*((0, 1) if self.dry_run else place_of(self.rank, self.world)))
         options = self.model
         if (
             options.device is None

@@ -113,6 +113,21 @@ IDLE: Mapping[str, Sequence[Idle]] = {
             lambda c: c.plan is not None and c.store is None,
             "is not for --plan, whose table [images] says it: write it there",
         ),
+        Idle(
+            ("freeze-encoder",),
+            lambda c: c.init_from is None or bool(c.transcode),
+            "trains the decoder of SAEs that are there: say which, --init-from",
+        ),
+        Idle(
+            ("aux", "aux-k", "scaled"),
+            lambda c: c.settings.freeze_encoder,
+            "is not for --freeze-encoder, under which no latent is revived and rows are as they are",
+        ),
+        Idle(
+            ("centre", "init"),
+            lambda c: c.init_from is not None,
+            "is not for --init-from, whose SAEs say where training begins",
+        ),
         Idle(("gpus",), lambda c: not c.dry_run, "is for --dry-run; several processes train under torchrun"),
         Idle(
             ("trackers", "keep", "init-from", "keep-optimizer"),

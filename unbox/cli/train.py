@@ -1,6 +1,6 @@
 """`unbox train`."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -126,6 +126,7 @@ class TrainCommand:
 
     def _from_generation(self) -> "dict[str, SAE]":
         from unbox.capture import read_prompts
+        from unbox.capture.prompt_reader import PromptFile
         from unbox.models.devices import find_device
         from unbox.online import estimate_online, train_online
         from unbox.ranks import ranks
@@ -143,8 +144,8 @@ class TrainCommand:
             raise UnboxError("the prompts of shapes have no end: say how many with --limit")
         plan = recorded_plan(self.out) if self.resume else self._plan(self.grid.blocks or DEFAULT_BLOCKS)
         prompts = read_prompts(images.prompts, images.image_seed, images.split, images.column)
-        if isinstance(prompts, Sized):
-            len(prompts)  # reads every row: what is wrong with one is said before a model is loaded
+        if isinstance(prompts, PromptFile):
+            prompts.check()  # what is wrong with a row is said before a model is loaded
         device = self.model.device
         if device is None and ranks().world > 1 and (gpu := find_device(None, ranks().local)).type == "cuda":
             device = str(gpu)

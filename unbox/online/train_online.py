@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain, islice
 from math import ceil, prod
@@ -20,7 +20,7 @@ from unbox.json_types import JSON
 from unbox.models.model import Model
 from unbox.online.online_images import OnlineImages
 from unbox.prompt import Prompt
-from unbox.run_folder import named, run_folder
+from unbox.run_folder import RunFolder, named, run_folder
 from unbox.sae.checkpoint import HELD_OUT_STORE, RUN
 from unbox.sae.distributed import group, local_device
 from unbox.sae.held_out import HELD_OUT
@@ -29,6 +29,11 @@ from unbox.sae.plan import Plan
 from unbox.sae.train import HELD_OUT_ROWS, train
 from unbox.sae.warm_start import InitFrom
 from unbox.validation import FilePath, checked
+
+SHARED_LATENTS = (
+    "processes that share latents see every row, and each would make every image: leave --share out, or "
+    "collect a store first"
+)
 
 
 def train_online(
@@ -74,15 +79,10 @@ def train_online(
     rows = streams(model, chain(kept, listed), images, blocks, len(kept), images.buffer_bytes)
     processes = group(local_device(device))
     if plan.share == "latents" and processes.world > 1:
-        raise UnboxError(
-            "processes that share latents see every row, and each would make every image: leave --share out, "
-            "or collect a store first"
-        )
+        raise UnboxError(SHARED_LATENTS)
     with nullcontext() if processes.rank else run_folder(folder, "train") as held:
         if held is not None:
-            if (folder / RUN).exists() and not held.recorded():
-                raise UnboxError(f"{folder} holds a run on the rows of a store; choose another folder")
-            held.claim(_parts(model, rows, images))
+            _claim(held, folder, _parts(model, rows, images))
         processes.collect("claimed")
         if kept:
             given: dict[str, Any] = {**vars(settings), "on_bad": images.on_bad, "progress": progress}
@@ -91,12 +91,18 @@ def train_online(
         test = _rows_of(folder / HELD_OUT_STORE) if kept else 0.0
         options: dict[str, Any] = {"device": device, "progress": progress, "trackers": trackers, "keep": keep}
         options |= {"init_from": init_from, "keep_optimizer": keep_optimizer}
-        options |= {"tokens": tokens} if tokens is not None else {}
-        options |= {"resume": True} if resume else {"plan": plan}
+        options |= ({"resume": True} if resume else {"plan": plan}) | ({"tokens": tokens} if tokens else {})
         saes = train(rows, folder, held_out=test, **options)
     if said := rows.said_of_bad():
         warnings.warn(said, stacklevel=2)
     return saes
+
+
+def _claim(held: RunFolder, folder: Path, parts: Mapping[str, JSON]) -> None:
+    """Take a folder for the run of these parts, or find that it is its own."""
+    if (folder / RUN).exists() and not held.recorded():
+        raise UnboxError(f"{folder} holds a run on the rows of a store; choose another folder")
+    held.claim(parts)
 
 
 def streams(

@@ -34,8 +34,8 @@ from unbox.run_folder import LOCK, RECORD
 from unbox.sae.distributed import file_group, sharded
 from unbox.sae.initialization import Start, read_start, write_start
 from unbox.sae.plan import Plan
-from unbox.sae.safetensors_io import check_header, disk_refusals, read_tensors
-from unbox.sae.train_step import MOMENTS, SAETrainer, by_latent, state_shapes
+from unbox.sae.safetensors_io import Shape, check_header, disk_refusals, read_tensors
+from unbox.sae.train_step import MOMENTS, SAETrainer, by_latent
 from unbox.sae.training_run import LaneState, Progress, TrainingRun
 from unbox.text_files import read_json_object
 from unbox.validation import Amount, JSONObject, Real, Several, checked, parsed, validated
@@ -192,7 +192,7 @@ def restore(found: Checkpoint, run: TrainingRun) -> None:
         _check_names(folder, run)
     for number, (name, fit) in enumerate(run.fits.items()):
         if old:  # written by a version before: an SAE a file
-            whole = read_tensors(found.folder / f"{number}.safetensors", state_shapes(fit))
+            whole = read_tensors(found.folder / f"{number}.safetensors", _state_shapes(fit))
             fit.restore({k: t[fit.latents] if by_latent(k, t) else t for k, t in whole.items()})
         else:
             fit.restore(_read(folder, number, name, fit))
@@ -224,7 +224,7 @@ def _check_names(folder: Path, run: TrainingRun) -> None:
     wanted = {
         f"{number}.{key}": tuple(shape or ())
         for number, fit in enumerate(run.fits.values())
-        for key, shape in state_shapes(fit).items()
+        for key, shape in _state_shapes(fit).items()
     }
     if set(there) != set(wanted):
         some = sorted(set(there) ^ set(wanted))[0]
@@ -238,6 +238,22 @@ def _check_names(folder: Path, run: TrainingRun) -> None:
         size = tuple(found.size) if isinstance(found, TensorStorageMetadata) else None
         if size != shape or sum(parts) != prod(map(int, shape)):
             raise UnboxError(f"{folder}: {name} is not there whole in the shape {shape}")
+
+
+def _state_shapes(fit: SAETrainer) -> dict[str, Shape | None]:
+    """Name -> shape of what `restore` needs."""
+    n, d = fit.spec.latents, len(fit.start.centre)
+    shapes: dict[str, Shape | None] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
+    if fit.team.latents.world == 1:
+        shapes |= {name: tuple(weight.shape) for name, weight in fit.weights.items()}
+    for name in fit.weights:
+        shapes |= {f"adam.{key}.{name}": shapes[name] for key in MOMENTS}
+    state = fit.state()
+    others = {name: () for name, tensor in state.items() if not tensor.ndim}
+    by_each: dict[str, Shape | None] = {
+        name: (n,) for name in ("silent", "dead", "threshold") if name in state
+    }
+    return {**shapes, **others, **by_each}
 
 
 @contextmanager

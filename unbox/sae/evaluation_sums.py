@@ -97,7 +97,7 @@ class EvaluationSums:
 
     def _add(self, segments: np.ndarray, first: int) -> Tensor:
         """Adds a slice; returns for each segment (S, 3 + d): squared error, squared x, rows, sum of x."""
-        x = torch.from_numpy(segments).to(self.sae.device)
+        x = torch.as_tensor(segments).to(self.sae.device)
         codes = self.sae.encode(x)
         error = x - self.sae.decode(codes).to(x.dtype)
         x, error = x.to(self.device), error.to(self.device)
@@ -107,7 +107,8 @@ class EvaluationSums:
             rows = (~extreme).double()
             x, error = x * rows.float()[..., None], error * rows.float()[..., None]
             values = values * rows.to(values.dtype)[..., None]
-        self.latents.add(values, codes.indices, float(rows.sum()))
+        # Where all rows count, their number is no question to the device.
+        self.latents.add(values, codes.indices, float(rows.sum()) if self.leave_out else rows.numel())
         squares = x.square(), error.square()
         sums = [t.sum(1, dtype=torch.float64) for t in (x, squares[0], error, squares[1])]
         cell = torch.arange(first, first + len(x), device=self.device) % len(self.cells)

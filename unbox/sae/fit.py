@@ -14,7 +14,7 @@ from unbox.sae.model import SAE
 from unbox.sae.plan import Option, Spec, make_plan
 from unbox.sae.row_source import RowsLike, row_sources
 from unbox.sae.training_run import TrainingRun
-from unbox.sae.warm_start import InitFrom, initial_saes
+from unbox.sae.warm_start import NO_ENCODER, InitFrom, initial_saes
 from unbox.stopping import unit
 from unbox.validation import parsed
 
@@ -70,6 +70,8 @@ def fit(
         "fit",
     )
     plan = make_plan([spec], tokens=tokens, seed=seed, batch_size=batch_size, **options)
+    if plan.freeze_encoder and init_from is None:
+        raise UnboxError(NO_ENCODER)
     initial = None if init_from is None else initial_saes(init_from, plan.names(), plan.saes)
     with closing(TrainingRun(plan, sources, device, initial=initial)) as run:
         steps(run, progress)

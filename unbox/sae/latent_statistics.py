@@ -65,5 +65,5 @@ def calibrated(sae: SAE, x: Tensor) -> SAE:
         topk.by_batch(part.to(sae.W_enc) - sae.b_pre, sae.W_enc, sae.b_lat, sae.k)[1]
         for part in x.split(ROWS * 8)
     ]
-    least = torch.stack([v.min() for v in values if len(v)]) if any(map(len, values)) else None
-    return sae.with_threshold(0.0 if least is None else float(least.mean()))
+    least = [v.min() for v in (v[v > 0] for v in values) if len(v)]
+    return sae.with_threshold(float(torch.stack(least).mean()) if least else 0.0)

@@ -137,6 +137,8 @@ class TrainSettings:
     """Active among the dead in AuxK (kappa), at most; None: half the width of a row."""
     dead_after: RowCount | None = None
     """Rows of silence after which a latent is dead; None: 10 million, at most an eighth of the tokens."""
+    freeze_encoder: bool = False
+    """Train the decoder alone: the rest stays, to the bit, that of the SAEs begun from (init_from)."""
     centre: Centre = "median"
     """Where b_pre starts: geometric median or mean of 32,768 rows."""
     init: FirstDirections = "tied"
@@ -191,6 +193,8 @@ class Plan(TrainSettings):
         for name in ("max_norm", "aux_k"):
             if value[name] is None:
                 del value[name]
+        if not self.freeze_encoder:
+            del value["freeze_encoder"]
         value["saes"] = [{**asdict(s), "levels": list(s.levels)} for s in self.saes]
         return value
 

@@ -56,13 +56,17 @@ class ThresholdTrainer(SAETrainer):
         on = torch.zeros(self.spec.latents, dtype=torch.float64, device=x.device)
         slices = x.split(max(1, (SLICE if x.device.type == "cpu" else SLICE_ELSEWHERE) // self.spec.latents))
         l0 = self._mean_active(slices, rows)
-        for part in slices:
+        errors = x.new_empty(x.shape if self._reviving else (0, x.shape[1]))
+        for number, part in enumerate(slices):
             loss, error, codes = self._loss(part, leaves, l0, scale, rows)
             loss.backward()
-            self.sums[0] += error.detach()
+            self.sums[0] += error.detach().square().sum()
             on += (codes.detach() > 0).sum(0)
+            if self._reviving:
+                errors[number * len(slices[0]) :][: len(part)] = error.detach()
         with torch.no_grad():
             gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+            self._add_auxk(gradients, errors, x - self.weights["b_pre"], rows)
             decoder, direction = gradients["W_dec"], self.weights["W_dec"]
             decoder -= torch.linalg.vecdot(decoder, direction)[:, None] * direction
             self._together(gradients)
@@ -86,7 +90,7 @@ class ThresholdTrainer(SAETrainer):
     def _loss(
         self, x: Tensor, weights: dict[str, Tensor], l0: Tensor, scale: float, rows: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a slice: its part of the loss, the squared error, and the codes (B, n)."""
+        """Of a slice: its part of the loss, x^ - x (B, d), and the codes (B, n)."""
         raise NotImplementedError
 
     def _adapt(self, l0: Tensor) -> None:
@@ -96,7 +100,7 @@ class ThresholdTrainer(SAETrainer):
         """(n, d), (n,), (n,): encoder, bias and thresholds of the SAE that gives the same codes."""
         raise NotImplementedError
 
-    def _topk(self, centred: Tensor) -> tuple[sparse.Active, Tensor | None]:
+    def _topk(self, centred: Tensor, rows: int) -> tuple[sparse.Active, Tensor | None]:
         W_enc, b_lat, threshold = self.thresholded()
         return topk.above(centred, W_enc, b_lat, threshold)
 
@@ -116,7 +120,12 @@ class ThresholdTrainer(SAETrainer):
         self.sparsity.copy_(state["sparsity"])
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        raise UnboxError(f"{self.spec.title}: {self.spec.variant} begins from random directions alone")
+        """Begin with weights and `threshold` (n,) of all latents, in scaled units: to the same codes."""
+        super().start_from({**weights, **self._begin_at(weights["b_lat"], weights["threshold"])})
+
+    def _begin_at(self, b_lat: Tensor, threshold: Tensor) -> dict[str, Tensor]:
+        """The weights of `extra` by which latents are active over a threshold (n,)."""
+        raise NotImplementedError
 
 
 class JumpReLUTrainer(ThresholdTrainer):
@@ -145,14 +154,22 @@ class JumpReLUTrainer(ThresholdTrainer):
         self, x: Tensor, weights: dict[str, Tensor], l0: Tensor, scale: float, rows: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         codes, on = jumprelu(pre_activations(x, weights), weights["log_threshold"].exp(), self.bandwidth)
-        error = (decode(codes, weights) - x).square().sum()
+        error = decode(codes, weights) - x
         slope = (
             2 * SPARSITY * (l0 / self.spec.k - 1) / (self.spec.k * rows)
         )  # of the square, at the batch's L0
-        return error * scale + on.sum() * slope.to(x), error, codes
+        return error.square().sum() * scale + on.sum() * slope.to(x), error, codes
 
     def thresholded(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.weights["W_enc"], self.weights["b_lat"], self.weights["log_threshold"].exp()
+
+    def _begin_at(self, b_lat: Tensor, threshold: Tensor) -> dict[str, Tensor]:
+        if not_over := int((threshold <= 0).sum()):
+            raise UnboxError(
+                f"{self.spec.title}: jumprelu learns the logarithm of each threshold, and {not_over:,} of "
+                "the SAE to begin from are not over 0: begin with --variant gated, or sae.with_threshold(...)"
+            )
+        return {"log_threshold": threshold.log()}
 
 
 class GatedTrainer(ThresholdTrainer):
@@ -166,10 +183,10 @@ class GatedTrainer(ThresholdTrainer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         codes, gate = gated(x, weights)
         frozen = {name: weight.detach() for name, weight in weights.items()}
-        error = (decode(codes, weights) - x).square().sum()
+        error = decode(codes, weights) - x
         aside = (decode(gate.relu(), frozen) - x).square().sum()
         l1 = self.sparsity * gate.relu().sum() / (rows * self.start.variance**0.5)
-        return (error + aside) * scale + l1, error, codes
+        return (error.square().sum() + aside) * scale + l1, error, codes
 
     def _adapt(self, l0: Tensor) -> None:
         self.sparsity *= (L1_RATE * (l0 / self.spec.k - 1).clamp(-1, 1)).exp().to(self.sparsity)
@@ -177,6 +194,9 @@ class GatedTrainer(ThresholdTrainer):
     def thresholded(self) -> tuple[Tensor, Tensor, Tensor]:
         w, scale = self.weights, self.weights["r_mag"].exp()
         return w["W_enc"] * scale[:, None], w["b_lat"], w["b_lat"] - scale * w["b_gate"]
+
+    def _begin_at(self, b_lat: Tensor, threshold: Tensor) -> dict[str, Tensor]:
+        return {"r_mag": torch.zeros_like(threshold), "b_gate": b_lat - threshold}
 
 
 #: Variant -> the trainer that takes its step; `SAETrainer` takes that of every other.

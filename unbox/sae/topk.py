@@ -12,11 +12,8 @@ from torch import Tensor
 
 from unbox.sae.cpu.threads import parallel_for
 from unbox.sae.distributed import ProcessGroup, Team
-from unbox.sae.sparse import Active
+from unbox.sae.sparse import SLICE, SLICE_ELSEWHERE, Active
 
-#: Pre-activations at a time: 4 MB in bf16 on CPU, to stay in cache; on a GPU launches cost more than memory.
-SLICE = {"cpu": 1 << 21}
-SLICE_ELSEWHERE = 1 << 28
 SINGLE = Team(ProcessGroup(), ProcessGroup())
 
 
@@ -52,16 +49,19 @@ def by_row(
 
 
 def by_batch(
-    centred: Tensor, weight: Tensor, bias: Tensor, k: int, team: Team = SINGLE
+    centred: Tensor, weight: Tensor, bias: Tensor, k: int, team: Team = SINGLE, rows: int | None = None
 ) -> tuple[Active, Tensor]:
     """The B * k largest positive ones of the whole batch: the pattern, and their pre-activations (E,).
 
     Streams over slices, keeping what can still win. Ties at the threshold keep the earlier entry. Of several
-    processes each takes those of its own that are among the winners of all; ties keep the earlier process's.
+    processes each takes those of its own that are among the winners of all `rows`; ties keep the earlier
+    process's. Of one process a GPU tells its host no number: there always are B * k entries, and those that
+    are not positive are 0 after the ReLU.
     """
-    rows_everywhere = torch.tensor(len(centred), device=centred.device)
-    team.rows.sum_(rows_everywhere)
-    wanted, floor = k * int(rows_everywhere), 0.0
+    wanted, floor = k * (len(centred) if rows is None else rows), 0.0
+    if centred.device.type != "cpu" and team.everyone.world == 1:
+        values, places = _of_one_size(centred, weight, bias, wanted)
+        return _at_places(places, len(centred), len(weight)), values
     values, places = centred.new_zeros(0), torch.zeros(0, dtype=torch.int64, device=centred.device)
     for start, pre in pre_activations(centred, weight, bias):
         flat = pre.reshape(-1)
@@ -74,8 +74,28 @@ def by_batch(
     if team.everyone.world > 1:
         chosen = _among_winners(values, wanted, team.everyone)
         values, places = values[chosen], places[chosen]
-    rows = places // len(weight)
-    return Active.of_flat(places - rows * len(weight), rows, len(centred), len(weight)), values
+    return _at_places(places, len(centred), len(weight)), values
+
+
+def _of_one_size(centred: Tensor, weight: Tensor, bias: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+    """The `wanted` largest of a batch, and their flat places, ascending; no shape depends on a value."""
+    parts, places = [], []
+    for start, pre in pre_activations(centred, weight, bias):
+        best = pre.reshape(-1).topk(min(wanted, pre.numel()), sorted=False)
+        parts.append(best.values)
+        places.append(best.indices + start * len(weight))
+    values, place = torch.cat(parts), torch.cat(places)
+    if len(parts) > 1:
+        best = values.topk(min(wanted, len(values)), sorted=False)
+        values, place = best.values, place[best.indices]
+    place, order = place.sort()
+    return values[order], place
+
+
+def _at_places(places: Tensor, count: int, latents: int) -> Active:
+    """The pattern of flat places, ascending, in (count, latents)."""
+    rows = places // latents
+    return Active.of_flat(places - rows * latents, rows, count, latents)
 
 
 def above(centred: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> tuple[Active, Tensor]:
@@ -85,9 +105,7 @@ def above(centred: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> t
         found = _true((pre > floor).reshape(-1))
         values.append(pre.reshape(-1)[found])
         places.append(found + start * len(weight))
-    place = torch.cat(places)
-    rows = place // len(weight)
-    return Active.of_flat(place - rows * len(weight), rows, len(centred), len(weight)), torch.cat(values)
+    return _at_places(torch.cat(places), len(centred), len(weight)), torch.cat(values)
 
 
 def largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -23,12 +23,13 @@ from unbox.sae.fit import steps as take_steps
 from unbox.sae.held_out import HELD_OUT, Choice, HeldOut, identity, split
 from unbox.sae.model import SAE
 from unbox.sae.plan import Option, Plan, RowCount, Spec, make_plan
+from unbox.sae.plan_checks import check_plan
 from unbox.sae.row_filter import RowFilter
 from unbox.sae.row_source import RowsLike, RowSource, filtered, row_sources, source_of
 from unbox.sae.sae_folder import CONFIG, is_sae
 from unbox.sae.side_by_side import SideBySide
-from unbox.sae.training_run import TrainingRun, check_plan
-from unbox.sae.warm_start import InitFrom, initial_saes
+from unbox.sae.training_run import TrainingRun
+from unbox.sae.warm_start import NO_ENCODER, InitFrom, initial_saes
 from unbox.text_files import read_json_object
 from unbox.validation import FilePath, Several, checked, parsed
 
@@ -72,50 +73,30 @@ def train(
     out, sources = checked(FilePath, "out", out, "train"), row_sources(rows)
     also = checked(Several[metric_trackers.TrackerName], "trackers", trackers, "train")
     marks = checked(Several[RowCount], "keep", keep, "train")
-    again = resume and specs is None and plan is None
-    plan = _plan(out, sources, specs, plan, resume, options)
-    longer = resume and "tokens" in options
+    again, longer = resume and specs is None and plan is None, resume and "tokens" in options
     before = checkpoint.recorded(out) if again or (out / checkpoint.RUN).is_file() else {}
-    if before and "aux_k" not in before["plan"] and plan.aux_k == Plan().aux_k:
-        plan = replace(plan, aux_k=None)  # a run begun when there was no choice goes on as it began
+    plan = _plan(out, sources, specs, plan, resume, options, before)
     chosen = {"held_out": held_out, "steps": steps, "branches": branches}
     learn, test, facts = _rows(sources, plan, before, chosen, again)
-    names, at = plan.names(), local_device(device)
-    processes = group(at)
-    budgets = {spec.block: plan.budget(len(source_of(learn, spec.block))).tokens for spec in plan.saes}
-    ready = [_is_ready(out / name, budgets[s.block]) for name, s in zip(names, plan.saes, strict=True)]
-    if not (finished := all(ready)):
+    processes = group(at := local_device(device))
+    if not (finished := _is_finished(out, plan, learn)):
         check_plan(plan, learn, at, processes.world)
-    initial = {} if init_from is None else initial_saes(init_from, names, plan.saes)
+    initial = _initial(init_from, plan, before)
     record = {"plan": plan.to_json(), **facts, "provenance": provenance(rows)}
-    if initial:
-        record["init_from"] = {name: sae.identity for name, sae in initial.items()}
-    elif again and "init_from" in before:
-        record["init_from"] = before["init_from"]
+    record |= _began_from(initial, before if again else {})
     with nullcontext() if finished or processes.rank else run_folder(out, "train"):
-        blocks = list(dict.fromkeys(spec.block for spec in plan.saes))
-        found = processes.from_first(lambda: _begun(out, record, blocks, names, longer))
+        known = finished or bool(initial)
+        found = processes.from_first(lambda: _begun(out, record, plan.names(), longer, known))
         if not finished:
-            starts = checkpoint.read_starts(out, plan, {b: learn[b].width for b in blocks})
-            if found is None and "init_from" in record and not initial:
-                raise UnboxError(
-                    f"{out} holds no checkpoint yet: say again what it is to begin from, init_from"
-                )
+            starts = checkpoint.read_starts(out, plan, {b: learn[b].width for b in facts["rows"]})
             with closing(TrainingRun(plan, learn, device, starts, initial)) as run:
                 if found is not None:
                     checkpoint.restore(found, run)
                 run.look_at(test)
                 snapshots = Snapshots(run, marks, partial(_write_snapshot, run, out, record))
                 _train(run, out, also, progress, snapshots)
-                run.close()
-                _finish(run, out, test, record)
-                if run.team.first and not keep_optimizer:
-                    checkpoint.remove_checkpoints(out)
-                run.team.everyone.collect("removed")
-    saes = {name: SAE.load(out / name) for name in names}
-    for spec, (name, sae) in zip(plan.saes, saes.items(), strict=True):
-        _check_own(out / name, sae, spec, facts["rows"][spec.block])
-    return saes
+                _finish(run, out, test, record, keep_optimizer)
+    return _trained(out, plan, facts["rows"])
 
 
 def _rows(
@@ -139,10 +120,24 @@ def _rows(
     return learn, test, facts | ({"held_out_by": choice} if choice == "hash" else {})
 
 
+def _initial(init_from: InitFrom | None, plan: Plan, before: Mapping[str, Any]) -> dict[str, SAE]:
+    """The SAEs that a run begins from, by its names; `before`: the record in its folder."""
+    if init_from is None and plan.freeze_encoder and "init_from" not in before:
+        raise UnboxError(NO_ENCODER)
+    return {} if init_from is None else initial_saes(init_from, plan.names(), plan.saes)
+
+
+def _began_from(initial: Mapping[str, SAE], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record says of the SAEs that a run begins from, or began from `before`."""
+    found = {name: sae.identity for name, sae in initial.items()} or before.get("init_from")
+    return {"init_from": found} if found else {}
+
+
 def _begun(
-    out: Path, record: dict[str, Any], blocks: list[str], names: list[str], longer: bool
+    out: Path, record: dict[str, Any], names: list[str], longer: bool, known: bool
 ) -> checkpoint.Checkpoint | None:
-    """The run's folder made or found, and the checkpoint in it to go on from."""
+    """The run's folder made or found, and the checkpoint in it to go on from. `known`: whether it needs none
+    to know what it begins from."""
     another = longer and checkpoint.recorded(out)["plan"].get("tokens") != record["plan"]["tokens"]
     if another and any(is_sae(out / name) for name in names) and not checkpoint.checkpoints(out):
         raise UnboxError(
@@ -150,7 +145,26 @@ def _begun(
             f"into another folder, with init_from={str(out)!r} to begin from its SAEs"
         )
     checkpoint.begin(out, record, longer)
-    return checkpoint.latest(out, blocks)
+    found = checkpoint.latest(out, list(record["rows"]))
+    if found is None and "init_from" in record and not known:
+        raise UnboxError(f"{out} holds no checkpoint yet: say again what it is to begin from, init_from")
+    return found
+
+
+def _is_finished(out: Path, plan: Plan, learn: Mapping[str, RowSource]) -> bool:
+    """True where every SAE of a plan has its folder."""
+    budgets = {spec.block: plan.budget(len(source_of(learn, spec.block))).tokens for spec in plan.saes}
+    return all(
+        _is_ready(out / name, budgets[spec.block]) for name, spec in zip(plan.names(), plan.saes, strict=True)
+    )
+
+
+def _trained(out: Path, plan: Plan, rows: Mapping[str, Any]) -> dict[str, SAE]:
+    """The SAEs of a finished run, by name."""
+    saes = {name: SAE.load(out / name) for name in plan.names()}
+    for spec, (name, sae) in zip(plan.saes, saes.items(), strict=True):
+        _check_own(out / name, sae, spec, rows[spec.block])
+    return saes
 
 
 def _is_ready(folder: Path, tokens: int) -> bool:
@@ -191,6 +205,21 @@ def _provenance_of(rows: RowsLike | None) -> Mapping[str, Any]:
 
 
 def _plan(
+    out: Path,
+    sources: dict[str, RowSource],
+    specs: Sequence[Spec] | None,
+    plan: Plan | None,
+    resume: bool,
+    options: dict[str, Option],
+    before: Mapping[str, Any],
+) -> Plan:
+    """The plan asked for; a run that goes on had no choice of what versions `before` did not offer."""
+    found = _asked_plan(out, sources, specs, plan, resume, options)
+    former = before and "aux_k" not in before["plan"] and found.aux_k == Plan().aux_k
+    return replace(found, aux_k=None) if former else found
+
+
+def _asked_plan(
     out: Path,
     sources: dict[str, RowSource],
     specs: Sequence[Spec] | None,
@@ -270,8 +299,14 @@ def _write_snapshot(run: TrainingRun, out: Path, record: dict[str, Any], sae: SA
 
 
 def _finish(
-    run: TrainingRun, out: Path, test: Mapping[str, RowSource | None], record: dict[str, Any]
+    run: TrainingRun,
+    out: Path,
+    test: Mapping[str, RowSource | None],
+    record: dict[str, Any],
+    keep_optimizer: bool,
 ) -> None:
+    """Take the figures, write the SAEs, remove what only an unfinished run needs."""
+    run.close()
     for sae in run.finished():
         rows = test[sae.block]
         on = "held-out rows" if rows is not None else "rows of the training"
@@ -280,3 +315,6 @@ def _finish(
         meta = {**_meta(run, sae, record), "figures": {**figures, "rows_from": on}}
         replace(sae.to("cpu"), meta=meta).save(out / sae.name, overwrite=True)
     run.team.everyone.collect("written")
+    if run.team.first and not keep_optimizer:
+        checkpoint.remove_checkpoints(out)
+    run.team.everyone.collect("removed")

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from unbox.errors import UnboxError
 from unbox.sae import sparse, topk
-from unbox.sae.auxk_loss import AuxK
-from unbox.sae.backward import SparseGradients, forward_backward
 from unbox.sae.cpu import compiled_step
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import Team
@@ -19,7 +17,7 @@ from unbox.sae.learning_rate import peak
 from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Plan, Spec
 from unbox.sae.sae_folder import WEIGHTS
-from unbox.sae.safetensors_io import Shape
+from unbox.sae.sparse import AuxK, SparseGradients, forward_backward
 from unbox.sae.topk import SINGLE
 from unbox.sae.variants import variant
 
@@ -68,6 +66,8 @@ class SAETrainer:
         self.steps = 0
         self.clock = torch.zeros((), device=device)  # the steps, as Adam wants them
         self.aux = AuxK(plan.aux, plan.aux_k)
+        #: With a frozen encoder, what active pre-activations are over, () or (n,); None: the variant chooses.
+        self.threshold: Tensor | None = None
         # Sums since the last line of metrics: squared error, AuxK's loss, active entries; and the rows.
         self.sums, self.rows = torch.zeros(3, dtype=torch.float64, device=device), 0
         self.gpu = self._on_gpu()
@@ -76,7 +76,8 @@ class SAETrainer:
         self._copy_low()
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Begin with these weights of all latents, in scaled units, in place of random directions."""
+        """Begin with these weights of all latents, in scaled units, in place of random directions; a
+        `threshold` (n,) among them is for trainers that learn one."""
         for name, weight in self.weights.items():
             weight.copy_(weights[name][self.latents] if by_latent(name, weight) else weights[name])
         self._copy_low()
@@ -142,7 +143,12 @@ class SAETrainer:
         """Whether it is what the compiled loops and the kernels of a GPU know: TopK, in one process."""
         kind = self.variant
         other = kind.batchwise or kind.learns_threshold or self.spec.levels or self.plan.clip_norm is not None
-        return not other and self.team.everyone.world == 1
+        return not (other or self.plan.freeze_encoder) and self.team.everyone.world == 1
+
+    @property
+    def _reviving(self) -> bool:
+        """Whether AuxK has a part in the next step."""
+        return bool(self.dead_everywhere and self.plan.aux) and not self.plan.freeze_encoder
 
     @property
     def native(self) -> bool:
@@ -153,7 +159,7 @@ class SAETrainer:
         self, x: Tensor, rows: int, scale: float, rate: float
     ) -> tuple[float | Tensor, Tensor, int | Tensor]:
         """A step by `compiled_step`: the squared error, which latents fired, the number of active entries."""
-        w, aux = self.weights, bool(self.dead_everywhere and self.plan.aux)
+        w, aux = self.weights, self._reviving
         with worker_threads():
             forward_pass = compiled_step.forward(x, w, self.low, self.spec.k, 2 * scale, error=aux)
         revival = self._revive(forward_pass.error, x - w["b_pre"], rows) if aux else None
@@ -172,23 +178,25 @@ class SAETrainer:
         """The same by torch's operations, for every case."""
         levels, latents = self.spec.levels, self.team.latents
         centred = x - self.weights["b_pre"]
-        active, known = self._topk(centred)
+        active, known = self._topk(centred, rows)
         level = self.variant.level and self.variant.level(active, self.spec.k, levels, self.latents.start)
         found = forward_backward(
             centred, active, self.weights, scale, level, len(levels) or 1, known, latents
         )
-        aux = bool(self.dead_everywhere and self.plan.aux)
-        revival = self._revive(found.error, centred, rows) if aux else None
+        revival = self._revive(found.error, centred, rows) if self._reviving else None
         self._update(found, centred, revival, rate)
         on = found.values > 0
         fired = torch.zeros(len(self.silent), device=on.device)
         return (found.squares[-1], fired.index_add_(0, found.active.indices, on.float()) > 0, on.sum())
 
-    def _topk(self, centred: Tensor) -> tuple[sparse.Active, Tensor | None]:
-        """The active entries, and their pre-activations where those are exact."""
-        choose = topk.by_batch if self.variant.batchwise else topk.by_row
-        bias = self.weights["b_lat"].to(self.lowp)
-        active, pre = choose(centred.to(self.lowp), self.low_encoder, bias, self.spec.k, self.team)
+    def _topk(self, centred: Tensor, rows: int) -> tuple[sparse.Active, Tensor | None]:
+        """The active entries of a share of `rows` rows, and their pre-activations where those are exact."""
+        if self.threshold is not None:
+            w = self.weights
+            return topk.above(centred, w["W_enc"], w["b_lat"], self.threshold.to(centred))
+        given = (centred.to(self.lowp), self.low_encoder, self.weights["b_lat"].to(self.lowp), self.spec.k)
+        batchwise = self.variant.batchwise
+        active, pre = topk.by_batch(*given, self.team, rows) if batchwise else topk.by_row(*given, self.team)
         return active, pre if self.lowp == torch.float32 else None
 
     def _revive(self, error: Tensor, centred: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -203,12 +211,21 @@ class SAETrainer:
         self.sums[1] += loss
         return d_encoder, d_decoder, d_bias
 
+    def _add_auxk(self, gradients: dict[str, Tensor], error: Tensor, centred: Tensor, rows: int) -> None:
+        """Add AuxK's gradients to whole ones, where latents are dead. error = x^ - x."""
+        if not self._reviving:
+            return
+        d_encoder, d_decoder, d_bias = self._revive(error, centred, rows)
+        for name, part in (("W_enc", d_encoder), ("W_dec", d_decoder), ("b_lat", d_bias)):
+            gradients[name].index_add_(0, self.dead, part)
+        gradients["b_pre"] -= d_bias @ self.weights["W_enc"][self.dead]
+
     def _update(
         self, found: SparseGradients, centred: Tensor, revival: tuple[Tensor, ...] | None, rate: float
     ) -> None:
         """Adam, by ranges of latents; the decoder's gradient loses its radial part before, its rows are unit
         again after. `revival`: AuxK's gradients by the dead latents, of `_revive`."""
-        w, first = self.weights, self.team.latents.rank == 0
+        w, first, frozen = self.weights, self.team.latents.rank == 0, self.plan.freeze_encoder
         d_lat, radial = found.b_lat(), found.radial()
         d_pre = found.b_pre(w["W_enc"], d_lat, decoded=first)
         if revival is not None:
@@ -217,11 +234,8 @@ class SAETrainer:
             d_lat.index_add_(0, self.dead, d_bias)
             radial.index_add_(0, self.dead, torch.linalg.vecdot(d_decoder, w["W_dec"][self.dead]))
         for part in (parts := self._parts()):
-            gradients = {
-                "W_enc": found.W_enc(centred, part),
-                "W_dec": found.W_dec(part),
-                "b_lat": d_lat[part],
-            }
+            gradients = {} if frozen else {"W_enc": found.W_enc(centred, part), "b_lat": d_lat[part]}
+            gradients["W_dec"] = found.W_dec(part)
             if revival is not None:
                 bounds = torch.tensor([part.start, part.stop])
                 dead = (
@@ -230,7 +244,7 @@ class SAETrainer:
                 gradients["W_enc"].index_add_(0, self.dead[dead] - part.start, d_encoder[dead])
                 gradients["W_dec"].index_add_(0, self.dead[dead] - part.start, d_decoder[dead])
             gradients["W_dec"].addcmul_(w["W_dec"][part], radial[part, None], value=-1)
-            if part.start == 0:
+            if part.start == 0 and not frozen:
                 gradients["b_pre"] = d_pre
             self._together(gradients)
             for name, gradient in gradients.items():
@@ -255,7 +269,7 @@ class SAETrainer:
         if self.plan.clip_norm is not None:
             square = torch.stack([g.square().sum() for name, g in gradients.items() if name != "b_pre"]).sum()
             self.team.latents.sum_(square)
-            norm = (square + gradients["b_pre"].square().sum()).sqrt()
+            norm = (square + gradients["b_pre"].square().sum() if "b_pre" in gradients else square).sqrt()
             torch._foreach_mul_(
                 list(gradients.values()), (self.plan.clip_norm / norm.clamp_min(1e-30)).clamp_max(1.0)
             )
@@ -306,6 +320,8 @@ class SAETrainer:
         """
         scale, biases = self.start.scale, ("b_pre", "b_lat")
         own = {k: w / scale if k in biases else w.clone() for k, w in self.weights.items()}
+        if self.threshold is not None:
+            own["threshold"] = self.threshold
         if (latents := self.team.latents).world > 1:
             parts = ((k, own.pop(k)) for k in list(own))
             found = {k: latents.whole_on(owner, w) if by_latent(k, w) else w.cpu() for k, w in parts}
@@ -313,7 +329,8 @@ class SAETrainer:
                 return None
             own = {k: w for k, w in found.items() if w is not None}
         W_enc, W_dec, b_pre, b_lat = (own[key] for key in WEIGHTS)
-        return SAE(W_enc, W_dec, b_pre, b_lat, self.spec.k, self.spec.block, name)
+        spec = self.spec
+        return SAE(W_enc, W_dec, b_pre, b_lat, spec.k, spec.block, name, own.get("threshold"))
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on: this process's part, its own tensors where it can be."""
@@ -322,6 +339,13 @@ class SAETrainer:
             tensors |= {f"adam.{key}.{name}": t for key, t in zip(MOMENTS, moments, strict=True)}
         dead = torch.zeros_like(self.silent, dtype=torch.uint8)
         dead[self.dead] = 1
+        if self.plan.freeze_encoder:  # how many thresholds: none, one, or one for each latent
+            none = torch.zeros(0, dtype=torch.float64, device=dead.device)
+            given = none if self.threshold is None else self.threshold.reshape(-1)
+            each = torch.zeros(len(dead), dtype=torch.float64, device=dead.device)
+            each[:] = given if len(given) else 0.0
+            kind = 0 if self.threshold is None else 1 + self.threshold.ndim
+            tensors |= {"threshold": each, "thresholds": torch.tensor(kind)}
         return {**tensors, "silent": self.silent, "dead": dead, "steps": torch.tensor(self.steps)}
 
     def replicated(self) -> dict[str, Tensor]:
@@ -344,6 +368,9 @@ class SAETrainer:
             for key, moment in zip(MOMENTS, self.moments[name], strict=True):
                 moment.copy_(part[f"adam.{key}.{name}"])
         self._copy_low()
+        if self.plan.freeze_encoder and (kind := int(part["thresholds"])):
+            each = part["threshold"].to(device)
+            self.threshold = each if kind > 1 else each[0]
         self.silent.copy_(part["silent"])
         self.dead = part["dead"].to(device).nonzero().squeeze(1)
         self._count_dead()
@@ -364,15 +391,3 @@ def low_precision(precision: str, device: torch.device) -> torch.dtype:
         on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if on_gpu or (device.type == "cpu" and on_cpu) else "fp32"
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-
-
-def state_shapes(fit: SAETrainer) -> dict[str, Shape | None]:
-    """Name -> shape of what `restore` needs."""
-    n, d = fit.spec.latents, len(fit.start.centre)
-    shapes: dict[str, Shape | None] = {"W_enc": (n, d), "W_dec": (n, d), "b_pre": (d,), "b_lat": (n,)}
-    if fit.team.latents.world == 1:
-        shapes |= {name: tuple(weight.shape) for name, weight in fit.weights.items()}
-    for name in fit.weights:
-        shapes |= {f"adam.{key}.{name}": shapes[name] for key in MOMENTS}
-    others = {name: () for name, tensor in fit.state().items() if not tensor.ndim}
-    return {**shapes, **others, "silent": (n,), "dead": (n,)}

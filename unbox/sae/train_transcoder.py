@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unbox.errors import UnboxError
 from unbox.run_folder import run_folder
 from unbox.sae import checkpoint, metric_trackers
 from unbox.sae.distributed import group, local_device
@@ -51,12 +52,10 @@ def train_transcoder(
     Called again with the same arguments, a stopped run goes on, to the same bits, and a finished one is read.
     """
     out = checked(FilePath, "out", out, "train_transcoder")
-    given = {
-        getattr(source, "block", "") or "source": source,
-        getattr(target, "block", "") or "target": target,
-    }
-    rows = side_by_side(given if len(given) == 2 else {"source": source, "target": target})
+    rows = _both(source, target)
     plan = make_plan(specs, **options) if plan is None else plan
+    if plan.freeze_encoder:
+        raise UnboxError("freeze_encoder is for SAEs: a transcoder begins from random directions")
     plan = replace(plan, saes=tuple(replace(spec, block=rows.block) for spec in plan.saes))
     learn, test, kept = split({rows.block: rows}, {rows.block}, held_out)
     names, at = plan.names(), local_device(device)
@@ -92,6 +91,13 @@ def train_transcoder(
                 if processes.rank == 0:
                     checkpoint.remove_checkpoints(out)
     return {name: Transcoder.load(out / name) for name in names}
+
+
+def _both(source: RowSource | np.ndarray, target: RowSource | np.ndarray) -> SideBySide:
+    """Source and target side by side, by the names of their blocks."""
+    names = (getattr(source, "block", "") or "source", getattr(target, "block", "") or "target")
+    names = names if len(set(names)) == 2 else ("source", "target")
+    return side_by_side(dict(zip(names, (source, target), strict=True)))
 
 
 def _train(run: TrainingRun, out: Path, progress: bool) -> None:

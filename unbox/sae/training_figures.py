@@ -20,7 +20,7 @@ def held_out_figures(fit: SAETrainer, x: Tensor, whole: int) -> dict[str, float 
     latents fire there: the histogram of `evaluate.Figures`, and the part that fires in over a tenth."""
     w, team = fit.weights, fit.team
     centred = x - w["b_pre"]
-    active, known = fit._topk(centred)
+    active, known = fit._topk(centred, whole)
     pre = sparse.dots(centred, active, w["W_enc"]) + w["b_lat"][active.indices] if known is None else known
     decoded = sparse.mix(pre.relu(), active, w["W_dec"])
     team.latents.sum_(decoded)

@@ -15,26 +15,25 @@ import torch
 from torch import Tensor
 
 from activation_store import Batches
-from activation_store.batches import POOL_BYTES, Cursor
+from activation_store.batches import Cursor
 from unbox.errors import UnboxError
-from unbox.memory_limit import require
 from unbox.sae.cpu.malloc import reuse_freed_memory
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.device_rows import DeviceBatches
 from unbox.sae.distributed import agreed, check_replicas, local_device, team
 from unbox.sae.evaluation_sums import EXTREME
-from unbox.sae.initialization import Start, check_finite, measure
+from unbox.sae.initialization import SAMPLE, Start, check_finite, measure
 from unbox.sae.latent_statistics import calibrated, latent_stats
 from unbox.sae.learning_rate import schedule
 from unbox.sae.model import SAE
-from unbox.sae.plan import Budget, Plan
+from unbox.sae.plan import Budget, Plan, Spec
+from unbox.sae.plan_checks import check_plan
 from unbox.sae.row_source import AwaitedBatches, RowBatches, RowSource, source_of
 from unbox.sae.threshold_step import THRESHOLD_TRAINERS
-from unbox.sae.topk import SLICE_ELSEWHERE
 from unbox.sae.train_step import LOOK, SAETrainer
 from unbox.sae.training_figures import LOOKED_AT, first_moments, gradient_norm, held_out_figures
 from unbox.sae.transcoder_step import TranscoderTrainer
-from unbox.sae.warm_start import scaled_weights
+from unbox.sae.warm_start import frozen_weights, scaled_weights
 from unbox.stopping import Stopped, stop_asked
 
 #: Seconds after which a process that waits for rows looks for a stop.
@@ -124,8 +123,30 @@ class TrainingRun:
         }
         for name, one in self.fits.items():
             if initial and name in initial:
-                one.start_from(scaled_weights(initial[name], len(one.start.centre), one.start.scale))
+                self._begin_from(one, initial[name])
             one.broadcast()
+
+    def _begin_from(self, one: SAETrainer, sae: SAE) -> None:
+        """Begin the training of an SAE from another."""
+        width, spec = len(one.start.centre), one.spec
+        if self.plan.freeze_encoder:
+            one.start_from(frozen_weights(sae, spec, width))
+            if sae.threshold is not None:
+                of_own = sae.threshold.ndim and self.team.latents.world > 1
+                one.threshold = (sae.threshold[one.latents] if of_own else sae.threshold).to(self.device)
+            return
+        if one.variant.learns_threshold and sae.threshold is None:
+            sae = sae.with_threshold(self.team.everyone.from_first(lambda: self._threshold(sae, spec)))
+        one.start_from(scaled_weights(sae, width, one.start.scale))
+
+    def _threshold(self, sae: SAE, spec: Spec) -> float:
+        """What k latents of a row are over, on average."""
+        rows = torch.from_numpy(
+            np.array(self.lanes[spec.block].rows.sample(SAMPLE, self.plan.seed), np.float32)
+        )
+        found = calibrated(replace(sae.to("cpu"), k=spec.k), rows).threshold
+        assert found is not None
+        return float(found)
 
     @property
     def fits(self) -> dict[str, SAETrainer]:
@@ -296,7 +317,7 @@ class TrainingRun:
         deviation = float((sample - sample.mean(0)).square().sum(1).mean().sqrt())
         sae = replace(sae.to(self.device), update_std=deviation)
         kind = lane.fits[sae.name].variant
-        if kind.batchwise and not kind.learns_threshold:
+        if kind.batchwise and sae.threshold is None:
             sae = calibrated(sae, sample)
         return replace(sae, stats=latent_stats(sae, sample.split(4096)))
 
@@ -306,7 +327,10 @@ class TrainingRun:
         plan, budget = self.plan, self.plan.budget(len(rows))
         if start is None:
             start = self.team.everyone.from_first(
-                lambda: measure(rows, plan.seed, plan.centre, plan.init, plan.scaled)
+                # With a frozen encoder rows are not scaled: its biases would come back with other last bits.
+                lambda: measure(
+                    rows, plan.seed, plan.centre, plan.init, plan.scaled and not plan.freeze_encoder
+                )
             )
         specs = {name: s for name, s in zip(self.names, plan.saes, strict=True) if s.block == block}
         fits = {
@@ -373,27 +397,3 @@ class TrainingRun:
             extreme = torch.linalg.vector_norm(x, dim=1) > limit
             lane.extreme = lane.extreme + extreme.sum()
             return x if self.plan.max_norm is None else x[~extreme], len(x)
-
-
-def check_plan(
-    plan: Plan, sources: Mapping[str, RowSource], device: torch.device, processes: int = 1
-) -> None:
-    """Raises UnboxError for a plan without SAEs, for blocks without rows, and for what needs more memory than
-    a request may take, or than the GPU has."""
-    if not plan.saes:
-        raise UnboxError("no SAE to train: the plan names none")
-    widths = {spec.block: source_of(sources, spec.block).width for spec in plan.saes}
-    size, what = plan.memory(widths, processes), f"training {', '.join(plan.names()[:3])}"
-    if len(plan.saes) > 3:
-        what += f" and {len(plan.saes) - 3:,} more together"
-    if device.type != "cuda":
-        require(size, what)
-        return
-    # Pre-activations in bf16, and for AuxK three more arrays over the dead; of each block's rows two pools.
-    most = max(spec.latents for spec in plan.saes) * plan.batch_size
-    size += 8 * min(most, SLICE_ELSEWHERE) + 2 * POOL_BYTES * len(widths)
-    if size > (total := torch.cuda.get_device_properties(device).total_memory):
-        raise UnboxError(
-            f"{what} would take {size:.3g} bytes of the GPU's {total:.3g}: train fewer SAEs at a time, or "
-            "share their latents among several GPUs (--share latents)"
-        )

@@ -57,19 +57,14 @@ class TranscoderTrainer(SAETrainer):
         scale = 2 / (rows * self.start.variance)  # the target's variance is half of the rows'
         leaves = {name: weight.detach().requires_grad_() for name, weight in self.weights.items()}
         source, target = x.split(list(self.widths), dim=1)
-        found, codes, active = self._forward(source, leaves)
+        found, codes, active = self._forward(source, leaves, rows)
         error = found - target
         squares = error.square().sum()
         gradients = dict(
             zip(leaves, torch.autograd.grad(squares * scale, list(leaves.values())), strict=True)
         )
         with torch.no_grad():
-            if self.dead_everywhere and self.plan.aux:
-                centred = source - self.weights["b_pre"]
-                d_encoder, d_decoder, d_bias = self._revive(error.detach(), centred, rows)
-                for name, part in (("W_enc", d_encoder), ("W_dec", d_decoder), ("b_lat", d_bias)):
-                    gradients[name].index_add_(0, self.dead, part)
-                gradients["b_pre"] -= d_bias @ self.weights["W_enc"][self.dead]
+            self._add_auxk(gradients, error.detach(), source - self.weights["b_pre"], rows)
             direction = self.weights["W_dec"]
             gradients["W_dec"] -= torch.linalg.vecdot(gradients["W_dec"], direction)[:, None] * direction
             self._together(gradients)
@@ -86,12 +81,12 @@ class TranscoderTrainer(SAETrainer):
             if self.steps % LOOK == 0:
                 self._look_for_dead()
 
-    def _forward(self, source: Tensor, w: dict[str, Tensor]) -> tuple[Tensor, Tensor, Active]:
-        """The target found (B, d_out), the codes (E,), and which entries they are."""
+    def _forward(self, source: Tensor, w: dict[str, Tensor], rows: int) -> tuple[Tensor, Tensor, Active]:
+        """The target found (B, d_out) of a share of `rows` rows, the codes (E,), and which entries."""
         centred = source - w["b_pre"]
-        choose = topk.by_batch if self.variant.batchwise else topk.by_row
+        given = (centred, w["W_enc"], w["b_lat"], self.spec.k, self.team)
         with torch.no_grad():
-            active, pre = choose(centred, w["W_enc"], w["b_lat"], self.spec.k, self.team)
+            active, pre = topk.by_batch(*given, rows) if self.variant.batchwise else topk.by_row(*given)
         codes = differentiable.pre_activations(centred, w["W_enc"], w["b_lat"], pre, active).relu()
         found = differentiable.mix(codes, active, w["W_dec"]) + w["b_out"]
         return (found + centred @ w["W_skip"].T if "W_skip" in w else found), codes, active
@@ -100,7 +95,7 @@ class TranscoderTrainer(SAETrainer):
     def held_out(self, x: Tensor, whole: int) -> dict[str, float | list[int]]:
         """FVU of the target and L0 on this process's share x of `whole` scaled rows, as in training."""
         source, target = x.split(list(self.widths), dim=1)
-        found, codes, _ = self._forward(source, self.weights)
+        found, codes, _ = self._forward(source, self.weights, whole)
         sums = torch.stack(
             [
                 (found - target).double().square().sum(),

@@ -6,10 +6,10 @@ All share one model, one set of sparse operations and one trainer; a new kind is
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from unbox.errors import UnboxError
+from unbox.sae import sparse
 from unbox.sae.sparse import Active
 
 #: Default nested prefixes of Matryoshka, as fractions of n (about those of arXiv 2503.17547).
@@ -47,31 +47,20 @@ class Variant:
         return levels
 
 
-def _by_prefix(active: Active, k: int, levels: tuple[int, ...], first: int = 0) -> Tensor:
-    bounds = torch.tensor(levels, device=active.indices.device)
-    return torch.bucketize(active.indices + first, bounds, right=True)
-
-
-def _by_rank(active: Active, k: int, levels: tuple[int, ...], first: int = 0) -> Tensor:
-    rank = torch.arange(k, device=active.indices.device)
-    level = torch.bucketize(rank, torch.tensor(levels, device=rank.device), right=True)
-    return level.repeat(active.count)
-
-
 VARIANTS: dict[str, Variant] = {
     "topk": Variant("the k largest of each row (Gao et al., arXiv 2406.04093)", batchwise=False),
     "batchtopk": Variant("the k B largest of a batch, then a threshold (arXiv 2412.06410)", batchwise=True),
     "matryoshka": Variant(
         "BatchTopK whose nested prefixes of latents each reconstruct (arXiv 2503.17547)",
         batchwise=True,
-        level=_by_prefix,
+        level=sparse.by_prefix,
         fractions=PREFIXES,
         divides="latents",
     ),
     "multik": Variant(
         "TopK whose first k1 < k2 < ... < k winners each reconstruct (arXiv 2505.24473)",
         batchwise=False,
-        level=_by_rank,
+        level=sparse.by_rank,
         fractions=NESTED_K,
         divides="k",
     ),

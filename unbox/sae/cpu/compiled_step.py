@@ -76,8 +76,7 @@ def forward(
     short = torch.empty(count if half else 0, d, dtype=torch.bfloat16)
     kind = x.numpy().dtype.type
     size, step = topk.group(n, max(k, LEAST)), max(STEP, SLICE // n // STEP * STEP)
-    squares: dict[int, float] = {}
-    sums: dict[int, np.ndarray] = {}
+    squares, sums = dict[int, float](), dict[int, np.ndarray]()
 
     def encode(part: slice) -> None:
         step_kernels.centre_rows(part.start, part.stop, x.numpy(), weights["b_pre"].numpy(), _bits(centred))

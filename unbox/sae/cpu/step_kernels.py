@@ -1,6 +1,6 @@
 """The loops of a training step on CPU in machine code (numba): forward over rows, backward over latents.
 
-They do what `backward.forward_backward` and `SAETrainer._update` do with torch, which stays the path of
+They do what `sparse.forward_backward` and `SAETrainer._update` do with torch, which stays the path of
 every other case. A loop takes one row (or latent) through everything at once, while it is in the core's
 cache: a row of the batch reads its latents' decoder rows once for two uses, and a gradient never leaves the
 cache. Each runs on a range, without Python's lock; sums within a row may be taken in any order.
@@ -84,15 +84,7 @@ def forward_rows(
             pre += b_lat[latent]
             value = F(0) if pre <= 0 else pre  # NaN stays, to be seen in the metrics
             values[r, j] = value
-        for j in range(0, k - 1, 2):  # two at a time: half the passes over e
-            one, w = values[r, j], W_dec[indices[r, j]]
-            two, v = values[r, j + 1], W_dec[indices[r, j + 1]]
-            for i in range(d):
-                e[i] += one * w[i] + two * v[i]
-        if k % 2:
-            one, w = values[r, k - 1], W_dec[indices[r, k - 1]]
-            for i in range(d):
-                e[i] += one * w[i]
+        _decode(values[r], indices[r], W_dec, e)
         square = F(0)
         for i in range(d):
             square += e[i] * e[i]
@@ -111,6 +103,21 @@ def forward_rows(
         if len(error_half):
             _halve(e, error_half[r])
     return squares
+
+
+@_compiled
+def _decode(values: np.ndarray, indices: np.ndarray, W_dec: np.ndarray, e: np.ndarray) -> None:
+    """Add a row's codes (k,) times their decoder rows to e (d,), two at a time: half the passes over e."""
+    d, k = len(e), len(values)
+    for j in range(0, k - 1, 2):
+        one, w = values[j], W_dec[indices[j]]
+        two, v = values[j + 1], W_dec[indices[j + 1]]
+        for i in range(d):
+            e[i] += one * w[i] + two * v[i]
+    if k % 2:
+        one, w = values[k - 1], W_dec[indices[k - 1]]
+        for i in range(d):
+            e[i] += one * w[i]
 
 
 @_compiled
@@ -133,7 +140,7 @@ def backward_latents(
     d are read, less `b_pre`; `x` and `error` (B, d) are float32 or the bits of bf16. `auxk`: where `revived`
     (n,) is not negative it is the row of AuxK's gradients (W_enc, W_dec, b_lat) that are added. `state`:
     those weights, their means and mean squares. `adam`: see `compiled_step.adam_numbers`. `low` (n,
-    d + 1 or more), float32 or the bits of bf16, takes a copy of the encoder and, in column d, of b_lat. Adds
+    d + 1 or more), as they, takes a copy of the encoder and, in column d, of b_lat. Adds
     -(gradient of b_lat) @ W_enc to `d_pre` (d,); sets `fired` (n,).
     """
     order, starts, values, slopes, x, b_pre, error = batch
@@ -143,11 +150,9 @@ def backward_latents(
     g_enc, g_dec = np.empty(d, W_enc.dtype), np.empty(d, W_enc.dtype)
     for l in range(first, last):  # noqa: E741
         u, w = W_enc[l], W_dec[l]
-        for i in range(d):
-            g_enc[i] = F(0)
-            g_dec[i] = F(0)
-        g_lat = F(0)
-        on = False
+        g_enc[:] = F(0)
+        g_dec[:] = F(0)
+        g_lat, on = F(0), False
         for p in range(starts[l], starts[l + 1]):
             row, rank = order[p] // k, order[p] % k
             value, slope = values[row, rank] * factor, slopes[row, rank]
@@ -161,31 +166,43 @@ def backward_latents(
         fired[l] = on
         for i in range(len(b_pre)):
             g_enc[i] -= g_lat * b_pre[i]
-        if revived[l] >= 0:
-            at = revived[l]
+        at = revived[l]
+        if at >= 0:
             for i in range(d):
                 g_enc[i] += d_encoder[at, i]
                 g_dec[i] += d_decoder[at, i]
             g_lat += d_bias[at]
-        along = F(0)
-        for i in range(d):
-            along += g_dec[i] * w[i]
         for i in range(d):
             d_pre[i] -= g_lat * u[i]
-        for i in range(d):
-            g_dec[i] -= along * w[i]
+        _project(g_dec, w)
         _adam(u, g_enc, m_enc[l], v_enc[l], adam)
         _adam(w, g_dec, m_dec[l], v_dec[l], adam)
         g_enc[0] = g_lat
         _adam(b_lat[l : l + 1], g_enc[:1], m_lat[l : l + 1], v_lat[l : l + 1], adam)
-        square = F(0)
-        for i in range(d):
-            square += w[i] * w[i]
-        scale = F(1) / max(np.sqrt(square), F(1e-12))
-        for i in range(d):
-            w[i] *= scale
+        _make_unit(w)
         _copy(u, low[l])
         _copy(b_lat[l : l + 1], low[l, d:])
+
+
+@_compiled
+def _project(gradient: np.ndarray, w: np.ndarray) -> None:
+    """Take the part along the unit vector w (d,) out of a gradient (d,)."""
+    along = F(0)
+    for i in range(len(w)):
+        along += gradient[i] * w[i]
+    for i in range(len(w)):
+        gradient[i] -= along * w[i]
+
+
+@_compiled
+def _make_unit(w: np.ndarray) -> None:
+    """Divide w (d,) by its length."""
+    square = F(0)
+    for i in range(len(w)):
+        square += w[i] * w[i]
+    scale = F(1) / max(np.sqrt(square), F(1e-12))
+    for i in range(len(w)):
+        w[i] *= scale
 
 
 def _copy(row: np.ndarray, to: np.ndarray) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from unbox.sae.gpu import kernels, launch
 from unbox.sae.gpu.dead_latents import DeadLatents
-from unbox.sae.topk import SLICE_ELSEWHERE, pre_activations
+from unbox.sae.sparse import SLICE_ELSEWHERE
+from unbox.sae.topk import pre_activations
 
 #: What an H100 does (benchmarks/gpu.py), a second: bytes gathered, operations of products, bytes of arrays.
 GATHERED, PRODUCTS, STREAMED = 4e12, 6e14, 2.5e12
@@ -150,7 +151,7 @@ class GPUStep:
         return sums[2]
 
     def revive(self, of: Pass, dead: DeadLatents, coefficient: float, kappa: int) -> tuple[Tensor, Revival]:
-        """AuxK's loss and gradients, by the formula of `auxk_loss.AuxK`; rows go by in slices."""
+        """AuxK's loss and gradients, by the formula of `sparse.AuxK`; rows go by in slices."""
         w, error = self.weights, of.found.error
         encoder, decoder = self.low_encoder[dead.rows], w["W_dec"][dead.rows].to(self.low)
         bias = (w["b_lat"][dead.rows] + dead.bias).to(self.low)
