@@ -16,6 +16,7 @@ import numpy as np
 
 from activation_store.errors import StoreError
 from activation_store.number_formats import decode, take
+from activation_store.whole_number import whole_number
 
 #: JSON: whose rows, seed, rank and pools these are, and the epoch and row where the next batch begins.
 Cursor = dict[str, str | int]
@@ -56,6 +57,10 @@ class BatchOrder:
     """Encoded bytes of the rows that are shuffled together."""
 
     def __post_init__(self) -> None:
+        given = {"batch_size": self.batch_size, "seed": self.seed, "rank": self.rank, "world": self.world}
+        given |= {"pool_bytes": self.pool_bytes, "epochs": 0 if self.epochs is None else self.epochs}
+        for name, value in given.items():
+            whole_number(value, name)
         if (
             min(self.batch_size, self.pool_bytes) < 1
             or self.seed < 0

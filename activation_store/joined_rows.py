@@ -15,6 +15,7 @@ from activation_store.files import canonical, digest
 from activation_store.rows import Rows, batches_in_turn, read_once, window_of
 from activation_store.samples import Sample
 from activation_store.store import Store
+from activation_store.whole_number import whole_number
 
 
 def join_stores(paths: Iterable[str | os.PathLike]) -> dict[str, "JoinedRows"]:
@@ -168,11 +169,13 @@ class AlignedRows(_SeveralRows):
     """
 
     other_steps: bool = False
+    alike: bool = False
+    """Whether their images are known to be the same."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         first = self.parts[0]
-        for rows in self.parts[1:]:
+        for rows in () if self.alike else self.parts[1:]:
             _refuse_other_images(first, rows)
 
     def _may_differ(self, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -204,7 +207,7 @@ class AlignedRows(_SeveralRows):
         if samples is not None:
             chosen = _chosen(samples, len(self.samples))
             parts = tuple(rows.filter(samples=[rows.samples[i] for i in chosen]) for rows in parts)
-        return AlignedRows(parts, self.other_steps)
+        return AlignedRows(parts, self.other_steps, alike=True)
 
     def read(self, i: int) -> np.ndarray:
         """Updates of the i-th image, (step, branch, y, x, width) float32."""
@@ -283,10 +286,11 @@ def _refuse_other_images(one: Rows, other: Rows) -> None:
         schemas[0].blocks[one.block][:2] != schemas[1].blocks[other.block][:2]
     ):
         raise StoreError(f"{both} keep other places of an image")
-    if one.shards is other.shards and list(one.samples) == list(other.samples):
+    same = list(one.samples) == list(other.samples)
+    if same and one.shards is other.shards:
         return
     _refuse_other_places(one, other)
-    if (listed := _listed(one)) is not None and listed == _listed(other):
+    if same and _listed(one) == _listed(other):
         return
     stores = Store(one.shards), Store(other.shards)
     for i, j in zip(one.samples, other.samples, strict=True):
@@ -303,10 +307,8 @@ def _refuse_other_places(one: Rows, other: Rows) -> None:
         raise StoreError(f"{_said(one)} and {_said(other)} keep other places of an image")
 
 
-def _listed(rows: Rows) -> list[Any] | None:
-    """What logs say of the images, where all of a store are chosen: no shard need be opened to compare."""
-    if len(rows.samples) < len(rows.shards):
-        return None
+def _listed(rows: Rows) -> list[Any]:
+    """What a log says of a store's images: no shard need be opened to compare."""
     return [(e.start, e.stop, e.prompts, [number for number, _ in e.absent]) for e in rows.shards.entries]
 
 
@@ -318,7 +320,7 @@ def _chosen(samples: Iterable[int] | slice, count: int) -> np.ndarray:
     """Ascending numbers of images, of a slice or of numbers."""
     if isinstance(samples, slice):
         return np.arange(count)[samples]
-    chosen = np.unique(np.fromiter(samples, np.int64))
+    chosen = np.unique(np.fromiter((whole_number(i, "an image") for i in samples), np.int64))
     if len(chosen) and not 0 <= chosen[0] <= chosen[-1] < count:
         raise StoreError(f"image {chosen[-1]} is not among the {count:,} images of these rows")
     return chosen

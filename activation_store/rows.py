@@ -16,6 +16,7 @@ from activation_store.errors import StoreError
 from activation_store.files import canonical, digest
 from activation_store.moments import Moments, empty, moments_of
 from activation_store.shards import ChunkGroup, Shards, new_pool
+from activation_store.whole_number import whole_number
 
 #: A step or a branch.
 Name = TypeVar("Name", int, str)
@@ -102,14 +103,20 @@ class Rows:
         """
         chosen = self
         if steps is not None:
-            wanted = {steps} if isinstance(steps, int) else set(steps)
+            wanted = {
+                whole_number(i, "a step") for i in ((steps,) if not isinstance(steps, Iterable) else steps)
+            }
             chosen = replace(chosen, _steps=_choose("step", wanted, self.steps, self._steps))
         if branches is not None:
             names = {branches} if isinstance(branches, str) else set(branches)
             chosen = replace(chosen, _branches=_choose("branch", names, self.branches, self._branches))
         if samples is not None:
             have = self.samples
-            some = set(have[samples]) if isinstance(samples, slice) else {int(i) for i in samples}
+            some = (
+                set(have[samples])
+                if isinstance(samples, slice)
+                else {whole_number(i, "an image") for i in samples}
+            )
             if beyond := sorted(some - set(have)):
                 raise StoreError(f"image {beyond[0]} is not among the {len(have):,} images of these rows")
             chosen = replace(chosen, _samples=tuple(sorted(some)))
@@ -166,6 +173,7 @@ class Rows:
 
     def draw(self, n: int, seed: int = 0) -> "Picks":
         """Which rows `sample` takes: the same of other rows with the same images, steps and places."""
+        n = whole_number(n, "the number of rows to draw", 0)
         rng = np.random.default_rng([seed, 0x5A])
         groups = list(product(range(len(self._steps)), range(len(self._branches))))
         cells = self._cells(n, rng, len(groups))

@@ -8,6 +8,7 @@ import numpy as np
 
 from activation_store.errors import StoreError
 from activation_store.files import JSON, canonical, digest, parse_json
+from activation_store.whole_number import whole_number
 
 #: Fact of a sample whose prompt is too long for the text encoders: how many tokens they cut off.
 TOKENS_CUT = "tokens_cut"
@@ -25,6 +26,18 @@ class Sample:
     """JSON facts that came with the prompt."""
     absent: str | None = None
     """Why the store has no updates of this image, if it has none."""
+
+
+def check_sample(sample: Sample) -> None:
+    """Raise StoreError for a sample that could not be read again as it is."""
+    for name in ("index", "seed"):
+        whole_number(getattr(sample, name), f"the {name} of a sample", 0)
+    if not isinstance(sample.prompt, str):
+        raise StoreError(f"the prompt of image {sample.index} is {type(sample.prompt).__name__}, not text")
+    try:
+        canonical(dict(sample.meta))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"the facts of image {sample.index} cannot be kept as JSON: {error}") from None
 
 
 def pack_samples(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:

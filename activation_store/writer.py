@@ -27,7 +27,7 @@ from activation_store.locks import holder, lock
 from activation_store.moments import Moments
 from activation_store.number_formats import encode
 from activation_store.same_run import refuse_other_prompts, settle_schema
-from activation_store.samples import Sample
+from activation_store.samples import Sample, check_sample
 from activation_store.schema import VERSION, Schema
 from activation_store.shard import open_shard
 from activation_store.shard_publisher import ShardPublisher
@@ -169,7 +169,7 @@ class Writer:
                 f"{self.path} was written by a version before; bring it up to date "
                 f"first, its files stay as they are: `unbox store upgrade {self.path}`"
             )
-        self._check(samples, updates)
+        self._check(samples, updates, thumbnails)
         if self._failed:
             self.flush()
             raise StoreError(f"writing to {self.path} went wrong before; run the same command again")
@@ -239,10 +239,23 @@ class Writer:
                     f"{self.world}: give every process the same number of ranks"
                 )
 
-    def _check(self, samples: Sequence[Sample], updates: Mapping[str, np.ndarray]) -> None:
+    def _check(
+        self,
+        samples: Sequence[Sample],
+        updates: Mapping[str, np.ndarray],
+        thumbnails: Sequence[bytes] | None,
+    ) -> None:
+        for sample in samples:
+            check_sample(sample)
+        if thumbnails is not None and [type(picture) for picture in thumbnails] != [bytes] * len(samples):
+            raise StoreError(f"thumbnails: should be {len(samples)}, one for each image, as bytes")
         if set(updates) != set(self.schema.blocks):
             raise StoreError(f"updates of {sorted(updates)} for a store of {sorted(self.schema.blocks)}")
         for block, array in updates.items():
+            kinds = ("float16", "float32", *(("uint16",) if self.schema.dtype == "bfloat16" else ()))
+            if not isinstance(array, np.ndarray) or array.dtype.name not in kinds:
+                kind = array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
+                raise StoreError(f"updates of {block} are {kind}: should be an array of {' or '.join(kinds)}")
             if array.shape != (wanted := self.schema.shape(block, len(samples))):
                 raise StoreError(
                     f"updates of {block} have shape {array.shape}, not {wanted} "

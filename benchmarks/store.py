@@ -1,6 +1,7 @@
 """The activation store against raw files on the same disk, in the same run.
 
     python benchmarks/store.py --folder /data/scratch              # 4 GB written and read, 10 minutes
+    python benchmarks/store.py --only pace                         # a generator of 60 images a second
     python benchmarks/store.py --only disk                         # what the disk gives to reads alone
     python benchmarks/store.py --only int8 --model shapes-turbo    # an SAE on float16 against int8 rows
     python benchmarks/store.py --only recording --real-size FOLDER # what recording adds to generation
@@ -35,6 +36,8 @@ from activation_store.file_reader import huge_pages
 from activation_store.rows import READERS
 
 GRID, WIDTH = (16, 16), 1280
+#: Images a second that a generator hands over.
+PACE = 60
 
 
 def schema(dtype: str) -> Schema:
@@ -130,6 +133,32 @@ def writing(folder: Path, images: int, rounds: int) -> list[tuple[str, str]]:
     shutil.rmtree(folder / "store")
     rows = compare("write", "raw files with fsync", "store", total, raw[1:], ours[1:])
     return [*rows, ("write: core seconds an image, store", f"{np.median(cores[1:]) / images:.4f}")]
+
+
+def paced(folder: Path, images: int, rounds: int) -> list[tuple[str, str]]:
+    """Rows about a generator that hands over PACE images of four steps a second, 10 MB each, or as fast as
+    they are taken: beside raw files of as many bytes."""
+    kind = Schema(dict.fromkeys(BLOCKS, (*GRID, WIDTH)), tuple(range(4)), ("cond",), "float16")
+    updates = {block: np.repeat(array, 4, 1) for block, array in batch("float16").items()}
+    images = max(BATCH, images // 4 // BATCH * BATCH)
+    total = images * kind.sample_bytes
+    raw, ours, waited = [], [], []
+    for _ in range(rounds + 1):  # the first round is not counted, as in `writing`
+        raw.append(write_raw(folder / "raw", total, min(total, kind.shard_samples * kind.sample_bytes)))
+        shutil.rmtree(folder / "raw")
+        begin = due = time.perf_counter()
+        with Writer(folder / "paced", kind, total=images) as writer:
+            for first in range(0, images, BATCH):
+                due += BATCH / PACE
+                time.sleep(max(0.0, due - time.perf_counter()))
+                writer.append([Sample(i, "a prompt", i) for i in range(first, first + BATCH)], updates)
+            waited.append(100 * writer.waited / (time.perf_counter() - begin))
+        ours.append(time.perf_counter() - begin)
+        shutil.rmtree(folder / "paced")
+    what = f"{PACE} images a second"
+    rows = compare(what, "raw files with fsync", "store", total, raw[1:], ours[1:])
+    return [*rows, (f"{what}: asked for, GB/s", f"{PACE * kind.sample_bytes / 1e9:.2f}"),
+            (f"{what}: of the time the generator waited, %", spread(waited[1:], 1))]  # fmt: skip
 
 
 def reading(folder: Path, images: int, rounds: int) -> list[tuple[str, str]]:
@@ -273,7 +302,7 @@ def measure_memory(folder: str, images: int) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 
 
-PARTS = ("write", "read", "disk", "size", "memory", "int8", "recording", "dry-run")
+PARTS = ("write", "pace", "read", "disk", "size", "memory", "int8", "recording", "dry-run")
 
 
 def main() -> None:
@@ -298,6 +327,7 @@ def main() -> None:
         folder = Path(name)
         run = {
             "write": lambda: writing(folder, arguments.images, arguments.rounds),
+            "pace": lambda: paced(folder, arguments.images, arguments.rounds),
             "read": lambda: reading(folder, arguments.images, arguments.rounds),
             "disk": lambda: disk(folder, arguments.images, arguments.rounds),
             "size": lambda: sizes(folder),

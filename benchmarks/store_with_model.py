@@ -52,7 +52,8 @@ def recording(folder: Path, model_name: str, images: int, rounds: int) -> list[t
     import torch
 
     import unbox
-    from unbox.capture.collect_settings import CollectSettings, run_facts
+    from unbox.capture.collect import collect_run
+    from unbox.capture.collect_settings import CollectOptions, CollectSettings, run_facts
 
     model = unbox.load(model_name, system="sdxl-turbo")
     prompts = [f"a picture of {n} dogs" for n in range(images)]
@@ -66,9 +67,11 @@ def recording(folder: Path, model_name: str, images: int, rounds: int) -> list[t
         return model.generate(prompts, seed=0, **call)
 
     def collecting() -> object:
-        return unbox.collect(model, prompts, folder / f"recorded{len(added)}", progress=False, **call)
+        place = folder / f"recorded{len(added)}"
+        done.append(collect_run(model, prompts, place, CollectOptions(progress=False, **call)))
+        return done
 
-    base, added, cores = [], [], []
+    base, added, cores, done = [], [], [], []
     for _ in range(rounds):
         (start, start_cores), (plain, plain_cores), (whole, whole_cores) = map(
             timed, (hashing, generating, collecting)
@@ -85,6 +88,10 @@ def recording(folder: Path, model_name: str, images: int, rounds: int) -> list[t
         (f"generate at 512 px on {where}: seconds an image", spread(base)),
         ("collect: more time than generating, %", spread(added, 1)),
         ("collect: more core seconds than generating, %", spread(cores, 1)),
+        (
+            "collect: of the time generation waited for writing, %",
+            spread([100 * each.waited / each.seconds for each in done], 1),
+        ),
         ("collect: seconds to hash the weights, once", f"{start:.1f}"),
         ("collect: peak memory, GB", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f}"),
     ]

@@ -171,14 +171,13 @@ def test_an_abandoned_iterator_leaves_no_thread(rows):
 
 def test_pools_bound_what_is_read_ahead(rows, monkeypatch):
     sizes = []
-    take = type(rows)._pool
+    fill = type(rows).fill
 
-    def noting(self, *given):
-        pool = take(self, *given)
+    def noting(self, pool, *given):
         sizes.append(pool)
-        return pool
+        fill(self, pool, *given)
 
-    monkeypatch.setattr(type(rows), "_pool", noting)
+    monkeypatch.setattr(type(rows), "fill", noting)
     list(rows.batches(8, pool_bytes=1000))
     chunk = 4 * 4 * 4 * 4 * 2 * 4  # samples x steps x branches x positions x channels x bytes, at most
     assert len(sizes) == 3

@@ -252,3 +252,14 @@ def test_positions_are_left_out_where_only_some_were_kept(world):
     partial = Images(rows.cube, "mid.0")
     partial.positions = lambda i: np.array([3, 1, 2])
     assert evaluate(sae, partial).positions == ()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_rows_that_are_no_numbers_have_no_figures(bad, world):
+    """One among many, and all: an FVU of 0 would be the best."""
+    sae, array = world[0], np.random.default_rng(0).normal(size=(50, world[0].width)).astype(np.float32)
+    for some in (slice(7, 8), slice(None)):
+        rows = array.copy()
+        rows[some] = bad
+        with pytest.raises(UnboxError, match=r"of 50 rows hold NaN or infinity"):
+            evaluate(sae, ArrayRows(rows))

@@ -339,6 +339,27 @@ def test_bad_rows():
         TrainingRun(Plan(), {"mid.0": noise()})
 
 
+def test_rows_of_any_scale_are_learnt_alike():
+    """Down to where squares are nothing in float32, and up to where they are infinite: then it is said."""
+    figures = []
+    for factor in (1.0, 1e-25, 1e15):
+        rows = ArrayRows(noise().array * np.float32(factor))
+        sae = fit(rows, 2, 24, tokens=4000, lr=1e-3, **QUICK)
+        x = torch.from_numpy(rows.array[:200]) / factor
+        error = sae(torch.from_numpy(rows.array[:200])) / factor - x
+        figures.append(float(error.square().sum() / (x - x.mean(0)).square().sum()))
+    assert figures == pytest.approx(figures[:1] * 3, rel=0.05)
+    with pytest.raises(UnboxError, match="whose squares no float32 holds: divide them before"):
+        fit(noise().array * np.float32(1e30), 2, 24, **QUICK)
+    for given in (noise().array, torch.from_numpy(noise().array).bfloat16()):
+        assert fit(given, 2, 24, tokens=512, **QUICK).width == 16
+
+
+def test_a_limit_that_leaves_out_every_row_is_an_error():
+    with pytest.raises(UnboxError, match=r"every row was left out, of a norm over 0\.01 times the median"):
+        fit(noise(), 2, 24, tokens=1000, max_norm=0.01, **QUICK)
+
+
 def test_a_rate_that_blows_up_is_an_error():
     big = ArrayRows(noise().array)
     plan = make_plan([Spec("", 2, 8)], batch_size=64, scaled=False, log_every=64)

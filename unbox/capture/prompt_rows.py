@@ -5,6 +5,7 @@ import csv
 import sys
 from array import array
 from bisect import bisect_right
+from codecs import BOM_UTF8
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
@@ -57,9 +58,17 @@ class _Marks:
     def __iter__(self) -> Iterator[str]:
         with closing(lines_of(self.path, self.offset, self.lines)) as lines:
             for line in lines:
+                if self.offset == 0 and _marked(self.path):
+                    self.offset = len(BOM_UTF8)
                 self.offset += len(line) if line.isascii() else len(line.encode())
                 self.lines += 1
                 yield line
+
+
+def _marked(path: Path) -> bool:
+    """Whether a file begins with a byte-order mark, which no line has."""
+    with open(path, "rb") as file:
+        return file.read(len(BOM_UTF8)) == BOM_UTF8
 
 
 class _TextRows:

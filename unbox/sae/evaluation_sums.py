@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unbox.sae.distributed import ProcessGroup
+from unbox.sae.initialization import check_finite
 from unbox.sae.latent_statistics import ROWS, LatentSums
 from unbox.sae.model import SAE
 from unbox.sae.row_source import ImageRows, RowSource
@@ -89,6 +90,7 @@ class EvaluationSums:
     def add(self, segments: np.ndarray, images: Sequence[int] | None = None) -> None:
         """Add segments (S, P, d) of rows: of cell 0, 1, ... in turn. `images`: the numbers of the images,
         whose segments follow each other; None: the rows have none."""
+        check_finite(torch.from_numpy(segments).reshape(-1, segments.shape[-1]))
         per = max(1, ROWS // segments.shape[1])
         parts = [self._add(segments[at : at + per], at) for at in range(0, len(segments), per)]
         if images is not None:
@@ -107,8 +109,7 @@ class EvaluationSums:
             rows = (~extreme).double()
             x, error = x * rows.float()[..., None], error * rows.float()[..., None]
             values = values * rows.to(values.dtype)[..., None]
-        # Where all rows count, their number is no question to the device.
-        self.latents.add(values, codes.indices, float(rows.sum()) if self.leave_out else rows.numel())
+        self.latents.add(values, codes.indices, 0)  # rows are counted below, where no host waits for it
         squares = x.square(), error.square()
         sums = [t.sum(1, dtype=torch.float64) for t in (x, squares[0], error, squares[1])]
         cell = torch.arange(first, first + len(x), device=self.device) % len(self.cells)
@@ -124,6 +125,7 @@ class EvaluationSums:
     def together(self, processes: ProcessGroup) -> None:
         """Replace the sums by those of all processes; every one must call it."""
         bootstrap = torch.from_numpy(self.images.sums)
+        self.latents.rows = float(self.counts[:, 0].sum())
         seen = torch.tensor([self.images.units, self.latents.rows], dtype=torch.float64)
         sums = self.latents.active, self.latents.value, self.latents.square
         for tensor in (self.by_cell, self.counts, self.by_position, *sums, bootstrap, seen):

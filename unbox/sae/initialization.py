@@ -15,6 +15,8 @@ from unbox.sae.safetensors_io import Shape, read_tensors, write_tensors
 
 #: Rows that the start is measured on.
 SAMPLE = 32_768
+#: Variance of rows that float32 can still be trained with.
+LARGEST = 1e36
 #: Part of the variance that the active subspace holds.
 SUBSPACE_VARIANCE = 0.99
 
@@ -62,14 +64,20 @@ def measure(rows: RowSource, seed: int, centre: Centre, init: FirstDirections, s
     check_finite(x)
     mean = x.mean(0, dtype=torch.float64).float()
     deviations = x - mean
-    variance = float(deviations.square().sum(dtype=torch.float64)) / len(x)
+    # In float64: squares of large and of small numbers are none in float32.
+    variance = sum(float(part.double().square().sum()) for part in deviations.split(4096)) / len(x)
+    if not variance < LARGEST:
+        raise UnboxError(
+            f"rows reach {float(x.abs().max()):.3g}, whose squares no float32 holds: divide them before"
+        )
     if variance <= 1e-12 * float(mean.square().sum(dtype=torch.float64)) or variance == 0:
         raise UnboxError("the rows are all the same vector: there is nothing to explain")
     scale = (rows.width / variance) ** 0.5 if scaled else 1.0
+    mean, deviations, x = mean * scale, deviations * scale, x * scale
     middle = mean + geometric_median(deviations) if centre == "median" else mean
     basis = active_subspace(deviations) if init == "subspace" else None
-    norm = float(torch.linalg.vector_norm(x, dim=1).median()) * scale
-    return Start(middle * scale, scale, variance * scale**2, basis, norm)
+    norm = float(torch.linalg.vector_norm(x, dim=1).median())
+    return Start(middle, scale, variance * scale**2, basis, norm)
 
 
 def check_finite(x: Tensor) -> None:

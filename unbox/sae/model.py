@@ -159,6 +159,8 @@ class SAE(nn.Module):
         Values have gradients by x and the encoder's weights, where those ask for them; which latents are
         active is taken as given.
         """
+        if not isinstance(x, Tensor):
+            raise UnboxError(f"an SAE encodes tensors, not {type(x).__name__}: give torch.as_tensor(...)")
         if x.shape[-1:] != (self.width,):
             raise UnboxError(
                 f"{self.name or 'this SAE'} encodes vectors of width {self.width}, these are {tuple(x.shape)}"

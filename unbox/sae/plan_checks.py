@@ -40,3 +40,12 @@ def check_plan(
             f"{what} would take {size:.3g} bytes of the GPU's {total:.3g}: train fewer SAEs at a time, or "
             "share their latents among several GPUs (--share latents)"
         )
+
+
+def check_trained(plan: Plan, steps: Mapping[str, int]) -> None:
+    """Raises UnboxError for an SAE that took no step: all its rows were of extreme norm."""
+    if untrained := [name for name, count in steps.items() if not count]:
+        raise UnboxError(
+            f"{untrained[0]} took no step: every row was left out, of a norm over {plan.max_norm or 0:g} "
+            "times the median (max_norm)"
+        )

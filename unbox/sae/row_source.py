@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, Unpack, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from activation_store import Store
@@ -75,7 +76,10 @@ class ArrayRows:
     """
 
     def __init__(self, array: np.ndarray | Tensor, block: str = "") -> None:
-        array = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array)
+        if isinstance(array, Tensor):
+            array = array.detach().cpu()
+            array = array.float() if array.dtype == torch.bfloat16 else array  # NumPy has none
+        array = np.asarray(array)
         if array.ndim < 2 or array.shape[-1] == 0 or array.dtype.kind not in "fiub":
             raise UnboxError(f"rows are numbers of shape (..., width); these are {array.dtype} {array.shape}")
         self.array = np.ascontiguousarray(array.reshape(-1, array.shape[-1]), dtype=np.float32)

@@ -27,7 +27,7 @@ from unbox.sae.latent_statistics import calibrated, latent_stats
 from unbox.sae.learning_rate import schedule
 from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Plan, Spec
-from unbox.sae.plan_checks import check_plan
+from unbox.sae.plan_checks import check_plan, check_trained
 from unbox.sae.row_source import AwaitedBatches, RowBatches, RowSource, source_of
 from unbox.sae.threshold_step import THRESHOLD_TRAINERS
 from unbox.sae.train_step import LOOK, SAETrainer
@@ -299,6 +299,7 @@ class TrainingRun:
         others, ... No process holds more than one whole SAE, on its CPU while parts come in.
         """
         everyone = self.team.everyone
+        check_trained(self.plan, {name: one.steps for name, one in self.fits.items()})
         fits = [(name, one) for name, one in self.fits.items() if names is None or name in names]
         for start in range(0, len(fits), everyone.world):
             own = None
