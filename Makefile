@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# A process for each core, at most four: each takes 1 to 2 GB. Tests of one module stay together.
-PARALLEL := -n logical --maxprocesses 4 --dist loadscope
+# A process for each core, at most four: each takes 1 to 2 GB. Groups: tests/conftest.py.
+PARALLEL := -n logical --maxprocesses 4 --dist loadgroup
 INSTALLED := .venv/.installed
 
 .PHONY: demo test test-fast lint notebooks

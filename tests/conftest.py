@@ -15,13 +15,21 @@ import pytest
 from hypothesis import settings
 
 # Time limits of single examples say more about the machine than about the code.
-settings.register_profile("unbox", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.register_profile("unbox", deadline=None, max_examples=40, derandomize=bool(os.environ.get("CI")))
 settings.register_profile("many", deadline=None, max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unbox"))
 
 #: Minutes after which no further slow test is begun; not set: all are run.
 SLOW_MINUTES = float(os.environ.get("UNBOX_SLOW_MINUTES", "inf"))
 STARTED = time.monotonic()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one module stay together in a worker, and so do all that ask the explorer that is served: it
+    takes as long to start as a hundred tests."""
+    for item in items:
+        served = "url" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("explorer" if served else item.nodeid.split("::")[0]))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

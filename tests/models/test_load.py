@@ -170,7 +170,7 @@ import unbox
 from unbox.errors import UnboxError
 folder, file = sys.argv[1:]
 for source, more in ((folder, {}), (file, {"config": folder}), (folder, {"unet": folder})):
-    unbox.load(source, **more).generate("a cat", seed=1, steps=1)
+    unbox.load(source, **more).generate("a cat", seed=1, steps=10, height=32, width=32)
 unbox.load("shapes-turbo").generate("a red star", seed=1, steps=1)
 assert not tried, tried
 try:

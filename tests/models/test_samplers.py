@@ -199,7 +199,7 @@ def test_lcms_unet_reads_the_guidance_scale(systems):
     """It has a layer more, which is given the scale less 1 as sines and cosines."""
     unet = tiny_unet(seed=3, guidance_numbers=16)
     parts = {**systems("lcm-sdxl").pipeline.components, "unet": unet}
-    row = replace(SYSTEMS["lcm-sdxl"], parts=(), size=64, base=None)
+    row = replace(SYSTEMS["lcm-sdxl"], parts=(), size=SIDE, base=None)
     model = Model(StableDiffusionXLPipeline(**parts, add_watermarker=False), row)
     scale = 1.05  # of 8, float32 leaves too little of the angles' sines
     (latents,) = model.generate(PROMPT, seed=SEED, output="latent", guidance=scale)

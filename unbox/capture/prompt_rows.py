@@ -53,7 +53,7 @@ class _Marks:
     """A text file that counts what is read of it, and the marks that were set."""
 
     def __init__(self, path: Path, at: Mark = Mark(0, 0)) -> None:  # noqa: B008 (a tuple)
-        self.path, self.offset, self.lines = path, *at
+        self.path, self.offset, self.lines = path, at.offset, at.lines
 
     def __iter__(self) -> Iterator[str]:
         with closing(lines_of(self.path, self.offset, self.lines)) as lines:
