@@ -43,6 +43,9 @@ class Hub(BaseHTTPRequestHandler):
         if not path.startswith("/api/"):
             self.give_file()
             return
+        if path.count("/") < 4:  # what else the client may ask, about itself say
+            self.answer({"error": "not here"}, 404)
+            return
         kind, owner, name, *rest = path.removeprefix("/api/").split("/")
         repo = f"{owner}/{name}" if kind == "models" else f"{kind}/{owner}/{name}"
         if not (self.root / repo).is_dir():

@@ -59,10 +59,10 @@ def unet_bytes(config: Config, rows: int, height: int, width: int, itemsize: int
     return rows * peak * itemsize
 
 
-#: Maps of a level's channels in a transformer's feed-forward part (GEGLU): the input of the transformer and
-#: of the layer, its norm, eight for both halves of the projection, four for the gate's GELU, four for their
-#: product.
-_FEED_FORWARD = 3 + 8 + 4 + 4
+#: Maps of a level's channels in a transformer's feed-forward part (GEGLU): five on the way to it (inputs of
+#: the block, the transformer and the layer, their sums and norm), eight of both halves of the projection,
+#: four of the gate's GELU, four of their product.
+_FEED_FORWARD = 5 + 8 + 4 + 4
 
 
 def _skips(levels: Sequence[_Level], layers: int) -> list[int]:
