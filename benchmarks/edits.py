@@ -13,7 +13,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from copy import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +20,10 @@ import numpy as np
 import torch
 
 from unbox.edit import Edits, Feature
-from unbox.edits.apply import EditedBlock, EditHook
+from unbox.edits.apply import EditHook
+from unbox.edits.edited_block import EditedBlock, ImageEdits
+from unbox.edits.layout import Maps
+from unbox.edits.placement import DictionaryCopies
 from unbox.edits.program import Program
 from unbox.sae.model import SAE, Stats
 from unbox.site import DEFAULT_BLOCKS
@@ -80,15 +82,9 @@ def hooks_of(
 ) -> Callable[[], None]:
     """A call that does what the hooks do in one UNet step, on outputs of the real shape."""
     run = SimpleNamespace(step=0, branches=("cond",) * batch, samples=np.arange(batch))
-    near = {id(e.sae): copy(e.sae).to(device=device) for e in edits}
-    sites = []
-    for block in edits.blocks:
-        mine = tuple(e for e in edits if e.block == block)
-        moved = tuple(
-            Feature(e.block, e.feature, sae=near[id(e.sae)])._edit(e.op, e.value, unit=e.unit, where=e.where)
-            for e in mine
-        )
-        sites.append(EditedBlock(Program(moved, WIDTH), None, None))
+    maps, place = Maps(), DictionaryCopies().on
+    programs = [Program(tuple(e for e in edits if e.block == b), WIDTH, maps, place) for b in edits.blocks]
+    sites = [EditedBlock([ImageEdits(program)]) for program in programs]
     output = torch.randn(batch, WIDTH, side, side, device=device, dtype=dtype)
 
     def step() -> None:

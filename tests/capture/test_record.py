@@ -181,7 +181,7 @@ def test_records_never_alias_live_tensors(model):
     handle.remove()
     addresses = {x.untyped_storage().data_ptr() for x in live}
     for parts in tape._parts.values():
-        assert not addresses & {part.rows.untyped_storage().data_ptr() for part in parts}
+        assert not addresses & {part.rows.untyped_storage().data_ptr() for part in parts.values()}
 
 
 def test_after_an_exception_nothing_is_left_and_the_next_image_is_the_same(model):
@@ -294,3 +294,27 @@ def test_a_step_visited_twice_hides_none_that_never_came(folder):
                 heun.unet(x, t, encoder_hidden_states=text, added_cond_kwargs=added)
     with pytest.raises(UnboxError, match="image 1 has no cond at step 1"):
         tape["mid.0"]
+
+
+def test_of_a_step_visited_twice_the_last_visit_is_kept_and_no_other(folder):
+    heun = load(folder, device="cpu")
+    heun.pipeline.scheduler = HeunDiscreteScheduler.from_config(heun.pipeline.scheduler.config)
+    call = {
+        "num_inference_steps": 3,
+        "guidance_scale": 0.0,
+        "output_type": "latent",
+        "height": 64,
+        "width": 64,
+    }
+    with plain_hooks(heun, ["mid.0"]) as seen, record(heun, "mid.0") as tape:
+        heun.pipeline("a dog", **call)
+    heun.pipeline.scheduler.set_timesteps(3)
+    timesteps = heun.pipeline.scheduler.timesteps.tolist()
+    assert len(timesteps) == len(seen["mid.0"]) == 5
+    last = dict(zip(timesteps, seen["mid.0"], strict=True))
+    assert torch.equal(tape["mid.0"], by_hand(list(last.values()), guided=False))
+    assert sum(len(parts) for parts in tape._parts.values()) == 3
+    with record(heun, "mid.0") as tape:
+        for _ in range(2):
+            heun.pipeline("a dog", **call)
+    assert tape["mid.0"].shape[:3] == (2, 3, 1)

@@ -46,3 +46,22 @@ def test_a_start_beyond_the_steps_is_a_mistake(picture, tmp_path, capsys):
         == 2
     )
     assert "0 to 1" in capsys.readouterr().err
+
+
+def test_a_picture_of_another_request_is_not_replaced_silently(picture, tmp_path, capsys):
+    out = tmp_path / "a.png"
+    line = ["invert", str(picture[0]), "--steps", "2", "--start", "1", "--out", str(out)]
+    assert main(line) == 0
+    first = out.read_bytes()
+    assert main(line) == 0
+    assert f"{out} is there already" in capsys.readouterr().out
+    assert main([*line, "--seed", "4"]) == 2
+    assert (
+        "an image of another seed (0, not 4): give another --out, or --overwrite" in capsys.readouterr().err
+    )
+    assert out.read_bytes() == first
+    assert main([*line, "--seed", "4", "--overwrite"]) == 0
+    assert out.read_bytes() != first
+    Image.new("RGB", (4, 4)).save(out)
+    assert main(line) == 2
+    assert "something else than an image of unbox" in capsys.readouterr().err

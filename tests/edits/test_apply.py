@@ -7,7 +7,7 @@ import torch
 from tests.edits.dictionaries import dense, random_sae
 from unbox.edit import Block, Direction, Edits, Feature
 from unbox.edits import Guard, applied, guarded
-from unbox.edits.apply import EditedBlock
+from unbox.edits.edited_block import EditedBlock, ImageEdits
 from unbox.edits.program import Program
 from unbox.errors import UnboxError
 
@@ -165,7 +165,7 @@ def test_recorded_inside_is_edited_and_outside_is_not(tiny):
 def test_half_precision_pipelines_take_single_precision_saes(dtype):
     update = torch.randn(2, 128, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     edits = feature(1, "mid.0").add(3) + feature((4, 9), "mid.0").scale(-1) + Block("mid.0").scale(0.5)
-    site = EditedBlock(Program(tuple(edits), 128), None, None)
+    site = EditedBlock([ImageEdits(Program(tuple(edits), 128))])
     run = type("Run", (), {"step": 0, "branches": ("cond",) * 2, "samples": np.arange(2)})
     hidden = torch.zeros_like(update)
     half = site.edited(hidden, update, run)

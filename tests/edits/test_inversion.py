@@ -55,6 +55,28 @@ def test_the_same_seed_gives_the_same_inversion_and_size_is_free(tiny):
     assert not torch.equal(first.states, invert(tiny, wide, steps=2, seed=5).states)
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+def test_latents_are_those_that_the_pipeline_decodes(tiny_folder, shifted):
+    """The pipeline's own decoder, and its encoder's moments in numpy, are the truth."""
+    from unbox import load
+
+    model, image = load(str(tiny_folder)), NOISE
+    config = {"latents_mean": [0.3, -0.1, 0.2, -0.4], "latents_std": [0.5, 1.5, 0.8, 1.2]} if shifted else {}
+    model.pipeline.vae.register_to_config(**config)
+    call = {"seed": 3, "steps": 2, "guidance": 0.0, "height": 64, "width": 64}
+    (latents,), (wanted,) = (model.generate("a cat", **call, output=output) for output in ("latent", "pil"))
+    assert np.array_equal(np.asarray(decoded(model, latents[None])), np.asarray(wanted))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        raw = model.pipeline.vae.encode(pixels).latent_dist.mode().numpy()
+    mean, deviation = (
+        config.get(name, default) for name, default in (("latents_mean", 0), ("latents_std", 1))
+    )
+    shape = (1, -1, 1, 1)
+    truth = (raw - np.reshape(mean, shape)) / np.reshape(deviation, shape) * 0.13025
+    assert np.allclose(encoded(model, image).numpy(), truth, atol=1e-5)
+
+
 def test_bundled_weights_hold_a_picture_of_their_world():
     """The model alone, from the noised picture of step 2, draws nearly what the VAE keeps of it."""
     import unbox

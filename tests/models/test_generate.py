@@ -9,6 +9,7 @@ from PIL import Image
 from unbox.errors import UnboxError
 from unbox.models import SYSTEMS, Micro, image_seed, load
 from unbox.models.conditioning import MicroHook
+from unbox.models.schedulers import V3_SIGMA_MAX
 from unbox.prompt import Prompt
 
 TRAILING = {"timestep_spacing": "trailing"}
@@ -236,3 +237,29 @@ def test_image_seed_is_stable_and_spread():
     assert image_seed(0, 1) != image_seed(1, 0)
     assert len({image_seed(7, i) for i in range(10_000)}) > 9_990
     assert all(0 <= image_seed(3, i) < 2**32 for i in range(100))
+
+
+def test_the_sigma_of_a_large_canvas_is_put_back(tiny_v, monkeypatch):
+    """Also after a run that failed: the next one, of the bare pipeline too, begins where it would have."""
+    row = replace(SYSTEMS["novelai-v3"], size=64)
+    model = load(tiny_v, system=row)
+    begins = model.pipeline.scheduler.alphas_cumprod.clone()
+    call = {"seed": 0, "steps": 2, "guidance": 0.0, "output": "latent"}
+    small = model.generate("a cat", **call)[0]
+    firsts = []
+    note = lambda *_: firsts.append(float(model.pipeline.scheduler.sigmas[0]))  # noqa: E731
+    handle = model.unet.register_forward_pre_hook(note)
+    model.generate("a cat", height=128, width=128, **call)
+    assert firsts[0] == pytest.approx(2 * V3_SIGMA_MAX, rel=1e-4)
+    assert torch.equal(model.pipeline.scheduler.alphas_cumprod, begins)
+    assert torch.equal(model.generate("a cat", **call)[0], small)
+    handle.remove()
+
+    def fail(*_):
+        raise RuntimeError("on purpose")
+
+    handle = model.unet.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        model.generate("a cat", height=128, width=128, **call)
+    handle.remove()
+    assert torch.equal(model.pipeline.scheduler.alphas_cumprod, begins)

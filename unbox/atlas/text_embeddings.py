@@ -30,22 +30,28 @@ def embed(model: "Model", texts: Sequence[str], batch: int = 64) -> np.ndarray:
     ]
     slices = (texts[start : start + batch] for start in range(0, len(texts), batch))
     with exclusive(model, "embedding texts"):
-        parts = [np.concatenate([_encode(*pair, part) for pair in encoders], axis=1) for part in slices]
+        device = model.device  # under offload the encoders' own is not where they compute
+        parts = [
+            np.concatenate([_encode(*pair, part, device) for pair in encoders], axis=1) for part in slices
+        ]
     return np.concatenate(parts)
 
 
 def _encode(
-    tokenizer: "CLIPTokenizer", encoder: "CLIPTextModel | CLIPTextModelWithProjection", texts: Sequence[str]
+    tokenizer: "CLIPTokenizer",
+    encoder: "CLIPTextModel | CLIPTextModelWithProjection",
+    texts: Sequence[str],
+    device: torch.device,
 ) -> np.ndarray:
     tokens = tokenizer(
         list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
         return_tensors="pt",
     )  # fmt: skip
-    output = encoder(tokens.input_ids.to(encoder.device), output_hidden_states=True)
+    output = encoder(tokens.input_ids.to(device), output_hidden_states=True)
     hidden = output.hidden_states[-2].float()
     # The padding token may be the end token itself: count tokens up to the first end token.
-    ends = (tokens.input_ids == tokenizer.eos_token_id).int().argmax(1, keepdim=True)
-    real = (torch.arange(hidden.shape[1])[None] <= ends).to(hidden)[..., None]
+    ends = (tokens.input_ids.to(device) == tokenizer.eos_token_id).int().argmax(1, keepdim=True)
+    real = (torch.arange(hidden.shape[1], device=device)[None] <= ends).to(hidden)[..., None]
     vectors = [(hidden * real).sum(1) / real.sum(1)]
     if getattr(output, "text_embeds", None) is not None:
         vectors.append(output.text_embeds.float())

@@ -8,12 +8,12 @@ from typing import TypeAlias
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from einops import rearrange
-from torch.utils.hooks import RemovableHandle
 
 from unbox.capture.activations import layer_path, module_of, network_of
 from unbox.capture.compiled import refuse_compiled
 from unbox.capture.once import OnceRuns
 from unbox.errors import UnboxError
+from unbox.models.block_hooks import Handle, hook_block
 from unbox.models.clock import Clock, Moment
 from unbox.models.model import Model
 from unbox.site import Activation, Site
@@ -68,7 +68,7 @@ class _SiteReader:
         self.network, self.module = network_of(model, site), module_of(model, site)
         self._grid: tuple[int, ...] = ()
 
-    def attach(self, activation: Activation) -> Iterator[RemovableHandle]:
+    def attach(self, activation: Activation) -> Iterator[Handle]:
         """Hook what gives an activation."""
         kind, path = activation.kind, self.site.path
         if kind == "skip":
@@ -80,7 +80,7 @@ class _SiteReader:
             yield up.register_forward_pre_hook(read, with_kwargs=True)
         elif kind in ("update", "input", "output"):
             block = self._part(path, activation)
-            yield block.register_forward_hook(partial(self._block, activation), with_kwargs=True)
+            yield hook_block(block, partial(self._block, activation))
         else:
             part = self._part(layer_path(self.site, kind, activation.layer), activation)
             if self.site.layout == "maps":

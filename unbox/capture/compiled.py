@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from unbox.errors import UnboxError
+from unbox.models.block_hooks import shows_block
 
 
 def refuse_compiled(network: torch.nn.Module, path: str, name: str) -> None:
@@ -12,6 +13,8 @@ def refuse_compiled(network: torch.nn.Module, path: str, name: str) -> None:
 
     `name`: what would be read or changed there.
     """
+    if shows_block(network.get_submodule(path)):
+        return
     for place, module in _within(network, path):
         whole = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         if not whole and not hasattr(module.forward, "_torchdynamo_orig_callable"):
@@ -23,8 +26,8 @@ def refuse_compiled(network: torch.nn.Module, path: str, name: str) -> None:
             )
         raise UnboxError(
             f"{f'{place} of the network' if place else 'the network'} is compiled as a whole, so hooks for "
-            f"{name} would never fire; load with compile=True, or call unet.compile_repeated_blocks(), which "
-            "leaves the blocks visible"
+            f"{name} would never fire; load with compile=True or call unet.compile_repeated_blocks(), which "
+            "leaves the blocks visible, or load with compile_whole=True, for what blocks are given and give"
         )
 
 

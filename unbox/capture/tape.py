@@ -7,7 +7,6 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from unbox.capture.activation_hooks import Args, Kwargs, Values, watch
 from unbox.capture.activations import activations_of, module_of, site_of
@@ -38,6 +37,9 @@ RecordedKind = Literal[
 #: Makes what is kept of values.
 Copy = Callable[[Values], torch.Tensor]
 
+#: Images, step and branches of a forward's rows.
+Rows = tuple[tuple[int, ...], int, tuple[str, ...]]
+
 
 class RecordedBatch(NamedTuple):
     """What one UNet forward gave at one site: row r belongs to image samples[r] and branch branches[r]."""
@@ -51,7 +53,8 @@ class RecordedBatch(NamedTuple):
 class Tape:
     """What was recorded. `tape["mid.0"]`: (sample, step, branch, y, x, channel) of the first kind asked for.
 
-    Images count on over several calls of the pipeline. `steps` and `branches` name those axes.
+    Images count on over several calls of the pipeline. `steps` and `branches` name those axes. Of a step that
+    a solver comes to twice (Heun: first at a guess of its latents, then at them) the last visit is kept.
     """
 
     def __init__(self, model: Model, now: Clock, recorded: Mapping[str, Sequence[str]]) -> None:
@@ -59,7 +62,7 @@ class Tape:
         self.blocks = tuple(recorded)
         self.what = tuple(dict.fromkeys(kind for kinds in recorded.values() for kind in kinds))
         self._model, self._clock, self._recorded = model, now, recorded
-        self._parts: dict[tuple[str, str, int], list[RecordedBatch]] = defaultdict(list)
+        self._parts: dict[tuple[str, str, int], dict[Rows, RecordedBatch]] = defaultdict(dict)
         self._visits: dict[tuple[int | str, str, int], int] = defaultdict(int)
         self._first = self._end = 0
 
@@ -75,14 +78,16 @@ class Tape:
     def steps(self) -> tuple[int, ...]:
         """The scheduler's step indices that were recorded, ascending; (0,) where only text encoders or the
         VAE were."""
-        every = [(self._model.all_sites[name].once, parts) for (name, _, _), parts in self._parts.items()]
+        every = [
+            (self._model.all_sites[name].once, parts.values()) for (name, _, _), parts in self._parts.items()
+        ]
         of_steps = [parts for once, parts in every if not once] or [parts for _, parts in every]
         return _steps(part for parts in of_steps for part in parts)
 
     @property
     def branches(self) -> tuple[str, ...]:
         """The branches that were recorded, "cond" first."""
-        return _branches(part for parts in self._parts.values() for part in parts)
+        return _branches(part for parts in self._parts.values() for part in parts.values())
 
     def __getitem__(self, block: str) -> torch.Tensor:
         """`read(block)` of the first kind that was recorded of it."""
@@ -109,11 +114,12 @@ class Tape:
             part
             for (name, _, _), parts in self._parts.items()
             if self._model.all_sites[name].component == site.component
-            for part in parts
+            for part in parts.values()
         ]
         wanted = _branches(together) if branch is None else (branch,)
         axes = _steps(together), wanted
-        tables = [self._assemble(self._parts[block, what, n], f"{what} of {block}", *axes) for n in layers]
+        of_layers = [list(self._parts[block, what, n].values()) for n in layers]
+        tables = [self._assemble(parts, f"{what} of {block}", *axes) for parts in of_layers]
         in_layers = what in (*KINDS, *LAYER_KINDS) and site.layout == "maps"
         table = torch.stack(tables, dim=3) if in_layers else tables[0]
         if what in ("self_heads", "cross_heads"):
@@ -149,14 +155,13 @@ class Tape:
         layer = module.transformer_blocks[0]  # type: ignore[index]
         return int(layer.attn1.heads if what == "self_heads" else layer.attn2.heads)  # type: ignore[union-attr, arg-type]
 
-    def _begin(self, pipeline: DiffusionPipeline, unet: torch.nn.Module, args: Args, kwargs: Kwargs) -> None:
+    def _begin(self, unet: torch.nn.Module, args: Args, kwargs: Kwargs) -> None:
         """Before each UNet forward: tell a new call of the pipeline from the next step of this one.
 
         A call visits an image's step as often as the scheduler lists its timestep (two-stage solvers: twice).
         """
         moment = self._clock.moment
-        allowed = max(1, pipeline.scheduler.timesteps.tolist().count(moment.timestep))
-        self._visit(moment.step, moment, allowed)
+        self._visit(moment.step, moment, moment.visits)
 
     def _visit(self, what: int | str, moment: Moment, allowed: int = 1) -> None:
         """Count images on where what is visited has been in this call of the pipeline already."""
@@ -171,8 +176,9 @@ class Tape:
     def _append(self, site: Site, kind: str, layer: int, moment: Moment, rows: torch.Tensor) -> None:
         samples = tuple(self._first + int(i) for i in moment.samples)
         self._end = max(self._end, 1 + max(samples))
-        batch = RecordedBatch(samples, moment.step, moment.branches, rows)
-        self._parts[site.name, kind, layer].append(batch)
+        parts, key = self._parts[site.name, kind, layer], (samples, moment.step, moment.branches)
+        parts.pop(key, None)  # the last visit comes last
+        parts[key] = RecordedBatch(*key, rows)
 
     def _keep(self, copy: Copy, activation: Activation, moment: Moment, values: Values) -> None:
         """Keep what an activation gave; what runs before the UNet begins a call."""
@@ -239,8 +245,7 @@ def record(
         now = stack.enter_context(clock(model, "recording", wait))
         tape = Tape(model, now, recorded)
         for pipeline in model.pipelines:
-            begin = partial(tape._begin, pipeline)
-            stack.callback(pipeline.unet.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            stack.callback(pipeline.unet.register_forward_pre_hook(tape._begin, with_kwargs=True).remove)
         stack.enter_context(watch(model, now, activations, partial(tape._keep, copy)))
         if maps:
 

@@ -7,11 +7,14 @@ from tyro.conf import Positional
 
 from unbox.cli.model_options import Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
+from unbox.json_types import JSON
 from unbox.models.sampling_options import RunOptions
 from unbox.validation import Count, FilePath, Seed, StepIndex, Text, validated
 
 if TYPE_CHECKING:
+    from unbox.edit import Edits
     from unbox.edits import Inversion
+    from unbox.models import Model
     from unbox.sae import SAE
 
 
@@ -21,7 +24,8 @@ class InvertCommand:
 
     The image is encoded, noised to the level of step --start, and drawn again; what the model's steps lack to
     give it back is kept as corrections. Prints the PSNR with and without them. With --saes it prints the
-    strongest features of each block, with --edits it draws the image with the edits.
+    strongest features of each block, with --edits it draws the image with the edits. A PNG of the same
+    request that is there already is kept; one of another is refused.
     """
 
     image: Positional[FilePath]
@@ -35,6 +39,8 @@ class InvertCommand:
     """Step that the run begins at: later ones keep more of the image and leave edits less room."""
     seed: Seed = 0
     """Seed of the noise."""
+    overwrite: bool = False
+    """Replace a PNG of another request."""
     edits: FilePath | None = None
     """JSON file of edits to apply."""
     saes: FilePath | None = None
@@ -50,7 +56,7 @@ class InvertCommand:
 
         from unbox.edits import invert, load_edits
         from unbox.model_mismatch import check_same_model
-        from unbox.models.png_record import png_path, save_png
+        from unbox.models.png_record import holds, png_path, save_png
         from unbox.picture_file import read_picture
         from unbox.run_folder import check_writable_file
         from unbox.sae import load_saes
@@ -66,7 +72,10 @@ class InvertCommand:
         check_same_model(saes, model=model, policy=self.model_mismatch)
         height, width = self.sampling.size(model.size)
         image = ImageOps.fit(picture, (width, height))
-        steps, guidance = self.sampling.steps, self.sampling.guidance
+        steps, guidance = self.sampling.settled(model.system.steps, model.system.guidance)
+        chosen = {"steps": steps, "guidance": guidance, "height": height, "width": width}
+        record = {**self.record(model, edits), **chosen}
+        there = holds(self.out, record, self.overwrite)
         inversion = invert(
             model, image, self.prompt, steps=steps, start=self.start, guidance=guidance, seed=self.seed
         )
@@ -75,11 +84,31 @@ class InvertCommand:
         print(f"model alone gives {psnr['model']} (PSNR to the image)")
         for line in strongest(inversion, saes, 5 if self.limit is None else self.limit):
             print(line)
-        record = {"prompt": self.prompt, "seed": self.seed, "steps": inversion.steps, "start": self.start}
-        record |= {"inverted": self.image.name, "edits": edits.to_json() if edits else None}
         drawn = inversion.draw(edits)
         with unit(last=True):
-            print(f"wrote {save_png(drawn, self.out, record)}")
+            print(f"{self.out} is there already" if there else f"wrote {save_png(drawn, self.out, record)}")
+
+    def record(self, model: "Model", edits: "Edits | None") -> dict[str, JSON]:
+        """What decides the image, besides its size, steps and guidance."""
+        from activation_store import digest
+        from unbox.sae import SAE
+
+        given = {"unet": self.model.unet, "lora": self.model.lora, "dtype": self.model.dtype}
+        saes = {edit.source or edit.block: edit.sae for edit in edits or ()}
+        digests: dict[str, JSON] = {name: sae.identity for name, sae in saes.items() if isinstance(sae, SAE)}
+        return {
+            "model": self.model.model,
+            "system": model.system.name,
+            "model_identity": model.identity,
+            **{name: str(value) for name, value in given.items() if value is not None},
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "start": self.start,
+            "inverted": self.image.name,
+            "image_digest": digest(self.image),
+            "edits": edits.to_json() if edits else None,
+            **({"saes": digests} if digests else {}),
+        }
 
 
 def strongest(inversion: "Inversion", saes: "dict[str, SAE]", count: int) -> list[str]:

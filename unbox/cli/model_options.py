@@ -51,6 +51,8 @@ class ModelOptions:
     """Keep parts on the CPU until they are needed: slower, less accelerator memory."""
     compile: bool = False
     """Compile the repeated blocks: the first image is slow, the next ones are faster."""
+    compile_whole: bool = False
+    """Compile the whole UNet: edits and recorded updates still work, nothing inside blocks is recorded."""
     offline: bool = False
     """Never touch the network."""
     allow_pickle: bool = False

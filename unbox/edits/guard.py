@@ -53,8 +53,9 @@ class Guard:
     mode: Mode = "clip"
     """`clip`: an edited update outside the limits is scaled to the nearer one. `rescale`: every edited update
     is scaled to the norm it had before, put inside the limits."""
-    counts: dict[str, list[int]] = field(default_factory=dict, init=False, compare=False)
-    """Block -> [positions edited, positions whose norm was outside the limits], over all runs so far."""
+    _found: dict[tuple[str, torch.device], Tensor] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def delta(self, block: str, update: Tensor, delta: Tensor) -> Tensor:
         """The delta that keeps `update + delta` inside the limits; (images, y, x, d), zero where it was."""
@@ -66,11 +67,22 @@ class Guard:
         edited = (delta != 0).any(-1, keepdim=True)
         outside = edited & ((norm < low) | (norm > high))
         wanted = (update.norm(dim=-1, keepdim=True) if self.mode == "rescale" else norm).clamp(low, high)
-        counts = self.counts.setdefault(block, [0, 0])
-        counts[0] += int(edited.sum())
-        counts[1] += int(outside.sum())
+        found = torch.stack([edited.sum(), outside.sum()])
+        place = (block, found.device)
+        self._found[place] = self._found[place] + found if place in self._found else found
         touched = edited if self.mode == "rescale" else outside
         return torch.where(touched, moved * (wanted / norm.clamp(min=1e-12)) - update, delta)
+
+    @property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Block -> positions edited, and positions whose norm was outside the limits, over all runs so far;
+        waits for the device, where they are counted."""
+        counts: dict[str, tuple[int, int]] = {}
+        for (block, _), found in self._found.items():
+            edited, outside = counts.get(block, (0, 0))
+            more = found.cpu().tolist()
+            counts[block] = edited + more[0], outside + more[1]
+        return counts
 
     def report(self) -> dict[str, float]:
         """Block -> share of edited positions whose norm was outside the limits, so far."""

@@ -1,6 +1,5 @@
 """Edits resolved against their dictionaries: units, directions, and the coefficients of named features."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, Self, cast
@@ -13,6 +12,7 @@ from unbox.dictionary import Dictionary
 from unbox.edit import Edit
 from unbox.edit_ops import OPS
 from unbox.errors import UnboxError
+from unbox.models.devices import to_device
 from unbox.sae.codes import Codes
 
 
@@ -41,26 +41,25 @@ class Line:
     def W_dec(self) -> Tensor:
         return self.vector[None]
 
-    def coefficients(self, update: Tensor, features: Sequence[int]) -> Tensor:
+    def to(self, device: torch.device) -> "Line":
+        """The direction on a device."""
+        return Line(to_device(self.vector, device))
+
+    def coefficient(self, update: Tensor) -> Tensor:
+        """(..., d) -> (..., 1)."""
         vector = self.vector.to(update)
         return ((update @ vector) / vector.square().sum())[..., None]
 
 
-def coefficients(dictionary: TensorDictionary | Line, update: Tensor, features: Sequence[int]) -> Tensor:
-    """Codes of the named features only: (..., d) -> (..., len(features)), zero where a feature is not active.
+def coefficients(dictionary: TensorDictionary, update: Tensor, slots: Tensor, count: int) -> Tensor:
+    """Codes of some features only: (..., d) -> (..., count), zero where a feature is not active.
 
-    A full encode decides which latents are among the k; no (..., n) tensor is made beyond the encoder's own.
+    `slots` (n,) int64: the place of each of the dictionary's features among them, `count` for all others. A
+    full encode decides which are active; no (..., n) tensor is made beyond the encoder's own.
     """
-    if isinstance(dictionary, Line):
-        return dictionary.coefficients(update, features)
-    positions = update[..., 0].numel()
-    memory_limit.require(
-        8 * positions * (len(features) + 1), f"{len(features):,} features' activations at once"
-    )
+    memory_limit.require(8 * update[..., 0].numel() * (count + 1), f"{count:,} features' activations at once")
     codes = dictionary.encode(update.to(dictionary.W_dec))
-    slots = torch.full((len(dictionary.W_dec),), len(features), device=codes.indices.device)
-    slots[torch.as_tensor(features, device=slots.device)] = torch.arange(len(features), device=slots.device)
-    found = codes.values.new_zeros((*codes.values.shape[:-1], len(features) + 1))
+    found = codes.values.new_zeros((*codes.values.shape[:-1], count + 1))
     return found.scatter_add(-1, slots[codes.indices.long()], codes.values)[..., :-1].to(update)
 
 

@@ -1,9 +1,9 @@
 """The clock of a sampling run: which step, timestep, branch and image each row of a UNet forward belongs to.
 
 The step comes from the scheduler's timesteps and the branch from the pipeline's guidance; neither is ever
-counted or guessed from batch size. `with clock(model) as now:` works around `model.generate`, around a bare
-`model.pipeline(...)` call, and around calls of `model.unet`. The thread that has the clock has the
-model alone.
+counted or guessed from batch size, and in the denoising loop finding them waits for no device.
+`with clock(model) as now:` works around `model.generate`, around a bare `model.pipeline(...)` call, and
+around calls of `model.unet`. The thread that has the clock has the model alone.
 """
 
 import threading
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from tqdm.auto import tqdm
 
 from unbox.errors import UnboxError
 from unbox.models.finite import FiniteCheck
 from unbox.models.run_lock import exclusive
+from unbox.models.timestep_table import TimestepTable
 from unbox.stopping import stop_point
 
 
@@ -45,6 +45,8 @@ class Moment:
     timestep: float
     branches: tuple[str, ...]
     samples: np.ndarray
+    visits: int = 1
+    """How often the scheduler lists this timestep: two-stage solvers come to a step twice."""
 
 
 class Clock:
@@ -55,6 +57,7 @@ class Clock:
         self._sampling: DiffusionPipeline | None = None
         self._samples: np.ndarray | None = None
         self._branches: tuple[str, ...] | None = None
+        self._table: TimestepTable | None = None
         self.finite = FiniteCheck()
         """Looks for NaN and infinite numbers in what the run computes."""
         self._thread = threading.current_thread()
@@ -123,7 +126,7 @@ class Clock:
         stop_point()
         self._refuse_other_threads()
         sample = args[0] if args else kwargs["sample"]
-        timestep = _scalar(args[1] if len(args) > 1 else kwargs["timestep"])
+        place = self._table_of(pipeline).find(args[1] if len(args) > 1 else kwargs["timestep"])
         rows, branches = len(sample), self._branches
         if branches is None:
             in_loop = pipeline is self._sampling
@@ -137,8 +140,15 @@ class Clock:
                 f"the UNet was called with {rows} rows, but {len(branches)} branches and "
                 f"{len(samples)} images are known; say what the rows are with clock.rows(samples=, branches=)"
             )
-        self._moment = Moment(_step_of(timestep, pipeline.scheduler), timestep, branches, samples)
+        self._moment = Moment(place.step, place.timestep, branches, samples, place.visits)
         self._decoded = 0
+
+    def _table_of(self, pipeline: DiffusionPipeline) -> TimestepTable:
+        """The scheduler's timesteps, read when they are new: at the beginning of a denoising loop."""
+        timesteps = pipeline.scheduler.timesteps
+        if self._table is None or not self._table.is_of(timesteps):
+            self._table = TimestepTable.of(timesteps)
+        return self._table
 
     def _refuse_other_threads(self) -> None:
         """Calls of a bare pipeline or UNet take no lock: one from another thread is an error in both."""
@@ -158,6 +168,7 @@ class Clock:
     @contextmanager
     def _loop(self, pipeline: DiffusionPipeline, bar: tqdm) -> Iterator[tqdm]:
         before, self._sampling = self._sampling, pipeline
+        self._table_of(pipeline)  # waits for the device, which inside the loop would stop its queue
         try:
             with bar as inner:
                 yield inner
@@ -259,25 +270,3 @@ def _settings(pipeline: DiffusionPipeline) -> str:
     kind = str(next(pipeline.unet.parameters()).dtype).removeprefix("torch.")
     guidance = getattr(pipeline, "guidance_scale", None)
     return f", in {kind}" if guidance is None else f", at guidance {guidance:g} in {kind}"
-
-
-def _scalar(timestep: torch.Tensor | float) -> float:
-    values = torch.as_tensor(timestep).reshape(-1)
-    if bool((values != values[0]).any()):
-        raise UnboxError(
-            f"the rows of this UNet call are at different timesteps ({values.tolist()[:4]}...): they have no "
-            "common step; call the UNet with one timestep at a time while a run is watched"
-        )
-    return float(values[0])
-
-
-def _step_of(timestep: float, scheduler: SchedulerMixin) -> int:
-    """Rank of `timestep` among the scheduler's distinct timesteps (two-stage solvers visit some twice)."""
-    table = list(dict.fromkeys(scheduler.timesteps.tolist()))
-    if timestep not in table:
-        shown = ", ".join(f"{t:g}" for t in table[:8]) + (", ..." if len(table) > 8 else "")
-        raise UnboxError(
-            f"the UNet was called at timestep {timestep:g}, which is not one of the scheduler's ({shown}); "
-            "call pipeline.scheduler.set_timesteps(...) with the timesteps that you use"
-        )
-    return table.index(timestep)

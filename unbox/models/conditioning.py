@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from unbox.models.clock import Watched, clock
+from unbox.models.clock import Moment, Watched, clock
+from unbox.models.devices import to_device
 from unbox.models.sampling_options import Pixels, Score
 from unbox.validation import Pair, validated
 
@@ -57,16 +58,11 @@ class MicroHook:
     def attach(self, model: Watched, rows: Sequence[int] | None = None) -> Iterator[None]:
         """Attach until the context ends. `rows` restricts it to those images."""
 
+        ids = _TimeIds(self, rows)
+
         def condition(unet: torch.nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
-            given = kwargs["added_cond_kwargs"]["time_ids"]
-            refiner = given.shape[-1] == 5
-            ids = [
-                self.micros[image].ids(self.height, self.width, refiner, branch)
-                if rows is None or image in rows
-                else given[row].tolist()
-                for row, (image, branch) in enumerate(zip(now.samples, now.branches, strict=True))
-            ]
-            added = {**kwargs["added_cond_kwargs"], "time_ids": torch.tensor(ids).to(given)}
+            added = kwargs["added_cond_kwargs"]
+            added = {**added, "time_ids": ids.of(now.moment, added["time_ids"])}
             return args, {**kwargs, "added_cond_kwargs": added}
 
         with ExitStack() as stack:
@@ -74,3 +70,29 @@ class MicroHook:
             for pipeline in model.pipelines:
                 stack.callback(pipeline.unet.register_forward_pre_hook(condition, with_kwargs=True).remove)
             yield
+
+
+class _TimeIds:
+    """Time ids of a run's forwards, sent to the device once for each batch of images."""
+
+    def __init__(self, hook: MicroHook, images: Sequence[int] | None) -> None:
+        self.hook, self.images = hook, images
+        self._key: tuple[object, ...] = ()
+        self._ids = self._chosen = torch.empty(0)
+
+    def of(self, moment: Moment, given: torch.Tensor) -> torch.Tensor:
+        """What the UNet is to be given instead of `given` (rows, 6 or 5)."""
+        key = (moment.branches, tuple(moment.samples.tolist()), given.shape, given.dtype, given.device)
+        if key != self._key:
+            hook, refiner = self.hook, given.shape[-1] == 5
+            rows = list(zip(moment.samples.tolist(), moment.branches, strict=True))
+            chosen = [self.images is None or image in self.images for image, _ in rows]
+            none = [0.0] * given.shape[-1]
+            ids = [
+                hook.micros[image].ids(hook.height, hook.width, refiner, branch) if mine else none
+                for (image, branch), mine in zip(rows, chosen, strict=True)
+            ]
+            self._ids = to_device(torch.tensor(ids), given)
+            self._chosen = to_device(torch.tensor(chosen)[:, None], given.device)
+            self._key = key
+        return torch.where(self._chosen, self._ids, given)

@@ -72,3 +72,15 @@ def _available(kind: str) -> bool:
     """Whether an accelerator of this kind is here."""
     backend = torch.backends.mps if kind == "mps" else getattr(torch, kind)
     return bool(backend.is_available())
+
+
+def to_device(x: torch.Tensor, target: torch.Tensor | torch.device) -> torch.Tensor:
+    """`x` of the host on a device, or on the device and in the type of a tensor, which nothing waits for.
+
+    A GPU fetches it from pinned memory while the host goes on; torch keeps that memory until it has.
+    """
+    device = target if isinstance(target, torch.device) else target.device
+    dtype = x.dtype if isinstance(target, torch.device) else target.dtype
+    if device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():
+        x = x.to(dtype).pin_memory()
+    return x.to(device=device, dtype=dtype, non_blocking=device.type == "cuda")

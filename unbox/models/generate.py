@@ -16,7 +16,7 @@ from unbox.models.calls import RENAMED, Call, ImageCall, Prompts, Sampling, imag
 from unbox.models.checks import check_pictures, check_sampling
 from unbox.models.clock import clock
 from unbox.models.conditioning import Micro, MicroHook
-from unbox.models.hooks import Attachable, Hook, Hookable, as_hook
+from unbox.models.hooks import Attachable, Hook, Hookable, ImageHook, as_hook
 from unbox.models.image_memory import require_pictures, require_run
 from unbox.models.negative_prompts import negative_prompts
 from unbox.models.prompt_length import unlogged, warn_of_cut
@@ -74,6 +74,10 @@ def _generate(model: Sampled, images: Sequence[ImageCall], sampling: Sampling) -
     """The images in batches, with the clock and the hooks on."""
     call, results = sampling.call, list[Any]()
     with ExitStack() as stack:
+        scheduler = model.pipeline.scheduler
+        if isinstance(scheduler, NativeEulerScheduler) and not sampling.system.image_to_image:
+            sigma = sigma_max_for(sampling.height, sampling.width, V3_SIGMA_MAX, model.size)
+            stack.enter_context(scheduler.with_sigma_max(sigma))
         now = stack.enter_context(clock(model))
         for hook, rows in _hooks(images, sampling):
             stack.enter_context(hook.attach(model, rows))
@@ -111,8 +115,15 @@ def _hooks(images: Sequence[ImageCall], sampling: Sampling) -> Iterator[tuple[Ho
     for index, image in enumerate(images):
         if image.edit is not None:
             groups.setdefault(id(image.edit), (image.edit, []))[1].append(index)
+    of_images: dict[type[ImageHook], list[tuple[ImageHook, list[int] | None]]] = {}
     for edit, rows in groups.values():
-        yield as_hook(edit), None if len(rows) == len(images) else rows
+        of_edit, some = as_hook(edit), None if len(rows) == len(images) else rows
+        if isinstance(of_edit, ImageHook):
+            of_images.setdefault(type(of_edit), []).append((of_edit, some))
+        else:
+            yield of_edit, some
+    for kind, hooks in of_images.items():
+        yield kind.together(hooks), None
     for hook in sampling.call.hooks:
         yield as_hook(hook), None
 
@@ -139,7 +150,7 @@ def _sample(model: Sampled, batch: Sequence[ImageCall], sampling: Sampling) -> l
         given |= {"image": [image.image for image in batch], "strength": call.strength}
         return list(_call(model.pipeline, given, negatives))
     if isinstance(model.pipeline.scheduler, NativeEulerScheduler):
-        given["latents"] = _prepare_native(model, generators, sampling)
+        given["latents"] = _native_noise(model, generators, sampling)
     if model.refiner is None:
         return list(_call(model.pipeline, given | size, negatives))
     ending = {"denoising_end": system.split, "output_type": "latent"}
@@ -166,12 +177,8 @@ def _call(pipeline: DiffusionPipeline, arguments: dict[str, Any], negatives: Seq
         pipeline.set_progress_bar_config(**config)
 
 
-def _prepare_native(
-    model: Sampled, generators: Sequence[torch.Generator], sampling: Sampling
-) -> torch.Tensor:
-    """Unit noise in float32 (its product with sigma_max overflows float16), and sigma_max for the canvas."""
-    scheduler = model.pipeline.scheduler
-    scheduler.set_sigma_max(sigma_max_for(sampling.height, sampling.width, V3_SIGMA_MAX, model.size))
+def _native_noise(model: Sampled, generators: Sequence[torch.Generator], sampling: Sampling) -> torch.Tensor:
+    """Unit noise in float32: its product with sigma_max overflows float16."""
     scale = model.pipeline.vae_scale_factor
     shape = (1, model.pipeline.unet.config.in_channels, sampling.height // scale, sampling.width // scale)
     noise = [torch.randn(shape, generator=each) for each in generators]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import singledispatch
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 
@@ -33,6 +33,16 @@ class Hook(Protocol):
 
     def attach(self, model: Hookable, rows: Sequence[int] | None) -> AbstractContextManager[object]:
         """Attach to `model` until the context ends; `rows`: image indices it applies to, None for all."""
+        ...
+
+
+@runtime_checkable
+class ImageHook(Hook, Protocol):
+    """A hook for some images of a run; those of several images attach as one."""
+
+    @classmethod
+    def together(cls, hooks: Sequence[tuple[Self, Sequence[int] | None]]) -> Hook:
+        """One hook for all, each with its images."""
         ...
 
 

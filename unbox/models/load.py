@@ -34,6 +34,7 @@ _RULES = {
     "source": Text,
     "offload": Literal["model", "sequential"] | None,
     "compile": bool,
+    "compile_whole": bool,
     "download": bool,
     "vae": Text | None,
     "allow_pickle": bool,
@@ -52,6 +53,7 @@ def load(
     config: str | Path | None = None,
     offload: str | None = None,
     compile: bool = False,
+    compile_whole: bool = False,
     download: bool = True,
     allow_pickle: bool = False,
 ) -> Model:
@@ -66,14 +68,16 @@ def load(
     neither fetched nor read.
     `dtype`: default as stored where the device computes in it, see `unbox.models.devices.computed_type`.
     `device`: default the accelerator if there is one. `offload`: "model" or "sequential". `compile` compiles
-    the repeated blocks (hooks still fire). `download=False` never touches the network. `allow_pickle`:
-    tensors of a folder that has its weights as pickles alone are read, and nothing else of them.
+    the repeated blocks (hooks still fire), `compile_whole` the whole UNet (edits and what blocks are given
+    and give can still be had, nothing inside them). `download=False` never touches the network.
+    `allow_pickle`: tensors of a folder that has its weights as pickles alone are read, and nothing else.
     Raises UnboxError for unknown names, weights that are nowhere, and weights that do not fit the system.
     """
     source = str(source)
     vae = None if vae is None else str(vae)
-    arguments = {"source": source, "offload": offload, "compile": compile, "download": download}
-    parts = {"unet": unet, "lora": lora, "config": config, "vae": vae, "allow_pickle": allow_pickle}
+    arguments = {"source": source, "offload": offload, "compile": compile, "compile_whole": compile_whole}
+    parts = {"unet": unet, "lora": lora, "config": config, "vae": vae, "download": download}
+    parts["allow_pickle"] = allow_pickle
     for name, value in {**arguments, **parts}.items():
         checked(_RULES.get(name, FilePath | None), name, value, "load")  # type: ignore[arg-type]  # rules
     row, reference = _find(source, system)
@@ -83,6 +87,9 @@ def load(
         raise UnboxError(
             f"config (--config) is for a single-file checkpoint; {source} is a folder with its own"
         )
+    if compile_whole and (compile or offload == "sequential"):
+        beside = "compile (--compile)" if compile else "offload='sequential' (--offload sequential)"
+        raise UnboxError(f"compile_whole (--compile-whole) cannot be beside {beside}: leave one of them out")
     target = find_device(device)
     over = dict(_parts(row, unet, lora, download))
     base = _Base(
@@ -107,6 +114,10 @@ def load(
     model = Model(pipeline, row, source, refiner)
     for each in model.pipelines:
         bound_vae(each)
+        if compile_whole:
+            from unbox.models.block_hooks import compile_whole as compile_unet
+
+            compile_unet(each.unet)
         _place(each, target, offload)
         if compile:
             each.unet.compile_repeated_blocks()

@@ -1,0 +1,82 @@
+"""Edits and recording on a UNet compiled as a whole are those of one that is not."""
+
+import pytest
+import torch
+
+from tests.edits.dictionaries import random_sae
+from tests.models.tiny import tiny_pipeline
+from unbox import load, record
+from unbox.errors import UnboxError
+from unbox.models.block_hooks import compile_whole
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch's own compiler
+
+SAE = random_sae("up.0.1", width=128, latents=64, k=4)
+EDIT = SAE.feature(3).add(60, unit="absolute", where=(0, 0, 0.5, 1)) + SAE.feature((1, 2)).scale(-2, steps=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_pipeline(tmp_path_factory.mktemp("tiny"), timestep_spacing="trailing")
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return load(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def compiled(folder):
+    model = load(folder, device="cpu")
+    compile_whole(model.unet, backend="aot_eager")
+    return model
+
+
+def made(model, edits=None, blocks=("up.0.1", "mid.0")):
+    call = {"steps": 2, "guidance": 3.0, "height": 64, "width": 64, "output": "latent"}
+    with record(model, blocks, ("update", "input")) as tape:
+        images = model.generate(["a cat", "a dog"], seeds=[1, 2], edits=edits, **call)
+    return torch.stack(images), tape
+
+
+def test_edits_steps_and_branches_are_those_of_the_written_unet(plain, compiled):
+    for edits in (None, [None, EDIT]):
+        (images, tape), (wanted, truth) = made(compiled, edits), made(plain, edits)
+        assert torch.equal(images, wanted)
+        assert (tape.steps, tape.branches) == (truth.steps, truth.branches) == ((0, 1), ("cond", "uncond"))
+        for block in tape.blocks:
+            for kind in ("update", "input"):
+                assert torch.equal(tape.read(block, kind), truth.read(block, kind))
+    assert not torch.equal(made(compiled)[0], made(compiled, EDIT)[0])
+
+
+def test_edits_come_and_go_without_compiling_again(compiled):
+    made(compiled)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        first = made(compiled, EDIT)[0]
+        made(compiled, SAE.feature(9).add(3, unit="absolute"))
+        assert torch.equal(made(compiled, EDIT)[0], first)
+
+
+@pytest.mark.parametrize("what", ["self", "cross", "skip", "ff_input", "self_heads"])
+def test_inside_of_blocks_nothing_is_recorded_silently(compiled, what):
+    with pytest.raises(UnboxError, match="compiled"), record(compiled, "up.0.1", what):
+        pass
+
+
+def test_what_cannot_be_compiled_is_refused(folder, compiled):
+    with pytest.raises(UnboxError, match="compiled already"):
+        compile_whole(compiled.unet)
+    with pytest.raises(UnboxError, match=r"--compile-whole.* cannot be beside compile"):
+        load(folder, compile=True, compile_whole=True)
+    with pytest.raises(UnboxError, match=r"--compile-whole.* cannot be beside offload='sequential'"):
+        load(folder, compile_whole=True, offload="sequential")
+
+
+@pytest.mark.slow
+def test_the_compiler_that_users_get(plain, folder):
+    """Inductor: kernels of its own, so images agree within rounding."""
+    model = load(folder, device="cpu", compile_whole=True)
+    (images, tape), (wanted, truth) = made(model, EDIT), made(plain, EDIT)
+    assert torch.allclose(images, wanted, atol=1e-3)
+    assert torch.allclose(tape["up.0.1"], truth["up.0.1"], atol=1e-3)
