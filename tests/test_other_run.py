@@ -20,6 +20,7 @@ from tests.edits.dictionaries import random_sae
 from tests.models.tiny import tiny_pipeline
 from tests.sae.test_sae_identity import CHANGES
 from tests.sae.worlds import noise
+from tests.training.data.pictures import folder_of
 from unbox.atlas import Atlas, AtlasPlan, build
 from unbox.capture import collect
 from unbox.capture.add_blocks import add_blocks
@@ -41,6 +42,8 @@ from unbox.models import Model, load
 from unbox.online import OnlineImages, train_online
 from unbox.recipes.grown_shapes import run_stage
 from unbox.recipes.grown_shapes.recipe_settings import RecipeSizes
+from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages
+from unbox.recipes.sdxl.train_sdxl import train_sdxl
 from unbox.recipes.shapes import recipe
 from unbox.sae import SAE, Plan, Spec, train
 
@@ -378,6 +381,28 @@ def grown_shapes(world: World) -> Command:
     ]})  # fmt: skip
 
 
+def sdxl_recipe(world: World) -> Command:
+    def data(name, captions):
+        return folder_of(world.home / name, dict(zip("ab", captions, strict=True)))
+
+    def run(out, model, data, seed, rank):
+        options = {"max_train_steps": 1, "mixed_precision": "no", "lora_rank": rank, "seed": seed}
+        train_sdxl(model(), TrainingImages(data=str(data)), SdxlSettings(**options), out, progress=False)
+
+    given = {
+        "model": lambda: world.model("one", 0),
+        "data": data("pictures", ("a cat", "a dog")),
+        "seed": 0,
+        "rank": 2,
+    }
+    return Command(run, given, {
+        "model": [({"model": lambda: world.model("two", 5)}, "model was one")],
+        "prompts": [({"data": data("others", ("a cat", "a boat"))}, "b.png was 'a dog', is 'a boat'")],
+        "seed": [({"seed": 1}, "seed was 0, is 1")],
+        "options": [({"rank": 3}, "lora_rank was 2, is 3")],
+    })  # fmt: skip
+
+
 COMMANDS = {
     "experiment": experiment,
     "bench riebench": riebench,
@@ -392,6 +417,7 @@ COMMANDS = {
     "sae export": export,
     "recipe shapes": grown_shapes,
     "recipe shapes-turbo": shapes_recipe,
+    "recipe sdxl": sdxl_recipe,
 }
 
 

@@ -92,3 +92,17 @@ def test_two_images_of_1024_pixels_with_an_edit_and_the_refiner_after_it_within_
             assert plan.in_memory == pytest.approx(peak, rel=0.25)
     with Image.open(tmp_path / "fine.png") as picture:
         assert picture.size == (1024, 1024)
+
+
+@pytest.mark.real_size
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(FOLDER is None, reason="UNBOX_REAL_SIZE names no folder: SDXL is not built at its size")
+def test_a_step_of_a_lora_learns_an_image_within_18_gb(tmp_path):
+    """`unbox recipe sdxl`, 512 px, one image, gradient checkpointing: encoded, learned, written."""
+    command = [sys.executable, "-m", "tests.recipes.sdxl.real_size_step", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    print(done.stdout)
+    assert float(done.stdout.split()[-2]) < 18
+    assert (tmp_path / "run" / "lora" / "pytorch_lora_weights.safetensors").is_file()

@@ -93,6 +93,7 @@ class Commands:
             "bench riebench": Scenario(self.bench_riebench),
             "recipe shapes": Scenario(self.grown),
             "recipe shapes-turbo": Scenario(self.recipe),
+            "recipe sdxl": Scenario(self.recipe_sdxl),
             "recipe real-size": Scenario(lambda out: ["recipe", "real-size", "--out", out]),
             "sae info": Scenario(lambda out: ["sae", "info", home / "saes"]),
             "sae import": Scenario(lambda out: ["sae", "import", home / "theirs", "--out", out]),
@@ -194,6 +195,11 @@ class Commands:
 
     def recipe(self, out: Path) -> Words:
         return ["recipe", "shapes-turbo", "--stages", "vae", "detector", "--out", out]
+
+    def recipe_sdxl(self, out: Path) -> Words:
+        sizes = "--data shapes --limit 6 --lora-rank 2 --max-train-steps 8 --mixed-precision no"
+        model = ("--model", "shapes-base", "--offline", "--device", "cpu")
+        return ["recipe", "sdxl", *sizes.split(), *model, "--out", out]
 
 
 def contents(out: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ NEEDED = {
     "generate": "--prompt a",
     "recipe_shapes": "--out o",
     "invert": "p.png",
+    "recipe_sdxl": "--data d --out o",
 }
 
 #: A command line -> the option that would do nothing, and what is said of it.
@@ -52,6 +53,11 @@ LINES = {
     "generate --aspect 1:1 --width 64": "--width is in the place of --aspect",
     "recipe_shapes --stages vae --pairs 5": "--pairs is of the few-step finish, which --stages leaves out",
     "recipe_shapes --dry-run --device cpu": "--device is not for --dry-run, which trains nothing",
+    "recipe_sdxl --recipe r.toml --lora-rank 4": "--lora-rank is not for --recipe",
+    "recipe_sdxl --gpus 2": "--gpus is for --dry-run",
+    "recipe_sdxl --full --lora-rank 4": "--lora-rank is of a LoRA",
+    "recipe_sdxl --offload model": "--offload is for drawing",
+    "recipe_sdxl --split train": "--split is of shapes or of a data set of the Hub",
     "invert --limit 5": "--limit is for features, which need --saes",
 }
 

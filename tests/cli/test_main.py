@@ -168,6 +168,7 @@ BEGINNINGS = {
 #: Options that mean something else in each command, and why.
 OF_EACH_COMMAND = {
     "batch_size": "what is computed together are images or rows",
+    "data": "what is read are examples of a benchmark, or images to learn",
     "dry_run": "what is planned is a store or a training",
     "out": "a command writes a folder, a PNG, a store",
 }

@@ -38,6 +38,7 @@ LINES = {
     "bench riebench": "--data {}/riebench.json --saes {}/saes --out {new}",
     "recipe shapes": "--out {new}",
     "recipe shapes-turbo": "--out {new}",
+    "recipe sdxl": "--model {}/model --data shapes --limit 4 --out {new}",
     "recipe real-size": "--out {new}",
     "sae info": "{}/saes",
     "sae import": "{}/saes --out {new}",

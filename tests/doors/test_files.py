@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from activation_store import Store, StoreError
 from tests.doors.values import JSON_VALUES, THROW, bounded_memory
+from tests.training.data.pictures import png, tar_of
 from unbox.errors import UnboxError
 
 ROOT = Path(__file__).parents[2]
@@ -164,12 +165,73 @@ def pipeline_index(path):
     return whole(path.parent)
 
 
+def recipe_file(path):
+    from unbox.recipes.sdxl.sdxl_settings import read_recipe
+
+    return read_recipe(path)
+
+
+def image_folder(path):
+    """A training set: its table of captions, read."""
+    from unbox.training.data.image_folders import ImageFolder
+
+    (path.parent / "a.png").write_bytes(png(1))
+    return list(ImageFolder(path.parent, caption="x").images())
+
+
+def tar(path):
+    from unbox.training.data.webdataset_tars import WebDatasetTars
+
+    source = WebDatasetTars((str(path),))
+    return [source.sides(image) for image in source.images()]
+
+
+def latent_cache(path):
+    from unbox.training.data.aspect_buckets import AspectBuckets
+    from unbox.training.data.latent_cache import LatentCache
+
+    return LatentCache(path.parent, AspectBuckets(((64, 64),))).record()
+
+
+def image_index(path):
+    from unbox.training.data.image_index import ImageIndex
+
+    return list(ImageIndex(path).rows())
+
+
+def latent_shard(path):
+    import numpy as np
+
+    from unbox.training.data.aspect_buckets import AspectBuckets
+    from unbox.training.data.latent_cache import LatentCache
+
+    cache = LatentCache(path.parent.parent, AspectBuckets(((64, 64),)))
+    return cache.examples(0, np.array([0]))
+
+
+def losses(path):
+    from unbox.recipes.sdxl.train_sdxl import LossLog
+
+    LossLog(path)(100, {"unet": 0.5})
+
+
 def label_answer(path):
     """What an endpoint answers, read from the file in its place."""
     from unbox.atlas.vlm_labels import Endpoint
 
     with patch("urllib.request.urlopen", lambda *_given, **_options: open(path, "rb")):
         return Endpoint("http://localhost:8000/v1", "a model").ask("a text", [])
+
+
+def shard_of(path):
+    """A shard of one cached example."""
+    import torch
+    from safetensors.torch import save_file
+
+    shapes = {"latents": (4, 8, 8), "context": (7, 16), "pooled": (16,)}
+    tensors = {name: torch.ones(1, *shape, dtype=torch.float16) for name, shape in shapes.items()}
+    sizes, digests = torch.ones(1, 6, dtype=torch.int32), torch.ones(1, 16, dtype=torch.uint8)
+    save_file({**tensors, "sizes": sizes, "digests": digests}, path)
 
 
 #: Name -> (file, how it is read, the file of an example below the examples' folder, or its text).
@@ -207,6 +269,16 @@ READERS = {
     "answer.json": (label_answer, '{"choices": [{"message": {"content": "a red circle"}}]}'),
     "result.json": (finished, '{"result": 1, "seconds": 2.0}'),
     "unbox_system.json": (system, None),
+    "recipe.toml": (recipe_file, 'lora_rank = 8\nsnr_gamma = 5.0\n[images]\ndata = "shapes"\nlimit = 7\n'),
+    "metadata.jsonl": (image_folder, '{"file_name": "a.png", "text": "a cat"}\n'),
+    "images.tar": (tar, lambda path: tar_of(path, {"1.png": png(1), "1.json": b'{"caption": "a cat"}'})),
+    "cache.json": (latent_cache, '{"version": 1, "made_of": {"VAE": "a"}, "counts": [3], "images": "ab"}'),
+    "index.jsonl": (
+        image_index,
+        '{"key": "a.png", "caption": "a", "size": 9, "stamp": 3, "height": 8, "width": 8, "place": [1]}\n',
+    ),
+    "64x64/000000.safetensors": (latent_shard, lambda path: shard_of(path)),
+    "losses.jsonl": (losses, '{"step": 50, "loss": 0.3}\n{"step": 100, "loss": 0.2}\n'),
     "hub.json": (record_of_hub, '{"repo": "a/b", "commit": "0123abcd", "digest": "89ef"}'),
 }  # fmt: skip
 
@@ -217,7 +289,10 @@ def prepared(name, made, folder):
     from unbox.models.system_table import SYSTEMS
 
     example, path = READERS[name][1], folder / name
-    if example is None and name == "link":
+    path.parent.mkdir(exist_ok=True)
+    if callable(example):
+        example(path)
+    elif example is None and name == "link":
         path.write_text(Recipe.from_json({"system": "a", "prompt": "b", "seed": 1}).to_link())
     elif example is None:
         path = SYSTEMS["shapes-turbo"].save(folder)
@@ -291,7 +366,12 @@ def test_every_reader(name, made, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in READERS if name not in ("link", "recipe.json", "result.json", "answer.json")]
+    "name",
+    [
+        name
+        for name in READERS
+        if name not in ("link", "recipe.json", "result.json", "answer.json", "losses.jsonl")
+    ],
 )
 def test_what_is_no_file(name, made, tmp_path):
     """A folder in its place, and nothing in its place, are told as mistakes too."""
@@ -329,6 +409,11 @@ THROUGH = {
     "run_folder": "run.json",
     "sae.metric_trackers": "metrics.jsonl",
     "sae.safetensors_io": "sae.safetensors",
+    "recipes.sdxl.sdxl_settings": "recipe.toml",
+    "recipes.sdxl.train_sdxl": "losses.jsonl",
+    "training.data.image_index": "index.jsonl",
+    "training.data.latent_cache": "cache.json",
+    "training.data.webdataset_tars": "images.tar",
 }
 #: Modules that take apart nothing from outside.
 OWN = {

@@ -27,6 +27,7 @@ SENTENCES = {
     "bench riebench": "finished examples are kept",
     "recipe shapes": "the steps so far are kept",
     "recipe shapes-turbo": "the steps so far are kept",
+    "recipe sdxl": "encoded images and the steps so far are kept",
     "sae import": "finished SAEs are kept",
     "sae export": "finished SAEs are kept",
     "sae push": "files that the Hub has received are kept there",

@@ -13,6 +13,7 @@ from unbox.capture.planned_run import PlannedRun
 from unbox.cli.model_options import ModelOptions
 from unbox.errors import UnboxError
 from unbox.online.online_images import OnlineImages
+from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages
 from unbox.sae.plan import SpecGrid, TrainSettings
 
 
@@ -168,6 +169,29 @@ IDLE: Mapping[str, Sequence[Idle]] = {
             ("limit",),
             lambda c: bool(c.features),
             "is for features that are not named: leave it or --features out",
+        ),
+    ),
+    "recipe sdxl": (
+        Idle(
+            (*options_of(SdxlSettings), *options_of(TrainingImages)),
+            lambda c: c.recipe is not None,
+            "is not for --recipe, whose file says settings and images: write it there",
+        ),
+        Idle(("gpus",), lambda c: not c.dry_run, "is for --dry-run; several processes train under torchrun"),
+        Idle(
+            ("lora-rank", "lora-alpha", "lora-targets"),
+            lambda c: c.settings.full,
+            "is of a LoRA, and with --full there is none",
+        ),
+        Idle(
+            ("offload", "lora"),
+            lambda c: True,
+            "is for drawing: training has the UNet in one place, and begins from a model without a LoRA",
+        ),
+        Idle(
+            ("split", "data-seed"),
+            lambda c: c.images.data is not None and not c.images.data.startswith(("shapes", "hub:")),
+            "is of shapes or of a data set of the Hub",
         ),
     ),
     "generate": (

@@ -79,6 +79,7 @@ COMMANDS = (
     Command("bench riebench", "bench:BenchRiebenchCommand", "edits between prompts, RIEBench's protocol"),
     Command("recipe shapes", "recipe:RecipeShapesCommand", "train a Shapes model, block by block"),
     Command("recipe shapes-turbo", "recipe:RecipeShapesTurboCommand", "train the bundled models again"),
+    Command("recipe sdxl", "recipe_sdxl:RecipeSdxlCommand", "train a LoRA or a UNet on images of your own"),
     Command("recipe real-size", "recipe:RecipeRealSizeCommand", "SDXL's real size, random weights"),
     Command("sae info", "sae:SAEInfoCommand", "what a folder of autoencoders holds"),
     Command("sae import", "sae:SAEImportCommand", "read the published checkpoints"),

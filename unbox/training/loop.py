@@ -10,7 +10,8 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +26,15 @@ from unbox.sae.safetensors_io import read_tensors, write_tensors
 from unbox.stopping import Stopped, stop_asked, unit
 from unbox.text_files import read_json_file
 from unbox.training.roles import Role
-from unbox.validation import Amount, Count, Positive, Real, Whole, parsed, validated
+from unbox.training.sharding import shard_module, sharded_like, whole
+from unbox.validation import Amount, Count, JSONObject, Positive, Real, Whole, parsed, validated
 
 #: The steps between which a run's pace is measured, where its length is given in minutes.
 MEASURED_FROM, MEASURED_TO = 10, 40
+#: Steps between two lines of losses.
+LOGGED = 50
+#: What is told of a run as it goes: steps done, and the moving mean of each role's loss.
+Log = Callable[[int, Mapping[str, float]], None]
 #: Several processes ask each other once in so many steps whether to stop.
 AGREED = 5
 
@@ -64,6 +70,8 @@ class CheckpointState:
     done: bool
     steps: Count
     """Length of the run."""
+    losses: JSONObject = field(default_factory=dict)
+    """Moving mean of each role's loss."""
 
     @classmethod
     def read(cls, folder: Path) -> "CheckpointState":
@@ -80,6 +88,8 @@ class Step:
     progress: float
     """Share of the run that is done, 0 to 1."""
     generator: torch.Generator
+    part: int = 0
+    """Which of the batches whose gradients are added up for one step."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +122,11 @@ def train(
     folder: Path,
     accelerator: Accelerator,
     enough: Callable[[int], bool] | None = None,
+    log: Log | None = None,
 ) -> None:
     """Train the roles in place, turn by turn, and leave them holding their averaged weights; `enough(step)`
-    may end a run before its last step.
+    may end a run before its last step. `log(steps, losses)` is told the moving means of the losses once in
+    `LOGGED` steps, in the first process.
 
     Writes a checkpoint to `folder` every `save_seconds` and before it is stopped (by a signal of
     `unbox.stopping`), and resumes from one that lies there; a finished run is loaded and returned at once.
@@ -124,7 +136,7 @@ def train(
     measuring = plan.minutes is not None and not state.steps
     generator = torch.Generator(accelerator.device)
     saved = started = time.monotonic()
-    means: dict[str, Tensor] = {}
+    means = {name: torch.tensor(value, device=accelerator.device) for name, value in state.losses.items()}
     bar = tqdm(
         total=plan.steps, initial=step, desc=folder.name, unit="step", mininterval=10,
         disable=state.done or not accelerator.is_main_process,
@@ -132,10 +144,10 @@ def train(
     with bar, unit():
         while not state.done:
             if _stopping(step, accelerator):
-                _save(roles, folder, plan, step, False, accelerator)
+                _save(roles, folder, plan, step, False, accelerator, means)
                 raise stop_asked() or Stopped(signal.SIGTERM)
             if step >= plan.steps or (enough is not None and enough(step)):
-                _save(roles, folder, plan, step, True, accelerator)
+                _save(roles, folder, plan, step, True, accelerator, means)
                 break
             if measuring and step in (MEASURED_FROM, MEASURED_TO):
                 _wait(accelerator)
@@ -147,10 +159,13 @@ def train(
             _one_step(roles, turns, plan, step, generator, accelerator, means)
             step += 1
             bar.update()
-            if step % 100 == 0:  # reading a loss waits for the device
-                bar.set_postfix({name: f"{float(value):.4f}" for name, value in means.items()}, refresh=False)
+            if step % LOGGED == 0 or step == plan.steps:  # reading a loss waits for the device
+                losses = {name: float(value) for name, value in means.items()}
+                bar.set_postfix({name: f"{value:.4f}" for name, value in losses.items()}, refresh=False)
+                if log is not None and accelerator.is_main_process:
+                    log(step, losses)
             if time.monotonic() - saved > plan.save_seconds:
-                _save(roles, folder, plan, step, False, accelerator)
+                _save(roles, folder, plan, step, False, accelerator, means)
                 saved = time.monotonic()
     for role in roles.values():
         role.take_average()
@@ -178,14 +193,18 @@ class _Beginning:
     done: bool = False
     steps: int = 0
     """Length of the run as its checkpoint has it; 0: there is none."""
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 def _begin(roles: Mapping[str, Role], folder: Path, accelerator: Accelerator) -> _Beginning:
     """Make optimizers, prepare the modules, take up the checkpoint if there is one."""
     for role in roles.values():
         role.module.to(accelerator.device)
+        if role.sharded:
+            shard_module(role.module, accelerator.device)
         role.start()
-        role.model = accelerator.prepare_model(role.module) if accelerator.num_processes > 1 else role.module
+        several = accelerator.num_processes > 1 and not role.sharded
+        role.model = accelerator.prepare_model(role.module) if several else role.module
     if not (folder / "state.json").exists():
         return _Beginning()
     state = CheckpointState.read(folder)
@@ -193,9 +212,10 @@ def _begin(roles: Mapping[str, Role], folder: Path, accelerator: Accelerator) ->
         tensors = read_tensors(folder / f"{name}.safetensors")
         if state.done:
             role.average = {k.removeprefix("average."): v for k, v in tensors.items()}
+            role.average = {k: sharded_like(v, role.trained()[k]) for k, v in role.average.items()}
         else:
             role.load(tensors)
-    return _Beginning(state.step, state.done, state.steps)
+    return _Beginning(state.step, state.done, state.steps, state.losses)
 
 
 def _one_step(
@@ -210,13 +230,15 @@ def _one_step(
     for place, turn in enumerate(turns):
         if step % turn.every:
             continue
-        role = roles[turn.role]
+        role, draws = roles[turn.role], len(turns) * plan.accumulate * accelerator.num_processes
         for part in range(plan.accumulate):
             draw = ((place * plan.accumulate + part) * accelerator.num_processes) + accelerator.process_index
-            generator.manual_seed((plan.seed * 1_000_003 + step) * 64 + draw)
-            with accelerator.autocast():
-                loss = turn.loss(Step(step, step / plan.steps, generator)) / plan.accumulate
-            accelerator.backward(loss)
+            generator.manual_seed((plan.seed * 1_000_003 + step) * max(64, draws) + draw)
+            last = part == plan.accumulate - 1
+            with nullcontext() if last or role.sharded else accelerator.no_sync(role.model):
+                with accelerator.autocast():
+                    loss = turn.loss(Step(step, step / plan.steps, generator, part)) / plan.accumulate
+                accelerator.backward(loss)
         role.update(plan.rate(step), step)
         for other in roles.values():  # what this loss left in others' parameters
             if other is not role:
@@ -232,16 +254,20 @@ def _save(
     step: int,
     done: bool,
     accelerator: Accelerator,
+    means: Mapping[str, Tensor],
 ) -> None:
     """Write it whole, in place of the last; a finished run needs its averaged weights (or weights) only."""
-    if accelerator.is_main_process:
-        with publish_folder(folder, replace=True) as new:
-            for name, role in roles.items():
-                if done:
-                    last = role.average or {k: p.detach() for k, p in role.trained().items()}
-                    tensors = {f"average.{k}": v.contiguous() for k, v in last.items()}
-                else:
-                    tensors = role.tensors()
-                write_tensors(new / f"{name}.safetensors", {k: v.cpu() for k, v in tensors.items()})
-            (new / "state.json").write_text(json.dumps({"step": step, "done": done, "steps": plan.steps}))
+    first = accelerator.is_main_process
+    with publish_folder(folder, replace=True) if first else nullcontext(folder) as new:
+        for name, role in roles.items():
+            if not (first or role.sharded):
+                continue
+            tensors = role.last() if done else role.tensors()
+            on_cpu = {key: whole(value).cpu() for key, value in tensors.items()}  # shards meet, one by one
+            if first:
+                write_tensors(new / f"{name}.safetensors", on_cpu)
+        if first:
+            state = {"step": step, "done": done, "steps": plan.steps}
+            losses = {name: float(value) for name, value in means.items()}
+            (new / "state.json").write_text(json.dumps({**state, "losses": losses}))
     accelerator.wait_for_everyone()

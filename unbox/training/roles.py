@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from unbox.training.sharding import sharded_like
 
 OptimizerMaker = Callable[[nn.Module, float], list[torch.optim.Optimizer]]
 
@@ -26,6 +27,8 @@ class Role:
     """Decay of the averaged weights; None: none are kept."""
     clip: float = 1.0
     """Largest norm of the gradient."""
+    sharded: bool = False
+    """Whether several processes share weights, gradients and optimizer (FSDP) instead of a copy in each."""
     parts: list[torch.optim.Optimizer] = field(default_factory=list)
     average: dict[str, Tensor] = field(default_factory=dict)
     model: nn.Module = field(init=False)
@@ -66,6 +69,11 @@ class Role:
             if name in self.average:
                 p.copy_(self.average[name])
 
+    def last(self) -> dict[str, Tensor]:
+        """What a finished run leaves: the averaged weights, or the weights where there are none."""
+        last = self.average or {name: p.detach() for name, p in self.trained().items()}
+        return {f"average.{name}": value.contiguous() for name, value in last.items()}
+
     def tensors(self) -> dict[str, Tensor]:
         """The whole state, flat: weights, their average, the optimizers'."""
         state: dict[str, Tensor] = {f"weights.{k}": v.detach() for k, v in self.trained().items()}
@@ -79,13 +87,14 @@ class Role:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take up a state that `tensors` gave."""
         for name, p in self.trained().items():
-            p.copy_(tensors[f"weights.{name}"])
-        for name in self.average:
-            self.average[name].copy_(tensors[f"average.{name}"])
+            p.copy_(sharded_like(tensors[f"weights.{name}"], p))
+        for name, average in self.average.items():
+            average.copy_(sharded_like(tensors[f"average.{name}"], average))
         for i, part in enumerate(self.parts):
-            state: dict[int, dict[str, Any]] = {}
+            state: dict[int, dict[str, Tensor]] = {}
+            each = [p for group in part.param_groups for p in group["params"]]
             for key, value in tensors.items():
                 if key.startswith(f"optimizer.{i}."):
                     j, slot = key.split(".", 3)[2:]
-                    state.setdefault(int(j), {})[slot] = value
+                    state.setdefault(int(j), {})[slot] = sharded_like(value, each[int(j)])
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})

@@ -1,0 +1,1 @@
+"""What diffusion models are trained on: images with captions, aspect buckets, cached latents and text."""
