@@ -98,6 +98,33 @@ def test_generate_keeps_what_is_there_and_refuses_other_images(tiny, tmp_path, c
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == whole
 
 
+def test_generate_from_pictures_with_weighted_words(tmp_path):
+    picture, mask = tmp_path / "picture.png", tmp_path / "mask.png"
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(picture)
+    Image.fromarray(np.kron([[255, 0], [0, 0]], np.ones((32, 32))).astype(np.uint8)).save(mask)
+    call = ["generate", "--model", "shapes-turbo", "--prompt", "a (small:1.3) square", "--seed", "1"]
+    call += [
+        "--image",
+        str(picture),
+        "--mask",
+        str(mask),
+        "--prompt-weights",
+        "--out",
+        str(tmp_path / "one.png"),
+    ]
+    assert main(call) == 0
+    record = read_png(tmp_path / "one.png")
+    assert (record["strength"], record["mask"], record["prompt_weights"]) == (1.0, str(mask), True)
+    assert "long_prompts" not in record
+    from unbox.models import load
+
+    (expected,) = load("shapes-turbo").generate(
+        "a (small:1.3) square", seed=1, prompt_weights=True, image=Image.open(picture), mask=Image.open(mask)
+    )
+    assert np.array_equal(pixels_of(tmp_path / "one.png"), np.asarray(expected, int))
+    assert main([*call[:-1], str(tmp_path / "one.png"), "--strength", "0.5"]) == 2  # another image is there
+
+
 def test_generate_applies_edits(tiny, tmp_path):
     edits = Edits.of(Direction("up.0.1", np.full(128, 3.0).tolist()).add(1.0))
     (tmp_path / "edits.json").write_text(json.dumps(edits.to_json()))

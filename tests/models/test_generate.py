@@ -76,7 +76,7 @@ def test_without_a_seed_every_image_differs(turbo):
         ({"height": -64}, "height = -64: should be at least 8"),
         ({"batch_size": 0}, "batch_size = 0: should be at least 1"),
         ({"steps": 0}, "steps = 0: should be at least 1"),
-        ({"image": Image.new("RGB", (64, 64))}, "starts from noise and takes no image"),
+        ({"image": Image.new("RGB", (64, 64))}, r"strength 0.3 of 1 step\(s\) is 0 of them"),
         ({"edits": 5}, "a int cannot be attached"),
     ],
 )

@@ -10,7 +10,8 @@ from unbox.cli.model_options import Group, Mismatch, ModelOptions
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.memory_limit import require
-from unbox.models.sampling_options import Pixels, SamplingOptions, Score
+from unbox.models.prompt_weights import weighted_texts
+from unbox.models.sampling_options import ControlStrength, Pixels, PromptOptions, SamplingOptions, Score
 from unbox.validation import Count, FilePath, Pair, Seed, Share, Some, Text, validated
 
 if TYPE_CHECKING:
@@ -102,10 +103,18 @@ class GenerateCommand:
     guidance_rescale: Share = 0.0
     """Share (0 to 1) of the guided prediction scaled back to the conditional one's deviation."""
     image: FilePath | None = None
-    """Picture to start from, for image-to-image systems (the refiner): turned upright by its EXIF
-    orientation, over white where it is transparent, resized and cropped where a size is given."""
+    """Picture to start from: turned upright by its EXIF orientation, over white where it is transparent,
+    resized and cropped where a size is given."""
     strength: Share | None = None
-    """How much of the starting image is redrawn, 0 to 1; None: 0.3."""
+    """How much of the starting image is redrawn, 0 to 1; None: 0.3, under a mask all."""
+    mask: FilePath | None = None
+    """Picture that is white where the starting image is drawn anew (inpainting)."""
+    control: FilePath | None = None
+    """Picture of edges, depth, poses or the like that the ControlNet follows."""
+    controlnet: Text | None = None
+    """ControlNet for --control: a diffusers folder or a Hub id."""
+    control_strength: ControlStrength = 1.0
+    """How much the ControlNet steers, 0 to 10."""
     overwrite: bool = False
     """Replace PNGs of other requests."""
     edits: FilePath | None = None
@@ -113,6 +122,7 @@ class GenerateCommand:
     saes: FilePath | None = None
     """Folder of SAEs whose features the edits name."""
     model_mismatch: Mismatch = "warn"
+    reading: Group[PromptOptions] = PromptOptions()
     sampling: Group[SamplingOptions] = SamplingOptions()
     micro: Group[MicroOptions] = MicroOptions()
     model: Group[ModelOptions] = ModelOptions()
@@ -131,19 +141,33 @@ class GenerateCommand:
         count, asked = len(self.prompt) * self.count, self.sampling
         require(count * LISTED, f"a list of {count:,} images", "generate")
         require_pictures(min(count, asked.batch_size), asked.height or 8, asked.width or 8)
-        edits, start = self.read_edits(), self.start()
+        if self.reading.prompt_weights:
+            for text in (*self.prompt, asked.negative_prompt or ""):
+                weighted_texts(text)
+        edits, start, guides = self.read_edits(), self.picture(self.image), self.guides()
         model = self.model.load()
+        if self.controlnet is not None:
+            from unbox.models import load_controlnet
+
+            load_controlnet(model, self.controlnet, download=not self.model.offline)
         saes = {edit.source or edit.block: edit.sae for edit in edits or () if isinstance(edit.sae, SAE)}
         check_same_model(saes, model=model, policy=self.model_mismatch)
         first = randbits(32) if self.seed is None else self.seed
         try:
-            self.draw(model, edits, start, first)
+            self.draw(model, edits, start, guides, first)
         except Stopped as stop:
             if self.seed is None:
                 stop.options = ("--seed", str(first))
             raise
 
-    def draw(self, model: "Model", edits: "Edits | None", start: "Image.Image | None", first: int) -> None:
+    def draw(
+        self,
+        model: "Model",
+        edits: "Edits | None",
+        start: "Image.Image | None",
+        guides: dict[str, Any],
+        first: int,
+    ) -> None:
         """The images that are not there yet, a batch at a time, each batch written before the next."""
         from tqdm import tqdm
 
@@ -152,7 +176,14 @@ class GenerateCommand:
         from unbox.stopping import unit
 
         chosen, micro = self.chosen(model, start), self.micro.value()
-        warn_of_cut(model, [*self.prompt, self.sampling.negative_prompt or ""])
+        if self.reading.long_prompts == "cut":
+            texts = [*self.prompt, self.sampling.negative_prompt or ""]
+            plain = (
+                (lambda text: "".join(t for t, _ in weighted_texts(text)))
+                if self.reading.prompt_weights
+                else str
+            )
+            warn_of_cut(model, map(plain, texts))
         jobs = self.jobs(model, edits, first, chosen)
         there = {path for path, record in jobs if holds(path, record, self.overwrite)}
         for path in sorted(there):
@@ -169,7 +200,9 @@ class GenerateCommand:
                     edits=edits,
                     micro=micro,
                     image=start,
-                    strength=self.redrawn,
+                    strength=self.strength,
+                    **guides,
+                    **vars(self.reading),
                     **chosen,
                 )
                 with unit():
@@ -199,7 +232,8 @@ class GenerateCommand:
     @property
     def redrawn(self) -> float:
         """How much of a starting image is redrawn."""
-        return 0.3 if self.strength is None else self.strength
+        usual = 0.3 if self.mask is None else 1.0
+        return usual if self.strength is None else self.strength
 
     def chosen(self, model: "Model", start: "Image.Image | None") -> dict[str, Any]:
         """How to sample, the system's settings where none are given: arguments of `Model.generate`."""
@@ -224,6 +258,13 @@ class GenerateCommand:
             found["saes"] = digests
         if self.image is not None:
             found |= {"strength": self.redrawn, "image_digest": digest(self.image)}
+        if self.mask is not None:
+            found |= {"mask": str(self.mask), "mask_digest": digest(self.mask)}
+        if self.control is not None:
+            found |= {"control": str(self.control), "control_digest": digest(self.control)}
+            found |= {"controlnet": self.controlnet, "control_strength": self.control_strength}
+        usual = vars(PromptOptions())
+        found |= {name: value for name, value in vars(self.reading).items() if value != usual[name]}
         if self.micro != MicroOptions():
             found["micro"] = asdict(self.micro.value())
         return found
@@ -251,8 +292,21 @@ class GenerateCommand:
         across, down = ratio(self.aspect)
         return nearest_bucket(down, across, side=side)
 
-    def start(self) -> "Image.Image | None":
-        """The starting image, or None."""
+    def picture(self, path: Path | None) -> "Image.Image | None":
+        """A picture, or None."""
         from unbox.picture_file import read_picture
 
-        return None if self.image is None else read_picture(self.image)
+        return None if path is None else read_picture(path)
+
+    def guides(self) -> dict[str, Any]:
+        """What a run from pictures is guided by: arguments of `Model.generate`."""
+        from PIL import Image
+
+        from unbox.picture_file import read_mask
+
+        given: dict[str, Any] = {}
+        if self.mask is not None:
+            given["mask"] = Image.fromarray((255 * read_mask(self.mask)).round().astype("uint8"))
+        if self.control is not None:
+            given |= {"control": self.picture(self.control), "control_strength": self.control_strength}
+        return given

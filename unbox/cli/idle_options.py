@@ -202,6 +202,14 @@ IDLE: Mapping[str, Sequence[Idle]] = {
             "says how much of --image IMAGE is redrawn; there is no image",
         ),
         Idle(
+            ("mask",), lambda c: c.image is None, "says where --image IMAGE is drawn anew; there is no image"
+        ),
+        Idle(
+            ("controlnet", "control-strength"),
+            lambda c: c.control is None,
+            "is for --control PICTURE, which the ControlNet follows; there is none",
+        ),
+        Idle(
             ("saes",),
             lambda c: c.edits is None,
             "has no use without --edits FILE, which names features of them",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from unbox.models.calls import Call
     from unbox.models.clock import Clock, clock
     from unbox.models.conditioning import Micro
+    from unbox.models.controlnet import load_controlnet
     from unbox.models.hooks import Hook, Hookable, as_hook
     from unbox.models.load import load
     from unbox.models.model import Model, weight_hash

@@ -1,7 +1,7 @@
 """One call of `generate` as values: its options, what it samples with, and each of its images."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +11,8 @@ from pydantic import PlainValidator
 from unbox.errors import FieldError, UnboxError
 from unbox.models.conditioning import Micro
 from unbox.models.hooks import Attachable, as_hook
+from unbox.models.prompt_embeddings import PromptReading
+from unbox.models.sampling_options import ControlStrength, LoraStrength, PromptOptions
 from unbox.models.start_images import StartImage
 from unbox.models.systems import System
 from unbox.prompt import Prompt
@@ -61,6 +63,24 @@ def _pictures(value: object) -> object:
     return None if value is None else images
 
 
+def _strengths(value: object) -> object:
+    """LoRA strengths, one mapping for all images or one for each; None: as loaded."""
+    given = (value,) if value is None or isinstance(value, Mapping) else value
+    if not _is_list(given):
+        raise ValueError("should be a mapping of LoRA names to strengths, or a list of them")
+    found = []
+    for each in given:  # type: ignore[attr-defined]  # a list
+        if each is not None and not (
+            isinstance(each, Mapping) and all(isinstance(name, str) for name in each)
+        ):
+            raise ValueError("should be a mapping of LoRA names to strengths, or a list of them")
+        rule = LoraStrength  # of each number
+        found.append(
+            None if each is None else {n: checked(rule, f"lora_strengths[{n!r}]", x) for n, x in each.items()}
+        )
+    return None if value is None else tuple(found)
+
+
 def _is_list(value: object) -> bool:
     """Lists, tuples, ranges and arrays are one value per image; composed edits are one value."""
     return isinstance(value, list | range) or type(value) is tuple or getattr(value, "ndim", 0) > 0
@@ -73,6 +93,7 @@ if TYPE_CHECKING:
     EditsOfImages = Attachable | Sequence[Attachable | None] | None
     StartImages = StartImage | Sequence[StartImage] | None
     Hooks = Sequence[Attachable]
+    LoraStrengths = Mapping[str, float] | Sequence[Mapping[str, float] | None] | None
 else:
     Seeds = Several[Seed | None] | None
     Texts = Several[Text | None] | None
@@ -80,10 +101,11 @@ else:
     EditsOfImages = Annotated[tuple, PlainValidator(_attached)]
     StartImages = Annotated[tuple, PlainValidator(_pictures)]
     Hooks = Annotated[tuple, PlainValidator(_hooks)]
+    LoraStrengths = Annotated[tuple, PlainValidator(_strengths)]
 
 
 @validated(kw_only=True)
-class Call:
+class Call(PromptOptions):
     """The options of `generate`. Lists hold a value for each image; single values are for every image."""
 
     seed: Seed | None = None
@@ -106,9 +128,17 @@ class Call:
     micro: Micros = None
     """SDXL's micro-conditioning."""
     image: StartImages = None
-    """What image-to-image systems start from, pictures of one size; `height` and `width` resize and crop."""
-    strength: Share = 0.3
-    """How much of the starting image is sampled again, 0 to 1."""
+    """What the images start from, pictures of one size; `height` and `width` resize and crop."""
+    strength: Share | None = None
+    """How much of the starting image is sampled again, 0 to 1; None: 0.3, under a mask all."""
+    mask: StartImages = None
+    """Where `image` is drawn anew (inpainting): white; pictures, or arrays (height, width) in 0..1."""
+    control: StartImages = None
+    """What the model's ControlNet follows: pictures of edges, depth, poses, as it was trained on."""
+    control_strength: ControlStrength = 1.0
+    """How much the ControlNet steers, 0 to 10."""
+    lora_strengths: LoraStrengths = None
+    """LoRA adapter -> its strength in this call, in the place of the one it was loaded with."""
     edits: EditsOfImages = None
     """An edit, None, or one for each image."""
     hooks: Hooks = ()
@@ -126,6 +156,11 @@ class Call:
         if self.seed is not None and self.seeds is not None:
             raise UnboxError("give seed= (for every image) or seeds= (one each), not both")
 
+    @property
+    def reading(self) -> PromptReading:
+        """How the prompts are read."""
+        return PromptReading(self.long_prompts == "chunks", self.prompt_weights)
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -137,6 +172,12 @@ class Sampling:
     guidance: float
     height: int
     width: int
+
+    @property
+    def strength(self) -> float:
+        """How much of starting images is sampled again."""
+        given = self.call.strength
+        return given if given is not None else 0.3 if self.call.mask is None else 1.0
 
     @classmethod
     def of(cls, call: Call, system: System, side: int, unit: int) -> "Sampling":
@@ -160,6 +201,9 @@ class ImageCall:
     micro: Micro
     edit: Attachable | None
     image: StartImage | None
+    mask: StartImage | None = None
+    control: StartImage | None = None
+    lora_strengths: Mapping[str, float] | None = None
 
 
 def image_calls(prompts: Prompts, call: Call) -> list[ImageCall]:
@@ -171,6 +215,9 @@ def image_calls(prompts: Prompts, call: Call) -> list[ImageCall]:
         "micro": call.micro,
         "edit": call.edits,
         "image": call.image,
+        "mask": call.mask,
+        "control": call.control,
+        "lora_strengths": call.lora_strengths,
     }
     lists = {name: [None] if value is None else list(value) for name, value in given.items()}
     if empty := [name for name, value in lists.items() if not value]:
@@ -182,8 +229,8 @@ def image_calls(prompts: Prompts, call: Call) -> list[ImageCall]:
     count = max([1, *lengths.values()])
     columns = [values if len(values) == count else values * count for values in lists.values()]
     images = []
-    for prompt, seed, negative, micro, edit, image in zip(*columns, strict=True):
+    for prompt, seed, negative, micro, edit, *others in zip(*columns, strict=True):
         text = prompt.text if isinstance(prompt, Prompt) else checked(Text, "prompt", prompt, "generate")
         seed = secrets.randbits(32) if seed is None else seed
-        images.append(ImageCall(text, seed, negative, micro or Micro(), edit, image))
+        images.append(ImageCall(text, seed, negative, micro or Micro(), edit, *others))
     return images

@@ -26,9 +26,12 @@ def check_sampling(sampling: Sampling, scheduler: SchedulerMixin) -> None:
     _report([*_steps(sampling), *_spacing(sampling, scheduler), *_guidance(sampling)])
 
 
-def check_pictures(pipeline: DiffusionPipeline) -> None:
-    """Refuse pipelines that need pictures beside the prompt (UnboxError): a ControlNet's, an IP-Adapter's."""
-    if getattr(pipeline, "controlnet", None) is not None:
+def check_pictures(pipeline: DiffusionPipeline, control: bool = False) -> None:
+    """Refuse pipelines that need pictures beside the prompt (UnboxError): a ControlNet's, an IP-Adapter's.
+
+    `control`: whether a picture for the ControlNet is given.
+    """
+    if getattr(pipeline, "controlnet", None) is not None and not control:
         needs = "ControlNet"
     elif getattr(pipeline.unet.config, "encoder_hid_dim_type", None) == "ip_image_proj":
         needs = "IP-Adapter"
@@ -103,10 +106,10 @@ def _report(problems: list[Problem]) -> None:
 
 
 def _steps(sampling: Sampling) -> Iterator[Problem]:
-    system, steps, strength = sampling.system, sampling.steps, sampling.call.strength
+    system, steps, strength = sampling.system, sampling.steps, sampling.strength
     if steps < 1:
         yield True, f"{steps} steps were asked for; at least one is needed"
-    elif system.image_to_image and not 1 <= int(steps * strength) <= steps:
+    elif sampling.call.image is not None and not 1 <= int(steps * strength) <= steps:
         need = f"give a strength of at most 1 and at least {1 / steps:.2g}, or more steps"
         yield True, f"strength {strength:g} of {steps} step(s) is {int(steps * strength)} of them; {need}"
     elif system.timesteps and steps not in system.timesteps:
@@ -117,10 +120,16 @@ def _steps(sampling: Sampling) -> Iterator[Problem]:
         yield False, f"{system.name} was trained for {counts} step(s); {steps} will look worse"
 
 
+def _keeps_some(sampling: Sampling) -> bool:
+    """Whether something of a starting image is left: inpainting at full strength begins with noise alone."""
+    call = sampling.call
+    return call.image is not None and (call.mask is None or sampling.strength < 1)
+
+
 def _spacing(sampling: Sampling, scheduler: SchedulerMixin) -> Iterator[Problem]:
     """Latents start as pure noise; a schedule that begins lower (`leading` at few steps) gives garbage."""
     system, steps = sampling.system, sampling.steps
-    if system.grid(steps) or steps < 1 or system.image_to_image:
+    if system.grid(steps) or steps < 1 or _keeps_some(sampling):
         return
     scheduler.set_timesteps(steps)
     first, trained = float(scheduler.timesteps[0]), scheduler.config["num_train_timesteps"]

@@ -42,6 +42,8 @@ class Model:
         self.system = system
         self.source = source
         self.refiner = refiner
+        self.controlnet: torch.nn.Module | None = getattr(pipeline, "controlnet", None)
+        """What follows `control` pictures (`load_controlnet` of `unbox.models`)."""
         self.clock: Clock | None = None
         """The clock while the model is watched (`unbox.models.clock.clock`)."""
 
@@ -167,6 +169,8 @@ class Model:
             for name, part in sorted(pipeline.components.items()):
                 if isinstance(part, torch.nn.Module):
                     yield f"{prefix}{name}", part
+        if self.controlnet is not None and "controlnet" not in self.pipeline.components:
+            yield "controlnet", self.controlnet
 
     def weight_hashes(self) -> dict[str, str]:
         """SHA-256 of each part's weights in memory (UNet, VAE, text encoders), a few seconds for SDXL."""

@@ -1,6 +1,6 @@
 """Options of sampling, said once: commands, settings of collecting and tests take them from here."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
@@ -9,6 +9,22 @@ from unbox.validation import BatchSize, Guidance, Real, Side, Steps, Text, Whole
 #: Of micro-conditioning: pixels of a side or a place, and a score, which the UNet is only told.
 Pixels = Annotated[Whole, Ge(0), Le(2**20)]
 Score = Annotated[Real, Ge(-1000), Le(1000)]
+
+
+#: What a LoRA's layers are multiplied by, and a ControlNet's.
+LoraStrength = Annotated[Real, Ge(-10), Le(10)]
+ControlStrength = Annotated[Real, Ge(0), Le(10)]
+
+
+@validated
+class PromptOptions:
+    """How prompts are read that the text encoders do not read as they are."""
+
+    long_prompts: Literal["cut", "chunks"] = "cut"
+    """Prompts over the length that the text encoders read, 77 tokens: cut off, with a warning, or read in
+    chunks whose embeddings lie one after the other."""
+    prompt_weights: bool = False
+    """Read (word:1.2), (word) and [word] as weights of words; a backslash before a bracket: a letter."""
 
 
 @validated

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageOps
 
 from unbox.errors import UnboxError
-from unbox.picture_file import upright_rgb
+from unbox.picture_file import grey_levels, upright_rgb
 
 StartImage = Image.Image | np.ndarray | torch.Tensor
 
@@ -49,6 +49,35 @@ def prepared(
             "give height= and width= (--height, --width), to which pictures are resized and cropped"
         )
     return ready, *found
+
+
+def prepared_mask(mask: StartImage, height: int, width: int) -> StartImage:
+    """A mask as a grey picture of that size: PIL pictures are resized and cropped to it, arrays and tensors,
+    (height, width) in 0..1, are of it. Raises UnboxError for those that are not."""
+    if not isinstance(mask, Image.Image):
+        levels = np.asarray(mask, np.float32)
+        levels = levels[0] if levels.ndim == 3 and len(levels) == 1 else levels
+        if levels.shape != (height, width) or not ((levels >= 0) & (levels <= 1)).all():
+            raise UnboxError(
+                f"a mask is a picture or an array (height, width) of 0..1, here ({height}, {width}), not "
+                f"{type(mask).__name__} {levels.shape}"
+            )
+    else:
+        levels = grey_levels(mask)
+    picture = Image.fromarray(np.round(255 * levels).astype(np.uint8))
+    return picture if picture.size == (width, height) else ImageOps.fit(picture, (width, height))
+
+
+def prepared_control(picture: StartImage, height: int, width: int) -> StartImage:
+    """The picture that a ControlNet follows, of that size, as `prepared_mask`."""
+    fitted = _fitted(picture, height, width)
+    if _size(fitted, 1) != (height, width):
+        size = " x ".join(map(str, _size(fitted, 1)))
+        raise UnboxError(
+            f"arrays and tensors are not resized: a control picture of {size} pixels is given for images of "
+            f"{height} x {width}"
+        )
+    return fitted
 
 
 def _fitted(image: StartImage, height: int | None, width: int | None) -> StartImage:
