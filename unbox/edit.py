@@ -5,8 +5,8 @@ and where, when and on which branch it acts. `Feature`, `Direction` and `Block` 
 
 Order of composition, per block (edits of different blocks are independent):
 
-1. edits of the whole update (`scale`, `reconstruct`) and `replace`, in the order written, each on what the
-   one before left;
+1. edits of the whole update (`scale`, `reconstruct`), `replace` and `swap`, in the order written, each on
+   what the one before left;
 2. edits of features and directions. Their coefficients are read once, from the update as the block computed
    it; edits of one feature act on its coefficient in the order written; what they changed is added, times
    the feature's decoder direction.
@@ -28,7 +28,8 @@ from unbox.errors import FieldError
 from unbox.json_types import JSON
 from unbox.mask import MaskLike, Where
 from unbox.site import BlockName
-from unbox.validation import Real, Several, Text, inside, parsed, validated
+from unbox.validation import Real, Seed, Several, Text, inside, parsed, validated
+from unbox.vectors import Vectors, VectorsField
 
 VERSION = 1
 Branch = Literal["both", "cond", "uncond", "contrast"]
@@ -46,7 +47,8 @@ class Edit:
     block: BlockName
     """Short name of the block, e.g. `up.0.1`."""
     op: Text
-    """`add`, `scale` by, `set` to, `replace` the update by the value; `reconstruct` the update by the SAE.
+    """`add`, `scale` by, `set` to, `replace` the update by the value; `reconstruct` the update by the SAE;
+    `swap` the update, where features fire, for one of another place.
     `unbox.edit_ops` has a row for each."""
     value: Curve = 1.0
     """A number, or one per step (steps beyond its end keep the last)."""
@@ -64,6 +66,11 @@ class Edit:
     """`both`, `cond`, `uncond`; `contrast` adds on cond and subtracts on uncond."""
     above: Real | None = None
     """Act only where the coefficient exceeds this (absolute units)."""
+    donors: VectorsField | None = None
+    """What `swap` puts in, (count, d): updates of a reference image or of a store; None: those of the same
+    map where no feature of the edit fires."""
+    seed: Seed = 0
+    """Which of them `swap` takes for each place."""
     source: Text | None = None
     """Name of the SAE that the features belong to, where a block has several."""
     sae: AnyDictionary | None = field(default=None, compare=False, repr=False)
@@ -87,9 +94,11 @@ class Edit:
             ("unit", self.unit != "absolute" and not op.has_unit, f"should be left out: {self.op} has none"),
             (
                 "above",
-                self.above is not None and (not op.has_threshold or of_update),
-                "should be of a scale or set edit of features or directions",
+                self.above is not None and (not op.has_threshold or (of_update and not op.swaps)),
+                "should be of a scale or set edit of features or directions, or of a swap",
             ),
+            ("donors", self.donors is not None and not op.swaps, "should be left out: it is for swap"),
+            ("seed", self.seed != 0 and not op.swaps, "should be left out: it is for swap"),
             (
                 "where",
                 self.where is not None and self.where.own and of_update,
@@ -158,6 +167,8 @@ class Edit:
         written = {n: v for n, v in values.items() if n in always or v != defaults[n]}
         if self.where is not None:
             written["where"] = self.where.to_json()
+        if self.donors is not None:
+            written["donors"] = self.donors.to_json()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in written.items()}
 
     @classmethod
@@ -293,6 +304,24 @@ class Feature(_Subject):
         """`up.0.1/4977`."""
         several = self.index if isinstance(self.index, tuple) else (self.index,)
         return f"{self.block}/{','.join(map(str, several))}"
+
+    def swap(
+        self,
+        value: ArrayLike = 1.0,
+        *,
+        donors: "Vectors | ArrayLike | None" = None,
+        seed: int = 0,
+        **options: Unpack[EditOptions],
+    ) -> Edit:
+        """Where any of the features fires (above `above`; None: at all), the block's update gives way to one
+        of a place of the same map where none does, or to one of `donors`; `value`: how much of it, from 0 to
+        1.
+
+        The feature only finds the places: what is put in is of the activations' own distribution (PER,
+        arXiv 2606.31699). An image that fires everywhere stays as it is.
+        """
+        of: dict[str, Any] = {"feature": self.index, "source": self.source, "sae": self.sae}
+        return _edit(self.block, "swap", value, donors=donors, seed=seed, **of, **options)
 
     def _edit(self, op: str, value: ArrayLike, unit: str, **options: Unpack[EditOptions]) -> Edit:
         of: dict[str, Any] = {"feature": self.index, "source": self.source, "sae": self.sae}

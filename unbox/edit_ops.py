@@ -23,13 +23,16 @@ class EditOp:
     """The value is in units of something, so that it says how much is put in."""
     reconstructs: bool = False
     """The amount is the SAE's reconstruction, so that an SAE is needed."""
+    swaps: bool = False
+    """The amount is vectors of places where the feature does not fire, and only places where it fires
+    change."""
     adds: bool = False
     """It adds the same whatever x is: it can be laid out once, and subtracted on the other branch."""
 
     @property
     def has_threshold(self) -> bool:
         """Whether `above` means something: the op depends on a coefficient."""
-        return not self.of_update and not self.adds
+        return self.swaps or (not self.of_update and not self.adds)
 
 
 OPS = {
@@ -41,6 +44,10 @@ OPS = {
     "set": EditOp(("feature", "direction"), lambda x, value, amount: value * amount, has_unit=True),
     "replace": EditOp(
         ("feature", "direction"), lambda x, value, amount: value * amount, of_update=True, has_unit=True
+    ),
+    "swap": EditOp(
+        ("feature",), lambda x, value, amount: x + value * (amount - x),
+        of_update=True, swaps=True, neutral=0.0,
     ),
     "reconstruct": EditOp(
         ("update",), lambda x, value, amount: amount - (amount - x) * (1 - value),

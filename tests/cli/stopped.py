@@ -88,6 +88,7 @@ class Commands:
             "label": Scenario(self.label, lambda out: shutil.copytree(home / "atlas", out)),
             "generate": Scenario(self.generate),
             "invert": Scenario(self.invert),
+            "erase": Scenario(self.erase),
             "experiment": Scenario(lambda out: ["experiment", home / "sweep.toml", "--out", out]),
             "bench shapes": Scenario(self.bench_shapes),
             "bench riebench": Scenario(self.bench_riebench),
@@ -172,6 +173,20 @@ class Commands:
     def invert(self, out: Path) -> Words:
         given = ("--prompt", "a red circle", "--steps", "2", "--out", out / "inverted.png")
         return ["invert", self.home / "picture.png", *given, *SHAPES]
+
+    def erase(self, out: Path) -> Words:
+        given = ("--store", self.home / "store", "--saes", self.home / "saes", "--percentile", "90")
+        return [
+            "erase",
+            "circle",
+            "star",
+            *given,
+            "--sequence",
+            "--device",
+            "cpu",
+            "--out",
+            out / "erase.json",
+        ]
 
     def demo(self, out: Path) -> Words:
         sizes = "--guidance 0 --captions 16 --held-out-captions 12 --latents 16 --k 2 --tokens 2048 --sizes 2"

@@ -42,6 +42,8 @@ BESIDES = {
     "unbox.mask.Mask": {"own": True},
     "unbox.sae.crosscoder.Sources": {"names": ("a", "b")},
     "unbox.mask._ArrayInJSON": {"shape": (1, 1)},
+    "unbox.vectors.Vectors": {"shape": (1, 1), "data": b"ab"},
+    "unbox.vectors._InJSON": {"shape": (1, 1)},
     "unbox.edit.Edit": {"block": "up.0.1", "op": "scale"},
     "unbox.experiments.experiment_plan.ExperimentPlan": {
         "model": "a",

@@ -33,6 +33,7 @@ LINES = {
     "app": "--model {}/model",
     "generate": "--model {}/model --prompt cat --seed 1 --out {new}.png",
     "invert": "{}/image.png --model {}/model --out {new}.png",
+    "erase": "3 --store {}/store --saes {}/saes --out {new}.json --percentile 50",
     "experiment": "{}/experiment.toml --out {new}",
     "bench shapes": "--saes {}/saes --out {new}",
     "bench riebench": "--data {}/riebench.json --saes {}/saes --out {new}",

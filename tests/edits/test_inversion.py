@@ -191,6 +191,22 @@ def test_what_cannot_be_inverted_is_refused(tiny, change, message):
         invert(tiny, **{"image": NOISE, "prompt": "", "steps": 2, **change})
 
 
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_decoded_as_the_pipeline_does(tiny_folder, dtype):
+    """In float16 the VAE is lifted for as long as it decodes; in bfloat16 all is computed in it."""
+    model = load(str(tiny_folder), dtype=dtype)
+    vae = model.pipeline.vae
+    vae.register_to_config(
+        force_upcast=dtype == "float16",
+        latents_mean=[0.3, -0.2, 0.1, 0.0],
+        latents_std=[0.4, 1.4, 0.9, 2.0],
+    )
+    (latents,) = model.generate("a cat", seed=3, steps=2, output="latent")
+    (image,) = model.generate("a cat", seed=3, steps=2)
+    assert np.array_equal(np.asarray(decoded(model, latents[None])), np.asarray(image))
+
+
 def test_psnr():
     black, grey = (Image.fromarray(np.full((4, 4, 3), v, np.uint8)) for v in (0, 51))
     assert psnr(black, grey) == pytest.approx(20 * np.log10(5), abs=1e-6)

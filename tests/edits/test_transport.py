@@ -1,6 +1,6 @@
-"""Transport and erasure against their formulas."""
+"""Transport against its formulas."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +8,8 @@ import torch
 
 from tests.edits.dictionaries import dense as dense_codes
 from tests.edits.dictionaries import random_sae
-from unbox.edits.erasure import erase, mean_codes
 from unbox.edits.program import Program
-from unbox.edits.transport import SPREADS, UpdatePair, choose_features, steer, transport
+from unbox.edits.transport import SPREADS, UpdatePair, choose_features, runs_of, steer, transport
 from unbox.errors import UnboxError
 
 SAES = {"mid.0": random_sae("mid.0", seed=1), "up.0.1": random_sae("up.0.1", seed=2)}
@@ -123,19 +122,6 @@ def test_transport_refuses_what_it_does_not_have():
             lambda: UpdatePair({"mid.0": np.ones((2, 3))}, PAIR.original),
             "UpdatePair: donor = .*: should be upd",
         ),
-        (
-            lambda: erase(SAES["mid.0"], rows(0), rows(1), percentile=np.nan),
-            "erase: percentile = nan: should be",
-        ),
-        (lambda: erase(SAES["mid.0"], rows(0), rows(1), limit=-1), "erase: limit = -1: should be at least 1"),
-        (
-            lambda: erase(SAES["mid.0"], rows(0), rows(1), scale=None),
-            "erase: scale = None: should be a number",
-        ),
-        (
-            lambda: erase(SAES["mid.0"], rows(0), rows(1), by_step=1),
-            "erase: by_step = 1: should be true or false",
-        ),
     ],
 )
 def test_arguments_are_checked_by_rule(make, message):
@@ -143,46 +129,26 @@ def test_arguments_are_checked_by_rule(make, message):
         make()
 
 
-def rows(seed, images=4):
-    data = np.random.default_rng(seed).standard_normal((images, STEPS, 1, *GRID, WIDTH)).astype(np.float32)
-    return SimpleNamespace(shape=data.shape, read=lambda i: data[i], data=data)
+@pytest.mark.parametrize("spread", SPREADS)
+def test_what_was_recorded_at_some_steps_acts_at_those_steps(spread):
+    """Runs recorded at the scheduler's steps 10, 30 and 31: the axis of the arrays says nothing."""
+    at = (10, 30, 31)
+    plain, edits = (transport(replace(PAIR, steps=some), SAES, count=5, spread=spread) for some in ((), at))
+    update = updates(9)["mid.0"][0]
+    for place, step in enumerate(at):
+        expected = delta(plain, "mid.0", place, update)
+        assert np.abs(expected).max() > 0
+        assert np.allclose(delta(edits, "mid.0", step, update), expected, atol=1e-5)
+    for step in (0, 1, 2, 9, 11, 29, 32, 999):
+        assert not delta(edits, "mid.0", step, update).any()
 
 
-def test_mean_codes_count_every_position():
-    some = rows(0)
-    expected = dense_codes(SAES["mid.0"], torch.from_numpy(some.data)).numpy()
-    assert np.allclose(mean_codes(SAES["mid.0"], some), expected.mean((0, 2, 3, 4)), atol=1e-6)
-    assert np.allclose(
-        mean_codes(SAES["mid.0"], some, False), expected.mean((0, 1, 2, 3, 4))[None], atol=1e-6
-    )
+def test_steering_acts_at_the_recorded_steps():
+    edits = steer(replace(PAIR, steps=(10, 30, 31)), ("mid.0",))
+    assert {edit.steps for edit in edits} == {(10, 11), (30, 31), (31, 32)}
+    with pytest.raises(UnboxError, match=r"^UpdatePair: steps = \(10, 30\): should be the 3 steps"):
+        replace(PAIR, steps=(10, 30))
 
 
-def test_erasure_takes_out_the_most_important_features_where_they_fire_for_the_concept():
-    sae, concept, others = SAES["mid.0"], rows(0), rows(1)
-    edits = erase(sae, concept, others, percentile=80, scale=-1.0, limit=2)
-    mean, base = mean_codes(sae, concept), mean_codes(sae, others)
-    for step in range(STEPS):
-        chosen = [e for e in edits if e.steps == (step, step + 1)]
-        best = np.argsort(base[step] - mean[step])[:2]
-        assert [e.feature[0] for e in chosen] == [f for f in best if mean[step][f] > base[step][f]]
-        assert all(e.above == pytest.approx(mean[step][e.feature[0]]) and e.value == -1 for e in chosen)
-
-
-@pytest.mark.parametrize("by_step", [True, False])
-@pytest.mark.parametrize("fires", [0, 75])
-def test_erasure_acts_above_a_percentile_of_the_active_codes(by_step, fires):
-    sae, concept, others = SAES["mid.0"], rows(0), rows(1)
-    codes = dense_codes(sae, torch.from_numpy(concept.data)).numpy()
-    for edit in erase(sae, concept, others, percentile=80, fires=fires, by_step=by_step):
-        mine = codes[..., edit.feature[0]][:, edit.steps[0]] if by_step else codes[..., edit.feature[0]]
-        share = (mine > edit.above).sum() / (mine > 0).sum()
-        assert share == pytest.approx(1 - fires / 100, abs=0.05)
-    with pytest.raises(UnboxError, match="erase: fires = 100: should be less than 100"):
-        erase(sae, concept, others, fires=100)
-
-
-def test_erasure_says_when_there_is_nothing_to_erase():
-    with pytest.raises(UnboxError, match="no feature"):
-        erase(SAES["mid.0"], rows(0), rows(0))
-    with pytest.raises(UnboxError, match="empty"):
-        erase(SAES["mid.0"], rows(0, images=0), rows(0))
+def test_runs_of_steps():
+    assert runs_of((0, 1, 4, 6, 7)) == [(0, 2), (4, 5), (6, 8)]

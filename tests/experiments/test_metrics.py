@@ -1,12 +1,16 @@
 """Metrics against what they should say of images that are known."""
 
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from unbox.errors import UnboxError
+from unbox.experiments.clip_metric import ClipMetric
 from unbox.experiments.critics import ImagePair, critics
 from unbox.experiments.metrics import colour, make_metric, pixels, structure
 
@@ -133,3 +137,28 @@ def test_clip_scores_by_a_model_in_a_folder(tmp_path):
     assert same["clip_change"] == 0
     assert other["clip_image"] < 1
     assert -1 <= other["clip"] <= 1
+
+
+def test_each_picture_and_prompt_is_embedded_once():
+    """Many conditions of one unedited picture, as objects of their own."""
+    seen = Counter()
+
+    def images(pictures):
+        seen["pictures"] += len(pictures)
+        return F.normalize(
+            torch.stack([torch.tensor(np.asarray(p)[:2, :2, 0].ravel() + 1.0) for p in pictures]), dim=-1
+        )
+
+    def texts(prompts):
+        seen["prompts"] += len(prompts)
+        return F.normalize(torch.tensor([[float(len(p)), 1, 2, 3] for p in prompts]).double(), dim=-1)
+
+    metric = ClipMetric(images, texts)
+    after = [NOISE + i for i in range(1, 100)]
+    found = [figures for part in (after[:60], after[60:]) for figures in metric(
+        [ImagePair(image(NOISE), image(each), "a cat") for each in part])]  # fmt: skip
+    assert seen == {"pictures": 100, "prompts": 1}
+    vectors = [x[:2, :2, 0].ravel() + 1.0 for x in (NOISE, *after)]
+    before, *others = (v / np.linalg.norm(v) for v in vectors)
+    assert [f["clip_image"] for f in found] == pytest.approx([float(before @ v) for v in others])
+    assert metric([]) == []

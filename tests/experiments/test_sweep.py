@@ -5,12 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
-from unbox.experiments.critics import METRIC_NAMES
+from unbox.experiments.critics import BY_CLIP, METRIC_NAMES
 from unbox.experiments.experiment_plan import make_plan, read_plan
 from unbox.experiments.metrics import METRICS
+from unbox.experiments.report import write_report
 from unbox.experiments.sweep import run_experiment
 from unbox.result_cache import key_of
 
@@ -207,7 +209,24 @@ def test_figures_of_sampling_are_named_as_the_file_writes_them():
     for value in (0, 0.0):
         (found,) = make_plan({**MINIMAL, "guidance": value}).sampling.values()
         assert type(found) is type(value)
-    assert set(METRIC_NAMES) == set(METRICS)
+    assert set(METRIC_NAMES) == {*METRICS, "lpips", *BY_CLIP}
+
+
+def test_a_page_of_large_pictures_stays_small(tmp_path):
+    """Of 1024 px and pure noise, which compresses worst: a sixth of the page that 6 prompts and 24 conditions
+    give."""
+    conditions = {"value": [float(i) for i in range(24)]}
+    edit = {"name": "less", "op": "scale", "block": "mid.0", "grid": conditions}
+    plan = make_plan({**MINIMAL, "prompts": ["a cat"], "edit": [edit]})
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(noise).save(tmp_path / "images" / "large.png", compress_level=0)
+    about = {"edit": "less", "control": -1, "prompt": "a cat", "prompt_index": 0, "seed": plan.seeds[0]}
+    images = {"image": "images/large.png", "unedited": "images/large.png"}
+    table = [{"condition": c.label, **about, **images, "rmse": 0.5} for c in plan.conditions]
+    page = write_report(plan, table, tmp_path)
+    assert page.read_text().count('<a href="images/large.png"><img src="data:image/webp') == 25
+    assert 6 * page.stat().st_size < 20e6
 
 
 def test_mistakes_are_found_before_anything_is_written(tmp_path, tiny):

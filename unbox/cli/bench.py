@@ -50,8 +50,9 @@ class BenchShapesCommand:
 class BenchRiebenchCommand:
     """RIEBench: edits between pairs of prompts by features, beside neurons, steering and random features.
 
-    The published protocol (SDXL Turbo, four steps, guidance 0, seed 42) on any file in its format. An example
-    that cannot be run is reported, never dropped. Stopped at any moment, the same line goes on.
+    The published protocol (SDXL Turbo, four steps, guidance 0, seed 42; masks from --masks) on any file in
+    its format; what a run does otherwise stands in its report. An example that cannot be run is reported,
+    never dropped. Stopped at any moment, the same line goes on.
     """
 
     data: FilePath
@@ -79,5 +80,5 @@ class BenchRiebenchCommand:
             model = self.model.load()
             check_same_model(saes, model=model, policy=self.model_mismatch)
             rows = bench_riebench(model, saes, examples, self.out, self.settings)
-        print(markdown(rows))
+        print(markdown(rows, self.settings))
         print(f"rows and images: {self.out}")

@@ -74,6 +74,7 @@ COMMANDS = (
     Command("app", "app:AppCommand", "the explorer: look at features and paint with them"),
     Command("generate", "generate:GenerateCommand", "make images, with or without edits"),
     Command("invert", "invert:InvertCommand", "your own image: how faithful, its features, edits on it"),
+    Command("erase", "erase:EraseCommand", "edits that take concepts out, chosen from a store"),
     Command("experiment", "experiment:ExperimentCommand", "run a sweep of edits from a TOML file"),
     Command("bench shapes", "bench:BenchShapesCommand", "do features mean and cause what they seem to?"),
     Command("bench riebench", "bench:BenchRiebenchCommand", "edits between prompts, RIEBench's protocol"),

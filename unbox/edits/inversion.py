@@ -161,12 +161,12 @@ def encoded(model: Model, image: Image.Image) -> Tensor:
 
 
 def decoded(model: Model, latents: Tensor) -> Image.Image:
-    """Image of (1, 4, h, w) latents."""
-    shift, deviation = _normalisation(model, latents)
+    """Image of (1, 4, h, w) latents: the pipeline's, to the bit, of latents of its own in every dtype."""
     with exclusive(model, "decoding latents"), torch.no_grad(), _vae(model) as vae:
-        raw = latents * deviation / vae.config.scaling_factor + shift
-        pixels = vae.decode(raw.to(vae.dtype), return_dict=False)[0]
-    return model.pipeline.image_processor.postprocess(pixels.float(), output_type="pil")[0]
+        own = latents.to(model.device, vae.dtype)
+        shift, deviation = _normalisation(model, own)
+        pixels = vae.decode(own * deviation / vae.config.scaling_factor + shift, return_dict=False)[0]
+    return model.pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
 
 
 def _normalisation(model: Model, like: Tensor) -> tuple[Tensor | float, Tensor | float]:

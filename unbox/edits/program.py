@@ -15,6 +15,7 @@ from unbox.edit import Edit
 from unbox.edit_ops import OPS
 from unbox.edits.chains import Chain, Place
 from unbox.edits.layout import Adds, Maps
+from unbox.edits.swap import swapped
 from unbox.edits.terms import Line, TensorDictionary, Term, sae_of, term_of
 from unbox.errors import UnboxError
 from unbox.models.devices import to_device
@@ -39,7 +40,9 @@ class Program:
         moved = {_key(t, f) for t in terms if not t.static for f in t.features}
         self.whole = [edit for edit in self.edits if edit.of_update]
         self.icons = {id(edit): term_of(edit) for edit in self.whole if edit.subject != "update"}
-        self.encoders = {id(edit): sae_of(edit) for edit in self.whole if OPS[edit.op].reconstructs}
+        self.encoders = {
+            id(edit): sae_of(edit) for edit in self.whole if OPS[edit.op].reconstructs or OPS[edit.op].swaps
+        }
         # An add to a feature that is also scaled or set must take its turn in that feature's chain.
         turns = [any(_key(t, f) in moved for f in t.features) for t in terms]
         chained = [t for t, turn in zip(terms, turns, strict=True) if turn]
@@ -91,7 +94,13 @@ class Program:
             if value is None or not edit.sign(branch):
                 continue
             weights = self.maps.weights(edit, step, update)[..., :1]
-            target = OPS[edit.op].rule(changed, value, self._amount(edit, changed))
+            if OPS[edit.op].swaps:
+                sae = self.place(self.encoders[id(edit)], update.device)
+                amount, fires = swapped(edit, sae, update, changed, step)
+                weights = weights * fires
+            else:
+                amount = self._amount(edit, changed)
+            target = OPS[edit.op].rule(changed, value, amount)
             changed = changed + weights * (target - changed)
         return None if changed is update else changed - update
 

@@ -11,7 +11,7 @@ out are ordinary edits: they are saved, guarded and recorded like any others.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -24,7 +24,7 @@ from unbox.edits.terms import TensorDictionary
 from unbox.errors import FieldError, UnboxError
 from unbox.mask import Mask, Where
 from unbox.memory_limit import require
-from unbox.validation import Count, Real, Steps, checked, validated
+from unbox.validation import Count, Real, Several, StepIndex, Steps, checked, validated
 
 #: How a feature's strength varies over positions. `map`: as recorded, position by position. `mean`, `max`,
 #: `quantile` (.95): one number per step, the same at every masked position. `live`: the donor's map is added;
@@ -56,6 +56,18 @@ class UpdatePair:
     """Where donor features are read and added: array, image, box; None is everywhere."""
     original_mask: Where | None = None
     """Where original features are read and removed."""
+    steps: Several[StepIndex] = ()
+    """The scheduler's steps that the updates are of, ascending (`tape.steps`); left out: 0, 1, 2, ..."""
+
+    def __post_init__(self) -> None:
+        counts = {len(updates) for run in (self.donor, self.original) for updates in run.values()}
+        if self.steps and (counts - {len(self.steps)} or list(self.steps) != sorted(set(self.steps))):
+            rule = f"should be the {' or '.join(map(str, sorted(counts)))} steps of the updates, ascending"
+            raise FieldError("", "steps", self.steps, rule)
+
+    def at(self, count: int) -> tuple[int, ...]:
+        """The scheduler's steps of updates of `count` steps."""
+        return self.steps or tuple(range(count))
 
     @property
     def runs(self) -> tuple[tuple[Updates, Mask | None], tuple[Updates, Mask | None]]:
@@ -151,22 +163,53 @@ def transport(
         choose_features(pair, saes, count, steps), pair.runs, hows, strict=True
     ):
         for block, features in chosen.items():
-            edits += _moved(saes[block], _side(saes[block], updates[block], mask), features, *how)
+            at = pair.at(len(updates[block]))
+            edits += _moved(saes[block], _side(saes[block], updates[block], mask), features, at, *how)
     return edits
 
 
-def _moved(sae: TensorDictionary, side: _Side, features: np.ndarray, strength: float, spread: str) -> Edits:
+def _moved(
+    sae: TensorDictionary,
+    side: _Side,
+    features: np.ndarray,
+    steps: tuple[int, ...],
+    strength: float,
+    spread: str,
+) -> Edits:
+    """Edits of some features at the steps that they were recorded at."""
     every = Feature(sae.block, tuple(int(f) for f in features), sae=sae)
     where = None if (side.weights == 1).all() else side.weights
+    from_first = steps == tuple(range(len(steps)))
     if spread == "live":
-        return Edits.of(every.scale(1 + strength, where=where))
+        at = [None] if from_first else [range(first, end) for first, end in runs_of(steps)]
+        return Edits(tuple(every.scale(1 + strength, where=where, steps=some) for some in at))
     maps = side.maps(features)
     if spread == "map":
-        return Edits.of(every.add(strength, unit="absolute", where=maps * side.weights))
-    curves = strength * _summaries(maps, side.weights, spread)
+        return added_maps(every, strength, maps * side.weights, steps)
+    curves = np.zeros((len(features), steps[-1] + 1))
+    curves[:, list(steps)] = strength * _summaries(maps, side.weights, spread)
+    some = None if from_first else range(steps[0], steps[-1] + 1)
     ones = [Feature(sae.block, int(f), sae=sae) for f in features]
-    adds = [f.add(curve, unit="absolute", where=where) for f, curve in zip(ones, curves, strict=True)]
+    adds = [
+        f.add(curve, unit="absolute", where=where, steps=some) for f, curve in zip(ones, curves, strict=True)
+    ]
     return Edits(tuple(adds))
+
+
+def added_maps(every: Feature, strength: float, maps: np.ndarray, steps: tuple[int, ...]) -> Edits:
+    """An add of maps (feature, step, y, x): a mask's axis of steps counts from the scheduler's first, so that
+    maps of other steps are an edit each."""
+    if steps == tuple(range(len(steps))):
+        return Edits.of(every.add(strength, unit="absolute", where=maps))
+    each = [(maps[:, i : i + 1], (step, step + 1)) for i, step in enumerate(steps)]
+    return Edits(tuple(every.add(strength, unit="absolute", where=of, steps=at) for of, at in each))
+
+
+def runs_of(steps: Sequence[int]) -> list[tuple[int, int]]:
+    """Half-open ranges that hold ascending steps and no others."""
+    starts = [step for step in steps if step - 1 not in steps]
+    ends = [step + 1 for step in steps if step + 1 not in steps]
+    return list(zip(starts, ends, strict=True))
 
 
 def _summaries(maps: np.ndarray, weights: np.ndarray, spread: str) -> np.ndarray:
@@ -185,6 +228,6 @@ def steer(pair: UpdatePair, blocks: tuple[str, ...], strength: float = 1.0) -> E
         for (updates, mask), value in zip(pair.runs, (strength, -strength), strict=True):
             weights = _weights(updates[block], mask)
             means = np.einsum("tyxd,yx->td", updates[block], weights) / max(float(weights.sum()), 1e-9)
-            for step, vector in enumerate(means):
+            for step, vector in zip(pair.at(len(means)), means, strict=True):
                 edits += Direction(block, vector).add(value, where=mask, steps=(step, step + 1))
     return edits

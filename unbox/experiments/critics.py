@@ -20,7 +20,10 @@ from unbox.validation import unknown
 Figures = dict[str, float]
 
 #: Metrics of any picture: the rows of `metrics.METRICS`, which needs torch.
-METRIC_NAMES = ("pixels", "structure", "colour", "lpips", "clip")
+METRIC_NAMES = ("pixels", "structure", "colour", "lpips", "clip", "density")
+
+#: Those that a CLIP model measures.
+BY_CLIP = ("clip", "density")
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,12 @@ def check_metrics(names: Sequence[str], clip_model: str | None) -> None:
         known = [*METRIC_NAMES, *(name for critic in critics().values() for name in critic.metrics)]
         if wrong := next((name for name in names if name not in known), None):
             raise FieldError("", "metrics", wrong, unknown(wrong, known))
-    if clip_model is not None and "clip" not in names:
-        raise FieldError("", "clip_model", clip_model, "is for the metric clip: name it among the metrics")
-    if clip_model is None and "clip" in names:
-        rule = "should be a Hub id or a folder with a CLIP model: the metric clip needs one"
+    by_clip = next((name for name in names if name in BY_CLIP), None)
+    if clip_model is not None and by_clip is None:
+        rule = "is for the metric clip (or density): name it among the metrics"
+        raise FieldError("", "clip_model", clip_model, rule)
+    if clip_model is None and by_clip is not None:
+        rule = f"should be a Hub id or a folder with a CLIP model: the metric {by_clip} needs one"
         raise FieldError("", "clip_model", None, rule)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from einops import reduce
 from PIL import Image
 from tqdm.auto import tqdm
@@ -17,9 +18,11 @@ from tqdm.auto import tqdm
 from activation_store.files import write_json
 from unbox.edit import Edits
 from unbox.edits import EditHook, bind, random_control
+from unbox.experiments.clip_metric import ClipMetric, load_clip
 from unbox.experiments.critics import Figures, ImagePair, critics_by_place
 from unbox.experiments.experiment_plan import Condition, ExperimentPlan
 from unbox.experiments.metrics import REVISIONS, make_metric
+from unbox.experiments.picture_density import artifacts_among
 from unbox.experiments.report import write_report
 from unbox.experiments.result_names import MANIFEST, ResultNames
 from unbox.json_types import JSON
@@ -53,6 +56,9 @@ class Row:
         return key_of([context, self.prompt.text, self.seed, self.edits.to_json(), control, target, mask])
 
 
+#: The metric of all pictures together: which are artifacts.
+DENSITY = "density"
+
 Rows = Sequence[tuple[Row, Path]]  # each with the file of its image
 
 
@@ -67,7 +73,9 @@ def run_experiment(
     """
     out = Path(out)
     for name in plan.metrics:
-        make_metric(name, plan.clip_model)  # what cannot be measured is said before anything is made
+        make_metric(
+            name, plan.clip_model, model.device
+        )  # what cannot be measured is said before anything is made
     saes = {} if plan.saes is None else dict(load_saes(plan.saes))
     rows = list(_rows(plan, saes))
     for row in rows:
@@ -78,7 +86,7 @@ def run_experiment(
         warn_of_cut(model, (prompt.text for prompt in plan.prompts))
         with counted(), tqdm(total=len(rows), disable=not progress, desc="experiment", unit="image") as bar:
             _draw(plan, model, images, bar)
-        figures = _measured(plan, images, out)
+        figures = _measured(plan, images, out, model.device)
         write_report(plan, figures, out)
     return figures
 
@@ -136,12 +144,14 @@ def _draw(plan: ExperimentPlan, model: Model, rows: Rows, bar: tqdm) -> None:
         bar.update(len(batch))
 
 
-def _measured(plan: ExperimentPlan, rows: Rows, out: Path) -> list[dict[str, JSON]]:
+def _measured(plan: ExperimentPlan, rows: Rows, out: Path, device: torch.device) -> list[dict[str, JSON]]:
     """Figures of every edited row, from `rows/` where they are there."""
-    metrics = [make_metric(name, plan.clip_model) for name in plan.metrics]
+    of_pairs = [name for name in plan.metrics if name != DENSITY]
+    metrics = [make_metric(name, plan.clip_model, device) for name in of_pairs]
     plain = {(row.prompt_index, row.seed): file for row, file in rows if row.condition is None}
     edited = [(row, plain[row.prompt_index, row.seed], file) for row, file in rows if row.condition]
-    kinds = key_of([[REVISIONS.get(name, name) for name in plan.metrics], plan.clip_model], 8)
+    clip_model = plan.clip_model if "clip" in of_pairs else None
+    kinds = key_of([[REVISIONS.get(name, name) for name in of_pairs], clip_model], 8)
     table = []
     for start in range(0, len(edited), 64):
         part = edited[start : start + 64]
@@ -156,7 +166,20 @@ def _measured(plan: ExperimentPlan, rows: Rows, out: Path) -> list[dict[str, JSO
             if wrong := next((n for n, v in figures.items() if type(v) not in (int, float)), None):
                 raise damaged(stored[file], wrong, figures[wrong])
             table.append({**_described(row, file, before, out), **figures})
+    if DENSITY in plan.metrics:
+        assert plan.clip_model is not None
+        _add_density(table, out, load_clip(plan.clip_model, str(device)))
     return table
+
+
+def _add_density(table: list[dict[str, JSON]], out: Path, clip: ClipMetric) -> None:
+    """`strangeness` and `artifact` of every row: of the edited pictures among all unedited ones."""
+    unedited = list(dict.fromkeys(str(row["unedited"]) for row in table))
+    places = {path: place for place, path in enumerate(unedited)}
+    edited, own = [str(row["image"]) for row in table], [places[str(row["unedited"])] for row in table]
+    pictures, others = (clip.images_of([out / path for path in paths]) for paths in (edited, unedited))
+    for row, strange, artifact in zip(table, *artifacts_among(pictures, others, own), strict=True):
+        row |= {"strangeness": float(strange), "artifact": float(artifact)}
 
 
 def _pair(row: Row, before: Path, after: Path) -> ImagePair:

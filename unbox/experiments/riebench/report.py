@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.experiments.tables import Table, markdown_table
 from unbox.json_types import JSON
 from unbox.statistics import bootstrap
@@ -24,8 +25,8 @@ def summary(rows: Table) -> list[dict[str, JSON]]:
     return found
 
 
-def markdown(rows: Table) -> str:
-    """The table over all kinds, and what failed."""
+def markdown(rows: Table, settings: RiebenchSettings) -> str:
+    """The table over all kinds, what failed, and what is not as published."""
     entries = [e for e in summary(rows) if e["kind"] == "all"]
     failed = [row for row in rows if "error" in row]
     names = [n for n in (entries[0] if entries else {}) if f"{n}_low" in entries[0]]
@@ -35,4 +36,22 @@ def markdown(rows: Table) -> str:
     ]
     failures = [f"- {row['id']}: {row['error']}" for row in failed]
     count = f"Failed: {len(failed)} of {len({r['id'] for r in rows})} examples."
-    return "\n".join([markdown_table(["method", *names], cells), "", count, *failures, ""])
+    apart = [f"- {difference}" for difference in differences(settings)]
+    table = markdown_table(["method", *names], cells)
+    return "\n".join([table, "", count, *failures, "", "Not as published:", "", *apart, ""])
+
+
+def differences(settings: RiebenchSettings) -> list[str]:
+    """What of a run is not as RIEBench was published."""
+    found = [
+        "examples that cannot be run are rows with their error; there they were left out",
+        "random features stand beside every edit by features; there is no such control there",
+    ]
+    if settings.masks is None:
+        found.append("masks are of cross-attention; there they are Grounded-SAM's")
+    if set(settings.metrics) != {"lpips", "clip"}:
+        found.append(f"distances are {', '.join(settings.metrics)}; there lpips and clip (ViT-L/14)")
+    usual = RiebenchSettings()
+    given = {name: getattr(settings, name) for name in ("steps", "guidance", "seed", "height", "width")}
+    changed = [f"{name} {value}" for name, value in given.items() if value != getattr(usual, name)]
+    return found + [f"{', '.join(changed)}; there the defaults of this command"] * bool(changed)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -10,24 +11,24 @@ from tqdm.auto import tqdm
 
 from activation_store.files import digest, write_json, write_text
 from unbox.capture import record
-from unbox.edit import Edits
 from unbox.edits.controls import CONTROL_RULE
-from unbox.edits.transport import UpdatePair
 from unbox.errors import UnboxError
 from unbox.experiments.critics import Metric
 from unbox.experiments.metrics import REVISIONS, make_metric
 from unbox.experiments.result_names import MANIFEST, ResultNames
 from unbox.experiments.riebench.examples import EditExample
-from unbox.experiments.riebench.masks import ImageMask, attention_mask, file_mask, mask_file, placed
-from unbox.experiments.riebench.methods import Method, methods
+from unbox.experiments.riebench.interventions import PairedRuns
+from unbox.experiments.riebench.masks import ImageMask, attention_mask, file_mask, mask_file, on_grid
+from unbox.experiments.riebench.methods import METHOD_RULE, Method, methods
 from unbox.experiments.riebench.metric import riebench_metric
+from unbox.experiments.riebench.neuron_records import neuron_layers, recorded_neurons
 from unbox.experiments.riebench.report import markdown, summary
 from unbox.experiments.riebench.riebench_settings import FORMER, RiebenchSettings
 from unbox.experiments.tables import write_table
 from unbox.former_names import as_written
 from unbox.json_types import JSON
-from unbox.mask import Mask
 from unbox.models import Model
+from unbox.models.hooks import Attachable
 from unbox.models.png_record import save_png
 from unbox.models.prompt_length import counted, warn_of_cut
 from unbox.result_cache import ResultCache, key_of
@@ -52,8 +53,8 @@ def bench_riebench(
     if not saes:
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
     saes = {sae.block: sae for sae in saes.values()}
-    metrics = [make_metric(name, settings.clip_model) for name in settings.metrics]
-    chosen = as_written(asdict(settings), FORMER)
+    metrics = [make_metric(name, settings.clip_model, model.device) for name in settings.metrics]
+    chosen = as_written(asdict(settings), FORMER) | {"rules": METHOD_RULE}
     with run_folder(out, "bench riebench") as folder:
         names = ResultNames.of(folder, model, saes)
         before = {**names.before, "settings": names.manifest.get("settings", chosen)} if names.before else {}
@@ -71,7 +72,7 @@ def bench_riebench(
         rows = _rows(model, saes, examples, (out, settings, metrics), cache, progress)
         write_table(out / "rows.csv", rows)
         write_table(out / "summary.csv", summary(rows))
-        write_text(out / "summary.md", markdown(rows))
+        write_text(out / "summary.md", markdown(rows, settings))
     return rows
 
 
@@ -95,7 +96,6 @@ def _rows(
         made = cache.get(key, _made, model, saes, others, example, *given)
         if random:
             made = [*made, *cache.get([*key, CONTROL_RULE], _made, model, saes, random, example, *given)]
-        # A version before kept controls of another rule with the rest: these take their places.
         named = {row["method"]: row for row in made}
         rows += [named[name] for name in ("", *every) if name in named]
     return rows
@@ -125,35 +125,38 @@ def _made(
     about: dict[str, JSON] = {"id": example.id, "kind": example.kind}
     prompts = {"original_prompt": example.original, "editing_prompt": example.edited, "seed": settings.seed}
     folder = out / "images" / re.sub(r"[^\w.-]", "_", example.id)
+    neurons = any(name.startswith("neurons") for name in some)
     try:
-        pair, original, target = _recorded(model, tuple(saes), example, settings)
+        runs, original, target = recorded_runs(model, tuple(saes), example, settings, neurons)
         for name, image in (("original", original), ("edited_prompt", target)):
             save_png(image, folder / f"{name}.png", prompts)
-        rows = []
-        for method, make_edits in some.items():
-            (image,) = _drawn(model, example.original, settings, make_edits(pair))
-            name = re.sub(r"[^a-z0-9.]+", "_", method)
-            save_png(image, folder / f"{name}.png", {**prompts, "method": method})
-            figures = riebench_metric(metrics, original, target, image, example.edited)
-            rows.append({**about, "method": method, **figures})
-        return rows
+        images = [_drawn(model, example.original, settings, make(runs)) for make in some.values()]
     except UnboxError as error:
         return [{**about, "method": "", "error": str(error)}]
+    for method, image in zip(some, images, strict=True):
+        name = re.sub(r"[^a-z0-9.]+", "_", method)
+        save_png(image, folder / f"{name}.png", {**prompts, "method": method})
+    figures = riebench_metric(metrics, original, target, images, example.edited)
+    return [{**about, "method": method, **each} for method, each in zip(some, figures, strict=True)]
 
 
-def _drawn(model: Model, text: str, by: RiebenchSettings, edits: Edits | None = None) -> list[Image.Image]:
+def _drawn(model: Model, text: str, by: RiebenchSettings, edits: Attachable | None = None) -> Image.Image:
     with counted():
-        return model.generate(text, seed=by.seed, steps=by.steps, guidance=by.guidance, edits=edits)
+        (image,) = model.generate(
+            text, seed=by.seed, steps=by.steps, guidance=by.guidance, height=by.height, width=by.width,
+            edits=edits,
+        )  # fmt: skip
+    return image
 
 
-def _recorded(
-    model: Model, blocks: tuple[str, ...], example: EditExample, settings: RiebenchSettings
-) -> tuple[UpdatePair, Image.Image, Image.Image]:
-    """Both runs' updates and masks, the original image and the edited prompt's."""
+def recorded_runs(
+    model: Model, blocks: tuple[str, ...], example: EditExample, settings: RiebenchSettings, neurons: bool
+) -> tuple[PairedRuns, Image.Image, Image.Image]:
+    """Both runs of an example with its masks, the original image and the edited prompt's."""
     texts = (example.original, example.edited)
     wanted = ("update",) if settings.masks else ("update", "cross")
-    with record(model, blocks, wanted) as tape:
-        original, target = (_drawn(model, text, settings)[0] for text in texts)
+    with record(model, blocks, wanted) as tape, recorded_neurons(model, blocks if neurons else ()) as units:
+        original, target = (_drawn(model, text, settings) for text in texts)
     updates = {block: tape.read(block, "update", "cond").float().numpy() for block in blocks}
     if settings.masks:
         sides = ("original", "editing")
@@ -162,7 +165,26 @@ def _recorded(
         tokenizer, words = model.pipeline.tokenizer, (example.original_words, example.edited_words)
         maps = [tape.read(block, "cross", "cond") for block in blocks]
         masks = [attention_mask(tokenizer, [m[i] for m in maps], texts[i], words[i]) for i in (0, 1)]
-    original_mask, donor_mask = placed(example.kind, *masks)
-    originals, donors = ({block: u[i] for block, u in updates.items()} for i in (0, 1))
-    pair = UpdatePair(donors, originals, Mask.of(donor_mask), Mask.of(original_mask))
-    return pair, original, target
+    deleting, adding = example.kind == "delete object", example.kind == "add object"
+    if example.kind == "change style":
+        masks = [None, None]
+    grids = {block: update.shape[2:4] for block, update in updates.items()}
+    reduce_mask = partial(on_grid, widened=settings.masks is not None)
+    edited, read = (
+        {b: reduce_mask(mask, *grid) for b, grid in grids.items()}
+        for mask in (masks[adding], masks[1 - deleting])
+    )
+    if deleting:
+        read = {block: ~mask for block, mask in read.items()}
+        if empty := next((block for block, mask in read.items() if not mask.any()), None):
+            raise UnboxError(
+                f"the mask is everywhere on the grid of {empty}: nothing is left to fill it with"
+            )
+    first, last = 0, 1 - deleting  # the images recorded: a deletion's donor is the original itself
+    runs = PairedRuns(
+        {block: update[last] for block, update in updates.items()},
+        {block: update[first] for block, update in updates.items()},
+        read, edited, deleting, tape.steps, units.get(last), units.get(first),
+        neuron_layers(model, blocks) if neurons else None,
+    )  # fmt: skip
+    return runs, original, target

@@ -11,11 +11,13 @@ from PIL import Image
 from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
 from unbox.experiments.riebench import run_riebench
-from unbox.experiments.riebench.examples import KINDS, read_examples
-from unbox.experiments.riebench.masks import placed, token_places
-from unbox.experiments.riebench.report import markdown, summary
+from unbox.experiments.riebench.examples import KINDS, EditExample, read_examples
+from unbox.experiments.riebench.masks import on_grid
+from unbox.experiments.riebench.methods import METHOD_RULE
+from unbox.experiments.riebench.metric import riebench_metric
+from unbox.experiments.riebench.report import differences, markdown, summary
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
-from unbox.experiments.riebench.run_riebench import bench_riebench
+from unbox.experiments.riebench.run_riebench import bench_riebench, recorded_runs
 from unbox.result_cache import key_of
 
 DATA = [
@@ -75,27 +77,76 @@ def test_an_example_that_cannot_run_is_told_not_dropped(data, tmp_path, tiny, sa
     assert [row["id"] for row in failed] == ["2"]
     assert "2_original.png" in failed[0]["error"]
     assert len([row for row in rows if row["id"] == "1"]) == 4
-    assert "Failed: 1 of 2 examples" in markdown(rows)
+    assert "Failed: 1 of 2 examples" in markdown(rows, settings)
 
 
-@pytest.mark.parametrize(("metric", "found"), [("pixels", True), ("structure", False)])
-def test_results_of_a_redefined_metric_are_not_found(metric, found, data, tmp_path, tiny, saes, monkeypatch):
-    """Versions before measured `structure` otherwise, and named results by the settings alone."""
+def test_results_of_other_rules_are_not_found(data, tmp_path, tiny, saes, monkeypatch):
+    """Versions before carried features otherwise, and named results by the settings alone."""
     failed = [{"id": "1", "kind": KINDS[1], "method": "", "error": "not run"}]
     monkeypatch.setattr(run_riebench, "_made", lambda *given: failed)
     (example, *_) = examples = read_examples(data)
-    settings = replace(SETTINGS, metrics=(metric,))
-    bench_riebench(tiny, saes, examples, tmp_path / "out", settings, progress=False)
+    bench_riebench(tiny, saes, examples, tmp_path / "out", SETTINGS, progress=False)
     context = json.loads((tmp_path / "out/manifest.json").read_text())
     assert context.pop("examples") == len(examples)
-    assert context["settings"]["metrics"] == [metric]
+    assert context["settings"].pop("rules") == METHOD_RULE
     before = key_of([context, [asdict(example), []]])
-    assert (tmp_path / f"out/kept/{before}.json").is_file() is found
+    context["settings"]["rules"] = METHOD_RULE
+    now = key_of([context, [asdict(example), []]])
+    assert not (tmp_path / f"out/kept/{before}.json").is_file()
+    assert (tmp_path / f"out/kept/{now}.json").is_file()
+
+
+def test_masks_are_placed_as_the_protocol_says(tmp_path, tiny, monkeypatch):
+    """The edited image's mask for both when adding; a deletion reads the original outside of its mask."""
+    shown = {"original": np.eye(64, dtype=np.uint8), "editing": np.eye(64, dtype=np.uint8)[::-1]}
+    for side, mask in shown.items():
+        Image.fromarray(mask * 255).save(tmp_path / f"1_{side}.png")
+    first, second = (on_grid(mask, 8, 8) for mask in shown.values())
+    expected = {
+        "change object": (second, first),
+        "add object": (second, second),
+        "delete object": (~first, first),
+        "change style": (np.ones((8, 8), bool),) * 2,
+    }
+    settings = replace(SETTINGS, masks=str(tmp_path))
+    for kind, (read, edited) in expected.items():
+        example = EditExample("1", kind, "a cat", "a dog", (), ())
+        runs, original, target = recorded_runs(tiny, ("mid.0",), example, settings, kind == "add object")
+        assert np.array_equal(runs.read["mid.0"], read), kind
+        assert np.array_equal(runs.edited["mid.0"], edited), kind
+        assert runs.spread == (kind == "delete object")
+        assert np.array_equal(runs.donor["mid.0"], runs.original["mid.0"]) == (kind == "delete object")
+        assert (runs.donor_neurons is not None) == (kind == "add object")
+        assert not np.array_equal(np.asarray(original), np.asarray(target))
+
+
+def test_every_picture_of_an_example_is_measured_in_one_call():
+    calls = []
+
+    def metric(pairs):
+        calls.append(pairs)
+        return [{"level": float(np.mean(np.asarray(p.after))) - np.mean(np.asarray(p.before))} for p in pairs]
+
+    original, target, *edited = (
+        Image.fromarray(np.full((4, 4, 3), v, np.uint8)) for v in (0, 10, 20, 30, 40)
+    )
+    found = riebench_metric([metric], original, target, edited, "a dog")
+    assert found == [{"level_to_original": v, "level_to_edited": v - 10.0} for v in (20.0, 30.0, 40.0)]
+    assert len(calls) == 1
+
+
+def test_the_report_says_what_is_not_as_published():
+    told = "\n".join(differences(RiebenchSettings()))
+    assert "cross-attention" in told
+    assert "structure" in told
+    published = RiebenchSettings(masks="masks", metrics=("lpips", "clip"), clip_model="x")
+    assert len(differences(published)) == 2
+    assert "steps 1" in "\n".join(differences(replace(published, steps=1)))
 
 
 def test_the_example_file_is_of_the_published_format():
     """Every kind, bracketed words, and the fields that segmenters read."""
-    path = Path(__file__).parents[2] / "examples" / "riebench_shapes.json"
+    path = Path(__file__).parents[3] / "examples" / "riebench_shapes.json"
     examples = read_examples(path)
     assert sorted({e.kind for e in examples}) == sorted(KINDS.values())
     assert len({e.id for e in examples}) == len(examples)
@@ -109,23 +160,6 @@ def test_the_example_file_is_of_the_published_format():
         "original_gsam_prompt", "editing_gsam_prompt",
     }  # fmt: skip
     assert all(set(row) == fields for row in json.loads(path.read_text()))
-
-
-def test_words_are_found_among_the_tokens(tiny):
-    tokenizer = tiny.pipeline.tokenizer
-    text = "a red boat and a cat"
-    ids = tokenizer(text).input_ids
-    for word in ("red", "boat", "a cat"):
-        found = [ids[i] for i in token_places(tokenizer, text, word)]
-        assert found == tokenizer(word).input_ids[1:-1]
-    assert token_places(tokenizer, text, "dog") == []
-
-
-def test_masks_are_placed_as_the_protocol_says():
-    assert placed("add object", 1, 2) == (2, 2)
-    assert placed("delete object", 1, 2) == (1, 1)
-    assert placed("change style", 1, 2) == (None, None)
-    assert placed("change colour", 1, 2) == (1, 2)
 
 
 @pytest.mark.parametrize(
