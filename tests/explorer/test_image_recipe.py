@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unbox.cli.main import find, parse
 from unbox.edit import Edit, Edits, Feature
 from unbox.errors import FieldError, UnboxError
 from unbox.explorer import limits
 from unbox.explorer.generation_controls import seed_box
-from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.image_recipe import OpenedModel, Recipe
 from unbox.mask import Mask
 from unbox.validation import checked
 
@@ -177,3 +178,25 @@ def test_a_page_sends_and_shows_every_digit_of_a_seed(seed):
     for wrong in (f"{seed}.0", f"-{seed + 1}", "1e3", "", "٣", str(2**64), "9" * 10**5, 7.5, None):
         with pytest.raises(FieldError, match=r"^seed = .*: should be "):
             checked(limits.TypedSeed, "seed", wrong)
+
+
+def test_every_copy_repeats_how_the_model_was_opened():
+    """A LoRA over a single file, say: by the system's name alone it would be another picture."""
+    line = "--model base.safetensors --lora 'my style.safetensors'"
+    opened = OpenedModel(line, "unbox.load('base.safetensors', lora='my style.safetensors')")
+    recipe = replace(FULL, guard=False)
+    *_, command = recipe.to_command("saes/", opened).split("\n")
+    form = parse(*find(shlex.split(command)[1:]))
+    assert (form.model.model, str(form.model.lora)) == ("base.safetensors", "my style.safetensors")
+    assert f"model = {opened.python}" in recipe.to_python("saes/", None, opened)
+    text = recipe.to_experiment("saes/", opened)
+    assert tomllib.loads(text)["model"] == "base.safetensors"
+    assert "# run it with --lora 'my style.safetensors'" in text
+    assert "# without the negative prompt" in text
+    assert "# run it" not in recipe.to_experiment()
+
+
+def test_an_empty_negative_prompt_of_elsewhere_is_refused():
+    """`unbox generate` encodes "" as a text; the explorer's empty field is none."""
+    with pytest.raises(FieldError, match="negative_prompt = '': should be null or a text"):
+        Recipe.from_json({**PLAIN.to_json(), "negative_prompt": ""})

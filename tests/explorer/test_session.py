@@ -375,3 +375,19 @@ def test_steps_of_an_edit():
     for wrong in ("-1", "x", "1.5", "٣", "0-99999999", "2-0", "1-", 2, ["all"]):
         with pytest.raises(FieldError, match=r"steps = .*: should "):
             checked(TypedSteps, "steps", wrong)
+
+
+def test_the_opened_model_stays_and_others_come_to_its_device(session, monkeypatch):
+    """It was opened with its user's options (a LoRA, a file), by which no name opens it again."""
+    from unbox.explorer.session import ExplorerSession
+
+    asked = []
+    monkeypatch.setattr(
+        "unbox.explorer.session.load", lambda *given, **options: asked.append((given, options)) or len(asked)
+    )
+    first = session.model("tiny")
+    own = ExplorerSession(first, systems=["a", "b"])
+    assert [own.model(name) for name in ("a", "b", "a")] == [1, 2, 3]
+    assert own.model("tiny") is first
+    assert asked[0] == (("a", first.dtype, first.device), {"download": False})
+    assert own.opened_as("b").line == "--model b"

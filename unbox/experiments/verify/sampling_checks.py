@@ -43,8 +43,7 @@ def weights(subject: Subject) -> CheckFinding:
 
 def repeats(subject: Subject) -> CheckFinding:
     """Twice the same picture, by the plain pipeline: what the next checks stand on."""
-    first, again = (subject.bare_latents(subject.prompts[0]) for _ in range(2))
-    apart = difference(first, again)
+    apart = difference(*subject.bare)
     return judged(
         not apart,
         "two runs of the plain pipeline are equal to the bit",
@@ -55,17 +54,15 @@ def repeats(subject: Subject) -> CheckFinding:
 
 def hooks(subject: Subject) -> CheckFinding:
     """The pipeline with our clock, seeds and recording on it draws what it draws without them."""
-    prompt, model = subject.prompts[0], subject.model
-    plain = subject.latents(prompt)
+    model, plain = subject.model, subject.plain[0]
     with record(model, blocks=subject.blocks):
-        recorded = subject.latents(prompt)
+        recorded = subject.latents()
     found = {"recorded": difference(plain, recorded)}
-    native = isinstance(model.pipeline.scheduler, NativeEulerScheduler)
+    native = isinstance(model.pipeline.scheduler, NativeEulerScheduler)  # which starts from noise of ours
     if model.refiner is None and not native:
-        bare, again = subject.bare_latents(prompt), subject.bare_latents(prompt)
-        if apart := difference(bare, again):
+        if apart := difference(*subject.bare):
             return not_possible(f"the plain pipeline differs from itself by {apart:.2g} deviations", **found)
-        found["generate"] = difference(bare, plain)
+        found["generate"] = difference(subject.bare[0], plain)
     compared = "generate, recorded and not," if "generate" not in found else "plain, sampled and recorded"
     return judged(
         not any(found.values()),
@@ -77,15 +74,14 @@ def hooks(subject: Subject) -> CheckFinding:
 
 def identity(subject: Subject) -> CheckFinding:
     """Edits that change nothing leave every bit, those of features through an encoder on the device too."""
-    prompt = subject.prompts[0]
-    plain, again = subject.latents(prompt), subject.latents(prompt)
-    if apart := difference(plain, again):
+    if apart := difference(*subject.plain):
         return not_possible(f"a run differs from itself by {apart:.2g} deviations on this device")
+    plain = subject.plain[0]
     unscaled = Edits(tuple(Block(block).scale(1.0) for block in subject.blocks))
     unreached = Edits(tuple(_unreached(block, subject.width(block)) for block in subject.blocks))
     found = {
-        "updates times 1": difference(plain, subject.latents(prompt, unscaled)),
-        "features over a bound that none reaches": difference(plain, subject.latents(prompt, unreached)),
+        "updates times 1": difference(plain, subject.latents(unscaled)),
+        "features over a bound that none reaches": difference(plain, subject.latents(unreached)),
     }
     return judged(
         not any(found.values()),

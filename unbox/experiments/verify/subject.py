@@ -58,13 +58,22 @@ class Subject:
         """Channels of a block."""
         return int(self.model.block(block).in_channels)  # type: ignore[arg-type]
 
-    def latents(self, prompt: str, edits: Edit | Edits | None = None) -> Tensor:
-        """(4, height / 8, width / 8) of one image, on the CPU."""
-        call = {**self.run, "seed": self.options.seed, "output": "latent"}
-        return self.model.generate(prompt, edits=edits, **call)[0].cpu()
+    @cached_property
+    def bare(self) -> tuple[Tensor, Tensor]:
+        """Latents of the first prompt by the plain diffusers pipeline, with nothing of ours on it, twice."""
+        return self._bare_latents(), self._bare_latents()
 
-    def bare_latents(self, prompt: str) -> Tensor:
-        """The same by the plain diffusers pipeline, with nothing of ours on it."""
+    @cached_property
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """The same by `generate`, without hooks and edits, twice."""
+        return self.latents(), self.latents()
+
+    def latents(self, edits: Edit | Edits | None = None) -> Tensor:
+        """(4, height / 8, width / 8) of the first prompt's image, on the CPU."""
+        call = {**self.run, "seed": self.options.seed, "output": "latent"}
+        return self.model.generate(self.prompts[0], edits=edits, **call)[0].cpu()
+
+    def _bare_latents(self) -> Tensor:
         run, pipeline = self.run, self.model.pipeline
         given: dict[str, Any] = {name: run[name] for name in ("height", "width")}
         if grid := self.model.system.grid(run["steps"]):
@@ -76,7 +85,7 @@ class Subject:
         try:
             with self.model.exclusive():
                 made = pipeline(
-                    prompt, num_inference_steps=run["steps"], guidance_scale=run["guidance"],
+                    self.prompts[0], num_inference_steps=run["steps"], guidance_scale=run["guidance"],
                     generator=generator(self.options.seed), output_type="latent", **given,
                 )  # fmt: skip
         finally:
