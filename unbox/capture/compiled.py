@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from unbox.errors import UnboxError
-from unbox.models.block_hooks import shows_block
+from unbox.models.block_hooks import compiled_whole, shows_block
 
 
 def refuse_compiled(network: torch.nn.Module, path: str, name: str) -> None:
@@ -15,6 +15,11 @@ def refuse_compiled(network: torch.nn.Module, path: str, name: str) -> None:
     """
     if shows_block(network.get_submodule(path)):
         return
+    if compiled_whole(network):
+        raise UnboxError(
+            "the UNet is compiled as a whole (compile_whole), which shows what its blocks are given and give "
+            f"and nothing else: for {name} load without it"
+        )
     for place, module in _within(network, path):
         whole = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         if not whole and not hasattr(module.forward, "_torchdynamo_orig_callable"):

@@ -93,7 +93,7 @@ class EditedBlock:
                 continue
             result = output.clone() if result is output else result
             if isinstance(rows.place, slice):
-                result[rows.place] += delta
+                result[rows.place].add_(delta)
             else:
                 result.index_add_(0, rows.place, delta.expand(rows.number, *output.shape[1:]))
         return result

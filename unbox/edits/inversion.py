@@ -229,7 +229,7 @@ def _conditioned(
         ids = [Micro().ids(image.height, image.width, scored, branch) for branch in branches]
         added = {
             "text_embeds": torch.cat([no_pooled, pooled]) if guidance > 1 else pooled,
-            "time_ids": torch.tensor(ids, dtype=text.dtype, device=model.device),
+            "time_ids": torch.tensor(ids).to(text),
         }
         text = torch.cat([no_text, text]) if guidance > 1 else text
         yield Conditioning(pipeline, first, branches, text, added, guidance)

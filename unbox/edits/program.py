@@ -110,7 +110,7 @@ class Program:
             key = (id(edit), update.device)
             if key not in self._icon_vectors:
                 term = self.icons[id(edit)]
-                units = torch.tensor(term.units, device=term.vectors.device)
+                units = torch.tensor(term.units).to(term.vectors)
                 self._icon_vectors[key] = to_device(units @ term.vectors, update.device)
             return self._icon_vectors[key].to(update)
         if id(edit) in self.encoders:

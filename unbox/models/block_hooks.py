@@ -88,6 +88,11 @@ def shows_block(block: torch.nn.Module) -> bool:
     return block in _HOOKED
 
 
+def compiled_whole(network: torch.nn.Module) -> bool:
+    """Whether a network was compiled by `compile_whole`."""
+    return any(shows_block(module) for module in network.modules())
+
+
 def compile_whole(unet: torch.nn.Module, **options: Any) -> None:
     """Compile a UNet as a whole, its blocks still open to edits and recording of updates, inputs and outputs.
 
