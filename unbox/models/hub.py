@@ -6,7 +6,13 @@ from importlib.resources import files
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 from unbox.errors import UnboxError
 from unbox.models.pipeline_files import chosen, paths_in, pipeline_files
@@ -133,6 +139,8 @@ def _fetched(need: Need, wanted: str, fetch: Callable[[], Path], download: bool,
 
 def _said(error: Exception, repo: str) -> str:
     """Why the Hub did not give it, in a few words."""
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # it says that there is nothing here, of whatever the Hub answered
     if isinstance(error, GatedRepoError):
         return f"its licence must be accepted on the page of {repo} there; then `hf auth login`, or HF_TOKEN"
     if isinstance(error, RepositoryNotFoundError):
