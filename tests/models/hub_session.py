@@ -1,7 +1,7 @@
 """A process that loads systems from a Hub on this machine: the Hub's client reads its address when imported.
 
-`python -m tests.models.hub_session ROOT [SCENARIO ...]` serves the folder, runs the scenarios (all) and prints
-what was asked, as JSON.
+`python -m tests.models.hub_session ROOT [SCENARIO ...]` serves the folder, runs the scenarios (all) and
+prints what was asked, as JSON.
 """
 
 import json
@@ -79,11 +79,14 @@ def every_system():
     return found
 
 
+#: What the client writes at one time, and so loses at most; its own are 10 MB, half of the UNet here.
+CHUNK = 1 << 20
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
 
 
 def a_connection_that_drops():
     """Half of the UNet comes, then the connection breaks off."""
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     fresh_cache()
     base = SYSTEMS["sdxl-base"].base
     HUB.dropping.add(f"{base}/{UNET}")

@@ -176,8 +176,9 @@ def test_a_dropped_connection_goes_on_where_it_broke_off(session):
     given = told["a_connection_that_drops"]
     unet = f"{BASE}/unet/diffusion_pytorch_model.fp16.safetensors"
     size = (root / unet).stat().st_size
-    assert sum(given[unet]) == size
-    assert len(given[unet]) == 2
+    first, second = given[unet]
+    assert first == size // 2
+    assert size - first <= second < size - first + (1 << 20)  # the client writes, and so loses, whole chunks
     assert same(root, given, texts(root, BASE) | half(BASE))
 
 
