@@ -34,6 +34,10 @@ def mirror(url: str, out: str | os.PathLike, progress: Progress | None = None) -
     """
     incoming = Path(out) / INCOMING
     far = Store.open(url, ShardCache(incoming, 1 << 60))
+    if (Path(out) / "store.json").exists():  # before anything is written
+        here = {entry.start: entry for entry in Store.open(out).entries}
+        for entry in far.entries:
+            _has(here.get(entry.start), entry, out)
     versions = {
         "software": list({repr(one): one for one in far.versions}.values()),
         "copied from": far.digest,

@@ -332,7 +332,8 @@ def add(world: World) -> Command:
         return add_blocks(model, out, CollectOptions(blocks=blocks, progress=False)).blocks
 
     return Command(run, {"model": world.one, "blocks": ("up.0.1",)}, {
-        **models(world, "model.weights.unet was"),
+        "model": [({"model": world.two}, "model weights text_encoder was")],
+        "LoRA": [({"model": world.adapted}, "model weights unet was")],
         "options": [({"blocks": ("down.2.1", "up.0.1")}, "up.0.1 was added to")],
     })  # fmt: skip
 

@@ -54,11 +54,15 @@ def by_batch(
     """The B * k largest positive ones of the whole batch: the pattern, and their pre-activations (E,).
 
     Streams over slices, keeping what can still win. Ties at the threshold keep the earlier entry. Of several
-    processes each takes those of its own that are among the winners of all `rows`; ties keep the earlier
-    process's. Of one process a GPU tells its host no number: there always are B * k entries, and those that
-    are not positive are 0 after the ReLU.
+    processes each takes those of its own that are among the winners of all `rows` (None: they are counted);
+    ties keep the earlier process's. Of one process a GPU tells its host no number: there always are B * k
+    entries, and those that are not positive are 0 after the ReLU.
     """
-    wanted, floor = k * (len(centred) if rows is None else rows), 0.0
+    if rows is None:
+        counted = torch.tensor(len(centred))  # on the CPU, where no GPU is waited for
+        team.rows.sum_(counted)
+        rows = int(counted)
+    wanted, floor = k * rows, 0.0
     if centred.device.type != "cpu" and team.everyone.world == 1:
         values, places = _of_one_size(centred, weight, bias, wanted)
         return _at_places(places, len(centred), len(weight)), values
