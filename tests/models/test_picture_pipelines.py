@@ -13,13 +13,13 @@ from unbox.edit import Direction
 from unbox.errors import UnboxError
 from unbox.models import Micro, load, load_controlnet
 
-#: Widths of the layers that halve a control picture: once, as the bundled model's VAE halves pictures.
-SCALE = (16, 32)
-SIZE, SEED, PROMPT = 64, 5, "a large red circle on a blue background"
+#: Widths of the layers that halve a control picture: twice, as the bundled model's VAE halves pictures.
+SCALE = (16, 32, 32)
+SIZE, SEED, PROMPT = 128, 5, "a large red circle on a blue background"
 CALL = {"steps": 4, "guidance": 2.0, "output": "np", "seed": SEED}
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8))
 EDGES = Image.fromarray(np.random.default_rng(1).integers(0, 255, (SIZE, SIZE, 3), np.uint8))
-MASK = Image.fromarray(np.kron([[255, 0], [0, 0]], np.ones((32, 32))).astype(np.uint8))
+MASK = Image.fromarray(np.kron([[255, 0], [0, 0]], np.ones((64, 64))).astype(np.uint8))
 
 IMAGE, MASKED, CONTROL = (
     {"image": PICTURE, "strength": 0.5},
@@ -145,7 +145,7 @@ def test_masks_of_every_kind_are_one(model):
     levels = np.asarray(MASK, np.float32) / 255
     call = {**CALL, "output": "latent", "image": PICTURE}
     (expected,) = model.generate(PROMPT, mask=MASK, **call)
-    for mask in (levels, torch.tensor(levels), MASK.resize((128, 128), Image.Resampling.NEAREST)):
+    for mask in (levels, torch.tensor(levels), MASK.resize((256, 256), Image.Resampling.NEAREST)):
         assert torch.equal(model.generate(PROMPT, mask=mask, **call)[0], expected)
 
 
@@ -164,7 +164,7 @@ def test_a_model_with_a_controlnet_is_another_model(model):
         ({**IMAGE, "mask": np.zeros((8, 8))}, r"a mask is a picture or an array \(height, width\)"),
         (
             {"control": np.zeros((8, 8, 3))},
-            "a control picture of 8 x 8 pixels is given for images of 64 x 64",
+            "a control picture of 8 x 8 pixels is given for images of 128 x 128",
         ),
         ({**CONTROL, "guidance_rescale": 0.5}, "has no place for guidance_rescale"),
         ({**CONTROL, "micro": Micro(crop=(1, 1))}, "does not reach a ControlNet"),
@@ -195,5 +195,5 @@ def test_a_controlnet_of_another_unet_is_refused(model, tiny, tmp_path):
     with pytest.raises(UnboxError, match="is for another UNet: its"):
         load_controlnet(model, tmp_path / "unet")
     ControlNetModel.from_unet(model.unet).save_pretrained(tmp_path / "vae")
-    with pytest.raises(UnboxError, match="takes pictures of 8 pixels to a latent, this model's VAE has 2"):
+    with pytest.raises(UnboxError, match="takes pictures of 8 pixels to a latent, this model's VAE has 4"):
         load_controlnet(model, tmp_path / "vae")

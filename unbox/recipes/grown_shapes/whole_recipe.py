@@ -302,7 +302,7 @@ class GrownShapes:
         if not brief:
             for count in steps[-1:]:
                 found[f"open, {count} steps"] = model_report.openness(
-                    self.judged, unet, count, max(1, self.sizes.exam // 25)
+                    self.judged, unet, count, min(20, max(1, self.sizes.exam // 10))
                 )
                 found["sizes and crops"] = model_report.micro(self.judged, unet, self.exams["full"], count)
         (self.out / f"report-{name}.json").write_text(json.dumps(found, indent=1))
