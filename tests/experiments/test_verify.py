@@ -53,7 +53,7 @@ def test_a_right_model_passes_and_the_page_holds_it_all(subject, tmp_path):
     assert [outcome.finding.verdict for outcome in found.outcomes] == ["pass"] * len(CHECKS), said
     assert found.code == 0
     assert len(said) == len(CHECKS)
-    page = found.write(tmp_path / "verify.html")
+    page = found.write(tmp_path / "new" / "verify.html")
     told = evidence(page)
     assert {check["name"] for check in told["checks"]} == {check.name for check in CHECKS}
     assert told["machine"]["torch"] == torch.__version__

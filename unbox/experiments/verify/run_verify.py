@@ -111,6 +111,7 @@ class Verification:
             "verify.html", found=self, strips=strips, gated=GATED, evidence=self.to_json(),
             tables=_tables(self),
         )  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, page)
         return path
 
