@@ -111,6 +111,26 @@ def test_a_lora_in_its_published_layout_adds_its_product(tiny, tmp_path, system,
         torch.testing.assert_close(forward(model.unet), before, atol=1e-6, rtol=1e-5)
 
 
+def test_several_loras_add_their_products_by_their_strengths(tiny, tmp_path):
+    plain = tiny_unet()
+    own, style = pairs(plain, attentions(plain)), pairs(plain, attentions(plain)[:20])
+    files = tmp_path / "own.safetensors", tmp_path / "style.safetensors"
+    for path, factors in zip(files, (own, style), strict=True):
+        save_file({key: tensor.contiguous() for key, tensor in peft(factors).items()}, path)
+    row = replace(SYSTEMS["sdxl-ncp-dpo"], size=64)
+    model = load(
+        tiny, system=row, lora=files[0], add_lora=[files[1]], lora_strength=(0.5, -2), download=False
+    )
+    assert model.adapters == ("lora", "lora2")
+    assert model.fingerprint["strengths"] == {"lora": 0.5, "lora2": -2.0}
+    expected = forward(merged(merged(plain, own, 0.5), style, -2.0))
+    torch.testing.assert_close(forward(model.unet), expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(UnboxError, match="lora_strength has 1 numbers for 2 LoRAs"):
+        load(tiny, system=row, lora=files[0], add_lora=files[1], lora_strength=0.5)
+    with pytest.raises(UnboxError, match="there is no LoRA at nowhere"):
+        load(tiny, add_lora="nowhere")
+
+
 def test_older_names_are_not_pefts():
     """Or the two layouts above would be one."""
     unet = tiny_unet()

@@ -252,6 +252,8 @@ class GenerateCommand:
         names = ("unet", "lora", "vae", "dtype")
         given = {**{name: getattr(model, name) for name in names}, "image": self.image}
         found: dict[str, JSON] = {name: str(value) for name, value in given.items() if value is not None}
+        found |= {"add_lora": [str(path) for path in model.add_lora]} if model.add_lora else {}
+        found |= {"lora_strength": list(model.lora_strength)} if model.lora_strength else {}
         saes = {edit.source or edit.block: edit.sae for edit in edits or ()}
         digests: dict[str, JSON] = {name: sae.identity for name, sae in saes.items() if isinstance(sae, SAE)}
         if digests:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import tyro
 
 from unbox.model_mismatch import MismatchPolicy
-from unbox.validation import FilePath, Text, validated
+from unbox.models.sampling_options import LoraStrength
+from unbox.validation import FilePath, Several, Text, validated
 
 if TYPE_CHECKING:
     from unbox.models import Model
@@ -39,6 +40,10 @@ class ModelOptions:
     """File or folder of a UNet to use in place of the model's."""
     lora: FilePath | None = None
     """File or folder of a LoRA to apply to the model."""
+    add_lora: Several[FilePath] = ()
+    """LoRAs to apply beside the system's own, or --lora."""
+    lora_strength: Several[LoraStrength] = ()
+    """What each LoRA is multiplied by, the system's own or --lora first; 1 if none are given."""
     vae: Text | None = None
     """VAE in place of the model's: fp16-fix, taesd (small, for previews), a Hub id, a folder or a file."""
     config: FilePath | None = None
@@ -72,7 +77,8 @@ class ModelOptions:
         usual, words = vars(ModelOptions()), ["--model", self.model]
         for name, value in vars(self).items():
             if name != "model" and value != usual[name]:
-                words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+                given = value if isinstance(value, tuple) else () if value is True else (value,)
+                words += [f"--{name.replace('_', '-')}", *map(str, given)]
         return shlex.join(words)
 
     def python(self) -> str:
@@ -80,7 +86,8 @@ class ModelOptions:
         usual, words = vars(ModelOptions()), [repr(self.model)]
         for name, value in vars(self).items():
             if name not in ("model", "device", "offline") and value != usual[name]:
-                words.append(f"{name}={str(value)!r}" if isinstance(value, Path) else f"{name}={value!r}")
+                plain = [str(each) for each in value] if name == "add_lora" else value
+                words.append(f"{name}={str(value)!r}" if isinstance(value, Path) else f"{name}={plain!r}")
         return f"unbox.load({', '.join(words)})"
 
 

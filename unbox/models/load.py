@@ -1,7 +1,7 @@
 """`load`: from a system's name, a Hub id, a diffusers folder or a single file to a model ready to run."""
 
 import importlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from unbox.models.bounded_vae import bound_vae
 from unbox.models.checks import check_part, check_unnamed, check_weights
 from unbox.models.devices import computed_type, find_device
 from unbox.models.hub import base_folder, part_file, quiet, ready_line
-from unbox.models.lora_file import put_lora
+from unbox.models.lora_file import put_lora, set_strengths
 from unbox.models.model import Model
 from unbox.models.pipeline_files import paths_in, pipeline_files
 from unbox.models.schedulers import NativeEulerScheduler, scheduler_class
@@ -27,7 +27,7 @@ from unbox.models.unet_file import unet_of
 from unbox.models.vae_choice import find_vae, load_vae
 from unbox.models.weight_files import stored_dtype
 from unbox.text_files import read_json_object
-from unbox.validation import FilePath, Text, checked
+from unbox.validation import FilePath, Several, Text, checked
 
 OFFLOADS = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
 _RULES = {
@@ -49,6 +49,8 @@ def load(
     system: str | System | None = None,
     unet: str | Path | None = None,
     lora: str | Path | None = None,
+    add_lora: str | Path | Sequence[str | Path] = (),
+    lora_strength: float | Sequence[float] = (),
     vae: str | Path | None = None,
     config: str | Path | None = None,
     offload: str | None = None,
@@ -63,9 +65,10 @@ def load(
     `.safetensors` checkpoint in the original layout, of SDXL or its refiner (then `config` is a diffusers
     folder with its configuration and tokenizers; the default is SDXL's own, 4 MB of the Hub). `system`
     samples the weights by that row instead of their own. `unet` and `lora` are files put over the base in the
-    place of the system's own, the LoRA as an adapter; `vae` is a VAE in the place of the base's: "fp16-fix",
-    "taesd" (small, for previews), a Hub id, a folder or a file. What something else takes the place of is
-    neither fetched nor read.
+    place of the system's own, the LoRA as an adapter; `add_lora` are LoRAs beside it, and `lora_strength` has
+    a number for each, that one first (adapters "lora", "lora2", ...); `vae` is a VAE in the place of the
+    base's: "fp16-fix", "taesd" (small, for previews), a Hub id, a folder or a file. What something else
+    takes the place of is neither fetched nor read.
     `dtype`: default as stored where the device computes in it, see `unbox.models.devices.computed_type`.
     `device`: default the accelerator if there is one. `offload`: "model" or "sequential". `compile` compiles
     the repeated blocks (hooks still fire), `compile_whole` the whole UNet (edits and what blocks are given
@@ -103,9 +106,11 @@ def load(
         if not row.scheduler:
             check_unnamed(source, pipeline.scheduler)
         row = _complete(row, pipeline)
-        if "lora" in over:
-            with _whole(over["lora"]):
-                put_lora(pipeline, over["lora"], "lora")
+        loras = _named_loras(over.get("lora"), add_lora)
+        for name, path in loras.items():
+            with _whole(path):
+                put_lora(pipeline, path, name)
+        set_strengths(pipeline, tuple(loras), lora_strength)
         if "unet" not in over:
             check_weights(row, _shipped_prediction(place), source)
         row = replace(row, guidance_embedded=pipeline.unet.config.time_cond_proj_dim is not None)
@@ -304,6 +309,17 @@ def _parts(
             raise UnboxError(f"there is no {kind} file at {given}")
         check_part(row, path.name)
         yield kind, path
+
+
+def _named_loras(first: Path | None, others: str | Path | Sequence[str | Path]) -> dict[str, Path]:
+    """Adapter -> its file or folder: the first LoRA, and those put on beside it."""
+    given = (others,) if isinstance(others, str | Path) else others
+    paths = [] if first is None else [first]
+    for each in checked(Several[FilePath], "add_lora", given, "load"):
+        if not (path := _expanded(each)).exists():
+            raise UnboxError(f"there is no LoRA at {each}")
+        paths.append(path)
+    return {f"lora{number if number > 1 else ''}": path for number, path in enumerate(paths, 1)}
 
 
 def _shipped_prediction(path: Path) -> str | None:

@@ -15,7 +15,9 @@ from diffusers.utils import (
 
 from unbox.errors import UnboxError
 from unbox.models.pipeline_files import paths_in
+from unbox.models.sampling_options import LoraStrength
 from unbox.models.weight_files import OTHER_ADAPTERS, first, kind_of, shapes_of
+from unbox.validation import Several, checked
 
 #: The pipeline's networks, with which names in a LoRA begin.
 _NETWORKS = ("unet", "text_encoder", "text_encoder_2")
@@ -58,7 +60,27 @@ def put_lora(pipeline: DiffusionPipeline, place: Path, name: str) -> None:
     unused = tuple(key for key in state if modules[key] in absent)
     used = {key: tensor for key, tensor in state.items() if key not in unused}
     kept = {key: each for key, each in (alphas or {}).items() if not _is_of(key, unused)}
-    _put(pipeline, used, kept or None, name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # of a LoRA before, which is meant
+        _put(pipeline, used, kept or None, name)
+
+
+def set_strengths(
+    pipeline: DiffusionPipeline, names: Sequence[str], strengths: float | Sequence[float]
+) -> None:
+    """Multiply what adapters add, one number for each; 1 where none is given. All of them become active.
+
+    Raises UnboxError for another number of strengths than of adapters.
+    """
+    given = strengths if isinstance(strengths, Sequence) else (strengths,)
+    numbers = checked(Several[LoraStrength], "lora_strength", given, "load")
+    if numbers and len(numbers) != len(names):
+        raise UnboxError(
+            f"lora_strength has {len(numbers)} numbers for {len(names)} LoRAs: give one for each, the "
+            "system's own or lora= (--lora) first"
+        )
+    if len(names) > 1 or numbers:
+        pipeline.set_adapters(list(names), list(numbers or [1.0] * len(names)))
 
 
 def _is_of(alpha: str, keys: Sequence[str]) -> bool:
