@@ -232,18 +232,70 @@ def test_painting_changes_the_picture_and_a_png_restores_it(page, url, shoot, tm
     tab(page, "Paint")
     page.set_input_files("#paint-drop input", saved)
     page.wait_for_selector("#paint-edits .ub-edit")
-    page.click("#paint-make")
-    page.wait_for_selector("#paint-result .ub-compare")
-    same(page, "#paint-result [alt=after]", after)
+    same(page, "#paint-result [alt=after]", after)  # made by itself
     page.click("#paint-control")
     page.wait_for_selector("#paint-result p:has-text('random features instead')")
+    assert "changed since" not in page.inner_text("#paint-stale")
     page.click("#paint-edits button[aria-label='on or off']")
     page.wait_for_selector("#paint-edits .ub-off")
+    page.wait_for_selector("#paint-stale:has-text('changed since this picture')")
     page.click("#paint-make")
     page.wait_for_function("() => document.querySelector('#paint-result [alt=after]').src === "
                            "document.querySelector('#paint-result [alt=before]').src")  # fmt: skip
     page.click("#paint-undo")
     page.wait_for_selector("#paint-edits .ub-edit:not(.ub-off)")
+
+
+def test_an_edit_that_is_added_during_a_run_stays(page, url):
+    make(page, url)
+    page.click("#explore-features .ub-chip >> nth=0")
+    page.click("#explore-card button:has-text('Paint with it')")
+    page.wait_for_selector("#paint-canvas img")
+    page.click("#paint-add")
+    page.wait_for_selector("#paint-edits .ub-edit")
+    page.get_by_label("Steps", exact=True).locator("visible=true").first.fill("60")
+    page.click("#paint-make")
+    page.locator("#paint-result").get_by_text("sampling").wait_for()
+    page.click("#paint-add")
+    page.wait_for_selector("#paint-edits .ub-edit >> nth=1")
+    page.wait_for_selector("#paint-result .ub-compare")
+    page.wait_for_selector("#paint-stale:has-text('changed since this picture')")
+    assert page.locator("#paint-edits .ub-edit").count() == 2
+    page.locator("body").click(position={"x": 2, "y": 2})
+    page.keyboard.press("Control+z")
+    sync_api.expect(page.locator("#paint-edits .ub-edit")).to_have_count(1)
+    sync_api.expect(page.locator("#paint-stale .ub-stale")).to_have_count(0)
+
+
+def test_back_goes_from_a_feature_to_the_one_before_and_to_the_picture(page, url):
+    make(page, url)
+    page.goto(f"{url}?view=feature&f=mid.0/3")
+    page.wait_for_selector("#feature-body .ub-title:has-text('mid.0/3')")
+    page.click("#feature-after")
+    page.wait_for_selector("#feature-body .ub-title:has-text('mid.0/4')")
+    page.wait_for_url("**/*f=mid.0%2F4")
+    page.wait_for_function("document.title.includes('mid.0/4')")
+    tab(page, "Blocks")
+    page.wait_for_url("**view=blocks")
+    page.go_back()
+    page.wait_for_selector("#feature-body .ub-title:has-text('mid.0/4')")
+    page.go_back()
+    page.wait_for_selector("#feature-body .ub-title:has-text('mid.0/3')")
+
+
+def test_the_order_of_features_stays_for_the_next_picture(page, url):
+    make(page, url)
+    page.get_by_role("radio", name="strongest").check()
+    strengths = """() => [...document.querySelectorAll('#explore-features .ub-group')].map((group) =>
+      [...group.querySelectorAll('small')].slice(1).map((each) => Number(each.innerText.split('\u00b7')[1])))"""
+    rows = "(row) => row.every((each, i) => i === 0 || row[i - 1] >= each)"
+    falling = f"() => ({strengths})().every({rows})"
+    page.wait_for_function(falling)
+    seen = picture(page, "#explore-stage .ub-picture")
+    page.fill("#explore-prompt textarea, #explore-prompt input", "a blue square")
+    page.click("#explore-make")
+    changed(page, "#explore-stage .ub-picture", seen)
+    assert page.evaluate(falling)
 
 
 def test_foreign_and_damaged_pngs_are_refused(page, url, tmp_path):
@@ -279,6 +331,12 @@ def test_compare_and_blocks(page, url, shoot):
     link = page.url
     page.goto("about:blank")
     page.goto(link)
+    same(page, "#compare-result .ub-three img >> nth=1", right)
+    assert page.locator("#compare-right input").input_value() == "the link's right"
+    page.get_by_role("radio", name="largest change").check()
+    page.click("#compare-make")  # what the controls say is what is shown
+    page.wait_for_timeout(500)
+    page.wait_for_selector("#compare-result img")
     same(page, "#compare-result .ub-three img >> nth=1", right)
     tab(page, "Blocks")
     page.wait_for_selector("#blocks-body table")

@@ -50,7 +50,7 @@ def test_the_first_page_is_full(bundled):
     assert initial.feature
     assert all(initial.recorded.strongest(name, None, 3) for name in bundled.saes)
     stage, features, _ = explore_page.show(
-        bundled, initial.recorded, explore_page.ALL, explore_page.TELLING, initial.feature
+        bundled, initial.recorded, explore_page.View(chosen=initial.feature)
     )
     assert "ub-heat" in stage
     assert features.count("data-go") > 20

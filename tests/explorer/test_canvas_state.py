@@ -64,6 +64,24 @@ def test_the_list_behaves_as_a_list_and_every_change_can_be_undone(steps):
     assert canvas.recipe == last
 
 
+def test_a_stroke_is_undone_before_the_edit_that_came_first():
+    mask = Mask.of(np.eye(64, dtype=np.float32))
+    canvas = CanvasState(PLAIN).add(edit(1)).painted(mask)
+    assert canvas.painted(mask) is canvas
+    back = canvas.undo()
+    assert (len(back.recipe.edits), back.mask) == (1, None)
+    assert len(back.undo().recipe.edits) == 0
+    assert back.redo().mask == mask
+
+
+def test_other_settings_leave_the_list():
+    canvas = CanvasState(PLAIN).add(edit(1)).add(edit(2)).toggle(0)
+    other = canvas.with_settings(Recipe("tiny", "a blue cat", 9, 3, 1.0, 64, 64))
+    assert (other.recipe.prompt, other.recipe.seed) == ("a blue cat", 9)
+    assert (other.recipe.edits, other.recipe.off) == (canvas.recipe.edits, canvas.recipe.off)
+    assert other.past == canvas.past
+
+
 def test_nothing_to_undo():
     with pytest.raises(UnboxError, match="nothing to undo"):
         CanvasState(PLAIN).undo()

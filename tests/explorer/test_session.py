@@ -9,12 +9,14 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from unbox.edit import Edits
+from unbox.atlas import Histogram
+from unbox.edit import Edits, Feature
 from unbox.errors import FieldError, UnboxError
 from unbox.explorer import feature_summaries, interface
-from unbox.explorer.canvas import canvas_html, result_html
-from unbox.explorer.canvas_state import CanvasState
+from unbox.explorer.canvas import canvas_html, changes, result_html, stale_html
+from unbox.explorer.canvas_state import CanvasState, MadeImage
 from unbox.explorer.device_runs import Cancelled, on_device
 from unbox.explorer.edit_controls import TypedSteps, edit_of
 from unbox.explorer.image_difference import mean_change
@@ -27,6 +29,8 @@ from unbox.explorer.pages import (
     paint_page,
     search_page,
 )
+from unbox.explorer.pages.feature_page import histogram_intervals
+from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.shared_components import InitialState, SharedComponents
 from unbox.explorer.strength_strip import STRENGTHS, generate_strip, strip_html
 from unbox.mask import Mask
@@ -63,13 +67,104 @@ def test_a_painted_edit_changes_the_picture_where_the_mask_is(session, recipe):
     mask = np.zeros((64, 64), np.float32)
     mask[:, :24] = 1
     edit = session.feature("up.1.2/0").add(400.0, unit="deviation", where=mask, steps=(1, 2))
-    state = paint_page.generate(session, CanvasState(replace(recipe, edits=Edits((edit,)))))
-    inside, outside = mean_change(state.before, state.after, mask)
+    made = paint_page.generate(session, replace(recipe, edits=Edits((edit,))))
+    inside, outside = mean_change(made.before, made.after, mask)
     assert inside > 1.5 * outside  # the tiny VAE's attention and norms spread the rest
-    html = result_html(state)
+    html = result_html(made)
     assert f"{inside:.1f} inside the mask" in html
-    off = paint_page.generate(session, CanvasState(replace(state.recipe, off=frozenset({0}))))
+    off = paint_page.generate(session, replace(made.recipe, off=frozenset({0})))
     np.testing.assert_array_equal(np.asarray(off.after), np.asarray(off.before))
+
+
+def box_of(*columns: int) -> np.ndarray:
+    mask = np.zeros((64, 64), np.float32)
+    mask[:, slice(*columns)] = 1
+    return mask
+
+
+def test_changes_are_told_of_the_union_of_masks_and_of_each(session):
+    """A picture that changes by 80 in its first quarter, 40 in its second, 8 in the other half."""
+    before = Image.new("RGB", (64, 64))
+    levels = np.repeat(np.uint8([80, 40, 8, 8]), 16)[None, :, None]
+    after = Image.fromarray(np.broadcast_to(levels, (64, 64, 3)))
+    one, two = (session.feature(f"mid.0/{i}") for i in (0, 1))
+    left, right = one.add(1.0, where=box_of(0, 16)), two.add(1.0, where=box_of(16, 32))
+    assert changes(before, after, Edits((left,)))[0].startswith("mean change 80.0 inside the mask, 18.7 out")
+    both = changes(before, after, left + right)
+    assert both[0].startswith("mean change 60.0 inside the masks, 8.0 outside")
+    assert [line.rpartition(": ")[2] for line in both[1:]] == ["80.0 inside its mask", "40.0 inside its mask"]
+    for edits in (left + two.add(1.0), left + two.add(1.0, where="own"), Edits((two.add(1.0),)), Edits()):
+        (told,) = changes(before, after, edits)
+        assert told.startswith("mean change 34.0 (of 255)")
+        assert "side" not in told
+
+
+def test_a_picture_of_something_else_is_marked(recipe):
+    picture = Image.new("RGB", (8, 8))
+    edited = replace(recipe, edits=Edits((Feature("mid.0", 1).add(1.0),)))
+    control = replace(recipe, edits=Edits((Feature("mid.0", 2).add(1.0),)))
+    assert not stale_html(None, recipe)
+    assert not stale_html(MadeImage(recipe, picture), edited)  # the picture to paint on
+    assert stale_html(MadeImage(recipe, picture), replace(recipe, seed=8))
+    assert not stale_html(MadeImage(edited, picture, picture), edited)
+    assert not stale_html(MadeImage(control, picture, picture, wanted=edited), edited)
+    for other in (recipe, control, replace(edited, guard=True), replace(edited, seed=1), None):
+        assert stale_html(MadeImage(edited, picture, picture), other)
+
+
+def test_copies_are_of_the_picture_that_is_shown(session, recipe):
+    edited = replace(recipe, edits=Edits((session.feature("mid.0/1").add(2.0, unit="deviation"),)))
+    made = paint_page.generate(session, edited, control=True)
+    assert made.wanted == edited != made.recipe
+    later = CanvasState(replace(edited, seed=99, edits=Edits()))
+    text = paint_page.copied(session, later, made, "JSON")
+    assert Recipe.from_text(text) == made.recipe
+    (again,) = session.generate([Recipe.from_text(text)])
+    np.testing.assert_array_equal(np.asarray(again), np.asarray(made.after))
+    assert Recipe.from_text(paint_page.copied(session, later, None, "JSON")) == later.recipe
+
+
+def test_intervals_are_called_by_their_own_ends():
+    counts = np.arange(12)
+    intervals = histogram_intervals(Histogram(np.linspace(0, 54.66, 13), counts), 4, largest=58.19)
+    assert [each.label for each in intervals] == [
+        "0.0\u201313.7",
+        "13.7\u201327.3",
+        "27.3\u201341.0",
+        "\u2265 41.0",
+    ]
+    assert [count for each in intervals for count, _ in each.bars] == list(counts)
+    (*_, last) = histogram_intervals(Histogram(np.linspace(0, 54.66, 13), counts), 4, largest=54.66)
+    assert last.label == "41.0\u201354.7"
+
+
+def test_changes_of_a_hundredth_lead_no_comparison(session, recipe):
+    """Feature `loud` changes by half its mean, `still` by a thousandth, both on every place."""
+    stats = session.saes["mid.0"].stats
+    loud, still = np.argsort(-stats.density.numpy(), kind="stable")[:2]
+    means = stats.mean_active.numpy()
+
+    def recorded(*shares: float) -> RecordedImage:
+        values = np.zeros((1, 1, 4, 4, 2), np.float32)
+        values[...] = np.float32([shares[0] * means[loud], shares[1] * means[still]])
+        indices = np.broadcast_to(np.int32([loud, still]), values.shape)
+        return RecordedImage(
+            recipe, Image.new("RGB", (8, 8)), (0,), ("cond",), {"mid.0": values}, {"mid.0": indices}
+        )
+
+    for telling in (True, False):
+        more, less = compare_page.differing(session, recorded(1, 1), recorded(1.5, 1.001), telling)["mid.0"]
+        assert [name for name, _ in more] == [f"mid.0/{loud}"]
+        assert not less
+    more, less = compare_page.differing(session, recorded(1, 1), recorded(1, 0.5))["mid.0"]
+    assert (more, [name for name, _ in less]) == ([], [f"mid.0/{still}"])
+
+
+def test_a_short_recipe_has_its_systems_own_settings(session):
+    short = session.completed({"system": "tiny", "prompt": "a", "seed": 3, "steps": 1})
+    assert (short.height, short.width, short.steps, short.guidance) == (64, 64, 1, 0.0)
+    with pytest.raises(FieldError, match=r"height x width.*512 x 64.*should be at most 4 times the 64 x 64"):
+        session.generate([replace(short, height=256 + 8 * 32)])
 
 
 def test_the_random_control_is_pushed_as_far(session, recipe):
@@ -148,7 +243,7 @@ def test_systems_that_are_not_there(session):
 
 def test_pages_say_what_is_known(session, recipe):
     recorded = session.record(recipe)
-    stage, features, card = explore_page.show(session, recorded, "all", explore_page.TELLING, "mid.0/0")
+    stage, features, card = explore_page.show(session, recorded, explore_page.View(chosen="mid.0/0"))
     assert "ub-heat" in stage
     assert features.count("data-go") == sum(
         len(recorded.strongest(s, None, feature_summaries.SHOWN, session.rarity(s))) for s in recorded.values
@@ -311,9 +406,9 @@ def test_no_text_becomes_markup(session, recipe, tmp_path):
     recorded = replace(own.record(recipe), recipe=replace(recipe, prompt=HOSTILE))
     state = CanvasState(replace(recipe, prompt=HOSTILE))
     pages = [
-        *explore_page.show(own, recorded, "all", explore_page.STRONG, "mid.0/0"),
+        *explore_page.show(own, recorded, explore_page.View("all", explore_page.STRONG, "mid.0/0")),
         feature_page.body(own, "mid.0/0", None),
-        search_page.results(own, search_page.SearchQuery("script")), canvas_html(state),
+        search_page.results(own, search_page.SearchQuery("script")), canvas_html(state, None),
         compare_page.comparison_html(own, recorded, recorded),
     ]  # fmt: skip
     assert any("&lt;script&gt;" in page for page in pages)

@@ -114,10 +114,11 @@ class Endpoints:
         return self._named({sae: recorded.at(sae, x, y, None, count, rarity(sae)) for sae in recorded.values})
 
     def edit(self, recipe: dict, control: bool = False) -> dict:
-        """Make a picture from a recipe (as the explorer copies it, or as a saved PNG holds it) without
-        and with its edits: before, after (data URIs), recipe. control: random features of equal norm in
+        """Make a picture from a recipe (as the explorer copies it, or as a saved PNG holds it; the system's
+        own steps, guidance and size where it says none) without and with its edits: before, after (data
+        URIs), recipe. control: random features of equal norm in
         place of the edits', to see what any feature would do."""
-        given = Recipe.from_json(recipe)
+        given = self.session.completed(recipe)
         edited = self.session.random_control(given) if control else given
         before, after = self.session.generate([given.plain, edited])
         images = {"before": image_uri(before, "PNG"), "after": image_uri(after, "PNG")}
@@ -126,7 +127,7 @@ class Endpoints:
     def compare(self, recipe: dict, other: dict) -> dict:
         """Make the pictures of two recipes and list the features that fire more in the one or in the other,
         by SAE: left, right (data URIs), more_left, more_right (name, label, difference of activation)."""
-        left, right = (self.session.record(Recipe.from_json(each)) for each in (recipe, other))
+        left, right = (self.session.record(self.session.completed(each)) for each in (recipe, other))
         sides = compare_page.differing(self.session, left, right)
         return {
             "left": image_uri(left.image, "PNG"), "right": image_uri(right.image, "PNG"),

@@ -1,18 +1,27 @@
 """The Paint page's pieces of HTML: the canvas, the list of edits, before and after."""
 
+import numpy as np
 from PIL import Image
 
 from unbox.edit import Edit, Edits
-from unbox.explorer.canvas_state import CanvasState, mask_levels, mask_size, mask_to_canvas
+from unbox.explorer.canvas_state import (
+    MASK_SIDE,
+    CanvasState,
+    MadeImage,
+    mask_levels,
+    mask_size,
+    mask_to_canvas,
+)
 from unbox.explorer.html import render
 from unbox.explorer.image_difference import difference_image, mean_change
+from unbox.explorer.image_recipe import Recipe
 
 
-def canvas_html(state: CanvasState) -> str:
+def canvas_html(state: CanvasState, made: MadeImage | None) -> str:
     """The picture to paint on, with the tools."""
     size = mask_size(state.recipe)
-    mask = mask_to_canvas(state.mask, size)
-    return render("canvas.html", image=state.before, recipe=state.recipe, size=size, mask=mask)
+    image, mask = None if made is None else made.before, mask_to_canvas(state.mask, size)
+    return render("canvas.html", image=image, recipe=state.recipe, size=size, mask=mask)
 
 
 def edits_html(state: CanvasState) -> str:
@@ -22,6 +31,12 @@ def edits_html(state: CanvasState) -> str:
     return render("edit_list.html", edits=rows, chosen=state.chosen)
 
 
+def stale_html(made: MadeImage | None, now: Recipe | None) -> str:
+    """A badge where what is wanted now (None: what cannot be) is not what the picture shown was made of."""
+    same = made is None or (now is not None and made.asked == (now.plain if made.after is None else now))
+    return "" if same else render("stale.html")
+
+
 def _detail(edit: Edit) -> str:
     """When and where an edit acts: `steps 0–1, masked, cond`."""
     when = "all steps" if edit.steps is None else f"steps {edit.steps[0]}\u2013{edit.steps[1] - 1}"
@@ -29,23 +44,38 @@ def _detail(edit: Edit) -> str:
     return ", ".join([when, where] + [edit.branch] * (edit.branch != "both"))
 
 
-def _change(before: Image.Image, after: Image.Image, edits: Edits) -> str:
-    """How far the picture is from the one without edits, inside and outside of the first painted mask."""
-    masks = [edit.where for edit in edits if edit.where is not None and not edit.where.own]
-    if not masks:
-        return f"mean change {mean_change(before, after)[0]:.1f} (of 255)"
-    inside, outside = mean_change(before, after, mask_levels(masks[0], 64, 64))
-    return f"mean change {inside:.1f} inside the mask, {outside:.1f} outside (of 255)"
+def changes(before: Image.Image, after: Image.Image, edits: Edits) -> list[str]:
+    """How far the picture is from the one without edits, in mean absolute change of 255.
+
+    Inside and outside of the union of the painted masks, and inside that of each edit where there are
+    several; of the whole picture where an edit acts everywhere or where its feature fires: there is no
+    outside then.
+    """
+    whole = f"mean change {mean_change(before, after)[0]:.1f} (of 255)"
+    if any(edit.where is None for edit in edits) or not len(edits):
+        return [whole]
+    if any(edit.where is not None and edit.where.own for edit in edits):
+        return [f"{whole}; where a feature fires is not known as a mask"]
+    masks = [mask_levels(edit.where, MASK_SIDE, MASK_SIDE) for edit in edits if edit.where is not None]
+    inside, outside = mean_change(before, after, np.maximum.reduce(masks))
+    of = "the mask" if len(masks) == 1 else "the masks"
+    notes = [f"mean change {inside:.1f} inside {of}, {outside:.1f} outside (of 255)"]
+    if len(masks) > 1:
+        each = (mean_change(before, after, mask)[0] for mask in masks)
+        notes += [
+            f"{edit.summary}: {change:.1f} inside its mask" for edit, change in zip(edits, each, strict=True)
+        ]
+    return notes
 
 
-def result_html(state: CanvasState) -> str:
+def result_html(made: MadeImage | None) -> str:
     """Before and after, their difference, and the picture to save; how to make them where there are none."""
-    before, after, recipe = state.before, state.after, state.after_recipe
-    if before is None or after is None or recipe is None:
+    if made is None or made.after is None:
         return render("edit_result.html", after=None)
-    note = _change(before, after, recipe.active)
-    if recipe.edits != state.recipe.edits:
-        note = f"random features instead: {', '.join(edit.summary for edit in recipe.active)}; {note}"
+    before, after, recipe = made.before, made.after, made.recipe
+    notes = changes(before, after, recipe.active)
+    if made.wanted is not None:
+        notes.insert(0, f"random features instead: {', '.join(edit.summary for edit in recipe.active)}")
     difference, png = difference_image(before, after), recipe.to_png_uri(after)
-    return render("edit_result.html", before=before, after=after, note=note, seed=recipe.seed,
+    return render("edit_result.html", before=before, after=after, notes=notes, seed=recipe.seed,
                   difference=difference, png=png)  # fmt: skip

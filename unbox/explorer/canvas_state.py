@@ -1,4 +1,6 @@
-"""What the Paint page holds: a recipe, its history, the mask in hand. Every change is a new value."""
+"""What the Paint page holds: what is wanted (a recipe, its history, the mask in hand) and, apart from it,
+what was made. Every change is a new value; a run answers with what was made alone, so that nothing that is
+changed meanwhile is lost."""
 
 import base64
 from dataclasses import dataclass, replace
@@ -22,41 +24,66 @@ HISTORY = 100
 
 
 @dataclass(frozen=True, eq=False)
-class CanvasState:
-    """What the Paint page holds for one visitor."""
+class MadeImage:
+    """A picture that was made, beside the one without edits, and what it is of."""
 
     recipe: Recipe
-    past: tuple[Recipe, ...] = ()
-    future: tuple[Recipe, ...] = ()
+    """Of `after`; without edits where there is only `before`."""
+    before: Image.Image
+    after: Image.Image | None = None
+    wanted: Recipe | None = None
+    """What was asked for where that is another: `recipe` has random features in place of its edits."""
+
+    @property
+    def asked(self) -> Recipe:
+        """The recipe that was asked for."""
+        return self.recipe if self.wanted is None else self.wanted
+
+
+@dataclass(frozen=True, eq=False)
+class CanvasState:
+    """What one visitor of the Paint page wants made."""
+
+    recipe: Recipe
+    past: tuple[tuple[Recipe, Mask | None], ...] = ()
+    future: tuple[tuple[Recipe, Mask | None], ...] = ()
     mask: Mask | None = None
     """What is painted, not yet given to an edit."""
     chosen: int | None = None
     """The edit that the controls show."""
-    before: Image.Image | None = None
-    after: Image.Image | None = None
-    after_recipe: Recipe | None = None
-    """The recipe of `after`."""
 
     def changed(self, recipe: Recipe, chosen: int | None = None) -> "CanvasState":
         """The state with another recipe; undo brings this one back."""
         if recipe == self.recipe:
             return replace(self, chosen=chosen)
-        past = (*self.past, self.recipe)[-HISTORY:]
-        return replace(self, recipe=recipe, past=past, future=(), chosen=chosen)
+        return replace(self._remembered(), recipe=recipe, chosen=chosen)
+
+    def painted(self, mask: Mask | None) -> "CanvasState":
+        """The state after a stroke: another mask in hand; undo brings this one back."""
+        return self if mask == self.mask else replace(self._remembered(), mask=mask)
+
+    def with_settings(self, recipe: Recipe) -> "CanvasState":
+        """The edits of this state with the prompt, seed and so on of another recipe."""
+        return replace(self, recipe=replace(recipe, edits=self.recipe.edits, off=self.recipe.off))
+
+    def _remembered(self) -> "CanvasState":
+        return replace(self, past=(*self.past, (self.recipe, self.mask))[-HISTORY:], future=())
 
     def undo(self) -> "CanvasState":
-        """Before the last change. Raises UnboxError when there was none."""
+        """Before the last change or stroke. Raises UnboxError when there was none."""
         if not self.past:
             raise UnboxError("there is nothing to undo")
-        *past, recipe = self.past
-        return replace(self, recipe=recipe, past=tuple(past), future=(self.recipe, *self.future), chosen=None)
+        *past, (recipe, mask) = self.past
+        future = ((self.recipe, self.mask), *self.future)
+        return replace(self, recipe=recipe, mask=mask, past=tuple(past), future=future, chosen=None)
 
     def redo(self) -> "CanvasState":
         """After the change that was undone."""
         if not self.future:
             raise UnboxError("there is nothing to redo")
-        recipe, *future = self.future
-        return replace(self, recipe=recipe, past=(*self.past, self.recipe), future=tuple(future), chosen=None)
+        (recipe, mask), *future = self.future
+        past = (*self.past, (self.recipe, self.mask))
+        return replace(self, recipe=recipe, mask=mask, past=past, future=tuple(future), chosen=None)
 
     def add(self, edit: Edit) -> "CanvasState":
         """One more edit, at the end."""

@@ -39,10 +39,17 @@ async function take(file) {
 element.addEventListener('change', (event) => {
   if (event.target.matches('input[type=file]')) { take(event.target.files[0]); event.target.value = ''; }
 });
-element.addEventListener('dragover', (event) => { event.preventDefault(); element.classList.add('ub-over'); });
-element.addEventListener('dragleave', () => element.classList.remove('ub-over'));
-element.addEventListener('drop', (event) => {
+// A picture may be dropped anywhere on the page while it is open.
+const open = () => element.offsetParent !== null;
+document.addEventListener('dragover', (event) => {
+  if (!open()) return;
   event.preventDefault();
+  element.classList.add('ub-over');
+});
+document.addEventListener('dragleave', () => element.classList.remove('ub-over'));
+document.addEventListener('drop', (event) => {
   element.classList.remove('ub-over');
+  if (!open() || !event.dataTransfer?.files.length) return;
+  event.preventDefault();
   take(event.dataTransfer.files[0]);
 });

@@ -19,9 +19,9 @@ DEVICE = "device"
 QUEUE = 32
 
 #: CLICKS hands a click on an element with `data-go`, or the place of one on `data-place`, to the server.
-CLICKS, PAINT, TOUR, DROP, KEYS, STYLE = (
+CLICKS, PAINT, TOUR, DROP, KEYS, HISTORY, STYLE = (
     (Path(__file__).parent / name).read_text(encoding="utf-8")
-    for name in ("clicks.js", "paint.js", "tour.js", "drop.js", "keys.js", "style.css")
+    for name in ("clicks.js", "paint.js", "tour.js", "drop.js", "keys.js", "history.js", "style.css")
 )
 
 #: What an event answers: the new value, or an update, of each component that it changes.
@@ -48,15 +48,18 @@ def listen(
     *,
     device: bool = False,
     show_progress: Literal["minimal", "hidden"] = "minimal",
+    progress_on: gr.components.Component | None = None,
 ) -> Dependency:
     """Wire an event of a page. It is no API endpoint: those are in `unbox.explorer.api`.
 
-    `device`: it runs the model, so it waits in the device's queue.
+    `device`: it runs the model, so it waits in the device's queue. `progress_on`: the one output over which
+    progress, and that it failed, is shown; None: all of them.
     """
     answer = on_device(with_user_errors(fn)) if device else with_user_errors(fn)
     return event(
         answer, inputs, outputs, concurrency_limit=1 if device else "default",
-        concurrency_id=DEVICE if device else None, show_progress=show_progress, api_visibility="private",
+        concurrency_id=DEVICE if device else None, show_progress=show_progress,
+        show_progress_on=progress_on, api_visibility="private",
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class GenerationControls:
     negative_prompt: gr.Textbox
 
     @property
-    def components(self) -> list[gr.components.Component]:
+    def components(self) -> list[gr.Dropdown | gr.Textbox | gr.Number]:
         """All of them, as inputs of an event; `recipe` reads their values."""
         return list(vars(self).values())
 

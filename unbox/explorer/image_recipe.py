@@ -27,8 +27,6 @@ from unbox.validation import Seed, parsed, validated
 VERSION = 1
 #: Keys of `unbox generate`'s record that say which weights and SAEs there were: here are the explorer's own.
 _WEIGHTS = ("model", "model_identity", "saes", "dtype")
-#: What an experiment's file says in place of a painted mask.
-_PAINTED = '# a painted mask: save it as a picture, then where = { image = "mask.png" }'
 
 
 class OpenedModel(NamedTuple):
@@ -172,10 +170,9 @@ class Recipe:
         return ["# without the guard on norms, which only the explorer and Python have"] if guarded else []
 
     def to_experiment(self, saes: str = "saes/", opened: "OpenedModel | None" = None) -> str:
-        """A TOML file for `unbox experiment`: this prompt and seed, each edit that is on as a row.
-
-        Masks that were painted, a negative prompt and a model's other options cannot be written there, which
-        comments say.
+        """A TOML file for `unbox experiment`: this prompt and seed, each edit that is on as a row, with its
+        mask as in JSON. A negative prompt and a model's other options cannot be written there, which comments
+        say.
         """
         model = opened or OpenedModel.named(self.system)
         name, more = shlex.split(model.line)[1], shlex.split(model.line)[2:]
@@ -191,9 +188,7 @@ class Recipe:
             lines.append(f"saes = {_toml(saes)}")
         for number, edit in enumerate(self.active):
             lines += ["", "[[edit]]", f"name = {_toml(f'{edit.summary} ({number + 1})')}"]
-            for key, value in edit.to_json().items():
-                painted = key == "where" and isinstance(value, Mapping) and "box" not in value
-                lines.append(_PAINTED if painted else f"{key} = {_toml(value)}")
+            lines += [f"{key} = {_toml(value)}" for key, value in edit.to_json().items()]
         return "\n".join(lines)
 
 

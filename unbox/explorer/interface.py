@@ -72,6 +72,9 @@ def build(session: ExplorerSession) -> gr.Blocks:
                 compare = compare_page.draw(session, initial.recipe)
             with gr.Tab(blocks_page.TITLE, id="blocks"):
                 events.html_component(blocks_page.body(session), elem_id="blocks-body")
+        for page in tabs.children:
+            page.select(None, None, None, js=f"() => window.unboxHistory.opened('{page.id}')",
+                        api_visibility="private", show_progress="hidden")  # fmt: skip
         # first: Gradio names events after functions, and a second one of a name gets a number
         api.add(session)
         explore_page.wire(shared, explore)
@@ -130,6 +133,11 @@ def theme() -> gr.themes.Base:
         button_secondary_background_fill_dark="*background_fill_secondary",
         button_secondary_background_fill_hover="*background_fill_secondary",
         button_secondary_border_color="*border_color_primary", button_border_width="1px",
+        # 4.5:1 at least on what lies behind (WCAG 2.2, 1.4.3)
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400",
+        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800", button_primary_text_color="white",
     )  # fmt: skip
 
 

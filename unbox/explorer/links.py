@@ -6,14 +6,16 @@ nothing.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Literal
+from urllib.parse import parse_qsl
 
 import gradio as gr
 
 from unbox.errors import FieldError
 from unbox.explorer.canvas_state import CanvasState
-from unbox.explorer.events import Updates, listen
+from unbox.explorer.events import HISTORY, Updates, event_value, html_component, listen
 from unbox.explorer.image_recipe import Recipe, parse
 from unbox.explorer.limits import Link
 from unbox.explorer.pages import compare_page, explore_page, feature_page, paint_page, search_page
@@ -33,9 +35,9 @@ class Pages:
     compare: compare_page.ComparePage
 
 
-def parameter(request: gr.Request, name: str) -> str:
+def parameter(query: Mapping[str, str], name: str) -> str:
     """A value of the page's query string. Raises FieldError for one that is too long."""
-    return checked(Link, name, str(request.query_params.get(name, "")), "link")
+    return checked(Link, name, str(query.get(name, "")), "link")
 
 
 @validated
@@ -57,11 +59,19 @@ class Links:
     """Hidden; what is written here, as JSON, is made: the view and the recipes of the link."""
 
     def open(self, request: gr.Request) -> Updates:
-        """Everything that can be shown at once."""
+        """Everything that can be shown at once of a page that is loaded."""
+        return self.open_query(request.query_params) if parameter(request.query_params, "view") else gr.skip()
+
+    def go_back(self, event: gr.EventData) -> Updates:
+        """What the address says after Back or Forward."""
+        text = event_value(event, "query", str) or ""
+        query = dict(parse_qsl(checked(Link, "query", text, "link").removeprefix("?")))
+        return self.open_query({"view": "explore"} | query)
+
+    def open_query(self, request: Mapping[str, str]) -> Updates:
+        """Everything that can be shown at once of a link."""
         view, shared, pages = parameter(request, "view"), self.shared, self.pages
         tab: Updates = {shared.tabs: gr.Tabs(selected=view)}
-        if not view:
-            return gr.skip()
         if view == "feature" and (name := parameter(request, "f")):
             return feature_page.open_feature(shared, pages.feature, name)
         if view == "search":
@@ -74,7 +84,7 @@ class Links:
             raise FieldError("link", "view", view, unknown(view, [*vars(pages), "blocks"]))
         return tab
 
-    def _image_page(self, request: gr.Request, view: str) -> Updates:
+    def _image_page(self, request: Mapping[str, str], view: str) -> Updates:
         """The controls of a page with a picture filled, the picture requested; nothing without a recipe."""
         link = {"view": view, "r": parameter(request, "r"), "other": parameter(request, "other")}
         if not link["r"]:
@@ -91,10 +101,11 @@ class Links:
         if link.view == "explore":
             return explore_page.make_image(self.shared, pages.explore, recipe)
         if link.view == "paint":
-            return pages.paint.show_run(session, paint_page.generate(session, CanvasState(recipe)), "JSON")
+            made = paint_page.generate(session, recipe)
+            return pages.paint.show(session, CanvasState(recipe), made, "JSON") | pages.paint.show_made(made)
         # without a second recipe it is compared with itself unedited
         other = session.known(Recipe.from_link(link.other)) if link.other else recipe.plain
-        return {pages.compare.result: compare_page.compare(session, recipe, other)}
+        return pages.compare.open_link(session, recipe, other)
 
 
 def wire(app: gr.Blocks, shared: SharedComponents, pages: Pages) -> None:
@@ -106,7 +117,9 @@ def wire(app: gr.Blocks, shared: SharedComponents, pages: Pages) -> None:
         *feature_page.outputs(shared, pages.feature), *search_page.outputs(shared, pages.search),
         *controls, *pages.paint.opened, image_request,
     ]  # fmt: skip
-    made = [*explore_page.outputs(shared, pages.explore), *pages.paint.outputs, pages.paint.result,
-            pages.compare.result]  # fmt: skip
+    made = [*explore_page.outputs(shared, pages.explore), *pages.paint.outputs, pages.paint.made,
+            pages.paint.result, *pages.compare.linked_outputs]  # fmt: skip
     listen(app.load, links.open, None, list(dict.fromkeys(opened)), show_progress="hidden")
+    history = html_component("", HISTORY, elem_id="ub-history")
+    listen(history.input, links.go_back, None, list(dict.fromkeys(opened)), show_progress="hidden")
     listen(image_request.change, links.make_image, [image_request], list(dict.fromkeys(made)), device=True)

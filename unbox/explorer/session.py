@@ -19,12 +19,15 @@ from unbox.explorer.device_runs import ProgressHook
 from unbox.explorer.image_recipe import OpenedModel, Recipe
 from unbox.explorer.limits import Line
 from unbox.explorer.recorded_image import RecordedImage
+from unbox.json_types import JSON
 from unbox.models import Model, load
 from unbox.sae.model import SAE
 from unbox.validation import checked
 
 #: Models kept in memory.
 MODELS = 2
+#: A picture's pixels at most, in those of its system's own size: others wait while it is made.
+LARGEST = 4
 
 
 class ExplorerSession:
@@ -88,6 +91,14 @@ class ExplorerSession:
             raise UnboxError(f"this picture is of {recipe.system}; here there are {systems}")
         return recipe
 
+    def completed(self, value: JSON, door: str = "recipe") -> Recipe:
+        """A recipe from JSON that may be anybody's, with its system's own steps, guidance and size where it
+        says nothing. Raises FieldError naming what is wrong with it."""
+        if isinstance(value, Mapping) and value.get("system") in self.systems:
+            own = self.defaults(str(value["system"])).to_json()
+            value = {name: own[name] for name in ("steps", "guidance", "height", "width")} | dict(value)
+        return Recipe.from_json(value, door)
+
     def defaults(self, system: str) -> Recipe:
         """A recipe with the system's own steps, guidance and size, and an empty prompt."""
         model = self.model(system)
@@ -117,18 +128,38 @@ class ExplorerSession:
         return replace(feature, source=sae if sae != feature.block else None)
 
     def rarity(self, sae: str) -> np.ndarray | None:
-        """(n,) log(1 / density) over the atlas's mean activation: how telling it is that a feature fires."""
+        """(n,) log(1 / density) over the mean activation where active: how telling it is that a feature
+        fires. 0 for features that never fired in training, of which nothing is known. None without
+        statistics."""
         if sae not in self._weights:
             stats = self.saes[sae].stats
             if stats is None:
                 return None
-            density = np.maximum(stats.density.numpy(), 1e-6)
-            self._weights[sae] = -np.log(density) / np.maximum(stats.mean_active.numpy(), 1e-6)
+            density, mean = stats.density.numpy(), stats.mean_active.numpy()
+            known = (density > 0) & (mean > 0)
+            weight = -np.log(np.where(known, density, 1)) / np.where(known, mean, 1)
+            self._weights[sae] = weight.astype(np.float32)
         return self._weights[sae]
 
+    def floor(self, sae: str) -> np.ndarray | float:
+        """(n,) the change of a feature's mean over a picture below which there is none: a hundredth of its
+        mean where active, and of the block's median feature's at least. 0 without statistics."""
+        stats = self.saes[sae].stats
+        if stats is None:
+            return 0.0
+        mean = stats.mean_active.numpy()
+        usual = float(np.median(mean[mean > 0])) if (mean > 0).any() else 0.0
+        return 0.01 * np.maximum(mean, usual)
+
     def generate(self, recipes: Sequence[Recipe]) -> list[Image.Image]:
-        """A picture for each recipe; all are of one system, steps, guidance, size and negative prompt."""
-        first = recipes[0]
+        """A picture for each recipe; all are of one system, steps, guidance, size and negative prompt.
+
+        Raises FieldError for a picture of more than `LARGEST` times the system's own pixels.
+        """
+        first, own = recipes[0], self.model(recipes[0].system).size
+        if first.height * first.width > LARGEST * own * own:
+            rule = f"should be at most {LARGEST} times the {own} x {own} pixels of {first.system}"
+            raise FieldError("picture", "height x width", f"{first.height} x {first.width}", rule)
         return self.model(first.system).generate(
             [recipe.prompt for recipe in recipes], seeds=[recipe.seed for recipe in recipes],
             edits=[self.edits_of(recipe) for recipe in recipes], hooks=[ProgressHook(first.steps)],

@@ -14,8 +14,8 @@ from unbox.explorer.session import ExplorerSession
 
 #: Pixels of a side up to which a picture is made when the app starts.
 SMALL = 128
-#: Puts a page's query string into the address bar, without loading anything.
-SET_LINK = "(link) => { if (link) window.history.replaceState(null, '', link); }"
+#: Puts a page's query string into the address bar, as a step that Back takes back; see `history.js`.
+SET_LINK = "(link) => window.unboxHistory.show(link)"
 
 
 @dataclass(frozen=True)

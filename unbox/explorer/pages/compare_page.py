@@ -25,6 +25,10 @@ TITLE = "Compare"
 PLAIN, PAINTED, SAVED, CONTROL = (
     "no edits", "edits of Paint", "edits kept in Paint", "random features in place of Paint's",
 )  # fmt: skip
+#: Sides that are those of a link that was opened.
+LINK_LEFT, LINK_RIGHT = "the link's left", "the link's right"
+#: Orders of the features that differ.
+TELLING, LARGEST = "most telling", "largest change"
 #: Features shown of each side and block.
 SHOWN = 6
 
@@ -41,13 +45,34 @@ class ComparePage:
     result: gr.HTML
     saved: gr.State
     """The recipe that Paint has set aside, or None."""
+    linked: gr.State
+    """The recipes of the link that was opened, (left, right), or None."""
+    rank: gr.Radio
+    sides: gr.State
+    """The pictures that are shown, (left, right), or None."""
+
+    @property
+    def linked_outputs(self) -> list[gr.components.Component]:
+        """The components of `open_link`."""
+        return [self.result, self.sides, self.linked, self.left, self.right]
+
+    def open_link(self, session: ExplorerSession, one: Recipe, two: Recipe) -> Updates:
+        """The page with the pictures of a link, which its controls name."""
+        sides = session.record(one), session.record(two)
+        return {
+            self.result: comparison_html(session, *sides),
+            self.sides: sides,
+            self.linked: (one, two),
+            self.left: LINK_LEFT,
+            self.right: LINK_RIGHT,
+        }
 
 
 def draw(session: ExplorerSession, first: Recipe) -> ComparePage:
     """The page's components; call inside its tab."""
     controls = generation_controls.draw(session, first, "compare")
     others = [name for name in session.systems if name != session.default]
-    choices = [PLAIN, PAINTED, SAVED, CONTROL, *others]
+    choices = [PLAIN, PAINTED, SAVED, CONTROL, *others, LINK_LEFT, LINK_RIGHT]
     against = others[-1] if others else PAINTED
     with gr.Row(elem_classes="ub-toolbar"):
         compare = gr.Button("Compare", variant="primary", elem_id="compare-make", scale=0, min_width=120)
@@ -56,25 +81,38 @@ def draw(session: ExplorerSession, first: Recipe) -> ComparePage:
             gr.Dropdown(choices, value=value, label=label, elem_id=f"compare-{label.lower()}", min_width=200)
             for value, label in ((PLAIN, "Left"), (against, "Right"))
         )
+        rank = gr.Radio([TELLING, LARGEST], value=TELLING, min_width=220, elem_id="compare-rank",
+                        label="Order of features (telling: rare ones count for more)")  # fmt: skip
     result = html_component(render("comparison.html", pictures=[]), elem_id="compare-result")
-    return ComparePage(controls, left, right, compare, stop, result, gr.State(None, time_to_live=3600))
+    states = [gr.State(None, time_to_live=3600) for _ in range(3)]
+    return ComparePage(controls, left, right, compare, stop, result, states[0], states[1], rank, states[2])
 
 
 def wire(shared: SharedComponents, page: ComparePage, paint: PaintPage) -> None:
     """The page's events."""
-    inputs = [page.left, page.right, page.saved, paint.state, *page.controls.components]
-    outputs = [page.result, shared.link]
+    session = shared.session
+    inputs = [page.left, page.right, page.rank, page.saved, page.linked, paint.state,
+              *page.controls.components]  # fmt: skip
+    outputs = [page.result, page.sides, shared.link]
 
     def run(
-        left: str, right: str, saved: Recipe | None, painted: CanvasState, *values: FieldValue
-    ) -> Updates:
-        recipe, sets = page.controls.recipe(values), {PAINTED: painted.recipe, SAVED: saved}
-        one, two = (side(shared.session, recipe, choice, sets) for choice in (left, right))
+        left: str, right: str, rank: str, saved: Recipe | None, linked: tuple[Recipe, Recipe] | None,
+        painted: CanvasState, *values: FieldValue,
+    ) -> Updates:  # fmt: skip
+        of_link = dict(zip((LINK_LEFT, LINK_RIGHT), linked or (None, None), strict=True))
+        recipe, sets = page.controls.recipe(values), {PAINTED: painted.recipe, SAVED: saved, **of_link}
+        one, two = (side(session, recipe, choice, sets) for choice in (left, right))
+        sides = session.record(one), session.record(two)
         query = link("compare", r=one.to_link(), other=two.to_link())
-        return {page.result: compare(shared.session, one, two), shared.link: query}
+        return {page.result: comparison_html(session, *sides, rank), page.sides: sides, shared.link: query}
+
+    def reorder(sides: tuple[RecordedImage, RecordedImage] | None, rank: str) -> str | Updates:
+        return comparison_html(session, *sides, rank) if sides else gr.skip()
 
     events = (page.compare.click, page.controls.prompt.submit)
-    shared.wire_runs([listen(event, run, inputs, outputs, device=True) for event in events], page.stop)
+    runs = [listen(event, run, inputs, outputs, device=True, progress_on=page.result) for event in events]
+    shared.wire_runs(runs, page.stop)
+    listen(page.rank.input, reorder, [page.sides, page.rank], [page.result], show_progress="hidden")
 
     def keep(state: CanvasState) -> Recipe:
         if not len(state.recipe.active):
@@ -85,19 +123,18 @@ def wire(shared: SharedComponents, page: ComparePage, paint: PaintPage) -> None:
     listen(paint.keep.click, keep, [paint.state], [page.saved], show_progress="hidden")
 
 
-def compare(session: ExplorerSession, one: Recipe, two: Recipe) -> str:
-    """Both pictures made, and what the page shows of them."""
-    return comparison_html(session, session.record(one), session.record(two))
-
-
 def side(session: ExplorerSession, recipe: Recipe, choice: str, sets: Mapping[str, Recipe | None]) -> Recipe:
-    """The recipe of a side: with a set of edits, or of another system at its own steps and guidance."""
+    """The recipe of a side: with a set of edits, or of another system at its own steps and guidance; with
+    the prompt, seed and negative prompt of `recipe`. Raises UnboxError for a choice that is not there."""
     if choice == PLAIN:
         return recipe
-    if choice not in (PAINTED, SAVED, CONTROL):
-        defaults, negative = session.defaults(str(choice)), recipe.negative_prompt
-        return replace(defaults, prompt=recipe.prompt, seed=recipe.seed, negative_prompt=negative)
+    if choice not in (*sets, CONTROL):
+        return _same_picture(session.defaults(str(choice)), recipe)
     found = sets[PAINTED if choice == CONTROL else choice]
+    if choice in (LINK_LEFT, LINK_RIGHT):
+        if found is None:
+            raise UnboxError(f"'{choice}' is of no link: open one first, or choose another side")
+        return _same_picture(found, recipe)
     if found is None or not len(found.active):
         where = "Keep for Compare on the Paint page" if choice == SAVED else "Paint"
         raise UnboxError(f"there are no '{choice}': add an edit with {where} first, or choose another side")
@@ -105,8 +142,14 @@ def side(session: ExplorerSession, recipe: Recipe, choice: str, sets: Mapping[st
     return session.random_control(edited) if choice == CONTROL else edited
 
 
-def comparison_html(session: ExplorerSession, left: RecordedImage, right: RecordedImage) -> str:
-    """Both pictures, their difference, and the features that fire more in either, as HTML."""
+def _same_picture(settings: Recipe, of: Recipe) -> Recipe:
+    return replace(settings, prompt=of.prompt, seed=of.seed, negative_prompt=of.negative_prompt)
+
+
+def comparison_html(
+    session: ExplorerSession, left: RecordedImage, right: RecordedImage, rank: str = TELLING
+) -> str:
+    """Both pictures, their difference, what was edited, the features that fire more in either, as HTML."""
     made = [(each.image, each.recipe) for each in (left, right)]
     pictures = [(image, ", ".join([of.system, *(edit.summary for edit in of.active)])) for image, of in made]
     if left.image.size == right.image.size:
@@ -115,22 +158,43 @@ def comparison_html(session: ExplorerSession, left: RecordedImage, right: Record
         pictures.append((difference, f"difference, mean {change:.1f} of 255"))
     features = [
         (sae, feature_chips(session, less), feature_chips(session, more))
-        for sae, (more, less) in differing(session, left, right).items()
+        for sae, (more, less) in differing(session, left, right, rank == TELLING).items()
     ]
-    return render("comparison.html", pictures=pictures, features=features)
+    edited = [
+        (side, feature_chips(session, _edited(session, of, recorded)))
+        for side, recorded in (("left", left), ("right", right)) for of in (recorded.recipe,)
+    ]  # fmt: skip
+    return render("comparison.html", pictures=pictures, features=features, edited=edited)
+
+
+def _edited(session: ExplorerSession, recipe: Recipe, recorded: RecordedImage) -> list[tuple[str, float]]:
+    """The features that a picture's edits name, with their mean activation before the edit of their block."""
+    names = [f"{edit.source or edit.block}/{i}" for edit in recipe.active for i in edit.feature]
+    found = []
+    for name in dict.fromkeys(names):
+        sae, _, index = name.rpartition("/")
+        if sae in recorded.values:
+            means = recorded.mean_activations(sae, session.saes[sae].latents)
+            found.append((name, float(means[int(index)])))
+    return found
 
 
 def differing(
-    session: ExplorerSession, left: RecordedImage, right: RecordedImage
+    session: ExplorerSession, left: RecordedImage, right: RecordedImage, telling: bool = True
 ) -> dict[str, tuple[list[tuple[str, float]], ...]]:
     """SAE of both pictures -> the features that fire more in the right one, and those that fire more in the
-    left: (name, difference of the mean activations), the most telling first."""
+    left: (name, difference of the mean activations).
+
+    The most telling first: changes in the feature's mean activations, times log(1 / density); or the largest
+    first. Changes under `ExplorerSession.floor` are none.
+    """
     found: dict[str, tuple[list[tuple[str, float]], ...]] = {}
     for sae in (name for name in left.values if name in right.values):
-        latents, weight = session.saes[sae].latents, session.rarity(sae)
+        latents, weight = session.saes[sae].latents, session.rarity(sae) if telling else None
         change = right.mean_activations(sae, latents) - left.mean_activations(sae, latents)
+        change = np.where(np.abs(change) < session.floor(sae), 0, change)
         order = np.argsort(-(change if weight is None else change * weight), kind="stable")
-        more = [(f"{sae}/{i}", float(change[i])) for i in order[:SHOWN] if change[i] > 0]
-        less = [(f"{sae}/{i}", float(-change[i])) for i in order[::-1][:SHOWN] if change[i] < 0]
+        more = [(f"{sae}/{i}", float(change[i])) for i in order if change[i] > 0][:SHOWN]
+        less = [(f"{sae}/{i}", float(-change[i])) for i in order[::-1] if change[i] < 0][:SHOWN]
         found[sae] = more, less
     return found

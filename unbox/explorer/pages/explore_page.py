@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import gradio as gr
 from gradio.blocks import Block
@@ -24,6 +25,29 @@ ALL = "all"
 TELLING, STRONG = "most telling", "strongest"
 
 
+#: A place that was clicked, (x, y) in fractions of the picture, or none.
+Spot = tuple[float, float] | None
+
+
+class View(NamedTuple):
+    """What a page shows of a picture: a step or all, an order of features, a feature and a place chosen, or
+    none."""
+
+    step: str = ALL
+    rank: str = TELLING
+    chosen: str = ""
+    spot: Spot = None
+
+    @property
+    def telling(self) -> bool:
+        """Whether rare features count for more."""
+        return self.rank == TELLING
+
+
+#: What is shown of a first picture.
+FIRST = View()
+
+
 @dataclass(frozen=True)
 class ExplorePage:
     """The page's components."""
@@ -41,11 +65,18 @@ class ExplorePage:
     features: gr.HTML
     recorded: gr.State
     chosen: gr.State
+    spot: gr.State
+    """The place that was clicked, (x, y) in fractions of the picture, or None."""
 
     @property
     def views(self) -> list[Block]:
         """The components of what `show` answers."""
         return [self.stage, self.features, self.card]
+
+    @property
+    def view(self) -> list[Block]:
+        """What is looked at, in the order of `View`."""
+        return [self.step, self.rank, self.chosen, self.spot]
 
 
 def draw(session: ExplorerSession, initial: InitialState, examples: Sequence[str]) -> ExplorePage:
@@ -54,7 +85,7 @@ def draw(session: ExplorerSession, initial: InitialState, examples: Sequence[str
     stage_html: str = render("stage.html", image=None, hint="The picture appears here.")
     features_html: str = render("note.html", note="Features appear here after the first picture.")
     if recorded is not None:
-        stage_html, features_html, _ = show(session, recorded, ALL, TELLING, "")
+        stage_html, features_html, _ = show(session, recorded, FIRST)
     controls = generation_controls.draw(session, initial.recipe, "explore")
     with gr.Row(elem_classes="ub-toolbar"):
         make = gr.Button("Generate", variant="primary", elem_id="explore-make", scale=0, min_width=120)
@@ -62,7 +93,7 @@ def draw(session: ExplorerSession, initial: InitialState, examples: Sequence[str
         paint = gr.Button("Paint on it", elem_id="explore-paint", scale=0, min_width=110)
         ideas = html_component(render("prompts_to_try.html", prompts=examples), elem_id="explore-ideas")
     with gr.Row(elem_classes="ub-page"):
-        with gr.Column(scale=4, min_width=320):
+        with gr.Column(scale=4, min_width=320, elem_id="explore-picture"):
             stage = html_component(stage_html, elem_id="explore-stage")
             card = html_component("", elem_id="explore-card")
         with gr.Column(scale=6, min_width=320):
@@ -74,80 +105,98 @@ def draw(session: ExplorerSession, initial: InitialState, examples: Sequence[str
             place = html_component("", elem_id="explore-place")
             features = html_component(features_html, elem_id="explore-features")
     return ExplorePage(controls, make, stop, paint, ideas, stage, card, step, rank, place, features,
-                       gr.State(recorded, time_to_live=3600), gr.State(""))  # fmt: skip
+                       gr.State(recorded, time_to_live=3600), gr.State(""), gr.State(None))  # fmt: skip
 
 
 def outputs(shared: SharedComponents, page: ExplorePage) -> list[Block]:
     """The components that `make_image` updates."""
-    return [page.recorded, page.chosen, page.stage, page.step, page.features, page.place, page.card,
-            shared.link]  # fmt: skip
+    return [page.recorded, page.chosen, page.spot, page.stage, page.step, page.features, page.place,
+            page.card, shared.link]  # fmt: skip
 
 
 def wire(shared: SharedComponents, page: ExplorePage) -> None:
     """Generate, stop, prompts to try; what a feature, a step, an order or a place that is chosen shows."""
     session, controls = shared.session, page.controls
 
-    def make(*values: FieldValue) -> Updates:
-        return make_image(shared, page, controls.recipe(values))
+    def make(step: str, rank: str, chosen: str, spot: Spot, *values: FieldValue) -> Updates:
+        return make_image(shared, page, controls.recipe(values), View(step, rank, chosen, spot))
 
     def prompt_of(event: gr.EventData) -> str:
         return event_value(event, "prompt", str) or ""
 
     picked = listen(page.examples.click, prompt_of, None, [controls.prompt], show_progress="hidden")
-    inputs, made = controls.components, outputs(shared, page)
+    inputs, made = [*page.view, *controls.components], outputs(shared, page)
     events = (page.make.click, controls.prompt.submit, picked.then)
-    shared.wire_runs([listen(event, make, inputs, made, device=True) for event in events], page.stop)
-    view = [page.recorded, page.step, page.rank, page.chosen]
-    shown = [page.chosen, *page.views]
+    shared.wire_runs(
+        [listen(event, make, inputs, made, device=True, progress_on=page.stage) for event in events],
+        page.stop,
+    )
+    view, shown = [page.recorded, *page.view], [page.chosen, *page.views]
 
     def choose(
-        event: gr.EventData, recorded: RecordedImage | None, step: str, rank: str, chosen: str
+        event: gr.EventData, recorded: RecordedImage | None, step: str, rank: str, chosen: str, spot: Spot
     ) -> Updates:
-        return change_view(recorded, step, rank, event_value(event, "feature", str) or chosen)
+        """A feature that is chosen; chosen once more, none is."""
+        name = event_value(event, "feature", str)
+        new = View(step, rank, "" if name == chosen else name or chosen, spot)
+        views = show(session, recorded, new)
+        return {page.chosen: new.chosen, **dict(zip(page.views, views, strict=True))}
 
-    def change_view(recorded: RecordedImage | None, step: str, rank: str, chosen: str) -> Updates:
-        views = show(session, recorded, step, rank, chosen)
-        return {page.chosen: chosen, **dict(zip(page.views, views, strict=True))}
+    def change_view(recorded: RecordedImage | None, step: str, rank: str, chosen: str, spot: Spot) -> Updates:
+        new = View(step, rank, chosen, spot)
+        views = show(session, recorded, new)
+        return {page.place: at_spot(session, recorded, new), **dict(zip(page.views, views, strict=True))}
 
-    def show_place(event: gr.EventData, recorded: RecordedImage | None, step: str, rank: str, _: str) -> str:
-        if recorded is None:
-            return ""
+    def show_place(
+        event: gr.EventData, recorded: RecordedImage | None, step: str, rank: str, chosen: str, _: Spot
+    ) -> Updates:
         x, y = (checked(Fraction, name, event_value(event, name, float)) for name in ("x", "y"))
-        return feature_summaries.at_place(session, recorded, x, y, step_of(step), rank == TELLING)
+        new = View(step, rank, chosen, (x, y))
+        return {page.spot: new.spot, page.place: at_spot(session, recorded, new)}
 
     for source in (page.features, page.place):
         listen(source.click, choose, view, shown, show_progress="hidden")
     for control in (page.step, page.rank):
-        listen(control.input, change_view, view, shown, show_progress="hidden")
-    listen(page.stage.select, show_place, view, [page.place], show_progress="hidden")
+        listen(control.input, change_view, view, [page.place, *page.views], show_progress="hidden")
+    listen(page.stage.select, show_place, view, [page.spot, page.place], show_progress="hidden")
 
 
-def make_image(shared: SharedComponents, page: ExplorePage, recipe: Recipe) -> Updates:
-    """Make the picture of a recipe and everything that the page shows of it."""
+def at_spot(session: ExplorerSession, recorded: RecordedImage | None, view: View) -> str:
+    """What fires at the place that was clicked, at the step that is looked at; empty without either."""
+    if recorded is None or view.spot is None:
+        return ""
+    return feature_summaries.at_place(session, recorded, *view.spot, step_of(view.step), view.telling)
+
+
+def make_image(shared: SharedComponents, page: ExplorePage, recipe: Recipe, view: View = FIRST) -> Updates:
+    """Make the picture of a recipe and everything that the page shows of it: the order of features and the
+    feature that is chosen stay, and the step where the picture has it."""
     recorded = shared.session.record(recipe)
-    views = show(shared.session, recorded, ALL, TELLING, "")
+    steps = [ALL, *map(str, recorded.steps)]
+    view = view._replace(step=view.step if view.step in steps else ALL, spot=None)
+    views = show(shared.session, recorded, view)
     return {
         page.recorded: recorded,
-        page.chosen: "",
-        page.step: gr.Radio([ALL, *map(str, recorded.steps)], value=ALL),
+        page.chosen: view.chosen,
+        page.spot: None,
+        page.step: gr.Radio(steps, value=view.step),
         page.place: "",
         shared.link: link("explore", r=recipe.to_link()),
         **dict(zip(page.views, views, strict=True)),
     }
 
 
-def show(
-    session: ExplorerSession, recorded: RecordedImage | None, step: str, rank: str, chosen: str
-) -> tuple[str, str, str]:
+def show(session: ExplorerSession, recorded: RecordedImage | None, view: View) -> tuple[str, str, str]:
     """The HTML of the stage, the features and the card for a picture, with a feature chosen or none. Raises
     UnboxError without a picture."""
     if recorded is None:
         raise UnboxError("make a picture first")
     heat, scale, card = None, 1.0, ""
+    chosen, step = view.chosen, step_of(view.step)
     sae, _, index = chosen.rpartition("/")
     if chosen and sae in recorded.values:
         session.feature(chosen)
-        heat = recorded.heat(sae, int(index), step_of(step))
+        heat = recorded.heat(sae, int(index), step)
         scale = feature_summaries.scale_of(session, chosen)
         facts = feature_summaries.facts_of(session, [chosen]).get(chosen)
         examples = session.atlas.examples(chosen, "top")[:6] if facts and session.atlas is not None else []
@@ -155,5 +204,5 @@ def show(
                       peak=float(heat.max()))  # fmt: skip
     stage = render("stage.html", image=recorded.image, heat=heat, scale=scale,
                    caption=recorded.recipe.prompt, hint=HINT)  # fmt: skip
-    features = feature_summaries.strongest(session, recorded, step_of(step), rank == TELLING, chosen)
+    features = feature_summaries.strongest(session, recorded, step, view.telling, chosen)
     return stage, features, card

@@ -52,9 +52,17 @@ class HistogramInterval(NamedTuple):
     """An interval of activations that has its own examples."""
 
     low: float
-    high: float
+    high: float | None
+    """None: all that is more, too."""
     bars: list[tuple[int, float]]
     """Count and height (0 to 1) of each bin."""
+
+    @property
+    def label(self) -> str:
+        """What its button and its images are called by."""
+        if self.high is None:
+            return f"\u2265 {self.low:.1f}"
+        return f"{self.low:.1f}\u2013{self.high:.1f}"
 
 
 def draw(session: ExplorerSession, initial: InitialState) -> FeaturePage:
@@ -175,7 +183,7 @@ def body(session: ExplorerSession, name: str, interval: int | None) -> str:
         "feature.html",
         facts=facts,
         words=atlas.words(name),
-        intervals=histogram_intervals(atlas.histogram(name), atlas.intervals),
+        intervals=histogram_intervals(atlas.histogram(name), atlas.intervals, facts.largest),
         chosen=interval,
         life=list(zip(life.steps, life.places, life.first, life.last, strict=True)),
         most_places=max(int(life.places.max(initial=0)), 1),
@@ -188,12 +196,15 @@ def body(session: ExplorerSession, name: str, interval: int | None) -> str:
     )
 
 
-def histogram_intervals(found: Histogram, intervals: int) -> list[HistogramInterval]:
-    """The bins of a histogram in intervals, bars as high as the square root of their counts."""
+def histogram_intervals(found: Histogram, intervals: int, largest: float) -> list[HistogramInterval]:
+    """The bins of a histogram in intervals, bars as high as the square root of their counts. The last has
+    all that is more than the histogram's end, too, where the `largest` activation is."""
     heights = np.sqrt(found.counts / max(int(found.counts.max()), 1))
     bins = np.array_split(np.arange(len(heights)), intervals)
     width = found.edges[-1] / intervals
+    ends = [width * (i + 1) for i in range(intervals)]
+    highs = [*ends[:-1], ends[-1] if largest <= ends[-1] else None]
     return [
-        HistogramInterval(width * i, width * (i + 1), [(int(found.counts[j]), heights[j]) for j in part])
-        for i, part in enumerate(bins)
+        HistogramInterval(width * i, high, [(int(found.counts[j]), heights[j]) for j in part])
+        for i, (high, part) in enumerate(zip(highs, bins, strict=True))
     ]

@@ -1,0 +1,39 @@
+// What is shown is in the address: features, searches, pictures and tabs are steps that Back and Forward take.
+const shown = {};  // the last link of each tab
+const viewOf = (link) => new URLSearchParams(link).get('view') || 'explore';
+let told = 0;
+
+function name(link) {
+  const given = new URLSearchParams(link), view = viewOf(link);
+  const title = document.querySelector('#feature-body .ub-title')?.innerText.trim();
+  const what = view === 'feature' && given.get('f') ? title || given.get('f')
+    : given.get('q') || view[0].toUpperCase() + view.slice(1);
+  document.title = `${what} - unbox`;
+}
+
+function show(link) {
+  if (!link) return;
+  told += 1;
+  const view = viewOf(link), old = window.location.search;
+  shown[view] = link;
+  if (view === 'feature' && old !== link) window.scrollTo(0, 0);
+  if (old !== link) window.history[old === `?view=${view}` ? 'replaceState' : 'pushState'](null, '', link);
+  setTimeout(() => name(link), 100);
+}
+
+// A tab that was opened without a link of its own, a moment later: what opened it may bring one.
+function opened(view) {
+  const before = told;
+  setTimeout(() => {
+    if (told !== before || viewOf(window.location.search) === view) return;
+    window.history.pushState(null, '', shown[view] || `?view=${view}`);
+    name(window.location.search);
+  }, 400);
+}
+
+window.unboxHistory = { show, opened };
+window.addEventListener('popstate', () => {
+  name(window.location.search);
+  told += 1;
+  trigger('input', { query: window.location.search });
+});
