@@ -21,8 +21,10 @@ function show(link) {
   setTimeout(() => name(link), 100);
 }
 
-// A tab that was opened without a link of its own, a moment later: what opened it may bring one.
+// A tab that was opened without a link of its own, a moment later: what opened it may bring one. The tab that
+// the page begins with is opened by nobody.
 function opened(view) {
+  if (!navigator.userActivation.hasBeenActive) return;
   const before = told;
   setTimeout(() => {
     if (told !== before || viewOf(window.location.search) === view) return;
