@@ -372,13 +372,13 @@ def test_dark_mode(page, url, shoot):
 @pytest.mark.parametrize(
     ("query", "answer"),
     [
-        ("view=explore&r=x", "this link is damaged"),
-        ("view=paint&r=%00", "this link is damaged"),
-        ("view=feature&f=<script>alert(1)</script>", "is not a feature"),
-        ("view=compare&r=AAAA", "this link is damaged"),
-        ("view=" + "x" * 300, "there is no page"),
+        ("view=explore&r=x", "should be whole"),
+        ("view=paint&r=%00", "should be whole"),
+        ("view=feature&f=<script>alert(1)</script>", "should be like"),
+        ("view=compare&r=AAAA", "should be whole"),
+        ("view=" + "x" * 300, "is unknown, there are"),
         ("view=search&q=" + "%22" * 50, "No feature fits"),
-        ("view=search&q=red&step=%3Cb%3E", "no step"),
+        ("view=search&q=red&step=%3Cb%3E", "or a step like"),
     ],
 )
 def test_malformed_links_open_the_page_all_the_same(page, url, query, answer):

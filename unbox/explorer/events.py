@@ -18,6 +18,8 @@ DEVICE = "device"
 #: Requests that may wait; further ones are refused.
 QUEUE = 32
 
+#: How the page opens the link that Back and Forward come to; the rest is HISTORY, in the page's head.
+BACK = "window.unboxHistory.back = (query) => trigger('input', { query });"
 #: CLICKS hands a click on an element with `data-go`, or the place of one on `data-place`, to the server.
 CLICKS, PAINT, TOUR, DROP, KEYS, HISTORY, STYLE = (
     (Path(__file__).parent / name).read_text(encoding="utf-8")

@@ -1,4 +1,6 @@
+<script>
 // What is shown is in the address: features, searches, pictures and tabs are steps that Back and Forward take.
+window.unboxHistory = (() => {
 const shown = {};  // the last link of each tab
 const viewOf = (link) => new URLSearchParams(link).get('view') || 'explore';
 let told = 0;
@@ -33,9 +35,11 @@ function opened(view) {
   }, 400);
 }
 
-window.unboxHistory = { show, opened };
 window.addEventListener('popstate', () => {
   name(window.location.search);
   told += 1;
-  trigger('input', { query: window.location.search });
+  window.unboxHistory.back?.(window.location.search);
 });
+return { show, opened, back: null };  // back: what opens a link, set by the page
+})();
+</script>

@@ -15,7 +15,7 @@ import gradio as gr
 
 from unbox.errors import FieldError
 from unbox.explorer.canvas_state import CanvasState
-from unbox.explorer.events import HISTORY, Updates, event_value, html_component, listen
+from unbox.explorer.events import BACK, Updates, event_value, html_component, listen
 from unbox.explorer.image_recipe import Recipe, parse
 from unbox.explorer.limits import Link
 from unbox.explorer.pages import compare_page, explore_page, feature_page, paint_page, search_page
@@ -120,6 +120,6 @@ def wire(app: gr.Blocks, shared: SharedComponents, pages: Pages) -> None:
     made = [*explore_page.outputs(shared, pages.explore), *pages.paint.outputs, pages.paint.made,
             pages.paint.result, *pages.compare.linked_outputs]  # fmt: skip
     listen(app.load, links.open, None, list(dict.fromkeys(opened)), show_progress="hidden")
-    history = html_component("", HISTORY, elem_id="ub-history")
+    history = html_component("", BACK, elem_id="ub-history")
     listen(history.input, links.go_back, None, list(dict.fromkeys(opened)), show_progress="hidden")
     listen(image_request.change, links.make_image, [image_request], list(dict.fromkeys(made)), device=True)
