@@ -116,7 +116,8 @@ def serve(
             auth=("unbox", password) if password else None, strict_cors=True, allowed_paths=[],
             max_file_size="1mb", state_session_capacity=200, share=False, quiet=True, ssr_mode=False,
             enable_monitoring=False, mcp_server=importlib.util.find_spec("mcp") is not None,
-            footer_links=["api", "settings"], theme=theme(), css=events.STYLE, head=events.KEYS + events.HISTORY,
+            footer_links=["api", "settings"], theme=theme(), css=events.STYLE,
+            head=events.KEYS + events.HISTORY,
         )  # fmt: skip
     except OSError as error:
         raise UnboxError(f"cannot serve at {host}:{port}: {error}; try another --port") from error
