@@ -286,8 +286,9 @@ def test_back_goes_from_a_feature_to_the_one_before_and_to_the_picture(page, url
 def test_the_order_of_features_stays_for_the_next_picture(page, url):
     make(page, url)
     page.get_by_role("radio", name="strongest").check()
-    strengths = """() => [...document.querySelectorAll('#explore-features .ub-group')].map((group) =>
-      [...group.querySelectorAll('small')].slice(1).map((each) => Number(each.innerText.split('\u00b7')[1])))"""
+    strengths = """() => [...document.querySelectorAll('#explore-features .ub-group')].map(
+      (group) => [...group.querySelectorAll('small')].slice(1))
+      .map((row) => row.map((each) => Number(each.innerText.split('\u00b7')[1])))"""
     rows = "(row) => row.every((each, i) => i === 0 || row[i - 1] >= each)"
     falling = f"() => ({strengths})().every({rows})"
     page.wait_for_function(falling)

@@ -96,7 +96,8 @@ def test_a_stop_that_comes_late_ends_only_the_run_that_it_is_for(http):
     visitor = {"session_hash": "late", "fn_index": make["id"]}
 
     def ask(steps: int) -> str:
-        data = ["tiny", "a red cat", 7, steps, 0.0, 64, 64, ""]
+        view = ["all", "most telling", None, None]  # what is chosen is the session's own
+        data = [*view, "tiny", "a red cat", 7, steps, 0.0, 64, 64, ""]
         return http.post("/gradio_api/queue/join", json={**visitor, "data": data}).json()["event_id"]
 
     first = ask(100)
@@ -116,7 +117,7 @@ def test_a_stop_that_comes_late_ends_only_the_run_that_it_is_for(http):
                 assert http.post("/gradio_api/run/predict", json=late).status_code == 200
         done = wait("process_completed", second)
     assert done["success"]
-    assert ["19", "19"] in done["output"]["data"][3]["choices"]  # the last of the second run's steps
+    assert ["19", "19"] in done["output"]["data"][4]["choices"]  # the last of the second run's steps
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,10 @@ class GenerationControls:
         """The recipe that the values of `components` say. Raises UnboxError for values that cannot be."""
         given = dict(zip(vars(self), values, strict=True))
         seed = checked(limits.TypedSeed, "seed", given["seed"], "picture")
-        return Recipe.from_json(given | {"seed": seed}, "picture")
+        # an empty field is none: in a recipe "" would be a text of its own
+        return Recipe.from_json(
+            given | {"seed": seed, "negative_prompt": given["negative_prompt"] or None}, "picture"
+        )
 
     def updates(self, recipe: Recipe) -> Updates:
         """What makes the controls show a recipe."""
