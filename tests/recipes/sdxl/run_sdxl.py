@@ -38,6 +38,10 @@ def run(model: Path, data: Path, out: Path, stop: int = -1, **options: object) -
 if __name__ == "__main__":
     torch.set_num_threads(1)
     given = dict(word.split("=") for word in sys.argv[4:])
-    options = {name: {"True": True}.get(value) or int(value) for name, value in given.items()}
+    read = {"True": True}
+    options = {
+        name: read.get(value) or (float(value) if "." in value else int(value))
+        for name, value in given.items()
+    }
     with suppress(Stopped), stopping():
         run(*map(Path, sys.argv[1:4]), **options)

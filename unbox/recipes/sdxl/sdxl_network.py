@@ -8,7 +8,6 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 from diffusers.training_utils import cast_training_params
-from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
@@ -90,19 +89,20 @@ def noise_of(model: Model, settings: SdxlSettings, device: torch.device) -> Nois
 
 
 def write_lora(unet: UNet2DConditionModel, folder: Path, settings: SdxlSettings) -> Path:
-    """Write the LoRA as diffusers' `load_lora_weights` (and so `unbox generate --lora`) reads it, with its
-    rank and alpha. Equal ones are equal files: what diffusers itself writes has its header in any order."""
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=ADAPTER))
-    config: dict[str, JSON] = {
-        "r": settings.lora_rank,
-        "lora_alpha": alpha_of(settings),
-        "target_modules": TARGETS[settings.lora_targets],
+    """Write the LoRA as diffusers' `load_lora_weights` (and so `unbox generate --lora`) reads it: its layers
+    are named, and what it is multiplied by, alpha / rank, is in its second factors, as if alpha were rank."""
+    rank, scale = settings.lora_rank, alpha_of(settings) / settings.lora_rank
+    layers = {
+        f"unet.{name}": tensor * scale if ".lora_B." in name else tensor
+        for name, tensor in get_peft_model_state_dict(unet, adapter_name=ADAPTER).items()
     }
-    told = {LORA_ADAPTER_METADATA_KEY: json.dumps({f"unet.{key}": value for key, value in config.items()})}
+    told: dict[str, JSON] = {
+        "unet.r": rank,
+        "unet.lora_alpha": rank,
+        "unet.target_modules": TARGETS[settings.lora_targets],
+    }
     with publish_folder(folder, replace=True) as new:
-        write_tensors(
-            new / LORA_WEIGHT_NAME_SAFE, {f"unet.{name}": tensor for name, tensor in layers.items()}, told
-        )
+        write_tensors(new / LORA_WEIGHT_NAME_SAFE, layers, {LORA_ADAPTER_METADATA_KEY: json.dumps(told)})
     return folder
 
 
