@@ -34,8 +34,9 @@ from unbox.experiments.riebench import run_riebench
 from unbox.experiments.riebench.examples import read_examples
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.experiments.sweep import run_experiment
-from unbox.ground_truth.bench import benchmark
+from unbox.ground_truth.bench import benchmark, erasure_benchmark
 from unbox.ground_truth.bench.bench_settings import BenchSettings
+from unbox.ground_truth.bench.erasure_settings import ErasureSettings
 from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.run_demo import run as run_demo
 from unbox.models import Model, load
@@ -46,6 +47,7 @@ from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages
 from unbox.recipes.sdxl.train_sdxl import train_sdxl
 from unbox.recipes.shapes import recipe
 from unbox.sae import SAE, Plan, Spec, train
+from unbox.shapes.detector import Detector
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 #: Commands whose cells take a second; the others are run in the slow tier.
@@ -202,6 +204,27 @@ def bench_shapes(world: World) -> Command:
         "steps": [({"settings": replace(small, steps=2)}, "steps was 1, is 2")],
         "SAE": [({"sae": times(world.sae, 10)}, "")],
         "options": [({"settings": replace(small, strengths=(2.0,))}, "")],
+    })  # fmt: skip
+
+
+def bench_erasure(world: World) -> Command:
+    small = ErasureSettings(
+        captions=24, blocks_tried=1, percentiles=(50.0,), multipliers=(-1.0,), sizes=(2,), steered=(1.0,),
+        negative_guidance=(2.0,), draws=1, trial_cases=1, test_cases=1, values=(("colour", "red"),),
+    )  # fmt: skip
+
+    def run(out, model, sae, settings):
+        critic = Detector.load()
+        return erasure_benchmark.bench_erasure(model, {"mid.0": sae}, out, critic, settings, progress=False)
+
+    given = {"model": world.one, "sae": world.sae, "settings": small}
+    return Command(run, given, {
+        **models(world),
+        "prompts": [({"settings": replace(small, captions=16)}, "captions was 24, is 16")],
+        "seed": [({"settings": replace(small, seed=1)}, "seed was 0, is 1")],
+        "steps": [({"settings": replace(small, steps=2)}, "steps was 1, is 2")],
+        "SAE": [({"sae": times(world.sae, 10)}, "")],
+        "options": [({"settings": replace(small, multipliers=(-2.0,))}, "")],
     })  # fmt: skip
 
 
@@ -408,6 +431,7 @@ COMMANDS = {
     "experiment": experiment,
     "bench riebench": riebench,
     "bench shapes": bench_shapes,
+    "bench erasure": bench_erasure,
     "demo": demo,
     "atlas": atlas,
     "evaluate": evaluate,
@@ -431,6 +455,8 @@ def test_a_cell(name, column, done, world, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_stage, "make_models", lambda made, stages: iter(()))
     if name == "bench shapes" and done == "refused":  # by the time that it draws it has been refused
         monkeypatch.setattr(benchmark, "prepare", stop)
+    if name == "bench erasure" and done == "refused":
+        monkeypatch.setattr(erasure_benchmark, "_prepared", stop)
     command = COMMANDS[name](world)
     start(command, tmp_path / "old")
     for change, told in command.others[column]:

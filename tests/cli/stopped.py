@@ -91,6 +91,7 @@ class Commands:
             "erase": Scenario(self.erase),
             "experiment": Scenario(lambda out: ["experiment", home / "sweep.toml", "--out", out]),
             "bench shapes": Scenario(self.bench_shapes),
+            "bench erasure": Scenario(self.bench_erasure),
             "bench riebench": Scenario(self.bench_riebench),
             "recipe shapes": Scenario(self.grown),
             "recipe shapes-turbo": Scenario(self.recipe),
@@ -198,6 +199,12 @@ class Commands:
         cases = "--trial-cases 1 --test-cases 1 --pairs 1 --transported 8 --moved 1 --values colour=red"
         given = ["--saes", self.home / "saes", "--out", out, *SHAPES]
         return ["bench", "shapes", *sizes.split(), *cases.split(), *given]
+
+    def bench_erasure(self, out: Path) -> Words:
+        sizes = "--captions 16 --blocks-tried 1 --percentiles 90 --multipliers -5 --sizes 2 --steered 1"
+        cases = "--negative-guidance 2 --draws 1 --trial-cases 1 --test-cases 1 --values colour=red"
+        given = ["--saes", self.home / "saes", "--out", out, *SHAPES]
+        return ["bench", "erasure", *sizes.split(), *cases.split(), *given]
 
     def bench_riebench(self, out: Path) -> Words:
         data = Path(__file__).parents[2] / "examples" / "riebench_shapes.json"

@@ -36,6 +36,7 @@ LINES = {
     "erase": "3 --store {}/store --saes {}/saes --out {new}.json --percentile 50",
     "experiment": "{}/experiment.toml --out {new}",
     "bench shapes": "--saes {}/saes --out {new}",
+    "bench erasure": "--saes {}/saes --out {new}",
     "bench riebench": "--data {}/riebench.json --saes {}/saes --out {new}",
     "recipe shapes": "--out {new}",
     "recipe shapes-turbo": "--out {new}",

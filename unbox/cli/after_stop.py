@@ -24,6 +24,7 @@ SENTENCES = {
     "generate": "finished images are kept",
     "experiment": "finished images and figures are kept",
     "bench shapes": "finished measurements are kept",
+    "bench erasure": "finished measurements are kept",
     "bench riebench": "finished examples are kept",
     "recipe shapes": "the steps so far are kept",
     "recipe shapes-turbo": "the steps so far are kept",

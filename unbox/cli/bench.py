@@ -1,8 +1,9 @@
-"""`unbox bench shapes` and `unbox bench riebench`."""
+"""`unbox bench shapes`, `unbox bench erasure` and `unbox bench riebench`."""
 
 from unbox.cli.model_options import Group, Mismatch, ModelOptions
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.ground_truth.bench.bench_settings import BenchSettings
+from unbox.ground_truth.bench.erasure_settings import ErasureSettings
 from unbox.validation import Count, FilePath, validated
 
 
@@ -44,6 +45,41 @@ class BenchShapesCommand:
         for method, figures in found["success"].items():
             print(f"  {method:10} success {figures['success']:.2f}, collateral {figures['collateral']:.2f}")
         print(f"open {self.out / 'report.html'}")
+
+
+@validated
+class BenchErasureCommand:
+    """Is a value gone, is the rest kept, and is the picture spoilt? Ways to erase, in the Shapes world.
+
+    For every factor value SAeUron's rule, our own, swap, steering and negative guidance, beside random
+    features: UA (the value is gone), IRA (other values of the factor stay), CRA (other factors stay) and the
+    share of artifacts, by a critic that judges nothing else. Options are chosen on some pictures, figures are
+    of others. The model must draw the Shapes world. Stopped at any moment, the same line goes on where it
+    was.
+    """
+
+    saes: FilePath
+    """Folder of SAEs to test."""
+    out: FilePath
+    """Folder for the results."""
+    settings: Group[ErasureSettings] = ErasureSettings()
+    model: Group[ModelOptions] = ModelOptions()
+    model_mismatch: Mismatch = "warn"
+
+    def run(self) -> None:
+        from unbox.ground_truth.bench.erasure_benchmark import bench_erasure, markdown
+        from unbox.model_mismatch import check_same_model
+        from unbox.run_folder import run_folder
+        from unbox.sae import load_saes
+        from unbox.shapes.factor_critics import load_critic
+
+        saes = load_saes(self.saes)
+        with run_folder(self.out, "bench erasure"):
+            model = self.model.load()
+            check_same_model(saes, model=model, policy=self.model_mismatch)
+            rows = bench_erasure(model, saes, self.out, load_critic("patches"), self.settings)
+        print(markdown(rows).partition("\n\n")[0])
+        print(f"every value: {self.out / 'erasure.md'}, {self.out / 'rows.csv'}")
 
 
 @validated

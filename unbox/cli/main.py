@@ -77,6 +77,7 @@ COMMANDS = (
     Command("erase", "erase:EraseCommand", "edits that take concepts out, chosen from a store"),
     Command("experiment", "experiment:ExperimentCommand", "run a sweep of edits from a TOML file"),
     Command("bench shapes", "bench:BenchShapesCommand", "do features mean and cause what they seem to?"),
+    Command("bench erasure", "bench:BenchErasureCommand", "ways to take a value out: gone, kept, spoilt"),
     Command("bench riebench", "bench:BenchRiebenchCommand", "edits between prompts, RIEBench's protocol"),
     Command("recipe shapes", "recipe:RecipeShapesCommand", "train a Shapes model, block by block"),
     Command("recipe shapes-turbo", "recipe:RecipeShapesTurboCommand", "train the bundled models again"),
