@@ -374,7 +374,7 @@ def test_dark_mode(page, url, shoot):
     ("query", "answer"),
     [
         ("view=explore&r=x", "should be whole"),
-        ("view=paint&r=%00", "should be whole"),
+        ("view=paint&r=%00", "control character"),
         ("view=feature&f=<script>alert(1)</script>", "should be like"),
         ("view=compare&r=AAAA", "should be whole"),
         ("view=" + "x" * 300, "is unknown, there are"),

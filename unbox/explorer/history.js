@@ -3,7 +3,8 @@
 window.unboxHistory = (() => {
 const shown = {};  // the last link of each tab
 const viewOf = (link) => new URLSearchParams(link).get('view') || 'explore';
-let told = 0;
+let told = 0, touched = false;
+for (const kind of ['pointerdown', 'keydown']) document.addEventListener(kind, () => { touched = true; }, true);
 
 function name(link) {
   const given = new URLSearchParams(link), view = viewOf(link);
@@ -26,7 +27,7 @@ function show(link) {
 // A tab that was opened without a link of its own, a moment later: what opened it may bring one. The tab that
 // the page begins with is opened by nobody.
 function opened(view) {
-  if (!navigator.userActivation.hasBeenActive) return;
+  if (!touched) return;
   const before = told;
   setTimeout(() => {
     if (told !== before || viewOf(window.location.search) === view) return;
@@ -36,10 +37,10 @@ function opened(view) {
 }
 
 window.addEventListener('popstate', () => {
-  name(window.location.search);
   told += 1;
   window.unboxHistory.back?.(window.location.search);
 });
-return { show, opened, back: null };  // back: what opens a link, set by the page
+// back: what opens a link, set by the page; named: once it is opened.
+return { show, opened, back: null, named: () => name(window.location.search) };
 })();
 </script>

@@ -121,5 +121,12 @@ def wire(app: gr.Blocks, shared: SharedComponents, pages: Pages) -> None:
             pages.paint.result, *pages.compare.linked_outputs]  # fmt: skip
     listen(app.load, links.open, None, list(dict.fromkeys(opened)), show_progress="hidden")
     history = html_component("", BACK, elem_id="ub-history")
-    listen(history.input, links.go_back, None, list(dict.fromkeys(opened)), show_progress="hidden")
+    listen(history.input, links.go_back, None, list(dict.fromkeys(opened)), show_progress="hidden").then(
+        None,
+        None,
+        None,
+        js="() => window.unboxHistory.named()",
+        api_visibility="private",
+        show_progress="hidden",
+    )
     listen(image_request.change, links.make_image, [image_request], list(dict.fromkeys(made)), device=True)
