@@ -141,12 +141,15 @@ def test_every_row_has_its_class_and_documents_every_option(command, capsys):
 
 #: Options of one meaning of which commands say more -> the words that every help begins with.
 BEGINNINGS = {
+    "base_minutes": "Minutes",
     "block": "Block of",
     "blocks": "Blocks",
     "branches": "Branches to keep; None: all",
     "captions": "Captions",
+    "device": "Where to compute",
     "dtype": "Type of the weights",
     "format": "Their layout",
+    "guidance": "Scale of classifier-free guidance",
     "json": "Print JSON",
     "limit": "At most so many",
     "on_bad": "An image with NaN or infinite numbers",
@@ -156,6 +159,7 @@ BEGINNINGS = {
     "seed": "Seed of",
     "sizes": "Numbers of features tried",
     "what": "What is kept of each",
+    "stages": "Stages to run",
     "steps": "Sampling steps",
     "store": "Folder of the store",
     "store_dtype": "Number format of the store",
@@ -170,7 +174,11 @@ OF_EACH_COMMAND = {
     "batch_size": "what is computed together are images or rows",
     "data": "what is read are examples of a benchmark, or images to learn",
     "dry_run": "what is planned is a store or a training",
+    "order": "what has an order are features, or blocks that come to a model",
     "out": "a command writes a folder, a PNG, a store",
+    "pairs": "of captions, or of noise and picture",
+    "plan": "a file of a training, or what a run takes",
+    "start": "a run begins at a step, a training from weights",
 }
 
 

@@ -25,7 +25,7 @@ from unbox.sae import evaluate
 from unbox.sae.interop import export_sae
 from unbox.sae.interop.sdxl_unbox import folder_name
 
-OPTIONS = VerifyOptions(prompts=("a cat", "a dog"), repeats=1, height=64, width=64)
+OPTIONS = VerifyOptions(prompt=("a cat", "a dog"), repeats=1, height=64, width=64)
 
 
 @pytest.fixture(scope="module")

@@ -16,19 +16,19 @@ class PlannedRun:
     size: Side | None = None
     """Side of the square images in pixels; None: the system's own."""
     guidance: Guidance | None = None
-    """Scale of classifier-free guidance, above 1 two branches; None: the system's own."""
+    """Scale of classifier-free guidance; None: the system's own."""
     steps: Steps | None = None
     """Sampling steps; None: the system's own."""
     blocks: Several[BlockName] = ()
     """Blocks whose updates are recorded, and edited by an SAE each."""
     latents: Count = 5120
-    """Latents of each SAE."""
+    """Latents n of an SAE."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type of the weights; None: float16 on a card, float32 without."""
     card: bool = True
     """Compute on a card; without one everything is in memory."""
     offload: Literal["model", "sequential"] | None = None
-    """Keep parts in memory until they are needed."""
+    """Keep parts on the CPU until they are needed: slower, less accelerator memory."""
 
     def __post_init__(self) -> None:
         if self.offload is not None and not self.card:

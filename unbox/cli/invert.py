@@ -40,7 +40,7 @@ class InvertCommand:
     seed: Seed = 0
     """Seed of the noise."""
     overwrite: bool = False
-    """Replace a PNG of another request."""
+    """Replace PNGs of other requests."""
     edits: FilePath | None = None
     """JSON file of edits to apply."""
     saes: FilePath | None = None

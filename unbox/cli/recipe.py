@@ -32,13 +32,13 @@ class RecipeShapesCommand:
     pack: FilePath | None = None
     """Folder for finished stages as tar files in half precision, each written as it ends."""
     guidance: Positive = 1.0
-    """Guidance of the many-step samples that the finish learns from."""
+    """Scale of classifier-free guidance of the many-step samples that the finish learns from."""
     sizes: Group[RecipeSizes] = RecipeSizes()
     """How much is drawn and read."""
     minutes: Group[StageMinutes] = StageMinutes()
     """How long each stage trains."""
     device: Literal["cpu", "cuda"] | None = None
-    """Where to compute; None: the GPU if there is one."""
+    """Where to compute: cuda or cpu; None: cuda if it is here."""
     dry_run: bool = False
     """Say what the run takes (memory, bytes of checkpoints, hours) and end."""
 

@@ -55,10 +55,10 @@ class VerifyCommand:
             return self._end(found)
         saes = self._checked(given, model)
         chosen = self.options
-        if not chosen.prompts and model.system.name.startswith("shapes"):
+        if not chosen.prompt and model.system.name.startswith("shapes"):
             from unbox.shapes import prompts
 
-            chosen = replace(chosen, prompts=tuple(each.text for each in prompts(16, seed=5, full=True)))
+            chosen = replace(chosen, prompt=tuple(each.text for each in prompts(16, seed=5, full=True)))
         return self._end(verify(Subject(model, saes, chosen, fetch=not options.offline)))
 
     def _given(self) -> "dict[str, SAE]":

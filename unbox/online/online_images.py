@@ -30,7 +30,7 @@ class OnlineImages(RunOptions):
     column: Text | None = None
     """Column of the prompt in a table; None: the first of prompt, text and caption, in any case."""
     negative_prompt: Text | None = None
-    """What not to draw; needs guidance above 1."""
+    """What not to draw; needs guidance above 1. "" is a text too, and not the same as None."""
     image_seed: Seed = 0
     """Seed of the images: image i is the one that `unbox collect --seed` of the same number makes."""
     image_batch: BatchSize = 8

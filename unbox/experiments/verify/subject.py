@@ -39,7 +39,7 @@ class Subject:
     @property
     def prompts(self) -> tuple[str, ...]:
         """What is drawn."""
-        return self.options.prompts or PROMPTS
+        return self.options.prompt or PROMPTS
 
     @property
     def run(self) -> dict[str, Any]:

@@ -32,8 +32,8 @@ PROMPTS = (
 class VerifyOptions(RunOptions):
     """What is drawn, and how often."""
 
-    prompts: Several[Text] = ()
-    """Prompts that are drawn; none: sixteen that come with unbox, or captions of the Shapes world."""
+    prompt: Several[Text] = ()
+    """What the image shows, one or several; none: sixteen that come with unbox, or captions of the Shapes world."""
     repeats: Annotated[Whole, Ge(1), Le(1000)] = 5
     """Times that an image is timed, after one that is not."""
     seed: Seed = 0
