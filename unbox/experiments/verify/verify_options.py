@@ -33,7 +33,8 @@ class VerifyOptions(RunOptions):
     """What is drawn, and how often."""
 
     prompt: Several[Text] = ()
-    """What the image shows, one or several; none: sixteen that come with unbox, or captions of the Shapes world."""
+    """What the image shows, one or several; none: sixteen that come with unbox, or captions of the Shapes
+    world."""
     repeats: Annotated[Whole, Ge(1), Le(1000)] = 5
     """Times that an image is timed, after one that is not."""
     seed: Seed = 0
