@@ -5,15 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from tests.edits.dictionaries import random_sae
-from tests.models.tiny import tiny_pipeline, tiny_refiner
+from tests.models.tiny import tiny_pipeline, tiny_refiner, tiny_unet
 from unbox import record
 from unbox.edit import Block
 from unbox.edits.inversion import decoded, encoded, invert, psnr
 from unbox.errors import UnboxError
-from unbox.models import SYSTEMS, load
+from unbox.models import SYSTEMS, Model, load
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
 EDIT = random_sae("up.0.1", width=128, latents=64, k=4).feature(3).add(60, unit="absolute")
@@ -189,6 +190,16 @@ def test_a_large_canvas_begins_at_its_own_sigma(tmp_path):
 def test_what_cannot_be_inverted_is_refused(tiny, change, message):
     with pytest.raises(UnboxError, match=f"^invert: {message}"):
         invert(tiny, **{"image": NOISE, "prompt": "", "steps": 2, **change})
+
+
+def test_a_unet_that_reads_its_guidance_is_refused(tiny):
+    """Its latents would be those of another guidance: diffusers hands the UNet a `timestep_cond`."""
+    parts = {**tiny.pipeline.components, "unet": tiny_unet(seed=3, guidance_numbers=16)}
+    model = Model(StableDiffusionXLPipeline(**parts, add_watermarker=False), SYSTEMS["lcm-sdxl"])
+    with pytest.raises(
+        UnboxError, match="^invert: model = 'lcm-sdxl': should be a system whose UNet reads no"
+    ):
+        invert(model, NOISE, steps=2)
 
 
 @pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated")

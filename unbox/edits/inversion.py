@@ -110,7 +110,8 @@ def invert(
 
     `image`: PIL, of a size that the model samples (both sides multiples of the VAE's factor). `prompt`: what
     the image shows. Later starts keep more of the image in the latents that the model sees and leave edits
-    less room. Raises UnboxError for a start outside the steps or a size that cannot be encoded.
+    less room. Raises UnboxError for a start outside the steps, a size that cannot be encoded, or a UNet that
+    reads its guidance (LCM SDXL's).
     """
     system = model.system
     steps = system.steps if steps is None else steps
@@ -121,6 +122,11 @@ def invert(
     )
     start, seed = checked(StepIndex, "start", start, "invert"), checked(Seed, "seed", seed, "invert")
     prompt = checked(Text, "prompt", prompt, "invert")
+    if system.guidance_embedded:
+        rule = (
+            "should be a system whose UNet reads no embedding of the guidance: inverting does not give it one"
+        )
+        raise FieldError("invert", "model", system.name, rule)
     if start >= steps:
         raise FieldError("invert", "start", start, f"should be a step: 0 to {steps - 1}")
     if not isinstance(image, Image.Image):
