@@ -123,9 +123,7 @@ def invert(
     start, seed = checked(StepIndex, "start", start, "invert"), checked(Seed, "seed", seed, "invert")
     prompt = checked(Text, "prompt", prompt, "invert")
     if system.guidance_embedded:
-        rule = (
-            "should be a system whose UNet reads no embedding of the guidance: inverting does not give it one"
-        )
+        rule = "should be a system that reads no embedding of its guidance: inverting gives none"
         raise FieldError("invert", "model", system.name, rule)
     if start >= steps:
         raise FieldError("invert", "start", start, f"should be a step: 0 to {steps - 1}")
