@@ -139,7 +139,7 @@ def test_rows_of_systems():
     assert plain(folder_system(HERE / "model").to_json()) == expected["tiny"]
     full = folder_system(HERE / "systems" / "full")
     assert plain(full.to_json()) == expected["full"]
-    assert plain(full.needs) == expected["full_needs"]
+    assert [need[:3] for need in plain(full.needs)] == expected["full_needs"]  # what is replaced came later
     assert full.download == expected["full_download"]
     assert [[n, list(grid)] for n, grid in full.timesteps.items()] == expected["full_timesteps"]
 

@@ -186,7 +186,7 @@ def test_wrong_shapes_and_blocks_are_refused_and_what_came_before_is_kept(tmp_pa
         fakes.fill(writer, 1)
         for bad, message in (
             ({"mid.0": np.zeros((1, 2, 2, 2, 2, 8))}, "for a store of"),
-            ({**fakes.updates(kind, 1), "mid.0": np.zeros((1, 2, 2, 2, 2, 9))}, "have shape"),
+            ({**fakes.updates(kind, 1), "mid.0": np.zeros((1, 2, 2, 2, 2, 9), np.float32)}, "have shape"),
         ):
             with pytest.raises(StoreError, match=message):
                 writer.append([fakes.sample(1)], bad)

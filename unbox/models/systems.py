@@ -84,6 +84,10 @@ class Need(NamedTuple):
     """Components of the pipeline whose weights come from elsewhere."""
 
 
+#: Fields that came later -> what rows of before are without them.
+LATER = {"guidance_limit": 1.0, "guidance_embedded": False, "eta": None, "unet_bytes": 0}
+
+
 @validated
 class System:
     """One way to generate. `timesteps` fixes the grid per step count."""
@@ -161,8 +165,10 @@ class System:
         return (self.timesteps or {}).get(steps)
 
     def to_json(self) -> dict[str, Any]:
-        """The row as JSON values."""
-        return asdict(self)
+        """The row as JSON values. Fields that rows did not always have are there where they say something,
+        so that what was named by a row of before is found again."""
+        row = asdict(self)
+        return {name: value for name, value in row.items() if LATER.get(name, ...) != value}
 
     @classmethod
     def from_json(cls, row: JSON, source: str) -> "System":
