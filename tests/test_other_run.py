@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionXLPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 
@@ -446,6 +447,15 @@ COMMANDS = {
 }
 
 
+@pytest.fixture
+def own_accelerator():
+    """Accelerate keeps one state a process, whose precision cannot be changed; a command has a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("own_accelerator")
 @pytest.mark.parametrize(("name", "column", "done"), CELLS)
 def test_a_cell(name, column, done, world, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
