@@ -90,9 +90,7 @@ def load(
         raise UnboxError(
             f"config (--config) is for a single-file checkpoint; {source} is a folder with its own"
         )
-    if compile_whole and (compile or offload == "sequential"):
-        beside = "compile (--compile)" if compile else "offload='sequential' (--offload sequential)"
-        raise UnboxError(f"compile_whole (--compile-whole) cannot be beside {beside}: leave one of them out")
+    _check_compile(compile, compile_whole, offload)
     target = find_device(device)
     over = dict(_parts(row, unet, lora, download))
     base = _Base(
@@ -118,15 +116,28 @@ def load(
         refiner = None if refiner_place is None else _refiner(row, refiner_place, pipeline, weights_type)
     model = Model(pipeline, row, source, refiner)
     for each in model.pipelines:
-        bound_vae(each)
-        if compile_whole:
-            from unbox.models.block_hooks import compile_whole as compile_unet
-
-            compile_unet(each.unet)
-        _place(each, target, offload)
-        if compile:
-            each.unet.compile_repeated_blocks()
+        _ready(each, target, offload, compile, compile_whole)
     return model
+
+
+def _check_compile(compile: bool, compile_whole: bool, offload: str | None) -> None:
+    if compile_whole and (compile or offload == "sequential"):
+        beside = "compile (--compile)" if compile else "offload='sequential' (--offload sequential)"
+        raise UnboxError(f"compile_whole (--compile-whole) cannot be beside {beside}: leave one of them out")
+
+
+def _ready(
+    pipeline: DiffusionPipeline, target: torch.device, offload: str | None, compile: bool, whole: bool
+) -> None:
+    """Bound the VAE's memory, put a pipeline on its device, compile its UNet as asked."""
+    bound_vae(pipeline)
+    if whole:
+        from unbox.models.block_hooks import compile_whole
+
+        compile_whole(pipeline.unet)
+    _place(pipeline, target, offload)
+    if compile:
+        pipeline.unet.compile_repeated_blocks()
 
 
 def _find(source: str, system: str | System | None) -> tuple[System, str | Path]:

@@ -187,7 +187,6 @@ def wire(shared: SharedComponents, page: PaintPage, explore: ExplorePage, featur
     """The page's events, and those of other pages that open it."""
     session = shared.session
     changes = [*_wire_list(session, page), *_wire_opening(shared, page, explore, feature)]
-    changes += [listen(each.input, _nothing, None, None, show_progress="hidden") for each in page.settings]
     changes += _wire_runs(shared, page)
 
     def mark(state: CanvasState, made: MadeImage | None, guard: bool, *values: FieldValue) -> str:
@@ -196,15 +195,13 @@ def wire(shared: SharedComponents, page: PaintPage, explore: ExplorePage, featur
         except UnboxError:  # what the controls say cannot be made: Generate will say why
             return stale_html(made, None)
 
-    for event in changes:
-        listen(event.then, mark, [page.state, page.made, *page.settings], [page.stale],
-               show_progress="hidden")  # fmt: skip
+    events: list[Callable[..., Dependency]] = [each.then for each in changes]
+    events += [each.input for each in page.settings]
+    shown = [page.state, page.made, *page.settings]
+    for event in events:
+        listen(event, mark, shown, [page.stale], show_progress="hidden")
     listen(page.copy_format.input, partial(copied, session), page.inputs, [page.copied],
            show_progress="hidden")  # fmt: skip
-
-
-def _nothing() -> None:
-    """A control was changed: only the mark follows."""
 
 
 def _wire_runs(shared: SharedComponents, page: PaintPage) -> list[Dependency]:
