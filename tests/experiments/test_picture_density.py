@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from unbox.errors import UnboxError
-from unbox.experiments import sweep
+from unbox.experiments.artifact_columns import add_density
 from unbox.experiments.clip_metric import ClipMetric
 from unbox.experiments.picture_density import artifacts_among, strangeness_among
 
@@ -58,7 +58,7 @@ def test_every_row_of_a_sweep_is_told_whether_its_picture_is_an_artifact(tmp_pat
         means = torch.tensor(np.array([np.asarray(p, float).mean((0, 1)) for p in pictures]))
         return torch.nn.functional.normalize(means, dim=-1)
 
-    sweep._add_density(table, tmp_path, ClipMetric(images, lambda texts: torch.zeros(len(texts), 3)))
+    add_density(table, tmp_path, ClipMetric(images, lambda texts: torch.zeros(len(texts), 3)))
     assert table[-1]["artifact"] == 1
     assert sum(row["artifact"] for row in table[:-1]) <= 2
     assert all(row["strangeness"] < table[-1]["strangeness"] for row in table[:-1])

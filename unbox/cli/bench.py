@@ -43,7 +43,10 @@ class BenchShapesCommand:
             f"{found['flips']:.0%} are turned on by features, for {found['still']:.0%} random ones do nothing"
         )
         for method, figures in found["success"].items():
-            print(f"  {method:10} success {figures['success']:.2f}, collateral {figures['collateral']:.2f}")
+            print(
+                f"  {method:10} success {figures['success']:.2f}, collateral {figures['collateral']:.2f}, "
+                f"artifacts {figures['artifacts']:.2f}"
+            )
         print(f"open {self.out / 'report.html'}")
 
 
@@ -71,13 +74,12 @@ class BenchErasureCommand:
         from unbox.model_mismatch import check_same_model
         from unbox.run_folder import run_folder
         from unbox.sae import load_saes
-        from unbox.shapes.factor_critics import load_critic
 
         saes = load_saes(self.saes)
         with run_folder(self.out, "bench erasure"):
             model = self.model.load()
             check_same_model(saes, model=model, policy=self.model_mismatch)
-            rows = bench_erasure(model, saes, self.out, load_critic("patches"), self.settings)
+            rows = bench_erasure(model, saes, self.out, self.settings)
         print(markdown(rows).partition("\n\n")[0])
         print(f"every value: {self.out / 'erasure.md'}, {self.out / 'rows.csv'}")
 

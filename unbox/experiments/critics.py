@@ -41,6 +41,9 @@ class ImagePair:
 
 Metric = Callable[[Sequence[ImagePair]], list[Figures]]
 
+#: (images,) how little a critic can place each picture in its world.
+Strangeness = Callable[[Sequence[Image.Image]], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Critic:
@@ -58,6 +61,8 @@ class Critic:
     """Where a place is in the picture of a prompt. Raises UnboxError for prompts of another world."""
     targets: Mapping[str, Sequence[str]]
     """Factors that an edit can aim at, and their values."""
+    strangeness: Strangeness | None = None
+    """By another network than those of `metrics`, so that what fools these does not fool it."""
 
 
 _CRITICS: dict[str, Critic] = {}

@@ -44,6 +44,11 @@ def artifacts_among(edited: Tensor, unedited: Tensor, own: Sequence[int]) -> tup
     """(n,) strangeness of edited pictures, and whether each is an artifact; `own`: the unedited one of
     each."""
     usual = strangeness_among(unedited, unedited, range(len(unedited)))
-    threshold = np.quantile(usual, 1 - SHARE, method="higher")
     found = strangeness_among(edited, unedited, own)
-    return found, found > threshold
+    return found, found > artifact_threshold(usual)
+
+
+def artifact_threshold(usual: np.ndarray, share: float = SHARE) -> float:
+    """Strangeness above which a picture is an artifact: `share` of unedited pictures, of which `usual` is
+    the strangeness, lie above it, or fewer where there are few."""
+    return float(np.quantile(usual, 1 - share, method="higher"))

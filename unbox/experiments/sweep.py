@@ -18,11 +18,10 @@ from tqdm.auto import tqdm
 from activation_store.files import write_json
 from unbox.edit import Edits
 from unbox.edits import EditHook, bind, random_control
-from unbox.experiments.clip_metric import ClipMetric, load_clip
+from unbox.experiments.artifact_columns import DENSITY, add_artifacts
 from unbox.experiments.critics import Figures, ImagePair, critics_by_place
 from unbox.experiments.experiment_plan import Condition, ExperimentPlan
 from unbox.experiments.metrics import REVISIONS, make_metric
-from unbox.experiments.picture_density import artifacts_among
 from unbox.experiments.report import write_report
 from unbox.experiments.result_names import MANIFEST, ResultNames
 from unbox.json_types import JSON
@@ -55,9 +54,6 @@ class Row:
         mask = None if self.mask is None else self.mask.to_json()
         return key_of([context, self.prompt.text, self.seed, self.edits.to_json(), control, target, mask])
 
-
-#: The metric of all pictures together: which are artifacts.
-DENSITY = "density"
 
 Rows = Sequence[tuple[Row, Path]]  # each with the file of its image
 
@@ -166,20 +162,8 @@ def _measured(plan: ExperimentPlan, rows: Rows, out: Path, device: torch.device)
             if wrong := next((n for n, v in figures.items() if type(v) not in (int, float)), None):
                 raise damaged(stored[file], wrong, figures[wrong])
             table.append({**_described(row, file, before, out), **figures})
-    if DENSITY in plan.metrics:
-        assert plan.clip_model is not None
-        _add_density(table, out, load_clip(plan.clip_model, str(device)))
+    add_artifacts(table, out, plan.metrics, plan.clip_model, device)
     return table
-
-
-def _add_density(table: list[dict[str, JSON]], out: Path, clip: ClipMetric) -> None:
-    """`strangeness` and `artifact` of every row: of the edited pictures among all unedited ones."""
-    unedited = list(dict.fromkeys(str(row["unedited"]) for row in table))
-    places = {path: place for place, path in enumerate(unedited)}
-    edited, own = [str(row["image"]) for row in table], [places[str(row["unedited"])] for row in table]
-    pictures, others = (clip.images_of([out / path for path in paths]) for paths in (edited, unedited))
-    for row, strange, artifact in zip(table, *artifacts_among(pictures, others, own), strict=True):
-        row |= {"strangeness": float(strange), "artifact": float(artifact)}
 
 
 def _pair(row: Row, before: Path, after: Path) -> ImagePair:

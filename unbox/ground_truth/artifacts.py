@@ -3,7 +3,7 @@
 Edits push activations where the model never was, and many pictures show it (PER, arXiv 2606.31699: 61 % of
 steered ones). The critic is not the detector that judges whether an edit succeeded: an edit that fools a
 detector would fool its verdict on artifacts as well. Its threshold is fixed beforehand, at 5 % of unedited
-pictures.
+pictures of the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,25 @@ from typing import Protocol
 import numpy as np
 
 from unbox.errors import UnboxError
+from unbox.experiments.picture_density import SHARE, artifact_threshold
 from unbox.shapes import OBJECT_FACTORS
 from unbox.shapes.detector import Picture
 from unbox.shapes.factors import SCENE_FACTORS
 
-#: Share of unedited pictures that count as artifacts.
-SHARE = 0.05
+#: The critic that tells artifacts, of `unbox.shapes.factor_critics`.
+CRITIC = "patches"
+
+#: Unedited pictures that the threshold is set by, at most and at least, and the seed of their captions, of
+#: which no case is.
+MOST, LEAST, SEED = 200, 20, 501
 
 #: What a critic is read by: every factor of the scene, and of the first object.
 READ = (*SCENE_FACTORS, *(f"0.{name}" for name in OBJECT_FACTORS))
+
+
+def unedited_count(captions: int) -> int:
+    """How many unedited pictures set the threshold in a run over so many captions."""
+    return min(max(captions // 4, LEAST), MOST)
 
 
 class FactorCritic(Protocol):
@@ -54,7 +64,7 @@ class ArtifactRule:
         """The rule by which `share` of unedited pictures are artifacts. Raises UnboxError without any."""
         if not len(unedited):
             raise UnboxError("there are no unedited pictures to set the threshold of artifacts by")
-        return cls(critic, float(np.quantile(strangeness(critic, unedited), 1 - share, method="higher")))
+        return cls(critic, artifact_threshold(strangeness(critic, unedited), share))
 
     def artifacts(self, images: Sequence[Picture]) -> np.ndarray:
         """(images,) bool."""

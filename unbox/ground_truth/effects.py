@@ -2,11 +2,13 @@
 
 Success is read by the detector, never by eye: an edit towards a value succeeds in an image when slot 0 (or
 the scene) has the value afterwards. Collateral is the share of the other factors whose reading changed from
-the image's own unedited version. Controls are random features of the same block and norm.
+the image's own unedited version. Whether the picture is an artifact, a second critic says. Controls are
+random features of the same block and norm.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress
 from typing import TypedDict
 
@@ -15,11 +17,13 @@ from PIL import Image
 
 from unbox.edit import Edits
 from unbox.errors import UnboxError
+from unbox.ground_truth.artifacts import CRITIC, MOST, SEED, ArtifactRule, FactorCritic
 from unbox.ground_truth.factor_scores import Value
 from unbox.models import Model
 from unbox.prompt import Prompt
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, prompts
 from unbox.shapes.detector import Detector, Picture, Reading
+from unbox.shapes.factor_critics import load_critic
 
 #: Edits for one image, from its scene (for its mask).
 Recipe = Callable[[Scene], Edits]
@@ -71,6 +75,19 @@ class ModelUnderTest:
     model: Model
     detector: Detector
     sampling: CaseSampling
+    critic: FactorCritic | None = None
+    """Who says what is an artifact, another than the detector; None: the bundled one."""
+    unedited: int = MOST
+    """Unedited pictures by which it is told."""
+
+    @cached_property
+    def artifact_rule(self) -> ArtifactRule:
+        """Which pictures are artifacts, by unedited ones of the model, drawn when first asked for: the same
+        in every run."""
+        captions = prompts(self.unedited, seed=SEED, split="heldout", full=True, pairs=0.0)
+        seeds = [SEED * 1_000_003 + i for i in range(self.unedited)]
+        unedited = self.draw([prompt.text for prompt in captions], seeds)
+        return ArtifactRule.of(load_critic(CRITIC) if self.critic is None else self.critic, unedited)
 
     def draw(
         self, texts: Sequence[str], seeds: Sequence[int], edits: Sequence[Edits | None] | None = None
@@ -100,12 +117,15 @@ def factors_of(reading: Reading) -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Per case: did the edit succeed, and which share of the other factors did it change?"""
+    """Per case: did the edit succeed, which share of the other factors did it change, is the picture
+    spoilt?"""
 
     success: np.ndarray
     """bool (cases,)"""
     collateral: np.ndarray
     """float (cases,)"""
+    artifacts: np.ndarray
+    """bool (cases,)"""
     images: tuple[Image.Image, ...]
 
 
@@ -122,4 +142,4 @@ def measure(
     others = [name for name in FACTORS if name != factor]
     success = np.array([(r[factor] == wanted) != gone for r in after])
     changed = [np.mean([b[n] != a[n] for n in others]) for b, a in zip(cases.readings, after, strict=True)]
-    return Outcome(success, np.array(changed), tuple(images))
+    return Outcome(success, np.array(changed), subject.artifact_rule.artifacts(images), tuple(images))

@@ -1,13 +1,16 @@
-"""The Shapes world as a critic of experiments: what its detector reads, and where its scenes have things."""
+"""The Shapes world as a critic of experiments: what its detector reads, where its scenes have things, and how
+little its second critic can place a picture."""
 
 from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Lt
+from PIL import Image
 
 from unbox.errors import UnboxError
 from unbox.experiments.critics import Critic, Figures, ImagePair, register_critic
+from unbox.ground_truth.artifacts import CRITIC, strangeness
 from unbox.ground_truth.effects import readings
 from unbox.ground_truth.setting_rules import CAPTION_BYTES
 from unbox.mask import Mask
@@ -15,6 +18,7 @@ from unbox.memory_limit import require
 from unbox.prompt import Prompt
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, prompts
 from unbox.shapes.detector import Detector
+from unbox.shapes.factor_critics import load_critic
 from unbox.shapes.where import place_mask
 from unbox.validation import Seed, Share, Whole, validated
 
@@ -36,6 +40,11 @@ def factors(pairs: Sequence[ImagePair]) -> list[Figures]:
             row |= {"success": float(a[factor] == value), "had": float(b[factor] == value)}
         rows.append(row)
     return rows
+
+
+def strange(images: Sequence[Image.Image]) -> np.ndarray:
+    """(images,) how little the second critic can place each."""
+    return strangeness(load_critic(CRITIC), images)
 
 
 def scene_mask(place: str, prompt: Prompt) -> Mask | None:
@@ -76,5 +85,6 @@ register_critic(
         places=("object", "background"),
         place_mask=scene_mask,
         targets=FACTORS,
+        strangeness=strange,
     )
 )

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
+from unbox.experiments import artifact_columns
+from unbox.experiments.clip_metric import ClipMetric
 from unbox.experiments.riebench import run_riebench
 from unbox.experiments.riebench.examples import KINDS, EditExample, read_examples
 from unbox.experiments.riebench.masks import on_grid
@@ -178,3 +181,32 @@ def test_files_of_another_format_are_refused(tmp_path, rows, message):
     (tmp_path / "x.json").write_text(json.dumps(rows))
     with pytest.raises(UnboxError, match=message):
         read_examples(tmp_path / "x.json")
+
+
+def test_artifacts_are_told_among_the_original_images_of_all_examples(tmp_path, tiny, monkeypatch):
+    """Thirty originals of one hue; of one example the edited picture is of another."""
+    draw = np.random.default_rng(0)
+    rows = [{"id": f"{i}/a", "method": "sae 4 x 1", "kind": "", "rmse": 0.1} for i in range(30)]
+    for i, row in enumerate(rows):
+        folder = run_riebench.image_folder(tmp_path, row["id"])
+        folder.mkdir(parents=True)
+        level = draw.integers(200, 230, 3)
+        for name, shown in (("original", level), ("sae_4_x_1", level + 1 if i else (0, 0, 250))):
+            Image.fromarray(np.full((4, 4, 3), shown, np.uint8)).save(folder / f"{name}.png")
+
+    def colours(pictures):
+        means = torch.tensor(np.array([np.asarray(p, float).mean((0, 1)) for p in pictures]))
+        return torch.nn.functional.normalize(means, dim=-1)
+
+    clip = ClipMetric(colours, lambda texts: torch.zeros(len(texts), 3))
+    monkeypatch.setattr(artifact_columns, "load_clip", lambda name, device: clip)
+    failed = {"id": "x", "method": "", "kind": "", "error": "no mask"}
+    settings = replace(SETTINGS, metrics=("pixels", "density"), clip_model="clip")
+    run_riebench.add_artifact_figures([*rows, failed], tmp_path, settings, tiny)
+    assert rows[0]["artifact"] == 1
+    assert sum(row["artifact"] for row in rows[1:]) <= 2
+    assert set(rows[0]) == {"id", "method", "kind", "rmse", "strangeness", "artifact"}
+    assert set(failed) == {"id", "method", "kind", "error"}
+    table = markdown([*rows, failed], settings)
+    assert "| method | rmse | strangeness | artifact |" in table
+    assert "distances are pixels; there" in table

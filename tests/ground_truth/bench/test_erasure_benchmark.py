@@ -9,11 +9,10 @@ from unbox.ground_truth.bench.erasure_rules import RULES, FactorRecords
 from unbox.ground_truth.bench.erasure_settings import ErasureSettings
 from unbox.sae import fit
 from unbox.shapes import prompts as captions
-from unbox.shapes.detector import Detector
 
 SETTINGS = ErasureSettings(
     captions=24, blocks_tried=1, percentiles=(90.0,), multipliers=(-5.0,), sizes=(2,), steered=(1.0,),
-    negative_guidance=(2.0,), draws=2, trial_cases=1, test_cases=2, values=(("colour", "red"),), batch_size=8,
+    negative_guidance=(2.0,), draws=2, trial_cases=1, test_cases=2, values=(("size", "large"),), batch_size=8,
 )  # fmt: skip
 
 
@@ -24,7 +23,7 @@ def made(tmp_path_factory):
     told = captions(16, 1, "train", True, 0.0)
     store = unbox.collect(model, told, home / "store", blocks=["up.1.0"], steps=1, progress=False)
     sae = fit(store["up.1.0"], k=4, latents=64, tokens=2048, batch_size=256, progress=False)
-    rows = bench_erasure(model, {"up.1.0": sae}, home / "out", Detector.load(), SETTINGS, progress=False)
+    rows = bench_erasure(model, {"up.1.0": sae}, home / "out", SETTINGS, progress=False)
     return home, model, sae, rows
 
 
@@ -37,11 +36,11 @@ def test_every_method_is_measured_and_a_second_run_only_reads(made):
         assert row["cases"] == 4
         for name in MEASURES:
             assert 0 <= row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] <= 1
-    again = bench_erasure(model, {"up.1.0": sae}, home / "out", Detector.load(), SETTINGS, progress=False)
+    again = bench_erasure(model, {"up.1.0": sae}, home / "out", SETTINGS, progress=False)
     assert again == rows
     text = (home / "out" / "erasure.md").read_text()
     assert text == markdown(rows)
-    assert "| colour red | swap | up.1.0, 2 |" in text
+    assert "| size large | swap | up.1.0, 2 |" in text
     assert (home / "out" / "rows.csv").is_file()
 
 

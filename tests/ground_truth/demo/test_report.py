@@ -17,7 +17,7 @@ BLOCKS = ("down.2.1", "mid.0", "up.1.2")
 
 
 def outcome(hits, n=50, kept=0.9):
-    return {"hits": hits, "n": n, "kept": kept}
+    return {"hits": hits, "n": n, "kept": kept, "artifacts": 7}
 
 
 @pytest.fixture
@@ -103,6 +103,8 @@ def test_the_page_is_whole_escaped_and_alone(findings, tmp_path):
     assert all(f'id="{name}"' in text for name in ids)
     assert "&#10007; colour" in text
     assert "80% <span" in text  # 40 of 50
+    # 7 of 50; Wilson's interval worked out by hand: (0.14 + z^2/100 -+ ...) / (1 + z^2/50)
+    assert text.count("14% [7%, 26%] with these features") == 3
     assert "1 of 3" in text  # only red succeeds while its control does not
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from unbox.experiments.artifact_columns import DENSITY
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.experiments.tables import Table, markdown_table
 from unbox.json_types import JSON
@@ -49,8 +50,9 @@ def differences(settings: RiebenchSettings) -> list[str]:
     ]
     if settings.masks is None:
         found.append("masks are of cross-attention; there they are Grounded-SAM's")
-    if set(settings.metrics) != {"lpips", "clip"}:
-        found.append(f"distances are {', '.join(settings.metrics)}; there lpips and clip (ViT-L/14)")
+    distances = [name for name in settings.metrics if name != DENSITY]
+    if set(distances) != {"lpips", "clip"}:
+        found.append(f"distances are {', '.join(distances)}; there lpips and clip (ViT-L/14)")
     usual = RiebenchSettings()
     given = {name: getattr(settings, name) for name in ("steps", "guidance", "seed", "height", "width")}
     changed = [f"{name} {value}" for name, value in given.items() if value != getattr(usual, name)]

@@ -29,7 +29,8 @@ class RiebenchSettings(RunOptions):
     steering: Several[Real] = (0.25, 0.5, 1.0, 2.0)
     """Strengths of steering vectors."""
     metrics: Several[Text] = ("structure",)
-    """Distances to the original and to the edited prompt's image: structure, pixels, lpips, clip."""
+    """Distances to the original and to the edited prompt's image: structure, pixels, lpips, clip; and
+    density: which images are artifacts."""
     clip_model: Text | None = None
     """CLIP model of the metric clip: a Hub id or a folder."""
     masks: Text | None = None

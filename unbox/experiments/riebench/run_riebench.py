@@ -13,6 +13,7 @@ from activation_store.files import digest, write_json, write_text
 from unbox.capture import record
 from unbox.edits.controls import CONTROL_RULE
 from unbox.errors import UnboxError
+from unbox.experiments.artifact_columns import DENSITY, add_artifacts
 from unbox.experiments.critics import Metric
 from unbox.experiments.metrics import REVISIONS, make_metric
 from unbox.experiments.result_names import MANIFEST, ResultNames
@@ -53,7 +54,8 @@ def bench_riebench(
     if not saes:
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
     saes = {sae.block: sae for sae in saes.values()}
-    metrics = [make_metric(name, settings.clip_model, model.device) for name in settings.metrics]
+    of_pairs = [name for name in settings.metrics if name != DENSITY]
+    metrics = [make_metric(name, settings.clip_model, model.device) for name in of_pairs]
     chosen = as_written(asdict(settings), FORMER) | {"rules": METHOD_RULE}
     with run_folder(out, "bench riebench") as folder:
         names = ResultNames.of(folder, model, saes)
@@ -67,9 +69,10 @@ def bench_riebench(
         )
         context: dict[str, JSON] = {**names.context, "settings": chosen}
         write_json(out / MANIFEST, {**context, "examples": len(examples)})
-        measured: dict[str, JSON] = {"metrics": [REVISIONS.get(name, name) for name in settings.metrics]}
+        measured: dict[str, JSON] = {"metrics": [REVISIONS.get(name, name) for name in of_pairs]}
         cache = ResultCache(out / "kept", {**context, "settings": chosen | measured})
         rows = _rows(model, saes, examples, (out, settings, metrics), cache, progress)
+        add_artifact_figures(rows, out, settings, model)
         write_table(out / "rows.csv", rows)
         write_table(out / "summary.csv", summary(rows))
         write_text(out / "summary.md", markdown(rows, settings))
@@ -101,6 +104,29 @@ def _rows(
     return rows
 
 
+def add_artifact_figures(
+    rows: Sequence[dict[str, JSON]], out: Path, settings: RiebenchSettings, model: Model
+) -> None:
+    """Which edited pictures are artifacts among the original ones of all examples, as the metrics ask for."""
+    good = [row for row in rows if "error" not in row]
+    for row in good:
+        folder = image_folder(Path(), str(row["id"]))
+        row["image"] = str(folder / f"{_file_name(str(row['method']))}.png")
+        row["unedited"] = str(folder / "original.png")
+    add_artifacts(good, out, settings.metrics, settings.clip_model, model.device)
+    for row in good:
+        del row["image"], row["unedited"]
+
+
+def image_folder(out: Path, example: str) -> Path:
+    """Where an example's images are."""
+    return out / "images" / re.sub(r"[^\w.-]", "_", example)
+
+
+def _file_name(method: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "_", method)
+
+
 def _example_key(example: EditExample, settings: RiebenchSettings) -> str:
     return key_of([asdict(example), _mask_digests(example, settings)], 12)
 
@@ -124,7 +150,7 @@ def _made(
     """Some methods on one example, or one row with the error."""
     about: dict[str, JSON] = {"id": example.id, "kind": example.kind}
     prompts = {"original_prompt": example.original, "editing_prompt": example.edited, "seed": settings.seed}
-    folder = out / "images" / re.sub(r"[^\w.-]", "_", example.id)
+    folder = image_folder(out, example.id)
     neurons = any(name.startswith("neurons") for name in some)
     try:
         runs, original, target = recorded_runs(model, tuple(saes), example, settings, neurons)
@@ -134,8 +160,7 @@ def _made(
     except UnboxError as error:
         return [{**about, "method": "", "error": str(error)}]
     for method, image in zip(some, images, strict=True):
-        name = re.sub(r"[^a-z0-9.]+", "_", method)
-        save_png(image, folder / f"{name}.png", {**prompts, "method": method})
+        save_png(image, folder / f"{_file_name(method)}.png", {**prompts, "method": method})
     figures = riebench_metric(metrics, original, target, images, example.edited)
     return [{**about, "method": method, **each} for method, each in zip(some, figures, strict=True)]
 

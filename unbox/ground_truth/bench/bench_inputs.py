@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from activation_store import Store
 from unbox.capture import collect
 from unbox.edits.terms import TensorDictionary
+from unbox.ground_truth.artifacts import unedited_count
 from unbox.ground_truth.bench.bench_settings import BenchSettings
 from unbox.ground_truth.bench.mean_maps import MAPPED, MeanMaps
 from unbox.ground_truth.bench.methods import dictionaries
@@ -85,6 +86,6 @@ def prepare(
     store = collect(model, captions, where, blocks=tuple(saes), seed=seed, progress=progress, **sampling)
     scenes = scenes_of(store)
     of_block = {b: dictionaries(sae, store[b].sample(4096, seed), seed) for b, sae in saes.items()}
-    subject = ModelUnderTest(model, Detector.load(), sampling)
+    subject = ModelUnderTest(model, Detector.load(), sampling, unedited=unedited_count(settings.captions))
     mean_maps = cache(lambda block: MeanMaps(of_block[block], BlockRows(store[block]), scenes))
     return BenchInputs(subject, saes, settings, results, store, scenes, of_block, mean_maps, progress)

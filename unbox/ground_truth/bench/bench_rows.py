@@ -30,6 +30,10 @@ class BenchRow(TypedDict, total=False):
     collateral: float
     collateral_low: float
     collateral_high: float
+    artifacts: float
+    """Share of pictures that the second critic cannot place; not in rows of versions before."""
+    artifacts_low: float
+    artifacts_high: float
     cases: int
     area: float
     """Under the trade-off `curve`: a point (strength, success, collateral) for every strength tried."""

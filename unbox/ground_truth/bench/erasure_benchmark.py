@@ -22,7 +22,7 @@ from unbox.edits.controls import CONTROL_RULE
 from unbox.errors import UnboxError
 from unbox.experiments.result_names import MANIFEST, ResultNames
 from unbox.experiments.tables import markdown_table, write_table
-from unbox.ground_truth.artifacts import ArtifactRule, FactorCritic
+from unbox.ground_truth.artifacts import FactorCritic, unedited_count
 from unbox.ground_truth.bench.erasure_rules import RULES, Erasure, FactorRecords, controls
 from unbox.ground_truth.bench.erasure_settings import ErasureSettings
 from unbox.ground_truth.effects import Cases, CaseSampling, ModelUnderTest, readings
@@ -50,7 +50,6 @@ class ErasureBench:
 
     subject: ModelUnderTest
     settings: ErasureSettings
-    rule: ArtifactRule
     records: Callable[[str, str], FactorRecords | None]
     """Of a block and a factor."""
     blocks: Sequence[str]
@@ -82,7 +81,9 @@ class ErasureBench:
                 np.mean([b[n] == a[n] for n in others]) for b, a in zip(cases.readings, after, strict=True)
             ]
             gone = np.where(had, ~own, np.nan)
-            found.append([gone, np.where(had, np.nan, own), kept, self.rule.artifacts(images)])
+            found.append(
+                [gone, np.where(had, np.nan, own), kept, self.subject.artifact_rule.artifacts(images)]
+            )
         columns = np.mean(np.asarray(found, float), 0)
         row: Row = {"cases": len(cases)}
         for name, column in zip(MEASURES, columns, strict=True):
@@ -132,14 +133,14 @@ def bench_erasure(
     model: Model,
     saes: Mapping[str, SAE],
     out: str | Path,
-    critic: FactorCritic,
     settings: ErasureSettings | None = None,
     progress: bool = True,
+    critic: FactorCritic | None = None,
 ) -> list[Row]:
     """Run the benchmark (what is missing of it) and write `rows.csv` and `erasure.md` into `out`.
 
     A row is a value under a method: each measure with its 95 % interval over pictures. `critic`: who says
-    what is an artifact, another than the detector. Raises UnboxError without SAEs.
+    what is an artifact, another than the detector (None: the bundled one). Raises UnboxError without SAEs.
     """
     settings, out = settings or ErasureSettings(), Path(out)
     if not saes:
@@ -154,7 +155,7 @@ def bench_erasure(
         folder.claim(fixed, keyed)
         context = {**names.context, "settings": {k: v for k, v in chosen.items() if k != "values"}}
         write_json(out / MANIFEST, {**names.context, "settings": chosen})
-        bench = _prepared(model, saes, out, critic, settings, progress)
+        bench = _prepared(model, saes, out, settings, critic, progress)
         rows = _rows(bench, ResultCache(out / "kept", context), progress)
         write_table(out / "rows.csv", rows)
         write_text(out / "erasure.md", markdown(rows))
@@ -165,8 +166,8 @@ def _prepared(
     model: Model,
     saes: Mapping[str, SAE],
     out: Path,
-    critic: FactorCritic,
     settings: ErasureSettings,
+    critic: FactorCritic | None,
     progress: bool,
 ) -> ErasureBench:
     """Collect the updates of held-out captions, and draw trial and test pictures, unedited."""
@@ -174,12 +175,11 @@ def _prepared(
     captions = prompts(settings.captions, settings.seed + 301, "heldout", True, 0.0)
     where, seed = out / "store", settings.seed
     store = collect(model, captions, where, blocks=tuple(saes), seed=seed, progress=progress, **sampling)
-    subject = ModelUnderTest(model, Detector.load(), sampling)
+    subject = ModelUnderTest(model, Detector.load(), sampling, critic, unedited_count(settings.captions))
     trials = subject.cases(6 * settings.trial_cases, seed + 401)
     tests = subject.cases(6 * settings.test_cases, seed + 402)
-    rule = ArtifactRule.of(critic, [image for image in trials.images if isinstance(image, Image.Image)])
     records = _records(store, saes)
-    return ErasureBench(subject, settings, rule, records, tuple(saes), trials, tests)
+    return ErasureBench(subject, settings, records, tuple(saes), trials, tests)
 
 
 def _records(store: Store, saes: Mapping[str, SAE]) -> Callable[[str, str], FactorRecords | None]:

@@ -20,7 +20,8 @@ from unbox.templates import Templates
 RELIABLE = 0.8
 
 #: Figures of a method that are averaged over values.
-MEANS: tuple[Literal["success", "collateral", "area"], ...] = ("success", "collateral", "area")
+MEANS: tuple[Literal["success", "collateral", "artifacts", "area"], ...]
+MEANS = ("success", "collateral", "artifacts", "area")
 
 #: The bar of the project: a feature tells its value, its edit makes it, random features do not.
 AUROC, FLIPS, HARM, CHANCE = 0.95, 0.80, 0.10, 0.05
@@ -80,12 +81,20 @@ def verdict(results: BenchResults) -> dict[str, Any]:
         "telling": _mean([by["sae"]["auroc"] >= AUROC for by in told if "sae" in by]),
         "flips": _mean([by["sae"]["success"] >= FLIPS and by["sae"]["collateral"] <= HARM for by in caused]),
         "still": _mean([by["random"]["success"] <= CHANCE for by in caused]),
-        "success": {m: {name: _mean([by[m][name] for by in caused]) for name in MEANS} for m in METHODS},
+        "success": {
+            m: {name: _mean([by[m][name] for by in caused if name in by[m]]) for name in MEANS}
+            for m in METHODS
+        },
     }
 
 
 def _mean(numbers: Sequence[float]) -> float:
     return float(np.mean(numbers)) if numbers else 0.0
+
+
+def _artifacts(row: BenchRow) -> str:
+    """The share of artifacts; nothing in rows of versions that did not measure it."""
+    return f" / {row['artifacts']:.2f}" if "artifacts" in row else ""
 
 
 def curves(rows: Sequence[BenchRow]) -> str:
@@ -117,13 +126,14 @@ def markdown(results: BenchResults) -> str:
 
 
 def _rate(row: BenchRow) -> str:
-    """Success [95 % interval] / collateral."""
+    """Success [95 % interval] / collateral / artifacts [95 % interval]."""
     interval = f"[{row['success_low']:.2f}, {row['success_high']:.2f}]"
-    return f"{row['success']:.2f} {interval} / {row['collateral']:.2f}"
+    spoilt = f" [{row['artifacts_low']:.2f}, {row['artifacts_high']:.2f}]" if "artifacts" in row else ""
+    return f"{row['success']:.2f} {interval} / {row['collateral']:.2f}{_artifacts(row)}{spoilt}"
 
 
 def _short(row: BenchRow | None) -> str:
-    return "" if row is None else f"{row['success']:.2f} / {row['collateral']:.2f}"
+    return "" if row is None else f"{row['success']:.2f} / {row['collateral']:.2f}{_artifacts(row)}"
 
 
 def _values(results: BenchResults) -> str:

@@ -15,15 +15,17 @@ TOLERATED = 0.10
 Option = TypeVar("Option")
 
 
-def rates(success: np.ndarray, collateral: np.ndarray) -> BenchRow:
+def rates(success: np.ndarray, collateral: np.ndarray, artifacts: np.ndarray) -> BenchRow:
     """Of numbers (cases,): means with bootstrap intervals over the cases."""
     columns = bootstrap(success).columns("success") | bootstrap(collateral).columns("collateral")
+    columns |= bootstrap(artifacts).columns("artifacts")
     return {**columns, "cases": len(success)}  # type: ignore[typeddict-item]
 
 
 def outcome_rates(*draws: Outcome) -> BenchRow:
     """Of outcomes of the same cases (several draws of a control): means over the draws first."""
-    return rates(np.mean([d.success for d in draws], 0), np.mean([d.collateral for d in draws], 0))
+    measured = ([d.success for d in draws], [d.collateral for d in draws], [d.artifacts for d in draws])
+    return rates(*(np.mean(of_draws, 0) for of_draws in measured))
 
 
 def best_of(tried: Sequence[tuple[Option, BenchRow]]) -> tuple[Option, BenchRow]:

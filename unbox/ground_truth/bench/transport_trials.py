@@ -41,10 +41,11 @@ def _one_kind(bench: BenchInputs, kind: str, blocks: list[str], methods: Methods
 
     def judged(make_edits: Callable[[UpdatePair], Edits]) -> BenchRow:
         edits = [make_edits(pair) for pair in updates]
-        after = bench.subject.detector.read(bench.subject.draw(texts, seeds, edits))
+        images = bench.subject.draw(texts, seeds, edits)
+        after = bench.subject.detector.read(images)
         success = [p.succeeded(a) for p, a in zip(pairs, after, strict=True)]
         harm = [p.harm(b, a) for p, b, a in zip(pairs, before, after, strict=True)]
-        return rates(np.array(success), np.array(harm))
+        return rates(np.array(success), np.array(harm), bench.subject.artifact_rule.artifacts(images))
 
     owned = {block: judged(partial(patch, block=block)) for block in blocks}
     moved = {name: judged(make_edits) for name, make_edits in methods.items()}

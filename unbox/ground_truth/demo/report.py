@@ -113,11 +113,13 @@ def owners(table: dict[str, dict[str, float]]) -> dict[str, Any]:
 
 def edit(e: MeasuredEdit) -> dict[str, Any]:
     """One edit with its intervals."""
-    rates = []
+    rates: list[dict[str, Any]] = []
     for name, kind, o in (
         ("these features", "edited", e["edited"]),
         ("random features", "control", e["control"]),
     ):
         low, high = wilson(o["hits"], o["n"])
         rates.append({"name": name, "kind": kind, "rate": rate(o), "low": low, "high": high, **o})
+        if "artifacts" in o:
+            rates[-1]["spoilt"] = o["artifacts"] / max(o["n"], 1), *wilson(o["artifacts"], o["n"])
     return {**e, "blocks": list(dict.fromkeys(name.split("/")[0] for name in e["features"])), "rates": rates}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unbox.edits.controls import CONTROL_RULE
+from unbox.ground_truth.artifacts import unedited_count
 from unbox.ground_truth.demo.collect_and_fit import (
     autoencoders,
     describe,
@@ -72,7 +73,10 @@ def run(
 def _run(model: Model, plan: DemoPlan, held: RunFolder, say: Callable[[str], None], options: str) -> Finished:
     folder = held.path
     stages = Stages(folder / "stages", say)
-    subject = ModelUnderTest(model, Detector.load(), {"steps": plan.steps, "guidance": plan.guidance})
+    subject = ModelUnderTest(
+        model, Detector.load(), {"steps": plan.steps, "guidance": plan.guidance},
+        unedited=unedited_count(plan.captions),
+    )  # fmt: skip
     drawn, store, heldout = pictures(stages, subject, plan)
     trained = stages.run(
         "train",

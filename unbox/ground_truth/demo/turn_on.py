@@ -51,11 +51,13 @@ class Addition:
 
 
 class Counts(TypedDict):
-    """An outcome: successes, pictures, and the share of other factors that read as before."""
+    """An outcome: successes, pictures, the share of other factors that read as before, and artifacts."""
 
     hits: int
     n: int
     kept: float
+    artifacts: NotRequired[int]
+    """Not in results of versions before."""
 
 
 class MeasuredEdit(TypedDict):
@@ -127,4 +129,5 @@ def with_control(
 def counted(outcome: Outcome) -> Counts:
     """An outcome in numbers."""
     hits, n = int(outcome.success.sum()), len(outcome.success)
-    return {"hits": hits, "n": n, "kept": float(1 - outcome.collateral.mean())}
+    kept, artifacts = float(1 - outcome.collateral.mean()), int(outcome.artifacts.sum())
+    return {"hits": hits, "n": n, "kept": kept, "artifacts": artifacts}
