@@ -13,6 +13,7 @@ import unbox
 from tests.capture.test_bad_images import spoil
 from unbox.capture import Stream, Streams, collect
 from unbox.capture import generation as generation_module
+from unbox.capture.collect_settings import CollectSettings
 from unbox.capture.generation import Generation
 from unbox.capture.prompt_list import PromptList
 from unbox.errors import UnboxError
@@ -246,13 +247,13 @@ def test_prompts_are_their_texts_in_memory():
     from unbox.capture.collect import numbered
 
     texts = [f"{'ü' * (n % 7)}{n}" for n in range(1000)]
-    prompts = PromptList(numbered(texts, None, 5), 5)
+    prompts = PromptList(numbered(texts, None, CollectSettings(seed=5)), 5)
     assert [each.prompt for each in prompts] == texts
     assert [each.seed for each in prompts] == [image_seed(5, n) for n in range(1000)]
     assert prompts.nbytes == sum(len(text.encode()) for text in texts) + 8 * 1000
-    other = PromptList(numbered([*texts[:-1], "x"], None, 5), 5)
+    other = PromptList(numbered([*texts[:-1], "x"], None, CollectSettings(seed=5)), 5)
     assert other.digest != prompts.digest
-    assert PromptList(numbered(texts, None, 6), 6).digest != prompts.digest
+    assert PromptList(numbered(texts, None, CollectSettings(seed=6)), 6).digest != prompts.digest
 
 
 def test_inputs_and_tokens_are_streamed_as_a_store_would_keep_them(model, tmp_path):

@@ -47,8 +47,9 @@ def test_images_of_a_store_are_drawn_as_it_was_recorded(tiny, tmp_path):
     """Not at the model's own size, steps and guidance, and replaced where updates were kept."""
     store = collect(
         tiny,
-        ["a red dog", "a cat"],
+        ["a (red:3) (dog:0.2)", "a cat"],
         tmp_path / "store",
+        prompt_weights=True,
         blocks=("mid.0",),
         steps=4,
         guidance=2.0,
@@ -64,7 +65,7 @@ def test_images_of_a_store_are_drawn_as_it_was_recorded(tiny, tmp_path):
     sae = random_sae("mid.0", width=width, latents=2 * width)
     faithfulness_on(spy, {"mid.0": sae}, store, 2)
     (prompts, none, options, plain), *edited = spy.calls
-    assert (prompts, none) == (["a red dog", "a cat"], None)
+    assert (prompts, none) == (["a (red:3) (dog:0.2)", "a cat"], None)
     assert options["seeds"] == [sample.seed for sample in store.samples]
     for i, image in enumerate(plain):
         assert image.size == (48, 32)

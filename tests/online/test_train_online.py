@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -69,6 +70,8 @@ OTHERS = {
     "prompts was 14 prompts": {"prompts": [*PROMPTS[:-1], "a cat"]},
     "image_seed was 9, is 8": {"images": replace(IMAGES, image_seed=8)},
     "steps was 1, is 2": {"images": replace(IMAGES, steps=2)},
+    "prompt_weights was false, is true": {"images": replace(IMAGES, prompt_weights=True)},
+    "long_prompts was cut, is chunks": {"images": replace(IMAGES, long_prompts="chunks")},
     "image_batch was 4, is 2": {"images": replace(IMAGES, image_batch=2)},
     "buffer was 100000, is 200000": {"images": replace(IMAGES, buffer="200kB")},
     "row_dtype was float16, is int8": {"images": replace(IMAGES, row_dtype="int8")},
@@ -81,6 +84,17 @@ OTHERS = {
 def test_another_run_is_refused_by_name(told, done, model):
     with pytest.raises(UnboxError, match=told):
         trained(model, done[0], **OTHERS[told])
+
+
+def test_a_folder_of_before_there_were_these_options_is_gone_on_with_as_it_was(done, model, tmp_path):
+    shutil.copytree(done[0], out := tmp_path / "saes")
+    record = json.loads((out / "identity.json").read_text())
+    assert record["parts"].pop("long_prompts") == "cut"
+    assert record["parts"].pop("prompt_weights") is False
+    (out / "identity.json").write_text(json.dumps(record))
+    with pytest.raises(UnboxError, match="long_prompts was cut, is chunks"):
+        trained(model, out, images=replace(IMAGES, long_prompts="chunks"))
+    assert list(trained(model, out)) == list(BLOCKS)
 
 
 def test_another_model_and_a_run_on_a_store_are_refused(done, model, tmp_path):

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from unbox.atlas.encode_pass import former_pass_key, gather, grid_of, pass_key, 
 from unbox.atlas.given_labels import GivenLabel, given_labels, labels_in, put_labels
 from unbox.errors import UnboxError
 from unbox.memory_limit import require
+from unbox.models.sampling_options import prompt_options
 from unbox.result_cache import key_of
 from unbox.run_folder import run_folder
 from unbox.sae.model import SAE
@@ -100,7 +101,7 @@ def _build(
 ) -> None:
     """All files of the data but the database, those that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    captions = Captions.of([sample.prompt for sample in store.samples])
+    captions = Captions.of(list(map(captions_of(store), (sample.prompt for sample in store.samples))))
     for number, (name, sae) in enumerate(saes.items()):
         file = atlas_files.sae_file(folder, number)
         if not file.exists():
@@ -174,16 +175,22 @@ def relate(folder: Path, saes: Sequence[SAE], plan: AtlasPlan) -> None:
         atlas_files.places_file(atlas_files.sae_file(folder, number)).unlink()
 
 
+def captions_of(store: Store) -> Callable[[str], str]:
+    """What is said by a prompt of a store: the prompt, without the signs of its weights if they were read."""
+    return prompt_options(store.provenance).reading.text
+
+
 def embed_captions(folder: Path, store: Store, count: int, model: "Model", progress: bool) -> None:
     """Embeddings of the captions of each feature's top images, for search by meaning."""
     images, peaks = atlas_files.top_images(folder, count)
     used = np.unique(images[images >= 0])
-    texts = sorted({store.samples[int(i)].prompt for i in used})
+    caption = captions_of(store)
+    texts = sorted({caption(store.samples[int(i)].prompt) for i in used})
     number = {text: i for i, text in enumerate(texts)}
     starts = tqdm(range(0, len(texts), 64), desc="captions", disable=not progress)
     vectors = np.concatenate([text_embeddings.embed(model, texts[start : start + 64]) for start in starts])
     place = np.zeros(len(store), np.int64)
-    place[used] = [number[store.samples[int(i)].prompt] for i in used]
+    place[used] = [number[caption(store.samples[int(i)].prompt)] for i in used]
     features, mean = text_embeddings.feature_vectors(vectors, np.where(images >= 0, place[images], -1), peaks)
     with atlas_files.writing(folder / atlas_files.MEANING) as target:
         atlas_files.write_arrays(target, {"features": features.astype(np.float32), "mean": mean[None]})

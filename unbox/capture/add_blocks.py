@@ -19,6 +19,7 @@ from unbox.capture.image_batches import ImageBatches
 from unbox.capture.keeper import Keeper, require_recording
 from unbox.errors import UnboxError
 from unbox.models.model import Model
+from unbox.models.sampling_options import prompt_options
 from unbox.ranks import ranks
 from unbox.stopping import unit_at_exit
 
@@ -68,7 +69,7 @@ def _settings_of(store: Store, options: CollectOptions) -> CollectOptions:
         raise UnboxError(
             f"{store.path} does not record its {', '.join(missing)}: no blocks can be added to it"
         )
-    kept: dict[str, Any] = {name: facts[name] for name in names}
+    kept: dict[str, Any] = {name: facts[name] for name in names} | vars(prompt_options(facts))
     kept |= {"keep_steps": schema.steps, "branches": schema.branches, "store_dtype": schema.dtype}
     kept |= {"positions": schema.positions, "shard_samples": schema.shard_samples, "thumbnail": None}
     return replace(options, **kept)

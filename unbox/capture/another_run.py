@@ -9,6 +9,7 @@ from activation_store import Schema
 from activation_store.listing import read_schema
 from unbox.json_types import JSON
 from unbox.model_identity import identity_facts
+from unbox.models.sampling_options import prompt_options
 from unbox.run_folder import refuse_others
 
 
@@ -40,6 +41,7 @@ def _parts(schema: Schema) -> dict[str, JSON]:
     facts = replace(schema, provenance={}).to_json()
     return {
         **({"model": identity_facts(model)} if isinstance(model, dict) else {}),
+        **vars(prompt_options(provenance)),
         **provenance,
         "blocks": {name: "x".join(map(str, shape)) for name, shape in schema.blocks.items()},
         "kept steps": list(schema.steps),

@@ -29,6 +29,7 @@ from unbox.errors import UnboxError
 from unbox.keyword_options import keyword_options
 from unbox.models.model import Model
 from unbox.models.prompt_length import count_cut, counted, describe_cut, tokens_cut
+from unbox.models.prompt_weights import weighted_texts
 from unbox.models.seeds import image_seed
 from unbox.prompt import Prompt
 from unbox.ranks import ranks
@@ -133,9 +134,9 @@ def collect_run(
             warnings.warn(said, stacklevel=3)
         begin, batches = time.perf_counter(), ImageBatches(model, chosen, schema, on_bad)
         with _bar(total, schema.shard_samples, rank, world, chosen.progress) as bar:
-            given = numbered(prompts, limit, chosen.seed, writer.asks(total))
+            given = numbered(prompts, limit, chosen, writer.asks(total))
             samples = writer.missing(given)
-            while batch := measured(model, list(islice(samples, chosen.batch_size))):
+            while batch := measured(model, list(islice(samples, chosen.batch_size)), chosen):
                 keeper.append(batches.make(batch))
                 made, cut = made + len(batch), cut + sum(TOKENS_CUT in each.meta for each in batch)
                 so_far = images_of_rank(batch[-1].index + 1, schema.shard_samples, rank, world)
@@ -162,16 +163,27 @@ def said_of_cut(
     Prompts without a length (of a generator, the Hub) can be read only once, and are counted as they come.
     """
     listed = islice(prompts, limit) if isinstance(prompts, Sized) else ()
+    if (reading := settings.reading).chunks:
+        return ""
     texts = (prompt.text if isinstance(prompt, Prompt) else prompt for prompt in listed)
-    cut, count = count_cut(model, (text for text in texts if isinstance(text, str)), progress)
-    if settings.negative_prompt and tokens_cut(model, [settings.negative_prompt])[0] > 0:
+    cut, count = count_cut(model, (reading.text(each) for each in texts if isinstance(each, str)), progress)
+    if settings.negative_prompt and tokens_cut(model, [reading.text(settings.negative_prompt)])[0] > 0:
         return f"the negative prompt is cut off; {describe_cut(model, cut, count)}"
     return describe_cut(model, cut, count) if cut else ""
 
 
-def measured(model: Model, samples: Sequence[Sample]) -> list[Sample]:
-    """Samples with the number of tokens that the text encoders cut off as a fact, where there are any."""
-    cut = tokens_cut(model, [sample.prompt for sample in samples])
+def measured(model: Model, samples: Sequence[Sample], settings: CollectSettings) -> list[Sample]:
+    """Samples with the number of tokens that the text encoders cut off as a fact, where there are any.
+
+    Raises UnboxError, naming the prompt, for one that cannot be read as the settings say.
+    """
+    reading = settings.reading
+    if reading.chunks:
+        for sample in samples:
+            with behind(f"prompt {sample.index}"):
+                reading.length(model.pipeline, sample.prompt)
+        return list(samples)
+    cut = tokens_cut(model, [reading.text(sample.prompt) for sample in samples])
     return [
         replace(each, meta={**each.meta, TOKENS_CUT: count}) if count > 0 else each
         for each, count in zip(samples, cut, strict=True)
@@ -211,26 +223,33 @@ def _bar(total: int | None, size: int, rank: int, world: int, progress: bool) ->
 
 
 def numbered(
-    prompts: Iterable[str | Prompt], limit: int | None, seed: int, asked: Sequence[range] | None = None
+    prompts: Iterable[str | Prompt],
+    limit: int | None,
+    settings: CollectSettings,
+    asked: Sequence[range] | None = None,
 ) -> Iterator[Sample]:
     """Samples of prompts, which are read as they are needed; of a file no others than those `asked` for.
 
-    Raises UnboxError for a prompt that is not text or whose facts are not JSON.
+    Raises UnboxError for a prompt that is not text or whose facts are not JSON, or whose weights
+    are asked for and cannot be read.
     """
     if asked is not None and isinstance(prompts, PromptFile):
         numbers = chain.from_iterable(asked)
-        return (_sample(i, prompt, seed) for i, prompt in zip(numbers, prompts.parts(asked), strict=False))
-    return (_sample(i, prompt, seed) for i, prompt in enumerate(islice(prompts, limit)))
+        parts = zip(numbers, prompts.parts(asked), strict=False)
+        return (_sample(i, prompt, settings) for i, prompt in parts)
+    return (_sample(i, prompt, settings) for i, prompt in enumerate(islice(prompts, limit)))
 
 
-def _sample(index: int, prompt: str | Prompt, seed: int) -> Sample:
+def _sample(index: int, prompt: str | Prompt, settings: CollectSettings) -> Sample:
     with behind(f"prompt {index}"):
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        if settings.prompt_weights:
+            weighted_texts(prompt.text)
     if TOKENS_CUT in prompt.meta:
         raise UnboxError(
             f"{TOKENS_CUT} of prompt {index} is counted by collecting: give the fact another name"
         )
-    sample = Sample(index, prompt.text, image_seed(seed, index), dict(prompt.meta))
+    sample = Sample(index, prompt.text, image_seed(settings.seed, index), dict(prompt.meta))
     try:
         files.canonical([sample.prompt, sample.meta])
     except (TypeError, ValueError) as error:

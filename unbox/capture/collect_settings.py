@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 
 from activation_store import Schema, SiteLayout
 from unbox.errors import FieldError, UnboxError
-from unbox.models.sampling_options import SamplingOptions
+from unbox.models.sampling_options import PromptOptions, SamplingOptions
 from unbox.ranks import ranks
 from unbox.site import BRANCHES, DEFAULT_BLOCKS, LAYER_KINDS, AskedKind, SiteName
 from unbox.validation import Count, Index, Processes, Rank, Seed, Some, StepIndex, Whole, validated
@@ -75,7 +75,8 @@ class CollectSettings(SamplingOptions):
 
     def call(self) -> dict[str, Any]:
         """Arguments of `Model.generate` that hold for every image."""
-        names = ("steps", "guidance", "negative_prompt", "height", "width", "batch_size")
+        names = ["steps", "guidance", "negative_prompt", "height", "width", "batch_size"]
+        names += vars(PromptOptions())
         return {name: getattr(self, name) for name in names} | {"output": "pil" if self.decoded else "latent"}
 
 
@@ -199,6 +200,11 @@ def _refuse_idle(settings: CollectSettings, components: Collection[str]) -> None
             f"only text encoders are recorded, so no images are made: leave out {idle[0]}, which would do "
             "nothing"
         )
+    if (asked := settings.unusual()) and {"text_encoder", "text_encoder_2"} & set(components):
+        raise UnboxError(
+            f"text encoders are recorded as the pipeline itself runs them: leave {next(iter(asked))} out, or "
+            "their sites"
+        )
     per_layer = {*LAYER_KINDS, "heads"} & set(settings.what)
     if settings.layers is not None and (not per_layer or settings.of_texts):
         raise UnboxError(f"layers are chosen for {', '.join(LAYER_KINDS)} of blocks; none is recorded")
@@ -216,6 +222,7 @@ def run_facts(model: "Model", settings: CollectSettings) -> tuple[dict[str, Any]
         "steps": steps,
         "guidance": guidance,
         "negative_prompt": settings.negative_prompt,
+        **settings.unusual(),
         "height": settings.height or model.size,
         "width": settings.width or model.size,
         "seed": settings.seed,

@@ -225,7 +225,7 @@ def _batches(
     first = list(islice(prompts, count))
     if not first:
         raise UnboxError("there is no prompt to time")
-    samples = measured(model, list(numbered(cycle(first), count, settings.seed)))
+    samples = measured(model, list(numbered(cycle(first), count, settings)), settings)
     return [samples[:size], *(samples[at : at + size] for at in range(size, count, size))]
 
 

@@ -11,6 +11,7 @@ from activation_store.files import canonical
 from unbox.capture.prompt_columns import Located, Wanted, hub_rows
 from unbox.capture.prompt_rows import CsvRows, LineRows, ParquetRows, RowFile, json_row, text_row
 from unbox.errors import UnboxError
+from unbox.models.prompt_weights import weighted_texts
 from unbox.prompt import Prompt
 from unbox.text_files import check_file
 from unbox.validation import behind
@@ -46,9 +47,11 @@ class PromptFile:
         """The prompts of some ranges of rows, which ascend. What lies between is not taken apart."""
         return _prompts(self._rows.rows(numbers), self._column, self._facts)
 
-    def check(self, rank: int = 0, world: int = 1) -> None:
-        """Read one of `world` equal parts. Raises UnboxError for what is wrong with a row of it."""
-        for _ in self.parts([range(len(self) * rank // world, len(self) * (rank + 1) // world)]):
+    def check(self, rank: int = 0, world: int = 1, weights: bool = False) -> None:
+        """Read one of `world` equal parts, and of its prompts the `weights`. Raises UnboxError for what is
+        wrong with a row of it."""
+        rows = self._rows.rows([range(len(self) * rank // world, len(self) * (rank + 1) // world)])
+        for _ in _prompts(rows, self._column, self._facts, weights):
             pass
 
 
@@ -117,15 +120,21 @@ def _shapes(seed: int, split: str) -> Iterator[Prompt]:
         count = len(drawn)
 
 
-def _prompts(rows: Iterable[Located], column: str | None, facts: Sequence[str] | None) -> Iterator[Prompt]:
-    """The prompt of each row of a table, the other columns (or `facts`) its facts."""
+def _prompts(
+    rows: Iterable[Located], column: str | None, facts: Sequence[str] | None, weights: bool = False
+) -> Iterator[Prompt]:
+    """The prompt of each row of a table, the other columns (or `facts`) its facts; `weights` are checked."""
     for number, (row, where) in enumerate(rows):
         key = _column_of(row, column, where)
         if number == 0 and (absent := [name for name in facts or () if name not in row]):
             names = ", ".join(str(name)[:40] for name in islice(row, 10))
             raise UnboxError(f"{where} has no column {absent[0]} to be a fact; it has {names}")
         others = {k: v for k, v in row.items() if k != key and (facts is None or k in facts)}
-        yield _prompt(row[key], {k: v for k, v in others.items() if _is_plain(v)}, where)
+        prompt = _prompt(row[key], {k: v for k, v in others.items() if _is_plain(v)}, where)
+        if weights:
+            with behind(where):
+                weighted_texts(prompt.text)
+        yield prompt
 
 
 def _wanted(column: str | None, facts: Sequence[str] | None) -> Wanted:

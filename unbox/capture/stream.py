@@ -111,7 +111,7 @@ class Stream:
         if idle := [name for name in IDLE if getattr(settings, name) not in (None, getattr(plain, name))]:
             raise UnboxError(f"a stream takes no {idle[0]}: it is of one block, and nothing is kept")
         settings = replace(settings, blocks=(block,), thumbnail=None)
-        listed = PromptList(numbered(prompts, None, settings.seed), settings.seed)
+        listed = PromptList(numbered(prompts, None, settings), settings.seed)
         generation = Generation(model, listed, settings, "stop", 0)
         if len(names := list(generation.schema.blocks)) > 1:
             raise UnboxError(f"a stream is of one of {', '.join(names)}: choose `what` and `layers`")
@@ -202,7 +202,7 @@ class Streams(Mapping[str, Stream]):
         if idle := [name for name in IDLE[1:] if getattr(options, name) not in (None, getattr(plain, name))]:
             raise UnboxError(f"streams take no {idle[0]}: nothing is kept")
         settings = replace(options, thumbnail=None)
-        listed = PromptList(numbered(prompts, options.limit, options.seed), options.seed)
+        listed = PromptList(numbered(prompts, options.limit, options), options.seed)
         self.generation = Generation(model, listed, settings, options.on_bad, options.first)
         if (least := self.generation.batch_bytes) > options.buffer_bytes:
             raise UnboxError(

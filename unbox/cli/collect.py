@@ -67,7 +67,8 @@ class CollectCommand:
             raise UnboxError("the prompts of shapes have no end: say how many with --limit")
         prompts = read_prompts(self.prompts, self.settings.seed, self.split, self.column, self.facts)
         if isinstance(prompts, PromptFile):  # what is wrong with a row is said before a model is loaded
-            prompts.check(*((0, 1) if self.dry_run else place_of(self.rank, self.world)))
+            place = (0, 1) if self.dry_run else place_of(self.rank, self.world)
+            prompts.check(*place, self.settings.prompt_weights)
         options = self.model
         if (
             options.device is None

@@ -11,7 +11,7 @@ from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.memory_limit import require
 from unbox.models.prompt_weights import weighted_texts
-from unbox.models.sampling_options import ControlStrength, Pixels, PromptOptions, SamplingOptions, Score
+from unbox.models.sampling_options import ControlStrength, Pixels, SamplingOptions, Score
 from unbox.validation import Count, FilePath, Pair, Seed, Share, Some, Text, validated
 
 if TYPE_CHECKING:
@@ -122,7 +122,6 @@ class GenerateCommand:
     saes: FilePath | None = None
     """Folder of SAEs whose features the edits name."""
     model_mismatch: Mismatch = "warn"
-    reading: Group[PromptOptions] = PromptOptions()
     sampling: Group[SamplingOptions] = SamplingOptions()
     micro: Group[MicroOptions] = MicroOptions()
     model: Group[ModelOptions] = ModelOptions()
@@ -141,7 +140,7 @@ class GenerateCommand:
         count, asked = len(self.prompt) * self.count, self.sampling
         require(count * LISTED, f"a list of {count:,} images", "generate")
         require_pictures(min(count, asked.batch_size), asked.height or 8, asked.width or 8)
-        if self.reading.prompt_weights:
+        if asked.prompt_weights:
             for text in (*self.prompt, asked.negative_prompt or ""):
                 weighted_texts(text)
         edits, start, guides = self.read_edits(), self.picture(self.image), self.guides()
@@ -176,14 +175,8 @@ class GenerateCommand:
         from unbox.stopping import unit
 
         chosen, micro = self.chosen(model, start), self.micro.value()
-        if self.reading.long_prompts == "cut":
-            texts = [*self.prompt, self.sampling.negative_prompt or ""]
-            plain = (
-                (lambda text: "".join(t for t, _ in weighted_texts(text)))
-                if self.reading.prompt_weights
-                else str
-            )
-            warn_of_cut(model, map(plain, texts))
+        if not (reading := self.sampling.reading).chunks:
+            warn_of_cut(model, map(reading.text, [*self.prompt, self.sampling.negative_prompt or ""]))
         jobs = self.jobs(model, edits, first, chosen)
         there = {path for path, record in jobs if holds(path, record, self.overwrite)}
         for path in sorted(there):
@@ -202,7 +195,8 @@ class GenerateCommand:
                     image=start,
                     strength=self.strength,
                     **guides,
-                    **vars(self.reading),
+                    long_prompts=self.sampling.long_prompts,
+                    prompt_weights=self.sampling.prompt_weights,
                     **chosen,
                 )
                 with unit():
@@ -265,8 +259,7 @@ class GenerateCommand:
         if self.control is not None:
             found |= {"control": str(self.control), "control_digest": digest(self.control)}
             found |= {"controlnet": self.controlnet, "control_strength": self.control_strength}
-        usual = vars(PromptOptions())
-        found |= {name: value for name, value in vars(self.reading).items() if value != usual[name]}
+        found |= self.sampling.unusual()
         if self.micro != MicroOptions():
             found["micro"] = asdict(self.micro.value())
         return found

@@ -145,7 +145,7 @@ class TrainCommand:
         plan = recorded_plan(self.out) if self.resume else self._plan(self.grid.blocks or DEFAULT_BLOCKS)
         prompts = read_prompts(images.prompts, images.image_seed, images.split, images.column)
         if isinstance(prompts, PromptFile):
-            prompts.check()  # what is wrong with a row is said before a model is loaded
+            prompts.check(weights=images.prompt_weights)  # a row's faults are said before a model is loaded
         device = self.model.device
         if device is None and ranks().world > 1 and (gpu := find_device(None, ranks().local)).type == "cuda":
             device = str(gpu)

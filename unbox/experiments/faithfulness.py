@@ -18,6 +18,7 @@ from unbox.experiments.metrics import ImagePair, pixels, structure
 from unbox.experiments.tables import markdown_table
 from unbox.model_mismatch import recorded_run
 from unbox.models import Model
+from unbox.models.sampling_options import PromptOptions, prompt_options
 from unbox.result_cache import ResultCache
 from unbox.sae import SAE
 from unbox.site import BRANCHES
@@ -35,6 +36,7 @@ class RecordedSampling(TypedDict):
     height: int
     width: int
     negative_prompt: str | None
+    reading: PromptOptions
 
 
 def faithfulness_on(
@@ -59,6 +61,7 @@ def faithfulness_on(
         "height": run["height"],
         "width": run["width"],
         "negative_prompt": run.get("negative_prompt"),
+        "reading": prompt_options(store.provenance),
     }
     only = set(store.schema.branches) if run["guidance"] > 1 else set(BRANCHES)
     return faithfulness(
@@ -84,6 +87,7 @@ def faithfulness(
     height: int | None = None,
     width: int | None = None,
     negative_prompt: str | None = None,
+    reading: PromptOptions | None = None,
     batch_size: int = 8,
     kept_steps: Sequence[int] | None = None,
     branch: Branch = "both",
@@ -93,7 +97,8 @@ def faithfulness(
     `ablated_rmse`, `ablated_dssim` with the block ablated; means over images with 95 % intervals.
 
     Updates are replaced at `kept_steps` (the scheduler's numbers; None: all) and on a branch, or both.
-    `results` keeps each SAE's figures; its context must be of all the others that decide them."""
+    `reading`: how long prompts and weights are read. `results` keeps each SAE's figures; its context must be
+    of all the others that decide them."""
 
     draw = partial(
         model.generate,
@@ -105,6 +110,7 @@ def faithfulness(
         width=width,
         negative_prompt=negative_prompt,
         batch_size=batch_size,
+        **({} if reading is None else vars(reading)),
     )
     plain, ranges = cache(draw), [None] if kept_steps is None else _ranges(kept_steps)
 

@@ -11,7 +11,6 @@ from pydantic import PlainValidator
 from unbox.errors import FieldError, UnboxError
 from unbox.models.conditioning import Micro
 from unbox.models.hooks import Attachable, as_hook
-from unbox.models.prompt_embeddings import PromptReading
 from unbox.models.sampling_options import ControlStrength, LoraStrength, PromptOptions
 from unbox.models.start_images import StartImage
 from unbox.models.systems import System
@@ -155,11 +154,6 @@ class Call(PromptOptions):
     def __post_init__(self) -> None:
         if self.seed is not None and self.seeds is not None:
             raise UnboxError("give seed= (for every image) or seeds= (one each), not both")
-
-    @property
-    def reading(self) -> PromptReading:
-        """How the prompts are read."""
-        return PromptReading(self.long_prompts == "chunks", self.prompt_weights)
 
 
 @dataclass(frozen=True)

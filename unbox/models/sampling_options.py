@@ -1,10 +1,15 @@
 """Options of sampling, said once: commands, settings of collecting and tests take them from here."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
+from unbox.errors import UnboxError
 from unbox.validation import BatchSize, Guidance, Real, Side, Steps, Text, Whole, validated
+
+if TYPE_CHECKING:
+    from unbox.models.prompt_embeddings import PromptReading
 
 #: Of micro-conditioning: pixels of a side or a place, and a score, which the UNet is only told.
 Pixels = Annotated[Whole, Ge(0), Le(2**20)]
@@ -25,6 +30,33 @@ class PromptOptions:
     chunks whose embeddings lie one after the other."""
     prompt_weights: bool = False
     """Read (word:1.2), (word) and [word] as weights of words; a backslash before a bracket: a letter."""
+
+    @property
+    def reading(self) -> "PromptReading":
+        """How the prompts are read."""
+        from unbox.models.prompt_embeddings import PromptReading
+
+        return PromptReading(self.long_prompts == "chunks", self.prompt_weights)
+
+    def unusual(self) -> dict[str, str | bool]:
+        """Those that were asked for: records of runs say no others, as they did before there were these."""
+        usual, own = vars(PromptOptions()), vars(self)
+        return {name: own[name] for name, value in usual.items() if own[name] != value}
+
+
+def prompt_options(facts: Mapping[str, Any]) -> PromptOptions:
+    """How a run's prompts were read, by what it recorded (`PromptOptions.unusual`), a merged store's too.
+
+    Raises UnboxError where the parts of a merged store read theirs in different ways."""
+    if parts := facts.get("merged"):
+        first, *rest = (prompt_options(part["provenance"]) for part in parts)
+        if any(other != first for other in rest):
+            raise UnboxError(
+                "the parts of this merged store read their prompts in different ways (long_prompts, "
+                "prompt_weights): take them one by one"
+            )
+        return first
+    return PromptOptions(**{name: facts[name] for name in vars(PromptOptions()) if name in facts})
 
 
 @validated
@@ -57,7 +89,7 @@ class RunOptions(StepOptions):
 
 
 @validated
-class SamplingOptions(RunOptions):
+class SamplingOptions(RunOptions, PromptOptions):
     """How images are generated from prompts."""
 
     negative_prompt: Text | None = None

@@ -7,7 +7,7 @@ from typing import Literal
 from unbox.capture.collect_settings import CollectSettings, OnBad
 from unbox.errors import FieldError
 from unbox.memory_limit import bytes_of
-from unbox.models.sampling_options import RunOptions
+from unbox.models.sampling_options import PromptOptions, RunOptions
 from unbox.text_files import read_toml_file
 from unbox.validation import BatchSize, Count, Seed, Some, StepIndex, Text, parsed, validated
 
@@ -16,7 +16,7 @@ TABLE = "images"
 
 
 @validated(kw_only=True)
-class OnlineImages(RunOptions):
+class OnlineImages(RunOptions, PromptOptions):
     """The images that rows are generated of, and how the rows are mixed, where there is no store."""
 
     prompts: Text | None = None
@@ -63,7 +63,8 @@ class OnlineImages(RunOptions):
 
     def settings(self, blocks: Sequence[str]) -> CollectSettings:
         """The settings with which a store of the same rows would be collected."""
-        names = [*vars(RunOptions()), "negative_prompt", "keep_steps", "branches", "positions"]
+        names = [*vars(RunOptions()), *vars(PromptOptions()), "negative_prompt"]
+        names += ["keep_steps", "branches", "positions"]
         return CollectSettings(
             **{name: getattr(self, name) for name in names},
             blocks=tuple(blocks),

@@ -18,9 +18,10 @@ from unbox.capture.stream import Streams
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.models.model import Model
+from unbox.models.sampling_options import prompt_options
 from unbox.online.online_images import OnlineImages
 from unbox.prompt import Prompt
-from unbox.run_folder import RunFolder, named, run_folder
+from unbox.run_folder import RunFolder, named, refuse_others, run_folder
 from unbox.sae.checkpoint import HELD_OUT_STORE, RUN
 from unbox.sae.distributed import group, local_device
 from unbox.sae.held_out import HELD_OUT
@@ -102,6 +103,8 @@ def _claim(held: RunFolder, folder: Path, parts: Mapping[str, JSON]) -> None:
     """Take a folder for the run of these parts, or find that it is its own."""
     if (folder / RUN).exists() and not held.recorded():
         raise UnboxError(f"{folder} holds a run on the rows of a store; choose another folder")
+    if held.recorded():  # of versions that had no such options too
+        refuse_others(folder, "train", vars(prompt_options(held.recorded())), parts)
     held.claim(parts)
 
 
@@ -140,6 +143,7 @@ def _parts(model: Model, rows: Streams, images: OnlineImages) -> dict[str, JSON]
         "model": named(model.system.name, model.identity),
         "prompts": named(f"{len(generation.prompts):,} prompts", generation.prompts.digest),
         "image_seed": images.image_seed,
+        **vars(prompt_options(facts)),
         **facts,
         "blocks": {name: "x".join(map(str, shape)) for name, shape in generation.schema.blocks.items()},
         "kept steps": list(generation.schema.steps),
