@@ -9,10 +9,15 @@ from PIL import Image
 
 def image_uri(image: Image.Image, format: str = "WEBP", quality: int | None = None) -> str:
     """A picture as a data URI; without `quality` (0 to 100) not a bit is lost."""
+    return data_uri(image_bytes(image, format, quality), format.lower())
+
+
+def image_bytes(image: Image.Image, format: str = "WEBP", quality: int | None = None) -> bytes:
+    """A picture as a file's bytes; without `quality` (0 to 100) not a bit is lost."""
     options = {} if format == "PNG" else {"lossless": True, "method": 2}
     stream = io.BytesIO()
     image.save(stream, format, **(options if quality is None else {"quality": quality, "method": 4}))
-    return data_uri(stream.getvalue(), format.lower())
+    return stream.getvalue()
 
 
 def file_uri(path: Path | None) -> str:

@@ -1,10 +1,17 @@
 """The explorer in a real browser: every page opened, used and photographed; links and PNGs restore."""
 
 import os
+import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.explorer.conftest import served, stop
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 
@@ -52,6 +59,17 @@ def shoot(tmp_path):
         page.screenshot(path=folder / f"{name}.png", full_page=True)
 
     return shoot
+
+
+@contextmanager
+def proxy(upstream: str, path: str) -> Iterator[str]:
+    """The address of a proxy that serves an app under a path."""
+    script = Path(__file__).parent / "path_proxy.py"
+    with subprocess.Popen([sys.executable, script, upstream, path], stdout=subprocess.PIPE) as process:
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()  # at once: pages hold connections open
 
 
 def tab(page, name: str) -> None:
@@ -127,7 +145,7 @@ def test_explore_shows_what_fires_and_where(page, url, shoot):
 def test_the_first_page_shows_a_picture_and_a_tour_that_stays_closed(page, url):
     page.goto(url)
     page.wait_for_selector("#explore-features .ub-chip")
-    assert picture(page, "#explore-stage .ub-picture").startswith("data:image")
+    assert picture(page, "#explore-stage .ub-picture").startswith("/picture/")
     page.click(".ub-tour button:has-text('Search')")
     page.wait_for_selector("#search-results .ub-card")
     page.click("[data-tour=close]")
@@ -281,6 +299,48 @@ def test_back_goes_from_a_feature_to_the_one_before_and_to_the_picture(page, url
     page.wait_for_selector("#feature-body .ub-title:has-text('mid.0/4')")
     page.go_back()
     page.wait_for_selector("#feature-body .ub-title:has-text('mid.0/3')")
+
+
+def test_back_to_a_picture_at_hand_runs_nothing_and_fetches_nothing(page, url):
+    make(page, url)
+    seen = picture(page, "#explore-stage .ub-picture")
+    page.fill("#explore-prompt textarea, #explore-prompt input", "a blue square")
+    page.click("#explore-make")
+    changed(page, "#explore-stage .ub-picture", seen)
+    page.wait_for_url("**view=explore**")
+    other = picture(page, "#explore-stage .ub-picture")
+    asked: list[str] = []
+    page.on("request", lambda each: asked.append(each.url) if "queue/join" in each.url else None)
+    page.click("#explore-features .ub-chip >> nth=0")
+    page.wait_for_selector("#explore-stage .ub-heat")
+    page.go_back()
+    same(page, "#explore-stage .ub-picture", seen)
+    page.go_forward()
+    same(page, "#explore-stage .ub-picture", other)
+    assert len(asked) == 3  # the feature, back, forward: none of them a run's second event
+    sent = page.evaluate("""(name) => performance.getEntriesByType('resource')
+      .filter((each) => each.name.endsWith(name)).map((each) => each.transferSize)""", other)  # fmt: skip
+    assert [size > 0 for size in sent].count(True) <= 1, sent
+
+
+def test_behind_a_proxy_that_serves_it_under_a_path(page, home, shoot):
+    process, said = served(home, "--root-path", "/lab/unbox")
+    found = re.search(r"at (http\S+?)/?(?:lab/unbox)?/? ", said)
+    assert found is not None
+    try:
+        with proxy(found[1], "/lab/unbox") as address:
+            page.goto(f"{address}/lab/unbox/")
+            page.click("#explore-make")
+            page.wait_for_url("**/lab/unbox/?view=explore**")
+            shown = page.locator("#explore-stage .ub-picture").first
+            assert shown.get_attribute("src").startswith("/lab/unbox/picture/")
+            assert shown.evaluate("(each) => each.decode().then(() => each.naturalWidth)") == 64
+            link = page.url
+            page.goto("about:blank")
+            page.goto(link)
+            same(page, "#explore-stage .ub-picture", shown.get_attribute("src"))
+    finally:
+        stop(process)
 
 
 def test_the_order_of_features_stays_for_the_next_picture(page, url):

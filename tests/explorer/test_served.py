@@ -173,7 +173,14 @@ def test_nothing_is_served_that_should_not_be(http, session):
         "/proc/self/environ",
     ]
     for secret in secrets:
-        for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/"):
+        for route in (
+            "/gradio_api/file=",
+            "/file=",
+            "/gradio_api/file/",
+            "/static/",
+            "/assets/",
+            "/picture/",
+        ):
             answer = http.get(f"{route}{secret}")
             assert answer.status_code in (400, 403, 404, 405, 422), (route, secret, answer.status_code)
 
@@ -196,25 +203,30 @@ def test_a_small_picture_that_inflates_is_never_opened(http):
     assert call(http, "systems")
 
 
-def test_a_crowd_is_queued_or_refused_and_the_app_lives(url, http):
-    async def crowd() -> list[str]:
-        limits = httpx.Limits(max_connections=120, max_keepalive_connections=0)
+def test_in_a_crowd_every_question_is_answered_and_runs_are_made_or_told_when_to_try_again(url, http):
+    async def crowd() -> tuple[list[str], list[str]]:
+        limits = httpx.Limits(max_connections=250, max_keepalive_connections=0)
         async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
 
-            async def one(i: int) -> str:
-                started = await client.post(
-                    "/gradio_api/call/generate", json={"data": ["a red cat", i, 1, "", []]}
-                )
+            async def ask(name: str, *data) -> str:
+                started = await client.post(f"/gradio_api/call/{name}", json={"data": list(data)})
                 if started.status_code != 200:
-                    return "refused"
-                answer = await client.get(f"/gradio_api/call/generate/{started.json()['event_id']}")
-                return "made" if "event: complete" in answer.text else "refused"
+                    return started.text
+                answer = await client.get(f"/gradio_api/call/{name}/{started.json()['event_id']}")
+                return "answered" if "event: complete" in answer.text else answer.text
 
-            return await asyncio.gather(*(one(i) for i in range(100)))
+            runs = [ask("generate", "a red cat", 100 + i, 1, "", []) for i in range(100)]
+            questions = [ask("search_features", "red", "words", "", 5) for _ in range(100)]
+            found = await asyncio.gather(
+                *(each for pair in zip(runs, questions, strict=True) for each in pair)
+            )
+            return found[::2], found[1::2]
 
-    found = asyncio.run(crowd())
-    assert set(found) <= {"made", "refused"}
-    assert 1 <= found.count("made") < 100
+    runs, questions = asyncio.run(crowd())
+    assert questions == ["answered"] * 100
+    refused = [each for each in runs if each != "answered"]
+    assert 32 <= runs.count("answered") < 100
+    assert all(re.search(r"32 at most: try again in about \d+ s", each) for each in refused)
     assert call(http, "generate", "a red cat", 7, 0, "", [])["recipe"]["seed"] == 7
 
 
@@ -239,9 +251,18 @@ def test_elsewhere_a_password_is_asked_for(home):
         with httpx.Client(base_url=f"http://127.0.0.1:{port[1]}") as client:
             assert client.get("/gradio_api/info").status_code == 401
             assert client.post("/gradio_api/call/systems", json={"data": []}).status_code == 401
+            assert client.get("/picture/0.webp").status_code == 401
             login = {"username": "unbox", "password": password[1]}
             assert client.post("/login", data=login).status_code == 200
             assert client.get("/gradio_api/info").status_code == 200
+            assert client.get("/picture/0.webp").status_code == 404
+            page = client.get("/").text
+            (shown, *_) = re.findall(r"/picture/[0-9a-f]{32}\.webp", page)
+            image = client.get(shown)
+            assert image.headers["cache-control"].endswith("immutable")
+            assert Image.open(io.BytesIO(image.content)).size == (64, 64)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port[1]}") as stranger:
+            assert stranger.get(shown).status_code == 401
     finally:
         stop(process)
 

@@ -192,9 +192,31 @@ def test_the_guard_keeps_the_picture_nearer(session, recipe):
     assert mean_change(plain, kept)[0] < mean_change(plain, loose)[0]
 
 
+def test_a_picture_at_hand_is_not_made_again(session, recipe):
+    model, steps = session.model("tiny"), []
+    handle = model.unet.register_forward_hook(lambda *_: steps.append(1))
+    edited = replace(recipe, seed=31, edits=Edits((session.feature("mid.0/1").add(3.0),)))
+    try:
+        before, after = session.generate([edited.plain, edited])
+        assert len(steps) == 2  # one batch of two, two steps
+        others = replace(edited, off=frozenset({0})), replace(edited.plain, guard=True), edited
+        pictures = [before, before, after]
+        assert all(a is b for a, b in zip(session.generate(others), pictures, strict=True))
+        assert len(steps) == 2
+        assert not session.has_pictures([replace(edited, guard=True)])
+        recorded = session.record(edited)
+        assert len(steps) == 4
+        assert session.record(replace(edited)).values["mid.0"] is recorded.values["mid.0"]
+        assert session.at_hand(edited).recipe == edited
+        assert len(steps) == 4
+        np.testing.assert_array_equal(np.asarray(recorded.image), np.asarray(after))
+    finally:
+        handle.remove()
+
+
 def test_stopping_leaves_the_model_as_it_was(session, recipe):
     before = np.asarray(session.generate([recipe])[0])
-    edited = replace(recipe, edits=Edits((session.feature("mid.0/1").add(3.0, unit="deviation"),)))
+    edited = replace(recipe, edits=Edits((session.feature("mid.0/1").add(3.5, unit="deviation"),)))
     model = session.model("tiny")
     seen_steps = []
 
@@ -225,7 +247,8 @@ def test_stopping_leaves_the_model_as_it_was(session, recipe):
     assert seen_steps == [0]
     assert not model.unet._forward_pre_hooks
     assert not any(model.block(block)._forward_hooks for block in model.blocks)
-    np.testing.assert_array_equal(np.asarray(session.generate([recipe])[0]), before)
+    (again,) = model.generate(recipe.prompt, seed=recipe.seed, steps=recipe.steps, guidance=recipe.guidance)
+    np.testing.assert_array_equal(np.asarray(again), before)
 
 
 @pytest.mark.parametrize(

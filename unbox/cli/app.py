@@ -1,7 +1,7 @@
 """`unbox app`."""
 
 from unbox.cli.model_options import Group, Mismatch, ModelOptions
-from unbox.explorer.limits import Host, Password
+from unbox.explorer.limits import Host, LargestPicture, Password, RootPath
 from unbox.validation import FilePath, Port, validated
 
 
@@ -23,6 +23,10 @@ class AppCommand:
     """Port; None: the first free one from 7860."""
     password: Password | None = None
     """Password of the user `unbox`; made up and printed where one is needed and none given."""
+    root_path: RootPath = ""
+    """Path under which a proxy serves the explorer, like /unbox, or the whole address."""
+    largest: LargestPicture = 4.0
+    """A picture's pixels at most, in those of its system's own size."""
     browser: bool = False
     """Open the browser at once."""
     model_mismatch: Mismatch = "warn"
@@ -40,10 +44,13 @@ class AppCommand:
 
         given = self.saes, self.atlas, self.figures, self.bench
         opened = OpenedModel(self.model.line(), self.model.python())
-        session = open_session(self.model.load(), *given, model_mismatch=self.model_mismatch, opened=opened)
-        app = serve(
-            session, self.host, self.port, password=self.password, open_browser=self.browser, block=False
+        session = open_session(
+            self.model.load(), *given, model_mismatch=self.model_mismatch, opened=opened, largest=self.largest
         )
+        app = serve(
+            session, self.host, self.port, password=self.password, root_path=self.root_path,
+            open_browser=self.browser, block=False,
+        )  # fmt: skip
         print(f"The explorer is at {app.local_url} (Ctrl-C ends it)", flush=True)
         try:
             while True:

@@ -15,10 +15,11 @@ from unbox.atlas.query import RELATED
 from unbox.errors import FieldError, UnboxError
 from unbox.explorer import limits
 from unbox.explorer.device_runs import on_device
-from unbox.explorer.events import DEVICE, with_user_errors
+from unbox.explorer.events import with_user_errors
 from unbox.explorer.feature_summaries import facts_of
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import blocks_page, compare_page
+from unbox.explorer.queue_limits import DEVICE
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.strength_strip import STRENGTHS, generate_strip
 from unbox.image_uri import file_uri, image_uri

@@ -15,6 +15,7 @@ from unbox.explorer.canvas_state import (
 from unbox.explorer.html import render
 from unbox.explorer.image_difference import difference_image, mean_change
 from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.served_pictures import PICTURES
 
 
 def canvas_html(state: CanvasState, made: MadeImage | None) -> str:
@@ -76,6 +77,6 @@ def result_html(made: MadeImage | None) -> str:
     notes = changes(before, after, recipe.active)
     if made.wanted is not None:
         notes.insert(0, f"random features instead: {', '.join(edit.summary for edit in recipe.active)}")
-    difference, png = difference_image(before, after), recipe.to_png_uri(after)
+    difference, png = difference_image(before, after), PICTURES.image(after, recipe.to_json())
     return render("edit_result.html", before=before, after=after, notes=notes, seed=recipe.seed,
                   difference=difference, png=png)  # fmt: skip

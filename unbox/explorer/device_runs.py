@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +25,15 @@ _STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 _MODEL = threading.Lock()
 
 
+#: Seconds that the latest runs took, as a running mean; empty before the first.
+_SECONDS: list[float] = []
+
+
+def seconds_a_run() -> float:
+    """Seconds that a run takes, by the latest ones; 1 before the first."""
+    return _SECONDS[0] if _SECONDS else 1.0
+
+
 class Cancelled(Exception):
     """The run was stopped by its user."""
 
@@ -40,7 +50,11 @@ def on_device(fn: Callable[P, R]) -> Callable[P, Coroutine[None, None, R]]:
         def run() -> R:
             with _MODEL:
                 _STOP.set(stop)
-                return fn(*arguments, **named)
+                began = time.monotonic()
+                answered = fn(*arguments, **named)
+                seconds = time.monotonic() - began
+                _SECONDS[:] = [0.8 * seconds_a_run() + 0.2 * seconds if _SECONDS else seconds]
+                return answered
 
         try:
             return await anyio.to_thread.run_sync(run)

@@ -12,11 +12,7 @@ from gradio.events import Dependency
 from activation_store import StoreError
 from unbox.errors import UnboxError
 from unbox.explorer.device_runs import on_device
-
-#: The queue of everything that runs the model: one at a time.
-DEVICE = "device"
-#: Requests that may wait; further ones are refused.
-QUEUE = 32
+from unbox.explorer.queue_limits import DEVICE
 
 #: How the page opens the link that Back and Forward come to; the rest is HISTORY, in the page's head.
 BACK = "window.unboxHistory.back = (query) => trigger('input', { query });"

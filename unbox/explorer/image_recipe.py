@@ -76,6 +76,12 @@ class Recipe:
         """The same picture without edits."""
         return replace(self, edits=Edits(), off=frozenset(), guard=False)
 
+    @property
+    def acting(self) -> "Recipe":
+        """The same picture's recipe without edits that are off: equal for all that make one picture."""
+        active = self.active
+        return replace(self, edits=active, off=frozenset(), guard=self.guard and len(active) > 0)
+
     def to_json(self) -> dict[str, JSON]:
         """JSON object; inverse of `from_json`."""
         optional: dict[str, JSON] = {"off": sorted(self.off), "guard": self.guard}

@@ -12,7 +12,7 @@ from PIL import Image
 from unbox.errors import UnboxError
 from unbox.explorer import api, events, links
 from unbox.explorer.html import render
-from unbox.explorer.limits import Host, Password
+from unbox.explorer.limits import Host, Password, RootPath
 from unbox.explorer.pages import (
     blocks_page,
     compare_page,
@@ -21,6 +21,8 @@ from unbox.explorer.pages import (
     paint_page,
     search_page,
 )
+from unbox.explorer.queue_limits import REQUESTS, bound_runs
+from unbox.explorer.served_pictures import PICTURES
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import SMALL, InitialState, SharedComponents
 from unbox.validation import Port, checked
@@ -89,12 +91,14 @@ def build(session: ExplorerSession) -> gr.Blocks:
             await cancel_tasks({f"{request.session_hash}_{number}" for number in app.fns})
 
         app.unload(end_runs)
-    return app.queue(max_size=events.QUEUE, default_concurrency_limit=8)
+    app.queue(max_size=REQUESTS, default_concurrency_limit=8)
+    bound_runs(app)
+    return app
 
 
 def serve(
     session: ExplorerSession, host: str = "127.0.0.1", port: int | None = None, *,
-    password: str | None = None, open_browser: bool = False, block: bool = True,
+    password: str | None = None, root_path: str = "", open_browser: bool = False, block: bool = True,
 ) -> gr.Blocks:  # fmt: skip
     """Serve the app. Away from this machine's own address a password is always asked for: the one given, or
     one that is made up and printed (the user is `unbox`). Raises FieldError for an address, port or password
@@ -102,6 +106,7 @@ def serve(
     host = checked(Host, "host", host, "serve")
     port = None if port is None else checked(Port, "port", port, "serve")
     password = None if password is None else checked(Password, "password", password, "serve")
+    PICTURES.root = checked(RootPath, "root_path", root_path, "serve")
     Image.MAX_IMAGE_PIXELS = 4096 * 4096  # a small file must not inflate to gigabytes, whoever opens it
     if session.model(session.default).size <= SMALL:
         torch.set_num_threads(1)  # threads of so small a model wait for each other: 4 s, not 0.2
@@ -115,6 +120,7 @@ def serve(
             server_name=host, server_port=port, inbrowser=open_browser, prevent_thread_lock=not block,
             auth=("unbox", password) if password else None, strict_cors=True, allowed_paths=[],
             max_file_size="1mb", state_session_capacity=200, share=False, quiet=True, ssr_mode=False,
+            root_path=PICTURES.root or None, app_kwargs={"routes": [PICTURES.route()]},
             enable_monitoring=False, mcp_server=importlib.util.find_spec("mcp") is not None,
             footer_links=["api", "settings"], theme=theme(), css=events.STYLE,
             head=events.KEYS + events.HISTORY,

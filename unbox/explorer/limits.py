@@ -154,6 +154,17 @@ Many = Annotated[Count, Le(MOST)]
 Places = Annotated[frozenset[int], PlainValidator(_places)]
 ImageEdits = Annotated[Edits, BeforeValidator(_edits), AfterValidator(_bounded)]
 
+
+def _root_path(value: str) -> str:
+    """A path that a proxy serves the app under, or an address; empty for none."""
+    path = re.sub(r"^https?://[A-Za-z0-9.\[\]:-]+", "", value)
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", path):
+        raise ValueError("should be a path like /unbox, or an address like https://host/unbox")
+    return value.rstrip("/")
+
+
 Host = Annotated[Text, AfterValidator(_host)]
+RootPath = Annotated[Text, MaxLen(200), AfterValidator(_root_path)]
+LargestPicture = Annotated[Real, Ge(1), Le(1024)]
 #: An empty one would be none.
 Password = Annotated[Text, MinLen(1), MaxLen(200)]

@@ -92,7 +92,20 @@ class Links:
         recipe = self.shared.session.known(Recipe.from_link(link["r"]))
         opened = self.pages.paint.open_recipe(self.shared, recipe, "JSON") if view == "paint" else {}
         controls = vars(self.pages)[view].controls.updates(recipe)
-        return opened | controls | {self.image_request: json.dumps(link)}
+        wanted = json.dumps(link)
+        if self._at_hand(view, recipe, link["other"]):
+            return opened | controls | self.make_image(wanted)
+        return opened | controls | {self.image_request: wanted}
+
+    def _at_hand(self, view: str, recipe: Recipe, other: str) -> bool:
+        """Whether the pictures of a link need no run of the model."""
+        session = self.shared.session
+        if view == "paint":
+            return session.has_pictures([recipe.plain, recipe])
+        recipes = [recipe]
+        if view == "compare":
+            recipes.append(session.known(Recipe.from_link(other)) if other else recipe.plain)
+        return all(session.at_hand(each) is not None for each in recipes)
 
     def make_image(self, text: str) -> Updates:
         """The pictures of a request that `open` has written, in their page."""
@@ -119,9 +132,10 @@ def wire(app: gr.Blocks, shared: SharedComponents, pages: Pages) -> None:
     ]  # fmt: skip
     made = [*explore_page.outputs(shared, pages.explore), *pages.paint.outputs, pages.paint.made,
             pages.paint.result, *pages.compare.linked_outputs]  # fmt: skip
-    listen(app.load, links.open, None, list(dict.fromkeys(opened)), show_progress="hidden")
+    shown = list(dict.fromkeys([*opened, *made]))
+    listen(app.load, links.open, None, shown, show_progress="hidden")
     history = html_component("", BACK, elem_id="ub-history")
-    listen(history.input, links.go_back, None, list(dict.fromkeys(opened)), show_progress="hidden").then(
+    listen(history.input, links.go_back, None, shown, show_progress="hidden").then(
         None,
         None,
         None,

@@ -7,7 +7,7 @@ from unbox.atlas import Atlas
 from unbox.errors import UnboxError
 from unbox.explorer.figure_files import read_bench_results, read_figures
 from unbox.explorer.image_recipe import OpenedModel
-from unbox.explorer.session import ExplorerSession
+from unbox.explorer.session import LARGEST, ExplorerSession
 from unbox.model_mismatch import MismatchPolicy, check_same_model, check_same_saes
 from unbox.models import SYSTEMS, Model
 from unbox.recipes.shapes.bundled_features import make_features
@@ -20,6 +20,7 @@ BUNDLED, SYSTEM = Path(__file__).parent / "bundled", "shapes-turbo"
 def open_session(
     model: Model, saes: Path | None = None, atlas: Path | None = None, figures: Path | None = None,
     bench: Path | None = None, *, model_mismatch: MismatchPolicy = "warn", opened: OpenedModel | None = None,
+    largest: float = LARGEST,
 ) -> ExplorerSession:  # fmt: skip
     """A session of a loaded model, shown under its system's name, and of what the folders hold.
 
@@ -27,7 +28,7 @@ def open_session(
     other Shapes model gets its own, made once, in minutes; another model is shown without. Shapes models can
     be compared with the other bundled ones. `model_mismatch`: what is done where the SAEs are of another
     model, or the atlas of other SAEs (`check_same_model`). `opened`: how the model was opened, where by more
-    than its system's name.
+    than its system's name. `largest`: pixels of a picture at most, in those of its system's own size.
     """
     name, label_copy = model.system.name, None
     shapes = name.startswith("shapes")
@@ -50,6 +51,7 @@ def open_session(
         bench=None if bench is None else read_bench_results(bench),
         folder=saes,
         opened=opened,
+        largest=largest,
     )
 
 

@@ -15,6 +15,7 @@ from unbox.capture import record
 from unbox.edit import Edits, Feature
 from unbox.edits import EditHook, Guard, bind, guarded, random_control
 from unbox.errors import FieldError, UnboxError
+from unbox.explorer.bounded_cache import BoundedCache
 from unbox.explorer.device_runs import ProgressHook
 from unbox.explorer.image_recipe import OpenedModel, Recipe
 from unbox.explorer.limits import Line
@@ -27,7 +28,9 @@ from unbox.validation import checked
 #: Models kept in memory.
 MODELS = 2
 #: A picture's pixels at most, in those of its system's own size: others wait while it is made.
-LARGEST = 4
+LARGEST = 4.0
+#: Bytes of pictures, and of what fired while they were made, that are kept to be shown again.
+PICTURES_BYTES, RECORDED_BYTES = 256 << 20, 256 << 20
 
 
 class ExplorerSession:
@@ -36,15 +39,19 @@ class ExplorerSession:
     There is one for an app, shared by all its visitors. `model` is loaded already and shown under its
     system's name, the default; `systems` are the names of others that may be asked for. `figures` of
     `unbox evaluate`, `bench` of `unbox bench shapes`; `folder` is where the SAEs are and `opened` how the
-    model was opened, for commands to copy. One thread at a time generates; others wait.
+    model was opened, for commands to copy; `largest`: pixels of a picture at most, in those of its system's
+    own size. One thread at a time generates; others wait. What was made is kept, and made once.
     """
 
     def __init__(
         self, model: Model, saes: Mapping[str, SAE] | None = None, atlas: Atlas | None = None,
         systems: Sequence[str] = (), *, figures: Mapping[str, Any] | None = None,
         bench: Mapping[str, Any] | None = None, folder: Path | None = None,
-        opened: OpenedModel | None = None,
+        opened: OpenedModel | None = None, largest: float = LARGEST,
     ) -> None:  # fmt: skip
+        self.largest = largest
+        self._pictures: BoundedCache[Recipe, Image.Image] = BoundedCache(PICTURES_BYTES)
+        self._recorded: BoundedCache[Recipe, RecordedImage] = BoundedCache(RECORDED_BYTES)
         self.saes, self.atlas = dict(saes or {}), atlas
         self.figures, self.bench = dict(figures or {}), dict(bench or {})
         self.folder = "saes/" if folder is None else str(folder)
@@ -152,13 +159,28 @@ class ExplorerSession:
         return 0.01 * np.maximum(mean, usual)
 
     def generate(self, recipes: Sequence[Recipe]) -> list[Image.Image]:
-        """A picture for each recipe; all are of one system, steps, guidance, size and negative prompt.
+        """A picture for each recipe; all are of one system, steps, guidance, size and negative prompt. Those
+        at hand are not made again.
 
-        Raises FieldError for a picture of more than `LARGEST` times the system's own pixels.
+        Raises FieldError for a picture of more than `largest` times the system's own pixels.
         """
+        wanted = [recipe.acting for recipe in recipes]
+        at_hand = {recipe: self._pictures.get(recipe) for recipe in wanted}
+        found = {recipe: image for recipe, image in at_hand.items() if image is not None}
+        if missing := [recipe for recipe in at_hand if recipe not in found]:
+            found |= zip(missing, self._generate(missing), strict=True)
+            for recipe in missing:
+                self._pictures.put(recipe, found[recipe], 3 * recipe.width * recipe.height)
+        return [found[recipe] for recipe in wanted]
+
+    def has_pictures(self, recipes: Sequence[Recipe]) -> bool:
+        """Whether `generate` need make none of them."""
+        return all(recipe.acting in self._pictures for recipe in recipes)
+
+    def _generate(self, recipes: Sequence[Recipe]) -> list[Image.Image]:
         first, own = recipes[0], self.model(recipes[0].system).size
-        if first.height * first.width > LARGEST * own * own:
-            rule = f"should be at most {LARGEST} times the {own} x {own} pixels of {first.system}"
+        if first.height * first.width > self.largest * own * own:
+            rule = f"should be at most {self.largest:g} times the {own} x {own} pixels of {first.system}"
             raise FieldError("picture", "height x width", f"{first.height} x {first.width}", rule)
         return self.model(first.system).generate(
             [recipe.prompt for recipe in recipes], seeds=[recipe.seed for recipe in recipes],
@@ -189,11 +211,23 @@ class ExplorerSession:
 
         What fires is read before a block's own edits and after those of earlier blocks.
         """
+        recorded = self.at_hand(recipe) or self._record(recipe)
+        size = 6 * sum(codes.size for codes in recorded.values.values())
+        self._recorded.put(recipe.acting, recorded, size)
+        self._pictures.put(recipe.acting, recorded.image, 3 * recipe.width * recipe.height)
+        return replace(recorded, recipe=recipe)
+
+    def at_hand(self, recipe: Recipe) -> RecordedImage | None:
+        """What `record` answers, where it need not be made again."""
+        found = self._recorded.get(recipe.acting)
+        return None if found is None else replace(found, recipe=recipe)
+
+    def _record(self, recipe: Recipe) -> RecordedImage:
         model, fitting = self.model(recipe.system), self.fitting(recipe.system)
         if not fitting:
             return RecordedImage(recipe, self.generate([recipe])[0], (), (), {}, {})
         with record(model, blocks=tuple(dict.fromkeys(sae.block for sae in fitting.values()))) as tape:
-            (image,) = self.generate([recipe])
+            (image,) = self._generate([recipe])
         values, indices = {}, {}
         for name, sae in fitting.items():
             codes = sae.encode(tape[sae.block][0].to(sae.device))
