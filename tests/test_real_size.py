@@ -45,7 +45,7 @@ def model() -> Path:
 
 def test_all_is_verified_but_what_random_weights_have_no_saes_for(model, tmp_path):
     page = tmp_path / "page.html"
-    size = "--height 512 --width 512 --repeats 1 --prompts dogs"
+    size = "--height 512 --width 512 --repeats 1 --prompt dogs"
     unbox(f"verify {model} {size} --device cpu --out {page}", code=3)
     text = page.read_text(encoding="utf-8").partition('id="evidence">')[2].partition("</script>")[0]
     checks = {check["name"]: check for check in json.loads(text)["checks"]}

@@ -1,17 +1,19 @@
 """Wrong combinations warn or refuse, with the reason; right ones say nothing (warnings are errors here)."""
 
 import json
+import warnings
 from dataclasses import replace
 from shutil import copytree
 
 import pytest
-from diffusers import EulerAncestralDiscreteScheduler
+from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from PIL import Image
 from safetensors.torch import save_file
 
 from tests.models.tiny import SDXL_BETAS, tiny_unet
 from unbox.errors import UnboxError
 from unbox.models import SYSTEMS, Micro, load
+from unbox.models.checks import check_unnamed
 
 
 def small(name, **changes):
@@ -82,6 +84,33 @@ def test_a_finetune_of_a_few_step_model_is_told_by_its_scheduler(tiny, tmp_path)
         load(few)
     load(few, system=small("sdxl-turbo"))
     load(tiny)
+
+
+#: What people's files are called -> the system that is proposed; None: nothing is.
+CALLED = {
+    "sd_xl_turbo_1.0_fp16": "sdxl-turbo",
+    "DreamShaperXL_Turbo_v2": "sdxl-turbo",
+    "juggernautXL_v9Rdphoto2Lightning": "sdxl-lightning-4step",
+    "Hyper-SDXL-merge": "hyper-sd-8step-lora",
+    "mine-LCM": "lcm-sdxl-lora",
+    "anime_dmd2": "dmd2-4step",
+    "sdxl-flash": "sdxl-flash",
+    "hyperrealism_xl": None,
+    "my-sdxl": None,
+}
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_a_finetune_of_a_few_step_model_is_told_by_its_name(name):
+    """A single file ships no scheduler: SDXL's own would be taken, 30 steps with guidance, in silence."""
+    scheduler = EulerDiscreteScheduler(timestep_spacing="leading")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        check_unnamed(f"models/{name}.safetensors", scheduler)
+        check_unnamed("models/x.safetensors", scheduler, [f"{name} by someone"])
+    proposed = [str(each.message).partition("--system ")[2].partition(")")[0] for each in said]
+    assert proposed == ([CALLED[name]] * 2 if CALLED[name] else [])
+    assert CALLED[name] is None or CALLED[name] in SYSTEMS
 
 
 def test_a_negative_prompt_without_guidance_warns(tiny):

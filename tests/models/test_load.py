@@ -230,6 +230,18 @@ def test_the_refiner_as_a_single_file(tmp_path):
     assert load(path, config=folder).system.image_to_image
 
 
+def test_a_single_file_of_a_few_step_model_is_known_by_its_name_and_title(tmp_path):
+    folder = tiny_pipeline(tmp_path / "tiny", layers_2=10)
+    path = save_original(load(folder, system=TURBO).pipeline, tmp_path / "sd_xl_turbo_1.0.safetensors")
+    with pytest.warns(UserWarning, match=r"is called sd_xl_turbo_1.0.safetensors, .* 30 steps .* sdxl-turbo"):
+        load(path, config=folder)
+    titled = tmp_path / "mine.safetensors"
+    save_file(load_file(path), titled, {"modelspec.title": "Some Lightning"})
+    with pytest.warns(UserWarning, match=r"is called Some Lightning, .*system='sdxl-lightning-4step'"):
+        load(titled, config=folder)
+    load(path, config=folder, system=TURBO)
+
+
 @pytest.mark.parametrize("sign", ["tensor", "metadata"])
 def test_a_single_file_tells_that_it_predicts_v(tmp_path, sign):
     """The v-prediction checkpoints in use carry an empty tensor `v_pred`, or say so in their metadata."""

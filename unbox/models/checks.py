@@ -1,7 +1,9 @@
 """Combinations of settings that give garbage, noticed before they are sampled."""
 
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -16,6 +18,26 @@ UNTOLD = (
     "pytorch_lora_weights.safetensors",
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.fp16.safetensors",
+)
+#: Schedulers of few-step models, and words in their names -> the system that a finetune is sampled as.
+_FEW_STEP_SCHEDULERS = {
+    "EulerAncestralDiscreteScheduler": "sdxl-turbo",
+    "LCMScheduler": "lcm-sdxl",
+    "TCDScheduler": "tcd-sdxl-lora",
+}
+_FEW_STEP_NAMES = {
+    "turbo": "sdxl-turbo",
+    "lightning": "sdxl-lightning-4step",
+    "hyper": "hyper-sd-8step-lora",
+    "lcm": "lcm-sdxl-lora",
+    "tcd": "tcd-sdxl-lora",
+    "dmd": "dmd2-4step",
+    "pcm": "pcm-sdxl-4step-lora",
+    "flash": "sdxl-flash",
+}
+_FEW_STEP = re.compile(
+    "turbo|lightning|(?<![a-z])(?:hyper(?=-?sd|[^a-z]|$)|lcm|tcd|dmd(?=2?(?:[^a-z]|$))|pcm|flash)",
+    re.IGNORECASE,
 )
 #: Whether no image can come of it, and what is wrong.
 Problem = tuple[bool, str]
@@ -75,20 +97,25 @@ def check_part(system: System, file: str) -> None:
         _report([(all(row.prediction != system.prediction for row in owners), text)])
 
 
-def check_unnamed(source: str, scheduler: SchedulerMixin) -> None:
-    """Warn where a checkpoint without a row ships the scheduler of a few-step model: a finetune of one."""
+def check_unnamed(source: str, scheduler: SchedulerMixin, titles: Collection[str] = ()) -> None:
+    """Warn where a checkpoint without a row ships the scheduler of a few-step model, or has the name of one
+    (its file's or folder's, or one of `titles`): a finetune of one."""
     kind = type(scheduler).__name__
-    few = {
-        "EulerAncestralDiscreteScheduler": "sdxl-turbo",
-        "LCMScheduler": "lcm-sdxl",
-        "TCDScheduler": "tcd-sdxl-lora",
-    }
-    if kind not in few or (few[kind] == "sdxl-turbo" and scheduler.config["timestep_spacing"] != "trailing"):
-        return
+    if kind in _FEW_STEP_SCHEDULERS and not (
+        kind.startswith("EulerAncestral") and scheduler.config["timestep_spacing"] != "trailing"
+    ):
+        system, sign = _FEW_STEP_SCHEDULERS[kind], f"ships {kind}"
+    else:
+        found = [
+            (name, match[0]) for name in (Path(source).name, *titles) if (match := _FEW_STEP.search(name))
+        ]
+        if not found:
+            return
+        system, sign = _FEW_STEP_NAMES[found[0][1].lower()], f"is called {found[0][0]}"
     text = (
-        f"{source} ships {kind}, as few-step models do, and does not say which it is: it is sampled in "
+        f"{source} {sign}, as few-step models do, and does not say which it is: it is sampled in "
         f"{GENERIC.steps} steps with guidance {GENERIC.guidance:g}. If it is a finetune of one, say so, like "
-        f"system='{few[kind]}' (--system {few[kind]}), or give steps and guidance yourself"
+        f"system='{system}' (--system {system}), or give steps and guidance yourself"
     )
     _report([(False, text)])
 

@@ -25,7 +25,7 @@ from unbox.models.system_table import GENERIC, SYSTEMS, find_system
 from unbox.models.systems import PIPELINE_FILE, SHARED, System, folder_system
 from unbox.models.unet_file import unet_of
 from unbox.models.vae_choice import find_vae, load_vae
-from unbox.models.weight_files import stored_dtype
+from unbox.models.weight_files import stored_dtype, titles_of
 from unbox.text_files import read_json_object
 from unbox.validation import FilePath, Several, Text, checked
 
@@ -102,9 +102,9 @@ def load(
             weights_type = _dtype(dtype, place, target, "unet" not in over)
             pipeline = base.pipeline(weights_type)
         if not row.scheduler:
-            check_unnamed(source, pipeline.scheduler)
+            check_unnamed(source, pipeline.scheduler, titles_of(place))
         row = _complete(row, pipeline)
-        loras = _named_loras(over.get("lora"), add_lora)
+        loras = _named_loras(row, over.get("lora"), add_lora)
         for name, path in loras.items():
             with _whole(path):
                 put_lora(pipeline, path, name)
@@ -322,13 +322,16 @@ def _parts(
         yield kind, path
 
 
-def _named_loras(first: Path | None, others: str | Path | Sequence[str | Path]) -> dict[str, Path]:
+def _named_loras(
+    row: System, first: Path | None, others: str | Path | Sequence[str | Path]
+) -> dict[str, Path]:
     """Adapter -> its file or folder: the first LoRA, and those put on beside it."""
     given = (others,) if isinstance(others, str | Path) else others
     paths = [] if first is None else [first]
     for each in checked(Several[FilePath], "add_lora", given, "load"):
         if not (path := _expanded(each)).exists():
             raise UnboxError(f"there is no LoRA at {each}")
+        check_part(row, path.name)
         paths.append(path)
     return {f"lora{number if number > 1 else ''}": path for number, path in enumerate(paths, 1)}
 

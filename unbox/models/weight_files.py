@@ -62,6 +62,15 @@ def stored_dtype(files: Collection[Path]) -> torch.dtype | None:
     return None
 
 
+def titles_of(path: Path) -> list[str]:
+    """What a single file calls itself (`modelspec.title` of its metadata); nothing for what says nothing."""
+    if path.suffix != ".safetensors":
+        return []
+    with safe_open(path, "pt") as tensors:
+        found = tensors.metadata() or {}
+    return [found[name] for name in ("modelspec.title", "modelspec.architecture") if name in found]
+
+
 def kind_of(names: Collection[str]) -> str:
     """What weights of such names are, in a few words."""
     for mark, kind in OTHER_ADAPTERS.items():
