@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.edits.dictionaries import dense, random_sae
+from unbox.capture.activation_hooks import update
 from unbox.edit import Block, Direction, Edit, Edits, Feature
 from unbox.edit_ops import OPS, EditOp
+from unbox.edits.edited_block import ImageEdits
 from unbox.edits.program import Program
 from unbox.errors import UnboxError
 
@@ -16,6 +18,23 @@ WIDTH, GRID = 6, (4, 4)
 SAE = random_sae()
 UPDATE = torch.randn(3, *GRID, WIDTH, generator=torch.Generator().manual_seed(5))
 MASK = np.random.default_rng(0).random(GRID).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_edits_read_the_update_that_is_recorded(dtype):
+    """256 - 0.996 is 255.004 in float32 and 255 in bfloat16: one definition of it, to the last bit."""
+    read = []
+
+    class Reading(Program):
+        def delta(self, output, update, step, branch):
+            read.append(update)
+            return super().delta(output, update, step, branch)
+
+    draw = torch.Generator().manual_seed(3)
+    given, made = (scale * torch.randn(2, WIDTH, *GRID, generator=draw) for scale in (1.0, 300.0))
+    given, made = given.to(dtype), made.to(dtype)
+    ImageEdits(Reading((feature(1).scale(2),), WIDTH)).delta(given, made, 0, "cond")
+    assert torch.equal(read[0], update(given, made, torch.float32))
 
 
 def feature(index):

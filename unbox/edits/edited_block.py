@@ -31,7 +31,8 @@ class ImageEdits:
     def delta(self, hidden: Tensor, output: Tensor, step: int, branch: str) -> Tensor | None:
         """What to add to rows (rows, d, y, x) of one branch: broadcastable to them, in the output's dtype."""
         needed = self.program.reads or self.guard is not None
-        update = (output - hidden).permute(0, 2, 3, 1).float() if needed else None
+        # As recording has it (`unbox.capture.activation_hooks.update`): subtracted in float32.
+        update = (output.float() - hidden.float()).permute(0, 2, 3, 1) if needed else None
         delta = self.program.delta(output.permute(0, 2, 3, 1), update, step, branch)
         if delta is not None and self.guard is not None and update is not None:
             delta = self.guard.delta(self.program.edits[0].block, update, delta.expand_as(update))
