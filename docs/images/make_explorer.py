@@ -73,8 +73,10 @@ def explore(page: Page, _: str) -> None:
 def paint(page: Page, _: str) -> None:
     """One of two shapes painted over with another colour's feature."""
     page.click("#explore-paint")
+    page.get_by_role("button", name="all", exact=True).click()
+    page.get_by_label("search features by words").fill(GREEN)
+    page.click(f"#paint-swatches [data-swatch='{GREEN}']")
     canvas = page.locator("#paint-canvas canvas")
-    canvas.wait_for()
     page.locator("#paint-canvas [data-brush]").fill("8")
     box = canvas.bounding_box()
     assert box is not None
@@ -83,11 +85,10 @@ def paint(page: Page, _: str) -> None:
         page.mouse.down()
         page.mouse.move(box["x"] + 0.38 * box["width"], box["y"] + height * box["height"], steps=8)
         page.mouse.up()
-    page.get_by_role("radio", name="painted mask", checked=True).wait_for()
-    page.fill("#paint-feature input, #paint-feature textarea", GREEN)
+    page.wait_for_selector("#paint-layers .ub-mask")
     page.fill("#paint-strength input", "4")
-    page.click("#paint-add")
-    page.wait_for_selector("#paint-edits .ub-edit")
+    page.press("#paint-strength input", "Enter")
+    page.wait_for_selector("#paint-layers output:has-text('+4')")
     page.click("#paint-make")
     page.wait_for_selector("#paint-result .ub-compare")
     page.locator("#paint-result [data-cut]").fill("25")

@@ -6,9 +6,10 @@ from PIL import Image
 
 from tests.edits.dictionaries import random_sae
 from unbox.edit import Edits
-from unbox.explorer.canvas import canvas_html, edits_html, result_html
+from unbox.explorer.canvas import canvas_html, result_html
 from unbox.explorer.canvas_state import CanvasState, MadeImage
 from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.layers import layers_html
 from unbox.explorer.pages import explore_page
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
@@ -49,5 +50,5 @@ def test_paints_answer_is_at_most_1_mb(large):
     edits = Edits(tuple(large.feature(f"mid.0-0/{i}").add(1.0, where=mask) for i, mask in enumerate(masks)))
     recipe = Recipe("tiny", "a red cat", 7, 4, 5.0, 1024, 1024, edits=edits)
     state, made = CanvasState(recipe).choose(0), MadeImage(recipe, noise(), noise())
-    answer = canvas_html(state, made), edits_html(state), result_html(made)
+    answer = canvas_html(state, made), layers_html(large, state), result_html(made)
     assert sum(len(html.encode()) for html in answer) <= 1_000_000

@@ -32,6 +32,7 @@ SHOTS = os.environ.get("UNBOX_SCREENSHOTS")
 def chromium():
     with sync_api.sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        sync_api.expect.set_options(timeout=PATIENCE)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         yield browser
         browser.close()
@@ -97,16 +98,33 @@ def changed(page, selector: str, source: str) -> None:
     sync_api.expect(page.locator(selector).first).not_to_have_attribute("src", source, timeout=PATIENCE)
 
 
-def paint(page) -> None:
-    """Draw a stroke on the canvas, and wait until the server has it."""
+def drag(page, handle, to) -> None:
+    """Drag from the middle of an element to that of another."""
+    ends = [each.bounding_box() for each in (handle, to)]
+    (x, y), end = ((box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in ends)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(*end, steps=5)
+    page.mouse.up()
+
+
+def paint(page, height: float = 0.3) -> None:
+    """Draw a stroke on the canvas."""
     canvas = page.locator("#paint-canvas canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
-    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + height * box["height"])
     page.mouse.down()
-    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.4 * box["height"], steps=6)
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + (height + 0.1) * box["height"], steps=6)
     page.mouse.up()
-    sync_api.expect(page.get_by_role("radio", name="painted mask")).to_be_checked()
+
+
+def strength(page, layer: int, value: str) -> None:
+    """Type the strength of a chosen layer, and wait until its row has it."""
+    page.fill("#paint-strength input", value)
+    page.press("#paint-strength input", "Enter")
+    row = page.locator("#paint-layers .ub-layer").nth(layer)
+    sync_api.expect(row.locator("output")).to_have_text(f"+{value}")
 
 
 WIDE = """() => [...document.querySelectorAll('body *')]
@@ -225,9 +243,8 @@ def test_painting_changes_the_picture_and_a_png_restores_it(page, url, shoot, tm
     page.click("#explore-card button:has-text('Paint with it')")
     page.wait_for_selector("#paint-canvas img")
     paint(page)
-    page.fill("#paint-strength input", "400")
-    page.click("#paint-add")
-    page.wait_for_selector("#paint-edits .ub-edit")
+    page.wait_for_selector("#paint-layers .ub-mask")  # the stroke is a layer
+    strength(page, 0, "400")
     page.click("#paint-make")
     page.wait_for_selector("#paint-result .ub-compare")
     shoot(page, "paint")
@@ -249,19 +266,153 @@ def test_painting_changes_the_picture_and_a_png_restores_it(page, url, shoot, tm
     page.goto(url)
     tab(page, "Paint")
     page.set_input_files("#paint-drop input", saved)
-    page.wait_for_selector("#paint-edits .ub-edit")
+    page.wait_for_selector("#paint-layers .ub-layer")
     same(page, "#paint-result [alt=after]", after)  # made by itself
     page.click("#paint-control")
     page.wait_for_selector("#paint-result p:has-text('random features instead')")
     assert "changed since" not in page.inner_text("#paint-stale")
-    page.click("#paint-edits button[aria-label='on or off']")
-    page.wait_for_selector("#paint-edits .ub-off")
+    page.click("#paint-layers .ub-eye")
+    page.wait_for_selector("#paint-layers .ub-off")
     page.wait_for_selector("#paint-stale:has-text('changed since this picture')")
     page.click("#paint-make")
     page.wait_for_function("() => document.querySelector('#paint-result [alt=after]').src === "
                            "document.querySelector('#paint-result [alt=before]').src")  # fmt: skip
     page.click("#paint-undo")
-    page.wait_for_selector("#paint-edits .ub-edit:not(.ub-off)")
+    page.wait_for_selector("#paint-layers .ub-layer:not(.ub-off)")
+
+
+def labels(page) -> list[str]:
+    """Names of the layers, from the first."""
+    rows = page.locator("#paint-layers .ub-what small").all_inner_texts()
+    return [row.split(" \u00b7 ")[0] for row in rows]
+
+
+def take(page, place: int) -> str:
+    """Take a swatch as the brush; its name."""
+    swatch = page.locator("#paint-swatches .ub-swatch").nth(place)
+    name = swatch.get_attribute("data-swatch")
+    swatch.click()
+    return name
+
+
+def test_swatches_are_brushes_and_layers_have_one_history(page, url, shoot):
+    make(page, url)
+    page.click("#explore-paint")
+    page.wait_for_selector("#paint-swatches .ub-swatch")
+    first = take(page, 0)
+    paint(page)  # at once: the stroke waits for the brush
+    page.wait_for_selector("#paint-layers .ub-layer")
+    second = take(page, 1)
+    paint(page, 0.7)
+    page.wait_for_selector("#paint-layers .ub-layer >> nth=1")
+    assert labels(page) == [first, second]
+    masks = page.locator("#paint-layers .ub-mask")
+    one, two = (masks.nth(i).get_attribute("src") for i in (0, 1))
+    assert one != two
+    slider = page.locator("#paint-layers [data-strength]").nth(1)
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    expect = sync_api.expect
+    expect(page.locator("#paint-layers output").nth(1)).to_have_text("+3.1")
+    expect(page.locator("#paint-layers [data-strength]").nth(1)).to_be_focused()
+    page.locator("#paint-layers .ub-grip").nth(1).focus()
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#paint-layers .ub-what small").first).to_contain_text(second)
+    expect(page.locator("#paint-layers .ub-grip").first).to_be_focused()
+    assert labels(page) == [second, first]
+    drag(page, page.locator("#paint-layers .ub-grip").first, page.locator("#paint-layers .ub-layer").nth(1))
+    expect(page.locator("#paint-layers .ub-what small").first).to_contain_text(first)
+    shoot(page, "paint-layers")
+    page.locator("body").click(position={"x": 2, "y": 2})
+    page.keyboard.press("Control+z")
+    expect(page.locator("#paint-layers .ub-what small").first).to_contain_text(second)
+    page.keyboard.press("Control+z")
+    expect(page.locator("#paint-layers .ub-what small").first).to_contain_text(first)
+    page.keyboard.press("Control+z")
+    expect(page.locator("#paint-layers output").nth(1)).to_have_text("+3")
+    page.keyboard.press("Control+z")
+    expect(page.locator("#paint-layers .ub-layer")).to_have_count(1)
+    page.keyboard.press("Control+Shift+z")
+    expect(page.locator("#paint-layers .ub-layer")).to_have_count(2)
+    assert masks.nth(1).get_attribute("src") == two
+
+
+def test_a_region_that_is_dragged_moves_what_fires_in_it(page, url):
+    make(page, url)
+    page.click("#explore-paint")
+    page.wait_for_selector("#paint-swatches .ub-swatch")
+    page.get_by_role("button", name="region", exact=True).click()
+    paint(page)
+    page.wait_for_timeout(300)
+    assert page.locator("#paint-layers .ub-layer").count() == 0  # a region is no layer
+    page.locator("body").click(position={"x": 2, "y": 2})
+    page.keyboard.press("v")
+    box = page.locator("#paint-canvas canvas").bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.7 * box["height"], steps=5)
+    page.mouse.up()
+    page.wait_for_selector("#paint-layers .ub-layer:has-text('features of')")
+    seen = picture(page, "#paint-canvas .ub-picture")
+    page.click("#paint-make")
+    page.wait_for_selector("#paint-film img")
+    assert picture(page, "#paint-result [alt=after]") != seen
+    count = page.locator("#paint-layers .ub-layer").count()
+    page.locator("body").click(position={"x": 2, "y": 2})
+    page.keyboard.press("Control+z")
+    sync_api.expect(page.locator("#paint-layers .ub-layer")).to_have_count(0)
+    assert count >= 1
+    take(page, 0)
+    paint(page)
+    mask = page.locator("#paint-layers .ub-mask")
+    mask.wait_for()
+    before = mask.get_attribute("src")
+    page.get_by_role("button", name="move", exact=True).click()
+    paint(page, 0.3)  # dragged: the layer's mask goes along
+    sync_api.expect(mask).not_to_have_attribute("src", before)
+
+
+def test_the_palette_is_searched_by_words_and_keeps_what_is_liked(page, url):
+    make(page, url)
+    page.click("#explore-paint")
+    page.wait_for_selector("#paint-swatches .ub-swatch")
+    liked = page.locator("#paint-swatches .ub-star").nth(1)
+    name = liked.get_attribute("data-like")
+    liked.click()
+    sync_api.expect(liked).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="all", exact=True).click()
+    page.get_by_label("search features by words").fill("red")
+    page.wait_for_selector("#paint-swatches .ub-swatch:has-text('red')")
+    page.get_by_label("search features by words").fill("xyzzy")
+    page.wait_for_selector("#paint-swatches:has-text('No feature fits')")
+    page.get_by_label("search features by words").fill("")
+    page.get_by_role("button", name="liked", exact=True).click()
+    sync_api.expect(page.locator("#paint-swatches .ub-swatch")).to_have_count(1)
+    assert page.locator("#paint-swatches .ub-swatch").get_attribute("data-swatch") == name
+    page.reload()
+    tab(page, "Paint")
+    page.get_by_role("button", name="liked", exact=True).click()
+    sync_api.expect(page.locator("#paint-swatches .ub-swatch")).to_have_count(1)
+
+
+def test_the_film_strip_goes_back_to_a_picture_and_to_what_it_was_made_of(page, url):
+    make(page, url)
+    page.click("#explore-paint")
+    page.wait_for_selector("#paint-swatches .ub-swatch")
+    take(page, 0)
+    paint(page)
+    page.wait_for_selector("#paint-layers .ub-layer")
+    page.click("#paint-make")
+    page.wait_for_selector("#paint-film img")
+    first = picture(page, "#paint-result [alt=after]")
+    strength(page, 0, "500")
+    page.click("#paint-make")
+    sync_api.expect(page.locator("#paint-film img")).to_have_count(2)
+    changed(page, "#paint-result [alt=after]", first)
+    page.locator("#paint-film button").nth(1).click()
+    same(page, "#paint-result [alt=after]", first)
+    sync_api.expect(page.locator("#paint-layers output")).to_have_text("+3")
+    assert page.locator("#paint-stale .ub-stale").count() == 0
 
 
 def test_an_edit_that_is_added_during_a_run_stays(page, url):
@@ -270,18 +421,18 @@ def test_an_edit_that_is_added_during_a_run_stays(page, url):
     page.click("#explore-card button:has-text('Paint with it')")
     page.wait_for_selector("#paint-canvas img")
     page.click("#paint-add")
-    page.wait_for_selector("#paint-edits .ub-edit")
+    page.wait_for_selector("#paint-layers .ub-layer")
     page.get_by_label("Steps", exact=True).locator("visible=true").first.fill("60")
     page.click("#paint-make")
     page.locator("#paint-result").get_by_text("sampling").wait_for()
     page.click("#paint-add")
-    page.wait_for_selector("#paint-edits .ub-edit >> nth=1")
+    page.wait_for_selector("#paint-layers .ub-layer >> nth=1")
     page.wait_for_selector("#paint-result .ub-compare")
     page.wait_for_selector("#paint-stale:has-text('changed since this picture')")
-    assert page.locator("#paint-edits .ub-edit").count() == 2
+    assert page.locator("#paint-layers .ub-layer").count() == 2
     page.locator("body").click(position={"x": 2, "y": 2})
     page.keyboard.press("Control+z")
-    sync_api.expect(page.locator("#paint-edits .ub-edit")).to_have_count(1)
+    sync_api.expect(page.locator("#paint-layers .ub-layer")).to_have_count(1)
     sync_api.expect(page.locator("#paint-stale .ub-stale")).to_have_count(0)
 
 
@@ -377,7 +528,7 @@ def test_compare_and_blocks(page, url, shoot):
     page.click("#explore-card button:has-text('Paint with it')")
     page.fill("#paint-strength input", "400")
     page.click("#paint-add")
-    page.wait_for_selector("#paint-edits .ub-edit")
+    page.wait_for_selector("#paint-layers .ub-layer")
     page.click("#paint-keep")
     page.wait_for_selector("text=Kept")
     tab(page, "Compare")

@@ -2,15 +2,19 @@
 
 import shutil
 import stat
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from unbox import load
 from unbox.atlas import Filter
 from unbox.explorer import open_session
 from unbox.explorer.interface import SHAPES
+from unbox.explorer.moved_region import moved_edits
 from unbox.explorer.pages import explore_page, feature_page
 from unbox.explorer.shared_components import InitialState
+from unbox.mask import Mask
 from unbox.recipes.shapes.bundled_features import BLOCKS
 
 #: Bytes that the package may spend on it.
@@ -55,6 +59,28 @@ def test_the_first_page_is_full(bundled):
     assert "ub-heat" in stage
     assert features.count("data-go") > 20
     assert "ub-histogram" in feature_page.body(bundled, initial.feature, 0)
+
+
+@pytest.mark.slow
+def test_what_is_dragged_is_seen_where_it_is_let_go(bundled):
+    """Half the picture's features moved to the other half, in the model's own pictures."""
+    model_size = bundled.defaults(bundled.default).width
+    nearer = []
+    for seed in range(6):
+        prompt = "a small solid red circle on the left on a gray background"
+        recipe = replace(bundled.defaults(bundled.default), prompt=prompt, seed=seed)
+        recorded = bundled.record(recipe)
+        region = Mask.of((0.0, 0.0, 0.5, 1.0))
+        edits = moved_edits(bundled, recorded, region, 0.5, 0.0)
+        before, after = (
+            np.asarray(image, np.float32)
+            for image in bundled.generate([recipe, replace(recipe, edits=edits)])
+        )
+        left, right = np.split(before, 2, axis=1)
+        there = np.split(after, 2, axis=1)[1]
+        assert there.shape == (model_size, model_size // 2, 3)
+        nearer.append(np.abs(there - left).mean() < np.abs(there - right).mean())
+    assert np.mean(nearer) > 0.5, nearer
 
 
 def test_it_works_from_a_folder_that_nobody_may_write_to(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The state of the canvas: a list of edits against a plain model of it, undo, masks from the canvas."""
 
 import base64
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,10 +48,9 @@ def test_the_list_behaves_as_a_list_and_every_change_can_be_undone(steps):
             canvas = canvas.remove(n)
             del plain[n]
         else:
-            other = n + (1 if what == "down" else -1)
-            canvas = canvas.move(n, other - n)
-            if 0 <= other < len(plain):
-                plain[n], plain[other] = plain[other], plain[n]
+            to = n + (2 if what == "down" else -1)
+            canvas = canvas.move(n, to)
+            plain.insert(min(max(to, 0), len(plain) - 1), plain.pop(n))
         if canvas.recipe != before:
             states.append(before)
         found = [(e.feature[0], i not in canvas.recipe.off) for i, e in enumerate(canvas.recipe.edits)]
@@ -64,14 +64,42 @@ def test_the_list_behaves_as_a_list_and_every_change_can_be_undone(steps):
     assert canvas.recipe == last
 
 
-def test_a_stroke_is_undone_before_the_edit_that_came_first():
-    mask = Mask.of(np.eye(64, dtype=np.float32))
-    canvas = CanvasState(PLAIN).add(edit(1)).painted(mask)
-    assert canvas.painted(mask) is canvas
-    back = canvas.undo()
-    assert (len(back.recipe.edits), back.mask) == (1, None)
-    assert len(back.undo().recipe.edits) == 0
-    assert back.redo().mask == mask
+def test_strokes_layers_and_strengths_have_one_history():
+    here, there = (Mask.of(np.eye(64, dtype=np.float32) * level) for level in (1, 0.2))
+    canvas = CanvasState(PLAIN).stroke(here, edit(1))
+    assert (len(canvas.recipe.edits), canvas.mask, canvas.chosen) == (1, here, 0)
+    assert canvas.stroke(here, None).past == canvas.past  # nothing changed
+    canvas = canvas.stroke(there, edit(9)).with_strength(0, 4.0)  # of the layer that is chosen
+    assert [(each.feature, each.value, each.where) for each in canvas.recipe.edits] == [((1,), 4.0, there)]
+    canvas = canvas.choose(None).stroke(here, edit(2)).toggle(0)
+    seen = []
+    while canvas.past:
+        seen.append([(e.feature[0], e.value, e.where == here) for e in canvas.recipe.edits])
+        canvas = canvas.undo()
+    assert seen == [
+        [(1, 4.0, False), (2, 1.0, True)], [(1, 4.0, False), (2, 1.0, True)], [(1, 4.0, False)],
+        [(1, 1.0, False)], [(1, 1.0, True)],
+    ]  # fmt: skip
+    assert canvas.recipe == PLAIN
+    assert canvas.stroke(Mask.of(np.zeros((64, 64))), None) is canvas
+
+
+def test_a_slider_that_is_dragged_is_one_change():
+    canvas = CanvasState(PLAIN).add(edit(1)).add(edit(2))
+    dragged = canvas
+    for value in (1.5, 2.0, 2.5):
+        dragged = dragged.with_strength(0, value, held=True)
+    dragged = dragged.with_strength(0, 3.0)
+    assert [each.value for each in dragged.recipe.edits] == [3.0, 1.0]
+    assert [each.value for each in dragged.undo().recipe.edits] == [1.0, 1.0]
+    again = dragged.with_strength(0, 5.0)  # a second drag is a second change
+    assert [each.value for each in again.undo().recipe.edits] == [3.0, 1.0]
+
+
+def test_undo_leaves_the_settings_of_now():
+    canvas = CanvasState(PLAIN).add(edit(1)).with_settings(replace(PLAIN, seed=9, prompt="a blue cat"))
+    back = canvas.undo().recipe
+    assert (back.seed, back.prompt, len(back.edits)) == (9, "a blue cat", 0)
 
 
 def test_other_settings_leave_the_list():
@@ -94,9 +122,8 @@ def test_a_painted_mask_comes_back():
     levels[10:20, 30:50] = 255
     text = base64.b64encode(levels.tobytes()).decode()
     mask = mask_from_canvas(text, 64, 64)
-    assert mask is not None
     assert mask_to_canvas(mask, (64, 64)) == text
-    assert mask_from_canvas(base64.b64encode(bytes(4096)).decode(), 64, 64) is None
+    assert mask_from_canvas(base64.b64encode(bytes(4096)).decode(), 64, 64).empty
     assert mask_to_canvas(Mask.of("own"), (64, 64)) == ""
 
 

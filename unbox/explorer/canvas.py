@@ -1,9 +1,9 @@
-"""The Paint page's pieces of HTML: the canvas, the list of edits, before and after."""
+"""The Paint page's pieces of HTML: the canvas, before and after."""
 
 import numpy as np
 from PIL import Image
 
-from unbox.edit import Edit, Edits
+from unbox.edit import Edits
 from unbox.explorer.canvas_state import (
     MASK_SIDE,
     CanvasState,
@@ -15,6 +15,7 @@ from unbox.explorer.canvas_state import (
 from unbox.explorer.html import render
 from unbox.explorer.image_difference import difference_image, mean_change
 from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.layers import colour_of, summary
 from unbox.explorer.served_pictures import PICTURES
 
 
@@ -22,27 +23,16 @@ def canvas_html(state: CanvasState, made: MadeImage | None) -> str:
     """The picture to paint on, with the tools."""
     size = mask_size(state.recipe)
     image, mask = None if made is None else made.before, mask_to_canvas(state.mask, size)
-    return render("canvas.html", image=image, recipe=state.recipe, size=size, mask=mask)
-
-
-def edits_html(state: CanvasState) -> str:
-    """The list of edits with its buttons."""
-    off = state.recipe.off
-    rows = [(edit.summary, _detail(edit), i not in off) for i, edit in enumerate(state.recipe.edits)]
-    return render("edit_list.html", edits=rows, chosen=state.chosen)
+    layer = len(state.recipe.edits) if state.chosen is None else state.chosen
+    return render(
+        "canvas.html", image=image, recipe=state.recipe, size=size, mask=mask, colour=colour_of(layer)
+    )
 
 
 def stale_html(made: MadeImage | None, now: Recipe | None) -> str:
     """A badge where what is wanted now (None: what cannot be) is not what the picture shown was made of."""
     same = made is None or (now is not None and made.asked == (now.plain if made.after is None else now))
     return "" if same else render("stale.html")
-
-
-def _detail(edit: Edit) -> str:
-    """When and where an edit acts: `steps 0–1, masked, cond`."""
-    when = "all steps" if edit.steps is None else f"steps {edit.steps[0]}\u2013{edit.steps[1] - 1}"
-    where = "everywhere" if edit.where is None else "where it fires" if edit.where.own else "masked"
-    return ", ".join([when, where] + [edit.branch] * (edit.branch != "both"))
 
 
 def changes(before: Image.Image, after: Image.Image, edits: Edits) -> list[str]:
@@ -64,7 +54,7 @@ def changes(before: Image.Image, after: Image.Image, edits: Edits) -> list[str]:
     if len(masks) > 1:
         each = (mean_change(before, after, mask)[0] for mask in masks)
         notes += [
-            f"{edit.summary}: {change:.1f} inside its mask" for edit, change in zip(edits, each, strict=True)
+            f"{summary(edit)}: {change:.1f} inside its mask" for edit, change in zip(edits, each, strict=True)
         ]
     return notes
 
@@ -76,7 +66,7 @@ def result_html(made: MadeImage | None) -> str:
     before, after, recipe = made.before, made.after, made.recipe
     notes = changes(before, after, recipe.active)
     if made.wanted is not None:
-        notes.insert(0, f"random features instead: {', '.join(edit.summary for edit in recipe.active)}")
+        notes.insert(0, f"random features instead: {', '.join(summary(edit) for edit in recipe.active)}")
     difference, png = difference_image(before, after), PICTURES.image(after, recipe.to_json())
     return render("edit_result.html", before=before, after=after, notes=notes, seed=recipe.seed,
                   difference=difference, png=png)  # fmt: skip

@@ -1,6 +1,7 @@
-"""What the Paint page holds: what is wanted (a recipe, its history, the mask in hand) and, apart from it,
-what was made. Every change is a new value; a run answers with what was made alone, so that nothing that is
-changed meanwhile is lost."""
+"""What the Paint page holds: what is wanted (a recipe whose edits are layers, its history) and what was made.
+
+Every change is a new value; a run answers with what was made alone, so that nothing that is changed meanwhile
+is lost."""
 
 import base64
 from dataclasses import dataclass, replace
@@ -42,64 +43,82 @@ class MadeImage:
 
 @dataclass(frozen=True, eq=False)
 class CanvasState:
-    """What one visitor of the Paint page wants made."""
+    """What one visitor of the Paint page wants made: a recipe whose edits are layers, and its history."""
 
     recipe: Recipe
-    past: tuple[tuple[Recipe, Mask | None], ...] = ()
-    future: tuple[tuple[Recipe, Mask | None], ...] = ()
-    mask: Mask | None = None
-    """What is painted, not yet given to an edit."""
+    past: tuple[Recipe, ...] = ()
+    future: tuple[Recipe, ...] = ()
     chosen: int | None = None
-    """The edit that the controls show."""
+    """The layer that the controls show and that strokes change."""
+    held: int | None = None
+    """The layer whose strength is being dragged: what follows is of the same change."""
+
+    @property
+    def mask(self) -> Mask | None:
+        """Where the chosen layer acts; None for everywhere, and where none is chosen."""
+        return None if self.chosen is None else self.recipe.edits[self.chosen].where
 
     def changed(self, recipe: Recipe, chosen: int | None = None) -> "CanvasState":
         """The state with another recipe; undo brings this one back."""
         if recipe == self.recipe:
-            return replace(self, chosen=chosen)
-        return replace(self._remembered(), recipe=recipe, chosen=chosen)
+            return replace(self, chosen=chosen, held=None)
+        past = (*self.past, self.recipe)[-HISTORY:]
+        return replace(self, recipe=recipe, past=past, future=(), chosen=chosen, held=None)
 
-    def painted(self, mask: Mask | None) -> "CanvasState":
-        """The state after a stroke: another mask in hand; undo brings this one back."""
-        return self if mask == self.mask else replace(self._remembered(), mask=mask)
+    def stroke(self, mask: Mask, new: Edit | None) -> "CanvasState":
+        """After a stroke: another mask of the chosen layer, or a new layer there where none is chosen."""
+        if self.chosen is None:
+            return self if new is None else self.add(replace(new, where=mask))
+        return self.replace_chosen(replace(self.recipe.edits[self.chosen], where=mask))
+
+    def with_strength(self, index: int, value: float, held: bool = False) -> "CanvasState":
+        """Another strength of a layer. `held`: its slider is still held, so that what follows is undone with
+        it."""
+        edits = list(self.recipe.edits)
+        edits[self._index(index)] = replace(edits[index], value=value)
+        recipe = replace(self.recipe, edits=Edits(tuple(edits)))
+        if self.held == index:
+            return replace(self, recipe=recipe, chosen=index, held=index if held else None)
+        return replace(self.changed(recipe, index), held=index if held else None)
 
     def with_settings(self, recipe: Recipe) -> "CanvasState":
-        """The edits of this state with the prompt, seed and so on of another recipe."""
+        """The layers of this state with the prompt, seed and so on of another recipe."""
         return replace(self, recipe=replace(recipe, edits=self.recipe.edits, off=self.recipe.off))
 
-    def _remembered(self) -> "CanvasState":
-        return replace(self, past=(*self.past, (self.recipe, self.mask))[-HISTORY:], future=())
-
     def undo(self) -> "CanvasState":
-        """Before the last change or stroke. Raises UnboxError when there was none."""
+        """Before the last change. Raises UnboxError when there was none."""
         if not self.past:
             raise UnboxError("there is nothing to undo")
-        *past, (recipe, mask) = self.past
-        future = ((self.recipe, self.mask), *self.future)
-        return replace(self, recipe=recipe, mask=mask, past=tuple(past), future=future, chosen=None)
+        *past, recipe = self.past
+        return self._at(recipe, tuple(past), (self.recipe, *self.future))
 
     def redo(self) -> "CanvasState":
         """After the change that was undone."""
         if not self.future:
             raise UnboxError("there is nothing to redo")
-        (recipe, mask), *future = self.future
-        past = (*self.past, (self.recipe, self.mask))
-        return replace(self, recipe=recipe, mask=mask, past=past, future=tuple(future), chosen=None)
+        recipe, *future = self.future
+        return self._at(recipe, (*self.past, self.recipe), tuple(future))
+
+    def _at(self, recipe: Recipe, past: tuple[Recipe, ...], future: tuple[Recipe, ...]) -> "CanvasState":
+        """Layers of the history, settings of now; the layer that is chosen stays where it is still there."""
+        kept = self.chosen is not None and self.chosen < len(recipe.edits)
+        settings = replace(self.recipe, edits=recipe.edits, off=recipe.off)
+        return CanvasState(settings, past, future, self.chosen if kept else None)
 
     def add(self, edit: Edit) -> "CanvasState":
-        """One more edit, at the end."""
+        """One more layer, at the end."""
         edits = self.recipe.edits + edit
         return self.changed(replace(self.recipe, edits=edits), len(edits) - 1)
 
     def replace_chosen(self, edit: Edit) -> "CanvasState":
-        """The chosen edit replaced."""
+        """The chosen layer replaced."""
         index, edits = self._index(self.chosen), tuple(self.recipe.edits)
         edits = (*edits[:index], edit, *edits[index + 1 :])
         return self.changed(replace(self.recipe, edits=Edits(edits)), index)
 
-    def choose(self, index: int) -> "CanvasState":
-        """Show an edit in the controls, its mask on the picture."""
-        edit = self.recipe.edits[self._index(index)]
-        return replace(self, chosen=index, mask=edit.where)
+    def choose(self, index: int | None) -> "CanvasState":
+        """Show a layer in the controls, its mask on the picture; None lets go of it."""
+        return replace(self, chosen=None if index is None else self._index(index), held=None)
 
     def toggle(self, index: int) -> "CanvasState":
         """Switch an edit on or off."""
@@ -110,14 +129,11 @@ class CanvasState:
         index = self._index(index)
         return self.changed(self._ordered([i for i in range(len(self.recipe.edits)) if i != index]))
 
-    def move(self, index: int, by: int) -> "CanvasState":
-        """Exchange an edit with the one before (-1) or after (+1); at the ends nothing happens."""
-        other = self._index(index) + by
-        if not 0 <= other < len(self.recipe.edits):
-            return self
-        order = list(range(len(self.recipe.edits)))
-        order[index], order[other] = other, index
-        return self.changed(self._ordered(order), other)
+    def move(self, index: int, to: int) -> "CanvasState":
+        """Take a layer to another place of the list; beyond its ends is at them."""
+        order = [i for i in range(len(self.recipe.edits)) if i != self._index(index)]
+        to = min(max(to, 0), len(order))
+        return self.changed(self._ordered([*order[:to], index, *order[to:]]), to)
 
     def _ordered(self, order: list[int]) -> Recipe:
         edits = Edits(tuple(self.recipe.edits[i] for i in order))
@@ -141,8 +157,8 @@ class PaintedMask:
     height: Annotated[Count, Le(MASK_SIDE)]
 
 
-def mask_from_canvas(mask: JSON, width: JSON, height: JSON) -> Mask | None:
-    """The mask that the page's canvas sends: base64 of a level a cell. None where nothing is painted.
+def mask_from_canvas(mask: JSON, width: JSON, height: JSON) -> Mask:
+    """The mask that the page's canvas sends: base64 of a level a cell.
 
     Raises UnboxError for what no canvas of ours sends.
     """
@@ -153,7 +169,7 @@ def mask_from_canvas(mask: JSON, width: JSON, height: JSON) -> Mask | None:
         array = levels.reshape(canvas.height, canvas.width).astype(np.float32) / 255
     except ValueError as error:
         raise FieldError("canvas", "mask", mask, f"should be a level a cell, in base64: {error}") from error
-    return Mask.of(array) if array.any() else None
+    return Mask.of(array)
 
 
 def mask_size(recipe: Recipe) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from unbox.json_types import JSON
 from unbox.mask import Mask
 from unbox.validation import checked, parsed, validated
 
-Op = Literal["add", "scale", "set", "ablate", "replace"]
+Op = Literal["add", "scale", "set", "ablate", "replace", "swap"]
 OPS = get_args(Op)
 ALL_STEPS = "all"
 Place = Literal["everywhere", "painted mask", "where it fires"]
@@ -90,20 +90,17 @@ class EditControls:
 
 def draw(session: ExplorerSession, feature: str) -> EditControls:
     """Draw the controls, inside `gr.Blocks`, with a feature named."""
-    with gr.Group():
-        with gr.Row():
-            name = gr.Textbox(
-                feature, label="Feature", placeholder=session.example_name, max_length=200,
-                elem_id="paint-feature", min_width=130,
-            )  # fmt: skip
-            op = gr.Dropdown(list(OPS), value="add", label="Op", min_width=90)
-        with gr.Row():
-            strength = gr.Number(3.0, label="Strength", minimum=-limits.STRENGTH, maximum=limits.STRENGTH,
-                                 elem_id="paint-strength", min_width=80)  # fmt: skip
-            unit = gr.Dropdown(list(UNITS), value="deviation", label="Unit", min_width=100)
+    with gr.Row(elem_classes="ub-toolbar"):
+        name = gr.Textbox(feature, label="Feature", placeholder=session.example_name, max_length=200,
+                          elem_id="paint-feature", min_width=120, scale=2)  # fmt: skip
+        strength = gr.Number(3.0, label="Strength", minimum=-limits.STRENGTH, maximum=limits.STRENGTH,
+                             elem_id="paint-strength", min_width=80)  # fmt: skip
+        op = gr.Dropdown(list(OPS), value="add", label="Op", min_width=90, elem_id="paint-op")
+    with gr.Accordion("Where, unit, steps, branch", open=False, elem_id="paint-details"):
         places = [EVERYWHERE, PAINTED, FIRING]
         where = gr.Radio(places, value=EVERYWHERE, label="Where", elem_id="paint-where")
         with gr.Row():
+            unit = gr.Dropdown(list(UNITS), value="deviation", label="Unit", min_width=100)
             steps = gr.Textbox(ALL_STEPS, label="Steps", max_length=9, min_width=80, elem_id="paint-steps",
                                placeholder="all, 0 or 0-2")  # fmt: skip
             branch = gr.Dropdown(list(BRANCHES), value="both", label="Branch", min_width=90)
@@ -123,6 +120,11 @@ def edit_of(session: ExplorerSession, mask: Mask | None, values: Sequence[JSON])
         edit = feature.ablate(branch=form.branch)
     elif form.op == "scale":
         edit = feature.scale(form.strength, branch=form.branch)
+    elif form.op == "swap":
+        if not 0 <= form.strength <= 1:
+            rule = "should be from 0 to 1: how much of the update gives way to another place's"
+            raise FieldError("edit", "strength", form.strength, rule)
+        edit = feature.swap(form.strength, branch=form.branch)
     else:
         methods = {"add": feature.add, "set": feature.set, "replace": feature.replace}
         edit = methods[form.op](form.strength, unit=form.unit, branch=form.branch)

@@ -17,9 +17,20 @@ from unbox.explorer.queue_limits import DEVICE
 #: How the page opens the link that Back and Forward come to; the rest is HISTORY, in the page's head.
 BACK = "window.unboxHistory.back = (query) => trigger('input', { query });"
 #: CLICKS hands a click on an element with `data-go`, or the place of one on `data-place`, to the server.
-CLICKS, PAINT, TOUR, DROP, KEYS, HISTORY, STYLE = (
+CLICKS, PAINT, LAYERS, PALETTE, SWATCHES, TOUR, DROP, KEYS, HISTORY, STYLE = (
     (Path(__file__).parent / name).read_text(encoding="utf-8")
-    for name in ("clicks.js", "paint.js", "tour.js", "drop.js", "keys.js", "history.js", "style.css")
+    for name in (
+        "clicks.js",
+        "paint.js",
+        "layers.js",
+        "palette.js",
+        "swatches.js",
+        "tour.js",
+        "drop.js",
+        "keys.js",
+        "history.js",
+        "style.css",
+    )
 )
 
 #: What an event answers: the new value, or an update, of each component that it changes.

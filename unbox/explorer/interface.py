@@ -10,7 +10,7 @@ from gradio.utils import cancel_tasks
 from PIL import Image
 
 from unbox.errors import UnboxError
-from unbox.explorer import api, events, links
+from unbox.explorer import api, events, links, paint_events
 from unbox.explorer.html import render
 from unbox.explorer.limits import Host, Password, RootPath
 from unbox.explorer.pages import (
@@ -82,7 +82,7 @@ def build(session: ExplorerSession) -> gr.Blocks:
         explore_page.wire(shared, explore)
         feature_page.wire(shared, feature, explore, search)
         search_page.wire(shared, search)
-        paint_page.wire(shared, paint, explore, feature)
+        paint_events.wire(shared, paint, explore, feature)
         compare_page.wire(shared, compare, paint)
         links.wire(app, shared, links.Pages(explore, feature, search, paint, compare))
 

@@ -8,7 +8,15 @@ window.unboxTab = (name) => {
   document.querySelector('#ub-tabs .overflow-menu button')?.click();
   setTimeout(() => named(document.querySelectorAll('#ub-tabs .overflow-dropdown button'))?.click(), 60);
 };
-// While Paint is open: Ctrl+Z and Ctrl+Shift+Z undo and redo, "b" and "x" take brush and eraser, "[" and "]" its size.
+// Features that are liked are kept in this browser.
+window.unboxLiked = {
+  all() { try { return JSON.parse(localStorage.getItem('unbox-liked')) || []; } catch { return []; } },
+  toggle(name) {
+    const all = this.all(), kept = all.includes(name) ? all.filter((each) => each !== name) : [name, ...all].slice(0, 200);
+    try { localStorage.setItem('unbox-liked', JSON.stringify(kept)); } catch { /* private */ }
+  },
+};
+// While Paint is open: Ctrl+Z and Ctrl+Shift+Z undo and redo, "b", "x", "r", "v" take brush, eraser, region, move, "[" and "]" its size.
 function painting(event) {
   if (document.getElementById('paint-canvas')?.offsetParent == null) return false;
   const press = (selector) => { document.querySelector(selector)?.click(); return true; };
@@ -18,6 +26,8 @@ function painting(event) {
   }
   if (event.key === 'b') return press('#paint-canvas [data-tool=brush]');
   if (event.key === 'x') return press('#paint-canvas [data-tool=eraser]');
+  if (event.key === 'r') return press('#paint-canvas [data-tool=region]');
+  if (event.key === 'v') return press('#paint-canvas [data-tool=move]');
   const size = document.querySelector('#paint-canvas [data-brush]');
   if (size && '[]'.includes(event.key)) {
     size.value = Number(size.value) + (event.key === ']' ? 1 : -1);

@@ -1,7 +1,9 @@
 // A mask painted over the picture, on a canvas with one pixel for each cell of the mask.
-let brush = 4, erasing = false, last = null;
+let brush = 4, tool = 'brush', last = null, grabbed = null, region = false;
 
 const canvas = () => element.querySelector('canvas[data-paint]');
+const pen = () => canvas().getContext('2d');
+const colour = () => region ? 'rgb(255 255 255)' : `rgb(${canvas().dataset.colour})`;
 
 function place(event) {
   const box = canvas().getBoundingClientRect();
@@ -12,33 +14,50 @@ function place(event) {
 }
 
 function stroke(from, to) {
-  const pen = canvas().getContext('2d');
-  pen.globalCompositeOperation = erasing ? 'destination-out' : 'source-over';
-  pen.strokeStyle = pen.fillStyle = 'rgb(255, 92, 24)';
-  pen.lineWidth = 2 * brush;
-  pen.lineCap = pen.lineJoin = 'round';
-  pen.beginPath();
-  pen.moveTo(...from);
-  pen.lineTo(to[0] + 0.01, to[1]);
-  pen.stroke();
+  pen().globalCompositeOperation = tool === 'eraser' ? 'destination-out' : 'source-over';
+  pen().strokeStyle = pen().fillStyle = colour();
+  pen().lineWidth = 2 * brush;
+  pen().lineCap = pen().lineJoin = 'round';
+  pen().beginPath();
+  pen().moveTo(...from);
+  pen().lineTo(to[0] + 0.01, to[1]);
+  pen().stroke();
 }
 
-function tell() {
-  const sheet = canvas();
-  const pixels = sheet.getContext('2d').getImageData(0, 0, sheet.width, sheet.height).data;
-  let levels = '';
-  for (let i = 3; i < pixels.length; i += 4) levels += String.fromCharCode(pixels[i]);
-  trigger('input', { mask: btoa(levels), width: sheet.width, height: sheet.height });
+const drawing = () => pen().getImageData(0, 0, canvas().width, canvas().height);
+function levels(image) {
+  let text = '';
+  for (let i = 3; i < image.data.length; i += 4) text += String.fromCharCode(image.data[i]);
+  return { mask: btoa(text), width: image.width, height: image.height };
+}
+
+// A stroke that comes before the server has taken the brush up waits for it.
+async function tell() {
+  const drawn = drawing();
+  if (window.unboxBrush) {
+    await Promise.race([window.unboxBrush, new Promise((done) => setTimeout(done, 5000))]);
+    pen().putImageData(drawn, 0, 0);
+  }
+  trigger('input', levels(drawn));
+}
+
+function clear() {
+  pen().globalCompositeOperation = 'source-over';
+  pen().clearRect(0, 0, canvas().width, canvas().height);
 }
 
 function show() {
   const sheet = canvas();
-  if (!sheet || !sheet.dataset.mask) return;
-  const levels = atob(sheet.dataset.mask);
-  const pen = sheet.getContext('2d');
-  const picture = pen.createImageData(sheet.width, sheet.height);
-  for (let i = 0; i < levels.length; i++) picture.data.set([255, 92, 24, levels.charCodeAt(i)], 4 * i);
-  pen.putImageData(picture, 0, 0);
+  if (!sheet) return;
+  const shown = atob(sheet.dataset.mask), rgb = sheet.dataset.colour.split(' ').map(Number);
+  const picture = pen().createImageData(sheet.width, sheet.height);
+  for (let i = 0; i < shown.length; i++) picture.data.set([...rgb, shown.charCodeAt(i)], 4 * i);
+  pen().putImageData(picture, 0, 0);
+}
+
+function choose(name) {
+  tool = name;
+  for (const each of element.querySelectorAll('[data-tool]')) each.classList.toggle('ub-chosen', each.dataset.tool === name);
 }
 
 element.addEventListener('pointerdown', (event) => {
@@ -46,17 +65,28 @@ element.addEventListener('pointerdown', (event) => {
   event.preventDefault();
   event.target.setPointerCapture(event.pointerId);
   last = place(event);
-  stroke(last, last);
+  if (tool === 'move') grabbed = { from: last, by: [0, 0], drawn: drawing() };
+  else stroke(last, last);
 });
 element.addEventListener('pointermove', (event) => {
   if (last === null) return;
   const here = place(event);
-  stroke(last, here);
+  if (grabbed) {
+    grabbed.by = [Math.round(here[0] - grabbed.from[0]), Math.round(here[1] - grabbed.from[1])];
+    clear();
+    pen().putImageData(grabbed.drawn, ...grabbed.by);
+  } else stroke(last, here);
   last = here;
 });
 element.addEventListener('pointerup', () => {
-  if (last !== null) tell();
+  if (last === null) return;
   last = null;
+  if (!grabbed) { if (!region) tell(); return; }
+  const { by, drawn } = grabbed;
+  grabbed = null;
+  if (!by[0] && !by[1]) return;
+  if (region) trigger('input', { ...levels(drawn), dx: by[0] / drawn.width, dy: by[1] / drawn.height });
+  else tell();
 });
 element.addEventListener('input', (event) => {
   if (event.target.matches('[data-brush]')) brush = Number(event.target.value);
@@ -64,18 +94,19 @@ element.addEventListener('input', (event) => {
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-tool]');
   if (!button) return;
-  const tool = button.dataset.tool;
-  if (tool === 'clear' || tool === 'all') {
-    const pen = canvas().getContext('2d');
-    pen.globalCompositeOperation = 'source-over';
-    pen.fillStyle = 'rgb(255, 92, 24)';
-    pen.clearRect(0, 0, canvas().width, canvas().height);
-    if (tool === 'all') pen.fillRect(0, 0, canvas().width, canvas().height);
-    tell();
+  const name = button.dataset.tool;
+  if (name === 'clear' || name === 'all') {
+    clear();
+    pen().fillStyle = colour();
+    if (name === 'all') pen().fillRect(0, 0, canvas().width, canvas().height);
+    if (!region) tell();
     return;
   }
-  erasing = tool === 'eraser';
-  for (const each of element.querySelectorAll('[data-tool]')) each.classList.toggle('ub-chosen', each === button);
+  // A region is painted on its own; another tool than move and eraser brings the layer's mask back.
+  if (name === 'region' && !region) clear();
+  if (name === 'brush' && region) show();
+  region = name === 'region' || (region && name !== 'brush');
+  choose(name);
 });
-watch('value', () => { erasing = false; show(); });
+watch('value', () => { region = false; choose('brush'); show(); });
 show();

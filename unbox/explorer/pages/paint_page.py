@@ -1,30 +1,34 @@
-"""Paint: masks on the picture, edits in a list, before and after."""
+"""Paint: features as brushes, layers on the picture, before and after. Its events: `paint_events.py`."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import gradio as gr
-from gradio.events import Dependency
 
-from unbox.errors import FieldError, UnboxError
+from unbox.errors import FieldError
 from unbox.explorer import edit_controls, generation_controls
-from unbox.explorer.canvas import canvas_html, edits_html, result_html, stale_html
-from unbox.explorer.canvas_state import CanvasState, MadeImage, mask_from_canvas
-from unbox.explorer.edit_controls import EVERYWHERE, PAINTED, EditControls, edit_of
-from unbox.explorer.events import DROP, PAINT, FieldValue, Updates, event_value, html_component, listen
+from unbox.explorer.canvas import canvas_html, result_html
+from unbox.explorer.canvas_state import CanvasState, MadeImage
+from unbox.explorer.edit_controls import EditControls
+from unbox.explorer.events import (
+    DROP,
+    LAYERS,
+    PAINT,
+    PALETTE,
+    SWATCHES,
+    FieldValue,
+    Updates,
+    html_component,
+)
 from unbox.explorer.generation_controls import GenerationControls
 from unbox.explorer.html import render
-from unbox.explorer.image_recipe import Recipe, parse
-from unbox.explorer.limits import Line
-from unbox.explorer.pages.explore_page import ExplorePage
-from unbox.explorer.pages.feature_page import FeaturePage
+from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.layers import layers_html
+from unbox.explorer.palette import PaletteQuery, swatches_html
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
-from unbox.explorer.shared_components import InitialState, SharedComponents, link
-from unbox.mask import Mask
-from unbox.validation import checked
+from unbox.explorer.shared_components import InitialState, SharedComponents
 
 TITLE = "Paint"
 #: Ways to hand a recipe on, by their names.
@@ -41,14 +45,10 @@ COPIES: dict[str, Callable[[Recipe, ExplorerSession], str]] = {
     ),
 }
 
-#: What a button of the list does with the edit at an index.
-ACTS: dict[str, Callable[[CanvasState, int], CanvasState]] = {
-    "choose": CanvasState.choose,
-    "toggle": CanvasState.toggle,
-    "remove": CanvasState.remove,
-    "up": lambda state, index: state.move(index, -1),
-    "down": lambda state, index: state.move(index, 1),
-}
+#: Steps up to which the features of a picture that is painted on are recorded, for the palette.
+RECORDED_STEPS = 8
+#: The palette's lists, and what they are called.
+PALETTE_LISTS = (("picture", "in this picture"), ("liked", "liked"), ("all", "all"))
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ class PaintPage:
     canvas: gr.HTML
     edit: EditControls
     add: gr.Button
-    change: gr.Button
     undo: gr.Button
     redo: gr.Button
-    edits: gr.HTML
+    palette: gr.HTML
+    swatches: gr.HTML
+    layers: gr.HTML
     result: gr.HTML
+    film_strip: gr.HTML
     copy_format: gr.Radio
     stale: gr.HTML
     copied: gr.Code
@@ -77,6 +79,10 @@ class PaintPage:
     """What is wanted: a CanvasState. Runs never write it."""
     made: gr.State
     """What is shown: a MadeImage, or None. Runs, and what opens a picture, alone write it."""
+    query: gr.State
+    """What the palette shows: a PaletteQuery."""
+    film: gr.State
+    """The last pictures made: a tuple of Frame. Runs alone write it."""
 
     @property
     def inputs(self) -> list[gr.components.Component]:
@@ -86,7 +92,7 @@ class PaintPage:
     @property
     def outputs(self) -> list[gr.components.Component]:
         """The components of `show`."""
-        return [self.state, self.canvas, self.edits, self.copied]
+        return [self.state, self.canvas, self.layers, self.copied]
 
     @property
     def settings(self) -> list[gr.Checkbox | gr.Dropdown | gr.Textbox | gr.Number]:
@@ -96,7 +102,7 @@ class PaintPage:
     @property
     def opened(self) -> list[gr.components.Component]:
         """The components of `open_image` and `open_recipe`, but for the tabs."""
-        return [*self.outputs, self.made, self.result, *self.settings, self.edit.feature]
+        return [*self.outputs, self.made, self.result, *self.settings, self.edit.feature, self.swatches]
 
     def wanted(self, state: CanvasState, guard: bool, values: Sequence[FieldValue]) -> Recipe:
         """The recipe that the list and the controls say. Raises UnboxError for values that cannot be."""
@@ -110,7 +116,7 @@ class PaintPage:
         return {
             self.state: state,
             self.canvas: canvas_html(state, made),
-            self.edits: edits_html(state),
+            self.layers: layers_html(session, state),
             self.copied: copied(session, state, made, copy_format),
         }
 
@@ -135,7 +141,9 @@ class PaintPage:
     def _open(
         self, shared: SharedComponents, state: CanvasState, made: MadeImage | None, copy_format: str
     ) -> Updates:
+        swatches = swatches_html(shared.session, state.recipe, PaletteQuery())
         return {
+            self.swatches: swatches,
             **self.show(shared.session, state, made, copy_format),
             **self.show_made(made),
             **self.controls.updates(state.recipe),
@@ -158,165 +166,41 @@ def draw(session: ExplorerSession, initial: InitialState) -> PaintPage:
         guard = gr.Checkbox(False, label="Guard: keep updates within their usual norms", min_width=320,
                             container=False, elem_classes="ub-check", elem_id="paint-guard")  # fmt: skip
     with gr.Row(elem_classes="ub-page"):
-        with gr.Column(scale=4, min_width=320):
+        with gr.Column(scale=3, min_width=280):
+            head = render("palette.html", lists=PALETTE_LISTS)
+            palette = html_component(head, PALETTE, elem_id="paint-palette")
+            shown = swatches_html(session, state.recipe, PaletteQuery())
+            swatches = html_component(shown, SWATCHES, elem_id="paint-swatches")
+        with gr.Column(scale=5, min_width=320):
             canvas = html_component(canvas_html(state, made), PAINT, elem_id="paint-canvas")
-        with gr.Column(scale=4, min_width=320):
             edit = edit_controls.draw(session, initial.feature)
             with gr.Row(elem_classes="ub-toolbar"):
-                add = gr.Button("Add edit", variant="primary", elem_id="paint-add", min_width=80)
-                change = gr.Button("Change chosen", elem_id="paint-put", min_width=110)
+                add = gr.Button("Add everywhere", variant="secondary", elem_id="paint-add", min_width=110)
                 undo = gr.Button("Undo", elem_id="paint-undo", min_width=60)
                 redo = gr.Button("Redo", elem_id="paint-redo", min_width=60)
-            edits = html_component(edits_html(state), elem_id="paint-edits")
-        with gr.Column(scale=4, min_width=320):
+            layers = html_component(layers_html(session, state), LAYERS, elem_id="paint-layers")
+        with gr.Column(scale=5, min_width=320):
             stale = html_component("", elem_id="paint-stale")
             result = html_component(result_html(made), elem_id="paint-result")
+            film_strip = html_component("", elem_id="paint-film")
             with gr.Accordion("Copy this picture as \u2026", open=False, elem_id="paint-copying"):
                 copy_format = gr.Radio(list(COPIES), value="JSON", show_label=False, container=False,
                                        min_width=200)  # fmt: skip
                 code = gr.Code(copied(session, state, made, "JSON"), show_label=False, language=None, lines=4,
                                max_lines=14, interactive=False, elem_id="paint-copied")  # fmt: skip
             drop = html_component(render("drop_zone.html"), DROP, elem_id="paint-drop")
+    kept = (gr.State(each, time_to_live=3600) for each in (state, made, PaletteQuery(), ()))
     return PaintPage(
-        controls, generate, stop, control, keep, guard, canvas, edit, add, change, undo, redo, edits, result,
-        copy_format, stale, code, drop, gr.State(state, time_to_live=3600), gr.State(made, time_to_live=3600),
+        controls, generate, stop, control, keep, guard, canvas, edit, add, undo, redo, palette, swatches,
+        layers, result, film_strip, copy_format, stale, code, drop, *kept,
     )  # fmt: skip
-
-
-def wire(shared: SharedComponents, page: PaintPage, explore: ExplorePage, feature: FeaturePage) -> None:
-    """The page's events, and those of other pages that open it."""
-    session = shared.session
-    changes = [*_wire_list(session, page), *_wire_opening(shared, page, explore, feature)]
-    changes += _wire_runs(shared, page)
-
-    def mark(state: CanvasState, made: MadeImage | None, guard: bool, *values: FieldValue) -> str:
-        try:
-            return stale_html(made, page.wanted(state, guard, values))
-        except UnboxError:  # what the controls say cannot be made: Generate will say why
-            return stale_html(made, None)
-
-    events: list[Callable[..., Dependency]] = [each.then for each in changes]
-    events += [each.input for each in page.settings]
-    shown = [page.state, page.made, *page.settings]
-    for event in events:
-        listen(event, mark, shown, [page.stale], show_progress="hidden")
-    listen(page.copy_format.input, partial(copied, session), page.inputs, [page.copied],
-           show_progress="hidden")  # fmt: skip
-
-
-def _wire_runs(shared: SharedComponents, page: PaintPage) -> list[Dependency]:
-    """Generate, control, a PNG that is dropped, and stop. A run answers with what was made; the list as it is
-    when the run has ended is put beside it."""
-    session = shared.session
-
-    def run(state: CanvasState, guard: bool, *values: FieldValue, control: bool = False) -> Updates:
-        made = generate(session, page.wanted(state, guard, values), control=control)
-        return page.show_made(made) | {shared.link: link("paint", r=made.recipe.to_link())}
-
-    def after_run(state: CanvasState, made: MadeImage | None, copy_format: str) -> Updates:
-        state = state if made is None else state.with_settings(made.asked)
-        return page.show(session, state, made, copy_format)
-
-    def from_png(event: gr.EventData, copy_format: str) -> Updates:
-        text = event_value(event, "recipe", str)
-        if text is None:
-            raise UnboxError(event_value(event, "problem", str) or "this file holds no recipe")
-        return page.open_recipe(shared, session.completed(parse(text)), copy_format)
-
-    dropped = listen(page.drop.input, from_png, [page.copy_format], [*page.opened, shared.tabs])
-    events = ((page.generate.click, False), (page.controls.prompt.submit, False), (dropped.success, False),
-              (page.random_control.click, True))  # fmt: skip
-    runs = [
-        listen(event, partial(run, control=control), [page.state, *page.settings],
-               [page.made, page.result, shared.link], device=True, progress_on=page.result)
-        for event, control in events
-    ]  # fmt: skip
-    shared.wire_runs(runs, page.stop)
-    return [
-        listen(each.success, after_run, page.inputs, page.outputs, show_progress="hidden") for each in runs
-    ]
-
-
-def _wire_list(session: ExplorerSession, page: PaintPage) -> list[Dependency]:
-    """The mask, the controls of an edit, and the list."""
-
-    def where(mask: Mask | None) -> Updates:
-        return {page.edit.where: PAINTED if mask else EVERYWHERE}
-
-    def brush(event: gr.EventData, state: CanvasState) -> Updates:
-        mask = mask_from_canvas(*(event._data.get(name) for name in ("mask", "width", "height")))
-        return {page.state: state.painted(mask), **where(mask)}
-
-    def put(
-        act: Callable[..., CanvasState], state: CanvasState, made: MadeImage | None, copy_format: str,
-        *values: FieldValue,
-    ) -> Updates:  # fmt: skip
-        edit = [edit_of(session, state.mask, values)] if values else []
-        return page.show(session, act(state, *edit), made, copy_format)
-
-    def step(
-        act: Callable[[CanvasState], CanvasState],
-        state: CanvasState,
-        made: MadeImage | None,
-        copy_format: str,
-    ) -> Updates:
-        other = act(state)
-        return page.show(session, other, made, copy_format) | (
-            where(other.mask) if other.mask != state.mask else {}
-        )
-
-    def press(event: gr.EventData, state: CanvasState, made: MadeImage | None, copy_format: str) -> Updates:
-        name, index = event_value(event, "act", str), event_value(event, "place", int)
-        if name not in ACTS or index is None:
-            raise FieldError("list", "act", name, f"should be one of {', '.join(ACTS)}, at a place")
-        state = ACTS[name](state, index)
-        chosen = page.edit.updates(state.recipe.edits[index]) if name == "choose" else {}
-        return page.show(session, state, made, copy_format) | chosen
-
-    fields, outputs = [*page.inputs, *page.edit.components], [*page.outputs, *page.edit.components]
-    events = (
-        (page.add.click, partial(put, CanvasState.add), fields, page.outputs),
-        (page.change.click, partial(put, CanvasState.replace_chosen), fields, page.outputs),
-        (page.undo.click, partial(step, CanvasState.undo), page.inputs, outputs),
-        (page.redo.click, partial(step, CanvasState.redo), page.inputs, outputs),
-        (page.edits.click, press, page.inputs, outputs),
-    )
-    listen(page.canvas.input, brush, [page.state], [page.state, page.edit.where], show_progress="hidden")
-    return [listen(*event, show_progress="hidden") for event in events]
-
-
-def _wire_opening(
-    shared: SharedComponents, page: PaintPage, explore: ExplorePage, feature: FeaturePage
-) -> list[Dependency]:
-    """Pictures and features that come from other pages."""
-    opened = [*page.opened, shared.tabs]
-
-    def from_explore(recorded: RecordedImage | None, chosen: str, copy_format: str) -> Updates:
-        if recorded is None:
-            raise UnboxError("make a picture first")
-        return page.open_image(shared, recorded, chosen, copy_format)
-
-    def from_card(event: gr.EventData, recorded: RecordedImage | None, copy_format: str) -> Updates:
-        name = event_value(event, "paint", str)
-        return from_explore(recorded, name, copy_format) if name else gr.skip()
-
-    def from_feature(name: str) -> Updates:
-        shared.session.feature(name)
-        return {shared.tabs: gr.Tabs(selected="paint"), page.edit.feature: checked(Line, "feature", name)}
-
-    picture = [explore.recorded, explore.chosen, page.copy_format]
-    listen(feature.paint.click, from_feature, [feature.name], [shared.tabs, page.edit.feature],
-           show_progress="hidden")  # fmt: skip
-    return [
-        listen(explore.paint.click, from_explore, picture, opened),
-        listen(explore.card.click, from_card, [explore.recorded, page.copy_format], opened,
-               show_progress="hidden"),
-    ]  # fmt: skip
 
 
 def generate(session: ExplorerSession, recipe: Recipe, *, control: bool = False) -> MadeImage:
     """The picture without and with its edits. `control`: with random features of equal norm instead."""
     edited = session.random_control(recipe) if control else recipe
+    if recipe.steps <= RECORDED_STEPS:
+        session.record(recipe.plain)  # the palette shows its features
     before, after = session.generate([recipe.plain, edited])
     return MadeImage(edited, before, after, wanted=recipe if control else None)
 

@@ -1,0 +1,100 @@
+"""The palette of the Paint page: features as swatches, those of this picture, those liked, or all."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from annotated_types import MaxLen
+
+from unbox.atlas import Facts, Filter
+from unbox.explorer import limits
+from unbox.explorer.feature_summaries import cover, facts_of
+from unbox.explorer.html import render
+from unbox.explorer.image_recipe import Recipe, parse
+from unbox.explorer.session import ExplorerSession
+from unbox.validation import Several, checked, parsed, validated
+
+List = Literal["picture", "liked", "all"]
+LISTS = get_args(List)
+#: Swatches shown at most.
+SHOWN = 24
+Names = Annotated[Several[limits.Line], MaxLen(limits.MOST)]
+
+
+@validated
+class PaletteQuery:
+    """What the palette is asked for: a list, words that labels hold, and what this browser has liked."""
+
+    list: List = "picture"
+    words: limits.Words = ""
+    liked: Names = ()
+
+    @classmethod
+    def of(cls, chosen: str | None, words: str | None, liked: str | None) -> "PaletteQuery":
+        """What the page sends; `liked` is JSON."""
+        given = {"list": chosen or "picture", "words": words or "", "liked": parse(liked or "[]", "palette")}
+        return parsed(cls, given, "palette")
+
+
+@dataclass(frozen=True)
+class Swatch:
+    """A feature, as `templates/swatches.html` draws it."""
+
+    name: str
+    label: str
+    score: float | None
+    cover: Path | None
+
+
+def swatches_html(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> str:
+    """The features that are asked for; `recipe` is of the picture that is painted on."""
+    found, note = _found(session, recipe, query)
+    return render("swatches.html", swatches=found[:SHOWN], note=note)
+
+
+def _found(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> tuple[list[Swatch], str]:
+    if query.list == "liked":
+        names = [name for name in query.liked if _here(session, name)]
+        return _holding(_swatches(session, names), query.words), "No feature liked yet: its star does."
+    if query.list == "all":
+        if session.atlas is None:
+            return [], "All features by words: that needs an atlas."
+        among = Filter(labelled=not query.words)
+        order = None if query.words else "label score"
+        rows = session.atlas.search(query.words, among, order=order, limit=2 * SHOWN)
+        return [_swatch(session, facts) for facts in rows if _here(session, facts.name)], "No feature fits."
+    recorded = session.at_hand(recipe.plain)
+    if recorded is None:
+        return [], "Generate, and the features of this picture are here."
+    share = 200 if query.words else -(-2 * SHOWN // max(1, len(recorded.values)))
+    names = [
+        name
+        for sae in recorded.values
+        for name, _ in recorded.strongest(sae, None, share, session.rarity(sae))
+    ]
+    found = sorted(_swatches(session, names), key=lambda each: -(each.score or 0))
+    return _holding(found, query.words), "No feature of this picture fits; look among all."
+
+
+def _here(session: ExplorerSession, name: str) -> bool:
+    sae, _, index = checked(limits.Line, "feature", name).rpartition("/")
+    return (
+        sae in session.saes and index.isascii() and index.isdigit() and int(index) < session.saes[sae].latents
+    )
+
+
+def _swatches(session: ExplorerSession, names: list[str]) -> list[Swatch]:
+    facts = facts_of(session, names)
+    return [
+        _swatch(session, facts[name]) if name in facts else Swatch(name, "", None, None) for name in names
+    ]
+
+
+def _swatch(session: ExplorerSession, facts: Facts) -> Swatch:
+    return Swatch(facts.name, facts.label, facts.score, cover(session, facts.name))
+
+
+def _holding(swatches: list[Swatch], words: str) -> list[Swatch]:
+    """Those whose label or name holds every word."""
+    every = words.lower().split()
+    return [each for each in swatches if all(word in f"{each.label} {each.name}".lower() for word in every)]
