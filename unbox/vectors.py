@@ -30,7 +30,9 @@ class Vectors:
 
     def __post_init__(self) -> None:
         if len(self.data) != (size := 2 * math.prod(self.shape)):
-            raise FieldError("", "data", f"{len(self.data):,} bytes", f"should be {size:,} bytes")
+            raise FieldError(
+                "", "data", f"{len(self.data):,} bytes", f"should be {size:,} bytes for its shape"
+            )
 
     @classmethod
     def of(cls, rows: "Vectors | ArrayLike") -> "Vectors":

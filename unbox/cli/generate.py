@@ -12,7 +12,7 @@ from unbox.json_types import JSON
 from unbox.memory_limit import require
 from unbox.models.prompt_weights import weighted_texts
 from unbox.models.sampling_options import ControlStrength, Pixels, SamplingOptions, Score
-from unbox.validation import Count, FilePath, Pair, Seed, Share, Some, Text, validated
+from unbox.validation import Count, FilePath, Pair, Real, Seed, Share, Some, Text, validated
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -119,6 +119,8 @@ class GenerateCommand:
     """Replace PNGs of other requests."""
     edits: FilePath | None = None
     """JSON file of edits to apply."""
+    edit_strength: Real = 1.0
+    """How much of the edits: 0 is none, 1 is what the file says, 2 twice as much."""
     saes: FilePath | None = None
     """Folder of SAEs whose features the edits name."""
     model_mismatch: Mismatch = "warn"
@@ -267,6 +269,7 @@ class GenerateCommand:
     def read_edits(self) -> "Edits | None":
         """The edits with their autoencoders, or None."""
         from unbox.edits import load_edits
+        from unbox.edits.strength import at_strength
         from unbox.sae import load_saes
 
         if self.edits is None:
@@ -274,7 +277,7 @@ class GenerateCommand:
         edits = load_edits(self.edits, None if self.saes is None else load_saes(self.saes))
         if not len(edits):
             raise UnboxError(f"{self.edits} holds no edit: leave --edits out, or write some into it")
-        return edits
+        return edits if self.edit_strength == 1 else at_strength(edits, self.edit_strength)
 
     def pixels(self, side: int, start: "Image.Image | None" = None) -> Size:
         """Height and width of the images; of the starting image, or `side`, where they are not given."""

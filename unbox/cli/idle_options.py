@@ -215,6 +215,11 @@ IDLE: Mapping[str, Sequence[Idle]] = {
             "has no use without --edits FILE, which names features of them",
         ),
         Idle(
+            ("edit-strength",),
+            lambda c: c.edits is None,
+            "says how much of --edits FILE is made; there are no edits",
+        ),
+        Idle(
             ("height", "width"),
             lambda c: c.aspect is not None,
             "is in the place of --aspect: give --aspect, or --height and --width, not both",

@@ -73,12 +73,16 @@ class Basis:
         """What each coefficient did where it is positive."""
         what = f"coefficients of {self.latents:,} directions on {len(self.rows):,} updates"
         require(24 * self.latents * len(self.rows), what)
-        values = self.coefficients(self.rows)
-        active = values > 0
-        count = active.sum(0).clamp(min=1)
-        mean = (values * active).sum(0) / count
-        spread = (((values - mean) ** 2 * active).sum(0) / count).sqrt()
-        return Stats(mean, spread, values.amax(0).clamp(min=0), active.float().mean(0))
+        return active_statistics(self.coefficients(self.rows))
+
+
+def active_statistics(values: Tensor) -> Stats:
+    """What coefficients (m, n) did where they are positive."""
+    active = values > 0
+    count = active.sum(0).clamp(min=1)
+    mean = (values * active).sum(0) / count
+    spread = (((values - mean) ** 2 * active).sum(0) / count).sqrt()
+    return Stats(mean, spread, values.amax(0).clamp(min=0), active.float().mean(0))
 
 
 def _rows(rows: np.ndarray, door: str) -> Tensor:

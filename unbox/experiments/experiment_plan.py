@@ -24,6 +24,17 @@ where = "object"                     # a critic's place; or { box = [...] }, { i
 target = ["colour", "red"]           # what the critic should read afterwards
 control = 3                          # random features of equal norm, drawn three times
 grid = { value = [2, 4, 8] }
+
+[[edit]]
+name = "as much as it takes"
+edits = [
+    { block = "up.0.1", feature = [17], op = "add", value = 1.0 },
+    { block = "up.0.0", feature = [4], op = "add", value = 1.0 },
+]
+target = ["colour", "red"]
+steps = "auto"                       # chosen on other pictures than are reported
+blocks = "auto"
+strength = "auto"                    # the smallest at which the target is read in a share `reach` (0.8)
 ```
 """
 
@@ -34,13 +45,14 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import date, time
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Le, Len
 
 from unbox.capture.prompt_reader import read_prompts
 from unbox.edit import Edit, Edits
 from unbox.edits.edit_files import load_edits
+from unbox.edits.strength import at_strength
 from unbox.errors import FieldError, UnboxError
 from unbox.experiments.critics import check_metrics, critics, critics_by_place
 from unbox.former_names import renamed
@@ -56,6 +68,7 @@ from unbox.validation import (
     Guidance,
     Instance,
     JSONObject,
+    Positive,
     Seed,
     Several,
     Side,
@@ -96,6 +109,8 @@ class Condition:
     target: tuple[str, str] | None = None
     control: int | None = None
     """Number of the random draw, for controls; None for the edit itself."""
+    auto: "AutoOptions | None" = None
+    """What of the edits is still to be chosen."""
 
     @property
     def label(self) -> str:
@@ -103,6 +118,21 @@ class Condition:
         chosen = ", ".join(f"{axis}={value}" for axis, value in self.settings.items())
         kind = "" if self.control is None else f" (random features {self.control})"
         return f"{self.name}{kind}" + (f": {chosen}" if chosen else "")
+
+
+#: What is reached in a share of pictures, unless told, where a critic reads a target.
+REACH = 0.8
+
+
+@validated
+class AutoOptions:
+    """What of an edit is to be chosen on other pictures than are reported; at least one."""
+
+    steps: bool = False
+    blocks: bool = False
+    strength: bool = False
+    reach: Positive | None = None
+    """Mean effect at which a strength is enough."""
 
 
 @validated
@@ -120,6 +150,13 @@ class TableOptions:
     """Several edits that act together, in place of the table's own."""
     file: FilePath | None = None
     """Edits of a file, in place of the table's own."""
+    blocks: Literal["auto"] | None = None
+    """Choose which of the edits' blocks are edited."""
+    strength: Literal["auto"] | None = None
+    """Choose how much of the edit is made: see `unbox.edits.strength`."""
+    reach: Positive | None = None
+    """What a strength has to reach: the share of pictures with the target (0.8 unless told) or, without one,
+    the mean of the first figure of the first metric."""
 
     def __post_init__(self) -> None:
         for axis, values in self.grid.items():
@@ -127,6 +164,11 @@ class TableOptions:
                 raise FieldError("", f"grid.{axis}", values, unknown(axis, EDIT_KEYS))
             if not isinstance(values, list | tuple) or not values:
                 raise FieldError("", f"grid.{axis}", values, "should be a list of values")
+        if self.reach is not None and self.strength is None:
+            raise FieldError("", "reach", self.reach, 'is for strength = "auto"')
+        if self.strength is not None and self.target is None and self.reach is None:
+            rule = "should be given: without a target, what the first metric's figure has to reach"
+            raise FieldError("", "reach", None, rule)
 
 
 @validated
@@ -140,6 +182,8 @@ class ExperimentPlan:
     about: Text = ""
     """A paragraph for the report."""
     saes: FilePath | None = None
+    auto_prompts: Several[Annotated[Prompt, Instance()]] = ()
+    """Prompts of the pictures by which "auto" chooses; none: the plan's own under other seeds."""
     seeds: Annotated[Several[Seed], Len(1)] = (0,)
     steps: Steps | None = None
     guidance: Guidance | None = None
@@ -193,6 +237,8 @@ def make_plan(data: Mapping[str, TOML], folder: Path = Path()) -> ExperimentPlan
         raise FieldError("", "seeds", seeds, "should be a list of seeds, like [0, 1]")
     tables = checked(Several[JSONObject], "edit", values.pop("edit"))
     values["prompts"] = _prompts(values["prompts"], folder)
+    if "auto_prompts" in values:
+        values["auto_prompts"] = _prompts(values["auto_prompts"], folder)
     conditions = [c for number, table in enumerate(tables, 1) for c in _conditions(table, number, folder)]
     if values.get("saes") is not None:
         values["saes"] = folder / checked(FilePath, "saes", values["saes"])
@@ -221,6 +267,8 @@ def _prompts(given: PromptSource, folder: Path) -> tuple[Prompt, ...]:
 def _conditions(table: EditTable, number: int, folder: Path) -> list[Condition]:
     """One edit table, its grid expanded, each with its controls."""
     door, own = f"[[edit]] {number}", [f.name for f in fields(TableOptions)]
+    steps = table.get("steps") == "auto"
+    table = {key: value for key, value in table.items() if key != "steps" or not steps}
     if wrong := next((key for key in table if key not in (*own, *EDIT_KEYS)), None):
         raise FieldError(door, wrong, table[wrong], unknown(wrong, (*own, *EDIT_KEYS)))
     options = parsed(TableOptions, {key: table[key] for key in own if key in table}, door)
@@ -236,11 +284,26 @@ def _conditions(table: EditTable, number: int, folder: Path) -> list[Condition]:
         settings = dict(zip(options.grid, values, strict=True))
         rows = options.edits or ({**one, **settings},)
         edits, place = _edits(rows, folder) if options.file is None else _of_file(folder / options.file)
-        cell = Condition(options.name or edits[0].op, edits, settings, place, target)
+        auto = _auto(options, steps, edits, door)
+        cell = Condition(options.name or edits[0].op, edits, settings, place, target, auto=auto)
         found += [cell, *(replace(cell, control=draw) for draw in range(options.control))]
     if options.control and not any(e.subject == "feature" for c in found for e in c.edits):
         raise UnboxError("random-feature controls are for edits of features")
     return found
+
+
+def _auto(options: TableOptions, steps: bool, edits: Edits, door: str) -> AutoOptions | None:
+    """What is to be chosen of a condition's edits; None if nothing is."""
+    blocks, strength = options.blocks is not None, options.strength is not None
+    if not (steps or blocks or strength):
+        return None
+    if blocks and len(edits.blocks) < 2:
+        raise FieldError(
+            door, "blocks", "auto", f"should be left out: the edits are of {edits.blocks[0]} alone"
+        )
+    if strength:
+        at_strength(edits, 0.5)  # says which have none
+    return AutoOptions(steps, blocks, strength, (options.reach or REACH) if strength else None)
 
 
 def _target(given: tuple[str, ...] | None) -> tuple[str, str] | None:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from activation_store.files import write_text
+from unbox.experiments.auto_choice import AutoChoice
 from unbox.experiments.experiment_plan import ExperimentPlan
 from unbox.experiments.tables import Table, write_table
 from unbox.image_uri import file_uri, image_uri
@@ -87,8 +88,9 @@ def _summed(rows: Table, names: Sequence[str]) -> ConditionSummary:
     return ConditionSummary(str(first["condition"]), str(first["edit"]), control, grid, len(rows), figures)
 
 
-def write_report(plan: ExperimentPlan, table: Table, out: Path) -> Path:
-    """Write `rows.csv` (and `.parquet`), `summary.csv`, `plots/*.svg` and `report.html`; returns the page."""
+def write_report(plan: ExperimentPlan, table: Table, out: Path, choices: Sequence[AutoChoice] = ()) -> Path:
+    """Write `rows.csv` (and `.parquet`), `summary.csv`, `plots/*.svg` and `report.html`; returns the page.
+    `choices`: what was chosen by other pictures."""
     means, names = summary(table), metrics_of(table)
     write_table(out / "rows.csv", table)
     write_table(out / "summary.csv", [entry.row for entry in means])
@@ -102,10 +104,41 @@ def write_report(plan: ExperimentPlan, table: Table, out: Path) -> Path:
     columns = _shown(means, names[0])
     page = Templates("unbox.experiments").render(
         "report.html", plan=plan, means=means, names=names, plots=plots,
-        columns=["no edit", *columns], lines=_lines(plan, table, columns, out),
+        columns=["no edit", *columns], choices=[(each, choice_plots(each)) for each in choices],
+        lines=_lines(plan, table, columns, out),
     )  # fmt: skip
     write_text(out / "report.html", page)
     return out / "report.html"
+
+
+def choice_plots(choice: AutoChoice) -> list[str]:
+    """The curves by which steps, blocks and strength were chosen, as SVG: effects with intervals by the step
+    at which the edit begins or ends; effect and artifacts by strength."""
+    from matplotlib.figure import Figure
+
+    found = []
+    if choice.curves is not None and choice.curves.begins:
+        figure = Figure(figsize=(5, 3), layout="constrained")
+        axes = figure.subplots()
+        for name, curve in (("begins at", choice.curves.begins), ("ends before", choice.curves.ends)):
+            mean, low, high = np.array(list(curve.values())).T
+            axes.plot(list(curve), mean, marker="o", label=name)
+            axes.fill_between(list(curve), low, high, alpha=0.2)
+        axes.axhline(choice.curves.whole.mean, color="#999", linestyle=":", label="all steps")
+        axes.set(xlabel="step", ylabel="effect")
+        axes.legend(fontsize="small")
+        found.append(figure_svg(figure))
+    if choice.calibration is not None:
+        tried = sorted(choice.calibration.tried, key=lambda each: each.strength)
+        figure = Figure(figsize=(5, 3), layout="constrained")
+        axes = figure.subplots()
+        for name in ("effect", "artifacts"):
+            axes.plot([t.strength for t in tried], [getattr(t, name) for t in tried], marker="o", label=name)
+        axes.axvline(choice.calibration.strength, color="#999", linestyle=":", label="chosen")
+        axes.set(xlabel="strength", xscale="log")
+        axes.legend(fontsize="small")
+        found.append(figure_svg(figure))
+    return found
 
 
 def plot(means: Sequence[ConditionSummary], name: str) -> str:

@@ -6,7 +6,7 @@ second run of the same line makes only what is missing, and a changed file keeps
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from activation_store.files import write_json
 from unbox.edit import Edits
 from unbox.edits import EditHook, bind, random_control
 from unbox.experiments.artifact_columns import DENSITY, add_artifacts
-from unbox.experiments.critics import Figures, ImagePair, critics_by_place
+from unbox.experiments.auto_choice import choose, placed
+from unbox.experiments.critics import Figures, ImagePair
 from unbox.experiments.experiment_plan import Condition, ExperimentPlan
 from unbox.experiments.metrics import REVISIONS, make_metric
 from unbox.experiments.report import write_report
@@ -73,47 +74,47 @@ def run_experiment(
             name, plan.clip_model, model.device
         )  # what cannot be measured is said before anything is made
     saes = {} if plan.saes is None else dict(load_saes(plan.saes))
-    rows = list(_rows(plan, saes))
-    for row in rows:
-        EditHook(row.edits).attach(model)  # attaching checks; only entering installs
+    for condition in plan.conditions:
+        EditHook(_bound(condition, saes)).attach(model)  # attaching checks; only entering installs
     with run_folder(out, "experiment") as folder:
-        context = _manifest(plan, ResultNames.of(folder, model, saes), folder, len(rows))
+        context = _manifest(plan, ResultNames.of(folder, model, saes), folder)
+        plan, choices = choose(plan, model, saes, out, context)
+        rows = list(_rows(plan, saes))
         images = [(row, out / "images" / f"{row.key(context)}.png") for row in rows]
         warn_of_cut(model, (prompt.text for prompt in plan.prompts))
         with counted(), tqdm(total=len(rows), disable=not progress, desc="experiment", unit="image") as bar:
             _draw(plan, model, images, bar)
         figures = _measured(plan, images, out, model.device)
-        write_report(plan, figures, out)
+        write_report(plan, figures, out, choices)
     return figures
 
 
 def _rows(plan: ExperimentPlan, saes: Mapping[str, SAE]) -> Iterator[Row]:
     """The unedited images first, then every condition's."""
     for condition in (None, *plan.conditions):
-        bound = Edits() if condition is None else bind(condition.edits, saes)
-        if condition is not None and condition.control is not None:
-            bound = random_control(bound, condition.control)
+        bound = Edits() if condition is None else _bound(condition, saes)
+        place = None if condition is None else condition.place
         for index, prompt in enumerate(plan.prompts):
-            mask = _mask(condition, prompt)
-            edits = bound if mask is None else Edits(tuple(replace(edit, where=mask) for edit in bound))
+            edits, mask = placed(bound, place, prompt)
             mask = mask or next((e.where for e in edits if e.where is not None and not e.where.own), None)
             for seed in plan.seeds:
                 yield Row(condition, prompt, index, seed, edits, mask)
 
 
-def _mask(condition: Condition | None, prompt: Prompt) -> Mask | None:
-    if condition is None or condition.place is None:
-        return None
-    return critics_by_place()[condition.place].place_mask(condition.place, prompt)
+def _bound(condition: Condition, saes: Mapping[str, SAE]) -> Edits:
+    """A condition's edits with their SAEs; of a control the random ones."""
+    bound = bind(condition.edits, saes)
+    return bound if condition.control is None else random_control(bound, condition.control)
 
 
-def _manifest(plan: ExperimentPlan, names: ResultNames, folder: RunFolder, count: int) -> str:
+def _manifest(plan: ExperimentPlan, names: ResultNames, folder: RunFolder) -> str:
     """Write `manifest.json` before anything else; returns the digest of what all rows share."""
     shared: dict[str, JSON] = {**names.context, "sampling": plan.sampling}
     context = key_of(shared, 64)
     # Rows are named by what decides them: a folder may hold those of several models and SAEs.
     folder.claim({}, {**names.identity, "fingerprint": names.fingerprint})
     (folder.path / "images").mkdir(parents=True, exist_ok=True)
+    count = (len(plan.conditions) + 1) * len(plan.prompts) * len(plan.seeds)
     source = json.loads(json.dumps(plan.source, default=str))  # TOML has dates
     about: dict[str, JSON] = {"title": plan.title, "rows": count, "context": context}
     write_json(folder.path / MANIFEST, {**about, **shared, "plan": source})
