@@ -11,7 +11,7 @@ from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.memory_limit import require
 from unbox.models.prompt_weights import weighted_texts
-from unbox.models.sampling_options import ControlStrength, Pixels, SamplingOptions, Score
+from unbox.models.sampling_options import ControlStrength, Pixels, PromptOptions, SamplingOptions, Score
 from unbox.validation import Count, FilePath, Pair, Real, Seed, Share, Some, Text, validated
 
 if TYPE_CHECKING:
@@ -197,8 +197,6 @@ class GenerateCommand:
                     image=start,
                     strength=self.strength,
                     **guides,
-                    long_prompts=self.sampling.long_prompts,
-                    prompt_weights=self.sampling.prompt_weights,
                     **chosen,
                 )
                 with unit():
@@ -213,7 +211,8 @@ class GenerateCommand:
         """The file of each image, and the record of all that decides it."""
         shared: dict[str, JSON] = {"model": self.model.model, "system": model.system.name}
         shared["model_identity"] = model.identity
-        shared |= {name: value for name, value in chosen.items() if name != "batch_size"}
+        unsaid = ("batch_size", *vars(PromptOptions()))  # the latter where they were given: `beside`
+        shared |= {name: value for name, value in chosen.items() if name not in unsaid}
         shared |= {"edits": edits.to_json() if edits else None, **self.beside(edits)}
         seeded = [(prompt, first + i) for prompt in self.prompt for i in range(self.count)]
         names = [f"{self.out.stem}-{i}{self.out.suffix}" for i in range(len(seeded))]
