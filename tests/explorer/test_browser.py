@@ -265,7 +265,7 @@ def test_painting_changes_the_picture_and_a_png_restores_it(page, url, shoot, tm
 
     page.goto(url)
     tab(page, "Paint")
-    page.set_input_files("#paint-drop input", saved)
+    page.set_input_files("#paint-drop input[accept='image/png']", saved)
     page.wait_for_selector("#paint-layers .ub-layer")
     same(page, "#paint-result [alt=after]", after)  # made by itself
     page.click("#paint-control")
@@ -510,6 +510,32 @@ def test_the_order_of_features_stays_for_the_next_picture(page, url):
     assert page.evaluate(falling)
 
 
+def test_a_photo_of_ones_own_is_a_start(page, url, tmp_path, shoot):
+    from PIL import Image
+
+    Image.linear_gradient("L").resize((300, 200)).convert("RGB").save(tmp_path / "mine.jpg")
+    page.goto(url)
+    tab(page, "Paint")
+    page.wait_for_selector("#paint-swatches .ub-swatch")
+    page.set_input_files("#paint-drop [data-photo]", tmp_path / "mine.jpg")
+    page.wait_for_selector("#paint-layers .ub-photo")
+    page.wait_for_selector("#paint-result p:has-text('your photo, drawn again: PSNR')")
+    first = picture(page, "#paint-result [alt=before]")
+    take(page, 0)
+    paint(page)
+    page.wait_for_selector("#paint-layers .ub-mask")
+    strength(page, 0, "400")
+    page.click("#paint-make")
+    sync_api.expect(page.locator("#paint-film img")).to_have_count(2)
+    assert picture(page, "#paint-result [alt=before]") == first != picture(page, "#paint-result [alt=after]")
+    shoot(page, "paint-photo")
+    page.get_by_role("button", name="without it").click()
+    sync_api.expect(page.locator("#paint-layers .ub-photo")).to_have_count(0)
+    (tmp_path / "text.jpg").write_text("no picture")
+    page.set_input_files("#paint-drop [data-photo]", tmp_path / "text.jpg")
+    page.wait_for_selector("text=no picture that the browser reads")
+
+
 def test_foreign_and_damaged_pngs_are_refused(page, url, tmp_path):
     from PIL import Image
 
@@ -518,7 +544,7 @@ def test_foreign_and_damaged_pngs_are_refused(page, url, tmp_path):
     page.goto(url)
     tab(page, "Paint")
     for name, message in (("large.png", "holds no recipe"), ("text.png", "not a PNG")):
-        page.set_input_files("#paint-drop input", tmp_path / name)
+        page.set_input_files("#paint-drop input[accept='image/png']", tmp_path / name)
         page.wait_for_selector(f"text={message}")
 
 

@@ -16,6 +16,7 @@ from unbox.explorer.html import render
 from unbox.explorer.image_difference import difference_image, mean_change
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.layers import colour_of, summary
+from unbox.explorer.photo_start import fidelity_note
 from unbox.explorer.served_pictures import PICTURES
 
 
@@ -65,6 +66,8 @@ def result_html(made: MadeImage | None) -> str:
         return render("edit_result.html", after=None)
     before, after, recipe = made.before, made.after, made.recipe
     notes = changes(before, after, recipe.active)
+    if made.fidelity is not None:
+        notes.insert(0, fidelity_note(made.fidelity))
     if made.wanted is not None:
         notes.insert(0, f"random features instead: {', '.join(summary(edit) for edit in recipe.active)}")
     difference, png = difference_image(before, after), PICTURES.image(after, recipe.to_json())

@@ -32,6 +32,8 @@ class MadeImage:
     """Of `after`; without edits where there is only `before`."""
     before: Image.Image
     after: Image.Image | None = None
+    fidelity: dict[str, float] | None = None
+    """How faithfully the photo that it starts from is drawn again, in dB."""
     wanted: Recipe | None = None
     """What was asked for where that is another: `recipe` has random features in place of its edits."""
 
@@ -102,7 +104,7 @@ class CanvasState:
     def _at(self, recipe: Recipe, past: tuple[Recipe, ...], future: tuple[Recipe, ...]) -> "CanvasState":
         """Layers of the history, settings of now; the layer that is chosen stays where it is still there."""
         kept = self.chosen is not None and self.chosen < len(recipe.edits)
-        settings = replace(self.recipe, edits=recipe.edits, off=recipe.off)
+        settings = replace(self.recipe, edits=recipe.edits, off=recipe.off, photo=recipe.photo)
         return CanvasState(settings, past, future, self.chosen if kept else None)
 
     def add(self, edit: Edit) -> "CanvasState":

@@ -23,7 +23,7 @@ function recipeOf(buffer) {
     }
     at += 12 + length;
   }
-  throw 'this PNG holds no recipe: it was not saved here, or was saved again by another program';
+  throw 'this PNG holds no recipe: it was not saved here, or was saved again by another program (to start from it as a photo, choose it below)';
 }
 
 async function take(file) {
@@ -36,8 +36,30 @@ async function take(file) {
   }
 }
 
+// A photo is cut here to the picture's size, and sent.
+async function start(file) {
+  if (!file) return;
+  try {
+    if (file.size > LARGEST) throw 'this file is too large';
+    const photo = await createImageBitmap(file).catch(() => { throw 'this file is no picture that the browser reads'; });
+    const { width, height } = document.querySelector('#paint-canvas canvas').dataset;
+    const sheet = Object.assign(document.createElement('canvas'), { width: Number(width), height: Number(height) });
+    const scale = Math.max(sheet.width / photo.width, sheet.height / photo.height), pen = sheet.getContext('2d');
+    pen.fillStyle = 'white';
+    pen.fillRect(0, 0, sheet.width, sheet.height);
+    pen.imageSmoothingQuality = 'high';
+    pen.drawImage(photo, (sheet.width - scale * photo.width) / 2, (sheet.height - scale * photo.height) / 2, scale * photo.width, scale * photo.height);
+    const kind = sheet.width * sheet.height > 1 << 18 ? 'image/jpeg' : 'image/png';
+    trigger('input', { photo: sheet.toDataURL(kind, 0.95).split(',')[1] });
+  } catch (problem) {
+    trigger('input', { problem: String(problem).slice(0, 200) });
+  }
+}
+
 element.addEventListener('change', (event) => {
-  if (event.target.matches('input[type=file]')) { take(event.target.files[0]); event.target.value = ''; }
+  if (!event.target.matches('input[type=file]')) return;
+  (event.target.matches('[data-photo]') ? start : take)(event.target.files[0]);
+  event.target.value = '';
 });
 // A picture may be dropped anywhere on the page while it is open.
 const open = () => element.offsetParent !== null;

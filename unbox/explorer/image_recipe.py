@@ -19,6 +19,7 @@ from activation_store.files import parse_json
 from unbox.edit import Edits
 from unbox.errors import FieldError
 from unbox.explorer import limits
+from unbox.explorer.photo_start import command_words, python_lines
 from unbox.image_uri import data_uri
 from unbox.json_types import JSON
 from unbox.models.png_record import png_bytes
@@ -60,6 +61,8 @@ class Recipe:
     """Places of edits that are switched off."""
     guard: bool = False
     """Keep edited updates within the norms that updates have."""
+    photo: limits.PhotoName = ""
+    """Name of the user's photo that it starts from; empty: from noise."""
 
     def __post_init__(self) -> None:
         if self.off and max(self.off) >= len(self.edits):
@@ -84,7 +87,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, JSON]:
         """JSON object; inverse of `from_json`."""
-        optional: dict[str, JSON] = {"off": sorted(self.off), "guard": self.guard}
+        optional: dict[str, JSON] = {"off": sorted(self.off), "guard": self.guard, "photo": self.photo}
         record: dict[str, JSON] = {
             "version": VERSION, "system": self.system, "prompt": self.prompt, "seed": self.seed,
             "steps": self.steps, "guidance": self.guidance, "height": self.height, "width": self.width,
@@ -139,6 +142,8 @@ class Recipe:
     ) -> str:  # fmt: skip
         """Python lines that make this picture. `saes`: folder of the SAEs; `norms`: the guard's limits."""
         model = opened or OpenedModel.named(self.system)
+        if self.photo:
+            return "\n".join(python_lines(self, model.python, saes))
         lines = ["import unbox", "", f"model = {model.python}"]
         call = f"{self.prompt!r}, seed={self.seed}, steps={self.steps}, guidance={self.guidance!r}"
         call += f", height={self.height}, width={self.width}"
@@ -162,7 +167,9 @@ class Recipe:
         command = ["unbox", "generate", *shlex.split(model.line), "--prompt", self.prompt,
                    "--seed", str(self.seed), "--steps", str(self.steps), "--guidance", str(self.guidance),
                    "--height", str(self.height), "--width", str(self.width)]  # fmt: skip
-        if self.negative_prompt:
+        if self.photo:
+            command = command_words(self, model.line)
+        elif self.negative_prompt:
             command += ["--negative-prompt", self.negative_prompt]
         lines = self._unguarded()
         if len(self.active):
@@ -180,6 +187,8 @@ class Recipe:
         mask as in JSON. A negative prompt and a model's other options cannot be written there, which comments
         say.
         """
+        if self.photo:
+            return "# an experiment starts from noise: this picture starts from a photo"
         model = opened or OpenedModel.named(self.system)
         name, more = shlex.split(model.line)[1], shlex.split(model.line)[2:]
         lines = [

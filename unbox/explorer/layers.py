@@ -8,9 +8,11 @@ import numpy as np
 from PIL import Image
 
 from unbox.edit import Edit
+from unbox.errors import UnboxError
 from unbox.explorer.canvas_state import CanvasState, mask_levels
 from unbox.explorer.feature_summaries import cover, facts_of
 from unbox.explorer.html import render
+from unbox.explorer.served_pictures import PICTURES
 from unbox.explorer.session import ExplorerSession
 from unbox.image_uri import image_uri
 
@@ -69,7 +71,8 @@ def layers_html(session: ExplorerSession, state: CanvasState) -> str:
             colour_of(index), mask_uri(edit, index), value,
             min(low, value or 0.0), max(high, value or 0.0),
         ))  # fmt: skip
-    return render("layers.html", layers=layers, chosen=state.chosen)
+    photo = _photo(session, state)
+    return render("layers.html", layers=layers, chosen=state.chosen, photo=photo)
 
 
 def feature_name(edit: Edit) -> str:
@@ -103,6 +106,15 @@ def mask_uri(edit: Edit, index: int) -> str:
     rgba[..., :3] = COLOURS[index % len(COLOURS)]
     rgba[..., 3] = np.rint(255 * levels)
     return image_uri(Image.fromarray(rgba), "PNG")
+
+
+def _photo(session: ExplorerSession, state: CanvasState) -> str:
+    """Address of the photo that the picture starts from; empty where there is none (any more)."""
+    try:
+        name = state.recipe.photo
+        return PICTURES.image(session.photos.photo(name), {}) if name else ""
+    except UnboxError:
+        return ""
 
 
 def _names(session: ExplorerSession, edits: Sequence[Edit]) -> list[str]:

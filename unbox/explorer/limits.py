@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from annotated_types import Ge, Le, Lt, MaxLen, MinLen
-from pydantic import AfterValidator, BeforeValidator, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, StringConstraints
 
 from unbox.edit import Edit, Edits
 from unbox.errors import FieldError
@@ -163,6 +163,8 @@ def _root_path(value: str) -> str:
     return value.rstrip("/")
 
 
+#: A photo's name in a recipe: see `photo_start.Photos`.
+PhotoName = Annotated[Text, StringConstraints(pattern=r"^([0-9a-f]{32})?$")]
 Host = Annotated[Text, AfterValidator(_host)]
 RootPath = Annotated[Text, MaxLen(200), AfterValidator(_root_path)]
 LargestPicture = Annotated[Real, Ge(1), Le(1024)]

@@ -21,6 +21,7 @@ from unbox.explorer.pages.explore_page import ExplorePage
 from unbox.explorer.pages.feature_page import FeaturePage
 from unbox.explorer.pages.paint_page import PaintPage, copied, generate
 from unbox.explorer.palette import PaletteQuery, swatches_html
+from unbox.explorer.photo_start import decoded_photo
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import SharedComponents, link
@@ -32,6 +33,7 @@ ACTS: dict[str, Callable[[CanvasState, int], CanvasState]] = {
     "choose": CanvasState.choose,
     "toggle": CanvasState.toggle,
     "remove": CanvasState.remove,
+    "no photo": lambda state, _: state.changed(replace(state.recipe, photo=""), state.chosen),
 }
 
 #: Tells the canvas that the brush is another now.
@@ -249,13 +251,19 @@ def _wire_runs(shared: SharedComponents, page: PaintPage) -> list[Dependency]:
         swatches = {page.swatches: swatches_html(session, state.recipe, query)}
         return page.show(session, state, made, copy_format) | beside | swatches
 
-    def from_png(event: gr.EventData, copy_format: str) -> Updates:
+    def from_file(
+        event: gr.EventData, state: CanvasState, made: MadeImage | None, copy_format: str
+    ) -> Updates:
+        if photo := event_value(event, "photo", str):
+            image = decoded_photo(photo, state.recipe.width, state.recipe.height)
+            started = state.changed(replace(state.recipe, photo=session.photos.add(image)), state.chosen)
+            return page.show(session, started, made, copy_format)
         text = event_value(event, "recipe", str)
         if text is None:
             raise UnboxError(event_value(event, "problem", str) or "this file holds no recipe")
         return page.open_recipe(shared, session.completed(parse(text)), copy_format)
 
-    dropped = listen(page.drop.input, from_png, [page.copy_format], [*page.opened, shared.tabs])
+    dropped = listen(page.drop.input, from_file, page.inputs, [*page.opened, shared.tabs])
     events = ((page.generate.click, False), (page.controls.prompt.submit, False), (dropped.success, False),
               (page.random_control.click, True))  # fmt: skip
     runs = [

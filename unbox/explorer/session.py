@@ -3,6 +3,7 @@
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from unbox.explorer.bounded_cache import BoundedCache
 from unbox.explorer.device_runs import ProgressHook
 from unbox.explorer.image_recipe import OpenedModel, Recipe
 from unbox.explorer.limits import Line
+from unbox.explorer.photo_start import Photos
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.json_types import JSON
 from unbox.models import Model, load
+from unbox.models.clock import clock
+from unbox.models.hooks import as_hook
 from unbox.sae.model import SAE
 from unbox.validation import checked
 
@@ -52,6 +56,7 @@ class ExplorerSession:
         self.largest = largest
         self._pictures: BoundedCache[Recipe, Image.Image] = BoundedCache(PICTURES_BYTES)
         self._recorded: BoundedCache[Recipe, RecordedImage] = BoundedCache(RECORDED_BYTES)
+        self.photos = Photos()
         self.saes, self.atlas = dict(saes or {}), atlas
         self.figures, self.bench = dict(figures or {}), dict(bench or {})
         self.folder = "saes/" if folder is None else str(folder)
@@ -182,12 +187,31 @@ class ExplorerSession:
         if first.height * first.width > self.largest * own * own:
             rule = f"should be at most {self.largest:g} times the {own} x {own} pixels of {first.system}"
             raise FieldError("picture", "height x width", f"{first.height} x {first.width}", rule)
+        if any(recipe.photo for recipe in recipes):
+            return [
+                self._drawn(recipe) if recipe.photo else self._generate([recipe])[0] for recipe in recipes
+            ]
         return self.model(first.system).generate(
             [recipe.prompt for recipe in recipes], seeds=[recipe.seed for recipe in recipes],
             edits=[self.edits_of(recipe) for recipe in recipes], hooks=[ProgressHook(first.steps)],
             steps=first.steps, guidance=first.guidance, height=first.height, width=first.width,
             negative_prompt=first.negative_prompt or None,
         )  # fmt: skip
+
+    def _drawn(self, recipe: Recipe) -> Image.Image:
+        """The recipe's photo drawn again, with its edits."""
+        model, edits = self.model(recipe.system), self.edits_of(recipe)
+        inversion = self.photos.inversion(model, recipe)
+        with ExitStack() as stack:
+            stack.enter_context(clock(model, "drawing a photo"))
+            stack.enter_context(ProgressHook(recipe.steps).attach(model, None))
+            if edits is not None:
+                stack.enter_context(as_hook(edits).attach(model, None))
+            return inversion.draw()
+
+    def fidelity(self, recipe: Recipe) -> dict[str, float] | None:
+        """How faithfully a recipe's photo is drawn again, in dB (`Inversion.fidelity`); None without one."""
+        return self.photos.inversion(self.model(recipe.system), recipe).fidelity if recipe.photo else None
 
     def edits_of(self, recipe: Recipe) -> Edits | EditHook | None:
         """The recipe's edits with their SAEs, under a guard if it wants one; None without edits."""

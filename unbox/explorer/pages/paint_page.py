@@ -107,7 +107,8 @@ class PaintPage:
     def wanted(self, state: CanvasState, guard: bool, values: Sequence[FieldValue]) -> Recipe:
         """The recipe that the list and the controls say. Raises UnboxError for values that cannot be."""
         edited = state.recipe
-        return replace(self.controls.recipe(values), edits=edited.edits, off=edited.off, guard=guard)
+        return replace(self.controls.recipe(values), edits=edited.edits, off=edited.off, guard=guard,
+                       photo=edited.photo)  # fmt: skip
 
     def show(
         self, session: ExplorerSession, state: CanvasState, made: MadeImage | None, copy_format: str
@@ -202,7 +203,8 @@ def generate(session: ExplorerSession, recipe: Recipe, *, control: bool = False)
     if recipe.steps <= RECORDED_STEPS:
         session.record(recipe.plain)  # the palette shows its features
     before, after = session.generate([recipe.plain, edited])
-    return MadeImage(edited, before, after, wanted=recipe if control else None)
+    fidelity = session.fidelity(recipe)
+    return MadeImage(edited, before, after, fidelity, wanted=recipe if control else None)
 
 
 def copied(session: ExplorerSession, state: CanvasState, made: MadeImage | None, copy_format: str) -> str:
