@@ -17,7 +17,9 @@ def test_weights_that_are_not_here_are_told_how_to_be_had(tmp_path, capsys):
     assert main(["verify", "sdxl-turbo", "--offline", "--device", "cpu", "--out", str(page)]) == 3
     assert set(verdicts(page).values()) == {"not possible here"}
     assert "hf auth login" in page.read_text(encoding="utf-8")
-    assert str(page) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no weights: looked for stabilityai/sdxl-turbo in the cache" in said
+    assert str(page) in said
 
 
 @pytest.mark.parametrize(

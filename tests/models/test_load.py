@@ -279,6 +279,7 @@ def test_the_fingerprint_follows_weights_and_settings(tiny, unet_file):
     ("source", "message"),
     [
         ("sdxl-turb", "no system 'sdxl-turb'; near: sdxl-turbo"),
+        ("mine", "no system 'mine'; `unbox models` lists them, and there is no folder or file mine here"),
         (
             "sdxl-turbo",
             "looked for stabilityai/sdxl-turbo in .* `hf download stabilityai/sdxl-turbo --include",

@@ -52,6 +52,7 @@ class VerifyCommand:
         except UnboxError as error:
             if (found := _absent(options, str(error))) is None:
                 raise
+            print(error)
             return self._end(found)
         saes = self._checked(given, model)
         chosen = self.options

@@ -166,7 +166,10 @@ def _find(source: str, system: str | System | None) -> tuple[System, str | Path]
         return asked or _row_of_repository(source), source
     if "/" in source or path.suffix in SINGLE_FILE:
         raise UnboxError(f"there is nothing at {source}; give a folder, a file or a system's name")
-    find_system(source)
+    try:
+        find_system(source)
+    except UnboxError as error:
+        raise UnboxError(f"{error}, and there is no folder or file {source} here") from None
     raise AssertionError("find_system raises for an unknown name")
 
 

@@ -357,5 +357,5 @@ def find_system(name: str) -> System:
     if name in SYSTEMS:
         return SYSTEMS[name]
     near = ", ".join(get_close_matches(name, SYSTEMS, n=3, cutoff=0.5))
-    rest = f"{near and f'near: {near}; '}the systems are {', '.join(SYSTEMS)}"
-    raise UnboxError(f"there is no system '{name}'; {rest}")
+    listed = "`unbox models` lists them"
+    raise UnboxError(f"there is no system '{name}'; {f'near: {near}; {listed}' if near else listed}")
