@@ -18,7 +18,7 @@ class BenchShapesCommand:
     """
 
     saes: FilePath
-    """Folder of SAEs to test."""
+    """Folder of SAEs to test, of `unbox train` or in any layout that `unbox sae import` reads."""
     out: FilePath
     """Folder for the results."""
     settings: Group[BenchSettings]
@@ -30,9 +30,9 @@ class BenchShapesCommand:
         from unbox.ground_truth.bench.report import verdict
         from unbox.model_mismatch import check_same_model
         from unbox.run_folder import run_folder
-        from unbox.sae import load_saes
+        from unbox.sae.interop import load_any
 
-        saes = load_saes(self.saes)
+        saes = load_any(self.saes)
         with run_folder(self.out, "bench shapes"):
             model = self.model.load()
             check_same_model(saes, model=model, policy=self.model_mismatch)
@@ -47,6 +47,7 @@ class BenchShapesCommand:
                 f"  {method:10} success {figures['success']:.2f}, collateral {figures['collateral']:.2f}, "
                 f"artifacts {figures['artifacts']:.2f}"
             )
+        print("MCC " + ", ".join(f"{name} {value:.3f}" for name, value in found["mcc"].items()))
         print(f"open {self.out / 'report.html'}")
 
 

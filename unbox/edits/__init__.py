@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unbox.edits.controls import controlled, random_control
     from unbox.edits.edit_files import bind, load_edits, save_edits
     from unbox.edits.erasure import concept_codes, erase, erase_by_difference
+    from unbox.edits.feature_factors import FeatureFactor, cluster_factors, nmf_factors
     from unbox.edits.guard import Guard, norm_limits
     from unbox.edits.inversion import Inversion, invert
     from unbox.edits.swap import undetected

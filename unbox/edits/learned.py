@@ -71,7 +71,7 @@ def linear_probe(having: np.ndarray, lacking: np.ndarray, ridge: float = RIDGE) 
 
 
 @dataclass(frozen=True, eq=False)
-class Shift:
+class LearnedShift:
     """A learned shift of a block's update as a dictionary: its codes are what is added along `W_dec`."""
 
     block: str
@@ -83,7 +83,7 @@ class Shift:
     """(..., d) -> (..., n) coefficients of what is added."""
     stats: Stats | None = None
 
-    def to(self, device: torch.device | None = None) -> "Shift":
+    def to(self, device: torch.device | None = None) -> "LearnedShift":
         """The same on a device; what shifts moves what it needs itself."""
         return replace(self, W_dec=self.W_dec.to(device))
 
@@ -110,7 +110,7 @@ class Shift:
         return every.scale(1 + strength, **options)  # type: ignore[arg-type]
 
 
-def low_rank_shift(block: str, before: np.ndarray, after: np.ndarray, rank: int = RANK) -> Shift:
+def low_rank_shift(block: str, before: np.ndarray, after: np.ndarray, rank: int = RANK) -> LearnedShift:
     """LoReFT's intervention that carries vectors (m, d) to those of the same places (m, d) with the value.
 
     The best of its rank (reduced-rank regression of the difference): R are the directions in which what a
@@ -132,12 +132,12 @@ def low_rank_shift(block: str, before: np.ndarray, after: np.ndarray, rank: int 
     def shift(update: Tensor) -> Tensor:
         return update @ reading.to(update) + constant.to(update)
 
-    return Shift(block, "loreft", rows.float(), deviation, shift)
+    return LearnedShift(block, "loreft", rows.float(), deviation, shift)
 
 
 def classifier_shift(
     block: str, vectors: np.ndarray, labels: np.ndarray, wanted: int, seed: int = 0
-) -> Shift:
+) -> LearnedShift:
     """K-steering's shift towards the label `wanted` and away from the others: a classifier of one hidden
     layer of vectors (m, d) by their labels (m,), and steps down the gradient of the mean logit of the others
     less the logit of the one."""
@@ -180,4 +180,4 @@ def classifier_shift(
             now = now - (deviation / DESCENTS) * gradient / length
         return now - update
 
-    return Shift(block, "k-steering", torch.eye(every.shape[1]), deviation, shift)
+    return LearnedShift(block, "k-steering", torch.eye(every.shape[1]), deviation, shift)

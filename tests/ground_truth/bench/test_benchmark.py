@@ -7,7 +7,9 @@ import pytest
 from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
 from unbox.ground_truth.bench.benchmark import BenchSettings, bench_shapes
+from unbox.ground_truth.bench.learned_change import LEARNED
 from unbox.ground_truth.bench.scene_pairs import KINDS
+from unbox.ground_truth.bench.score import ScoredRun, leaderboard
 
 SMALL = BenchSettings(
     steps=1,
@@ -22,6 +24,7 @@ SMALL = BenchSettings(
     transported=(8,),
     moved=(1.0,),
     values=(("colour", "red"),),
+    methods=("untrained", "neurons", "pca", "steering", *LEARNED, "factors"),
 )
 
 
@@ -34,7 +37,7 @@ def test_the_whole_benchmark(tmp_path):
     saes = {b: random_sae(b, width=width, latents=4 * width, k=8) for b in ("up.1.0", "up.1.1")}
     results = bench_shapes(model, saes, tmp_path / "out", SMALL, progress=False)
     assert {row["method"] for row in results["causation"]} == {
-        "sae", "untrained", "neurons", "pca", "steering", "random"
+        "sae", "untrained", "neurons", "pca", "steering", "random", "factors", *LEARNED
     }  # fmt: skip
     assert all(1 <= len(row["blocks"]) <= 2 for row in results["causation"] + results["removal"])
     assert {row["kind"] for row in results["ownership"]} == set(KINDS)
@@ -45,6 +48,11 @@ def test_the_whole_benchmark(tmp_path):
     page = (tmp_path / "out/report.html").read_text()
     assert "colour: red" in page
     assert "<svg" in page
+    assert all(0 <= row["artifacts_low"] <= row["artifacts"] <= 1 for row in results["causation"])
+    assert set(results["mcc"]) == {"sae", "untrained", "neurons", "pca", "factors"}
+    run = ScoredRun.read(tmp_path / "out")
+    assert run.scores["mcc"] == results["mcc"]["sae"]
+    assert "shapes" in leaderboard([run])
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/kept").iterdir()}
     assert bench_shapes(model, saes, tmp_path / "out", SMALL, progress=False) == results
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/kept").iterdir()} == kept

@@ -14,8 +14,9 @@ from unbox.capture import collect
 from unbox.edits.terms import TensorDictionary
 from unbox.ground_truth.artifacts import unedited_count
 from unbox.ground_truth.bench.bench_settings import BenchSettings
+from unbox.ground_truth.bench.learned_change import LearnedChanges
 from unbox.ground_truth.bench.mean_maps import MAPPED, MeanMaps
-from unbox.ground_truth.bench.methods import dictionaries
+from unbox.ground_truth.bench.methods import dictionaries, with_statistics
 from unbox.ground_truth.effects import CaseSampling, ModelUnderTest
 from unbox.ground_truth.factor_scores import UpdateRows, Value, scenes_of
 from unbox.models import Model
@@ -55,6 +56,7 @@ class BenchInputs:
     """Block -> name -> dictionary."""
     mean_maps: Callable[[str], MeanMaps]
     """Mean maps of a block's dictionaries by factor value, made when first asked for."""
+    learned: LearnedChanges
     progress: bool = True
 
     def bar(self, items: Sequence[Item], what: str) -> Iterator[Item]:
@@ -85,7 +87,15 @@ def prepare(
     where = out / "store"
     store = collect(model, captions, where, blocks=tuple(saes), seed=seed, progress=progress, **sampling)
     scenes = scenes_of(store)
-    of_block = {b: dictionaries(sae, store[b].sample(4096, seed), seed) for b, sae in saes.items()}
+    samples = {block: store[block].sample(4096, seed) for block in saes}
+    saes = {block: with_statistics(sae, samples[block]) for block, sae in saes.items()}
+    grouped = "factors" in settings.methods
+    of_block = {
+        b: dictionaries(sae, samples[b], seed, store[b] if grouped else None) for b, sae in saes.items()
+    }
     subject = ModelUnderTest(model, Detector.load(), sampling, unedited=unedited_count(settings.captions))
     mean_maps = cache(lambda block: MeanMaps(of_block[block], BlockRows(store[block]), scenes))
-    return BenchInputs(subject, saes, settings, results, store, scenes, of_block, mean_maps, progress)
+    learned = LearnedChanges(subject, lambda b: BlockRows(store[b]), scenes, tuple(saes), seed)
+    return BenchInputs(
+        subject, saes, settings, results, store, scenes, of_block, mean_maps, learned, progress
+    )

@@ -58,5 +58,7 @@ class BenchResults(TypedDict, total=False):
     """What a block's whole update carries of a kind of edit."""
     transport: list[BenchRow]
     """What a method carries of a kind of edit."""
+    mcc: Mapping[str, float]
+    """Of each dictionary, all blocks together; see `factor_match`."""
     reliable: Mapping[str, float]
     """factor=value -> share of unedited images that show it where their caption asks for it."""

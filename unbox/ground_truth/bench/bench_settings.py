@@ -1,9 +1,17 @@
 """Every number that `unbox bench shapes` depends on."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from unbox.ground_truth.bench.trial_settings import TrialSettings
 from unbox.validation import Count, Real, Several, validated
+
+#: What can be compared with the SAE's features.
+MethodName = Literal[
+    "untrained", "neurons", "pca", "factors", "steering", "mean-difference", "linear-probe", "loreft",
+    "k-steering",
+]  # fmt: skip
+#: Settings that choose what is measured, and decide no answer.
+CHOOSING = ("values", "methods")
 
 #: Former names, which name results.
 FORMER = {"prompts": "captions"}
@@ -27,6 +35,9 @@ class BenchSettings(TrialSettings):
     """Numbers of features that transport carries."""
     moved: Several[Real] = (1.0, 2.0)
     """Strengths of transport."""
+    methods: Several[MethodName] = ("untrained", "neurons", "pca", "steering")
+    """What the SAE's features and random ones are compared with; `factors` are groups of its features, the
+    last four are learned. Runs over some of them fill the folder of a run over all."""
     LISTS: ClassVar[tuple[str, ...]] = ("together", "sizes", "strengths", "transported", "moved")
 
     @property

@@ -12,8 +12,10 @@ from unbox.experiments.result_names import MANIFEST, ResultNames
 from unbox.former_names import as_written
 from unbox.ground_truth.bench.bench_inputs import BenchInputs, BlockRows, prepare
 from unbox.ground_truth.bench.bench_rows import BenchResults, BenchRow
-from unbox.ground_truth.bench.bench_settings import FORMER, BenchSettings
+from unbox.ground_truth.bench.bench_settings import CHOOSING, FORMER, BenchSettings
 from unbox.ground_truth.bench.causation import causation
+from unbox.ground_truth.bench.dictionary_record import by_block, scored
+from unbox.ground_truth.bench.factor_match import Candidates, match_candidates, match_score
 from unbox.ground_truth.bench.probing import probe
 from unbox.ground_truth.bench.report import write_bench
 from unbox.ground_truth.bench.transport_trials import transport_trials
@@ -43,7 +45,7 @@ def bench_shapes(
     settings, out = settings or BenchSettings(), Path(out)
     if not saes:
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
-    saes = {sae.block: sae for sae in saes.values()}
+    saes = by_block(saes)
     chosen: dict[str, JSON] = as_written(asdict(settings), FORMER)
     with run_folder(out, "bench shapes") as folder:
         names = ResultNames.of(folder, model, saes)
@@ -51,16 +53,17 @@ def bench_shapes(
         folder.claim(*_parts(names, chosen))
         # What is asked does not change an answer: runs over some of the values fill the folder of all.
         results = ResultCache(
-            out / "kept", {**shared, "settings": {k: v for k, v in chosen.items() if k != "values"}}
+            out / "kept", {**shared, "settings": {k: v for k, v in chosen.items() if k not in CHOOSING}}
         )
         probed = {name: chosen[name] for name in STORED}
         write_json(out / MANIFEST, {**shared, "settings": chosen})
         bench = prepare(model, saes, settings, out, results, progress)
-        meaning = _meaning(bench, ResultCache(out / "kept", {**shared, "settings": probed}))
-        found = _measured(bench, meaning)
+        probing = ResultCache(out / "kept", {**shared, "settings": probed})
+        found = _measured(bench, _meaning(bench, probing)) | {"mcc": _matched(bench, probing)}
         write_json(out / "results.json", found)  # type: ignore[arg-type]  # a TypedDict is JSON too
         about: dict[str, JSON] = {**shared, "model": names.fingerprint, "settings": chosen}
         write_bench(found, about, out)
+        write_json(out / "score.json", scored(found, model, saes, settings))
     return found
 
 
@@ -99,6 +102,18 @@ def _meaning(bench: BenchInputs, results: ResultCache) -> list[BenchRow]:
             found = results.get(["meaning", block, name], probe, dictionary, updates, bench.scenes)
             rows += [{"block": block, "method": name, **row} for row in found]
     return rows
+
+
+def _matched(bench: BenchInputs, results: ResultCache) -> dict[str, float]:
+    """MCC of each dictionary, all blocks together."""
+    found: dict[str, list[list[Candidates]]] = {}
+    for block in bench.bar(list(bench.saes), "matching"):
+        updates = BlockRows(bench.store[block])
+        for name, dictionary in bench.dictionaries[block].items():
+            key: JSON = ["matching", block, name]
+            of_block = results.get(key, match_candidates, dictionary, updates, bench.scenes)
+            found.setdefault(name, []).append(of_block)
+    return {name: match_score(blocks) for name, blocks in found.items()}
 
 
 def _reliable(cases: Cases) -> dict[str, float]:

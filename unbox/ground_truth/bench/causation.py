@@ -7,12 +7,16 @@ from functools import partial
 from unbox.edits.controls import CONTROL_RULE, controlled
 from unbox.ground_truth.bench.bench_inputs import BenchInputs
 from unbox.ground_truth.bench.bench_rows import BenchRow
+from unbox.ground_truth.bench.learned_change import LEARNED
 from unbox.ground_truth.bench.mean_maps import MAPPED
-from unbox.ground_truth.bench.methods import METHODS, SPREADS, Joint, change
+from unbox.ground_truth.bench.methods import SPREADS, Joint, change
 from unbox.ground_truth.bench.removal import removal, removal_control
 from unbox.ground_truth.bench.trade_off import area_under, best_of, outcome_rates
 from unbox.ground_truth.effects import Cases, measure
 from unbox.ground_truth.factor_scores import Value
+
+#: Methods without a number of features.
+WHOLE = ("steering", *LEARNED)
 
 Shifts = Mapping[str, Mapping[Value, float]]
 
@@ -39,7 +43,7 @@ def causation(
             method: cached(
                 ["causation", value, method], _choose_change, bench, method, value, blocks, trials, tests
             )
-            for method in METHODS[:-1]
+            for method in ("sae", *bench.settings.methods)
         }
         of_sae = bench, value, changes["sae"], tests
         changes["random"] = cached(["control", value, CONTROL_RULE], _control, *of_sae)
@@ -70,6 +74,8 @@ def _blocks_to_edit(bench: BenchInputs, shifts: Shifts, value: Value) -> list[li
 
 def _joint(bench: BenchInputs, method: str, value: Value, option: ChangeOption) -> Joint:
     """The change of an option, in all of its blocks."""
+    if method in LEARNED:
+        return Joint(tuple(bench.learned.change(method, block, value) for block in option.blocks))
     how = method, value, option.size, option.spread
     return Joint(tuple(change(bench.dictionaries[b], bench.mean_maps(b), *how) for b in option.blocks))
 
@@ -91,8 +97,8 @@ def _choose_change(
     tried: list[tuple[ChangeOption, BenchRow]] = []
     for choices in (
         lambda base: [replace(base, blocks=some) for some in blocks],
-        lambda base: [replace(base, spread=spread) for spread in SPREADS[1:]],
-        lambda base: [replace(base, size=n) for n in sorted(settings.sizes)[:-1] if method != "steering"],
+        lambda base: [replace(base, spread=spread) for spread in SPREADS[1:] if method not in LEARNED],
+        lambda base: [replace(base, size=n) for n in sorted(settings.sizes)[:-1] if method not in WHOLE],
     ):
         for option in choices(base):
             joint = _joint(bench, method, value, option)

@@ -6,9 +6,12 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from activation_store import Rows
 from unbox.edit import Edits, Feature
 from unbox.edits import neurons, principal
+from unbox.edits.feature_factors import FactorDictionary, nmf_factors
 from unbox.edits.terms import TensorDictionary
+from unbox.ground_truth.bench.learned_change import LEARNED, LearnedChange
 from unbox.ground_truth.bench.mean_maps import Dictionaries, MeanMaps
 from unbox.ground_truth.factor_scores import Value
 from unbox.models.seeds import generator
@@ -17,19 +20,40 @@ from unbox.sae.latent_statistics import latent_stats
 from unbox.shapes import Scene
 from unbox.shapes.where import edit_mask
 
-#: Dictionaries that are compared; the whole mean difference; random features with the SAE edit's maps.
+#: Dictionaries that are compared (the last if asked for); the whole mean difference; what is learned; random
+#: features with the SAE edit's maps.
 DICTIONARIES = ("sae", "untrained", "neurons", "pca")
-METHODS = (*DICTIONARIES, "steering", "random")
+METHODS = (*DICTIONARIES, "factors", "steering", *LEARNED, "random")
+
+#: Groups of features that are made of an SAE, at most.
+FACTORS_MADE = 64
 
 
-def dictionaries(sae: SAE, sample: np.ndarray, seed: int = 0) -> dict[str, TensorDictionary]:
-    """The dictionaries of a block, by name. `sample` (m, d): updates, for their mean and components."""
-    return {
+def dictionaries(
+    sae: SAE, sample: np.ndarray, seed: int = 0, rows: Rows | None = None
+) -> dict[str, TensorDictionary]:
+    """The dictionaries of a block, by name. `sample` (m, d): updates, for their mean and components; `rows`:
+    of a store, from which factors of the SAE's features are made if they are given."""
+    found: dict[str, TensorDictionary] = {
         "sae": sae,
         "untrained": untrained(sae, sample, seed),
         "neurons": neurons(sae.block, sample),
         "pca": principal(sae.block, sample),
     }
+    if rows is not None:
+        count = min(FACTORS_MADE, rows.shape[0], sae.latents)
+        found["factors"] = FactorDictionary.of(nmf_factors(sae, rows, count, seed=seed), sample)
+    return found
+
+
+def with_statistics(sae: SAE, sample: np.ndarray) -> SAE:
+    """The SAE with what edits need to know of it, measured on updates (m, d) where it does not say it."""
+    rows = torch.from_numpy(np.asarray(sample, np.float32))
+    if sae.stats is None:
+        sae = replace(sae, stats=latent_stats(sae, [rows]))
+    if not sae.update_std > 0:
+        sae = replace(sae, update_std=float((rows - rows.mean(0)).square().sum(1).mean().sqrt()))
+    return sae
 
 
 def untrained(sae: SAE, sample: np.ndarray, seed: int = 0) -> SAE:
@@ -73,6 +97,10 @@ class Change:
     spread: str = "map"
 
     @property
+    def block(self) -> str:
+        return self.dictionary.block
+
+    @property
     def name(self) -> str:
         """Block and features, as far as they can be told in a line."""
         shown = ",".join(map(str, self.features[:8]))
@@ -102,7 +130,7 @@ class Change:
 class Joint:
     """Changes of several blocks in one run, all at the same strength."""
 
-    parts: tuple[Change, ...]
+    parts: tuple[Change | LearnedChange, ...]
 
     @property
     def name(self) -> str:
@@ -112,7 +140,7 @@ class Joint:
     @property
     def features(self) -> dict[str, list[int]]:
         """Block -> features."""
-        return {part.dictionary.block: list(part.features) for part in self.parts}
+        return {part.block: list(part.features) for part in self.parts}
 
     def edits(self, scene: Scene, strength: float) -> Edits:
         """The edits of an image of the scene."""

@@ -10,7 +10,7 @@ from activation_store.files import write_text
 from unbox.experiments.report import figure_svg
 from unbox.experiments.tables import markdown_table, write_table
 from unbox.ground_truth.bench.bench_rows import BenchResults, BenchRow
-from unbox.ground_truth.bench.methods import DICTIONARIES, METHODS
+from unbox.ground_truth.bench.methods import METHODS
 from unbox.ground_truth.bench.scene_pairs import KINDS
 from unbox.ground_truth.factor_scores import Value
 from unbox.json_types import JSON
@@ -39,7 +39,8 @@ def write_bench(results: BenchResults, context: Mapping[str, JSON], out: Path) -
         context=context,
         verdict=verdict(results),
         meaning=telling(results["meaning"]),
-        methods=METHODS,
+        methods=methods_of(results),
+        told_by=[m for m in METHODS if any(row["method"] == m for row in results["meaning"])],
         causation=by_value(results["causation"]),
         removal=results["removal"],
         blocks=list(dict.fromkeys(row["block"] for row in results["ownership"])),
@@ -53,6 +54,12 @@ def write_bench(results: BenchResults, context: Mapping[str, JSON], out: Path) -
     write_text(out / "report.html", page)
     write_text(out / "tables.md", markdown(results) + "\n")
     return out / "report.html"
+
+
+def methods_of(results: BenchResults) -> list[str]:
+    """The methods that were measured, in their order."""
+    measured = {row["method"] for row in results["causation"]}
+    return [method for method in METHODS if method in measured]
 
 
 def by_value(rows: Iterable[BenchRow]) -> ByValue:
@@ -83,8 +90,9 @@ def verdict(results: BenchResults) -> dict[str, Any]:
         "still": _mean([by["random"]["success"] <= CHANCE for by in caused]),
         "success": {
             m: {name: _mean([by[m][name] for by in caused if name in by[m]]) for name in MEANS}
-            for m in METHODS
+            for m in methods_of(results)
         },
+        "mcc": dict(results.get("mcc", {})),
     }
 
 
@@ -103,7 +111,7 @@ def curves(rows: Sequence[BenchRow]) -> str:
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
-    for method in METHODS:
+    for method in [m for m in METHODS if any(row["method"] == m for row in rows)]:
         of = [[(p["collateral"], p["success"]) for p in r["curve"]] for r in rows if r["method"] == method]
         if of:
             axes.plot(*np.mean(of, 0).T, marker="o", label=method)
@@ -139,7 +147,7 @@ def _short(row: BenchRow | None) -> str:
 def _values(results: BenchResults) -> str:
     """A line per value: how reliably it is drawn, what tells it, what brings it."""
     features, caused = telling(results["meaning"]), by_value(results["causation"])
-    others = [*DICTIONARIES[1:], "steering"]
+    others = [m for m in methods_of(results) if m not in ("sae", "random")]
     head = ["value", "drawn", "AUROC", "IoU", "edit: blocks, spread, features in each x strength"]
     lines = []
     for value in dict.fromkeys([*features, *caused]):

@@ -12,8 +12,8 @@ from activation_store.files import publish_folder
 from unbox.errors import UnboxError
 from unbox.sae.interop import dictionary_learning, overcomplete, saelens, sdxl_unbox, sparsify
 from unbox.sae.interop.common import Format
-from unbox.sae.model import SAE
-from unbox.sae.sae_folder import WEIGHTS
+from unbox.sae.model import SAE, load_saes
+from unbox.sae.sae_folder import WEIGHTS, is_sae
 
 #: Name -> how to recognise, read and write it.
 FORMATS: dict[str, Format] = {
@@ -61,6 +61,15 @@ def import_all(path: str | os.PathLike, kind: str | None = None) -> dict[str, SA
     return {folder.name: import_sae(folder, kind) for folder in folders}
 
 
+def load_any(path: str | os.PathLike) -> dict[str, SAE]:
+    """The SAEs of a folder in unbox's own layout or in any that can be imported, by name. Raises UnboxError
+    where there is none."""
+    folder = Path(path)
+    if folder.is_dir() and not any(is_sae(place) for place in (folder, *folder.iterdir())):
+        return import_all(folder)
+    return load_saes(folder)
+
+
 def export_sae(sae: SAE, path: str | os.PathLike, kind: str) -> None:
     """Write an SAE as another package's folder, whole or not at all; one with just these files stays.
 
@@ -81,4 +90,4 @@ def _format(kind: str) -> Format:
     return FORMATS[kind]
 
 
-__all__ = ["FORMATS", "Format", "export_sae", "import_all", "import_sae"]
+__all__ = ["FORMATS", "Format", "export_sae", "import_all", "import_sae", "load_any"]
