@@ -160,6 +160,35 @@ def edits(setting: Setting) -> Iterator[str]:
         yield f"| {name} | {hooks * 1e3:.3f} | {step * 1e3:.1f} | {100 * hooks / step:.2f} % |"
 
 
+def live(setting: Setting) -> Iterator[str]:
+    """Frames of the explorer's live mode: one step, strengths that change, the stages before the first edit
+    computed once; beside runs of the same pictures."""
+    if importlib.util.find_spec("gradio") is None:
+        yield "gradio is not installed."
+        return
+    from unbox.edit import Direction, Edits
+    from unbox.explorer.image_recipe import Recipe
+    from unbox.explorer.live_sampler import LiveSampler
+
+    model, pixels = random_model(setting), 64 if setting.tiny else 512
+    recipe = Recipe(model.system.name, "a photo", 0, 1, 0.0, pixels, pixels)
+    sampler = LiveSampler(model, recipe)
+    yield "| edited block | frames/s | runs/s |"
+    yield "| --- | --- | --- |"
+    for block in ("down.2.1", "mid.0", "up.0.1", "up.1.2"):
+        width = model.block(block).in_channels
+        frames = iter(range(10**9))
+
+        def edits(width: int = width, block: str = block, frames: Iterator[int] = frames) -> Edits:
+            direction = Direction(block, (1.0,) * width)
+            return Edits((direction.add(0.01 * (next(frames) % 100)),))
+
+        live = statistics.median(setting.seconds(lambda e=edits: sampler.draw(e())))
+        run = statistics.median(setting.seconds(lambda e=edits: model.generate(
+            "a photo", seed=0, steps=1, guidance=0.0, height=pixels, width=pixels, edits=e())))  # fmt: skip
+        yield f"| {block} | {1 / live:.1f} | {1 / run:.1f} |"
+
+
 def vae_memory(setting: Setting) -> Iterator[str]:
     """Memory of decoding at 1024 px, plain, sliced and tiled."""
     model = random_model(setting)
@@ -193,6 +222,7 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[str]]] = {
     "images": images,
     "collect": collecting,
     "edits": edits,
+    "live": live,
     "vae-memory": vae_memory,
 }
 

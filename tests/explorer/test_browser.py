@@ -372,6 +372,55 @@ def test_a_region_that_is_dragged_moves_what_fires_in_it(page, url):
     sync_api.expect(mask).not_to_have_attribute("src", before)
 
 
+def test_a_change_is_drawn_by_itself_where_a_picture_takes_little_time(page, url):
+    make(page, url)
+    page.click("#explore-paint")
+    page.wait_for_selector("#paint-swatches .ub-swatch")
+    take(page, 0)
+    paint(page)
+    page.wait_for_selector("#paint-result [alt=after]")  # nobody has pressed Generate
+    first = picture(page, "#paint-result [alt=after]")
+    strength(page, 0, "400")
+    changed(page, "#paint-result [alt=after]", first)
+    sync_api.expect(page.locator("#paint-stale .ub-stale")).to_have_count(0)
+    assert page.locator("#paint-film img").count() >= 2
+
+
+def test_live_shows_frames_while_a_strength_is_dragged_and_their_rate(page, url, shoot):
+    make(page, url)
+    page.click("#explore-paint")
+    page.wait_for_selector("#paint-swatches .ub-swatch")
+    page.get_by_label("Steps", exact=True).locator("visible=true").first.fill("1")
+    page.get_by_label("Live: a frame for each change").check()
+    take(page, 0)
+    paint(page)
+    live = page.locator("#paint-frame [alt=live]")
+    live.wait_for()
+    page.wait_for_selector("#paint-film img")
+    seen = live.get_attribute("src")
+    slider = page.locator("#paint-layers [data-strength]")
+    box = slider.bounding_box()
+    frames = {seen}
+    page.mouse.move(box["x"] + 0.69 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for share in (0.72, 0.76, 0.8, 0.84, 0.88, 0.92, 0.96, 0.98):
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        changed(page, "#paint-frame [alt=live]", live.get_attribute("src"))
+        frames.add(live.get_attribute("src"))
+    assert len(frames) > 5  # before the button is let go
+    page.mouse.up()
+    assert float(page.locator("#paint-frame [data-rate]").get_attribute("data-rate")) > 0
+    page.wait_for_selector("#paint-film img")
+    shoot(page, "paint-live")
+    strengths = page.locator("#paint-layers output").inner_text()
+    assert float(strengths) > 6
+    page.locator("body").click(position={"x": 2, "y": 2})
+    page.keyboard.press("Control+z")  # one change, however many frames it had
+    sync_api.expect(page.locator("#paint-layers output")).to_have_text("+3")
+    page.get_by_label("Live: a frame for each change").uncheck()
+    sync_api.expect(live).to_have_count(0)
+
+
 def test_the_palette_is_searched_by_words_and_keeps_what_is_liked(page, url):
     make(page, url)
     page.click("#explore-paint")

@@ -104,7 +104,9 @@ def test_a_picture_of_something_else_is_marked(recipe):
     edited = replace(recipe, edits=Edits((Feature("mid.0", 1).add(1.0),)))
     control = replace(recipe, edits=Edits((Feature("mid.0", 2).add(1.0),)))
     assert not stale_html(None, recipe)
-    assert not stale_html(MadeImage(recipe, picture), edited)  # the picture to paint on
+    assert not stale_html(MadeImage(recipe, picture), replace(edited, off=frozenset({0})))  # painted on
+    assert "not drawn yet" in stale_html(MadeImage(recipe, picture), edited)
+    assert 'data-rerun="5"' in stale_html(MadeImage(recipe, picture), edited, "5")
     assert stale_html(MadeImage(recipe, picture), replace(recipe, seed=8))
     assert not stale_html(MadeImage(edited, picture, picture), edited)
     assert not stale_html(MadeImage(control, picture, picture, wanted=edited), edited)

@@ -30,10 +30,15 @@ def canvas_html(state: CanvasState, made: MadeImage | None) -> str:
     )
 
 
-def stale_html(made: MadeImage | None, now: Recipe | None) -> str:
-    """A badge where what is wanted now (None: what cannot be) is not what the picture shown was made of."""
-    same = made is None or (now is not None and made.asked == (now.plain if made.after is None else now))
-    return "" if same else render("stale.html")
+def stale_html(made: MadeImage | None, now: Recipe | None, rerun: str = "") -> str:
+    """A badge where what is wanted now (None: what cannot be) is not what the picture shown was made of.
+    `rerun`: a text of its own for each change, where it is made again by itself."""
+    if made is None:
+        return ""
+    drawn = made.after is not None or now is None or made.asked != now.plain
+    unedited = not drawn and now is not None and not len(now.active)  # the picture that is painted on
+    same = unedited or (now is not None and made.asked == now)
+    return "" if same else render("stale.html", drawn=drawn, rerun=rerun)
 
 
 def changes(before: Image.Image, after: Image.Image, edits: Edits) -> list[str]:

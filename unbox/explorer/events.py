@@ -14,10 +14,13 @@ from unbox.errors import UnboxError
 from unbox.explorer.device_runs import on_device
 from unbox.explorer.queue_limits import DEVICE
 
+#: The queue of quick events that come one after another, as strokes do.
+IN_ORDER = "in order"
+
 #: How the page opens the link that Back and Forward come to; the rest is HISTORY, in the page's head.
 BACK = "window.unboxHistory.back = (query) => trigger('input', { query });"
 #: CLICKS hands a click on an element with `data-go`, or the place of one on `data-place`, to the server.
-CLICKS, PAINT, LAYERS, PALETTE, SWATCHES, TOUR, DROP, KEYS, HISTORY, STYLE = (
+CLICKS, PAINT, LAYERS, PALETTE, SWATCHES, TOUR, DROP, KEYS, RERUN, HISTORY, STYLE = (
     (Path(__file__).parent / name).read_text(encoding="utf-8")
     for name in (
         "clicks.js",
@@ -28,6 +31,7 @@ CLICKS, PAINT, LAYERS, PALETTE, SWATCHES, TOUR, DROP, KEYS, HISTORY, STYLE = (
         "tour.js",
         "drop.js",
         "keys.js",
+        "rerun.js",
         "history.js",
         "style.css",
     )
@@ -58,17 +62,21 @@ def listen(
     device: bool = False,
     show_progress: Literal["minimal", "hidden"] = "minimal",
     progress_on: gr.components.Component | None = None,
+    in_order: bool = False,
+    trigger_mode: Literal["once", "multiple", "always_last"] | None = None,
 ) -> Dependency:
     """Wire an event of a page. It is no API endpoint: those are in `unbox.explorer.api`.
 
     `device`: it runs the model, so it waits in the device's queue. `progress_on`: the one output over which
-    progress, and that it failed, is shown; None: all of them.
+    progress, and that it failed, is shown; None: all of them. `in_order`: none is lost while another is on
+    its way, and each begins when the one before has ended.
     """
     answer = on_device(with_user_errors(fn)) if device else with_user_errors(fn)
+    queue = DEVICE if device else IN_ORDER if in_order else None
     return event(
-        answer, inputs, outputs, concurrency_limit=1 if device else "default",
-        concurrency_id=DEVICE if device else None, show_progress=show_progress,
-        show_progress_on=progress_on, api_visibility="private",
+        answer, inputs, outputs, concurrency_limit=1 if queue else "default", concurrency_id=queue,
+        show_progress=show_progress, show_progress_on=progress_on, api_visibility="private",
+        trigger_mode="multiple" if in_order else trigger_mode,
     )  # fmt: skip
 
 

@@ -1,5 +1,5 @@
 // Layers: buttons with data-go, a slider of strength, and a grip that is dragged or moved with arrow keys.
-let focused = null, drag = null;
+let focused = null, drag = null, sent = 0;
 const rows = () => [...element.querySelectorAll('.ub-layer')];
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-go]');
@@ -10,6 +10,10 @@ element.addEventListener('input', (event) => {
   if (!event.target.matches('[data-strength]')) return;
   const value = Number(event.target.value);
   event.target.nextElementSibling.textContent = (value < 0 ? '' : '+') + value;
+  // Live: a frame while it is dragged, at most each 60 ms.
+  if (!document.querySelector('#paint-live input')?.checked || Date.now() - sent < 60) return;
+  sent = Date.now();
+  strength(event.target, 1);
 });
 element.addEventListener('change', (event) => {
   if (!event.target.matches('[data-strength]')) return;

@@ -9,6 +9,7 @@ from gradio.events import Dependency
 
 from unbox.edit import Edit
 from unbox.errors import FieldError, UnboxError
+from unbox.explorer import live_events
 from unbox.explorer.canvas import stale_html
 from unbox.explorer.canvas_state import CanvasState, MadeImage, mask_from_canvas
 from unbox.explorer.edit_controls import EVERYWHERE, edit_of
@@ -48,17 +49,26 @@ def wire(shared: SharedComponents, page: PaintPage, explore: ExplorePage, featur
     changes.append(_wire_film(shared, page))
     _wire_palette(session, page)
 
-    def mark(state: CanvasState, made: MadeImage | None, guard: bool, *values: FieldValue) -> str:
+    live_events.wire(session, page)
+
+    def mark(
+        live: bool, state: CanvasState, made: MadeImage | None, guard: bool, *values: FieldValue
+    ) -> Updates:
+        if state.held is not None:  # its frame is asked for already
+            return gr.skip()
         try:
-            return stale_html(made, page.wanted(state, guard, values))
+            now = page.wanted(state, guard, values)
         except UnboxError:  # what the controls say cannot be made: Generate will say why
-            return stale_html(made, None)
+            return {page.stale: stale_html(made, None)}
+        change = live_events.request()
+        stale = stale_html(made, now, change if live or session.quick(now) else "")
+        return {page.stale: stale} | ({page.frame_request: change} if live and stale else {})
 
     events: list[Callable[..., Dependency]] = [each.then for each in changes]
     events += [each.input for each in page.settings]
-    shown = [page.state, page.made, *page.settings]
+    shown = [page.live, page.state, page.made, *page.settings]
     for event in events:
-        listen(event, mark, shown, [page.stale], show_progress="hidden")
+        listen(event, mark, shown, [page.stale, page.frame_request], show_progress="hidden")
     listen(page.copy_format.input, partial(copied, session), page.inputs, [page.copied],
            show_progress="hidden")  # fmt: skip
 
@@ -81,7 +91,7 @@ class LayerEvents:
             (page.undo.click, partial(self.step, CanvasState.undo), page.inputs, outputs),
             (page.redo.click, partial(self.step, CanvasState.redo), page.inputs, outputs),
             (page.layers.click, self.press, page.inputs, outputs),
-            (page.layers.input, self.slide, page.inputs, outputs),
+            (page.layers.input, self.slide, page.inputs, [*outputs, page.frame_request]),
         ]
         told: list[Callable[..., Dependency]]
         told = [each.input for each in (edit.op, edit.unit, edit.branch, edit.where)]
@@ -90,11 +100,11 @@ class LayerEvents:
         ]
         events += [(event, self.change, fields, outputs) for event in told]
         taken = listen(page.swatches.click, self.take, page.inputs, [*page.outputs, edit.feature],
-                       show_progress="hidden")  # fmt: skip
+                       show_progress="hidden", in_order=True)  # fmt: skip
         return [
             taken,
             *(
-                listen(event, fn, inputs, outputs, show_progress="hidden")
+                listen(event, fn, inputs, outputs, show_progress="hidden", in_order=True)
                 for event, fn, inputs, outputs in events
             ),
         ]
@@ -161,8 +171,10 @@ class LayerEvents:
             return self._show(state.move(index, to), made, copy_format)
         if index is None or value is None:
             raise FieldError("layers", "value", value, "should be a strength, of the layer at a place")
-        held = bool(event_value(event, "held", int))
-        return self._show(state.with_strength(index, float(value), held), made, copy_format)
+        if event_value(event, "held", int):  # the row is under the pointer: it stays as it is
+            held = state.with_strength(index, float(value), held=True)
+            return {self.page.state: held, self.page.frame_request: live_events.request()}
+        return self._show(state.with_strength(index, float(value)), made, copy_format)
 
     def take(
         self, event: gr.EventData, state: CanvasState, made: MadeImage | None, copy_format: str
@@ -249,7 +261,10 @@ def _wire_runs(shared: SharedComponents, page: PaintPage) -> list[Dependency]:
         state, film = state if made is None else state.with_settings(made.asked), with_frame(film, made)
         beside = {page.film: film, page.film_strip: film_html(film)}
         swatches = {page.swatches: swatches_html(session, state.recipe, query)}
-        return page.show(session, state, made, copy_format) | beside | swatches
+        shown = page.show(session, state, made, copy_format)
+        if state.held is not None:  # a slider under the pointer stays
+            del shown[page.layers]
+        return shown | beside | swatches
 
     def from_file(
         event: gr.EventData, state: CanvasState, made: MadeImage | None, copy_format: str
@@ -268,7 +283,8 @@ def _wire_runs(shared: SharedComponents, page: PaintPage) -> list[Dependency]:
               (page.random_control.click, True))  # fmt: skip
     runs = [
         listen(event, partial(run, control=control), [page.state, *page.settings],
-               [page.made, page.result, shared.link], device=True, progress_on=page.result)
+               [page.made, page.result, shared.link], device=True, progress_on=page.result,
+               trigger_mode="always_last")
         for event, control in events
     ]  # fmt: skip
     shared.wire_runs(runs, page.stop)

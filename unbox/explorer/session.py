@@ -1,6 +1,7 @@
 """What the pages work with: models, SAEs and an atlas, and the few things that are done with them."""
 
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from unbox.explorer.bounded_cache import BoundedCache
 from unbox.explorer.device_runs import ProgressHook
 from unbox.explorer.image_recipe import OpenedModel, Recipe
 from unbox.explorer.limits import Line
+from unbox.explorer.live_sampler import LiveSampler
 from unbox.explorer.photo_start import Photos
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.json_types import JSON
@@ -35,6 +37,8 @@ MODELS = 2
 LARGEST = 4.0
 #: Bytes of pictures, and of what fired while they were made, that are kept to be shown again.
 PICTURES_BYTES, RECORDED_BYTES = 256 << 20, 256 << 20
+#: Recipes that are drawn live at a time; seconds of a picture below which it is made again by itself.
+LIVE, QUICK = 4, 1.5
 
 
 class ExplorerSession:
@@ -57,6 +61,8 @@ class ExplorerSession:
         self._pictures: BoundedCache[Recipe, Image.Image] = BoundedCache(PICTURES_BYTES)
         self._recorded: BoundedCache[Recipe, RecordedImage] = BoundedCache(RECORDED_BYTES)
         self.photos = Photos()
+        self._live: BoundedCache[Recipe, LiveSampler] = BoundedCache(LIVE)
+        self._seconds: dict[tuple[str, int, int, int, float], float] = {}
         self.saes, self.atlas = dict(saes or {}), atlas
         self.figures, self.bench = dict(figures or {}), dict(bench or {})
         self.folder = "saes/" if folder is None else str(folder)
@@ -183,10 +189,20 @@ class ExplorerSession:
         return all(recipe.acting in self._pictures for recipe in recipes)
 
     def _generate(self, recipes: Sequence[Recipe]) -> list[Image.Image]:
-        first, own = recipes[0], self.model(recipes[0].system).size
-        if first.height * first.width > self.largest * own * own:
-            rule = f"should be at most {self.largest:g} times the {own} x {own} pixels of {first.system}"
-            raise FieldError("picture", "height x width", f"{first.height} x {first.width}", rule)
+        first, began = recipes[0], time.monotonic()
+        self._check_size(first)
+        images = self._sampled(recipes)
+        self._seconds[_shape(first)] = (time.monotonic() - began) / len(images)
+        return images
+
+    def _check_size(self, recipe: Recipe) -> None:
+        own = self.model(recipe.system).size
+        if recipe.height * recipe.width > self.largest * own * own:
+            rule = f"should be at most {self.largest:g} times the {own} x {own} pixels of {recipe.system}"
+            raise FieldError("picture", "height x width", f"{recipe.height} x {recipe.width}", rule)
+
+    def _sampled(self, recipes: Sequence[Recipe]) -> list[Image.Image]:
+        first = recipes[0]
         if any(recipe.photo for recipe in recipes):
             return [
                 self._drawn(recipe) if recipe.photo else self._generate([recipe])[0] for recipe in recipes
@@ -208,6 +224,19 @@ class ExplorerSession:
             if edits is not None:
                 stack.enter_context(as_hook(edits).attach(model, None))
             return inversion.draw()
+
+    def live_sampler(self, recipe: Recipe) -> LiveSampler:
+        """What draws a recipe under changing edits. Raises UnboxError for one that is not drawn so."""
+        found, model = self._live.get(recipe.plain), self.model(recipe.system)
+        if found is None or found.model is not model:
+            self._check_size(recipe)
+            found = LiveSampler(model, recipe)
+            self._live.put(recipe.plain, found, 1)
+        return found
+
+    def quick(self, recipe: Recipe) -> bool:
+        """Whether a picture like this one was last made in less than `QUICK` seconds."""
+        return self._seconds.get(_shape(recipe), QUICK) < QUICK
 
     def fidelity(self, recipe: Recipe) -> dict[str, float] | None:
         """How faithfully a recipe's photo is drawn again, in dB (`Inversion.fidelity`); None without one."""
@@ -263,3 +292,8 @@ class ExplorerSession:
         """The same picture with the random control of the edits that are on: what any features do."""
         edits = bind(recipe.active, self.fitting(recipe.system))
         return replace(recipe, edits=random_control(edits, (seed, recipe.seed)), off=frozenset())
+
+
+def _shape(recipe: Recipe) -> tuple[str, int, int, int, float]:
+    """What the time of a picture depends on."""
+    return recipe.system, recipe.steps, recipe.height, recipe.width, recipe.guidance

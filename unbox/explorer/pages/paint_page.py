@@ -16,6 +16,7 @@ from unbox.explorer.events import (
     LAYERS,
     PAINT,
     PALETTE,
+    RERUN,
     SWATCHES,
     FieldValue,
     Updates,
@@ -72,6 +73,10 @@ class PaintPage:
     result: gr.HTML
     film_strip: gr.HTML
     copy_format: gr.Radio
+    live: gr.Checkbox
+    frame: gr.HTML
+    frame_request: gr.Textbox
+    """Hidden; what is written here asks for a live frame."""
     stale: gr.HTML
     copied: gr.Code
     drop: gr.HTML
@@ -166,6 +171,8 @@ def draw(session: ExplorerSession, initial: InitialState) -> PaintPage:
         keep = gr.Button("Keep for Compare", elem_id="paint-keep", scale=0, min_width=160)
         guard = gr.Checkbox(False, label="Guard: keep updates within their usual norms", min_width=320,
                             container=False, elem_classes="ub-check", elem_id="paint-guard")  # fmt: skip
+        live = gr.Checkbox(False, label="Live: a frame for each change", min_width=220, container=False,
+                           elem_classes="ub-check", elem_id="paint-live")  # fmt: skip
     with gr.Row(elem_classes="ub-page"):
         with gr.Column(scale=3, min_width=280):
             head = render("palette.html", lists=PALETTE_LISTS)
@@ -181,7 +188,9 @@ def draw(session: ExplorerSession, initial: InitialState) -> PaintPage:
                 redo = gr.Button("Redo", elem_id="paint-redo", min_width=60)
             layers = html_component(layers_html(session, state), LAYERS, elem_id="paint-layers")
         with gr.Column(scale=5, min_width=320):
-            stale = html_component("", elem_id="paint-stale")
+            frame = html_component("", elem_id="paint-frame")
+            frame_request = gr.Textbox(visible="hidden", elem_id="paint-frame-request")
+            stale = html_component("", RERUN, elem_id="paint-stale")
             result = html_component(result_html(made), elem_id="paint-result")
             film_strip = html_component("", elem_id="paint-film")
             with gr.Accordion("Copy this picture as \u2026", open=False, elem_id="paint-copying"):
@@ -193,7 +202,8 @@ def draw(session: ExplorerSession, initial: InitialState) -> PaintPage:
     kept = (gr.State(each, time_to_live=3600) for each in (state, made, PaletteQuery(), ()))
     return PaintPage(
         controls, generate, stop, control, keep, guard, canvas, edit, add, undo, redo, palette, swatches,
-        layers, result, film_strip, copy_format, stale, code, drop, *kept,
+        layers, result, film_strip, copy_format, live, frame, frame_request, stale, code, drop,
+        *kept,
     )  # fmt: skip
 
 

@@ -1,0 +1,157 @@
+"""One picture again and again under changing edits: what no edit changes is computed once.
+
+Of a recipe the prompt's embeddings and the noise are kept. In a run of one step the UNet is given the same
+each time, so that its stages before the first that is edited give the same too: they are computed once, and
+handed on. Pictures are those of `Model.generate`, to the bit.
+"""
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from unbox.edit import Edits
+from unbox.edits import EditHook
+from unbox.errors import FieldError, UnboxError
+from unbox.explorer.device_runs import ProgressHook
+from unbox.explorer.image_recipe import Recipe
+from unbox.models import Model
+from unbox.models.clock import clock
+from unbox.models.hooks import as_hook
+from unbox.models.schedulers import NativeEulerScheduler
+from unbox.models.seeds import generator
+from unbox.site import block_path
+
+#: Frames that the rate is a mean over, and seconds after which a pause begins it anew.
+WINDOW, PAUSE = 12, 1.0
+
+
+@dataclass(frozen=True)
+class LiveFrame:
+    """A picture, and how fast they come."""
+
+    image: Image.Image
+    seconds: float
+    """That it took."""
+    rate: float
+    """Frames a second: as they came, or as they could where this is the first after a pause."""
+
+
+class LiveSampler:
+    """A recipe's prompt, seed, steps and size on a model, drawn with any edits. Not for several threads."""
+
+    def __init__(self, model: Model, recipe: Recipe) -> None:
+        """Raises UnboxError for what is not drawn so: a photo, guidance's negative prompt, a refiner."""
+        if recipe.photo or recipe.negative_prompt or recipe.guidance > 1:
+            raise FieldError(
+                "live", "picture", recipe.system, "should have no guidance, and start from noise"
+            )
+        if model.refiner is not None or isinstance(model.pipeline.scheduler, NativeEulerScheduler):
+            raise UnboxError(f"{recipe.system} is not drawn live: it has a refiner, or a schedule of its own")
+        self.model, self.recipe = model, recipe.plain
+        pipeline = model.pipeline
+        with clock(model, "reading a live prompt"), torch.no_grad():
+            text, _, pooled, _ = pipeline.encode_prompt(
+                recipe.prompt, device=model.device, do_classifier_free_guidance=False
+            )
+        self._given = {"prompt_embeds": text, "pooled_prompt_embeds": pooled}
+        self._noise, self._after_noise = self._drawn_noise(text.dtype)
+        self._kept: dict[str, object] = {}
+        self._ended: deque[float] = deque(maxlen=WINDOW)
+
+    def _drawn_noise(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pipeline's noise of the recipe's seed, and the generator's state after it."""
+        draw, scale = generator(self.recipe.seed), self.model.pipeline.vae_scale_factor
+        channels = self.model.pipeline.unet.config.in_channels
+        shape = (1, channels, self.recipe.height // scale, self.recipe.width // scale)
+        return randn_tensor(shape, draw, self.model.device, dtype), draw.get_state()
+
+    def draw(self, edits: Edits | EditHook | None) -> LiveFrame:
+        """The picture with edits, whose SAEs are bound."""
+        began, recipe, pipeline = time.monotonic(), self.recipe, self.model.pipeline
+        rest = generator(recipe.seed)
+        rest.set_state(self._after_noise)
+        fixed = self.model.system.grid(recipe.steps)
+        config = getattr(pipeline, "_progress_bar_config", {})
+        with ExitStack() as stack:
+            now = stack.enter_context(clock(self.model, "a live frame"))
+            if edits is not None:
+                stack.enter_context(as_hook(edits).attach(self.model, None))
+            stack.enter_context(ProgressHook(recipe.steps).attach(self.model, None))
+            if recipe.steps == 1:
+                stack.enter_context(reused(self.model, self._kept, edited_blocks(edits)))
+            stack.enter_context(now.rows(samples=[0]))
+            pipeline.set_progress_bar_config(**{**config, "disable": True})
+            try:
+                (image,) = pipeline(
+                    **self._given, latents=self._noise, generator=rest, num_inference_steps=recipe.steps,
+                    guidance_scale=recipe.guidance, height=recipe.height, width=recipe.width,
+                    **({"timesteps": list(fixed)} if fixed else {}),
+                    **({} if self.model.system.eta is None else {"eta": self.model.system.eta}),
+                ).images  # fmt: skip
+            finally:
+                pipeline.set_progress_bar_config(**config)
+        return self._frame(image, began)
+
+    def _frame(self, image: Image.Image, began: float) -> LiveFrame:
+        ended = time.monotonic()
+        if self._ended and began - self._ended[-1] > PAUSE:
+            self._ended.clear()
+        self._ended.append(ended)
+        first, count = self._ended[0], len(self._ended) - 1
+        rate = count / (ended - first) if count else 1 / max(ended - began, 1e-6)
+        return LiveFrame(image, ended - began, rate)
+
+
+def edited_blocks(edits: Edits | EditHook | None) -> tuple[str, ...]:
+    """Short names of the blocks that edits are of."""
+    of = edits.edits if isinstance(edits, EditHook) else edits
+    return () if of is None else of.blocks
+
+
+def stages(unet: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The UNet's stages in the order that they run: `down_blocks.0`, ..., `mid_block`, `up_blocks.0`, ..."""
+    found = dict(unet.named_modules())
+    down = [name for name in found if re.fullmatch(r"down_blocks\.\d+", name)]
+    up = [name for name in found if re.fullmatch(r"up_blocks\.\d+", name)]
+    return {name: found[name] for name in (*down, "mid_block", *up)}
+
+
+@contextmanager
+def reused(model: Model, kept: dict[str, object], blocks: tuple[str, ...]) -> Iterator[None]:
+    """Inside, the stages before the first that holds an edited block give what they gave before, from `kept`,
+    which is filled by the first run of each. For runs that give the UNet the same each time."""
+    paths = [block_path(block) for block in blocks]
+    with ExitStack() as stack:
+        for name, stage in stages(model.unet).items():
+            if any(path.startswith(f"{name}.") for path in paths):
+                break
+            stack.enter_context(_remembered(stage, kept, name))
+        yield
+
+
+@contextmanager
+def _remembered(stage: torch.nn.Module, kept: dict[str, object], name: str) -> Iterator[None]:
+    """The stage's forward computed once."""
+    own = vars(stage).get("forward")
+    forward: Callable[..., object] = stage.forward
+
+    def once(*arguments: object, **named: object) -> object:
+        if name not in kept:
+            kept[name] = forward(*arguments, **named)
+        return kept[name]
+
+    stage.forward = once
+    try:
+        yield
+    finally:
+        if own is None:
+            del stage.forward
+        else:
+            stage.forward = own
