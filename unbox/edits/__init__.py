@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from unbox.edits.erasure import concept_codes, erase, erase_by_difference
     from unbox.edits.feature_factors import FeatureFactor, cluster_factors, nmf_factors
     from unbox.edits.guard import Guard, norm_limits
+    from unbox.edits.head_scale import HeadScale
     from unbox.edits.inversion import Inversion, invert
     from unbox.edits.swap import undetected
+    from unbox.edits.token_slider import TokenSlider, growing_strength, places_of_word, token_direction
 
 lazy(__name__)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from unbox.errors import UnboxError
-from unbox.experiments.riebench.masks import attention_mask, on_grid, token_places
+from unbox.experiments.riebench.masks import attention_mask, on_grid
+from unbox.models.token_places import token_places
 
 
 def picture(rows, columns, size=(512, 512)):

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unbox.errors import UnboxError
+from unbox.models.token_places import token_places
 from unbox.picture_file import read_mask
 
 ImageMask = np.ndarray | None  # (y, x) of any resolution; None is everywhere
@@ -93,16 +94,3 @@ def attention_mask(
         mean = reduce(block[..., keys].float().cpu(), "step layer head y x key -> y x", "mean")
         total += F.interpolate(mean[None, None], finest, mode="nearest-exact")[0, 0].numpy()
     return (total >= (total.min() + total.max()) / 2).astype(np.float32)
-
-
-def token_places(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> list[int]:
-    """Places of a word's tokens in a prompt's token sequence; none where they are cut off."""
-    start = text.find(word)
-    if start < 0 or not word.strip():
-        return []
-
-    def length(part: str) -> int:
-        return len(tokenizer(part, truncation=True).input_ids) - 1  # without the end token
-
-    places = range(length(text[:start].rstrip()), length(text[: start + len(word)]))
-    return [place for place in places if place < tokenizer.model_max_length - 1]
