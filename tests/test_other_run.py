@@ -47,6 +47,9 @@ from unbox.recipes.grown_shapes.recipe_settings import RecipeSizes
 from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages
 from unbox.recipes.sdxl.train_sdxl import train_sdxl
 from unbox.recipes.shapes import recipe
+from unbox.recipes.systems.lightning import LIGHTNING
+from unbox.recipes.systems.method_settings import LightningSettings
+from unbox.recipes.systems.run_method import train_method
 from unbox.sae import SAE, Plan, Spec, train
 from unbox.shapes.detector import Detector
 
@@ -428,6 +431,31 @@ def sdxl_recipe(world: World) -> Command:
     })  # fmt: skip
 
 
+def method_recipe(world: World) -> Command:
+    """One of the methods, which are runs of one class."""
+
+    def data(name, captions):
+        return folder_of(world.home / name, dict(zip("ab", captions, strict=True)))
+
+    def run(out, model, data, seed, guidance):
+        options = {"teacher_steps": 2, "student_steps": (1,), "guidance": guidance, "seed": seed}
+        settings = LightningSettings(max_train_steps=1, mixed_precision="no", lora_rank=2, **options)
+        train_method(LIGHTNING, model(), TrainingImages(data=str(data)), settings, out, progress=False)
+
+    given = {
+        "model": lambda: world.model("one", 0),
+        "data": data("pictures", ("a cat", "a dog")),
+        "seed": 0,
+        "guidance": 1.0,
+    }
+    return Command(run, given, {
+        "model": [({"model": lambda: world.model("two", 5)}, "model was one")],
+        "prompts": [({"data": data("others", ("a cat", "a boat"))}, "b.png was 'a dog', is 'a boat'")],
+        "seed": [({"seed": 1}, "seed was 0, is 1")],
+        "options": [({"guidance": 3.0}, "guidance was 1.0, is 3.0")],
+    })  # fmt: skip
+
+
 COMMANDS = {
     "experiment": experiment,
     "bench riebench": riebench,
@@ -444,6 +472,7 @@ COMMANDS = {
     "recipe shapes": grown_shapes,
     "recipe shapes-turbo": shapes_recipe,
     "recipe sdxl": sdxl_recipe,
+    "recipe lightning": method_recipe,
 }
 
 

@@ -20,13 +20,24 @@ import traceback
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.cli import hub_server
+from tests.models.tiny import tiny_pipeline
+from tests.training.data.pictures import folder_of
 
 SHAPES = ("--model", "shapes-turbo", "--offline", "--device", "cpu")
+#: Recipe -> options with which it takes seconds.
+METHOD_OPTIONS = {
+    "turbo": "--lora-rank 2 --steps 1",
+    "lightning": "--lora-rank 2 --teacher-steps 2 --student-steps 1",
+    "novelai": "",
+    "ncp": "--lora-rank 2 --gradient-accumulation-steps 1 --losers {}/losers",
+    "distar": "--lora-rank 2 --guidance 1",
+}
 SAID = re.compile(r"^Stopped\. (?P<kept>.*); to (?:go on|begin anew): unbox (?P<line>.*)$", re.MULTILINE)
 Words = Sequence[str | Path]
 
@@ -96,6 +107,7 @@ class Commands:
             "recipe shapes": Scenario(self.grown),
             "recipe shapes-turbo": Scenario(self.recipe),
             "recipe sdxl": Scenario(self.recipe_sdxl),
+            **{f"recipe {name}": Scenario(partial(self.recipe_method, name)) for name in METHOD_OPTIONS},
             "recipe real-size": Scenario(lambda out: ["recipe", "real-size", "--out", out]),
             "sae info": Scenario(lambda out: ["sae", "info", home / "saes"]),
             "sae import": Scenario(lambda out: ["sae", "import", home / "theirs", "--out", out]),
@@ -222,6 +234,17 @@ class Commands:
         sizes = "--data shapes --limit 6 --lora-rank 2 --max-train-steps 8 --mixed-precision no"
         model = ("--model", "shapes-base", "--offline", "--device", "cpu")
         return ["recipe", "sdxl", *sizes.split(), *model, "--out", out]
+
+    def recipe_method(self, name: str, out: Path) -> Words:
+        if not (self.home / "tiny").exists():
+            captions = {str(i): f"a red cat {i}" for i in range(3)}
+            tiny_pipeline(self.home / "tiny", timestep_spacing="trailing")
+            for folder in ("pictures", "losers"):
+                folder_of(self.home / folder, captions)
+        options = METHOD_OPTIONS[name].format(self.home).split()
+        sizes = "--max-train-steps 3 --lr-warmup-steps 1 --mixed-precision no --square --device cpu"
+        given = ["--model", self.home / "tiny", "--data", self.home / "pictures", *sizes.split()]
+        return ["recipe", name, *given, *options, "--out", out]
 
 
 def contents(out: Path) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_an_option_that_would_do_nothing_is_refused(line, capsys):
 def test_every_row_names_options_of_its_command(command, capsys):
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])
-    there = set(re.findall(r"--(?:no-)?([a-z-]+)", capsys.readouterr().out))
+    there = set(re.findall(r"--(?:no-)?([a-z0-9-]+)", capsys.readouterr().out))
     assert {name for idle in IDLE[command] for name in idle.options} <= there
 
 

@@ -171,6 +171,12 @@ def recipe_file(path):
     return read_recipe(path)
 
 
+def method_file(path):
+    from unbox.recipes.systems.method_settings import LightningSettings, read_method
+
+    return read_method(path, LightningSettings)
+
+
 def image_folder(path):
     """A training set: its table of captions, read."""
     from unbox.training.data.image_folders import ImageFolder
@@ -270,6 +276,7 @@ READERS = {
     "result.json": (finished, '{"result": 1, "seconds": 2.0}'),
     "unbox_system.json": (system, None),
     "recipe.toml": (recipe_file, 'lora_rank = 8\nsnr_gamma = 5.0\n[images]\ndata = "shapes"\nlimit = 7\n'),
+    "method.toml": (method_file, 'student_steps = [8, 4]\n[images]\ndata = "shapes"\nlimit = 7\n'),
     "metadata.jsonl": (image_folder, '{"file_name": "a.png", "text": "a cat"}\n'),
     "images.tar": (tar, lambda path: tar_of(path, {"1.png": png(1), "1.json": b'{"caption": "a cat"}'})),
     "cache.json": (latent_cache, '{"version": 1, "made_of": {"VAE": "a"}, "counts": [3], "images": "ab"}'),
@@ -411,6 +418,7 @@ THROUGH = {
     "sae.safetensors_io": "sae.safetensors",
     "recipes.sdxl.sdxl_settings": "recipe.toml",
     "recipes.sdxl.train_sdxl": "losses.jsonl",
+    "recipes.systems.method_settings": "method.toml",
     "training.data.image_index": "index.jsonl",
     "training.data.latent_cache": "cache.json",
     "training.data.webdataset_tars": "images.tar",

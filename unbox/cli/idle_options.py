@@ -14,6 +14,13 @@ from unbox.cli.model_options import ModelOptions
 from unbox.errors import UnboxError
 from unbox.online.online_images import OnlineImages
 from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages
+from unbox.recipes.systems.method_settings import (
+    DistarSettings,
+    LightningSettings,
+    NcpSettings,
+    NovelaiSettings,
+    TurboSettings,
+)
 from unbox.sae.plan import SpecGrid, TrainSettings
 
 
@@ -42,6 +49,34 @@ NAMED = ("block", "density", "step", "labelled", "order", "limit")
 COMPARED = Idle(
     ("model-mismatch",), lambda c: c.saes is None, "is for --saes: there are none to compare with the model"
 )
+
+
+def trained(settings: type) -> tuple[Idle, ...]:
+    """What may be idle in every command that trains a UNet on images."""
+    return (
+        Idle(
+            (*options_of(settings), *options_of(TrainingImages)),
+            lambda c: c.recipe is not None,
+            "is not for --recipe, whose file says settings and images: write it there",
+        ),
+        Idle(("gpus",), lambda c: not c.dry_run, "is for --dry-run; several processes train under torchrun"),
+        Idle(
+            ("lora-rank", "lora-alpha", "lora-targets"),
+            lambda c: c.settings.full,
+            "is of a LoRA, and with --full there is none",
+        ),
+        Idle(
+            ("offload", "lora"),
+            lambda c: True,
+            "is for drawing: training has the UNet in one place, and begins from a model without a LoRA",
+        ),
+        Idle(
+            ("split", "data-seed"),
+            lambda c: c.images.data is not None and not c.images.data.startswith(("shapes", "hub:")),
+            "is of shapes or of a data set of the Hub",
+        ),
+    )
+
 
 #: Command -> the options that may be idle in it.
 IDLE: Mapping[str, Sequence[Idle]] = {
@@ -171,28 +206,32 @@ IDLE: Mapping[str, Sequence[Idle]] = {
             "is for features that are not named: leave it or --features out",
         ),
     ),
-    "recipe sdxl": (
+    "recipe sdxl": trained(SdxlSettings),
+    "recipe turbo": trained(TurboSettings),
+    "recipe lightning": (
+        *trained(LightningSettings),
+        Idle(("critic-rate",), lambda c: c.settings.arm == "mse", "is of a critic: --arm mse has none"),
+        Idle(("score-turns",), lambda c: c.settings.arm != "dmd2", "is for --arm dmd2"),
+    ),
+    "recipe novelai": trained(NovelaiSettings),
+    "recipe ncp": (
+        *trained(NcpSettings),
         Idle(
-            (*options_of(SdxlSettings), *options_of(TrainingImages)),
-            lambda c: c.recipe is not None,
-            "is not for --recipe, whose file says settings and images: write it there",
+            ("beta", "losers"),
+            lambda c: c.settings.objective == "sft" and c.recipe is None,
+            "does nothing for --objective sft, which learns the preferred images alone",
         ),
-        Idle(("gpus",), lambda c: not c.dry_run, "is for --dry-run; several processes train under torchrun"),
+        Idle(("sft",), lambda c: c.settings.objective != "cpo", "is for --objective cpo"),
+    ),
+    "recipe distar": (
+        *trained(DistarSettings),
         Idle(
-            ("lora-rank", "lora-alpha", "lora-targets"),
-            lambda c: c.settings.full,
-            "is of a LoRA, and with --full there is none",
+            ("teacher-steps",),
+            lambda c: c.settings.regression_steps == 0,
+            "is of the samples that --regression-steps learns: there are no such steps",
         ),
-        Idle(
-            ("offload", "lora"),
-            lambda c: True,
-            "is for drawing: training has the UNet in one place, and begins from a model without a LoRA",
-        ),
-        Idle(
-            ("split", "data-seed"),
-            lambda c: c.images.data is not None and not c.images.data.startswith(("shapes", "hub:")),
-            "is of shapes or of a data set of the Hub",
-        ),
+        Idle(("huber-c",), lambda c: c.settings.distance != "huber", "is for --distance huber"),
+        Idle(("reward-weight",), lambda c: c.settings.reward is None, "is for a --reward: there is none"),
     ),
     "generate": (
         COMPARED,

@@ -35,7 +35,8 @@ class ModelOptions:
     model: Text = "shapes-turbo"
     """Name of a system (`unbox models` lists them), Hub id, diffusers folder or checkpoint file."""
     system: Text | None = None
-    """Sample the weights by this system's settings instead of their own."""
+    """Sample the weights by this system's settings instead of their own: a name, or the system.json beside a
+    LoRA of `unbox recipe`."""
     unet: FilePath | None = None
     """File or folder of a UNet to use in place of the model's."""
     lora: FilePath | None = None

@@ -64,7 +64,8 @@ def load(
     `source`: a system's name (`unbox models` lists them), a Hub id, a diffusers folder, or a single
     `.safetensors` checkpoint in the original layout, of SDXL or its refiner (then `config` is a diffusers
     folder with its configuration and tokenizers; the default is SDXL's own, 4 MB of the Hub). `system`
-    samples the weights by that row instead of their own. `unet` and `lora` are files put over the base in the
+    samples the weights by that row instead of their own: a name, or the `system.json` beside a LoRA of ours.
+    `unet` and `lora` are files put over the base in the
     place of the system's own, the LoRA as an adapter; `add_lora` are LoRAs beside it, and `lora_strength` has
     a number for each, that one first (adapters "lora", "lora2", ...); `vae` is a VAE in the place of the
     base's: "fp16-fix", "taesd" (small, for previews), a Hub id, a folder or a file. What something else
@@ -142,7 +143,7 @@ def _ready(
 
 def _find(source: str, system: str | System | None) -> tuple[System, str | Path]:
     """The row and the base weights that a source means: a path here, or a reference (Hub id, bundled)."""
-    asked = find_system(system) if isinstance(system, str) else system
+    asked = named_system(system) if isinstance(system, str) else system
     if asked is not None and not isinstance(asked, System):
         raise FieldError("load", "system", system, "should be a system or the name of one")
     path = _expanded(source)
@@ -295,6 +296,14 @@ def _from_folder(
         {"add_watermarker": False} if str(index.get("_class_name")).startswith("StableDiffusionXL") else {}
     )
     return kind.from_pretrained(path, dtype=dtype, local_files_only=True, **loaded, **plain)
+
+
+def named_system(name: str) -> System:
+    """The row of a name, or of a recipe's file (`lora/system.json`). Raises UnboxError for others."""
+    path = _expanded(name)
+    if name in SYSTEMS or path.suffix != ".json":
+        return find_system(name)
+    return System.from_json(read_json_object(path), name)
 
 
 def _complete(row: System, pipeline: DiffusionPipeline) -> System:

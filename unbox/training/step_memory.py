@@ -25,14 +25,16 @@ class StepMemory:
 
 def step_memory(module: nn.Module, make: Callable[[], Callable[[], None]]) -> StepMemory:
     """Run two steps of what `make()` gives on fake tensors: the second has the optimizer's states that the
-    first one made. `module` is what is trained, on the meta device; it has fake weights afterwards."""
+    first one made. `module` is all networks, on the meta device; they have fake weights afterwards."""
     count = _Allocations()
+    fakes: dict[int, nn.Parameter] = {}  # weights that several modules share stay shared
     with FakeTensorMode(allow_non_fake_inputs=True), count:
         for part in module.modules():
             for name, p in part._parameters.items():
+                if p is not None and id(p) not in fakes:
+                    fakes[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)
                 if p is not None:
-                    weights = torch.empty(p.shape, dtype=p.dtype)
-                    part._parameters[name] = nn.Parameter(weights, p.requires_grad)
+                    part._parameters[name] = fakes[id(p)]
         step = make()
         step()
         standing = count.peak = count.now

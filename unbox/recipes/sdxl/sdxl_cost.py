@@ -11,8 +11,8 @@ from unbox.capture.estimate import time_text
 from unbox.errors import UnboxError
 from unbox.memory_limit import memory_limit, size_text
 from unbox.models.model import Model
-from unbox.recipes.sdxl.sdxl_network import noise_of
-from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages
+from unbox.recipes.sdxl.sdxl_network import noise_of, prediction_of
+from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages, TrainingSettings
 from unbox.recipes.sdxl.train_sdxl import (
     buckets_of,
     check_images,
@@ -89,7 +89,8 @@ def estimate_sdxl(
 
     Raises UnboxError for what `train_sdxl` refuses before it writes.
     """
-    check_trainable(model, settings)
+    check_trainable(model)
+    prediction_of(model, settings)
     source = check_images(images, side_of(model, images))
     sizes, limit = buckets_of(model, images).sizes, images.limit
     count = 0
@@ -103,7 +104,7 @@ def estimate_sdxl(
     if settings.shard and gpus == 1:
         raise UnboxError("--shard shares weights among processes: say how many, --gpus")
     memory, role = fake_memory(model, settings, latent, text)
-    there = _device_bytes(model.device)
+    there = device_bytes_of(model.device)
     seconds, measured = (None, None) if memory.peak > there else _measured(model, settings, latent, text)
     together = settings.batch_size * settings.gradient_accumulation_steps * gpus
     states = state_bytes(role.module, settings)
@@ -151,8 +152,10 @@ class StateBytes:
         return StepMemory(standing, standing + running)
 
 
-def state_bytes(module: nn.Module, settings: SdxlSettings) -> StateBytes:
-    """Of a module whose trained parameters are known."""
+def state_bytes(module: nn.Module, settings: TrainingSettings, averaged: bool | None = None) -> StateBytes:
+    """Of a module whose trained parameters are known; `averaged`: None: as the settings say."""
+    if averaged is None:
+        averaged = settings.ema is not None
     matrices, rest = matrices_and_rest(module)
     inside, outside = (sum(p.numel() for p in some) for some in (matrices, rest))
     if settings.optimizer == "muon":
@@ -160,7 +163,7 @@ def state_bytes(module: nn.Module, settings: SdxlSettings) -> StateBytes:
     else:
         moments = 8 * (inside + outside) + 4 * (len(matrices) + len(rest))
     weights = 4 * (inside + outside)
-    return StateBytes(weights, weights if settings.ema is not None else 0, moments)
+    return StateBytes(weights, weights if averaged else 0, moments)
 
 
 def fake_memory(model: Model, settings: SdxlSettings, latent: Shape, text: Shape) -> tuple[StepMemory, Role]:
@@ -169,7 +172,7 @@ def fake_memory(model: Model, settings: SdxlSettings, latent: Shape, text: Shape
     unet = model.pipeline.unet
     with torch.device("meta"):
         role = make_role(type(unet).from_config(unet.config), settings)
-    role.optimizers = _fused_muon if settings.optimizer == "muon" else _fused_adamw
+    role.optimizers = fused_muon if settings.optimizer == "muon" else fused_adamw
 
     def make() -> Callable[[], None]:
         role.start()
@@ -222,18 +225,19 @@ def _measured(model: Model, settings: SdxlSettings, latent: Shape, text: Shape) 
     return seconds, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def _device_bytes(device: torch.device) -> int:
+def device_bytes_of(device: torch.device) -> int:
     """Memory of a GPU; of a CPU what one request may take."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return memory_limit()
 
 
-def _fused_adamw(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+def fused_adamw(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     """AdamW as it is on a GPU: its plain form reads a counter, which has no number here."""
     return [torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=rate, fused=True)]
 
 
-def _fused_muon(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+def fused_muon(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon, and AdamW as it is on a GPU for the rest."""
     matrices, rest = matrices_and_rest(module)
     return [BatchedMuon(matrices, rate), torch.optim.AdamW(rest, lr=rate, fused=True)]

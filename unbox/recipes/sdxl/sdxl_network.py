@@ -1,6 +1,7 @@
 """The UNet as it is trained: with a LoRA or whole, its noise schedule, and what is written of it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_N
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from torch import Tensor
 
 from activation_store.files import publish_folder
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.models.model import Model
-from unbox.recipes.sdxl.sdxl_settings import SdxlSettings
-from unbox.sae.safetensors_io import disk_refusals, read_tensors, write_tensors
+from unbox.models.systems import System
+from unbox.recipes.sdxl.sdxl_settings import NoiseSettings, SdxlSettings, TrainingSettings
+from unbox.sae.safetensors_io import disk_refusals, write_tensors
 from unbox.training.noise import Kind, Noise, zero_terminal_snr
 
 #: Name of the adapter in training.
@@ -52,12 +55,12 @@ def prepared(unet: UNet2DConditionModel, settings: SdxlSettings) -> UNet2DCondit
     return unet
 
 
-def alpha_of(settings: SdxlSettings) -> int:
+def alpha_of(settings: TrainingSettings) -> int:
     """What a LoRA's product is multiplied by, times its rank."""
     return settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha
 
 
-def prediction_of(model: Model, settings: SdxlSettings) -> Kind:
+def prediction_of(model: Model, settings: NoiseSettings) -> Kind:
     """What the UNet is to predict. Raises UnboxError where the model or the settings leave no way."""
     kind: Kind = settings.prediction or model.pipeline.scheduler.config.get("prediction_type", "epsilon")
     if settings.zero_terminal_snr and kind != "v_prediction":
@@ -68,18 +71,12 @@ def prediction_of(model: Model, settings: SdxlSettings) -> Kind:
     return kind
 
 
-def noise_of(model: Model, settings: SdxlSettings, device: torch.device) -> Noise:
-    """The model's own noise schedule, on a device. Raises UnboxError for a model without betas."""
-    config = model.pipeline.scheduler.config
-    if "beta_start" not in config and not config.get("trained_betas"):
-        raise UnboxError(
-            f"{model.source}: its scheduler ({config.get('_class_name')}) has no betas to train by"
-        )
-    abar = DDPMScheduler.from_config(config, prediction_type="epsilon").alphas_cumprod.double()
-    if settings.zero_terminal_snr:
-        abar = zero_terminal_snr(abar)
+def noise_of(model: Model, settings: NoiseSettings, device: torch.device) -> Noise:
+    """The model's own noise schedule with what the settings change in it, on a device. Raises UnboxError for
+    a model without betas."""
+    plain = model_noise(model, device)
     return Noise(
-        abar.to(device),
+        zero_terminal_snr(plain.abar) if settings.zero_terminal_snr else plain.abar,
         prediction_of(model, settings),
         "one" if settings.snr_gamma is None else "min-snr",
         settings.snr_gamma or 5.0,
@@ -88,9 +85,24 @@ def noise_of(model: Model, settings: SdxlSettings, device: torch.device) -> Nois
     )
 
 
-def write_lora(unet: UNet2DConditionModel, folder: Path, settings: SdxlSettings) -> Path:
+def model_noise(model: Model, device: torch.device) -> Noise:
+    """The noise schedule that a model ships, and what it predicts, on a device. Raises UnboxError for a model
+    without betas."""
+    config = model.pipeline.scheduler.config
+    if "beta_start" not in config and not config.get("trained_betas"):
+        raise UnboxError(
+            f"{model.source}: its scheduler ({config.get('_class_name')}) has no betas to train by"
+        )
+    abar = DDPMScheduler.from_config(config, prediction_type="epsilon").alphas_cumprod.double()
+    return Noise(abar.to(device), config.get("prediction_type", "epsilon"))
+
+
+def write_lora(
+    unet: UNet2DConditionModel, folder: Path, settings: TrainingSettings, row: System | None = None
+) -> Path:
     """Write the LoRA as diffusers' `load_lora_weights` (and so `unbox generate --lora`) reads it: its layers
-    are named, and what it is multiplied by, alpha / rank, is in its second factors, as if alpha were rank."""
+    are named, and what it is multiplied by, alpha / rank, is in its second factors, as if alpha were rank.
+    `row`: how the base is sampled with it, where that is not as before (for `--system`)."""
     rank, scale = settings.lora_rank, alpha_of(settings) / settings.lora_rank
     layers = {
         f"unet.{name}": tensor * scale if ".lora_B." in name else tensor
@@ -103,33 +115,37 @@ def write_lora(unet: UNet2DConditionModel, folder: Path, settings: SdxlSettings)
     }
     with publish_folder(folder, replace=True) as new:
         write_tensors(new / LORA_WEIGHT_NAME_SAFE, layers, {LORA_ADAPTER_METADATA_KEY: json.dumps(told)})
+        if row is not None:
+            row.save(new)
     return folder
 
 
-def write_model(
-    model: Model, checkpoint: Path, folder: Path, settings: SdxlSettings, dtype: torch.dtype
-) -> Path:
-    """Write the whole pipeline with the UNet of a finished run's checkpoint as a diffusers folder, in
-    `dtype`, with the row that it is sampled by."""
-    pipeline, kind = model.pipeline, prediction_of(model, settings)
-    unet = UNet2DConditionModel.from_config(pipeline.unet.config).to(dtype)
-    tensors = read_tensors(checkpoint)
-    unet.load_state_dict({name.removeprefix("average."): tensor for name, tensor in tensors.items()})
+def trained_row(model: Model, settings: SdxlSettings, name: str) -> System:
+    """How a UNet that was trained whole is sampled."""
     zero: dict[str, bool | str] = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     changes = zero if settings.zero_terminal_snr else {}
-    scheduler = type(pipeline.scheduler).from_config(
-        pipeline.scheduler.config, prediction_type=kind, **changes
-    )
-    row = replace(
+    return replace(
         model.system,
-        name=folder.parent.name,
+        name=name,
         title=f"{model.system.title}, trained on",
         base=None,
         parts=(),
-        prediction=kind,
+        prediction=prediction_of(model, settings),
         scheduler_config={**model.system.scheduler_config, **changes},
         verified="trained by `unbox recipe sdxl`",
     )
+
+
+def write_model(
+    model: Model, weights: Mapping[str, Tensor], folder: Path, row: System, dtype: torch.dtype
+) -> Path:
+    """Write the whole pipeline with these weights of its UNet as a diffusers folder, in `dtype`, with the row
+    that it is sampled by."""
+    pipeline = model.pipeline
+    unet = UNet2DConditionModel.from_config(pipeline.unet.config).to(dtype)
+    unet.load_state_dict(dict(weights))
+    changes = {"prediction_type": row.prediction, **row.scheduler_config}
+    scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **changes)
     with publish_folder(folder, replace=True) as new, disk_refusals():
         parts = {**pipeline.components, "unet": unet, "scheduler": scheduler}
         type(pipeline)(**parts, add_watermarker=False).save_pretrained(new, safe_serialization=True)

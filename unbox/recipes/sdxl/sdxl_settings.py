@@ -1,7 +1,7 @@
 """What `unbox recipe sdxl` is told: images, network, optimizer, noise. Values only, no torch."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from annotated_types import Gt, Lt
 
@@ -60,8 +60,8 @@ class TrainingImages:
 
 
 @validated(kw_only=True)
-class SdxlSettings:
-    """What is trained, and how."""
+class TrainingSettings:
+    """What every recipe that trains a UNet is told: network, steps, optimizer."""
 
     lora_rank: Count = 16
     """Rank of the LoRA."""
@@ -96,6 +96,52 @@ class SdxlSettings:
     """Compute in bfloat16, what is trained in float32; no: in float32 throughout."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
+    save_minutes: Positive = 10.0
+    """Minutes between checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.full and self.lora_alpha is not None:
+            raise FieldError("", "lora_alpha", self.lora_alpha, "is of a LoRA, and with full there is none")
+
+
+class NoiseSettings(Protocol):
+    """What of a recipe's settings changes its model's noise."""
+
+    @property
+    def prediction(self) -> Literal["epsilon", "v_prediction"] | None:
+        """What is learned; None: what the model predicts."""
+        ...
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether the last timestep is pure noise."""
+        ...
+
+    @property
+    def snr_gamma(self) -> float | None:
+        """Gamma of Min-SNR; None: unweighted."""
+        ...
+
+    @property
+    def snr_floor(self) -> float:
+        """Least weight."""
+        ...
+
+    @property
+    def noise_offset(self) -> float:
+        """Deviation of a channel's noise as a whole."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether the UNet is trained whole."""
+        ...
+
+
+@validated(kw_only=True)
+class SdxlSettings(TrainingSettings):
+    """What is trained, and how."""
+
     shard: bool = False
     """Share weights, gradients and optimizer among the processes (FSDP) instead of a copy in each; for
     --full."""
@@ -111,12 +157,9 @@ class SdxlSettings:
     """Rescale the noise schedule so that the last timestep is pure noise; needs v_prediction."""
     prediction: Literal["epsilon", "v_prediction"] | None = None
     """What the UNet learns to predict; None: what it predicts already. Another one needs --full."""
-    save_minutes: Positive = 10.0
-    """Minutes between checkpoints."""
 
     def __post_init__(self) -> None:
-        if self.full and self.lora_alpha is not None:
-            raise FieldError("", "lora_alpha", self.lora_alpha, "is of a LoRA, and with full there is none")
+        TrainingSettings.__post_init__(self)
         if self.shard and not self.full:
             raise FieldError(
                 "", "shard", True, "is for full: a LoRA's states are small, each process has them"

@@ -13,8 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
@@ -25,9 +26,17 @@ from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.models.model import Model
 from unbox.models.prompt_length import count_cut, describe_cut
-from unbox.recipes.sdxl.sdxl_network import noise_of, prediction_of, prepared, write_lora, write_model
-from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages
+from unbox.recipes.sdxl.sdxl_network import (
+    noise_of,
+    prediction_of,
+    prepared,
+    trained_row,
+    write_lora,
+    write_model,
+)
+from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages, TrainingSettings
 from unbox.run_folder import RunFolder, named, refuse_others, run_folder
+from unbox.sae.safetensors_io import read_tensors
 from unbox.text_files import lines_of, parse_json_text
 from unbox.training.data.aspect_buckets import AspectBuckets, Crop
 from unbox.training.data.bucket_sampler import BucketSampler
@@ -48,8 +57,8 @@ FREE = ("save_minutes", "shard", "gradient_checkpointing")
 T = TypeVar("T")
 
 
-def check_trainable(model: Model, settings: SdxlSettings) -> None:
-    """Raise UnboxError for models that this recipe does not train, and settings that do not suit one."""
+def check_trainable(model: Model) -> None:
+    """Raise UnboxError for models that are not trained here."""
     pipeline = model.pipeline
     if model.refiner is not None or getattr(pipeline, "text_encoder", None) is None:
         raise UnboxError(f"{model.source}: a base model is trained, not a refiner or an ensemble with one")
@@ -60,7 +69,6 @@ def check_trainable(model: Model, settings: SdxlSettings) -> None:
             f"{model.source} samples with a LoRA ({', '.join(model.adapters)}), which training would learn "
             "around: train its base, and put both over it afterwards"
         )
-    prediction_of(model, settings)
 
 
 def side_of(model: Model, images: TrainingImages) -> int:
@@ -104,7 +112,8 @@ def train_sdxl(
     UnboxError, before anything is written, for images, models and settings that do not fit, and for a folder
     that holds another run.
     """
-    check_trainable(model, settings)
+    check_trainable(model)
+    prediction_of(model, settings)
     source, buckets = check_images(images, side_of(model, images)), buckets_of(model, images)
     accelerator = accelerator_of(model)
     with ExitStack() as stack:
@@ -150,12 +159,12 @@ def from_first(accelerator: Accelerator, make: Callable[[], T]) -> T | None:
 
 
 @dataclass
-class SdxlRun:
-    """One training in a folder."""
+class ImageRun:
+    """One training on cached images in a folder: what is asked, compared and encoded before it."""
 
     model: Model
     images: TrainingImages
-    settings: SdxlSettings
+    settings: TrainingSettings
     out: Path
     accelerator: Accelerator
     buckets: AspectBuckets
@@ -163,6 +172,7 @@ class SdxlRun:
     """Context (1, tokens, width) and pooled (1, width) of no caption, on the device, float32."""
     stored: torch.dtype = field(init=False)
     """Type of the UNet's weights as it was loaded."""
+    command: ClassVar[str] = COMMAND
 
     @property
     def cache(self) -> LatentCache:
@@ -178,7 +188,7 @@ class SdxlRun:
         def begin() -> None:
             assert folder is not None
             wanted = self._facts(identity)
-            refuse_others(self.out, COMMAND, folder.recorded(), wanted)
+            refuse_others(self.out, self.command, folder.recorded(), wanted)
             cache.begin(source, encoders, self.images.limit)
             record = cache.record()
             folder.claim({**wanted, "images": named(f"{sum(record.counts):,} images", record.images)})
@@ -212,12 +222,10 @@ class SdxlRun:
             "processes": self.accelerator.num_processes,
         }
 
-    def train(self) -> Path:
-        """Train and write the result."""
-        settings, folder = self.settings, self.out / "training"
-        role = make_role(self.model.unet, settings)
-        noise = noise_of(self.model, settings, self.accelerator.device)
-        plan = TrainingPlan(
+    def plan(self) -> TrainingPlan:
+        """How long and how fast."""
+        settings = self.settings
+        return TrainingPlan(
             settings.max_train_steps,
             settings.lr_warmup_steps,
             settings.decay_from,
@@ -225,11 +233,28 @@ class SdxlRun:
             settings.gradient_accumulation_steps,
             60 * settings.save_minutes,
         )
+
+    def batches(self, cache: LatentCache) -> "CachedBatches":
+        """The batches of a cache, for this process."""
+        settings, accelerator = self.settings, self.accelerator
         sampler = BucketSampler(
-            self.cache.record().counts, settings.batch_size, self.accelerator.num_processes, settings.seed
+            cache.record().counts, settings.batch_size, accelerator.num_processes, settings.seed
         )
-        accumulate = settings.gradient_accumulation_steps
-        with CachedBatches(self.cache, sampler, self.accelerator, accumulate) as batches:
+        return CachedBatches(cache, sampler, accelerator, settings.gradient_accumulation_steps)
+
+
+@dataclass
+class SdxlRun(ImageRun):
+    """A run of `unbox recipe sdxl`."""
+
+    settings: SdxlSettings
+
+    def train(self) -> Path:
+        """Train and write the result."""
+        settings, folder = self.settings, self.out / "training"
+        role = make_role(self.model.unet, settings)
+        noise = noise_of(self.model, settings, self.accelerator.device)
+        with self.batches(self.cache) as batches:
 
             def loss(step: Step) -> Tensor:
                 examples = batches.at(step.number, step.part)
@@ -237,7 +262,12 @@ class SdxlRun:
 
             turns = [Turn("unet", loss)]
             train(
-                {"unet": role}, turns, plan, folder, self.accelerator, log=LossLog(self.out / "losses.jsonl")
+                {"unet": role},
+                turns,
+                self.plan(),
+                folder,
+                self.accelerator,
+                log=LossLog(self.out / "losses.jsonl"),
             )
         return self._write(role.module, folder)
 
@@ -245,7 +275,10 @@ class SdxlRun:
         place = self.out / ("model" if self.settings.full else "lora")
         if self.accelerator.is_main_process:
             if self.settings.full:
-                write_model(self.model, folder / "unet.safetensors", place, self.settings, self.stored)
+                tensors = read_tensors(folder / "unet.safetensors")
+                weights = {name.removeprefix("average."): tensor for name, tensor in tensors.items()}
+                row = trained_row(self.model, self.settings, self.out.name)
+                write_model(self.model, weights, place, row, self.stored)
             else:
                 write_lora(unet, place, self.settings)  # type: ignore[arg-type]  # it is a UNet
         self.accelerator.wait_for_everyone()
@@ -310,6 +343,10 @@ class CachedBatches:
         self.next = {number + 1: self.pool.submit(self._read, number + 1)}
         return now.result().to(self.device)
 
+    def places(self, step: int, part: int) -> tuple[int, np.ndarray]:
+        """Bucket, and the numbers in it, of the examples of a batch."""
+        return self.sampler.rows(step * self.accumulate + part, self.rank)
+
     def _read(self, number: int) -> CachedExamples:
         return self.cache.examples(*self.sampler.rows(number, self.rank))
 
@@ -324,7 +361,8 @@ class LossLog:
         """Write the line of a step."""
         lines = list(lines_of(self.path)) if self.path.exists() else []
         kept = [line for number, line in enumerate(lines, 1) if self._step(line, number) < step]
-        line = json.dumps({"step": step, "loss": losses["unet"]})
+        told = {"loss": losses["unet"]} if set(losses) == {"unet"} else losses
+        line = json.dumps({"step": step, **told})
         write_text(self.path, "".join([*kept, f"{line}\n"]))
 
     def _step(self, line: str, number: int) -> int:

@@ -22,14 +22,15 @@ def open_images(
     split: str | None = None,
     caption: str | None = None,
     column: str | None = None,
+    changed: bool = False,
 ) -> ImageSource:
     """The images that `data` names: `shapes` (`limit` scenes of a `seed` and `split`, drawn at `side`
     pixels), `hub:NAME` (a `split`), a folder of images or of tars, a tar, several as `x-{000..099}.tar` or
     `x-*.tar`, here or at a URL.
 
     `caption`: of images that have none; `column`: where captions stand in tables; `limit`: of shapes alone,
-    other images have an end. Raises UnboxError for what
-    is not there, and for options that would do nothing.
+    other images have an end; `changed`: of shapes, each scene with one factor changed. Raises UnboxError for
+    what is not there, and for options that would do nothing.
     """
     if data == "shapes":
         _refuse("is not for shapes, whose captions are of its scenes", caption=caption, caption_column=column)
@@ -37,7 +38,7 @@ def open_images(
             raise UnboxError("the scenes of shapes have no end: say how many with --limit")
         if (split or "train") not in get_args(Split):
             raise UnboxError(f"the Shapes world has the splits {', '.join(get_args(Split))}; not '{split}'")
-        return ShapesImages(limit, side, seed, cast(Split, split or "train"))
+        return ShapesImages(limit, side, seed, cast(Split, split or "train"), changed)
     _refuse("is for --data shapes: other images come as they are", data_seed=seed or None)
     if data.startswith("hub:"):
         return HubImages(data.removeprefix("hub:"), split or "train", caption, column)

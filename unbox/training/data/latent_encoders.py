@@ -87,11 +87,25 @@ class LatentEncoders:
 def normalised(latents: Tensor, config: "dict[str, float | list[float] | None]") -> Tensor:
     """A VAE's latents (n, channels, h, w) as the UNet sees them: scaled, and centred where the VAE's
     configuration has mean and deviation (the inverse of what the pipeline does before it decodes)."""
+    scale, centre, spread = _scaling(latents, config)
+    return (latents - centre) * scale / spread
+
+
+def unnormalised(latents: Tensor, config: "dict[str, float | list[float] | None]") -> Tensor:
+    """The inverse of `normalised`: what a VAE decodes."""
+    scale, centre, spread = _scaling(latents, config)
+    return latents * spread / scale + centre
+
+
+def _scaling(
+    latents: Tensor, config: "dict[str, float | list[float] | None]"
+) -> tuple[float, Tensor | float, Tensor | float]:
+    """Scale, mean and deviation, which broadcast against latents."""
     mean, deviation = config.get("latents_mean"), config.get("latents_std")
     scale = float(config["scaling_factor"])  # type: ignore[arg-type]  # every VAE has one
     if mean is None or deviation is None:
-        return latents * scale
+        return scale, 0.0, 1.0
     centre, spread = (
         torch.tensor(value, device=latents.device).view(1, -1, 1, 1) for value in (mean, deviation)
     )
-    return (latents - centre) * scale / spread
+    return scale, centre, spread

@@ -8,10 +8,14 @@ import numpy as np
 from PIL import Image
 
 from unbox.shapes.captions import caption
+from unbox.shapes.factors import FACTORS
 from unbox.shapes.render_torch import draw
 from unbox.shapes.scene import Scene, Split, sample_scene, scene_rng
 from unbox.shapes.scene_table import SceneTable
 from unbox.training.data.captioned_image import CaptionedImage
+
+#: Factors that a changed scene may differ in.
+CHANGED = ("colour", "shape", "texture", "size")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class ShapesImages:
     side: int
     seed: int = 0
     split: Split = "train"
+    changed: bool = False
+    """Draw each scene with one factor of an object changed, under the caption of the scene as it was."""
 
     def images(self) -> Iterator[CaptionedImage]:
         """One after the other; none is kept."""
@@ -33,9 +39,15 @@ class ShapesImages:
 
     def picture(self, image: CaptionedImage) -> Image.Image:
         """The scene, drawn."""
-        scene, _ = self._scene(image.place[0])
+        scene = self.scene(image)
+        if self.changed:
+            scene = self._changed(scene, image.place[0])
         pixels = draw(SceneTable.of([scene]), self.side).pictures[0].permute(1, 2, 0).numpy()
         return Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
+
+    def scene(self, image: CaptionedImage) -> Scene:
+        """The scene that an image's caption tells."""
+        return self._scene(image.place[0])[0]
 
     def digest(self, image: CaptionedImage) -> bytes:
         """Of what decides the picture."""
@@ -46,7 +58,17 @@ class ShapesImages:
         return self.side, self.side
 
     def _digest(self, key: str) -> bytes:
-        return hashlib.sha256(f"shapes {self.seed} {self.split} {self.side} {key}".encode()).digest()[:16]
+        changed = " changed" if self.changed else ""
+        told = f"shapes {self.seed} {self.split} {self.side}{changed} {key}"
+        return hashlib.sha256(told.encode()).digest()[:16]
+
+    def _changed(self, scene: Scene, i: int) -> Scene:
+        """Another colour, shape, texture or size of one object."""
+        rng = np.random.default_rng([self.seed % 2**32, i, 1])
+        slot = int(rng.integers(len(scene.objects)))
+        factor = str(rng.choice(CHANGED))
+        others = [value for value in FACTORS[factor] if value != getattr(scene.objects[slot], factor)]
+        return scene.with_factor(factor, str(rng.choice(others)), slot)
 
     def _scene(self, i: int) -> tuple[Scene, str]:
         rng = scene_rng(self.seed, i, self.split)
