@@ -105,4 +105,4 @@ class BoundedVAE(AutoencoderKL):
 
 
 # What is saved of it is an AutoencoderKL, and says so.
-BoundedVAE.__name__ = "AutoencoderKL"
+BoundedVAE.__name__, BoundedVAE.__module__ = "AutoencoderKL", AutoencoderKL.__module__

@@ -129,7 +129,6 @@ class MethodRun(ImageRun):
     def train_stages(self, method: Method[Settings]) -> Path:
         """Train each stage and write the result."""
         settings: Settings = self.settings  # type: ignore[assignment]  # the method's
-        vae_type = self.model.pipeline.vae.dtype
         with ExitStack() as stack:
             bench = workbench(self.model, self.images, settings, self.accelerator.device, self.nothing)
             examples = stack.enter_context(self.batches(self.cache))
@@ -143,8 +142,6 @@ class MethodRun(ImageRun):
                 log = LossLog(self.out / f"losses-{stage.name}.jsonl")
                 folder = self.out / "training" / stage.name
                 train(stage.roles, stage.turns, self.plan(), folder, self.accelerator, log=log)
-        if vae_type == torch.float16:
-            self.model.pipeline.vae.half()
         return self._write(bench, method.row(self.model.system, settings))
 
     @property
@@ -201,8 +198,6 @@ def workbench(
             torch.manual_seed(settings.seed % 2**63)
             base.load_state_dict(type(base).from_config(base.config).state_dict())
     vae = model.pipeline.vae.requires_grad_(False)
-    if vae.dtype == torch.float16:  # SDXL's overflows
-        vae.float()
     shortest = min(min(size) for size in buckets_of(model, images).sizes)
     return Workbench(
         RoleNetworks(base, settings), model_noise(model, device), settings, nothing, none, vae,

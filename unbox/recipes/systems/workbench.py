@@ -91,8 +91,10 @@ class Workbench(Generic[Settings]):
 
     def decode(self, x0: Tensor) -> Tensor:
         """Pictures (B, 3, height, width) in -1..1 of latents; gradients flow."""
+        latents = unnormalised(x0, self.vae.config)  # type: ignore[arg-type]  # a VAE's
+        latents = latents.to(next(self.vae.parameters()).dtype)
         with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.networks.half):
-            found: Tensor = self.vae.decode(unnormalised(x0, self.vae.config), return_dict=False)[0]  # type: ignore[operator,arg-type]  # a VAE's
+            found: Tensor = self.vae.decode(latents, return_dict=False)[0]  # type: ignore[operator]
         return found.float()
 
 
