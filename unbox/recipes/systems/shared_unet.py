@@ -154,7 +154,8 @@ class RoleNetwork(nn.Module):
     def copy_from(self, other: "RoleNetwork") -> None:
         """Take over another's weights."""
         for p, value in zip(self.parameters(), other.parameters(), strict=True):
-            p.data = value.detach().clone()
+            if not (p.is_meta or value.is_meta):  # where memory is counted there are no numbers to copy
+                p.copy_(value)
 
 
 class RoleNetworks:
