@@ -191,8 +191,8 @@ class Commands:
         given = ("--store", self.home / "store", "--saes", self.home / "saes", "--percentile", "90")
         return [
             "erase",
-            "circle",
-            "star",
+            "ball",
+            "square",
             *given,
             "--sequence",
             "--device",
