@@ -104,6 +104,7 @@ class EraseCommand:
         ends = range(1, len(self.concepts) + 1) if self.sequence else [len(self.concepts)]
         made = self.edits(store, chosen, images, [self.concepts[:end] for end in ends])
         with unit(last=True):
+            self.out.parent.mkdir(parents=True, exist_ok=True)
             for file, edits in zip(files, made, strict=True):
                 print(f"wrote {len(edits)} edits: {save_edits(edits, file)}")
 
