@@ -28,7 +28,7 @@ from unbox.capture.add_blocks import add_blocks
 from unbox.capture.collect_settings import CollectOptions
 from unbox.capture.hub import pull
 from unbox.cli.main import main
-from unbox.cli.recipe import RecipeShapesCommand, RecipeShapesTurboCommand
+from unbox.cli.recipe import RecipeShapesCommand
 from unbox.errors import UnboxError
 from unbox.experiments.experiment_plan import make_plan
 from unbox.experiments.riebench import run_riebench
@@ -42,11 +42,10 @@ from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.run_demo import run as run_demo
 from unbox.models import Model, load
 from unbox.online import OnlineImages, train_online
-from unbox.recipes.grown_shapes import run_stage
-from unbox.recipes.grown_shapes.recipe_settings import RecipeSizes
 from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages
 from unbox.recipes.sdxl.train_sdxl import train_sdxl
-from unbox.recipes.shapes import recipe
+from unbox.recipes.shapes import recipe, run_stage
+from unbox.recipes.shapes.recipe_settings import RecipeSizes
 from unbox.recipes.systems.lightning import LIGHTNING
 from unbox.recipes.systems.method_settings import LightningSettings
 from unbox.recipes.systems.run_method import train_method
@@ -55,7 +54,7 @@ from unbox.shapes.detector import Detector
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 #: Commands whose cells take a second; the others are run in the slow tier.
-FAST = {"train", "sae export", "recipe shapes", "recipe shapes-turbo", "store pull"}
+FAST = {"train", "sae export", "recipe shapes", "store pull"}
 
 
 def table() -> list[tuple[str, str, str]]:
@@ -393,13 +392,6 @@ def export(world: World) -> Command:
 
 
 def shapes_recipe(world: World) -> Command:
-    def run(out, minutes):
-        RecipeShapesTurboCommand(out, stages=("base",), base_minutes=minutes).run()
-
-    return Command(run, {"minutes": 1.0}, {"options": [({"minutes": 2.0}, "base minutes was 1.0, is 2.0")]})
-
-
-def grown_shapes(world: World) -> Command:
     def run(out, order, sizes):
         RecipeShapesCommand(out, stages=("base",), order=order, sizes=sizes).run()
 
@@ -469,8 +461,7 @@ COMMANDS = {
     "store add-blocks": add,
     "store pull": pulled,
     "sae export": export,
-    "recipe shapes": grown_shapes,
-    "recipe shapes-turbo": shapes_recipe,
+    "recipe shapes": shapes_recipe,
     "recipe sdxl": sdxl_recipe,
     "recipe lightning": method_recipe,
 }

@@ -104,8 +104,7 @@ class Commands:
             "bench shapes": Scenario(self.bench_shapes),
             "bench erasure": Scenario(self.bench_erasure),
             "bench riebench": Scenario(self.bench_riebench),
-            "recipe shapes": Scenario(self.grown),
-            "recipe shapes-turbo": Scenario(self.recipe),
+            "recipe shapes": Scenario(self.recipe_shapes),
             "recipe sdxl": Scenario(self.recipe_sdxl),
             **{f"recipe {name}": Scenario(partial(self.recipe_method, name)) for name in METHOD_OPTIONS},
             "recipe real-size": Scenario(lambda out: ["recipe", "real-size", "--out", out]),
@@ -224,11 +223,8 @@ class Commands:
         given = ["--data", data, "--saes", self.home / "saes", "--out", out, *SHAPES]
         return ["bench", "riebench", *sizes.split(), *given]
 
-    def grown(self, out: Path) -> Words:
+    def recipe_shapes(self, out: Path) -> Words:
         return ["recipe", "shapes", "--stages", "captions", "detector", "--out", out]
-
-    def recipe(self, out: Path) -> Words:
-        return ["recipe", "shapes-turbo", "--stages", "vae", "detector", "--out", out]
 
     def recipe_sdxl(self, out: Path) -> Words:
         sizes = "--data shapes --limit 6 --lora-rank 2 --max-train-steps 8 --mixed-precision no"
@@ -411,31 +407,13 @@ def small_recipes() -> None:
     """The recipes at toy size: their commands have no option for it."""
     from tests.models.test_real_size import small_architectures
     from unbox.models import real_size
-    from unbox.recipes.grown_shapes import run_stage, whole_recipe
-    from unbox.recipes.grown_shapes.recipe_settings import RecipeSizes
-    from unbox.recipes.shapes import recipe
+    from unbox.recipes.shapes import run_stage, whole_recipe
+    from unbox.recipes.shapes.recipe_settings import RecipeSizes
 
     real_size.ARCHITECTURES = small_architectures()
-    usual = recipe.ShapesRecipe
-
-    def small(folder: Path) -> recipe.ShapesRecipe:
-        recipe.ShapesRecipe = usual
-        try:
-            return recipe.small(folder)
-        finally:
-            recipe.ShapesRecipe = small
-
     make_models = run_stage.make_models
 
-    def toy(made: whole_recipe.GrownShapes, stages: Sequence[str]) -> Iterator[Path]:
-        return make_models(replace(made, sizes=RecipeSizes.small(), steps=2), stages)
-
-    run_stage.make_models = toy
-
-    recipe.ShapesRecipe = small
-    make_models = run_stage.make_models
-
-    def toy(made: whole_recipe.GrownShapes, stages: Sequence[str]) -> Iterator[Path]:
+    def toy(made: whole_recipe.ShapesRecipe, stages: Sequence[str]) -> Iterator[Path]:
         return make_models(replace(made, sizes=RecipeSizes.small(), steps=2), stages)
 
     run_stage.make_models = toy

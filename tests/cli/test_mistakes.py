@@ -82,10 +82,9 @@ MISTAKES = {
         ["--clip-model", "metrics"],
     ),
     "minutes of no stage": (
-        "recipe shapes-turbo --out {}/new --stages vae --base-minutes 1",
-        ["--base-minutes"],
+        "recipe shapes --out {}/new --stages vae --finish-minutes 1",
+        ["--finish-minutes"],
     ),
-    "captions of no card": ("recipe shapes-turbo --out {}/new --stages vae --captions 9", ["--captions"]),
     "no such experiment": ("experiment {}/none.toml --out {}/new", ["none.toml"]),
 }
 

@@ -39,7 +39,6 @@ LINES = {
     "bench erasure": "--saes {}/saes --out {new}",
     "bench riebench": "--data {}/riebench.json --saes {}/saes --out {new}",
     "recipe shapes": "--out {new}",
-    "recipe shapes-turbo": "--out {new}",
     "recipe sdxl": "--model {}/model --data shapes --limit 4 --out {new}",
     "recipe turbo": "--model {}/model --data shapes --limit 4 --out {new}",
     "recipe lightning": "--model {}/model --data shapes --limit 4 --out {new}",
@@ -97,8 +96,7 @@ def _no_work(monkeypatch):
     for module, name in (
         ("unbox.models.load", "_Base"),
         ("unbox.sae.train", "TrainingRun"),
-        ("unbox.recipes.shapes.recipe", "ShapesRecipe"),
-        ("unbox.recipes.grown_shapes.run_stage", "make_models"),
+        ("unbox.recipes.shapes.run_stage", "make_models"),
         ("unbox.models.real_size", "write_random"),
         ("unbox.atlas.build", "build"),
         ("urllib.request", "urlopen"),

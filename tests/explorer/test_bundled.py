@@ -15,7 +15,7 @@ from unbox.explorer.moved_region import moved_edits
 from unbox.explorer.pages import explore_page, feature_page
 from unbox.explorer.shared_components import InitialState
 from unbox.mask import Mask
-from unbox.recipes.shapes.bundled_features import BLOCKS
+from unbox.recipes.bundled_features import BLOCKS
 
 #: Bytes that the package may spend on it.
 MOST = 25_000_000

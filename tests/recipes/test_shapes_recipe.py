@@ -1,151 +1,242 @@
-"""The recipe of the Shapes models at toy length: every stage runs, resumes exactly, and exports."""
+"""The recipe of the Shapes models: parts against diffusers' own, growth, every stage at toy length."""
 
-import signal
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import get_args
 
-import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
-from safetensors.torch import load_file
-from torch import nn
+from accelerate import Accelerator
+from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionXLPipeline
 
-from unbox.recipes.shapes.recipe import STAGES, small
-from unbox.recipes.shapes.train_text_encoders import make_tokenizer
-from unbox.recipes.shapes.train_unet import Diffusion, draw_times
-from unbox.recipes.shapes.weights_card import draw
-from unbox.recipes.training_loop import Optimizer, StagePlan, rate_at, train
-from unbox.shapes import prompts
-from unbox.stopping import Stopped, stopping
+from unbox.errors import UnboxError
+from unbox.recipes.shapes import sampling
+from unbox.recipes.shapes.conditions import CaptionStates, Given, halved
+from unbox.recipes.shapes.growth import (
+    BLOCKS,
+    block,
+    bring_in,
+    draw_times,
+    leave_out,
+    renew,
+)
+from unbox.recipes.shapes.networks import (
+    TextEncoders,
+    make_scheduler,
+    make_tokenizer,
+    make_unet,
+    make_vae,
+    tokenize,
+)
+from unbox.recipes.shapes.orders import ORDERS, said_by
+from unbox.recipes.shapes.recipe_settings import (
+    TEXT,
+    UNET,
+    VAE,
+    OrderName,
+    RecipeSizes,
+    StageMinutes,
+    recipe_cost,
+)
+from unbox.recipes.shapes.run_stage import run_stage
+from unbox.recipes.shapes.text_stage import CaptionReader
+from unbox.recipes.shapes.whole_recipe import ShapesRecipe, unpack
+from unbox.recipes.shapes.world import NAMES, all_captions, targets
+from unbox.shapes import FACTORS
+from unbox.shapes.scene_table import sample_table
+from unbox.site import DEFAULT_BLOCKS
 
 
-class Regression(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(16, 1))
+class Curve(torch.nn.Module):
+    """A network whose output is known."""
 
-    def loss(self, step, rng, progress):
-        x = torch.from_numpy(rng.normal(size=(8, 2, 4, 4))).float()
-        return (self.net(x)[:, 0] - x.mean((1, 2, 3))).square().mean() + 0 * torch.randn(())
+    def forward(self, x, t, context, added_cond_kwargs=None, return_dict=False):
+        return (torch.tanh(1.3 * x + t.view(-1, 1, 1, 1) / 1000),)
 
 
-def _model():
+@pytest.mark.parametrize("ancestral", [False, True])
+@pytest.mark.parametrize("steps", [1, 4, 16])
+def test_sampling_is_that_of_diffusers_schedulers(ancestral, steps, monkeypatch):
+    monkeypatch.setattr(sampling.torch, "autocast", lambda *_: nullcontext())
+    scheduler = make_scheduler()
+    if ancestral:
+        scheduler = EulerAncestralDiscreteScheduler.from_config(scheduler.config)
+    scheduler.set_timesteps(steps)
+    eps = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x, generator = eps * scheduler.init_noise_sigma, torch.Generator().manual_seed(3)
+    for t in scheduler.timesteps:
+        (v,) = Curve()(scheduler.scale_model_input(x, t), t.repeat(3), None)
+        x = scheduler.step(v, t, x, **({"generator": generator} if ancestral else {})).prev_sample
+    given = Given(torch.zeros(3, 77, 8), torch.zeros(3, 8), torch.zeros(3, 6))
+    ours = sampling.sample(
+        Curve(), given, eps, steps, torch.Generator().manual_seed(3) if ancestral else None
+    )
+    assert torch.allclose(ours, x, atol=1e-5)
+
+
+def _inputs(n=2):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 4, 32, 32, generator=generator)
+    given = Given(
+        torch.randn(n, 77, 224, generator=generator),
+        torch.randn(n, 128, generator=generator),
+        torch.tensor([[128.0, 128, 0, 0, 128, 128]]).expand(n, -1),
+    )
+    return x, torch.tensor([999, 500][:n]), given
+
+
+def test_a_block_comes_without_changing_anything_and_then_learns():
     torch.manual_seed(0)
-    return Regression()
+    unet = make_unet()
+    x, t, given = _inputs()
+    leave_out(unet, BLOCKS)
+    bring_in(unet, ["mid.0"], zero=False)
+    before = given.predict(unet)(x, t)
+    bring_in(unet, ["up.0.1"])
+    after = given.predict(unet)(x, t)
+    assert torch.equal(before, after)
+    after.square().mean().backward()
+    assert float(block(unet, "up.0.1").proj_out.weight.grad.abs().max()) > 0
+    assert float(block(unet, "mid.0").proj_out.weight.grad.abs().max()) > 0
+    assert all(p.grad is None for p in block(unet, "down.2.1").parameters())
 
 
-def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
-    plan = StagePlan(steps=12, rate=1e-2, warmup=2)
-    whole = _model()
-    train("stage", whole, whole.loss, plan, tmp_path / "whole")
-
-    parts, stopped = _model(), 7
-
-    def failing(step, rng, progress):
-        if step == stopped:
-            raise KeyboardInterrupt
-        return parts.loss(step, rng, progress)
-
-    with pytest.raises(KeyboardInterrupt):
-        train("stage", parts, failing, plan, tmp_path / "parts", save_every=0)
-    resumed = _model()
-    train("stage", resumed, resumed.loss, plan, tmp_path / "parts")
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[key]), key
+def test_every_block_is_a_site_and_every_order_brings_each_once():
+    assert set(DEFAULT_BLOCKS) < set(BLOCKS)
+    assert len(BLOCKS) == 11
+    assert set(get_args(OrderName)) == set(ORDERS)
+    for order, (stages, kept) in ((name, (order.stages, order.kept)) for name, order in ORDERS.items()):
+        brought = [*kept, *(name for stage in stages for name in stage.blocks)]
+        assert sorted(brought) == sorted(BLOCKS), order
+        assert said_by(order, len(stages) - 1) == ()
+        assert sum(stage.share for stage in stages) == pytest.approx(1.0), order
+    assert said_by("words", 1) == ("position", "relation", "size", "background", "light")
+    assert said_by("middle-first", 0) == ()
 
 
-def test_a_signal_stops_after_the_step_and_loses_none(tmp_path):
-    plan = StagePlan(steps=12, rate=1e-2, warmup=2)
-    whole = _model()
-    train("stage", whole, whole.loss, plan, tmp_path / "whole")
-
-    def run(signalled=None):
-        parts, steps = _model(), []
-
-        def loss(step, rng, progress):
-            steps.append(step)
-            if step == signalled:
-                signal.raise_signal(signal.SIGTERM)
-            return parts.loss(step, rng, progress)
-
-        try:
-            with stopping():
-                train("stage", parts, loss, plan, tmp_path / "parts")
-        except Stopped:
-            return steps, None
-        return steps, parts
-
-    assert run(7) == (list(range(8)), None)
-    steps, resumed = run()
-    assert steps == list(range(8, 12))
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[key]), key
+def test_a_renewed_block_has_forgotten_and_the_others_have_not():
+    torch.manual_seed(0)
+    unet = make_unet()
+    before = {name: p.detach().clone() for name, p in unet.named_parameters()}
+    renew(unet, ["mid.0"])
+    same = {name for name, p in unet.named_parameters() if torch.equal(p, before[name])}
+    inside = {name for name in before if name.startswith(BLOCKS["mid.0"])}
+    assert before.keys() - inside <= same
+    assert {name for name in inside if name.endswith("weight") and "norm" not in name} & same == set()
 
 
-def test_a_finished_stage_is_loaded_not_trained(tmp_path):
-    plan = StagePlan(steps=3, rate=1e-2, warmup=1)
-    first = _model()
-    train("stage", first, first.loss, plan, tmp_path)
-
-    def never(*_):
-        raise AssertionError("trained again")
-
-    again = train("stage", Regression(), never, plan, tmp_path)
-    assert all(torch.equal(v, again.state_dict()[k]) for k, v in first.state_dict().items())
-
-
-def test_the_optimizer_moves_convolutions_through_their_flat_views():
-    model = _model()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    optimizer = Optimizer(model, 1e-2)
-    model.loss(0, np.random.default_rng(0), 0.0).backward()
-    optimizer.step(1.0)
-    assert all(not torch.equal(before[k], v) for k, v in model.state_dict().items())
-
-
-def test_the_rate_warms_up_stays_and_falls_to_nothing():
-    plan = StagePlan(steps=100, rate=1.0, warmup=10, decay_from=0.5)
-    assert rate_at(plan, 0.0, 0) == pytest.approx(0.1)
-    assert rate_at(plan, 0.4, 40) == pytest.approx(1.0)
-    assert rate_at(plan, 1.0, 100) == pytest.approx(0.0)
+def test_the_cost_of_a_run_is_what_its_tensors_take():
+    tokenizer = make_tokenizer(all_captions(3, 300).texts, size=900)
+    parts = {
+        UNET: make_unet(),
+        VAE: make_vae(),
+        TEXT: torch.nn.ModuleList([TextEncoders(tokenizer), CaptionReader()]),
+    }
+    for count, network in parts.items():
+        assert sum(p.numel() for p in network.parameters()) == pytest.approx(count, rel=0.1)
+    sizes = RecipeSizes(scenes=1000, copies=2, part=100)
+    states = CaptionStates(torch.ones(2100, 77, 224).half(), torch.ones(2100, 128).half(), torch.zeros(1, 6))
+    bytes_held = sum(t.nbytes for t in (states.context, states.pooled)) + 16 * UNET
+    found = recipe_cost(sizes, StageMinutes(), ("base",))
+    assert found.memory == pytest.approx(bytes_held + 1000 * (4 * 32 * 32 * 2 + 32 * 32), rel=0.01)
+    assert found.checkpoint == 12 * UNET
+    whole = recipe_cost(RecipeSizes(), StageMinutes(), ("vae", "text", "base"))
+    assert whole.memory < 16e9  # a GPU of 16 GB
+    assert whole.hours == pytest.approx((1.0 + 1.5 + 3.5) / 60)
 
 
-def test_velocity_gives_back_the_clean_latents():
-    diffusion = Diffusion()
-    x0, eps = torch.randn(2, 5, 4, 8, 8)
-    t = torch.tensor([0, 249, 499, 749, 999])
-    x_t, v = diffusion.noised(x0, eps, t), diffusion.velocity(x0, eps, t)
-    assert torch.allclose(diffusion.clean(x_t, v, t), x0, atol=1e-5)
+def test_half_precision_is_close_and_its_gradients_reach_the_weights():
+    torch.manual_seed(0)
+    unet = make_unet()
+    x, t, given = _inputs()
+    whole, half = given.predict(unet)(x, t), given.predict(halved(unet))(x, t)
+    assert float((whole - half).detach().norm() / whole.detach().norm()) < 0.03
+    half.square().mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in unet.parameters())
 
 
-def test_timesteps_stay_in_range_and_start_with_pure_noise():
-    rng = np.random.default_rng(0)
-    early, late = (draw_times(rng, 4000, progress) for progress in (0.0, 0.5))
-    assert int(late.min()) >= 0
-    assert int(late.max()) <= 999
-    assert (early == 999).float().mean() > (late == 999).float().mean() > 0.2
+def test_timesteps_stay_in_range_and_hold_the_share_of_pure_noise():
+    later, generator = torch.tensor([749, 499, 249]), torch.Generator().manual_seed(0)
+    t = draw_times(20_000, 0.25, later, generator)
+    assert int(t.min()) >= 0
+    assert int(t.max()) == 999
+    assert float((t == 999).float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert float((t[t < 999, None] == later).any(1).float().mean()) == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_tokenizer_knows_the_world_and_survives_anything_else():
-    tokenizer = make_tokenizer()
-    lengths = [len(tokenizer(p.text).input_ids) for p in prompts(300, seed=5)]
-    assert max(lengths) <= tokenizer.model_max_length
+def test_captions_are_the_same_for_a_seed_whatever_the_number_of_workers():
+    one = all_captions(3, 40, copies=2)
+    two = all_captions(3, 40, copies=2, workers=2)
+    assert one.texts == two.texts
+    assert (one.mentioned == two.mentioned).all()
+    assert one.texts[:40] != one.texts[40:]
+    assert len(all_captions(3, 40, first=10, only=("position",)).texts) == 10
+
+
+def test_targets_are_the_scenes_factors():
+    table = sample_table(60, 2)
+    rows = targets(table)
+    for i in range(60):
+        scene = table.scene(i)
+        for j, name in enumerate(NAMES):
+            slot, _, factor = name.rpartition(".")
+            if slot == "1" and len(scene.objects) == 1:
+                assert rows[i, j] == -100
+            else:
+                value = scene.factors(int(slot or 0))[factor]
+                assert FACTORS[factor][rows[i, j]] == value
+
+
+def test_the_tokenizer_holds_77_tokens_and_any_text():
+    tokenizer = make_tokenizer(all_captions(3, 300).texts, size=900)
+    assert tokenizer.model_max_length == 77
+    assert tokenize(tokenizer, ["red " * 200, "a zebra! 7 é"]).shape == (2, 77)
     assert tokenizer.decode(tokenizer("a zebra! 7 é").input_ids[1:-1]).replace(" ", "") == "azebra!7é"
 
 
+def test_training_conditions_drop_some_captions_and_sampling_none():
+    states = CaptionStates(torch.ones(400, 77, 8), torch.ones(400, 4), torch.zeros(1, 6))
+    given = states.batch(torch.arange(400), torch.zeros(400, 6), torch.Generator().manual_seed(0))
+    dropped = (given.context == 0).all(2).all(1)
+    assert float(dropped.float().mean()) == pytest.approx(0.08, abs=0.04)
+    assert (given.pooled[dropped] == 0).all()
+    assert (states.plain().context == 1).all()
+
+
+def test_an_order_that_keeps_blocks_needs_weights_to_go_on_from(tmp_path):
+    made = ShapesRecipe(tmp_path, Accelerator(cpu=True), "colour-moved", RecipeSizes.small(), steps=2)
+    with pytest.raises(UnboxError, match=r"goes on from one finished base-.*--start names no folder"):
+        _ = made.base
+
+
 @pytest.mark.slow
-def test_every_stage_runs_and_what_it_exports_draws(tmp_path):
-    recipe = small(tmp_path)
-    for stage in STAGES.values():
-        stage(recipe)
-    folder = recipe.export(recipe.turbo, True, tmp_path / "shapes-turbo")
+def test_every_stage_runs_resumes_and_what_it_packs_draws(tmp_path):
+    def recipe(out):
+        return ShapesRecipe(
+            out,
+            Accelerator(mixed_precision="bf16", cpu=True),
+            "words-frozen",
+            RecipeSizes.small(),
+            StageMinutes(),
+            2,
+        )
+
+    made = recipe(tmp_path / "a")
+    made.out.mkdir()
+    for stage in ("captions", "vae", "text", "base", "finish"):
+        run_stage(made, stage)
+    made.pack(tmp_path / "packed")
+    unpack(tmp_path / "packed", tmp_path / "b")
+    again = recipe(tmp_path / "b")
+    one, two = (dict(r.finish.named_parameters()) for r in (made, again))
+    assert all(torch.allclose(one[k], two[k], atol=2e-3) for k in one)  # packed in half precision
+    on = replace(recipe(tmp_path / "c"), order="colour-moved", start=tmp_path / "b")
+    shutil.copytree(tmp_path / "b" / "tokenizer", on.out / "tokenizer")
+    kept, moved = (dict(r.base.named_parameters()) for r in (again, on))
+    assert any(not torch.equal(kept[k], moved[k]) for k in kept)
+    folder = again.export(again.finish, tmp_path / "model")
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
-    (image,) = draw(pipeline, ["a red circle"], [0], steps=2)
-    assert image.size == (64, 64)
-    again = replace(recipe)  # a new process would start with nothing cached
-    assert again.tokenizer.get_vocab() == recipe.tokenizer.get_vocab()
-    assert torch.equal(next(again.turbo.parameters()), next(recipe.turbo.parameters()))
-    (tmp_path / "latents.json").unlink()  # stopped after the training of the VAE, before what follows it
-    assert replace(recipe).vae.config["latents_std"] == recipe.vae.config["latents_std"]
-    weights = load_file(recipe.export_detector(tmp_path / "detector.safetensors"))
-    assert all(value.dtype == torch.float16 for value in weights.values())
+    pipeline.set_progress_bar_config(disable=True)
+    (image,) = pipeline("a red circle", num_inference_steps=2, guidance_scale=0.0).images
+    assert image.size == (128, 128)

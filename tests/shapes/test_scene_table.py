@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from unbox.recipes.grown_shapes.people import people
+from unbox.recipes.shapes.people import people
 from unbox.shapes import FACTORS, coverage, render, sample_scenes
 from unbox.shapes.factors import TABLE
 from unbox.shapes.free_captions import WORDS, free_caption
@@ -17,7 +17,7 @@ from unbox.shapes.scene_table import SceneTable, sample_table
 
 def test_many_drawn_at_once_are_those_drawn_one_by_one():
     scenes = sample_scenes(200, 5)
-    drawn = draw(SceneTable.of(scenes), 64)
+    drawn = draw(SceneTable.of(scenes))
     ours = (drawn.pictures * 255).round().permute(0, 2, 3, 1).numpy()
     theirs = np.stack([render(scene) for scene in scenes]).astype(np.float32)
     assert np.abs(ours - theirs).max() <= 1  # float32 in another order, rounded

@@ -18,9 +18,9 @@ def test_every_factor_has_its_places():
 def test_places_are_the_box_of_the_object_its_surroundings_and_everything(scene):
     for slot, drawn in enumerate(masks(scene)):
         rows, columns = np.nonzero(drawn)
-        y, x = np.mgrid[0:64, 0:64]
-        box = (abs(y - (rows.min() + rows.max()) / 2) <= np.ptp(rows) / 2 + 4) & (
-            abs(x - (columns.min() + columns.max()) / 2) <= np.ptp(columns) / 2 + 4
+        y, x = np.mgrid[0:128, 0:128]
+        box = (abs(y - (rows.min() + rows.max()) / 2) <= np.ptp(rows) / 2 + 8) & (
+            abs(x - (columns.min() + columns.max()) / 2) <= np.ptp(columns) / 2 + 8
         )
         for factor in ("shape", "colour", "size", "texture"):
             assert np.array_equal(edit_mask(factor, scene, slot).array, box)

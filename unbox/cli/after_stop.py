@@ -27,7 +27,6 @@ SENTENCES = {
     "bench erasure": "finished measurements are kept",
     "bench riebench": "finished examples are kept",
     "recipe shapes": "the steps so far are kept",
-    "recipe shapes-turbo": "the steps so far are kept",
     "recipe sdxl": "encoded images and the steps so far are kept",
     "recipe turbo": "encoded images and the steps so far are kept",
     "recipe lightning": "encoded images and the steps so far are kept",

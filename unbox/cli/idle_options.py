@@ -266,7 +266,7 @@ IDLE: Mapping[str, Sequence[Idle]] = {
     ),
     "recipe shapes": (
         Idle(
-            ("guidance", "pairs", "finish-minutes"),
+            ("finish-minutes",),
             lambda c: "finish" not in c.stages,
             "is of the few-step finish, which --stages leaves out",
         ),

@@ -80,7 +80,6 @@ COMMANDS = (
     Command("bench erasure", "bench:BenchErasureCommand", "ways to take a value out: gone, kept, spoilt"),
     Command("bench riebench", "bench:BenchRiebenchCommand", "edits between prompts, RIEBench's protocol"),
     Command("recipe shapes", "recipe:RecipeShapesCommand", "train a Shapes model, block by block"),
-    Command("recipe shapes-turbo", "recipe:RecipeShapesTurboCommand", "train the bundled models again"),
     Command("recipe sdxl", "recipe_sdxl:RecipeSdxlCommand", "train a LoRA or a UNet on images of your own"),
     Command("recipe turbo", "recipe_methods:RecipeTurboCommand", "ADD: a few-step student and a critic"),
     Command("recipe lightning", "recipe_methods:RecipeLightningCommand", "fewer steps, stage by stage"),

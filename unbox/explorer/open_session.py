@@ -10,7 +10,7 @@ from unbox.explorer.image_recipe import OpenedModel
 from unbox.explorer.session import LARGEST, ExplorerSession
 from unbox.model_mismatch import MismatchPolicy, check_same_model, check_same_saes
 from unbox.models import SYSTEMS, Model
-from unbox.recipes.shapes.bundled_features import make_features
+from unbox.recipes.bundled_features import make_features
 from unbox.sae import load_saes
 
 #: SAEs and atlas that the package brings, and the system that they are of.

@@ -43,10 +43,9 @@ def base_folder(
     if reference.startswith(BUNDLED):
         folder = bundled_folder(reference)
         if not whole(folder):
-            recipe = "shapes" if folder.name == "shapes-grown" else "shapes-turbo"
             raise UnboxError(
                 f"the bundled model {folder.name} is not in this installation (looked in {folder}); "
-                f"install the whole repository, or train it: unbox recipe {recipe}. {ready_line()}"
+                f"install the whole repository, or train it: unbox recipe shapes. {ready_line()}"
             )
         return folder
 

@@ -302,7 +302,7 @@ _NOVELAI = replace(
 
 _SHAPES_TURBO = System(
     name="shapes-turbo",
-    title="Shapes, few steps (bundled)",
+    title="Shapes at 128 px, few steps (bundled)",
     base="bundled:shapes-turbo",
     scheduler=ANCESTRAL,
     scheduler_config={**TRAILING, "prediction_type": "v_prediction"},
@@ -310,31 +310,24 @@ _SHAPES_TURBO = System(
     steps=4,
     guidance=0.0,
     distilled=True,
-    size=64,
+    size=128,
     licence="Apache-2.0",
     verified="real weights, bundled",
 )
-_SHAPES_GROWN = replace(
-    _SHAPES_TURBO,
-    name="shapes-grown",
-    title="Shapes at 128 px, its four default blocks do the work (bundled)",
-    base="bundled:shapes-grown",
-    distilled=False,
-    size=128,
-)
 _SHAPES_BASE = replace(
-    _SHAPES_GROWN,
+    _SHAPES_TURBO,
     name="shapes-base",
-    title="shapes-grown in many steps with guidance (bundled)",
+    title="shapes-turbo in many steps with guidance (bundled)",
     scheduler="EulerDiscreteScheduler",
     steps=20,
     guidance=2.0,
+    distilled=False,
 )
 
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
-        *(_SHAPES_TURBO, _SHAPES_BASE, _SHAPES_GROWN, *_BASE, _TURBO_1, _TURBO_2, *_LIGHTNING),
+        *(_SHAPES_TURBO, _SHAPES_BASE, *_BASE, _TURBO_1, _TURBO_2, *_LIGHTNING),
         *(_DMD2_1, _DMD2_4, _DMD2_LORA, _DISTAR, *_HYPERS, _LCM_LORA, _LCM_FULL, _TCD, *_PCM, _FLASH),
         *(_DPO, _NCP, _NOVELAI),
     )

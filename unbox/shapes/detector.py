@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TypedDict
 
@@ -85,20 +86,31 @@ class FactorReader(nn.Module):
         return result
 
 
-class Detector(FactorReader):
-    """Factors of 64x64 pictures, by convolutions."""
+class Heads(nn.Module):
+    """Logits of every head from features (B, width)."""
 
-    side = 64
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sizes = [len(values) for values in HEADS.values()]
+        self.linear = nn.Linear(width, sum(self.sizes))
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        return dict(zip(HEADS, self.linear(features).float().split(self.sizes, -1), strict=True))
+
+
+class Detector(FactorReader):
+    """Factors of pictures (B, 3, 128, 128) in -1..1, by convolutions."""
+
+    side = 128
 
     def __init__(self) -> None:
         super().__init__()
+        widths = (3, 24, 48, 64, 96)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), Residual(after)]
         self.trunk = nn.Sequential(
-            nn.Conv2d(3, 32, 4, stride=2, padding=1),
-            Residual(32),
-            nn.Conv2d(32, 64, 4, stride=2, padding=1),
-            Residual(64),
-            nn.Conv2d(64, 96, 4, stride=2, padding=1),
-            Residual(96),
+            *layers,
             nn.GroupNorm(8, 96),
             nn.SiLU(),
             nn.Conv2d(96, 32, 1),
@@ -106,9 +118,7 @@ class Detector(FactorReader):
             nn.Linear(32 * 64, 256),
             nn.SiLU(),
         )
-        self.heads = nn.ModuleDict(
-            {name.replace(".", "_"): nn.Linear(256, len(values)) for name, values in HEADS.items()}
-        )
+        self.heads = Heads(256)
 
     @classmethod
     @cache
@@ -119,9 +129,7 @@ class Detector(FactorReader):
         return detector.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits of every head for pictures (B, 3, 64, 64) in -1..1."""
-        features = self.trunk(x)
-        return {name: self.heads[name.replace(".", "_")](features) for name in HEADS}
+        return self.heads(self.trunk(x))
 
 
 def truth(scene: Scene) -> dict[str, str]:

@@ -4,56 +4,17 @@ One chooses (when blocks come, in the recipe), the other judges, so that nothing
 """
 
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unbox.shapes.detector import HEADS, WEIGHTS, FactorReader, Residual
-
-
-class Heads(nn.Module):
-    """Logits of every head from features (B, width)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.sizes = [len(values) for values in HEADS.values()]
-        self.linear = nn.Linear(width, sum(self.sizes))
-
-    def forward(self, features: Tensor) -> dict[str, Tensor]:
-        return dict(zip(HEADS, self.linear(features).float().split(self.sizes, -1), strict=True))
-
-
-class ConvolutionalCritic(FactorReader):
-    """Pictures (B, 3, 128, 128) in -1..1 to logits of every head."""
-
-    side = 128
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = (3, 24, 48, 64, 96)
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), Residual(after)]
-        self.trunk = nn.Sequential(
-            *layers,
-            nn.GroupNorm(8, 96),
-            nn.SiLU(),
-            nn.Conv2d(96, 32, 1),
-            nn.Flatten(),
-            nn.Linear(32 * 64, 256),
-            nn.SiLU(),
-        )
-        self.heads = Heads(256)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return self.heads(self.trunk(x))
+from unbox.shapes.detector import WEIGHTS, Detector, FactorReader, Heads
 
 
 class PatchCritic(FactorReader):
-    """The same by attention among 8x8-pixel patches, four layers."""
+    """Factors of pictures (B, 3, 128, 128) in -1..1, by attention among 8x8-pixel patches, four layers."""
 
     side = 128
 
@@ -75,8 +36,8 @@ class PatchCritic(FactorReader):
         return self.heads(self.norm(self.layers(tokens)[:, 0]))
 
 
-#: Name -> network; their weights lie beside the detector's, under these names.
-CRITICS: dict[str, type[FactorReader]] = {"convolutional": ConvolutionalCritic, "patches": PatchCritic}
+#: Name -> network; their weights lie under these names.
+CRITICS: dict[str, type[FactorReader]] = {"detector": Detector, "patches": PatchCritic}
 
 
 @cache

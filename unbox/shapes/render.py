@@ -7,10 +7,12 @@ import numpy as np
 from unbox.shapes.factors import FACTORS
 from unbox.shapes.scene import Object, Scene
 
-SIDE = 64
+#: Pixels of a picture's side, and units of a scene's: places, radii and patterns are in units.
+SIDE, UNITS = 128, 64
+SCALE = SIDE / UNITS
 Field = np.ndarray  # (SIDE, SIDE) float32
 
-_Y, _X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + 0.5
+_Y, _X = (np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + 0.5) / SCALE
 
 #: Object colours and background colours, RGB in 0..1.
 COLOURS = {
@@ -76,42 +78,48 @@ SHAPES: dict[str, Callable[[Field, Field], Field]] = {
     "cross": _cross,
 }
 
+
+def _dots(u: Field, v: Field) -> Field:
+    dots: Field = 1 - 0.65 * np.clip(0.5 + SCALE * (2.6 - np.hypot(u, v)), 0, 1)
+    return dots.astype(np.float32)
+
+
 #: Share of the full colour at each pixel. The pattern is fixed to the picture, not to the object:
 #: moving an object moves its outline over the pattern.
 TEXTURES: dict[str, Field] = {
     "solid": np.ones((SIDE, SIDE), np.float32),
     "striped": np.where(_Y % 8 < 4, 1.0, 0.35).astype(np.float32),
     "checkered": np.where((_X % 8 < 4) == (_Y % 8 < 4), 1.0, 0.35).astype(np.float32),
-    "dotted": (1.0 - 0.65 * np.clip(3.1 - np.hypot(_X % 8 - 4, _Y % 8 - 4), 0, 1)).astype(np.float32),
+    "dotted": _dots(_X % 8 - 4, _Y % 8 - 4),
 }
 
 #: Brightness at each pixel.
 LIGHTS: dict[str, Field] = {
     "bright": np.ones((SIDE, SIDE), np.float32),
     "dim": np.full((SIDE, SIDE), 0.55, np.float32),
-    "from the left": (1.05 - 0.65 * _X / SIDE).astype(np.float32),
-    "from the right": (0.40 + 0.65 * _X / SIDE).astype(np.float32),
+    "from the left": (1.05 - 0.65 * _X / UNITS).astype(np.float32),
+    "from the right": (0.40 + 0.65 * _X / UNITS).astype(np.float32),
 }
 
-_SHADE = (1.15 - 0.35 * _Y / SIDE).astype(np.float32)  # backgrounds darken downwards
+_SHADE = (1.15 - 0.35 * _Y / UNITS).astype(np.float32)  # backgrounds darken downwards
 
 
 def coverage(thing: Object) -> Field:
-    """Share of each pixel that the object covers, (64, 64) in 0..1."""
+    """Share of each pixel that the object covers, (SIDE, SIDE) in 0..1."""
     radius = RADIUS[thing.size] * thing.growth
     x, y = CENTRES[thing.position]
     u, v = (_X - x - thing.dx) / radius, (_Y - y - thing.dy) / radius
     c, s = np.float32(np.cos(thing.turn)), np.float32(np.sin(thing.turn))
-    return np.clip(0.5 - radius * SHAPES[thing.shape](c * u + s * v, c * v - s * u), 0, 1)
+    return np.clip(0.5 - SCALE * radius * SHAPES[thing.shape](c * u + s * v, c * v - s * u), 0, 1)
 
 
 def masks(scene: Scene) -> np.ndarray:
-    """Which pixels each object covers by more than half: bool (objects, 64, 64), in slot order."""
+    """Which pixels each object covers by more than half: bool (objects, SIDE, SIDE), in slot order."""
     return np.stack([coverage(thing) > 0.5 for thing in scene.objects])
 
 
 def render(scene: Scene) -> np.ndarray:
-    """The picture of a scene, uint8 (64, 64, 3)."""
+    """The picture of a scene, uint8 (SIDE, SIDE, 3)."""
     image = _SHADE[..., None] * np.asarray(BACKGROUNDS[scene.background], np.float32)
     for thing in scene.objects:
         paint = TEXTURES[thing.texture][..., None] * np.asarray(COLOURS[thing.colour], np.float32)

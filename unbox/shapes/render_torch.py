@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from unbox.shapes.factors import FACTORS
-from unbox.shapes.render import BACKGROUNDS, CENTRES, COLOURS, RADIUS
-from unbox.shapes.render import SIDE as UNITS
+from unbox.shapes.render import BACKGROUNDS, CENTRES, COLOURS, RADIUS, SIDE, UNITS
 from unbox.shapes.scene_table import SceneTable
 
 
@@ -21,7 +20,7 @@ class Drawn:
 
 
 def draw(
-    table: SceneTable, side: int = 128, corner: Tensor | None = None, device: torch.device | str = "cpu"
+    table: SceneTable, side: int = SIDE, corner: Tensor | None = None, device: torch.device | str = "cpu"
 ) -> Drawn:
     """Draw scenes at `side` pixels. `corner` (B, 2): top and left of a window of the scene's own size, in
     `render`'s 64 units, so that what lies above and left of it is cut off."""

@@ -26,8 +26,8 @@ def place_mask(place: str, scene: Scene, slot: int = 0) -> Mask | None:
     return Mask.of(inside if place == "object" else ~inside)
 
 
-def object_box(scene: Scene, slot: int = 0, margin: int = 4) -> np.ndarray:
-    """The box of an object, bool (64, 64), `margin` pixels wider: jitter and another shape fit in."""
+def object_box(scene: Scene, slot: int = 0, margin: int = 8) -> np.ndarray:
+    """The box of an object, bool (SIDE, SIDE), `margin` pixels wider: jitter and another shape fit in."""
     drawn = masks(scene)[slot]
     rows, columns = np.nonzero(drawn)
     wide = np.zeros_like(drawn)

@@ -15,7 +15,7 @@ from unbox.edits.terms import TensorDictionary
 from unbox.ground_truth.factor_scores import UpdateRows, Value
 from unbox.shapes import FACTORS, Scene
 from unbox.shapes.factors import TABLE
-from unbox.shapes.render import CENTRES, SIDE
+from unbox.shapes.render import CENTRES, UNITS
 
 #: Dictionaries of a block, by name.
 Dictionaries = Mapping[str, TensorDictionary]
@@ -34,7 +34,7 @@ def centred(maps: np.ndarray, position: str, back: bool = False) -> np.ndarray:
     """
     height, width = maps.shape[:2]
     x, y = CENTRES[position]
-    down, right = (round((SIDE / 2 - c) * side / SIDE) for c, side in ((y, height), (x, width)))
+    down, right = (round((UNITS / 2 - c) * side / UNITS) for c, side in ((y, height), (x, width)))
     if back:
         down, right = -down, -right
     moved = np.zeros_like(maps)

@@ -9,7 +9,7 @@ from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.turn_on import MeasuredEdit
 from unbox.result_cache import Stage
 from unbox.shapes import SCENE_FACTORS
-from unbox.shapes.render import RADIUS, SIDE
+from unbox.shapes.render import RADIUS, UNITS
 
 #: A caption whose object is where the saved edits of objects act.
 CAPTION = "a large solid orange square in the center on a gray background, light from the left"
@@ -17,7 +17,7 @@ CAPTION = "a large solid orange square in the center on a gray background, light
 
 def save_edits(folder: Path, results: Sequence[MeasuredEdit]) -> list[Path]:
     """Write each edit for `unbox generate --edits`; edits of objects act on the middle of the picture."""
-    radius = (RADIUS["large"] + 4) / SIDE
+    radius = (RADIUS["large"] + 4) / UNITS
     middle = {"box": [0.5 - radius, 0.5 - radius, 0.5 + radius, 0.5 + radius]}
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

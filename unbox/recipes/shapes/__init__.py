@@ -1,1 +1,2 @@
-"""How the bundled Shapes models are made from nothing: VAE, text encoders, UNet, finish, detector."""
+"""How the Shapes models are made from nothing: VAE, text encoders, a UNet grown from its deep blocks,
+finish, critics."""

@@ -1,2 +1,0 @@
-"""How the Shapes models are made from nothing: VAE, text encoders, a UNet grown from its deep blocks,
-finish, critics."""

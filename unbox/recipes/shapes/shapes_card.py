@@ -1,0 +1,76 @@
+"""The card of a grown Shapes model, from the figures that its last stage's report measured."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from activation_store.files import write_json, write_text
+from unbox.recipes.shapes.orders import ORDERS
+from unbox.shapes.factors import FACTORS
+from unbox.site import DEFAULT_BLOCKS
+
+TEMPLATE = Path(__file__).parent / "shapes-turbo.md"
+
+
+def write_card(folder: Path, order: str, report: Mapping[str, Mapping[str, Any]]) -> None:
+    """`README.md` and `report.json` in the folder of a model made in an order of `ORDERS`."""
+    text = TEMPLATE.read_text(encoding="utf-8").replace("{order}", order).replace("{stages}", _stages(order))
+    for name, table in (
+        ("accuracy", _accuracy),
+        ("ablations", _ablations),
+        ("open", _open),
+        ("micro", _micro),
+    ):
+        text = text.replace(f"{{{name}}}", table(report))
+    write_json(folder / "report.json", dict(report))
+    write_text(folder / "README.md", text)
+
+
+def _rows(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _stages(order: str) -> str:
+    kept, rows = ORDERS[order].kept, []
+    if kept:
+        rows.append([", ".join(kept), "", "kept from the run that `--start` names"])
+    for stage in ORDERS[order].stages:
+        trained = (
+            "nothing but these" if stage.alone else "all but the blocks before" if stage.frozen else "all"
+        )
+        rows.append([", ".join(stage.blocks), ", ".join(stage.words), trained])
+    return _rows(["blocks", "words", "trained"], rows)
+
+
+def _accuracy(report: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = [*FACTORS, "all"]
+    rows = [
+        [name.partition(", detector")[0], "detector" if "detector" in name else "critic",
+         *(f"{100 * found[column]:.1f}" for column in columns)]
+        for name, found in report.items() if "all" in found
+    ]  # fmt: skip
+    return _rows(["captions", "read by", *columns], rows)
+
+
+def _ablations(report: Mapping[str, Mapping[str, Any]]) -> str:
+    found = report["ablations"]
+    names = sorted(found, key=lambda name: (name not in DEFAULT_BLOCKS, -found[name]["change"]))
+    rows = []
+    for name in names:
+        owned = sorted(FACTORS, key=lambda factor: -found[name][factor])
+        told = [f"{factor} {found[name][factor]:.2f}" for factor in owned if found[name][factor] >= 0.05]
+        rows.append([name, f"{found[name]['change']:.3f}", ", ".join(told) or "none"])
+    return _rows(["block", "change", "share of readings that change, from .05"], rows)
+
+
+def _open(report: Mapping[str, Mapping[str, Any]]) -> str:
+    (found,) = (value for name, value in report.items() if name.startswith("open, "))
+    rows = [[factor, f"{row['differ']:.2f}", f"{row['independent']:.2f}"] for factor, row in found.items()]
+    return _rows(["left open", "two seeds differ", "independent draws"], rows)
+
+
+def _micro(report: Mapping[str, Mapping[str, Any]]) -> str:
+    return _rows(
+        ["size or crop", "figure"],
+        [[name, f"{value:.2f}"] for name, value in report["sizes and crops"].items()],
+    )
