@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from unbox.recipes.shapes.deciding_noise import OBJECT, WHOLE, DecidingNoise
+from unbox.recipes.shapes.deciding_noise import DECIDED, PLACE, WHOLE, DecidingNoise
 from unbox.recipes.shapes.world import NAMES, values
 
 SIDE = 12
@@ -26,14 +26,16 @@ def world():
     x0 = rng.normal(size=(3000, 4 * SIDE * SIDE)) * 0.1
     for i, name in enumerate(NAMES):
         x0 += rng.normal(size=(values(name), x0.shape[1]))[value[:, i]] * (1 + i % 2)
-    return torch.from_numpy(x0.astype(np.float32)).view(-1, 4, SIDE, SIDE), value
+    cover = torch.zeros(3000, 1, SIDE, SIDE)
+    cover[..., 3:8, 3:8] = torch.from_numpy(rng.uniform(size=(3000, 1, 5, 5)))
+    return torch.from_numpy(x0.astype(np.float32)).view(-1, 4, SIDE, SIDE), cover, value
 
 
 def test_directions_are_centred_and_orthogonal_between_factors(world):
     noise = DecidingNoise.of(*world, torch.zeros(3000, len(NAMES), dtype=torch.bool))
-    for place in range(9):
-        every = [*noise.whole, *noise.objects[place]]
-        assert [len(basis) for basis in every] == [values(name) for name in (*WHOLE, *OBJECT)]
+    for caption in range(8):
+        every = noise.directions_of(caption)
+        assert [len(basis) for basis in every] == [values(name) for name in DECIDED]
         for i, one in enumerate(every):
             for j, other in enumerate(every):
                 found, n = one @ other.T, len(one)
@@ -42,30 +44,30 @@ def test_directions_are_centred_and_orthogonal_between_factors(world):
 
 def test_directions_are_those_of_the_means_of_pictures(world):
     """A picture's own latents weigh most along the values it has."""
-    x0, value = world
-    noise = DecidingNoise.of(x0, value, torch.zeros(3000, len(NAMES), dtype=torch.bool))
+    x0, cover, value = world
+    noise = DecidingNoise.of(x0, cover, value, torch.zeros(3000, len(NAMES), dtype=torch.bool))
     flat = (x0 - x0.mean(0)).flatten(1)
     for name, basis in zip(WHOLE, noise.whole, strict=True):
         assert ((flat @ basis.T).argmax(1).numpy() == value[:, NAMES.index(name)]).mean() > 0.9, name
 
 
 def test_the_largest_weight_is_that_of_the_open_value(world):
-    x0, value = world
+    x0, cover, value = world
     said = torch.zeros(3000, len(NAMES), dtype=torch.bool)
     said[:, NAMES.index("light")] = True
-    noise = DecidingNoise.of(x0, value, said)
+    noise = DecidingNoise.of(x0, cover, value, said)
     index = torch.arange(400)
     eps = noise.draw(index, torch.Generator().manual_seed(0))
-    for i, name in enumerate((*WHOLE, *OBJECT)):
-        picked = [int((eps[k] @ (*noise.whole, *noise.objects[noise.place[k]])[i].T).argmax()) for k in index]
+    for i, name in enumerate(DECIDED):
+        picked = [int((eps[k] @ noise.directions_of(k)[i].T).argmax()) for k in index.tolist()]
         right = (np.array(picked) == value[:400, NAMES.index(name)]).mean()
         assert right == 1 if name != "light" else 0.1 < right < 0.45, name
 
 
 def test_unit_noise_stays_unit_noise(world):
     """Along the directions, and across them."""
-    x0, value = world
-    noise = DecidingNoise.of(x0, value, torch.zeros(6000, len(NAMES), dtype=torch.bool))
+    x0, cover, value = world
+    noise = DecidingNoise.of(x0, cover, value, torch.zeros(6000, len(NAMES), dtype=torch.bool))
     eps = noise.draw(torch.arange(6000), torch.Generator().manual_seed(1))
     for basis in noise.whole:
         spread = (1 - 1 / len(basis)) ** 0.5
@@ -77,10 +79,38 @@ def test_unit_noise_stays_unit_noise(world):
 
 
 def test_places_of_pairs_are_left_alone(world):
-    x0, value = world[0], world[1].copy()
+    x0, cover, value = world[0], world[1], world[2].copy()
     value[:2, NAMES.index("relation")] = 1
-    wanted = DecidingNoise.of(x0, value, torch.zeros(6000, len(NAMES), dtype=torch.bool)).wanted
-    assert torch.equal(wanted[:3000], wanted[3000:])  # a second set of captions of the same scenes
-    column = WHOLE.index("0.position")
-    assert (wanted[:2, column] == -1).all()
-    assert (wanted[2:3000, column].numpy() == value[2:, NAMES.index("0.position")]).all()
+    noise = DecidingNoise.of(x0, cover, value, torch.zeros(6000, len(NAMES), dtype=torch.bool))
+    assert torch.equal(noise.codes[:3000], noise.codes[3000:])  # a second set of captions of the same scenes
+    assert not noise.free[[0, 1, 3000, 3001], PLACE].any()
+    assert noise.free[2:3000, PLACE].all()
+    assert (noise.codes[:3000, PLACE].numpy() == value[:, NAMES.index("0.position")]).all()
+
+
+def test_an_outline_is_drawn_in_the_contrast_of_its_colour(world):
+    """Large is more of the object's colour and less of the background around it."""
+    rng = np.random.default_rng(2)
+    value = codes(4000, 3)
+    size, colour, ground, place = (
+        value[:, NAMES.index(n)] for n in ("0.size", "0.colour", "background", "0.position")
+    )
+
+    def drawn(size):
+        cover = np.zeros((4000, 1, SIDE, SIDE), np.float32)
+        for i in range(4000):
+            edge = 3 + size[i]
+            cover[i, 0, place[i] : place[i] + edge, 2 : 2 + edge] = 1
+        x0 = paints[colour][..., None, None] * cover + grounds[ground][..., None, None] * (1 - cover)
+        x0 += sum(marks[name][value[:, NAMES.index(name)]] for name in marks)
+        return torch.from_numpy(x0).float(), torch.from_numpy(cover)
+
+    marks = {
+        name: rng.normal(size=(values(name), 4, SIDE, SIDE)) for name in ("light", "0.texture", "0.shape")
+    }
+    paints, grounds = rng.normal(size=(8, 4)), rng.normal(size=(6, 4))
+    said = torch.zeros(4000, len(NAMES), dtype=torch.bool)
+    noise = DecidingNoise.of(*drawn(size), value, said)
+    grown = (drawn(size * 0 + 1)[0] - drawn(size * 0)[0]).flatten(1)
+    weights = [noise.directions_of(i)[DECIDED.index("0.size")] @ grown[i] for i in range(60)]
+    assert all(w[1] > 0 > w[0] for w in weights)

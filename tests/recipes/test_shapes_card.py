@@ -2,8 +2,8 @@
 
 from activation_store.files import read_json
 from unbox.recipes.shapes.growth import BLOCKS
-from unbox.recipes.shapes.shapes_card import write_card
 from unbox.recipes.shapes.orders import ORDERS
+from unbox.recipes.shapes.shapes_card import write_card
 from unbox.shapes import FACTORS
 
 

@@ -45,7 +45,7 @@ def world():
     for i, scene in enumerate(scenes):
         for thing, mask in zip(scene.objects, masks(scene), strict=True):
             if thing.colour == "red":
-                updates[i, :, :, *np.nonzero(mask[4::8, 4::8]), 5] += 6
+                updates[i, :, :, *np.nonzero(mask[8::16, 8::16]), 5] += 6
     return scenes, Rows(updates)
 
 
@@ -63,7 +63,7 @@ def test_pooling_is_the_mean_over_the_object(world):
     for i, scene in enumerate(scenes):
         np.testing.assert_allclose(codes.pictures[i], dense(rows.read(i)).mean((0, 1)), atol=1e-5)
         for mask in masks(scene):
-            share = mask.reshape(SIDE, 8, SIDE, 8).mean((1, 3))
+            share = mask.reshape(SIDE, 16, SIDE, 16).mean((1, 3))
             expected.append((dense(rows.read(i)) * share[..., None]).sum((0, 1)) / share.sum())
     np.testing.assert_allclose(codes.objects, expected, atol=1e-5)
 

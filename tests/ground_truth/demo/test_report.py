@@ -65,12 +65,17 @@ def findings():
         }
         for b in BLOCKS
     ]
+    ablations = [
+        {"block": b, "change": 0.1 * i, "factors": dict.fromkeys(FACTORS, 0.1 * i), "pictures": [pictures[i]]}
+        for i, b in enumerate((*BLOCKS, "up.1.0"))
+    ]
     found = {"owners": table, "features": features}
     return Findings(
         DemoPlan(),
         "shapes-turbo",
         {"hash": "x"},
         cases,
+        ablations,
         rows,
         found,
         edits,

@@ -28,7 +28,7 @@ def plan(model):
     shown = {read["colour"] for read in readings(Detector.load(), images)}
     absent = next(value for value in FACTORS["colour"] if value not in shown)
     return DemoPlan(
-        guidance=0, captions=24, held_out_captions=20, latents=16, k=2, tokens=4096,
+        guidance=0, blocks=("up.0.1", "mid.0"), captions=24, held_out_captions=20, latents=16, k=2, tokens=4096,
         sizes=(2,), strengths=(4.0,), trial_cases=2, test_cases=3, trial_pool=4, test_pool=6,
         values=(("colour", absent),),
     )  # fmt: skip
@@ -39,7 +39,8 @@ def test_the_demo_runs_and_goes_on(model, plan, tmp_path):
     said: list[str] = []
     finished = run(model, plan, tmp_path, said.append)
     assert finished.report.stat().st_size > 20_000
-    assert len(finished.findings.blocks) == 11
+    assert [row["block"] for row in finished.findings.blocks] == ["mid.0", "up.0.1"]
+    assert len(finished.findings.ablations) == 11
     (edit,) = finished.findings.edits
     assert edit["edited"]["n"] == edit["control"]["n"] <= 3
     assert "report.html" in finished.summary()
@@ -47,7 +48,7 @@ def test_the_demo_runs_and_goes_on(model, plan, tmp_path):
     assert len(saved) == 1
     atlas = re.search(r"unbox app .* --atlas (\S+)", finished.summary())
     assert atlas is not None
-    assert len(Atlas.open(atlas[1])) == 11 * 16
+    assert len(Atlas.open(atlas[1])) == 2 * 16
 
     page = finished.report.read_text()
     said.clear()

@@ -52,14 +52,16 @@ def unpacked(saved: PackedCases) -> Cases:
     return Cases(prompts, tuple(saved["seeds"]), tuple(saved["images"]), tuple(saved["readings"]))
 
 
-def gather(subject: ModelUnderTest, to: Path, split: Split, n: int, seed: int) -> dict[str, int | str]:
-    """Record the updates of all blocks while full captions of a split are drawn.
+def gather(
+    subject: ModelUnderTest, to: Path, blocks: tuple[str, ...], split: Split, n: int, seed: int
+) -> dict[str, int | str]:
+    """Record the updates of blocks while full captions of a split are drawn.
 
     Pictures are kept of the held-out split only, which the report shows; the others are not even decoded.
     """
     model, side = subject.model, 64 if split == "heldout" else None
     store = collect(
-        model, prompts(n, seed, split), to / "store", blocks=model.blocks, seed=seed, thumbnail=side,
+        model, prompts(n, seed, split), to / "store", blocks=blocks, seed=seed, thumbnail=side,
         **subject.sampling,
     )  # fmt: skip
     return {"pictures": len(store), "digest": store.digest}

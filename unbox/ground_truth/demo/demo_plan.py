@@ -8,7 +8,8 @@ from unbox.ground_truth.setting_rules import CAPTION_BYTES, CASE_BYTES, FactorVa
 from unbox.memory_limit import require
 from unbox.models.sampling_options import StepOptions
 from unbox.sae.plan import ARRAYS, NUMBER_BYTES
-from unbox.validation import Count, Real, Several, Steps, validated
+from unbox.site import DEFAULT_BLOCKS
+from unbox.validation import Count, Name, Real, Several, Steps, validated
 
 #: The factor values that the demo looks for and turns on: fixed beforehand, not picked by how they came out.
 TARGETS = (
@@ -54,6 +55,8 @@ class DemoPlan(StepOptions):
     """What the demo does. The defaults take under five minutes on two cores."""
 
     steps: Steps | None = 1
+    blocks: Several[Name] = DEFAULT_BLOCKS
+    """Blocks that get an autoencoder and are edited: the paper's four, or others by name; `all`."""
     captions: Count = 2000
     """Captions whose images are collected for training."""
     searched: Count | None = None
@@ -88,14 +91,14 @@ class DemoPlan(StepOptions):
             if (getattr(self, name) or 0) > getattr(self, other):
                 rule = f"should be at most {other}, which is {getattr(self, other):,}"
                 raise FieldError("", name, getattr(self, name), rule)
-        for name in ("sizes", "strengths", "values"):
+        for name in ("blocks", "sizes", "strengths", "values"):
             if not getattr(self, name):
                 raise FieldError("", name, (), "should hold at least one")
         if max(self.sizes) > self.latents:
             raise FieldError("", "sizes", self.sizes, f"should be at most latents, which is {self.latents:,}")
         size = (self.captions + self.held_out_captions) * CAPTION_BYTES
         size += (self.trial_pool + self.test_pool) * CASE_BYTES
-        # The widest block of Shapes has 128 channels; each of the eleven gets an SAE, trained together.
+        # The widest block of Shapes has 128 channels; each of at most eleven gets an SAE, trained together.
         size += self.latents * 128 * 11 * ARRAYS * NUMBER_BYTES
         require(size, f"a demo of {self.captions:,} captions and {self.latents:,} latents")
 

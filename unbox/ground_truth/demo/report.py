@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from activation_store.files import write_text
+from unbox.ground_truth.block_ablation import BlockAblation
 from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.turn_on import Counts, MeasuredEdit
 from unbox.ground_truth.effects import Cases
@@ -22,6 +23,8 @@ from unbox.templates import Templates
 #: An edit counts as working when it succeeds at least this often, and random features at most that often.
 SUCCESS, CHANCE = 0.70, 0.10
 
+#: How many pictures are shown without each block.
+SHOWN = 6
 #: How many of the pictures read are shown.
 SAMPLES = 24
 
@@ -33,6 +36,7 @@ class Findings(NamedTuple):
     model: str
     fingerprint: dict[str, Any]
     cases: Cases
+    ablations: list[BlockAblation]
     blocks: list[dict[str, Any]]
     found: dict[str, Any]
     edits: list[MeasuredEdit]
@@ -78,6 +82,8 @@ def content(f: Findings) -> dict[str, Any]:
         "samples": samples[:SAMPLES],
         "pictures_read": len(samples),
         "accuracy": [(name, np.mean([name not in s["missed"] for s in samples])) for name in FACTORS],
+        "ablations": ablations(f.ablations, [row["block"] for row in f.blocks]),
+        "whole": samples[:SHOWN],
         "blocks": f.blocks,
         "factors": list(FACTORS),
         **owners(f.found["owners"]),
@@ -97,6 +103,22 @@ def sample_rows(cases: Cases) -> list[dict[str, Any]]:
         missed = [factor for factor, value in scene.factors().items() if read[factor] != value]
         rows.append({"caption": p.text, "picture": image, "missed": missed})
     return rows
+
+
+def ablations(found: Sequence[BlockAblation], studied: Sequence[str]) -> list[dict[str, Any]]:
+    """Those of studied blocks first, then the others by how far pictures move."""
+    first = [row for row in found if row["block"] in studied]
+    rest = sorted((row for row in found if row["block"] not in studied), key=lambda row: -row["change"])
+    best = {name: max(found, key=lambda row: row["factors"][name])["block"] for name in FACTORS}
+
+    def cell(row: BlockAblation, name: str) -> dict[str, float | bool]:
+        share = row["factors"][name]
+        return {"share": share, "shade": 0.8 * share, "best": share > 0 and best[name] == row["block"]}
+
+    return [
+        {**row, "studied": row["block"] in studied, "cells": [cell(row, name) for name in FACTORS]}
+        for row in (*first, *rest)
+    ]
 
 
 def owners(table: dict[str, dict[str, float]]) -> dict[str, Any]:

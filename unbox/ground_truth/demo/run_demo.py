@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unbox.edits.controls import CONTROL_RULE
+from unbox.errors import FieldError
 from unbox.ground_truth.artifacts import unedited_count
+from unbox.ground_truth.block_ablation import ablate_blocks
 from unbox.ground_truth.demo.collect_and_fit import (
     autoencoders,
     describe,
@@ -72,15 +74,22 @@ def run(
 
 def _run(model: Model, plan: DemoPlan, held: RunFolder, say: Callable[[str], None], options: str) -> Finished:
     folder = held.path
-    stages = Stages(folder / "stages", say)
+    stages, blocks = Stages(folder / "stages", say), chosen_blocks(model, plan)
     subject = ModelUnderTest(
         model, Detector.load(), {"steps": plan.steps, "guidance": plan.guidance},
         unedited=unedited_count(plan.captions),
     )  # fmt: skip
-    drawn, store, heldout = pictures(stages, subject, plan)
+    drawn, store, heldout = pictures(stages, subject, plan, blocks)
+    ablated = stages.run(
+        "ablate",
+        f"Drawing the test captions without each of {len(model.blocks)} blocks",
+        {"blocks": model.blocks},
+        lambda _: ablate_blocks(subject, unpacked(drawn.result["test"]), model.blocks),
+        (drawn,),
+    )
     trained = stages.run(
         "train",
-        f"Fitting {len(model.blocks)} sparse autoencoders of {plan.latents} latents, {plan.k} active",
+        f"Fitting {len(blocks)} sparse autoencoders of {plan.latents} latents, {plan.k} active",
         plan.part("k", "latents", "tokens", "seed"),
         lambda to: fit(opened(store), plan, to),
         (store,),
@@ -113,6 +122,7 @@ def _run(model: Model, plan: DemoPlan, held: RunFolder, say: Callable[[str], Non
         model.system.name,
         model.fingerprint,
         unpacked(drawn.result["test"]),
+        ablated.result,
         measured.result,
         found.result,
         [stage.result for stage in edited],
@@ -135,14 +145,22 @@ def claim(held: RunFolder, model: Model, plan: DemoPlan, trained: Stage) -> None
     remove_edits(held.path / "edits", {tuple(value) for value in before.get("values", ())} - {*plan.values})
 
 
-def pictures(stages: Stages, subject: ModelUnderTest, plan: DemoPlan) -> tuple[Stage, Stage, Stage]:
+def chosen_blocks(model: Model, plan: DemoPlan) -> tuple[str, ...]:
+    """The blocks of the plan, in the model's order. Raises UnboxError where the model has not got one."""
+    asked = model.blocks if plan.blocks == ("all",) else plan.blocks
+    if unknown := [name for name in asked if name not in model.blocks]:
+        raise FieldError("", "blocks", unknown[0], f"should be 'all' or of {', '.join(model.blocks)}")
+    return tuple(name for name in model.blocks if name in asked)
+
+
+def pictures(
+    stages: Stages, subject: ModelUnderTest, plan: DemoPlan, blocks: tuple[str, ...]
+) -> tuple[Stage, Stage, Stage]:
     """The stages that draw: pictures to edit, and the stores to learn from and to measure on."""
     model = subject.model
     # Versions before named stages by all that they knew of the model: what they did is not done again.
     named_by = (model.fingerprint, model_identity(model.fingerprint))
-    ways = [
-        {"model": name, "blocks": model.blocks, **plan.part("steps", "guidance", "seed")} for name in named_by
-    ]
+    ways = [{"model": name, "blocks": blocks, **plan.part("steps", "guidance", "seed")} for name in named_by]
     pools = plan.part("trial_pool", "test_pool")
     drawing = ways[0] if stages.has("draw", {**ways[0], **pools}) else ways[1]
     drawn = stages.run(
@@ -153,9 +171,11 @@ def pictures(stages: Stages, subject: ModelUnderTest, plan: DemoPlan) -> tuple[S
     )
 
     def collected(split: Split, n: int, seed: int) -> Stage:
-        about = f"Recording what {len(model.blocks)} blocks add to {n} {split} pictures"
+        about = f"Recording what {len(blocks)} blocks add to {n} {split} pictures"
         settings = {**drawing, "n": n}
-        return stages.run(f"collect-{split}", about, settings, lambda to: gather(subject, to, split, n, seed))
+        return stages.run(
+            f"collect-{split}", about, settings, lambda to: gather(subject, to, blocks, split, n, seed)
+        )
 
     store = collected("train", plan.captions, plan.seed + 1)
     return drawn, store, collected("heldout", plan.held_out_captions, plan.seed + 2)

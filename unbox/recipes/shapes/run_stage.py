@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from unbox.recipes.shapes import model_report
-from unbox.recipes.shapes.shapes_card import write_card
 from unbox.recipes.shapes.orders import ORDERS, said_by
 from unbox.recipes.shapes.recipe_settings import Stage
+from unbox.recipes.shapes.shapes_card import write_card
 from unbox.recipes.shapes.text_stage import read_right, token_ids
 from unbox.recipes.shapes.train_critics import CRITICS
 from unbox.recipes.shapes.vae_stage import fidelity

@@ -262,7 +262,8 @@ class ShapesRecipe:
             return unet.eval()
         unet.load_state_dict(self.base.state_dict())
         unet.requires_grad_(True)
-        deciding = DecidingNoise.of(self.latents.x0, targets(self.table), self.captions["mentioned"])
+        cover, mentioned = self.latents.objects / 255, self.captions["mentioned"]
+        deciding = DecidingNoise.of(self.latents.x0, cover, targets(self.table), mentioned)
         train_finish(unet, folder, plan, 1e-3, self.accelerator, self.data, deciding)
         return unet.eval()
 
