@@ -52,9 +52,9 @@ before.resize((256, 256), Image.Resampling.NEAREST)
 # of the pipeline.
 
 # %%
-with unbox.record(model, blocks=["up.1.1"]) as tape:
+with unbox.record(model, blocks=["up.0.1"]) as tape:
     model.generate(caption, seed=42)
-tape["up.1.1"].shape  # sample, step, y, x, channel
+tape["up.0.1"].shape  # sample, step, y, x, channel
 
 # %% [markdown]
 # ## A store
@@ -66,8 +66,8 @@ captions = prompts(300, seed=1)
 captions[0]
 
 # %%
-store = unbox.collect(model, captions, work / "acts", blocks=["up.1.1"], steps=1, progress=False)
-store["up.1.1"].shape  # sample, step, branch, y, x, channel
+store = unbox.collect(model, captions, work / "acts", blocks=["up.0.1"], steps=1, progress=False)
+store["up.0.1"].shape  # sample, step, branch, y, x, channel
 
 # %% [markdown]
 # ## An autoencoder
@@ -75,8 +75,8 @@ store["up.1.1"].shape  # sample, step, branch, y, x, channel
 # Each update is written as a sum of at most `k` of `latents` directions.
 
 # %%
-sae = unbox.fit(store["up.1.1"], k=8, latents=256, tokens=300_000, progress=False)
-unbox.evaluate(sae, store["up.1.1"])
+sae = unbox.fit(store["up.0.1"], k=8, latents=256, tokens=300_000, progress=False)
+unbox.evaluate(sae, store["up.0.1"])
 
 # %% [markdown]
 # ## Which feature is red?
@@ -88,7 +88,7 @@ unbox.evaluate(sae, store["up.1.1"])
 from unbox.ground_truth.factor_scores import factor_labels, feature_scores, image_codes, scenes_of
 
 labels = factor_labels(scenes_of(store))
-scores = feature_scores(image_codes(sae, store["up.1.1"]), labels)
+scores = feature_scores(image_codes(sae, store["up.0.1"]), labels)
 best = scores.best(("colour", "red"), 5)
 best  # (feature, AUROC)
 
@@ -149,9 +149,9 @@ strip(before, after, changed)
 # ## The same path from the command line
 #
 # ```
-# unbox collect --model shapes-turbo --prompts shapes --limit 300 --store acts --blocks up.1.1
+# unbox collect --model shapes-turbo --prompts shapes --limit 300 --store acts --blocks up.0.1
 # unbox train --store acts --out saes --k 8 --latents 256
 # unbox generate --model shapes-turbo --prompt "a blue circle" --seed 42 --saes saes --edits red.json --out red.png
 # ```
 #
-# `make demo` does it for all eleven blocks and sixteen factor values, with intervals.
+# `make demo` does it for the four default blocks and sixteen factor values, with intervals.

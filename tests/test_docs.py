@@ -149,7 +149,7 @@ def test_the_path_by_hand_ends_in_a_green_square(tmp_path):
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     with Image.open(tmp_path / "edited.png") as picture:
-        assert picture.size == (64, 64)
+        assert picture.size == (128, 128)
 
 
 def test_what_development_names_exists():

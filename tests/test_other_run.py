@@ -44,7 +44,7 @@ from unbox.models import Model, load
 from unbox.online import OnlineImages, train_online
 from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages
 from unbox.recipes.sdxl.train_sdxl import train_sdxl
-from unbox.recipes.shapes import recipe, run_stage
+from unbox.recipes.shapes import run_stage
 from unbox.recipes.shapes.recipe_settings import RecipeSizes
 from unbox.recipes.systems.lightning import LIGHTNING
 from unbox.recipes.systems.method_settings import LightningSettings
@@ -481,7 +481,6 @@ def test_a_cell(name, column, done, world, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         world, "error", lambda: capsys.readouterr().err.strip().splitlines()[-1], raising=False
     )
-    monkeypatch.setitem(recipe.STAGES, "base", lambda made: (made.folder / "base").mkdir(exist_ok=True))
     monkeypatch.setattr(run_stage, "make_models", lambda made, stages: iter(()))
     if name == "bench shapes" and done == "refused":  # by the time that it draws it has been refused
         monkeypatch.setattr(benchmark, "prepare", stop)

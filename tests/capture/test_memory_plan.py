@@ -132,7 +132,9 @@ def test_a_tiny_run_takes_what_is_planned(tmp_path):
 def test_the_plan_is_printed(capsys, tmp_path):
     assert main(["models", "shapes-turbo", "--plan", "--batch", "2", "--blocks", "up.0.1"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("shapes-turbo, float16: 2 images of 64 x 64 pixels at a time, guidance 0, 4 steps")
+    assert said.startswith(
+        "shapes-turbo, float16: 2 images of 128 x 128 pixels at a time, guidance 0, 4 steps"
+    )
     assert "peak on the card: " in said
     folder = tiny_pipeline(tmp_path / "tiny")
     assert main(["models", str(folder), "--plan", "--no-card"]) == 0

@@ -15,7 +15,7 @@ from unbox.explorer.moved_region import moved_edits
 from unbox.explorer.pages import explore_page, feature_page
 from unbox.explorer.shared_components import InitialState
 from unbox.mask import Mask
-from unbox.recipes.bundled_features import BLOCKS
+from unbox.site import DEFAULT_BLOCKS
 
 #: Bytes that the package may spend on it.
 MOST = 25_000_000
@@ -37,7 +37,7 @@ def test_it_is_there_and_small():
 def test_it_is_of_the_weights_that_the_package_brings(bundled):
     weights = bundled.atlas.index["store"]["provenance"]["model"]["weights"]
     assert weights == bundled.model(open_session.SYSTEM).fingerprint["weights"]
-    assert set(bundled.saes) == {sae.name for sae in bundled.atlas.saes} == set(BLOCKS)
+    assert set(bundled.saes) == {sae.name for sae in bundled.atlas.saes} == set(DEFAULT_BLOCKS)
 
 
 def test_the_features_have_labels_examples_and_meaning(bundled):

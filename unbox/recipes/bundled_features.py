@@ -11,8 +11,6 @@ from unbox.sae import load_saes, specs, train
 from unbox.shapes import prompts
 from unbox.site import DEFAULT_BLOCKS
 
-#: The paper's four blocks, and two that carry colour, light and background.
-BLOCKS = (*DEFAULT_BLOCKS, "up.1.1", "up.1.2")
 IMAGES, LATENTS, ACTIVE, TOKENS = 2000, 384, 8, 600_000
 
 
@@ -27,7 +25,7 @@ def make_features(model: Model, folder: Path) -> Path:
         f"Making features of the bundled model in {folder}, once. Stop at any time; the next start goes on."
     )
     folder.mkdir(parents=True, exist_ok=True)
-    collect(model, prompts(IMAGES, seed=11, full=True), folder / "store", blocks=BLOCKS)
+    collect(model, prompts(IMAGES, seed=11, full=True), folder / "store", blocks=DEFAULT_BLOCKS)
     store = Store.open(folder / "store")
     train(store, folder / "saes", specs(store.blocks, k=ACTIVE, latents=LATENTS), tokens=TOKENS)
     build(store, load_saes(folder / "saes"), folder / "atlas", model=model)

@@ -106,7 +106,7 @@ class Rows:
         self.updates = 0.1 * draw.standard_normal(self.shape).astype(np.float32)
         for i, scene in enumerate(scenes):
             for drawn, thing in zip(masks(scene), scene.objects, strict=True):
-                on = drawn.reshape(8, 8, 8, 8).mean((1, 3)) > 0.5
+                on = drawn.reshape(8, 16, 8, 16).mean((1, 3)) > 0.5
                 self.updates[i, 0, 0, on, 0] += 3.0 * (thing.colour == "red")
             self.updates[i, ..., 1] += 3.0 * (scene.light == "dim")
 
@@ -178,7 +178,7 @@ def test_a_change_moves_the_planted_channel_where_the_object_is(planted, method,
     )
     assert not len(made.edits(red, 2.0))
     delta = Program(tuple(made.edits(blue, 2.0)), 6).delta(torch.zeros(1, 8, 8, 6), None, 0, "cond")
-    on = torch.from_numpy(masks(blue)[0].reshape(8, 8, 8, 8).mean((1, 3)) > 0.9)
+    on = torch.from_numpy(masks(blue)[0].reshape(8, 16, 8, 16).mean((1, 3)) > 0.9)
     assert delta.norm() > 0
     if method in ("neurons", "pca", "steering"):  # random encoders need not read the channel
         assert delta[0, on][:, 0].mean() > (3.0 if spread == "map" else 1.5)

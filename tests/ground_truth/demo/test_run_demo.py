@@ -28,7 +28,8 @@ def plan(model):
     shown = {read["colour"] for read in readings(Detector.load(), images)}
     absent = next(value for value in FACTORS["colour"] if value not in shown)
     return DemoPlan(
-        guidance=0, blocks=("up.0.1", "mid.0"), captions=24, held_out_captions=20, latents=16, k=2, tokens=4096,
+        guidance=0, blocks=("up.0.1", "mid.0"), captions=24, held_out_captions=20,
+        latents=16, k=2, tokens=4096,
         sizes=(2,), strengths=(4.0,), trial_cases=2, test_cases=3, trial_pool=4, test_pool=6,
         values=(("colour", absent),),
     )  # fmt: skip
