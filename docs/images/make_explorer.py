@@ -16,11 +16,18 @@ from urllib.parse import urlencode
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from unbox.atlas import Atlas, Filter
+from unbox.explorer.open_session import BUNDLED
+
 HERE = Path(__file__).parent
 #: Width and height of the window, and most bytes of a picture.
 SIZE, MOST = (1440, 1000), 300_000
-#: Features of `up.1.1`: one that fires on the yellow star, one for green; and the seed of the picture.
-YELLOW, GREEN, SEED = "up.1.1/304", "up.1.1/8", "4"
+#: The bundled features whose labels say so best; and the seed of the picture.
+YELLOW, GREEN = (
+    Atlas.open(BUNDLED / "atlas").search(colour, Filter(labelled=True), order="label score", limit=1)[0].name
+    for colour in ("yellow", "green")
+)
+SEED = "4"
 
 
 def main(out: Path) -> None:
