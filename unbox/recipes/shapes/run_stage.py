@@ -30,11 +30,11 @@ def make_models(recipe: ShapesRecipe, stages: Iterable[Stage]) -> Iterator[Path]
         if stage in CRITICS:
             yield recipe.export_critic(stage)
         if stage == "base":
-            folder = recipe.export(recipe.base, recipe.out / "shapes-turbo")
+            yield recipe.export(recipe.base, recipe.out / "shapes-base")
+        if stage == "finish":
+            folder = recipe.export(recipe.finish, recipe.out / "shapes-turbo")
             write_card(folder, recipe.order, report)
             yield folder
-        if stage == "finish":
-            yield recipe.export(recipe.finish, recipe.out / "shapes-turbo-finished")
 
 
 def run_stage(recipe: ShapesRecipe, stage: Stage) -> dict[str, dict[str, Any]]:

@@ -64,9 +64,13 @@ def _ablations(report: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _open(report: Mapping[str, Mapping[str, Any]]) -> str:
-    (found,) = (value for name, value in report.items() if name.startswith("open, "))
-    rows = [[factor, f"{row['differ']:.2f}", f"{row['independent']:.2f}"] for factor, row in found.items()]
-    return _rows(["left open", "two seeds differ", "independent draws"], rows)
+    found = {name.removeprefix("open, "): of for name, of in report.items() if name.startswith("open, ")}
+    last = list(found.values())[-1]
+    rows = [
+        [factor, *(f"{of[factor]['differ']:.2f}" for of in found.values()), f"{row['independent']:.2f}"]
+        for factor, row in last.items()
+    ]
+    return _rows(["left open", *(f"two seeds differ, {name}" for name in found), "independent draws"], rows)
 
 
 def _micro(report: Mapping[str, Mapping[str, Any]]) -> str:
