@@ -396,27 +396,27 @@ def test_live_shows_frames_while_a_strength_is_dragged_and_their_rate(page, url,
     paint(page)
     live = page.locator("#paint-frame [alt=live]")
     live.wait_for()
+    strength(page, 0, "400")  # the tiny model hears no less
     page.wait_for_selector("#paint-film img")
-    seen = live.get_attribute("src")
+    sync_api.expect(page.locator("#paint-stale .ub-stale")).to_have_count(0)
     slider = page.locator("#paint-layers [data-strength]")
     box = slider.bounding_box()
-    frames = {seen}
-    page.mouse.move(box["x"] + 0.69 * box["width"], box["y"] + box["height"] / 2)
+    frames = set()
+    page.mouse.move(box["x"] + 0.98 * box["width"], box["y"] + box["height"] / 2)
     page.mouse.down()
-    for share in (0.72, 0.76, 0.8, 0.84, 0.88, 0.92, 0.96, 0.98):
+    for share in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
+        seen = live.get_attribute("src")
         page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
-        changed(page, "#paint-frame [alt=live]", live.get_attribute("src"))
+        changed(page, "#paint-frame [alt=live]", seen)
         frames.add(live.get_attribute("src"))
     assert len(frames) > 5  # before the button is let go
     page.mouse.up()
     assert float(page.locator("#paint-frame [data-rate]").get_attribute("data-rate")) > 0
-    page.wait_for_selector("#paint-film img")
     shoot(page, "paint-live")
-    strengths = page.locator("#paint-layers output").inner_text()
-    assert float(strengths) > 6
+    assert float(page.locator("#paint-layers output").inner_text()) < 200
     page.locator("body").click(position={"x": 2, "y": 2})
     page.keyboard.press("Control+z")  # one change, however many frames it had
-    sync_api.expect(page.locator("#paint-layers output")).to_have_text("+3")
+    sync_api.expect(page.locator("#paint-layers output")).to_have_text("+400")
     page.get_by_label("Live: a frame for each change").uncheck()
     sync_api.expect(live).to_have_count(0)
 
@@ -430,14 +430,14 @@ def test_the_palette_is_searched_by_words_and_keeps_what_is_liked(page, url):
     liked.click()
     sync_api.expect(liked).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="all", exact=True).click()
-    page.get_by_label("search features by words").fill("red")
-    page.wait_for_selector("#paint-swatches .ub-swatch:has-text('red')")
     page.get_by_label("search features by words").fill("xyzzy")
     page.wait_for_selector("#paint-swatches:has-text('No feature fits')")
+    page.get_by_label("search features by words").fill("red")
+    page.wait_for_selector("#paint-swatches .ub-swatch")
     page.get_by_label("search features by words").fill("")
     page.get_by_role("button", name="liked", exact=True).click()
+    page.wait_for_selector(f"#paint-swatches .ub-swatch[data-swatch='{name}']")
     sync_api.expect(page.locator("#paint-swatches .ub-swatch")).to_have_count(1)
-    assert page.locator("#paint-swatches .ub-swatch").get_attribute("data-swatch") == name
     page.reload()
     tab(page, "Paint")
     page.get_by_role("button", name="liked", exact=True).click()

@@ -1,5 +1,5 @@
 // Layers: buttons with data-go, a slider of strength, and a grip that is dragged or moved with arrow keys.
-let focused = null, drag = null, sent = 0;
+let focused = null, drag = null, sent = 0, later = null;
 const rows = () => [...element.querySelectorAll('.ub-layer')];
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-go]');
@@ -10,13 +10,16 @@ element.addEventListener('input', (event) => {
   if (!event.target.matches('[data-strength]')) return;
   const value = Number(event.target.value);
   event.target.nextElementSibling.textContent = (value < 0 ? '' : '+') + value;
-  // Live: a frame while it is dragged, at most each 60 ms.
-  if (!document.querySelector('#paint-live input')?.checked || Date.now() - sent < 60) return;
-  sent = Date.now();
-  strength(event.target, 1);
+  // Live: a frame while it is dragged, at most each 60 ms, and always of where it has come to.
+  clearTimeout(later);
+  if (!document.querySelector('#paint-live input')?.checked) return;
+  const slider = event.target, wait = sent + 60 - Date.now();
+  const send = () => { sent = Date.now(); strength(slider, 1); };
+  if (wait > 0) later = setTimeout(send, wait); else send();
 });
 element.addEventListener('change', (event) => {
   if (!event.target.matches('[data-strength]')) return;
+  clearTimeout(later);
   focused = `[data-strength="${event.target.dataset.strength}"]`;
   strength(event.target, 0);
 });
