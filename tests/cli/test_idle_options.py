@@ -54,7 +54,7 @@ LINES = {
     "generate --control-strength 1": "--control-strength is for --control PICTURE",
     "generate --saes s": "--saes has no use without --edits",
     "generate --aspect 1:1 --width 64": "--width is in the place of --aspect",
-    "recipe_shapes --stages vae --pairs 5": "--pairs is of the few-step finish, which --stages leaves out",
+    "recipe_shapes --stages vae --finish-minutes 5": "--finish-minutes is of the few-step finish",
     "recipe_shapes --dry-run --device cpu": "--device is not for --dry-run, which trains nothing",
     "recipe_sdxl --recipe r.toml --lora-rank 4": "--lora-rank is not for --recipe",
     "recipe_sdxl --gpus 2": "--gpus is for --dry-run",

@@ -35,7 +35,7 @@ def test_an_image_is_inverted_read_and_edited(picture, tmp_path, capsys):
     assert said.count("up.1.1/") == 3
     assert main([*line, "--out", str(tmp_path / "b.png"), "--edits", str(tmp_path / "edits.json")]) == 0
     with Image.open(tmp_path / "a.png") as plain, Image.open(tmp_path / "b.png") as edited:
-        assert plain.size == edited.size == (64, 64)
+        assert plain.size == edited.size == (128, 128)
         assert not np.array_equal(np.asarray(plain), np.asarray(edited))
         assert any("scale" in json.dumps(value) for value in edited.info.values())
 

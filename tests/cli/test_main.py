@@ -208,7 +208,8 @@ def test_an_old_spelling_answers_with_the_new_one(command, old, new, capsys):
 
 def calls_load(form):
     """Whether a command's class loads a model: by its options, or by `unbox.models.load` itself."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(form)))
+    classes = [kind for kind in form.__mro__ if kind.__module__.startswith("unbox.cli")]
+    tree = ast.parse("\n".join(textwrap.dedent(inspect.getsource(kind)) for kind in classes))
     named = {node.attr if isinstance(node, ast.Attribute) else node.name
              for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.alias)}  # fmt: skip
     return "load" in named

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unbox.cli.model_options import Group, ModelOptions
 from unbox.recipes.sdxl.sdxl_settings import TrainingImages
@@ -15,6 +16,9 @@ from unbox.recipes.systems.method_settings import (
     read_method,
 )
 from unbox.validation import FilePath, Processes, validated
+
+if TYPE_CHECKING:
+    from unbox.models import Model
 
 
 @validated(kw_only=True)
@@ -36,6 +40,10 @@ class MethodOptions:
     def writes(self) -> bool:
         """Whether a stop keeps anything."""
         return not self.dry_run
+
+    def loaded(self, device: str | None) -> "Model":
+        """The model that is trained, or whose teacher it is."""
+        return replace(self.model, device=device).load()
 
 
 @validated(kw_only=True)
@@ -127,7 +135,7 @@ def run_recipe(command: MethodOptions, name: str, settings: Settings) -> None:
     device = command.model.device
     if device is None and ranks().world > 1 and (gpu := find_device(None, ranks().local)).type == "cuda":
         device = str(gpu)
-    model = replace(command.model, device=device).load()
+    model = command.loaded(device)
     if command.dry_run:
         from unbox.recipes.systems.method_cost import estimate_method
 

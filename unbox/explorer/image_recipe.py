@@ -19,7 +19,6 @@ from activation_store.files import parse_json
 from unbox.edit import Edits
 from unbox.errors import FieldError
 from unbox.explorer import limits
-from unbox.explorer.photo_start import command_words, python_lines
 from unbox.image_uri import data_uri
 from unbox.json_types import JSON
 from unbox.models.png_record import png_bytes
@@ -143,7 +142,7 @@ class Recipe:
         """Python lines that make this picture. `saes`: folder of the SAEs; `norms`: the guard's limits."""
         model = opened or OpenedModel.named(self.system)
         if self.photo:
-            return "\n".join(python_lines(self, model.python, saes))
+            return "\n".join(_photo_python(self, model.python, saes))
         lines = ["import unbox", "", f"model = {model.python}"]
         call = f"{self.prompt!r}, seed={self.seed}, steps={self.steps}, guidance={self.guidance!r}"
         call += f", height={self.height}, width={self.width}"
@@ -168,7 +167,7 @@ class Recipe:
                    "--seed", str(self.seed), "--steps", str(self.steps), "--guidance", str(self.guidance),
                    "--height", str(self.height), "--width", str(self.width)]  # fmt: skip
         if self.photo:
-            command = command_words(self, model.line)
+            command = _photo_command(self, model.line)
         elif self.negative_prompt:
             command += ["--negative-prompt", self.negative_prompt]
         lines = self._unguarded()
@@ -224,3 +223,25 @@ def _toml(value: JSON) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)
+
+
+def _photo_python(recipe: "Recipe", model: str, saes: str) -> list[str]:
+    """Python that draws the photo again, with the recipe's edits; the page saves the photo."""
+    call = f"{recipe.prompt!r}, steps={recipe.steps}, guidance={recipe.guidance!r}"
+    lines = [
+        "import unbox", "from PIL import Image", "from unbox.edits import invert", "", f"model = {model}",
+        f"inversion = invert(model, Image.open('photo.png'), {call}, seed={recipe.seed})",
+    ]  # fmt: skip
+    if not len(recipe.active):
+        return [*lines, "image = inversion.draw()", 'image.save("image.png")']
+    edits = f"unbox.Edits.from_json({recipe.active.to_json()!r})"
+    edits = f"unbox.bind({edits}, unbox.load_saes({saes!r}))"
+    lines += ["# without the guard on norms"] * recipe.guard
+    return [*lines, f"image = inversion.draw({edits})", 'image.save("image.png")']
+
+
+def _photo_command(recipe: "Recipe", model: str) -> list[str]:
+    """The command that draws the photo again, without its edits' file."""
+    return ["unbox", "invert", "photo.png", *shlex.split(model), "--prompt", recipe.prompt,
+            "--seed", str(recipe.seed), "--steps", str(recipe.steps), "--guidance", str(recipe.guidance),
+            "--height", str(recipe.height), "--width", str(recipe.width)]  # fmt: skip

@@ -25,14 +25,14 @@ Names = Annotated[Several[limits.Line], MaxLen(limits.MOST)]
 class PaletteQuery:
     """What the palette is asked for: a list, words that labels hold, and what this browser has liked."""
 
-    list: List = "picture"
+    among: List = "picture"
     words: limits.Words = ""
     liked: Names = ()
 
     @classmethod
     def of(cls, chosen: str | None, words: str | None, liked: str | None) -> "PaletteQuery":
         """What the page sends; `liked` is JSON."""
-        given = {"list": chosen or "picture", "words": words or "", "liked": parse(liked or "[]", "palette")}
+        given = {"among": chosen or "picture", "words": words or "", "liked": parse(liked or "[]", "palette")}
         return parsed(cls, given, "palette")
 
 
@@ -53,10 +53,10 @@ def swatches_html(session: ExplorerSession, recipe: Recipe, query: PaletteQuery)
 
 
 def _found(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> tuple[list[Swatch], str]:
-    if query.list == "liked":
+    if query.among == "liked":
         names = [name for name in query.liked if _here(session, name)]
         return _holding(_swatches(session, names), query.words), "No feature liked yet: its star does."
-    if query.list == "all":
+    if query.among == "all":
         if session.atlas is None:
             return [], "All features by words: that needs an atlas."
         among = Filter(labelled=not query.words)

@@ -2,19 +2,15 @@
 
 import base64
 import io
-import shlex
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
 from unbox.edits import Inversion, invert
 from unbox.errors import FieldError, UnboxError
 from unbox.explorer.bounded_cache import BoundedCache
+from unbox.explorer.image_recipe import Recipe
 from unbox.models import Model
-
-if TYPE_CHECKING:
-    from unbox.explorer.image_recipe import Recipe
 
 #: Bytes of photos that are kept, and of their inversions; characters of a photo that a page sends.
 PHOTOS, INVERSIONS, LONGEST = 64 << 20, 256 << 20, 8 << 20
@@ -41,7 +37,7 @@ class Photos:
             raise FieldError("picture", "photo", name, rule)
         return found
 
-    def inversion(self, model: Model, recipe: "Recipe") -> Inversion:
+    def inversion(self, model: Model, recipe: Recipe) -> Inversion:
         """The photo of a recipe as a run of its model, made once for each prompt, seed and so on."""
         key = recipe.plain
         found = self._inversions.get(key)
@@ -76,25 +72,3 @@ def fidelity_note(fidelity: dict[str, float]) -> str:
     vae, run, model = (f"{fidelity[name]:.1f} dB" for name in ("vae", "run", "model"))
     return (f"your photo, drawn again: PSNR {run} with corrections (its VAE alone reaches {vae}), {model} by "
             "the model alone")  # fmt: skip
-
-
-def python_lines(recipe: "Recipe", model: str, saes: str) -> list[str]:
-    """Python that draws the photo again, with the recipe's edits; the page saves the photo."""
-    call = f"{recipe.prompt!r}, steps={recipe.steps}, guidance={recipe.guidance!r}"
-    lines = [
-        "import unbox", "from PIL import Image", "from unbox.edits import invert", "", f"model = {model}",
-        f"inversion = invert(model, Image.open('photo.png'), {call}, seed={recipe.seed})",
-    ]  # fmt: skip
-    if not len(recipe.active):
-        return [*lines, "image = inversion.draw()", 'image.save("image.png")']
-    edits = f"unbox.Edits.from_json({recipe.active.to_json()!r})"
-    edits = f"unbox.bind({edits}, unbox.load_saes({saes!r}))"
-    lines += ["# without the guard on norms"] * recipe.guard
-    return [*lines, f"image = inversion.draw({edits})", 'image.save("image.png")']
-
-
-def command_words(recipe: "Recipe", model: str) -> list[str]:
-    """The command that draws the photo again, without its edits' file."""
-    return ["unbox", "invert", "photo.png", *shlex.split(model), "--prompt", recipe.prompt,
-            "--seed", str(recipe.seed), "--steps", str(recipe.steps), "--guidance", str(recipe.guidance),
-            "--height", str(recipe.height), "--width", str(recipe.width)]  # fmt: skip

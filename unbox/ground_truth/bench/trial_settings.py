@@ -32,8 +32,8 @@ class TrialSettings:
     """Images sampled together; changes nothing but rounding, speed and memory."""
     seed: WorldSeed = 0
     """Seed of captions, images and controls."""
-    #: Settings of which at least one is tried.
     LISTS: ClassVar[tuple[str, ...]] = ()
+    """Settings of which at least one is tried."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", self.values or VALUES)
