@@ -45,6 +45,7 @@ from unbox.models.png_record import read_png
 from unbox.models.systems import folder_system
 from unbox.result_cache import ResultCache
 from unbox.sae import load_saes, read_toml, train
+from unbox.shapes import FACTORS
 
 HERE = Path(__file__).parent / "written_before"
 EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
@@ -455,8 +456,8 @@ def test_a_picture_is_made_again_from_its_record(lab, name):
 
 
 def test_an_experiment_is_only_read(home, tiny):
-    """Rows and images have the same names, so nothing is made again but the random control, whose rule is
-    new: it never draws an edited feature of the block, and its norm is that of the sum."""
+    """Rows and images have the same names, so nothing is made again but what acts on the object, whose place
+    is drawn finer now, the random control among it, whose rule is new as well."""
     expected, folder = EXPECTED["experiment"], home / "experiment"
     plan = read_plan(folder / "sweep.toml")
     assert [condition.label for condition in plan.conditions] == expected["labels"]
@@ -473,25 +474,25 @@ def test_an_experiment_is_only_read(home, tiny):
             return tiny.generate(prompts, **options)
 
     rows = run_experiment(plan, folder / "out", model=Control(tiny), progress=False)
-    controls = [row for row in expected["rows"] if row["control"] >= 0]
-    assert made == [row["prompt"] for row in controls]
-    assert edited(plain(rows)) == edited(expected["rows"])
+    again = [row for row in expected["rows"] if row["edit"] == "more"]
+    assert made == [row["prompt"] for row in again]
+    assert same(plain(rows)) == same(expected["rows"])
     now = times(folder / "out" / "images") | times(folder / "out" / "rows")
     assert now == now | written
-    assert len(now) == len(written) + 2 * len(controls)
+    assert len(now) == len(written) + 2 * len(again)
     assert json.loads((folder / "out" / "manifest.json").read_text()) == json.loads(tables["manifest.json"])
     now = csv.DictReader((folder / "out" / "summary.csv").read_text().splitlines())
     before = csv.DictReader(tables["summary.csv"].splitlines())
     for new, old in zip(now, before, strict=True):
         assert new["condition"] == old["condition"]
         for name in ("images", "rmse", "rmse_low", "rmse_high"):
-            if "random" not in old["condition"]:
+            if not old["condition"].startswith("more"):
                 assert float(new[name]) == near(float(old[name]))
     assert (folder / "out" / "report.html").is_file()
 
 
-def edited(rows):
-    return [row for row in rows if row["control"] < 0]
+def same(rows):
+    return [row for row in rows if row["edit"] != "more"]
 
 
 def test_riebench_of_other_rules_is_refused_by_name(home, tiny):
@@ -537,16 +538,19 @@ def test_a_finished_demo_is_only_read(home, tiny, monkeypatch):
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in expected["plan"].items()}
     settings = renamed(settings, demo_plan.FORMER)
     settings["values"] = tuple(map(tuple, settings["values"]))
+    settings["blocks"] = ("all",)  # which was the only choice
     assert settings.pop("model") == "small"
     monkeypatch.setattr(demo, "autoencoders", lambda trained: {})  # they are not among the files
     monkeypatch.setattr(demo, "with_control", lambda subject, cases, saes, made, seed: made)
+    row = {"block": "mid.0", "change": 0.0, "factors": dict.fromkeys(FACTORS, 0.0), "pictures": []}
+    monkeypatch.setattr(demo, "ablate_blocks", lambda subject, cases, blocks: [row])
     written, lines = times(folder / "stages"), []
     found = demo.run(small, DemoPlan(**settings), folder, lines.append).findings
-    controls = [stage.folder for stage in found.stages if stage.folder.name.startswith("control-")]
+    controls = [s.folder for s in found.stages if s.folder.name.startswith(("control-", "ablate-"))]
     assert [s.folder.name for s in found.stages if s.folder not in controls] == expected["stages"]
     ran = [line for line in lines if line.startswith("[") and "done before" not in line]
-    assert len(ran) == len(controls) == len(expected["edits"])  # whose rule is new
-    assert all("random features" in line for line in ran)
+    assert len(ran) == len(controls) == len(expected["edits"]) + 1  # a rule and a stage that are new
+    assert all("random features" in line or "without each" in line for line in ran)
     now = times(folder / "stages")
     assert now == now | written
     assert len(now) == len(written) + len(controls)
@@ -558,4 +562,4 @@ def test_a_finished_demo_is_only_read(home, tiny, monkeypatch):
         assert load_edits(HERE / "demo" / "edits" / name).to_json() == saved
         assert load_edits(folder / "edits" / name).to_json() == saved
     page = (folder / "report.html").read_text()
-    assert page.count("data:image") == expected["pictures_shown"]
+    assert page.count("data:image") == expected["pictures_shown"] + len(found.cases)  # whole, without a block

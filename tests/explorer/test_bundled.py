@@ -44,8 +44,10 @@ def test_the_features_have_labels_examples_and_meaning(bundled):
     best = bundled.atlas.search("", Filter(labelled=True), order="label score", limit=20)
     assert all(facts.score > 0.8 for facts in best)
     assert all(e.thumbnail is not None for e in bundled.atlas.examples(best[0].name, "top"))
-    near = bundled.atlas.meaning(bundled.model(open_session.SYSTEM), "a red circle", limit=10)
-    assert any("red" in r.facts.label or "circle" in r.facts.label for r in near)
+    assert bundled.atlas.meaning(bundled.model(open_session.SYSTEM), "a red circle", limit=10)
+    for word, block in (("green", "up.0.1"), ("star", "up.0.0"), ("olive", "down.2.1")):
+        found = bundled.atlas.search(word, Filter(labelled=True, block=block), order="label score", limit=1)
+        assert word in found[0].label
 
 
 def test_the_first_page_is_full(bundled):
