@@ -22,11 +22,9 @@ from unbox.explorer.open_session import BUNDLED
 HERE = Path(__file__).parent
 #: Width and height of the window, and most bytes of a picture.
 SIZE, MOST = (1440, 1000), 300_000
-#: The bundled features whose labels say so best; and the seed of the picture.
-YELLOW, GREEN = (
-    Atlas.open(BUNDLED / "atlas").search(colour, Filter(labelled=True), order="label score", limit=1)[0].name
-    for colour in ("yellow", "green")
-)
+#: The bundled feature whose label says green best; and the seed of the picture.
+FOUND = Atlas.open(BUNDLED / "atlas").search("", Filter(labelled=True), order="label score", limit=400)
+GREEN = next(facts.name for facts in FOUND if "green" in facts.label)
 SEED = "4"
 
 
@@ -69,7 +67,7 @@ def explore(page: Page, _: str) -> None:
     page.get_by_label("Seed").first.fill(SEED)
     page.click("#explore-make")
     page.wait_for_url("**view=explore**")
-    page.click(f"#explore-features .ub-chip:has-text('{YELLOW} ')")
+    page.locator("#explore-features .ub-chip:has-text('up.0.1/')").first.click()
     page.wait_for_selector("#explore-stage .ub-heat")
     box = page.locator("#explore-stage .ub-stage").bounding_box()
     assert box is not None
@@ -83,6 +81,8 @@ def paint(page: Page, _: str) -> None:
     page.get_by_role("button", name="all", exact=True).click()
     page.get_by_label("search features by words").fill(GREEN)
     page.click(f"#paint-swatches [data-swatch='{GREEN}']")
+    page.fill("#paint-strength input", "8")
+    page.press("#paint-strength input", "Enter")
     canvas = page.locator("#paint-canvas canvas")
     page.locator("#paint-canvas [data-brush]").fill("8")
     box = canvas.bounding_box()
@@ -93,9 +93,6 @@ def paint(page: Page, _: str) -> None:
         page.mouse.move(box["x"] + 0.38 * box["width"], box["y"] + height * box["height"], steps=8)
         page.mouse.up()
     page.wait_for_selector("#paint-layers .ub-mask")
-    page.fill("#paint-strength input", "4")
-    page.press("#paint-strength input", "Enter")
-    page.wait_for_selector("#paint-layers output:has-text('+4')")
     page.click("#paint-make")
     page.wait_for_selector("#paint-result .ub-compare")
     page.locator("#paint-result [data-cut]").fill("25")

@@ -20,7 +20,7 @@ def picture(data: str) -> Image.Image:
 def main(demo: Path) -> None:
     figure, axes = plt.subplots(2, 4 * len(SHOWN), figsize=(12, 2.0), dpi=110)
     for i, name in enumerate(SHOWN):
-        (file,) = demo.glob(f"stages/edit-{name}-*/result.json")
+        (file,) = demo.glob(f"stages/control-{name}-*/result.json")
         found = json.loads(file.read_text())["result"]
         rate, control = found["edited"], found["control"]
         for j, shown in enumerate(found["pictures"][:4]):
