@@ -141,7 +141,12 @@ def test_every_row_has_its_class_and_documents_every_option(command, capsys):
 
 #: Options of one meaning of which commands say more -> the words that every help begins with.
 BEGINNINGS = {
-    "base_minutes": "Minutes",
+    "caption_dropout": "Share of examples",
+    "critic_rate": "Learning rate of the critic",
+    "full": "Train every weight of the UNet",
+    "gradient_accumulation_steps": "Batches whose gradients make one step",
+    "noise_offset": "Deviation of what is added to each channel",
+    "snr_floor": "Least weight of a timestep",
     "block": "Block of",
     "blocks": "Blocks",
     "branches": "Branches to keep; None: all",
@@ -149,7 +154,6 @@ BEGINNINGS = {
     "device": "Where to compute",
     "dtype": "Type of the weights",
     "format": "Their layout",
-    "guidance": "Scale of classifier-free guidance",
     "json": "Print JSON",
     "limit": "At most so many",
     "on_bad": "An image with NaN or infinite numbers",
@@ -159,8 +163,6 @@ BEGINNINGS = {
     "seed": "Seed of",
     "sizes": "Numbers of features tried",
     "what": "What is kept of each",
-    "stages": "Stages to run",
-    "steps": "Sampling steps",
     "store": "Folder of the store",
     "store_dtype": "Number format of the store",
     "strengths": "Strengths",
@@ -171,12 +173,16 @@ BEGINNINGS = {
 }
 #: Options that mean something else in each command, and why.
 OF_EACH_COMMAND = {
+    "guidance": "of a run, or of the teacher that is learned from",
+    "steps": "of a run, or of the student that is trained",
+    "teacher_steps": "of the first teacher of several, or of samples for a regression",
+    "score_turns": "a turn is of one recipe's loop",
+    "snr_gamma": "a weighting that one recipe has by default, or that is asked for",
     "batch_size": "what is computed together are images or rows",
     "data": "what is read are examples of a benchmark, or images to learn",
     "dry_run": "what is planned is a store or a training",
     "order": "what has an order are features, or blocks that come to a model",
     "out": "a command writes a folder, a PNG, a store",
-    "pairs": "of captions, or of noise and picture",
     "plan": "a file of a training, or what a run takes",
     "start": "a run begins at a step, a training from weights",
 }

@@ -1,6 +1,6 @@
 """Every number that `unbox bench shapes` depends on."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from unbox.ground_truth.bench.trial_settings import TrialSettings
 from unbox.validation import Count, Real, Several, validated
@@ -38,9 +38,13 @@ class BenchSettings(TrialSettings):
     methods: Several[MethodName] = ("untrained", "neurons", "pca", "steering")
     """What the SAE's features and random ones are compared with; `factors` are groups of its features, the
     last four are learned. Runs over some of them fill the folder of a run over all."""
-    LISTS: ClassVar[tuple[str, ...]] = ("together", "sizes", "strengths", "transported", "moved")
 
     @property
     def images(self) -> int:
         """Images that are held in memory, at most."""
         return 6 * (self.trial_cases + self.test_cases) + 2 * 9 * self.pairs
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """Settings of which at least one is tried."""
+        return ("together", "sizes", "strengths", "transported", "moved")

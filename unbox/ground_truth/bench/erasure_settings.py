@@ -1,6 +1,6 @@
 """Every number that `unbox bench erasure` depends on."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from annotated_types import Ge, Lt
 
@@ -22,4 +22,8 @@ class ErasureSettings(TrialSettings):
     """Strengths of steering tried, in differences of mean updates."""
     negative_guidance: Several[Guidance] = (1.5, 3.0, 5.0)
     """Guidance tried with the value as the negative prompt."""
-    LISTS: ClassVar[tuple[str, ...]] = ("percentiles", "multipliers", "sizes", "steered", "negative_guidance")
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """Settings of which at least one is tried."""
+        return ("percentiles", "multipliers", "sizes", "steered", "negative_guidance")

@@ -1,7 +1,5 @@
 """What every benchmark of factor values is told: pictures that choose, and pictures that are reported."""
 
-from typing import ClassVar
-
 from unbox.errors import FieldError
 from unbox.ground_truth.setting_rules import CAPTION_BYTES, CASE_BYTES, VALUES, FactorValue, WorldSeed
 from unbox.memory_limit import require
@@ -32,12 +30,15 @@ class TrialSettings:
     """Images sampled together; changes nothing but rounding, speed and memory."""
     seed: WorldSeed = 0
     """Seed of captions, images and controls."""
-    LISTS: ClassVar[tuple[str, ...]] = ()
-    """Settings of which at least one is tried."""
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """Settings of which at least one is tried."""
+        return ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", self.values or VALUES)
-        if empty := next((name for name in self.LISTS if not getattr(self, name)), None):
+        if empty := next((name for name in self.lists if not getattr(self, name)), None):
             raise FieldError("", empty, (), "should hold at least one")
         size = self.captions * CAPTION_BYTES + self.images * CASE_BYTES
         require(size, f"a benchmark of {self.captions:,} captions and {self.images:,} images")
