@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: What a page's Python is given to be quick here, or for weights that cannot be had without a network.
 SMALLER = {
-    "README.md": {"prompts(2000)": "prompts(24)", "width=64)": "width=64, num_inference_steps=2)"},
+    "README.md": {"prompts(2000)": "prompts(24)", "width=128)": "width=128, num_inference_steps=2)"},
     "docs/sae.md": {
         "tokens=10_000_000": "tokens=6_000",
         "latents=5120)  # one": "latents=5120, tokens=6_000)  # one",
