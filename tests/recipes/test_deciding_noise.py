@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from unbox.errors import UnboxError
 from unbox.recipes.shapes.deciding_noise import DECIDED, PLACE, WHOLE, DecidingNoise
 from unbox.recipes.shapes.world import NAMES, values
 
@@ -33,8 +34,7 @@ def world():
 
 def test_directions_are_centred_and_orthogonal_between_factors(world):
     noise = DecidingNoise.of(*world, torch.zeros(3000, len(NAMES), dtype=torch.bool))
-    for caption in range(8):
-        every = noise.directions_of(caption)
+    for every in zip(*noise.directions_of(torch.arange(8)), strict=True):
         assert [len(basis) for basis in every] == [values(name) for name in DECIDED]
         for i, one in enumerate(every):
             for j, other in enumerate(every):
@@ -47,8 +47,8 @@ def test_directions_are_those_of_the_means_of_pictures(world):
     x0, cover, value = world
     noise = DecidingNoise.of(x0, cover, value, torch.zeros(3000, len(NAMES), dtype=torch.bool))
     flat = (x0 - x0.mean(0)).flatten(1)
-    for name, basis in zip(WHOLE, noise.whole, strict=True):
-        assert ((flat @ basis.T).argmax(1).numpy() == value[:, NAMES.index(name)]).mean() > 0.9, name
+    for name, basis in zip(WHOLE, noise.tables, strict=False):
+        assert ((flat @ basis[0].T).argmax(1).numpy() == value[:, NAMES.index(name)]).mean() > 0.9, name
 
 
 def test_the_largest_weight_is_that_of_the_open_value(world):
@@ -58,8 +58,8 @@ def test_the_largest_weight_is_that_of_the_open_value(world):
     noise = DecidingNoise.of(x0, cover, value, said)
     index = torch.arange(400)
     eps = noise.draw(index, torch.Generator().manual_seed(0))
-    for i, name in enumerate(DECIDED):
-        picked = [int((eps[k] @ noise.directions_of(k)[i].T).argmax()) for k in index.tolist()]
+    for name, basis in zip(DECIDED, noise.directions_of(index), strict=True):
+        picked = [int((eps[k] @ basis[k].T).argmax()) for k in index.tolist()]
         right = (np.array(picked) == value[:400, NAMES.index(name)]).mean()
         assert right == 1 if name != "light" else 0.1 < right < 0.45, name
 
@@ -69,11 +69,12 @@ def test_unit_noise_stays_unit_noise(world):
     x0, cover, value = world
     noise = DecidingNoise.of(x0, cover, value, torch.zeros(6000, len(NAMES), dtype=torch.bool))
     eps = noise.draw(torch.arange(6000), torch.Generator().manual_seed(1))
-    for basis in noise.whole:
+    whole = [table[0] for table in noise.tables[: len(WHOLE)]]
+    for basis in whole:
         spread = (1 - 1 / len(basis)) ** 0.5
         assert min(stats.kstest(w / spread, "norm").pvalue for w in (eps @ basis.T).numpy().T) > 1e-4
     assert min(stats.kstest(eps[:, i].numpy(), "norm").pvalue for i in (0, 77, 300)) > 1e-4
-    basis = torch.cat(noise.whole)
+    basis = torch.cat(whole)
     found = torch.cov((eps @ basis.T).T)
     assert (found - basis @ basis.T).abs().max() < 0.08
 
@@ -112,5 +113,14 @@ def test_an_outline_is_drawn_in_the_contrast_of_its_colour(world):
     said = torch.zeros(4000, len(NAMES), dtype=torch.bool)
     noise = DecidingNoise.of(*drawn(size), value, said)
     grown = (drawn(size * 0 + 1)[0] - drawn(size * 0)[0]).flatten(1)
-    weights = [noise.directions_of(i)[DECIDED.index("0.size")] @ grown[i] for i in range(60)]
+    basis = noise.directions_of(torch.arange(60))[DECIDED.index("0.size")]
+    weights = [basis[i] @ grown[i] for i in range(60)]
     assert all(w[1] > 0 > w[0] for w in weights)
+
+
+def test_scenes_that_leave_a_place_empty_are_refused(world):
+    x0, cover, value = world
+    there = value[:, NAMES.index("0.position")] != 4
+    said = torch.zeros(int(there.sum()), len(NAMES), dtype=torch.bool)
+    with pytest.raises(UnboxError, match=r"9 places without an object alone.*--scenes"):
+        DecidingNoise.of(x0[there], cover[there], value[there], said)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from activation_store.files import write_text
-from unbox.ground_truth.block_ablation import BlockAblation
+from unbox.ground_truth.demo.block_ablation import BlockAblation
 from unbox.ground_truth.demo.demo_plan import DemoPlan
 from unbox.ground_truth.demo.turn_on import Counts, MeasuredEdit
 from unbox.ground_truth.effects import Cases

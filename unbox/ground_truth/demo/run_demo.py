@@ -9,7 +9,7 @@ from typing import NamedTuple
 from unbox.edits.controls import CONTROL_RULE
 from unbox.errors import FieldError
 from unbox.ground_truth.artifacts import unedited_count
-from unbox.ground_truth.block_ablation import ablate_blocks
+from unbox.ground_truth.demo.block_ablation import BlockAblation, ablate_blocks
 from unbox.ground_truth.demo.collect_and_fit import (
     autoencoders,
     describe,
@@ -80,13 +80,7 @@ def _run(model: Model, plan: DemoPlan, held: RunFolder, say: Callable[[str], Non
         unedited=unedited_count(plan.captions),
     )  # fmt: skip
     drawn, store, heldout = pictures(stages, subject, plan, blocks)
-    ablated = stages.run(
-        "ablate",
-        f"Drawing the test captions without each of {len(model.blocks)} blocks",
-        {"blocks": model.blocks},
-        lambda _: ablate_blocks(subject, unpacked(drawn.result["test"]), model.blocks),
-        (drawn,),
-    )
+    ablated = without_blocks(stages, subject, drawn)
     trained = stages.run(
         "train",
         f"Fitting {len(blocks)} sparse autoencoders of {plan.latents} latents, {plan.k} active",
@@ -143,6 +137,18 @@ def claim(held: RunFolder, model: Model, plan: DemoPlan, trained: Stage) -> None
     about = {"model": named(model.system.name, model_identity(model.fingerprint)), **asdict(plan)}
     held.claim({f"SAEs of {trained.folder.name}": fitted}, about)
     remove_edits(held.path / "edits", {tuple(value) for value in before.get("values", ())} - {*plan.values})
+
+
+def without_blocks(stages: Stages, subject: ModelUnderTest, drawn: Stage) -> Stage[list[BlockAblation]]:
+    """The stage that draws the test captions without each of the model's blocks."""
+    blocks = subject.model.blocks
+    return stages.run(
+        "ablate",
+        f"Drawing the test captions without each of {len(blocks)} blocks",
+        {"blocks": blocks},
+        lambda _: ablate_blocks(subject, unpacked(drawn.result["test"]), blocks),
+        (drawn,),
+    )
 
 
 def chosen_blocks(model: Model, plan: DemoPlan) -> tuple[str, ...]:

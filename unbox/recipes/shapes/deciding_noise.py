@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unbox.errors import UnboxError
 from unbox.recipes.shapes.world import NAMES, values
 
 #: Heads whose values noise decides: of the whole picture; of the first object, where it stands; of its
@@ -23,69 +24,77 @@ OBJECT = ("0.colour", "0.texture")
 OUTLINE = ("0.size", "0.shape")
 DECIDED = (*WHOLE, *OBJECT, *OUTLINE)
 BACKGROUND, PLACE, COLOUR = (DECIDED.index(name) for name in ("background", "0.position", "0.colour"))
+PLACES, COLOURS, GROUNDS = (values(DECIDED[i]) for i in (PLACE, COLOUR, BACKGROUND))
 
 
 @dataclass(frozen=True)
 class DecidingNoise:
     """Of training captions, on a device: `codes` (m, 7) int64, the value of each of `DECIDED` in the scene,
-    and `free` (m, 7) bool, whether the caption leaves it open. Directions (values, D), D numbers of latents:
-    of `whole` pictures, of objects at each place, of outlines at each place for each colour and
-    background."""
+    and `free` (m, 7) bool, whether the caption leaves it open. `tables`: of each of `DECIDED` the directions
+    (kinds of scene, values, D), D numbers of latents: one kind for `WHOLE`, a kind for each place for
+    `OBJECT`, for each place, colour and background for `OUTLINE`."""
 
     codes: Tensor
     free: Tensor
-    whole: tuple[Tensor, ...]
-    objects: tuple[tuple[Tensor, ...], ...]
-    outlines: dict[tuple[int, int, int], tuple[Tensor, ...]]
+    tables: tuple[Tensor, ...]
 
     @classmethod
     def of(cls, x0: Tensor, cover: Tensor, codes: np.ndarray, mentioned: Tensor) -> "DecidingNoise":
         """Of latents (scenes, 4, h, w), the share of objects at each of their places (scenes, 1, h, w),
         heads' values (scenes, heads), -100 where there is none, and what captions (scenes x copies, heads)
-        say, set after set."""
+        say, set after set. Raises UnboxError where no scene shows one object alone at some place."""
         code = torch.from_numpy(codes).to(mentioned.device)
         relation, columns = NAMES.index("relation"), [NAMES.index(name) for name in DECIDED]
-        alone = code[:, relation] == 0
+        alone, copies = code[:, relation] == 0, len(mentioned) // len(code)
         free = ~mentioned[:, columns]
-        free[:, PLACE] &= alone.repeat(len(mentioned) // len(code))  # the relation says places of pairs
-        mine = code[:, columns]
-        every = mine.repeat(len(mentioned) // len(code), 1)
-        mine, flat, share = mine[alone], x0[alone].flatten(1).float(), cover[alone].flatten(1).float()
-        whole = directions(_effects(flat, mine, WHOLE))
-        contrast = _contrasts(flat, share, mine)
-        objects, outlines = [], {}
-        for place in range(values("0.position")):
-            here = mine[:, PLACE] == place
-            effects = _effects(flat[here], mine[here], (*OBJECT, "background", "light"))[: len(OBJECT)]
-            objects.append(directions(effects, whole))
-            drawn = _effects(share[here], mine[here], OUTLINE)
-            for (colour, ground), channels in contrast.items():
-                seen = [torch.einsum("vp,c->vcp", part, channels).flatten(1) for part in drawn]
-                outlines[place, colour, ground] = directions(seen, (*whole, *objects[-1]))
-        return cls(every, free, whole, tuple(objects), outlines)
+        free[:, PLACE] &= alone.repeat(copies)  # the relation says places of pairs
+        every = code[:, columns]
+        mine, flat, share = every[alone], x0[alone].flatten(1).float(), cover[alone].flatten(1).float()
+        if len(mine[:, PLACE].unique()) < PLACES:
+            raise UnboxError(
+                f"{len(code)} scenes leave some of {PLACES} places without an object alone, which the finish "
+                "learns from: draw more (--scenes)"
+            )
+        return cls(every.repeat(copies, 1), free, _tables(flat, share, mine))
 
     def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Unit noise (B, D) that decides for what the captions of `index` (B,) leave open."""
-        size = self.whole[0].shape[1]
+        size = self.tables[0].shape[-1]
         eps = torch.randn(len(index), size, generator=generator, device=index.device)
-        return torch.cat([self._decided(*row) for row in zip(eps.split(1), index.tolist(), strict=True)])
-
-    def directions_of(self, caption: int) -> tuple[Tensor, ...]:
-        """Of each of `DECIDED`, (values, D), for the scene of a caption."""
-        code = self.codes[caption].tolist()
-        place, colour, ground = code[PLACE], code[COLOUR], code[BACKGROUND]
-        return *self.whole, *self.objects[place], *self.outlines[place, colour, ground]
-
-    def _decided(self, eps: Tensor, caption: int) -> Tensor:
-        rows = zip(self.directions_of(caption), self.codes[caption], self.free[caption].tolist(), strict=True)
-        for basis, value, free in rows:
-            eps = decide(eps, basis, value[None]) if free else eps
+        for column, basis in enumerate(self.directions_of(index)):
+            swapped = decide(eps, basis, self.codes[index, column])
+            eps = torch.where(self.free[index, column, None], swapped, eps)
         return eps
 
+    def directions_of(self, index: Tensor) -> list[Tensor]:
+        """Of each of `DECIDED`, (B, values, D), for the scenes of captions (B,)."""
+        code = self.codes[index]
+        place = code[:, PLACE]
+        outline = (place * COLOURS + code[:, COLOUR]) * GROUNDS + code[:, BACKGROUND]
+        kinds = {1: torch.zeros_like(place), PLACES: place, PLACES * COLOURS * GROUNDS: outline}
+        return [table[kinds[len(table)]] for table in self.tables]
 
-def _contrasts(flat: Tensor, share: Tensor, code: Tensor) -> dict[tuple[int, int], Tensor]:
-    """Of each colour and background the unit difference (4,) of mean latents, from latents (n, 4 p), the
-    share of objects (n, p) and values of `DECIDED` (n, 7)."""
+
+def _tables(flat: Tensor, share: Tensor, code: Tensor) -> tuple[Tensor, ...]:
+    """`DecidingNoise.tables` from scenes of one object: latents (n, 4 p), the share of objects (n, p) and
+    values of `DECIDED` (n, 7)."""
+    whole, contrast = directions(_effects(flat, code, WHOLE)), _contrasts(flat, share, code)
+    objects, outlines = [], []
+    for place in range(PLACES):
+        here = code[:, PLACE] == place
+        effects = _effects(flat[here], code[here], (*OBJECT, "background", "light"))[: len(OBJECT)]
+        objects.append(directions(effects, whole))
+        drawn = _effects(share[here], code[here], OUTLINE)
+        for channels in contrast:
+            seen = [torch.einsum("vp,c->vcp", part, channels).flatten(1) for part in drawn]
+            outlines.append(directions(seen, (*whole, *objects[-1])))
+    kinds = ([whole], objects, outlines)
+    return tuple(torch.stack(basis) for each in kinds for basis in zip(*each, strict=True))
+
+
+def _contrasts(flat: Tensor, share: Tensor, code: Tensor) -> Tensor:
+    """Of each colour and background the unit difference of their mean latents, (colours x backgrounds, 4);
+    arguments as above."""
     x = flat.view(len(flat), 4, -1)
 
     def means(weights: Tensor, column: int, name: str) -> list[Tensor]:
@@ -94,11 +103,8 @@ def _contrasts(flat: Tensor, share: Tensor, code: Tensor) -> dict[tuple[int, int
         return [inside[here].sum(0) / weights[here].sum().clamp(min=1) for here in rows]
 
     colours, grounds = means(share, COLOUR, "0.colour"), means(1 - share, BACKGROUND, "background")
-    return {
-        (i, j): torch.nn.functional.normalize(colour - ground, dim=0)
-        for i, colour in enumerate(colours)
-        for j, ground in enumerate(grounds)
-    }
+    difference = torch.stack(colours)[:, None] - torch.stack(grounds)
+    return torch.nn.functional.normalize(difference, dim=-1).flatten(0, 1)
 
 
 def _effects(flat: Tensor, code: Tensor, heads: Sequence[str]) -> list[Tensor]:
@@ -123,11 +129,11 @@ def directions(effects: Sequence[Tensor], before: Sequence[Tensor] = ()) -> tupl
 
 
 def decide(eps: Tensor, basis: Tensor, wanted: Tensor) -> Tensor:
-    """Noise (B, D) with the largest of its weights along `basis` (values, D) and that of `wanted` (B,) in
+    """Noise (B, D) with the largest of its weights along `basis` (B, values, D) and that of `wanted` (B,) in
     each other's place."""
-    weights = eps @ basis.T
-    largest = weights.argmax(1)
-    rows = torch.arange(len(weights), device=weights.device)
-    swapped = weights.clone()
-    swapped[rows, wanted], swapped[rows, largest] = weights[rows, largest], weights[rows, wanted]
-    return eps + (swapped - weights) @ basis
+    weights = torch.einsum("bd,bvd->bv", eps, basis)
+    largest = weights.argmax(1, keepdim=True)
+    wanted = wanted[:, None]
+    swapped = weights.scatter(1, wanted, weights.gather(1, largest))
+    swapped = swapped.scatter(1, largest, weights.gather(1, wanted))
+    return eps + torch.einsum("bv,bvd->bd", swapped - weights, basis)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.models.tiny import tiny_pipeline
-from unbox.ground_truth.block_ablation import ablate_blocks
+from unbox.ground_truth.demo.block_ablation import ablate_blocks
 from unbox.ground_truth.effects import ModelUnderTest
 from unbox.models import load
 from unbox.shapes import FACTORS

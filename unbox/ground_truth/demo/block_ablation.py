@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from unbox.edit import Block, Edits
+from unbox.ground_truth.demo.demo_plan import QUALITY
 from unbox.ground_truth.effects import Cases, ModelUnderTest, readings
 from unbox.image_uri import image_uri
 from unbox.shapes import FACTORS
@@ -41,7 +42,7 @@ def ablate_blocks(
                 name: float(np.mean([a[name] != b[name] for a, b in zip(after, before, strict=True)]))
                 for name in FACTORS
             },
-            pictures=[image_uri(image, quality=88) for image in images[:shown]],
+            pictures=[image_uri(image, quality=QUALITY) for image in images[:shown]],
         ))  # fmt: skip
     return result
 
