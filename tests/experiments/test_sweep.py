@@ -141,8 +141,12 @@ MINIMAL = {"model": "tiny", "prompts": ["a"], "edit": [{"block": "mid.0", "op": 
         ({"prompts": []}, "no prompts"),
         ({"prompts": {"hub": "x"}}, "prompts = {'hub': 'x'}: should be a list"),
         (
+            {"edit": [{"block": "mid.0", "op": "scale", "power": 1}]},
+            r"\] 1: power = 1: is unknown",
+        ),
+        (
             {"edit": [{"block": "mid.0", "op": "scale", "strength": 1}]},
-            r"\] 1: strength = 1: is unknown",
+            r"\] 1: strength = 1: should be one of 'auto'",
         ),
         (
             {"edit": [{"op": "scale", "grid": {"size": [1]}}]},

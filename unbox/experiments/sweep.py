@@ -76,6 +76,8 @@ def run_experiment(
     saes = {} if plan.saes is None else dict(load_saes(plan.saes))
     for condition in plan.conditions:
         EditHook(_bound(condition, saes)).attach(model)  # attaching checks; only entering installs
+        for prompt in plan.prompts:
+            placed(Edits(), condition.place, prompt)  # which needs a scene where the place is of one
     with run_folder(out, "experiment") as folder:
         context = _manifest(plan, ResultNames.of(folder, model, saes), folder)
         plan, choices = choose(plan, model, saes, out, context)
