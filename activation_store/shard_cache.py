@@ -8,7 +8,7 @@ fetched is counted from before its first byte on.
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,8 @@ _FILLED = 0.9
 #: Seconds that a shard waits for room, which others' reading takes.
 _PATIENCE = 600.0
 _SHARD, _INCOMING, _LOCK = ".h5", ".incoming", ".lock"
+#: Held by who counts what is here, and removes shards.
+_ALL = f"cache{_LOCK}"
 
 
 def default_folder() -> Path:
@@ -99,13 +101,18 @@ class ShardCache:
                 os.replace(incoming, path)
             finally:
                 incoming.unlink(missing_ok=True)
-                own.unlink()
+                with self._alone():  # who looks through the folder finds the shard or its lock, never neither
+                    own.unlink()
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """What keeps others from counting what is here, and from removing shards to make room."""
+        return lock(self.folder / _ALL, wait=True)
 
     def _make_room(self, size: int, own: Path) -> None:
         """Count `size` bytes in, and remove the shards that were used longest ago where they do not fit."""
         counted, begin = self.folder / "bytes.json", time.monotonic()
         while True:
-            with lock(self.folder / "cache.lock", wait=True):
+            with self._alone():
                 total = _read_total(counted)
                 if total is None or total + size > self.limit:
                     total = self._emptied(size, own)
@@ -124,7 +131,7 @@ class ShardCache:
         shards, total = [], 0
         for place in os.scandir(self.folder):
             path = Path(place.path)
-            if path.suffix == _LOCK and path not in (own, self.folder / "cache.lock"):
+            if path.suffix == _LOCK and path not in (own, self.folder / _ALL):
                 total += int((holder(path) or {}).get("bytes", 0))
             elif path.suffix == _INCOMING and holder(path.with_suffix(_LOCK)) is None:
                 path.unlink(missing_ok=True)  # of a process that was killed

@@ -20,6 +20,7 @@ from activation_store.batches import Window
 from activation_store.commit_log import CommitLog, log_path
 from activation_store.entries import Entry
 from activation_store.files import digest, write_json
+from activation_store.locks import lock
 from activation_store.schema import Schema
 from activation_store.store_statistics import LogStatistics
 from tests.activation_store import fakes
@@ -255,7 +256,8 @@ def test_processes_share_a_cache(server, local, cache):
         process.start()
     most = 0
     while any(process.is_alive() for process in processes):
-        most = max(most, sum(p.st_size for p in sizes(cache.folder)))
+        with lock(cache.folder / "cache.lock", wait=True):  # none is removed while they are counted
+            most = max(most, sum(sizes(cache.folder).values()))
         time.sleep(0.001)
     truth = float(np.concatenate(list(local["mid.0"].batches(64))).sum(dtype=np.float64))
     assert [out.get(timeout=10) for _ in processes] == pytest.approx([truth] * 2)
@@ -264,12 +266,16 @@ def test_processes_share_a_cache(server, local, cache):
 
 
 def sizes(folder):
+    """Bytes by file: one that is renamed meanwhile is one."""
+    found = {}
     for place in os.scandir(folder):
         if place.name.endswith((".h5", ".incoming")):
             try:
-                yield place.stat()
+                status = os.stat(place.path)
             except FileNotFoundError:
                 continue
+            found[status.st_ino] = status.st_size
+    return found
 
 
 KILLED = """
