@@ -20,6 +20,7 @@ from unbox.errors import UnboxError
 from unbox.ground_truth.artifacts import CRITIC, MOST, SEED, ArtifactRule, FactorCritic
 from unbox.ground_truth.factor_scores import Value
 from unbox.models import Model
+from unbox.models.hooks import Attachable
 from unbox.prompt import Prompt
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, prompts
 from unbox.shapes.detector import Detector, Picture, Reading
@@ -90,7 +91,7 @@ class ModelUnderTest:
         return ArtifactRule.of(load_critic(CRITIC) if self.critic is None else self.critic, unedited)
 
     def draw(
-        self, texts: Sequence[str], seeds: Sequence[int], edits: Sequence[Edits | None] | None = None
+        self, texts: Sequence[str], seeds: Sequence[int], edits: Sequence[Attachable | None] | None = None
     ) -> list[Image.Image]:
         """An image for each text and seed, with its edits."""
         return self.model.generate(list(texts), seeds=list(seeds), edits=edits, **self.sampling)
@@ -130,9 +131,14 @@ class Outcome:
 
 
 def measure(
-    subject: ModelUnderTest, cases: Cases, recipe: Recipe, value: Value, gone: bool = False
+    subject: ModelUnderTest,
+    cases: Cases,
+    recipe: Callable[[Scene], Attachable],
+    value: Value,
+    gone: bool = False,
 ) -> Outcome:
-    """Generate the cases with `recipe`'s edits. Success: the value is there (with `gone`: no longer is)."""
+    """Generate the cases with `recipe`'s edits, under guards or not. Success: the value is there (with
+    `gone`: no longer is)."""
     if not len(cases):
         raise UnboxError(f"no image to try '{value[1]}' on: every case already counts as the outcome")
     edits = [recipe(scene) for scene in cases.scenes]

@@ -8,6 +8,7 @@ from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
 from unbox.ground_truth.bench.benchmark import BenchSettings, bench_shapes
 from unbox.ground_truth.bench.learned_change import LEARNED
+from unbox.ground_truth.bench.methods import ARMS, SINGLE
 from unbox.ground_truth.bench.scene_pairs import KINDS
 from unbox.ground_truth.bench.score import ScoredRun, leaderboard
 
@@ -24,7 +25,7 @@ SMALL = BenchSettings(
     transported=(8,),
     moved=(1.0,),
     values=(("colour", "red"),),
-    methods=("untrained", "neurons", "pca", "steering", *LEARNED, "factors"),
+    methods=("untrained", "neurons", "pca", "steering", *LEARNED, "factors", SINGLE, *ARMS),
 )
 
 
@@ -37,8 +38,14 @@ def test_the_whole_benchmark(tmp_path):
     saes = {b: random_sae(b, width=width, latents=4 * width, k=8) for b in ("up.1.0", "up.1.1")}
     results = bench_shapes(model, saes, tmp_path / "out", SMALL, progress=False)
     assert {row["method"] for row in results["causation"]} == {
-        "sae", "untrained", "neurons", "pca", "steering", "random", "factors", *LEARNED
+        "sae", "untrained", "neurons", "pca", "steering", "random", "factors", *LEARNED, SINGLE, *ARMS
     }  # fmt: skip
+    by = {row["method"]: row for row in results["causation"]}
+    assert len(by[SINGLE]["blocks"]) == 1
+    assert by["guard"]["blocks"] == by["swap"]["blocks"] == by["sae"]["blocks"]
+    assert all(0 <= share <= 1 for arm in ("guard", "channel-guard") for share in by[arm]["outside"].values())
+    assert any(name.endswith(" channels") for name in by["guarded-swap"]["outside"])
+    assert "outside" not in by["cleanest"]
     assert all(1 <= len(row["blocks"]) <= 2 for row in results["causation"] + results["removal"])
     assert {row["kind"] for row in results["ownership"]} == set(KINDS)
     assert all(

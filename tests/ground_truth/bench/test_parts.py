@@ -6,10 +6,10 @@ import torch
 
 from tests.edits.dictionaries import random_sae
 from unbox.edits.transport import UpdatePair
-from unbox.ground_truth.bench.mean_maps import MeanMaps, centred
+from unbox.ground_truth.bench.mean_maps import MAPPED, MeanMaps, centred
 from unbox.ground_truth.bench.methods import DICTIONARIES, Joint, carriers, change, dictionaries, untrained
 from unbox.ground_truth.bench.probing import probe
-from unbox.ground_truth.bench.scene_pairs import KINDS, patch, scene_pairs
+from unbox.ground_truth.bench.scene_pairs import KINDS, changing, patch, scene_pairs
 from unbox.ground_truth.bench.trade_off import area_under, best_of
 from unbox.shapes import FACTORS, masks, sample_scenes
 from unbox.shapes.render import CENTRES
@@ -51,6 +51,10 @@ def test_the_edited_scene_counts_as_success_without_harm_and_the_original_does_n
         assert pair.harm(before, after) == 0
         elsewhere = {**after, "light": "dim" if after["light"] != "dim" else "bright"}
         assert (pair.harm(before, elsewhere) > 0) == (kind != "change light")
+
+
+def test_every_value_that_has_maps_has_a_kind_that_changes_its_factor():
+    assert {KINDS[changing(factor)] for factor, _ in MAPPED} == {factor for factor, _ in MAPPED}
 
 
 def test_patching_is_the_donors_update():
@@ -112,6 +116,16 @@ class Rows:
 
     def read(self, i):
         return self.updates[i]
+
+
+class RedEverywhere(Rows):
+    """Updates in which channel 0 is at every place of scenes with a red object; the rest is noise."""
+
+    def __init__(self, scenes):
+        super().__init__(scenes)
+        self.updates[..., 0] %= 0.1
+        for i, scene in enumerate(scenes):
+            self.updates[i, ..., 0] += 3.0 * (scene.objects[0].colour == "red")
 
 
 def test_probing_finds_planted_features_and_where_they_are():

@@ -35,6 +35,8 @@ class BenchRow(TypedDict, total=False):
     artifacts_low: float
     artifacts_high: float
     cases: int
+    outside: Mapping[str, float]
+    """Of an edit under a guard: share of edited places that were outside its limits, by block and limit."""
     area: float
     """Under the trade-off `curve`: a point (strength, success, collateral) for every strength tried."""
     curve: "list[BenchRow]"

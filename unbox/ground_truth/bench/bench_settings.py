@@ -8,7 +8,7 @@ from unbox.validation import Count, Real, Several, validated
 #: What can be compared with the SAE's features.
 MethodName = Literal[
     "untrained", "neurons", "pca", "factors", "steering", "mean-difference", "linear-probe", "loreft",
-    "k-steering",
+    "k-steering", "single-block", "cleanest", "guard", "channel-guard", "swap", "guarded-swap",
 ]  # fmt: skip
 #: Settings that choose what is measured, and decide no answer.
 CHOOSING = ("values", "methods")
@@ -36,8 +36,10 @@ class BenchSettings(TrialSettings):
     moved: Several[Real] = (1.0, 2.0)
     """Strengths of transport."""
     methods: Several[MethodName] = ("untrained", "neurons", "pca", "steering")
-    """What the SAE's features and random ones are compared with; `factors` are groups of its features, the
-    last four are learned. Runs over some of them fill the folder of a run over all."""
+    """What the SAE's features and random ones are compared with; `factors` are groups of its features,
+    `mean-difference` to `k-steering` are learned; `single-block` is the SAE's best edit of one block alone,
+    and the last five are its chosen edit made with fewer artifacts. Runs over some of them fill the folder of
+    a run over all."""
 
     @property
     def images(self) -> int:

@@ -7,9 +7,10 @@ from functools import partial
 from unbox.edits.controls import CONTROL_RULE, controlled
 from unbox.ground_truth.bench.bench_inputs import BenchInputs
 from unbox.ground_truth.bench.bench_rows import BenchRow
+from unbox.ground_truth.bench.guarded_change import MORE_TRIALS, guarded_change
 from unbox.ground_truth.bench.learned_change import LEARNED
 from unbox.ground_truth.bench.mean_maps import MAPPED
-from unbox.ground_truth.bench.methods import SPREADS, Joint, change
+from unbox.ground_truth.bench.methods import ARMS, SINGLE, SPREADS, Joint, change
 from unbox.ground_truth.bench.removal import removal, removal_control
 from unbox.ground_truth.bench.trade_off import area_under, best_of, outcome_rates
 from unbox.ground_truth.effects import Cases, measure
@@ -43,9 +44,11 @@ def causation(
             method: cached(
                 ["causation", value, method], _choose_change, bench, method, value, blocks, trials, tests
             )
-            for method in ("sae", *bench.settings.methods)
+            for method in ("sae", *(m for m in bench.settings.methods if m not in ARMS))
         }
         of_sae = bench, value, changes["sae"], tests
+        for arm in (m for m in bench.settings.methods if m in ARMS):
+            changes[arm] = cached(["causation", value, arm], _arm, arm, trials, *of_sae)
         changes["random"] = cached(["control", value, CONTROL_RULE], _control, *of_sae)
         added += [{**about, "method": method, **row} for method, row in changes.items()]
         for row in cached(["removal", value], removal, bench, value, blocks, trials, tests)[:1]:
@@ -93,6 +96,8 @@ def _choose_change(
     what was chosen on test cases."""
     settings = bench.settings
     few, many = lacking(trials, value, settings.trial_cases), lacking(tests, value, settings.test_cases)
+    if method == SINGLE:
+        method, blocks = "sae", [[b] for b in dict.fromkeys(block for some in blocks for block in some)]
     base = ChangeOption(blocks[0], SPREADS[0], max(settings.sizes))
     tried: list[tuple[ChangeOption, BenchRow]] = []
     for choices in (
@@ -113,6 +118,17 @@ def _chosen(option: ChangeOption, name: str, strength: float, curve: list[BenchR
     point = next(p for p in curve if p["strength"] == strength)
     about: BenchRow = {**asdict(option), "name": name}  # type: ignore[typeddict-item]
     return {**about, **point, "area": area_under(curve), "curve": curve}
+
+
+def _arm(
+    arm: str, trials: Cases, bench: BenchInputs, value: Value, of_sae: BenchRow, tests: Cases
+) -> BenchRow:
+    """The SAE's chosen edit made with fewer artifacts."""
+    settings = bench.settings
+    option = ChangeOption(of_sae["blocks"], of_sae["spread"], of_sae["size"])
+    few = lacking(trials, value, MORE_TRIALS * settings.trial_cases)
+    many = lacking(tests, value, settings.test_cases)
+    return guarded_change(bench, arm, value, of_sae, _joint(bench, "sae", value, option), few, many)
 
 
 def _control(bench: BenchInputs, value: Value, of_sae: BenchRow, tests: Cases) -> BenchRow:

@@ -23,8 +23,11 @@ from unbox.errors import UnboxError
 from unbox.experiments.result_names import MANIFEST, ResultNames
 from unbox.experiments.tables import markdown_table, write_table
 from unbox.ground_truth.artifacts import FactorCritic, unedited_count
+from unbox.ground_truth.bench.bench_inputs import BlockRows
+from unbox.ground_truth.bench.bench_settings import CHOOSING
 from unbox.ground_truth.bench.erasure_rules import RULES, Erasure, FactorRecords, controls
 from unbox.ground_truth.bench.erasure_settings import ErasureSettings
+from unbox.ground_truth.bench.learned_change import LearnedChanges
 from unbox.ground_truth.effects import Cases, CaseSampling, ModelUnderTest, readings
 from unbox.ground_truth.factor_scores import Value, scenes_of
 from unbox.json_types import JSON
@@ -153,7 +156,7 @@ def bench_erasure(
         fixed |= {name: chosen[name] for name in STORED}
         keyed = {"saes": names.identity["saes"], "settings": chosen, "fingerprint": names.fingerprint}
         folder.claim(fixed, keyed)
-        context = {**names.context, "settings": {k: v for k, v in chosen.items() if k != "values"}}
+        context = {**names.context, "settings": {k: v for k, v in chosen.items() if k not in CHOOSING}}
         write_json(out / MANIFEST, {**names.context, "settings": chosen})
         bench = _prepared(model, saes, out, settings, critic, progress)
         rows = _rows(bench, ResultCache(out / "kept", context), progress)
@@ -178,11 +181,15 @@ def _prepared(
     subject = ModelUnderTest(model, Detector.load(), sampling, critic, unedited_count(settings.captions))
     trials = subject.cases(6 * settings.trial_cases, seed + 401)
     tests = subject.cases(6 * settings.test_cases, seed + 402)
-    records = _records(store, saes)
+    rows = cache(lambda block: BlockRows(store[block]))
+    learned = LearnedChanges(subject, rows, scenes_of(store), tuple(saes), seed)
+    records = _records(store, saes, learned)
     return ErasureBench(subject, settings, records, tuple(saes), trials, tests)
 
 
-def _records(store: Store, saes: Mapping[str, SAE]) -> Callable[[str, str], FactorRecords | None]:
+def _records(
+    store: Store, saes: Mapping[str, SAE], learned: LearnedChanges
+) -> Callable[[str, str], FactorRecords | None]:
     """What is recorded of a block and a factor, read when first asked for; None of fewer than two values."""
     shown = [scene.factors() for scene in scenes_of(store)]
 
@@ -194,7 +201,7 @@ def _records(store: Store, saes: Mapping[str, SAE]) -> Callable[[str, str], Fact
         if len(images) < 2:
             return None
         rows = {value: store[block].filter(samples=some) for value, some in sorted(images.items())}
-        return FactorRecords.of(saes[block], rows)
+        return FactorRecords.of(saes[block], rows, learned)
 
     return records
 
@@ -203,8 +210,10 @@ def _rows(bench: ErasureBench, results: ResultCache, progress: bool) -> list[Row
     rows: list[Row] = []
     for value in tqdm(bench.settings.values, desc="erasure", disable=not progress):
         about: Row = {"factor": value[0], "value": value[1]}
-        of_value = {m: results.get(["erasure", value, m], bench.measured, m, value) for m in RULES}
-        for first in of_value["saeuron"]:
+        asked = [m for m in RULES if m in bench.settings.methods]
+        of_value: dict[str, list[Row]]
+        of_value = {m: results.get(["erasure", value, m], bench.measured, m, value) for m in asked}
+        for first in of_value.get("saeuron", []):
             key: JSON = ["erasure control", value, CONTROL_RULE]
             of_value["random"] = results.get(key, bench.control, value, str(first["option"]))
         rows += [{**about, "method": method, **row} for method, some in of_value.items() for row in some]

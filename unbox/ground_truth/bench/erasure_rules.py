@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -12,6 +13,7 @@ from unbox.edits import random_control
 from unbox.edits.erasure import ConceptCodes, concept_codes, erase, erase_by_difference
 from unbox.errors import UnboxError
 from unbox.ground_truth.bench.erasure_settings import ErasureSettings
+from unbox.ground_truth.bench.learned_change import LEARNED, LearnedChanges
 from unbox.ground_truth.factor_scores import Value
 from unbox.sae import SAE
 
@@ -35,15 +37,17 @@ class FactorRecords:
     codes: ConceptCodes
     updates: Mapping[str, np.ndarray]
     """Value -> (steps, d) mean update."""
+    learned: LearnedChanges | None = None
+    """Where learned baselines are trained; without it there are none."""
 
     @classmethod
-    def of(cls, sae: SAE, rows: Mapping[str, Rows]) -> "FactorRecords":
+    def of(cls, sae: SAE, rows: Mapping[str, Rows], learned: LearnedChanges | None = None) -> "FactorRecords":
         """Read the rows of each value."""
         means = {}
         for value, some in rows.items():
             total = sum(some.read(i).astype(np.float64).mean((1, 2, 3)) for i in range(some.shape[0]))
             means[value] = np.asarray(total) / some.shape[0]
-        return cls(sae, concept_codes(sae, rows), means)
+        return cls(sae, concept_codes(sae, rows), means, learned)
 
     def difference(self, value: str) -> np.ndarray:
         """(steps, d) mean update of a value less that of the others."""
@@ -100,6 +104,17 @@ def _steering(records: Sequence[FactorRecords], value: Value, settings: ErasureS
     return found
 
 
+def _learned(
+    method: str, records: Sequence[FactorRecords], value: Value, settings: ErasureSettings
+) -> list[Erasure]:
+    found = []
+    for of in records:
+        if of.learned is not None:
+            make = of.learned.erasing(method, of.sae.block, value)
+            found += [Erasure(f"{of.sae.block}, {s:g}", Edits.of(make(s))) for s in settings.steered]
+    return found
+
+
 def _negative(records: Sequence[FactorRecords], value: Value, settings: ErasureSettings) -> list[Erasure]:
     return [
         Erasure(f"guidance {guidance:g}", negative_prompt=value[1], guidance=guidance)
@@ -121,6 +136,7 @@ RULES: Mapping[str, Rule] = {
     "difference": _difference,
     "swap": _swap,
     "steering": _steering,
+    **{method: partial(_learned, method) for method in LEARNED},
     "negative guidance": _negative,
 }
 

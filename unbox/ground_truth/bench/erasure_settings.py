@@ -1,11 +1,17 @@
 """Every number that `unbox bench erasure` depends on."""
 
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Lt
 
 from unbox.ground_truth.bench.trial_settings import TrialSettings
 from unbox.validation import Count, Guidance, Real, Several, validated
+
+#: What can be compared.
+ErasureMethod = Literal[
+    "saeuron", "difference", "swap", "steering", "mean-difference", "linear-probe", "loreft", "k-steering",
+    "negative guidance",
+]  # fmt: skip
 
 
 @validated
@@ -23,7 +29,11 @@ class ErasureSettings(TrialSettings):
     negative_guidance: Several[Guidance] = (1.5, 3.0, 5.0)
     """Guidance tried with the value as the negative prompt."""
 
+    methods: Several[ErasureMethod] = get_args(ErasureMethod)
+    """What is compared; those from mean-difference to k-steering are learned, their strengths those of
+    steering. Runs over some of them fill the folder of a run over all."""
+
     @property
     def lists(self) -> tuple[str, ...]:
         """Settings of which at least one is tried."""
-        return ("percentiles", "multipliers", "sizes", "steered", "negative_guidance")
+        return ("percentiles", "multipliers", "sizes", "steered", "negative_guidance", "methods")

@@ -10,7 +10,7 @@ from einops import rearrange
 
 from unbox.edit import Direction, Edit, Edits
 from unbox.edits.learned import classifier_shift, linear_probe, low_rank_shift, mean_difference
-from unbox.ground_truth.bench.scene_pairs import ScenePair, recorded
+from unbox.ground_truth.bench.scene_pairs import ScenePair, changing, recorded
 from unbox.ground_truth.effects import ModelUnderTest
 from unbox.ground_truth.factor_scores import UpdateRows, Value
 from unbox.mask import Mask
@@ -19,6 +19,9 @@ from unbox.shapes.where import edit_mask, read_mask
 
 #: The learned methods, as the settings name them.
 LEARNED = ("mean-difference", "linear-probe", "loreft", "k-steering")
+
+#: Those that are a direction.
+DIRECTIONS = {"mean-difference": mean_difference, "linear-probe": linear_probe}
 
 #: Places taken of an image, vectors in all, and pairs of runs that LoReFT learns from.
 PLACES, VECTORS, PAIRS = 16, 20_000, 32
@@ -62,18 +65,42 @@ class LearnedChanges:
 
     def _change(self, method: str, block: str, value: Value) -> LearnedChange:
         factor, wanted = value
-        vectors, labels = self._vectors(block, factor)
-        label = FACTORS[factor].index(wanted)
-        if method in ("mean-difference", "linear-probe"):
-            learn = mean_difference if method == "mean-difference" else linear_probe
-            found = learn(vectors[labels == label], vectors[labels != label])
-            direction = Direction(block, tuple(found.tolist()))
-            return LearnedChange(f"{block}, {method}", block, value, direction.add)
+        if method in DIRECTIONS:
+            add = self._direction(method, block, value).add
+            return LearnedChange(f"{block}, {method}", block, value, add)
         if method == "loreft":
             shift = low_rank_shift(block, *self._paired(value)[block])
         else:
-            shift = classifier_shift(block, vectors, labels, label, self.seed)
+            vectors, labels = self._vectors(block, factor)
+            shift = classifier_shift(block, vectors, labels, FACTORS[factor].index(wanted), self.seed)
         return LearnedChange(f"{block}, {method}", block, value, shift.edit, tuple(range(shift.latents)))
+
+    def erasing(self, method: str, block: str, value: Value) -> Callable[[float], Edit]:
+        """From a strength to the edit that takes a value out of a block, everywhere: along the negative
+        direction; by LoReFT's map from the runs with the value to those without; by K-steering away from the
+        value, to any other."""
+        factor, wanted = value
+        if method in DIRECTIONS:
+            return lambda strength: self._direction(method, block, value).add(-strength)
+        if method == "loreft":
+            without, having = self._paired(value)[block]
+            return low_rank_shift(block, having, without).edit
+        vectors, labels = self._vectors(block, factor)
+        has = (labels == FACTORS[factor].index(wanted)).astype(np.int64)
+        return classifier_shift(block, vectors, has, 0, self.seed).edit
+
+    def _direction(self, method: str, block: str, value: Value) -> Direction:
+        """Of `mean-difference` and `linear-probe`."""
+        vectors, labels = self._vectors(block, value[0])
+        has = labels == FACTORS[value[0]].index(value[1])
+        found = DIRECTIONS[method](vectors[has], vectors[~has])
+        return Direction(block, tuple(found.tolist()))
+
+    def showing(self, block: str, value: Value, count: int) -> np.ndarray:
+        """(m, d) at most `count` recorded vectors of places that show a value, the same in every call."""
+        vectors, labels = self._vectors(block, value[0])
+        found: np.ndarray = vectors[labels == FACTORS[value[0]].index(value[1])]
+        return found[np.random.default_rng(self.seed).permutation(len(found))[:count]]
 
     def _labelled(self, block: str, factor: str) -> tuple[np.ndarray, np.ndarray]:
         """Vectors (m, d) of places where a factor is read, of pictures of one object, and its value there."""
@@ -98,7 +125,7 @@ class LearnedChanges:
                 caption(each, np.random.default_rng(seed), "heldout", full=True)[0]
                 for each in (scene, edited)
             )
-            pairs.append(ScenePair(f"change {factor}", scene, edited, before, after, seed))
+            pairs.append(ScenePair(changing(factor), scene, edited, before, after, seed))
         found: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {b: ([], []) for b in self.blocks}
         for pair, updates in zip(pairs, recorded(self.subject, pairs, list(self.blocks)), strict=True):
             where = edit_mask(factor, pair.original)

@@ -23,7 +23,9 @@ from unbox.shapes.where import edit_mask
 #: Dictionaries that are compared (the last if asked for); the whole mean difference; what is learned; random
 #: features with the SAE edit's maps.
 DICTIONARIES = ("sae", "untrained", "neurons", "pca")
-METHODS = (*DICTIONARIES, "factors", "steering", *LEARNED, "random")
+#: The SAE's edit of one block alone, and its chosen edit made with fewer artifacts (`guarded_change`).
+SINGLE, ARMS = "single-block", ("cleanest", "guard", "channel-guard", "swap", "guarded-swap")
+METHODS = (*DICTIONARIES, "factors", "steering", *LEARNED, SINGLE, *ARMS, "random")
 
 #: Groups of features that are made of an SAE, at most.
 FACTORS_MADE = 64

@@ -75,6 +75,11 @@ class ScenePair:
         return float(np.mean([first[name] != then[name] for name in FACTORS if name not in changing]))
 
 
+def changing(factor: str) -> str:
+    """The kind that changes a factor."""
+    return next(kind for kind, of in KINDS.items() if of == factor and kind not in COUNTING)
+
+
 def scene_pairs(kind: str, count: int, seed: int = 0) -> list[ScenePair]:
     """`count` pairs of a kind, of held-out looks and wordings; the i-th depends on (kind, seed, i) alone."""
     found = []
