@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from unbox.edits.edit_files import save_edits
+from unbox.edits.head_scale import HeadScale
 from unbox.edits.token_slider import TokenSlider, growing_strength, places_of_word, token_direction
 from unbox.errors import UnboxError
 
@@ -85,3 +87,12 @@ def test_words_and_their_direction(tiny):
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
     with pytest.raises(UnboxError, match="is not in"):
         places_of_word(tiny, "a red cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "other", [TokenSlider((1.0,), (0,), encoder=2), HeadScale("mid.0", (0,))], ids=["slider", "heads"]
+)
+def test_a_file_of_edits_refuses_by_name_what_acts_elsewhere(other, tmp_path):
+    with pytest.raises(UnboxError, match=f"a {type(other).__name__} is kept in no file of edits"):
+        save_edits(other, tmp_path / "edits.json")
+    assert not (tmp_path / "edits.json").exists()

@@ -45,7 +45,7 @@ FOLDED = {"overcomplete": near_codes}
 
 
 @pytest.mark.filterwarnings("ignore:overcomplete's decoders have no bias")
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "directions"])
 def test_round_trip(kind, topk, tmp_path):
     export_sae(topk, tmp_path / "theirs", kind)
     assert [name for name, form in FORMATS.items() if form.recognises(tmp_path / "theirs")] == [kind]

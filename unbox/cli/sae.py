@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from unbox.sae import SAE
 
 Folder = Annotated[Positional[FilePath], tyro.conf.arg(help="Folder of SAEs, or of one.")]
-Layout = Literal["sdxl-unbox", "saelens", "sparsify", "dictionary-learning", "overcomplete"]
+Layout = Literal["sdxl-unbox", "saelens", "sparsify", "dictionary-learning", "overcomplete", "directions"]
 
 
 @validated

@@ -14,8 +14,14 @@ from unbox.validation import FilePath, behind, checked
 
 
 def save_edits(edits: Edit | Edits, path: str | Path) -> Path:
-    """Write edits as JSON, whole or not at all."""
+    """Write edits as JSON, whole or not at all. Raises UnboxError for what acts elsewhere than at a block's
+    update, a `TokenSlider` or `HeadScale` say: files of edits hold none."""
     path = checked(FilePath, "path", path, "save_edits")
+    if not isinstance(edits, Edit | Edits):
+        raise UnboxError(
+            f"a {type(edits).__name__} is kept in no file of edits: they hold changes of blocks' updates; "
+            "make it again from its numbers and give it to generate(edits=...)"
+        )
     write_json(path, Edits.of(edits).to_json())
     return path
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from activation_store import StoreError
 from activation_store.files import publish_folder
 from unbox.errors import UnboxError
-from unbox.sae.interop import dictionary_learning, overcomplete, saelens, sdxl_unbox, sparsify
+from unbox.sae.interop import dictionary_learning, directions, overcomplete, saelens, sdxl_unbox, sparsify
 from unbox.sae.interop.common import Format
 from unbox.sae.model import SAE, load_saes
 from unbox.sae.sae_folder import WEIGHTS, is_sae
+from unbox.sae.transcoder import Transcoder, is_transcoder
 
 #: Name -> how to recognise, read and write it.
 FORMATS: dict[str, Format] = {
@@ -22,6 +23,7 @@ FORMATS: dict[str, Format] = {
     "sparsify": sparsify,
     "dictionary-learning": dictionary_learning,
     "overcomplete": overcomplete,
+    "directions": directions,
 }
 
 
@@ -66,6 +68,11 @@ def load_any(path: str | os.PathLike) -> dict[str, SAE]:
     where there is none."""
     folder = Path(path)
     if folder.is_dir() and not any(is_sae(place) for place in (folder, *folder.iterdir())):
+        if other := next((place for place in (folder, *folder.iterdir()) if is_transcoder(place)), None):
+            raise UnboxError(
+                f"{other} is a transcoder: its codes are of {_source(other)}, not of the update edited; "
+                "SAEs can be tested, and its decoder as a set of directions (`directions.safetensors`)"
+            )
         return import_all(folder)
     return load_saes(folder)
 
@@ -82,6 +89,10 @@ def export_sae(sae: SAE, path: str | os.PathLike, kind: str) -> None:
             form.write(replace(sae).to("cpu"), temporary)
     except StoreError as error:
         raise UnboxError(str(error)) from None
+
+
+def _source(folder: Path) -> str:
+    return Transcoder.load(folder).source or "another place"
 
 
 def _format(kind: str) -> Format:
