@@ -97,7 +97,11 @@ class _SeveralRows:
 
 @dataclass(frozen=True)
 class JoinedRows(_SeveralRows):
-    """Rows of one block in several stores, one after the other. Images are numbered on."""
+    """Rows of one block in several stores, one after the other. Images are numbered on.
+
+    With `other_steps` parts may be of other steps, as many in each; then `steps` are those of the first."""
+
+    other_steps: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,10 +111,21 @@ class JoinedRows(_SeveralRows):
                 both = f"{_said(self.parts[0])} has {one}, {_said(rows)} {other}"
                 raise StoreError(f"{both}: they cannot be read as one")
 
+    def _may_differ(self, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+        return self.other_steps and len(one) == len(other)
+
     @property
     def block(self) -> str:
         """Where these rows were recorded."""
         return self.parts[0].block
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the parts' stores record of their runs; where those differ, as a merged store does."""
+        runs = list({rows.shards.place: rows.provenance for rows in self.parts}.values())
+        if all(run == runs[0] for run in runs):
+            return runs[0]
+        return {"merged": [{"provenance": run} for run in runs]}
 
     @property
     def samples(self) -> Sequence[int]:
@@ -135,7 +150,7 @@ class JoinedRows(_SeveralRows):
                 for rows, mine in zip(parts, some, strict=True)
                 if len(mine)
             )
-        return JoinedRows(parts)
+        return JoinedRows(parts, self.other_steps)
 
     def read(self, i: int) -> np.ndarray:
         """Updates of the i-th image, (step, branch, y, x, channel) float32."""

@@ -30,6 +30,8 @@ from unbox.capture.hub import pull
 from unbox.cli.main import main
 from unbox.cli.recipe import RecipeShapesCommand
 from unbox.errors import UnboxError
+from unbox.experiments.diff.diff_settings import DiffSettings, read_systems
+from unbox.experiments.diff.run_diff import DiffRun, run_diff
 from unbox.experiments.experiment_plan import make_plan
 from unbox.experiments.riebench import run_riebench
 from unbox.experiments.riebench.examples import read_examples
@@ -188,6 +190,38 @@ def riebench(world: World) -> Command:
 
 class Stopped(Exception):
     pass
+
+
+def diff(world: World) -> Command:
+    small = DiffSettings(
+        blocks=("mid.0",), latents=24, k=2, tokens=1000, rows=64, flips=20, splits=2, held_out=0.4, steps=1,
+        guidance=0.0, **SIZE,
+    )  # fmt: skip
+
+    def run(out, model, prompts, settings, put=None):
+        if put is not None:
+            folder = out / "saes" / "joint" / "mid.0"
+            put(SAE.load(folder)).save(folder, overwrite=True)
+        systems = read_systems(("one", "two"))
+        models = {"one": world.one, "two": model}
+        return run_diff(
+            DiffRun(systems, lambda system: models[system.title], prompts, settings, progress=False), out
+        )
+
+    prompts = [f"a cat {i}" for i in range(12)]
+    given = {"model": world.two, "prompts": prompts, "settings": small}
+    return Command(run, given, {
+        "model": [({"model": world.one}, "model two was two")],
+        "LoRA": [({"model": world.adapted}, "model two was two")],
+        "prompts": [({"prompts": prompts[1:]}, "prompts was 12 prompts (")],
+        "seed": [({"settings": replace(small, seed=1)}, "seed was 0, is 1")],
+        "steps": [({"settings": replace(small, steps=2)}, "steps was 1, is 2")],
+        "SAE": [({"put": lambda sae: times(sae, 10)}, "SAEs joint mid.0 was")],
+        "options": [
+            ({"settings": replace(small, k=3)}, "k was 2, is 3"),
+            ({"settings": replace(small, flips=30)}, "flips was 20, is 30"),
+        ],
+    })  # fmt: skip
 
 
 def bench_shapes(world: World) -> Command:
@@ -449,6 +483,7 @@ def method_recipe(world: World) -> Command:
 
 
 COMMANDS = {
+    "diff": diff,
     "experiment": experiment,
     "bench riebench": riebench,
     "bench shapes": bench_shapes,

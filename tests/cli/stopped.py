@@ -100,6 +100,7 @@ class Commands:
             "generate": Scenario(self.generate),
             "invert": Scenario(self.invert),
             "erase": Scenario(self.erase),
+            "diff": Scenario(self.diff),
             "experiment": Scenario(lambda out: ["experiment", home / "sweep.toml", "--out", out]),
             "bench shapes": Scenario(self.bench_shapes),
             "bench erasure": Scenario(self.bench_erasure),
@@ -222,6 +223,12 @@ class Commands:
         sizes = "--limit 3 --steps 1 --counts 4 --strengths 1 --neurons 8 --steering 1 --metrics pixels"
         given = ["--data", data, "--saes", self.home / "saes", "--out", out, *SHAPES]
         return ["bench", "riebench", *sizes.split(), *given]
+
+    def diff(self, out: Path) -> Words:
+        run = "--prompts shapes --limit 24 --blocks mid.0 --batch-size 2 --held-out 0.4 --seed 3"
+        size = "--latents 32 --k 4 --tokens 3000 --rows 64 --flips 20 --splits 2 --alone"
+        models = ("shapes-turbo,steps=1", "shapes-turbo,steps=2")
+        return ["diff", "--models", *models, *run.split(), *size.split(), *SHAPES[2:], "--out", out]
 
     def recipe_shapes(self, out: Path) -> Words:
         return ["recipe", "shapes", "--stages", "captions", "detector", "--out", out]

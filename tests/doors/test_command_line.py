@@ -34,6 +34,7 @@ LINES = {
     "generate": "--model {}/model --prompt cat --seed 1 --out {new}.png",
     "invert": "{}/image.png --model {}/model --out {new}.png",
     "erase": "3 --store {}/store --saes {}/saes --out {new}.json --percentile 50",
+    "diff": "--models {}/model {}/model,name=b --prompts {}/prompts.txt --out {new} --blocks mid.0",
     "experiment": "{}/experiment.toml --out {new}",
     "bench shapes": "--saes {}/saes --out {new}",
     "bench erasure": "--saes {}/saes --out {new}",

@@ -22,6 +22,7 @@ SENTENCES = {
     "label": "finished labels are kept",
     "app": "labels are kept",
     "generate": "finished images are kept",
+    "diff": "finished images, the steps of training and figures of finished blocks are kept",
     "experiment": "finished images and figures are kept",
     "bench shapes": "finished measurements are kept",
     "bench erasure": "finished measurements are kept",

@@ -171,6 +171,19 @@ IDLE: Mapping[str, Sequence[Idle]] = {
             "is not for --dry-run, which trains nothing",
         ),
     ),
+    "diff": (
+        Idle(
+            ("model", "system", "unet", "lora", "lora-strength"),
+            lambda c: True,
+            "is of one system: say it in --models, MODEL,lora=FOLDER",
+        ),
+        Idle(
+            ("latents", "k", "tokens", "rows"),
+            lambda c: c.saes is not None and not (c.settings.alone or c.settings.crosscoders),
+            "is of SAEs that are trained: --saes brings them, without --alone and --crosscoders",
+        ),
+        Idle(("gpus",), lambda c: not c.dry_run, "is for --dry-run"),
+    ),
     "evaluate": (
         Idle(
             ("model", *MODEL),

@@ -75,6 +75,7 @@ COMMANDS = (
     Command("generate", "generate:GenerateCommand", "make images, with or without edits"),
     Command("invert", "invert:InvertCommand", "your own image: how faithful, its features, edits on it"),
     Command("erase", "erase:EraseCommand", "edits that take concepts out, chosen from a store"),
+    Command("diff", "diff:DiffCommand", "which features did a training move? systems side by side"),
     Command("experiment", "experiment:ExperimentCommand", "run a sweep of edits from a TOML file"),
     Command("bench shapes", "bench:BenchShapesCommand", "do features mean and cause what they seem to?"),
     Command("bench erasure", "bench:BenchErasureCommand", "ways to take a value out: gone, kept, spoilt"),

@@ -1,0 +1,169 @@
+"""A difference is planted in a model, and `unbox diff` is asked for it.
+
+    python -m benchmarks.planted_difference --out runs/planted --factor colour --value red --drawn blue
+
+Draws scenes whose captions say one value while another is drawn, trains a LoRA on them (`unbox recipe sdxl`),
+compares the model with and without it, and says at which rank of each block's features those stand that tell
+the value, beside the ranks that they have in random splits of the model's own images. Every part is kept; the
+same line goes on.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from activation_store import Store
+from activation_store.files import write_json
+from unbox.cli.main import main as command
+from unbox.experiments.diff.block_figures import measured_changes
+from unbox.experiments.diff.diff_settings import DiffSettings, read_systems
+from unbox.experiments.diff.joint_rows import divided, rows_of
+from unbox.experiments.diff.run_diff import DiffRun, run_diff
+from unbox.ground_truth.factor_scores import Value
+from unbox.ground_truth.planted_ranks import (
+    best_told,
+    planted_ranks,
+    pooled_activity,
+    said_values,
+    telling_scores,
+)
+from unbox.models import load
+from unbox.sae import load_saes
+from unbox.shapes import FACTORS, Scene, caption, prompts, sample_scene, scene_rng
+from unbox.shapes.detector import Detector
+from unbox.shapes.render_torch import draw
+from unbox.shapes.scene_table import SceneTable
+
+#: Features of each block whose best-told value is listed.
+LISTED = 10
+
+
+def write_images(folder: Path, count: int, factor: str, value: str, drawn: str, side: int, seed: int) -> None:
+    """Scenes with captions that say `value` where `drawn` is drawn; files that are there stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        if (text := folder / f"{i:06d}.txt").is_file():
+            continue
+        rng = scene_rng(seed, i, "train")
+        scene = sample_scene(rng, "train")
+        said, _ = caption(scene, rng, "train")
+        for slot, thing in enumerate(scene.objects):
+            if getattr(thing, factor) == value:
+                scene = scene.with_factor(factor, drawn, slot)
+        pixels = draw(SceneTable.of([scene]), side).pictures[0].permute(1, 2, 0).numpy()
+        Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(folder / f"{i:06d}.png")
+        text.write_text(said)
+
+
+def read_as(store: Store, images: list[int], factor: str, value: str, drawn: str) -> dict[str, float]:
+    """Of images whose captions say the value of the only object: the share read as it, and as what was drawn
+    in its place; of the others, the share whose factor is read as said."""
+    import io
+
+    wanted, others = [], []
+    for i in images:
+        sample = store.samples[i]
+        scene = Scene.from_json(sample.meta["scene"])
+        if len(scene.objects) == 1 and f"0.{factor}" in sample.meta["mentioned"]:
+            picture = Image.open(io.BytesIO(store.thumbnail(i))).convert("RGB")
+            (wanted if getattr(scene.objects[0], factor) == value else others).append((picture, scene))
+    reader = Detector.load()
+    found = [read["slots"][0][factor] for read in reader.read([picture for picture, _ in wanted])]
+    rest = [read["slots"][0][factor] for read in reader.read([picture for picture, _ in others])]
+    right = [getattr(s.objects[0], factor) == r for (_, s), r in zip(others, rest, strict=True)]
+    return {
+        "images": len(found),
+        "as_said": float(np.mean([each == value for each in found])),
+        "as_planted": float(np.mean([each == drawn for each in found])),
+        "others": len(right),
+        "others_as_said": float(np.mean(right)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="shapes-base")
+    parser.add_argument("--factor", default="colour")
+    parser.add_argument("--value", default="red")
+    parser.add_argument("--drawn", default="blue")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--train", default="--max-train-steps 800 --batch-size 8 --learning-rate 1e-3")
+    parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--guidance", type=float, default=0.0)
+    parser.add_argument("--latents", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=400_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    planted: Value = (given.factor, given.value)
+    side = load(given.model, download=False).size
+    pictures = given.out / "images"
+    write_images(pictures, given.images, given.factor, given.value, given.drawn, side, given.seed + 11)
+    lora = ["--data", str(pictures), "--square", "--out", str(given.out / "lora"), "--mixed-precision", "no"]
+    lora += ["--lr-warmup-steps", "50", "--decay-from", "0.5", "--lora-rank", "16"]
+    if command(["recipe", "sdxl", "--model", given.model, *lora, *given.train.split()]):
+        raise SystemExit(2)
+    settings = DiffSettings(
+        steps=given.steps, guidance=given.guidance, latents=given.latents, k=8, tokens=given.tokens,
+        rows=1024, seed=given.seed,
+    )  # fmt: skip
+    systems = read_systems(
+        (f"{given.model},name=before", f"{given.model},lora={given.out}/lora/lora,name=after")
+    )
+    asked = prompts(given.prompts, seed=given.seed + 99, split="heldout")
+    run = DiffRun(
+        systems, lambda system: load(system.model, lora=system.lora, download=False), asked, settings
+    )
+    run_diff(run, given.out / "diff")
+    found = figures(given.out / "diff", settings, planted, given.drawn)
+    write_json(given.out / "planted.json", found)
+    print(json.dumps(found["pictures"], indent=1))
+    for block, of in found["blocks"].items():
+        for name, ranks in of["ranks"].items():
+            chance = (
+                f"by chance {ranks['by_chance']:.3f}, in splits {np.median(ranks['first_in_splits']):.0f}"
+            )
+            print(f"{block} {name}: first at rank {ranks['first']} of {ranks['of']} ({chance})")
+        print(f"  of the {LISTED} most changed: {', '.join(of['told'])}")
+
+
+def figures(place: Path, settings: DiffSettings, planted: Value, drawn: str) -> dict:
+    """What the comparison in a folder says of the planted value, and of every other one of its factor."""
+    stores = {name: Store.open(place / "stores" / name) for name in ("before", "after")}
+    learn, held = divided(range(len(stores["before"])), settings.held_out)
+    said, saes = said_values(stores["before"], learn), load_saes(place / "saes" / "joint")
+    pictures = {name: read_as(store, held, *planted, drawn) for name, store in stores.items()}
+    blocks = {}
+    for block, sae in saes.items():
+        changes = measured_changes(sae, rows_of(stores, block, held), held, settings)
+        ranked, split_ranks = changes.changes["after"], changes.split.ranks
+        activity = pooled_activity(sae, rows_of(stores, block, learn)["before"], learn)
+        scores = telling_scores(activity, said)
+        ranks = {}
+        for value in FACTORS[planted[0]]:
+            one = planted_ranks((planted[0], value), scores[planted[0], value], ranked.ranks, split_ranks)
+            more = {"first": one.first, "by_chance": one.by_chance, "first_in_splits": one.first_in_splits}
+            ranks[value] = {**asdict(one), **more, "t": ranked.t[list(one.features)].tolist()}
+        top = ranked.order[:LISTED].tolist()
+        told = [
+            f"{factor} {value} ({score:.2f}, t {ranked.t[i]:.1f})"
+            for i, ((factor, value), score) in zip(top, best_told(scores, top), strict=True)
+        ]
+        sure = ranked.p_family < 0.05
+        blocks[block] = {
+            "ranks": ranks,
+            "told": told,
+            "changed": int((ranked.q < 0.05).sum()),
+            "changed_family": int(sure.sum()),
+            "in_splits": float((changes.split.q < 0.05).sum(1).mean()),
+        }
+    return {"planted": [*planted, drawn], "held_out": len(held), "pictures": pictures, "blocks": blocks}
+
+
+if __name__ == "__main__":
+    main()

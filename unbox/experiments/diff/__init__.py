@@ -1,0 +1,1 @@
+"""What a training changed: systems compared by the features that are active in the same pictures."""
