@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--value", default="red")
     parser.add_argument("--drawn", default="blue")
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--train", default="--max-train-steps 800 --batch-size 8 --learning-rate 1e-3")
+    parser.add_argument("--train", default="--max-train-steps 600 --batch-size 8 --learning-rate 1e-3")
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--guidance", type=float, default=0.0)
