@@ -1,5 +1,6 @@
-"""Two loops in machine code (numba) for reading many rows; each does what NumPy does beside it, in one pass
-and without Python's lock. The store needs no numba: where it is not installed, NumPy does it.
+"""Loops in machine code (numba) for writing and reading many rows; each does what NumPy does beside it, to
+the last bit, in fewer passes and without Python's lock. The store needs no numba: where it is not installed,
+NumPy does it.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,22 @@ def take_half(values: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
     `number_formats._from_half` for the arithmetic.
     """
     _compiled(_take_half)(values.view(np.int16), rows, out, out.view(np.int32))
+
+
+def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of `x` (groups, rows, d) float32, contiguous: mean and sum of squared deviations (groups, d), squared
+    norms (groups, rows), float32. See `moments._sums`."""
+    groups, rows, width = x.shape
+    mean, m2 = np.zeros((2, groups, width), np.float32)
+    squares = np.empty((groups, rows), np.float32)
+    _compiled(_moments)(x, mean, m2, squares)
+    return mean, m2, squares
+
+
+def count_bins(bits: np.ndarray, counts: np.ndarray, first: int, side: int) -> None:
+    """Count float32s, given as their `bits` (groups, rows, d) int32, in the bins of `counts` (groups, d,
+    2 side + 1) uint32. See `moments.count_channels`."""
+    _compiled(_count_bins)(bits, counts, np.int32(first), np.int32(side))
 
 
 @cache
@@ -61,3 +78,43 @@ def _take_half(values: np.ndarray, rows: np.ndarray, out: np.ndarray, bits: np.n
             raised[i] = np.int32(np.int32(row[i]) << np.int32(13)) & mask
         for i in range(len(to)):
             to[i] *= scale
+
+
+def _moments(x: np.ndarray, mean: np.ndarray, m2: np.ndarray, squares: np.ndarray) -> None:
+    groups, rows, width = x.shape
+    folded = np.empty(width, np.float32)
+    for g in range(groups):
+        total, deviations = mean[g], m2[g]
+        for r in range(rows):
+            row = x[g, r]
+            for i in range(width):
+                total[i] += row[i]
+            for i in range(width):
+                folded[i] = row[i] * row[i]
+            left = width
+            while left > 1:
+                half = left // 2
+                for i in range(half):
+                    folded[i] += folded[half + i]
+                if left % 2:
+                    folded[0] += folded[left - 1]
+                left = half
+            squares[g, r] = folded[0]
+        for i in range(width):
+            total[i] /= np.float32(rows)
+        for r in range(rows):
+            row = x[g, r]
+            for i in range(width):
+                deviation = row[i] - total[i]
+                deviations[i] += deviation * deviation
+
+
+def _count_bins(bits: np.ndarray, counts: np.ndarray, first: np.int32, side: np.int32) -> None:
+    groups, rows, width = bits.shape
+    for g in range(groups):
+        for r in range(rows):
+            for i in range(width):
+                one = bits[g, r, i]
+                place = ((one & np.int32(0x7FFFFFFF)) >> np.int32(21)) - first + np.int32(1)
+                place = min(max(place, np.int32(0)), side)
+                counts[g, i, side - place if one < 0 else side + place] += np.uint32(1)

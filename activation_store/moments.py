@@ -10,6 +10,7 @@ from functools import reduce
 
 import numpy as np
 
+from activation_store import compiled_loops
 from activation_store.errors import StoreError
 
 #: The norm's bins: 16 per octave from 2^-20 to 2^20; the first also takes what is below, the last the rest.
@@ -121,12 +122,34 @@ def moments_of(x: np.ndarray, overwrite: bool = False) -> Moments:
     Two passes over data that fits the cache: deviations are taken from the mean before they are squared, so
     nothing cancels. Within one call sums are in float32: error below 1e-5 of the standard deviation.
     """
-    rows = x.shape[-2]
-    mean = x.mean(-2)
-    norms = np.sqrt(np.einsum("...d,...d->...", x, x))
-    deviation = np.subtract(x, mean[..., None, :], out=x if overwrite else None)
-    m2 = np.einsum("...rd,...rd->...d", deviation, deviation)
-    return Moments(rows, mean.astype(np.float64), m2.astype(np.float64), count_norms(norms))
+    *groups, rows, width = x.shape
+    apart = x.reshape(-1, rows, width)
+    if compiled_loops.AVAILABLE:
+        mean, m2, squares = compiled_loops.moments(np.ascontiguousarray(apart))
+    else:
+        sums = [_sums(group, overwrite) for group in apart]
+        mean, m2, squares = (np.stack(each) for each in zip(*sums, strict=True))
+    mean, m2 = (each.reshape(*groups, width).astype(np.float64) for each in (mean, m2))
+    return Moments(rows, mean, m2, count_norms(np.sqrt(squares).reshape(*groups, rows)))
+
+
+def _sums(x: np.ndarray, overwrite: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of `x` (rows, d) float32: mean and sum of squared deviations (d,), squared norms (rows,).
+
+    Rows are added one after another; a norm's squares are folded: the second half onto the first, and so on,
+    an odd last one onto the first. So machine code gives the same to the last bit, and shards are the same
+    bytes with numba and without."""
+    mean = x.sum(0) / np.float32(len(x))
+    folded, left = np.square(x), x.shape[1]
+    while left > 1:
+        half = left // 2
+        folded[:, :half] += folded[:, half : 2 * half]
+        if left % 2:
+            folded[:, 0] += folded[:, left - 1]
+        left = half
+    squares = folded[:, 0].copy()
+    deviation = np.subtract(x, mean, out=x if overwrite else folded)
+    return mean, np.square(deviation, out=deviation).sum(0), squares
 
 
 def count_norms(norms: np.ndarray) -> np.ndarray:
@@ -145,17 +168,18 @@ def count_channels(rows: np.ndarray, counts: np.ndarray, image: int) -> None:
     A bin is a float32's sign, exponent and two bits of its mantissa.
     """
     some = rows[..., _counted(rows.shape[-2], image), :]
-    first = np.int32(CHANNEL_OCTAVES[0] + 127 << 2)
+    first = CHANNEL_OCTAVES[0] + 127 << 2
     bits = np.ascontiguousarray(some).view(np.int32)
-    bins = np.clip(((bits & np.int32(0x7FFFFFFF)) >> 21) - first + 1, 0, CHANNEL_SIDE)
+    groups, width = counts.shape[:-2], rows.shape[-1]
+    bits = bits.reshape(int(np.prod(groups)), -1, width)  # groups that are counted together: one
+    if compiled_loops.AVAILABLE:
+        compiled_loops.count_bins(bits, counts.reshape(-1, width, CHANNEL_BINS), first, CHANNEL_SIDE)
+        return
+    bins = np.clip(((bits & np.int32(0x7FFFFFFF)) >> 21) - np.int32(first - 1), 0, CHANNEL_SIDE)
     bins = np.where(bits < 0, -bins, bins) + CHANNEL_SIDE
-    width = rows.shape[-1]
-    if counts.shape[:-2] != rows.shape[:-2]:
-        bins = bins.reshape(1, 1, -1, width)
     bins += CHANNEL_BINS * np.arange(width, dtype=np.int32)
-    for group in np.ndindex(bins.shape[:-2]):
-        flat = counts[group].reshape(-1)  # a view: counts is contiguous
-        for places in bins[group]:
+    for group, flat in zip(bins, counts.reshape(len(bins), -1), strict=True):  # views: counts is contiguous
+        for places in group:
             flat[places] += 1  # a row has each channel once
 
 

@@ -75,13 +75,17 @@ def take(values: np.ndarray, scale: np.ndarray | None, rows: np.ndarray, dtype: 
 
 
 def _finite(values: np.ndarray, scale: np.ndarray | None, dtype: str) -> bool:
-    """Whether encoded values are finite. Half floats are looked at as integers: ten times as fast."""
+    """Whether encoded values are finite. Half floats are looked at as integers, those with a sign as the
+    largest ones without: twenty times as fast."""
     if scale is not None:
         return bool(np.isfinite(scale).all())
     exponent = {"float16": 0x7C00, "bfloat16": 0x7F80}.get(dtype)
     if exponent is None:
         return bool(np.isfinite(values).all())
-    return values.size == 0 or int((values.view(np.uint16) & 0x7FFF).max()) < exponent
+    if values.size == 0:
+        return True
+    largest, lowest = int(values.view(np.int16).max()), int(values.view(np.uint16).max())
+    return largest < exponent and lowest < 0x8000 | exponent
 
 
 def _to_half(array: np.ndarray) -> tuple[np.ndarray, None]:
@@ -95,6 +99,11 @@ def _from_half(values: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
     Exponent and mantissa are shifted into float32's place; the difference of the exponents' biases (127 -
     15) is made up by a multiplication with 2^112, which also normalises subnormal numbers.
     """
+    if compiled_loops.AVAILABLE and values.ndim > 1:
+        out = np.empty(values.shape, np.float32)
+        rows = values.reshape(-1, values.shape[-1])
+        compiled_loops.take_half(rows, np.arange(len(rows)), out.reshape(rows.shape))
+        return out
     bits = values.view(np.int16).astype(np.int32)
     bits <<= 13
     bits &= np.int32(-0x70002000)  # sign, 5 bits of exponent, 10 of mantissa: 0x8FFFE000

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activation_store.moments import BINS_PER_OCTAVE, Moments, empty, moments_of
+from activation_store import compiled_loops
+from activation_store.moments import BINS_PER_OCTAVE, Moments, count_channels, empty, moments_of
+from activation_store.number_formats import decode
 from tests.activation_store import fakes
 
 SEEDS = st.integers(0, 2**32)
@@ -32,6 +34,24 @@ def test_statistics_leave_their_argument_alone_unless_told_otherwise():
     again = moments_of(x, overwrite=True)
     for name in ("mean", "m2", "norms"):
         assert np.array_equal(getattr(found, name), getattr(again, name))
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 1280), (1, 1, 5), (3, 40, 2), (2, 256, 33)])
+def test_statistics_are_the_same_bits_with_and_without_machine_code(monkeypatch, shape):
+    """Else a store's bytes would depend on whether numba is installed."""
+    pytest.importorskip("numba")
+    x = np.random.default_rng(0).normal(0.3, 2, (shape[0], 1, *shape[1:])).astype(np.float32)
+    found = []
+    for compiled in (True, False):
+        monkeypatch.setattr(compiled_loops, "AVAILABLE", compiled)
+        counts = empty((shape[0], 1), shape[2]).channels
+        count_channels(x, counts, 3)
+        half = decode(x.astype(np.float16), None, "float16")
+        some = moments_of(x)
+        found.append((some.mean, some.m2, some.norms, counts, half))
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
 
 
 @given(SEEDS, st.lists(st.integers(1, 9), min_size=1, max_size=8), st.randoms())

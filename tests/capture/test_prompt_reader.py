@@ -3,6 +3,7 @@
 import json
 import os
 import tracemalloc
+from collections.abc import Sized
 from itertools import islice, pairwise
 from types import SimpleNamespace
 
@@ -330,6 +331,67 @@ def test_a_hub_data_set_is_streamed_and_its_pictures_are_left_alone(tmp_path, mo
     for wrong in ({"source": f"hub:{tmp_path / 'none'}"}, {"source": source, "split": "test"}):
         with pytest.raises(UnboxError, match="cannot be read"):
             read_prompts(**wrong)
+
+
+@pytest.fixture
+def hub_folder(tmp_path, monkeypatch):
+    """`datasets` reads a folder as it reads the Hub."""
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    return tmp_path / "set"
+
+
+PARTS = (
+    [range(3)],
+    [range(95, 105)],
+    [range(99, 100), range(100, 101), range(2999, 3000)],
+    [range(5, 9), range(150, 150), range(2500, 4000)],
+    [range(first, min(first + 40, 3000)) for first in range(40, 3000, 120)],
+)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "txt"])
+def test_parts_of_a_hub_data_set_are_those_of_the_whole(hub_folder, ending):
+    """Over several files, and what lies behind the last part is not reached."""
+    rows = [{"text": f"dog {n} " + "é" * (n % 5)} for n in range(3000)]
+    for number, (start, stop) in enumerate(pairwise((0, 100, 101, 1500, 3000))):
+        path, some = hub_folder / f"train-{number}.{ending}", rows[start:stop]
+        if ending == "parquet":
+            parquet.write_table(pyarrow.Table.from_pylist(some), path, row_group_size=64)
+        else:
+            lines = [json.dumps(row) if ending == "jsonl" else row["text"] for row in some]
+            path.write_text("\n".join(lines) + "\n")
+    prompts = read_prompts(f"hub:{hub_folder}")
+    whole = list(prompts)
+    assert [prompt.text for prompt in whole] == [row["text"] for row in rows]
+    assert isinstance(prompts, Sized) == (ending == "parquet")
+    assert ending != "parquet" or len(prompts) == 3000
+    for parts in PARTS:
+        expected = [prompt for part in parts for prompt in whole[part.start : part.stop]]
+        assert list(prompts.parts(parts)) == expected
+    (hub_folder / f"train-3.{ending}").write_bytes(b"\xff spoilt")  # footers, if any, were read
+    assert [p.text for p in islice(prompts.parts([range(90, 102)]), 12)] == [r["text"] for r in rows[90:102]]
+
+
+def test_of_hub_parquet_only_groups_of_rows_that_are_asked_for_are_fetched(hub_folder):
+    """Every other group is spoilt: whoever reads it is told so by Parquet."""
+    path, table = hub_folder / "train-0.parquet", pyarrow.table({"prompt": [f"dog {n}" for n in range(800)]})
+    parquet.write_table(
+        table, path, row_group_size=100, use_dictionary=False, compression="zstd", write_page_checksum=True
+    )
+    whole, groups = bytearray(path.read_bytes()), parquet.read_metadata(path)
+    for number in range(1, 8, 2):
+        column = groups.row_group(number).column(0)
+        at = column.data_page_offset + column.total_compressed_size // 2
+        whole[at : at + 20] = bytes(20)
+    path.write_bytes(whole)
+    prompts = read_prompts(f"hub:{hub_folder}")
+    asked = [range(0, 100), range(200, 210), range(640, 700)]
+    found = [prompt.text for prompt in prompts.parts(asked)]
+    assert found == [f"dog {n}" for part in asked for n in part]
+    with pytest.raises(UnboxError, match=r"the data set .*set \(split train\) cannot be read"):
+        list(prompts.parts([range(90, 110)]))
 
 
 @pytest.mark.parametrize("hub", [False, True])

@@ -24,7 +24,7 @@ from unbox.capture.collect_settings import (
 )
 from unbox.capture.image_batches import ImageBatches
 from unbox.capture.keeper import Keeper, require_recording
-from unbox.capture.prompt_reader import PromptFile
+from unbox.capture.prompt_reader import HubPrompts, PromptFile
 from unbox.errors import UnboxError
 from unbox.keyword_options import keyword_options
 from unbox.models.model import Model
@@ -228,12 +228,12 @@ def numbered(
     settings: CollectSettings,
     asked: Sequence[range] | None = None,
 ) -> Iterator[Sample]:
-    """Samples of prompts, which are read as they are needed; of a file no others than those `asked` for.
+    """Samples of prompts, read as they are needed; of files and the Hub no others than those `asked` for.
 
     Raises UnboxError for a prompt that is not text or whose facts are not JSON, or whose weights
     are asked for and cannot be read.
     """
-    if asked is not None and isinstance(prompts, PromptFile):
+    if asked is not None and isinstance(prompts, PromptFile | HubPrompts):
         numbers = chain.from_iterable(asked)
         parts = zip(numbers, prompts.parts(asked), strict=False)
         return (_sample(i, prompt, settings) for i, prompt in parts)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from activation_store.files import canonical
-from unbox.capture.prompt_columns import Located, Wanted, hub_rows
+from unbox.capture.hub_rows import HubParquetRows, HubRows, hub_rows
+from unbox.capture.prompt_columns import Located, Wanted
 from unbox.capture.prompt_rows import CsvRows, LineRows, ParquetRows, RowFile, json_row, text_row
 from unbox.errors import UnboxError
 from unbox.models.prompt_weights import weighted_texts
@@ -21,6 +22,38 @@ COLUMNS = ("prompt", "text", "caption")
 
 #: Characters of a prompt at most: a guard against reading the wrong column or file.
 LONGEST = 20_000
+
+
+class HubPrompts:
+    """Prompts of a data set of the Hub, streamed anew by each loop."""
+
+    def __init__(
+        self,
+        rows: HubRows | HubParquetRows,
+        column: str | None = None,
+        facts: Sequence[str] | None = None,
+    ) -> None:
+        self._rows, self._column, self._facts = rows, column, facts
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return _prompts(self._rows.rows(), self._column, self._facts)
+
+    def parts(self, numbers: Iterable[range]) -> Iterator[Prompt]:
+        """The prompts of some ranges of rows, which ascend. What lies between is not taken apart."""
+        return _prompts(self._rows.rows(numbers), self._column, self._facts)
+
+
+class CountedHubPrompts(HubPrompts):
+    """Those of Parquet, whose number is known before they are read."""
+
+    def __init__(
+        self, rows: HubParquetRows, column: str | None = None, facts: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(rows, column, facts)
+        self._count = len(rows)
+
+    def __len__(self) -> int:
+        return self._count
 
 
 class PromptFile:
@@ -70,7 +103,7 @@ def read_prompts(
     (one prompt a line), .csv, .jsonl, .parquet. `split` None is "train"; files have none. `column` names the
     column of the prompt; None takes the first of prompt, text and caption (in any case) that there is. The
     other columns become facts of the prompt, where JSON can say them, or those of `facts` alone. Of Parquet,
-    on the Hub too, no other columns are read. Files have a length.
+    on the Hub too, no other columns are read. Files have a length, and data sets of Parquet.
     Lines of blanks alone are passed over; blanks around the prompts of a .txt are taken off, those in tables
     are kept. Raises UnboxError, naming file and line or row (from 1), for files that are not there or empty,
     other endings and encodings, data sets that cannot be read, and rows whose prompt is missing, empty, no
@@ -81,7 +114,9 @@ def read_prompts(
         return _shapes(seed, split or "train")
     if source.startswith("hub:"):
         rows = hub_rows(source.removeprefix("hub:"), split or "train", _wanted(column, facts))
-        return _prompts(rows, column, facts)
+        if isinstance(rows, HubParquetRows):
+            return CountedHubPrompts(rows, column, facts)
+        return HubPrompts(rows, column, facts)
     path = Path(source)
     if (column is not None or facts is not None) and (source == "shapes" or path.suffix.lower() == ".txt"):
         raise UnboxError(f"{source} has no columns, so there is no column {', '.join(chosen)} to choose")

@@ -242,7 +242,7 @@ class ParquetRows:
                     raise UnboxError(
                         f"the column {each.name} of {self.path} is of type {each.type}, not text"
                     )
-            for number, row in _of_groups(file, names, parts):
+            for number, row in rows_of_groups(file, names, parts):
                 yield row, f"row {number + 1} of {self.path}"
 
     @contextmanager
@@ -260,7 +260,13 @@ class ParquetRows:
             raise UnboxError(f"{self.path} cannot be read as Parquet: {told}") from None
 
 
-def _of_groups(
+def ranges_within(parts: Iterable[range], start: int, stop: int) -> list[range]:
+    """What of some ranges lies in [start, stop), counted from `start`."""
+    cut = (range(max(part.start, start) - start, min(part.stop, stop) - start) for part in parts)
+    return [part for part in cut if part]
+
+
+def rows_of_groups(
     file: "parquet.ParquetFile", names: list[str], parts: Iterable[range]
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Rows of some ranges, which ascend, and their numbers: each group of rows is read through once."""
