@@ -14,6 +14,7 @@ from unbox.ground_truth.bench.methods import METHODS
 from unbox.ground_truth.bench.scene_pairs import KINDS
 from unbox.ground_truth.factor_scores import Value
 from unbox.json_types import JSON
+from unbox.statistics import bootstrap
 from unbox.templates import Templates
 
 #: A value is drawn reliably if the detector reads it in this share of the unedited images that ask for it.
@@ -125,12 +126,43 @@ def markdown(results: BenchResults) -> str:
     cells = {(row["kind"], row["block"]): row for row in results["ownership"]}
     moved = {(row["method"], row["kind"]): row for row in results["transport"]}
     tables = (
+        _means(results),
+        _told(results["meaning"]),
         _values(results),
         _removed(results["removal"]),
         _crossed("edit", cells),
         _crossed("method", moved),
     )
     return "\n\n".join(tables)
+
+
+def _means(results: BenchResults) -> str:
+    """Each method's means over the values that it was measured on, with intervals over them, and how many
+    values it brings at tolerable cost."""
+    lines = []
+    for method in methods_of(results):
+        rows = [row for row in results["causation"] if row["method"] == method]
+        brought = sum(row["success"] >= FLIPS and row["collateral"] <= HARM for row in rows)
+        means = [_interval([row[name] for row in rows if name in row]) for name in MEANS]
+        lines.append([method, *means, f"{brought} of {len(rows)}"])
+    bar = f"values with success >= {FLIPS:.2f} and collateral <= {HARM:.2f}"
+    return markdown_table(["method", *MEANS, bar], lines)
+
+
+def _told(rows: Sequence[BenchRow]) -> str:
+    """Of each dictionary how many values its best feature tells, and the mean AUROC."""
+    lines = []
+    for method in [m for m in METHODS if any(row["method"] == m for row in rows)]:
+        best = [by[method]["auroc"] for by in telling(rows).values() if method in by]
+        lines.append([method, f"{sum(a >= AUROC for a in best)} of {len(best)}", f"{_mean(best):.3f}"])
+    return markdown_table(["dictionary", f"values with AUROC >= {AUROC}", "mean AUROC"], lines)
+
+
+def _interval(numbers: Sequence[float]) -> str:
+    if not numbers:
+        return ""
+    found = bootstrap(np.array(numbers))
+    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _rate(row: BenchRow) -> str:

@@ -1,0 +1,55 @@
+"""The tables of `bench shapes`: what is counted in them."""
+
+import pytest
+
+from unbox.ground_truth.bench.report import markdown
+
+
+def brought(value, method, success, collateral, artifacts=0.1):
+    figures = {"success": success, "collateral": collateral, "artifacts": artifacts, "area": 0.5}
+    ends = {f"{name}_{end}": figures[name] for name in figures for end in ("low", "high")}
+    edit = {"blocks": ["mid.0"], "spread": "map", "size": 1, "strength": 1.0}
+    return {"factor": "colour", "value": value, "method": method, **figures, **ends, **edit}
+
+
+@pytest.fixture
+def results():
+    told = [
+        {
+            "factor": "colour",
+            "value": v,
+            "block": "mid.0",
+            "method": m,
+            "auroc": a,
+            "chosen_at": a,
+            "feature": 1,
+        }
+        for m, found in {"sae": (0.99, 0.90), "neurons": (0.95, 0.97)}.items()
+        for v, a in zip(("red", "blue"), found, strict=True)
+    ]
+    causation = [
+        brought("red", "sae", 0.9, 0.05), brought("blue", "sae", 0.9, 0.2),
+        brought("red", "random", 0.0, 0.0), brought("blue", "random", 0.1, 0.0),
+        brought("red", "guard", 0.8, 0.1),
+    ]  # fmt: skip
+    row = {"success": 0.0, "collateral": 0.0}
+    owned = [{"kind": "add object", "block": "mid.0", **row}]
+    moved = [{"kind": "add object", "method": "sae", **row}]
+    return {
+        "meaning": told, "causation": causation, "removal": [], "reliable": {"colour=red": 1.0},
+        "ownership": owned, "transport": moved,
+    }  # fmt: skip
+
+
+def test_means_are_of_the_values_that_a_method_was_measured_on(results):
+    text = markdown(results)
+    assert (
+        "| sae | 0.90 [0.90, 0.90] | 0.12 [0.05, 0.20] | 0.10 [0.10, 0.10] | 0.50 [0.50, 0.50] | 1 of 2 |"
+        in text
+    )
+    assert (
+        "| guard | 0.80 [0.80, 0.80] | 0.10 [0.10, 0.10] | 0.10 [0.10, 0.10] | 0.50 [0.50, 0.50] | 1 of 1 |"
+        in text
+    )
+    assert "| sae | 1 of 2 | 0.945 |" in text
+    assert "| neurons | 2 of 2 | 0.960 |" in text
