@@ -3,11 +3,12 @@
     python benchmarks/sae_step.py                          every shape and package, AuxK off and on
     python benchmarks/sae_step.py --shapes paper --rounds 9
     python benchmarks/sae_step.py --python PEERS/bin/python
+    python benchmarks/sae_step.py --shapes paper --variants topk jumprelu gated    ours beside each other
 
 Every package runs its own step (forward, loss, backward, decoder projection and norm, Adam), in a process of
 its own, on the same rows; peers in fp32 and under bf16 autocast, of which the faster counts. Packages that
-are not installed where `--python` points are left out and named. With AuxK on, a quarter of the latents is
-marked dead. `limit` is the encoder's product alone, in the precision that ours uses.
+are not installed where `--python` points are left out and named. With AuxK on, 5 % and
+25 % of the latents are marked dead. `limit` is the encoder's product alone, in the precision that ours uses.
 """
 
 import argparse
@@ -23,6 +24,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from peer_imports import stand_in
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,13 +46,13 @@ PEERS = {
 }
 #: What is timed: a clock on the wall, or, on a machine with other work, this process's processor seconds.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-#: Part of the latents that is marked dead with AuxK on.
-DEAD = 1 / 4
+#: Parts of the latents that are marked dead with AuxK on.
+DEAD = (0.05, 0.25)
 
 Step = Callable[[Any], None]
 
 
-def unbox_step(d: int, n: int, k: int, x: Any, dead: int, device: str) -> Step:
+def unbox_step(d: int, n: int, k: int, x: Any, dead: int, device: str, variant: str = "topk") -> Step:
     """Ours, as the trainer takes it."""
     import torch
 
@@ -57,7 +60,7 @@ def unbox_step(d: int, n: int, k: int, x: Any, dead: int, device: str) -> Step:
     from unbox.sae.plan import make_plan
     from unbox.sae.training_run import TrainingRun
 
-    plan = make_plan([Spec("", k, n)], tokens=10**12, batch_size=len(x), warmup=0, dead_after=10**11)
+    plan = make_plan([Spec("", k, n, variant)], tokens=10**12, batch_size=len(x), warmup=0, dead_after=10**11)
     fit = next(iter(TrainingRun(plan, {"": ArrayRows(x.cpu())}, device).fits.values()))
     fit.dead = torch.arange(dead, device=device)
     fit._count_dead()
@@ -188,12 +191,17 @@ def child(task: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     warnings.simplefilter("ignore")
+    stand_in()
     torch.manual_seed(0)
     device, (d, n, k), batch = task["device"], task["shape"], task["batch"]
     # Rows near a few hundred directions, off centre, as updates are.
     x = torch.randn(batch, 256) @ torch.randn(256, d) / 16 + torch.randn(d)
     x = x.to(device)
-    step = STEPS[task["name"]](d, n, k, x, int(n * DEAD) if task["aux"] else 0, device)
+    dead = int(n * task["dead"])
+    if variant := task.get("variant"):
+        step = unbox_step(d, n, k, x, dead, device, variant)
+    else:
+        step = STEPS[task["name"]](d, n, k, x, dead, device)
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=task["bf16"])
     seconds, clock = [], CLOCKS[task["clock"]]
     with autocast:
@@ -259,22 +267,22 @@ def best(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
     return min(pooled, key=lambda result: statistics.median(result["seconds"]), default=None)
 
 
-def row(name: str, result: dict[str, Any], batch: int, reference: float) -> str:
-    """One line of the table."""
+def row(name: str, result: dict[str, Any], batch: int, reference: float, shown: str = "") -> str:
+    """One line of the table, under a package's name or the one that is `shown`."""
     median = statistics.median(result["seconds"])
     spread = (max(result["seconds"]) - min(result["seconds"])) / 2
     precision = "" if name in ("unbox", "limit") else (" (bf16)" if result["bf16"] else " (fp32)")
     return (
-        f"| {name}{precision} | {median * 1e3:.1f} ± {spread * 1e3:.1f} | {batch / median:,.0f} | "
+        f"| {shown or name}{precision} | {median * 1e3:.1f} ± {spread * 1e3:.1f} | {batch / median:,.0f} | "
         f"{result['peak'] / 2**20:,.0f} | {reference / median:.2f} |"
     )
 
 
-def measure(options: argparse.Namespace, shape: str, aux: bool, peers: list[str]) -> list[str]:
-    """The table of one shape."""
+def measure(options: argparse.Namespace, shape: str, dead: float, peers: list[str]) -> list[str]:
+    """The table of one shape and part of the latents that is dead."""
     task = {
         "shape": SHAPES[shape],
-        "aux": aux,
+        "dead": dead,
         "batch": options.batch,
         "rounds": options.rounds,
         "device": options.device,
@@ -292,12 +300,41 @@ def measure(options: argparse.Namespace, shape: str, aux: bool, peers: list[str]
     )
     d, n, k = SHAPES[shape]
     lines = [
-        f"\n### d = {d}, n = {n}, k = {k}, AuxK {'on, a quarter dead' if aux else 'off'}\n",
+        f"\n### d = {d}, n = {n}, k = {k}, AuxK {f'on, {dead:.0%} dead' if dead else 'off'}\n",
         "| package | ms a step | tokens/s | peak MiB | times the fastest peer |",
         "| --- | --- | --- | --- | --- |",
     ]
     order = ("unbox", "limit", *sorted(peers))
     return lines + [row(name, timed[name], options.batch, fastest) for name in order if name in timed]
+
+
+def measure_variants(options: argparse.Namespace, shape: str) -> list[str]:
+    """The table of our own variants at one shape, AuxK off, beside the first of them."""
+    task = {
+        "name": "unbox",
+        "shape": SHAPES[shape],
+        "dead": 0.0,
+        "bf16": False,
+        "batch": options.batch,
+        "rounds": options.rounds,
+        "device": options.device,
+        "clock": options.clock,
+    }
+    timed: dict[str, list[dict[str, Any]]] = {name: [] for name in options.variants}
+    for _ in range(options.passes):
+        for name, runs in timed.items():
+            if result := spawn(options.python, {**task, "variant": name}):
+                runs.append({**result, "bf16": False})
+    found = {name: result for name, runs in timed.items() if (result := best(runs)) is not None}
+    d, n, k = SHAPES[shape]
+    first = next(iter(found), "")
+    lines = [
+        f"\n### Variants at d = {d}, n = {n}, k = {k}, AuxK off\n",
+        f"| variant | ms a step | tokens/s | peak MiB | times the speed of {first} |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    reference = statistics.median(found[first]["seconds"]) if found else float("nan")
+    return lines + [row("unbox", result, options.batch, reference, name) for name, result in found.items()]
 
 
 def main() -> int:
@@ -307,12 +344,18 @@ def main() -> int:
     )
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--aux", choices=("off", "on", "both"), default="both")
+    parser.add_argument(
+        "--dead", nargs="+", type=float, default=DEAD, help="parts of the latents that are dead with AuxK on"
+    )
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=7, help="steps that are timed in each pass")
     parser.add_argument("--passes", type=int, default=2, help="processes of each package, in turn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument(
+        "--variants", nargs="+", help="our own variants (topk, batchtopk, ...) beside each other, no peers"
+    )
     parser.add_argument("--python", default=sys.executable, help="interpreter that has the peers and torch")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -328,8 +371,11 @@ def main() -> int:
         + (f"; not installed: {', '.join(missing)}" if missing else "")
     )
     for shape in options.shapes:
-        for aux in {"off": (False,), "on": (True,), "both": (False, True)}[options.aux]:
-            print("\n".join(measure(options, shape, aux, peers)), flush=True)
+        if options.variants:
+            print("\n".join(measure_variants(options, shape)), flush=True)
+            continue
+        for dead in {"off": (0.0,), "on": options.dead, "both": (0.0, *options.dead)}[options.aux]:
+            print("\n".join(measure(options, shape, dead, peers)), flush=True)
     return 0
 
 

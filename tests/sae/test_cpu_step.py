@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.sae.test_sparse import close, gradients, problem
 from tests.sae.worlds import noise
 from unbox.sae import Spec
-from unbox.sae.cpu import compiled_step, topk_kernel
+from unbox.sae.cpu import compiled_step, dense_step, topk_kernel
 from unbox.sae.cpu.threads import parallel_for, worker_threads
 from unbox.sae.objective import NESTED_CODES, decode, pre_activations, sae_loss
 from unbox.sae.plan import make_plan
@@ -28,17 +28,17 @@ def low_of(weights, dtype):
     return low
 
 
-def one_step(x, w, k, dtype, factor=2.0, dead=None, revival=None):
+def one_step(x, w, k, dtype, factor=2.0, dead=None, revival=None, by=compiled_step):
     """The pass, the gradients that Adam's first moments tell of, and what the update returns."""
     plain = {name: t.detach().clone() for name, t in w.items()}
     low = low_of(plain, dtype)
     with worker_threads():
-        chosen = compiled_step.forward(x, plain, low, k, factor, error=True)
+        chosen = by.forward(x, plain, low, k, factor, error=True)
     moments = {name: (torch.zeros_like(t), torch.zeros_like(t)) for name, t in plain.items()}
     adam = compiled_step.adam_numbers(BETA1, 0.999, 1e-8, 1e-3, 1).astype(x.numpy().dtype)
     adam[0] = BETA1  # as a number of fp64, where the rows are
     with worker_threads():
-        d_pre, fired = compiled_step.backward_and_update(chosen, plain, moments, low, adam, dead, revival)
+        d_pre, fired = by.backward_and_update(chosen, plain, moments, low, adam, dead, revival)
     found = {name: moments[name][0] / (1 - BETA1) for name in ("W_enc", "W_dec", "b_lat")}
     return chosen, {**found, "b_pre": d_pre}, fired, plain, low
 
@@ -103,6 +103,76 @@ def test_in_bf16_only_what_is_summed_is_rounded():
     exact -= (exact * plain["W_dec"]).sum(1, keepdim=True) * plain["W_dec"]
     assert (ours["W_dec"] - exact).norm() < 4e-3 * exact.norm()
     assert torch.equal(low[:, :32], after["W_enc"].bfloat16())
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 96, 3), (1, 4, 40, 4), (130, 16, 900, 30), (300, 24, 520, 70)])
+def test_a_dense_step_equals_dense_autograd(shape, monkeypatch):
+    """In float32, over several slices of rows and of latents; AuxK's gradients come to the dead alone."""
+    monkeypatch.setattr(dense_step, "SLICE", 128 * shape[2])
+    count, d, n, k = shape
+    x, w = problem(count, d, n)
+    w = {name: t.detach().float().requires_grad_() for name, t in w.items()}
+    x = x.float()
+    with torch.no_grad():
+        w["W_dec"].copy_(torch.nn.functional.normalize(w["W_dec"]))
+    dead = torch.tensor([0, n // 2, n - 1])
+    extra = tuple(torch.randn(3, *tail) for tail in ((d,), (d,), ()))
+    chosen, ours, fired, after, low = one_step(
+        x, w, k, torch.float32, dead=dead, revival=extra, by=dense_step
+    )
+    (codes,) = NESTED_CODES["topk"](pre_activations(x, w), k, ())
+    found = (decode(codes, w) - x).detach()
+    assert torch.allclose(chosen.error, found, atol=1e-4)
+    assert chosen.squares == pytest.approx(float(found.square().sum()), rel=1e-4)
+    theirs = gradients(sae_loss(x, w, "topk", k) * count, w)
+    w = {name: t.detach() for name, t in w.items()}
+    theirs["b_pre"] = theirs["b_pre"] - extra[2] @ w["W_enc"][dead]
+    for name, added in zip(("W_enc", "W_dec", "b_lat"), extra, strict=True):
+        theirs[name] = theirs[name].index_add(0, dead, added)
+    radial = (theirs["W_dec"] * w["W_dec"]).sum(1, keepdim=True)
+    theirs["W_dec"] = theirs["W_dec"] - radial * w["W_dec"]
+    for name in w:
+        assert torch.allclose(
+            ours[name], theirs[name], rtol=1e-3, atol=1e-4 * float(theirs[name].abs().max())
+        )
+    assert torch.equal(fired, (codes > 0).any(0))
+    assert torch.allclose(after["W_dec"].norm(dim=1), torch.ones(n), atol=1e-5)
+    assert torch.equal(low[:, :d], after["W_enc"])
+    assert torch.equal(low[:, d], after["b_lat"])
+
+
+def test_dense_products_in_bf16_are_within_its_rounding():
+    x, w = problem(64, 32, 256)
+    x, w = x.float(), {name: t.detach().float() for name, t in w.items()}
+    _, ours, *_ = one_step(x, w, 40, torch.bfloat16, by=dense_step)
+    _, exact, *_ = one_step(x, w, 40, torch.float32)
+    for name in ("W_enc", "W_dec", "b_lat", "b_pre"):
+        assert (ours[name] - exact[name]).norm() < 0.03 * exact[name].norm(), name
+
+
+def test_dense_products_are_for_many_active_latents_where_the_processor_has_tiles(monkeypatch):
+    """By docs/sae.md's arithmetic: for k = 160 at the paper's shape, not for k = 10; never without AMX."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert dense_step.is_dense(4096, 1280, 5120, 160)
+    assert not dense_step.is_dense(4096, 1280, 5120, 10)
+    assert not dense_step.is_dense(4096, 1280, 131_072, 160)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert not dense_step.is_dense(4096, 1280, 5120, 160)
+
+
+def test_training_by_dense_products_learns_what_gathering_learns(monkeypatch):
+    ended = []
+    for dense in (False, True):
+        monkeypatch.setattr(dense_step, "is_dense", lambda *shape, dense=dense: dense)
+        plan = make_plan([Spec("", 40, 480)], precision="bf16", batch_size=128, tokens=128 * 100)
+        run = TrainingRun(plan, {"": noise(rows=1000)})
+        (fit,) = run.fits.values()
+        assert fit.native
+        assert fit.dense is dense
+        while run.left:
+            run.advance()
+        ended.append(fit.read_meter()["fvu"])
+    assert ended[1] == pytest.approx(ended[0], rel=0.02)
 
 
 @pytest.mark.parametrize("dead", [0, 9])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unbox.errors import UnboxError
 from unbox.sae import sparse, topk
-from unbox.sae.cpu import compiled_step
+from unbox.sae.cpu import compiled_step, dense_step
 from unbox.sae.cpu.threads import worker_threads
 from unbox.sae.distributed import Team
 from unbox.sae.gpu import kernels_run_on
@@ -155,18 +155,24 @@ class SAETrainer:
         """Whether a step is taken by the compiled loops."""
         return compiled_step.AVAILABLE and self._plain_topk and self.silent.device.type == "cpu"
 
+    @property
+    def dense(self) -> bool:
+        """Whether the compiled loops leave the codes' products to dense ones in bf16."""
+        (n, d), rows = self.weights["W_enc"].shape, self.budget.batch_size
+        return self.lowp == torch.bfloat16 and dense_step.is_dense(rows, d, n, self.spec.k)
+
     def _compiled(
         self, x: Tensor, rows: int, scale: float, rate: float
     ) -> tuple[float | Tensor, Tensor, int | Tensor]:
-        """A step by `compiled_step`: the squared error, which latents fired, the number of active entries."""
-        w, aux = self.weights, self._reviving
+        """A step by `compiled_step` or `dense_step`: the squared error, what fired, the active entries."""
+        w, aux, by = self.weights, self._reviving, dense_step if self.dense else compiled_step
         with worker_threads():
-            forward_pass = compiled_step.forward(x, w, self.low, self.spec.k, 2 * scale, error=aux)
+            forward_pass = by.forward(x, w, self.low, self.spec.k, 2 * scale, error=aux)
         revival = self._revive(forward_pass.error, x - w["b_pre"], rows) if aux else None
         with worker_threads():
             adam = compiled_step.adam_numbers(*BETAS, EPS, rate, int(self.clock))
             dead = self.dead if aux else None
-            gradient, fired = compiled_step.backward_and_update(
+            gradient, fired = by.backward_and_update(
                 forward_pass, w, self.moments, self.low, adam, dead, revival
             )
             self._adam("b_pre", gradient, slice(None), rate)

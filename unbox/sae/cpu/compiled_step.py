@@ -79,7 +79,7 @@ def forward(
     squares, sums = dict[int, float](), dict[int, np.ndarray]()
 
     def encode(part: slice) -> None:
-        step_kernels.centre_rows(part.start, part.stop, x.numpy(), weights["b_pre"].numpy(), _bits(centred))
+        step_kernels.centre_rows(part.start, part.stop, x.numpy(), weights["b_pre"].numpy(), bits_of(centred))
         buffer, groups = low.new_empty(min(step, part.stop - part.start), n), n // size
         for start in range(part.start, part.stop, step):
             at = slice(start, min(start + step, part.stop))
@@ -101,7 +101,7 @@ def forward(
             part.stop,
             *(t.numpy() for t in read),
             kind(factor),
-            *(_bits(t) for t in (values, slopes, whole, short)),
+            *(bits_of(t) for t in (values, slopes, whole, short)),
             sums[part.start],
         )
 
@@ -114,7 +114,7 @@ def forward(
         rows=centred if half else x,
         error=whole,
         reconstruction_grad=short if half else whole,
-        bias=_sum(sums),
+        bias=sum_of_ranges(sums),
         squares=sum(squares[start] for start in sorted(squares)),
         factor=factor,
     )
@@ -145,21 +145,29 @@ def backward_and_update(
     blank, kind = weights["b_pre"].new_zeros(0), weights["b_pre"].numpy().dtype.type
     added = revival or (blank.view(0, d), blank.view(0, d), blank)
     b_pre = blank if low.dtype == torch.bfloat16 else weights["b_pre"]
-    names = ("W_enc", "W_dec", "b_lat")
-    state = [weights[name] for name in names] + [moments[name][i] for i in (0, 1) for name in names]
     fired, d_pre = np.empty(n, np.bool_), {}
     run = forward_pass
     entries = (order, starts, run.values, run.slopes, run.rows, b_pre, run.reconstruction_grad)
-    batch, auxk, arrays = (tuple(map(_bits, group)) for group in (entries, (revived, *added), state))
+    batch, auxk = (tuple(map(bits_of, group)) for group in (entries, (revived, *added)))
+    arrays = arrays_of(weights, moments)
 
     def of_range(part: slice) -> None:
         d_pre[part.start] = sums = np.zeros(d, kind)
         step_kernels.backward_latents(
-            part.start, part.stop, batch, kind(run.factor), auxk, arrays, _bits(low), adam, sums, fired
+            part.start, part.stop, batch, kind(run.factor), auxk, arrays, bits_of(low), adam, sums, fired
         )
 
     parallel_for(of_range, n)
-    return _sum(d_pre) + forward_pass.bias * forward_pass.factor, torch.from_numpy(fired)
+    return sum_of_ranges(d_pre) + forward_pass.bias * forward_pass.factor, torch.from_numpy(fired)
+
+
+def arrays_of(
+    weights: Mapping[str, Tensor], moments: Mapping[str, tuple[Tensor, Tensor]]
+) -> tuple[np.ndarray, ...]:
+    """The weights of latents, their means and mean squares, as the loop over latents takes them."""
+    names = ("W_enc", "W_dec", "b_lat")
+    state = [weights[name] for name in names] + [moments[name][i] for i in (0, 1) for name in names]
+    return tuple(map(bits_of, state))
 
 
 def adam_numbers(beta1: float, beta2: float, eps: float, rate: float, step: int) -> np.ndarray:
@@ -176,11 +184,11 @@ def in_large_pages(tensor: Tensor) -> Tensor:
     return torch.from_numpy(np.empty(tensor.shape, np.float32)).copy_(tensor)
 
 
-def _sum(parts: Mapping[int, np.ndarray]) -> Tensor:
+def sum_of_ranges(parts: Mapping[int, np.ndarray]) -> Tensor:
     """The sum over ranges, in their order."""
     return torch.stack([torch.from_numpy(parts[start]) for start in sorted(parts)]).sum(0)
 
 
-def _bits(tensor: Tensor) -> np.ndarray:
+def bits_of(tensor: Tensor) -> np.ndarray:
     """As NumPy has it: bf16 as its bits."""
     return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
