@@ -34,6 +34,12 @@ WAITS = {
 }  # fmt: skip
 #: Tensors of indices may be on the host; each is then sent.
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
+#: Indexing from Python, where indices may be a list.
+INDEXED = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
+#: A tensor's number as one of Python's.
+READ = {torch.Tensor.__float__, torch.Tensor.__int__, torch.Tensor.__index__}
+#: The simulated GPUs that are on, the present one last.
+ON: list["SimulatedGpu"] = []
 
 
 def register_guard() -> None:
@@ -76,6 +82,16 @@ class GpuTensor(torch.Tensor):
         return f"GpuTensor({self.inner})"
 
     @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in INDEXED and isinstance(args[1], list):  # torch sends a list to the device past any mode
+            args = (args[0], torch.tensor(args[1]), *args[2:])
+        elif func in READ:  # also within `torch.tensor`, past any mode
+            ON[-1].waits.append(aten._local_scalar_dense.default.name()) if ON else None
+            return func(args[0].inner)
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return run(func, args, kwargs or {}, [], [])
 
@@ -96,9 +112,11 @@ class SimulatedGpu(TorchDispatchMode):
         self.cuda = {name: getattr(torch.cuda, name) for name in ("_lazy_init", "get_device_properties")}
         torch.cuda._lazy_init = lambda: None
         torch.cuda.get_device_properties = lambda device: SimpleNamespace(total_memory=24 << 30)
+        ON.append(self)
         return super().__enter__()
 
     def __exit__(self, *error):
+        ON.pop()
         torch.__future__.set_overwrite_module_params_on_conversion(self.before)
         for name, function in self.cuda.items():
             setattr(torch.cuda, name, function)

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from tests.models.tiny import tiny_pipeline
 from unbox.atlas import Atlas, Filter, set_label
@@ -140,6 +141,25 @@ def test_decoder_neighbours_are_the_nearest():
     np.testing.assert_allclose(found.score[:, 0], cosine.max(1), rtol=1e-5)
 
 
+def check_long_texts(model):
+    """Of a text of a hundred tokens, a mean of the pipeline's own embeddings of its first 75 and the rest."""
+    words = ("a cat dog moon " * 25).split()
+    long, parts = " ".join(words), [" ".join(words[:75]), " ".join(words[75:])]
+    means, pooled = [0.0, 0.0], []
+    for part, tokens in zip(parts, (77, 27), strict=True):
+        with torch.no_grad():
+            both, _, last, _ = model.pipeline.encode_prompt(
+                part, device="cpu", do_classifier_free_guidance=False
+            )
+        means = [a + b.numpy() for a, b in zip(means, both[0, :tokens].sum(0).split([24, 40]), strict=True)]
+        pooled.append(last[0].numpy())
+    expected = np.concatenate([x / np.linalg.norm(x) for x in (*means, pooled[0])])
+    np.testing.assert_allclose(embed(model, ["moon", long, "a cat"], batch=2)[1], expected, atol=1e-5)
+    cut, first = embed(model, [long], chunks=False), embed(model, [parts[0]])
+    np.testing.assert_allclose(cut, first, atol=1e-5)
+    assert np.abs(cut[0] - expected).max() > 1e-3
+
+
 @pytest.mark.slow
 def test_meaning_by_the_pipelines_own_encoders(tmp_path):
     from unbox import load
@@ -148,6 +168,7 @@ def test_meaning_by_the_pipelines_own_encoders(tmp_path):
     texts = ["a red cat", "a blue house", "a red cat on a tree", "moon and boat"]
     vectors = embed(model, texts, batch=3)
     np.testing.assert_allclose(vectors, np.concatenate([embed(model, [t]) for t in texts]), atol=1e-5)
+    check_long_texts(model)
     images, peaks = np.array([[0, 2], [1, -1], [-1, -1]]), np.array([[2.0, 1.0], [1.0, 0], [0, 0]])
     features, mean = feature_vectors(vectors, images, peaks)
     assert features.shape == (3, vectors.shape[1])

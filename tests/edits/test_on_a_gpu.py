@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel
+from PIL import Image
 
 from tests.edits.dictionaries import random_sae
 from tests.simulated_gpu import CUDA, SimulatedGpu
@@ -10,7 +12,7 @@ from unbox import load, record
 from unbox.atlas.text_embeddings import embed
 from unbox.edit import Block, Direction
 from unbox.edits import Guard, guarded, invert
-from unbox.models import Micro, devices
+from unbox.models import Micro, devices, load_controlnet
 from unbox.models.load import OFFLOADS
 
 SAE, MID = (random_sae(block, width=128, latents=64, k=4) for block in ("up.0.1", "mid.0"))
@@ -22,6 +24,18 @@ EDITS = {
     "direction": Direction("mid.0", np.linspace(-1, 1, 128)).scale([0.5, 2]),
     "whole": Block("mid.0").reconstruct(MID) + MID.feature(5).replace(2, where=(0, 0, 1, 0.5)),
     "guarded": guarded(SAE.feature(3).add(40), Guard({"up.0.1": (0, 5)})),
+}
+#: Pictures that runs start from or follow.
+NOISE = [
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), np.uint8)) for seed in (0, 1)
+]
+HALF = np.kron([[1.0], [0.0]], np.ones((32, 64), np.float32))
+IMAGE, MASK, CONTROL = {"image": NOISE[0], "strength": 0.6}, {"mask": HALF}, {"control": NOISE[1]}
+PICTURES = {
+    "image": IMAGE,
+    "inpainting": IMAGE | MASK,
+    "control": CONTROL,
+    "control, inpainting": IMAGE | MASK | CONTROL,
 }
 CALL = {"steps": 4, "guidance": 4.0, "height": 64, "width": 64, "output": "latent"}
 
@@ -87,6 +101,39 @@ def test_the_same_edits_for_all_images_and_both_branches(tiny, gpu_model, gpu):
     assert (images.cpu() - wanted).abs().max() < 1e-3 * wanted.abs().max()
 
 
+@pytest.fixture(scope="module")
+def controlled(tiny_folder, tmp_path_factory):
+    """A model with a ControlNet, on the CPU and on the GPU."""
+    models = [load(str(tiny_folder), device="cpu") for _ in range(2)]
+    torch.manual_seed(3)
+    made = ControlNetModel.from_unet(models[0].unet, conditioning_embedding_out_channels=(16, 32))
+    with torch.no_grad():
+        for name, tensor in made.named_parameters():
+            if "controlnet_" in name:  # zero as they begin
+                tensor.add_(0.02 * torch.randn_like(tensor))
+    made.save_pretrained(folder := tmp_path_factory.mktemp("controlnet"))
+    for model in models:
+        load_controlnet(model, folder)
+    with SimulatedGpu():
+        models[1].pipeline.to(CUDA)
+        models[1].controlnet.to(CUDA)
+    return models
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_runs_from_pictures_are_the_cpus(controlled, gpu, kind):
+    on_cpu, on_gpu = controlled
+    call = {"seed": 1, "edits": [None, EDITS["add"] + EDITS["scale and set"]]} | CALL | PICTURES[kind]
+    with Steps(on_gpu, gpu) as steps, record(on_gpu, ["mid.0"], device="cuda:0") as tape:
+        images = torch.stack(on_gpu.generate("a cat", **call))
+    wanted = torch.stack(on_cpu.generate("a cat", **call))
+    assert (images.cpu() - wanted).abs().max() < 1e-3 * wanted.abs().max()
+    assert not torch.equal(wanted[0], wanted[1])
+    assert tape.steps == ((2, 3) if "image" in PICTURES[kind] else (0, 1, 2, 3))
+    if "mask" not in PICTURES[kind]:  # diffusers' inpainting itself reads the next step's number on the host
+        assert steps.waits == []
+
+
 @pytest.fixture
 def offloaded(request, tiny_folder):
     how, dtype = request.param
@@ -112,3 +159,12 @@ def test_types_and_devices_fit_under_offload(offloaded, gpu):
     inversion = invert(offloaded, images[0], "a cat", steps=2, start=1, guidance=3.0)
     assert inversion.draw(EDITS["add"]).size == (64, 64)
     assert embed(offloaded, ["a cat", "a dog"]).shape[0] == 2
+
+
+@pytest.mark.parametrize("offloaded", [("model", "float16")], indirect=True)
+def test_types_and_devices_fit_where_a_picture_is_drawn_anew_under_offload(offloaded, gpu):
+    call = {"seed": 1, "steps": 2, "guidance": 3.0, "edits": EDITS["add"]} | IMAGE | MASK
+    with record(offloaded, ["mid.0"], device="cuda:0") as tape:
+        (image,) = offloaded.generate("a cat", **call)
+    assert image.size == (64, 64)
+    assert (tape["mid.0"].device, tape["mid.0"].dtype, tape.steps) == (CUDA, torch.float16, (1,))

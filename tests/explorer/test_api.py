@@ -1,12 +1,15 @@
 """The endpoints' arguments: each has a rule, what breaks it is named before a model runs."""
 
 import inspect
+import socket
 
+import gradio as gr
 import pytest
+import torch
 
 from unbox.errors import FieldError, UnboxError
 from unbox.explorer.api import RULES, Endpoints, with_rules
-from unbox.explorer.interface import serve
+from unbox.explorer.interface import call_when_closed, serve
 
 NAN, HUGE = float("nan"), 10**400
 EDIT = {"block": "mid.0", "feature": [1], "op": "add", "value": 50}
@@ -76,3 +79,27 @@ def test_endpoints_take_what_fits(session):
 def test_an_address_that_cannot_be_is_named_before_anything_is_served(change, message):
     with pytest.raises(FieldError, match=f"^serve: {message}"):
         serve(None, **change)
+
+
+def test_torch_has_its_threads_again_where_nothing_is_served(session):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as taken,
+            pytest.raises(UnboxError, match="another --port"),
+        ):
+            serve(session, port=taken.getsockname()[1])
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_closing_an_app_calls_back():
+    with gr.Blocks() as app:
+        pass
+    called = []
+    call_when_closed(app, lambda: called.append(True))
+    assert not called
+    app.close()
+    assert called == [True]

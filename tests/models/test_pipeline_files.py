@@ -178,6 +178,66 @@ def test_a_checkpoint_of_another_model_is_refused_by_what_it_is(tmp_path, name, 
             load(tmp_path / file, config=tmp_path)
 
 
+def changed(tiny, place, index=None, scheduler=None):
+    """A copy of the tiny folder whose model_index.json, and scheduler, say something else."""
+    folder = shutil.copytree(tiny, place)
+    said = json.loads((folder / "model_index.json").read_text()) | (index or {})
+    if scheduler is not None:
+        said["scheduler"] = ["diffusers", scheduler]
+        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": scheduler}))
+    (folder / "model_index.json").write_text(json.dumps(said))
+    return folder
+
+
+OTHERS = {
+    "flux": ({"_class_name": "FluxPipeline"}, None, "is a FluxPipeline, by its model_index.json; what is"),
+    "sd1": ({"_class_name": "StableDiffusionPipeline"}, None, "is a StableDiffusionPipeline, by its"),
+    "unknown": ({"_class_name": "Mine"}, None, "is a Mine, by its model_index.json"),
+    "inpaint": ({"_class_name": "StableDiffusionXLInpaintPipeline"}, None, "any of these, by image="),
+    "encoder": ({"text_encoder": [None, None]}, None, r"64 channels, .* give 40 \(text_encoder_2 40"),
+    "unet": ({"unet": ["diffusers", "MyUNet"]}, None, "unet is diffusers's MyUNet: diffusers and"),
+    "flow": ({}, "FlowMatchEulerDiscreteScheduler", "ships FlowMatchEuler.* sample by betas.*--system"),
+    "edm": ({}, "EDMDPMSolverMultistepScheduler", "ships EDMDPMSolverMultistepScheduler, which does not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_pipeline_of_another_kind_is_refused_by_what_it_is(tiny, tmp_path, name):
+    index, scheduler, message = OTHERS[name]
+    with pytest.raises(UnboxError, match=message):
+        load(changed(tiny, tmp_path / "other", index, scheduler))
+
+
+def test_a_scheduler_that_samples_otherwise_is_replaced_by_a_systems(tiny, tmp_path):
+    folder = changed(tiny, tmp_path / "flow", scheduler="FlowMatchEulerDiscreteScheduler")
+    assert type(load(folder, system="sdxl-turbo").pipeline.scheduler).__name__.startswith("EulerAncestral")
+
+
+def test_a_unet_of_nine_channels_is_refused(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "nine")
+    settings = UNet2DConditionModel.load_config(folder / "unet") | {"in_channels": 9}
+    with quiet():
+        UNet2DConditionModel.from_config(settings).save_pretrained(folder / "unet")
+    with pytest.raises(
+        UnboxError, match=r"UNet of 9 input channels where latents have 4: one for inpainting"
+    ):
+        load(folder)
+    layer = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 9, 3, 3)}
+    save_file(layer, tmp_path / "nine.safetensors")
+    with pytest.raises(UnboxError, match=r"nine.safetensors has a UNet of 9 input channels"):
+        load(tmp_path / "nine.safetensors")
+
+
+def test_a_folder_without_its_tokenizer_is_refused(tiny, tmp_path):
+    """diffusers makes one of two words in its place."""
+    folder = shutil.copytree(tiny, tmp_path / "copied")
+    (folder / "tokenizer" / "merges.txt").unlink()
+    for file in (folder / "tokenizer").glob("tokenizer.json"):
+        file.unlink()
+    with pytest.raises(UnboxError, match=r"in tokenizer/, has no tokenizer: it holds .*vocab.json"):
+        load(folder)
+
+
 def test_a_ckpt_of_a_unet_alone_says_where_it_goes(tmp_path):
     torch.save(tiny_unet().state_dict(), tmp_path / "unet.ckpt")
     with pytest.raises(UnboxError, match=r"but a UNet in diffusers' layout: .*\(--unet, --lora, --vae\)"):

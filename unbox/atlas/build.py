@@ -181,14 +181,17 @@ def captions_of(store: Store) -> Callable[[str], str]:
 
 
 def embed_captions(folder: Path, store: Store, count: int, model: "Model", progress: bool) -> None:
-    """Embeddings of the captions of each feature's top images, for search by meaning."""
+    """Embeddings of the captions of each feature's top images, for search by meaning: of as much of each as
+    the model was told."""
     images, peaks = atlas_files.top_images(folder, count)
     used = np.unique(images[images >= 0])
     caption = captions_of(store)
     texts = sorted({caption(store.samples[int(i)].prompt) for i in used})
     number = {text: i for i, text in enumerate(texts)}
     starts = tqdm(range(0, len(texts), 64), desc="captions", disable=not progress)
-    vectors = np.concatenate([text_embeddings.embed(model, texts[start : start + 64]) for start in starts])
+    chunks = prompt_options(store.provenance).reading.chunks
+    parts = [text_embeddings.embed(model, texts[i : i + 64], chunks=chunks) for i in starts]
+    vectors = np.concatenate(parts)
     place = np.zeros(len(store), np.int64)
     place[used] = [number[caption(store.samples[int(i)].prompt)] for i in used]
     features, mean = text_embeddings.feature_vectors(vectors, np.where(images >= 0, place[images], -1), peaks)

@@ -1,61 +1,56 @@
 """Texts as vectors, by the pipeline's own text encoders: search by meaning needs no further model."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from unbox.models.prompt_embeddings import PromptReading, encoded_chunks, text_encoders
 from unbox.models.run_lock import exclusive
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
     from unbox.models.model import Model
 
 
 @torch.no_grad()
-def embed(model: "Model", texts: Sequence[str], batch: int = 64) -> np.ndarray:
+def embed(model: "Model", texts: Sequence[str], batch: int = 64, *, chunks: bool = True) -> np.ndarray:
     """(texts, e) float32: what the UNet is told about each text, as one vector.
 
     For every text encoder the mean of its penultimate hidden states over the text's tokens (what
     cross-attention reads), and its projected embedding where it has one (what the time embedding reads); each
-    part of unit norm.
+    part of unit norm. A text that is longer than the encoders read is read in chunks, its projected embedding
+    that of the first; without `chunks`, what is over is cut off, as from the prompts of most stores.
+    `batch`: chunks that are encoded at once. Raises UnboxError for texts of too many chunks.
     """
-    pipeline = model.pipeline
-    encoders = [
-        (getattr(pipeline, f"tokenizer{number}"), getattr(pipeline, f"text_encoder{number}"))
-        for number in ("", "_2")
-        if getattr(pipeline, f"tokenizer{number}", None) and getattr(pipeline, f"text_encoder{number}", None)
-    ]
-    slices = (texts[start : start + batch] for start in range(0, len(texts), batch))
+    reading = PromptReading(chunks=chunks)
     with exclusive(model, "embedding texts"):
-        device = model.device  # under offload the encoders' own is not where they compute
-        parts = [
-            np.concatenate([_encode(*pair, part, device) for pair in encoders], axis=1) for part in slices
-        ]
-    return np.concatenate(parts)
+        parts = [_encode(*pair, texts, reading, batch) for pair in text_encoders(model.pipeline)]
+    return np.concatenate(parts, axis=1)
 
 
 def _encode(
-    tokenizer: "CLIPTokenizer",
-    encoder: "CLIPTextModel | CLIPTextModelWithProjection",
-    texts: Sequence[str],
-    device: torch.device,
+    tokenizer: Any, encoder: Any, texts: Sequence[str], reading: PromptReading, batch: int
 ) -> np.ndarray:
-    tokens = tokenizer(
-        list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
-        return_tensors="pt",
-    )  # fmt: skip
-    output = encoder(tokens.input_ids.to(device), output_hidden_states=True)
-    hidden = output.hidden_states[-2].float()
-    # The padding token may be the end token itself: count tokens up to the first end token.
-    ends = (tokens.input_ids.to(device) == tokenizer.eos_token_id).int().argmax(1, keepdim=True)
-    real = (torch.arange(hidden.shape[1], device=device)[None] <= ends).to(hidden)[..., None]
-    vectors = [(hidden * real).sum(1) / real.sum(1)]
-    if getattr(output, "text_embeds", None) is not None:
-        vectors.append(output.text_embeds.float())
-    return np.concatenate([_unit(v.cpu().numpy()) for v in vectors], axis=1)
+    """(texts, e) of one text encoder."""
+    chunks = [reading.token_chunks(tokenizer, text) for text in texts]
+    of_text = np.repeat(np.arange(len(texts)), [len(each) for each in chunks])
+    every = [chunk for each in chunks for chunk in each]
+    sums, projected = [], []
+    for start in range(0, len(every), batch):
+        part = every[start : start + batch]
+        hidden, output = encoded_chunks(tokenizer, encoder, part)
+        # A chunk's tokens with those of its beginning and end, without padding.
+        lengths = torch.tensor([len(chunk) + 2 for chunk in part]).to(hidden.device)
+        real = torch.arange(hidden.shape[1], device=hidden.device)[None] < lengths[:, None]
+        sums.append((hidden.float() * real[..., None]).sum(1).cpu().numpy())
+        if output.ndim == 2:
+            projected.append(output.float().cpu().numpy())
+    first = np.searchsorted(of_text, np.arange(len(texts)))
+    vectors = [np.add.reduceat(np.concatenate(sums), first)]  # a mean's direction is the sum's
+    if projected:
+        vectors.append(np.concatenate(projected)[first])
+    return np.concatenate([_unit(vector) for vector in vectors], axis=1)
 
 
 def feature_vectors(

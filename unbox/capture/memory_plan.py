@@ -23,6 +23,7 @@ from unbox.models.activation_memory import Config, unet_bytes, vae_bytes, vae_ma
 from unbox.models.hub import bundled_folder, whole
 from unbox.models.image_memory import PIXEL
 from unbox.models.pipeline_files import paths_in, pipeline_files
+from unbox.models.pipeline_kind import check_index
 from unbox.models.system_table import REFINER
 from unbox.models.systems import BUNDLED, PIPELINE_FILE, System
 from unbox.models.weight_files import shapes_of
@@ -83,7 +84,9 @@ def _of_folder(place: Path) -> Networks:
     """By the heads of a folder's files. Raises UnboxError for a folder that is no whole pipeline."""
     if not whole(place):
         raise UnboxError(f"{place} is no whole diffusers folder to plan for")
-    needed = pipeline_files(paths_in(place), read_json_object(place / PIPELINE_FILE), str(place))
+    index = read_json_object(place / PIPELINE_FILE)
+    check_index(index, str(place))
+    needed = pipeline_files(paths_in(place), index, str(place))
     sizes = {
         name: [prod(s) for file in found.files for s in _shapes(place / name / file)]
         for name, found in needed.weights.items()

@@ -189,7 +189,10 @@ def run(typed: Sequence[str], before: Sequence[str] = ()) -> int:
     if old := next((word for word in (each.split("=")[0] for each in rest) if word in former), None):
         raise UnboxError(f"{old} is now {former[old]}; see `unbox {command.name} --help`")
     from unbox.cli.idle_options import refuse_idle
+    from unbox.cli.repeated_options import refuse_repeated, several_loras
 
+    rest = several_loras(rest)
+    refuse_repeated(command.name, rest)
     form = parse(command, rest)
     refuse_idle(command.name, rest, form)
     try:

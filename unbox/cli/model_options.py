@@ -40,7 +40,8 @@ class ModelOptions:
     unet: FilePath | None = None
     """File or folder of a UNet to use in place of the model's."""
     lora: FilePath | None = None
-    """File or folder of a LoRA to apply to the model."""
+    """File or folder of a LoRA to apply to the model; FILE:0.8 for its strength, and the option again for a
+    further one."""
     add_lora: Several[FilePath] = ()
     """LoRAs to apply beside the system's own, or --lora."""
     lora_strength: Several[LoraStrength] = ()

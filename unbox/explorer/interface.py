@@ -3,6 +3,8 @@
 import importlib.util
 import ipaddress
 import secrets
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import gradio as gr
 import torch
@@ -101,33 +103,51 @@ def serve(
     password: str | None = None, root_path: str = "", open_browser: bool = False, block: bool = True,
 ) -> gr.Blocks:  # fmt: skip
     """Serve the app. Away from this machine's own address a password is always asked for: the one given, or
-    one that is made up and printed (the user is `unbox`). Raises FieldError for an address, port or password
-    that cannot be."""
+    one that is made up and printed (the user is `unbox`). Torch has one thread while a small model is served,
+    and as many as before when the app is closed. Raises FieldError for an address, port or password that
+    cannot be."""
     host = checked(Host, "host", host, "serve")
     port = None if port is None else checked(Port, "port", port, "serve")
     password = None if password is None else checked(Password, "password", password, "serve")
     PICTURES.root = checked(RootPath, "root_path", root_path, "serve")
     Image.MAX_IMAGE_PIXELS = 4096 * 4096  # a small file must not inflate to gigabytes, whoever opens it
-    if session.model(session.default).size <= SMALL:
-        torch.set_num_threads(1)  # threads of so small a model wait for each other: 4 s, not 0.2
     local = is_local(host)
     if password is None and not local:
         password = secrets.token_urlsafe(9)
         print(f"Served beyond this machine: user unbox, password {password}")
-    app = build(session)
-    try:
-        app.launch(
-            server_name=host, server_port=port, inbrowser=open_browser, prevent_thread_lock=not block,
-            auth=("unbox", password) if password else None, strict_cors=True, allowed_paths=[],
-            max_file_size="1mb", state_session_capacity=200, share=False, quiet=True, ssr_mode=False,
-            root_path=PICTURES.root or None, app_kwargs={"routes": [PICTURES.route()]},
-            enable_monitoring=False, mcp_server=importlib.util.find_spec("mcp") is not None,
-            footer_links=["api", "settings"], theme=theme(), css=events.STYLE,
-            head=events.KEYS + events.HISTORY,
-        )  # fmt: skip
-    except OSError as error:
-        raise UnboxError(f"cannot serve at {host}:{port}: {error}; try another --port") from error
+    with ExitStack() as restored:
+        if session.model(session.default).size <= SMALL:
+            restored.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)  # threads of so small a model wait for each other: 4 s, not 0.2
+        app = build(session)
+        try:
+            app.launch(
+                server_name=host, server_port=port, inbrowser=open_browser, prevent_thread_lock=not block,
+                auth=("unbox", password) if password else None, strict_cors=True, allowed_paths=[],
+                max_file_size="1mb", state_session_capacity=200, share=False, quiet=True, ssr_mode=False,
+                root_path=PICTURES.root or None, app_kwargs={"routes": [PICTURES.route()]},
+                enable_monitoring=False, mcp_server=importlib.util.find_spec("mcp") is not None,
+                footer_links=["api", "settings"], theme=theme(), css=events.STYLE,
+                head=events.KEYS + events.HISTORY,
+            )  # fmt: skip
+        except OSError as error:
+            raise UnboxError(f"cannot serve at {host}:{port}: {error}; try another --port") from error
+        if not block:
+            call_when_closed(app, restored.pop_all().close)
     return app
+
+
+def call_when_closed(app: gr.Blocks, callback: Callable[[], None]) -> None:
+    """Call back once the app has been closed."""
+    close = app.close
+
+    def closed(verbose: bool = True) -> None:
+        try:
+            close(verbose)
+        finally:
+            callback()
+
+    app.close = closed  # type: ignore[method-assign]
 
 
 def theme() -> gr.themes.Base:

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 
 from unbox.errors import UnboxError
 from unbox.models.pipeline_files import chosen, paths_in, pipeline_files
+from unbox.models.pipeline_kind import check_index
 from unbox.models.system_table import SYSTEMS
 from unbox.models.systems import BUNDLED, PIPELINE_FILE, Need, Part, System
 from unbox.text_files import read_json_object
@@ -54,9 +55,12 @@ def base_folder(
         if PIPELINE_FILE not in paths:
             raise UnboxError(f"{reference} is no diffusers pipeline: it has no {PIPELINE_FILE}")
         index = read_json_object(Path(hf_hub_download(reference, PIPELINE_FILE, revision=commit)))
+        check_index(index, reference)
         needed = pipeline_files(paths, index, reference, without, allow_pickle)
         return Path(snapshot_download(reference, allow_patterns=list(needed.paths)))
 
+    if (cached := _cached(reference, PIPELINE_FILE)) is not None:
+        check_index(read_json_object(cached / PIPELINE_FILE), reference)
     known = any(reference in (system.base, system.refiner) for system in SYSTEMS.values())
     wanted = " ".join([ONLY_NEEDED, *(f'--exclude "{part}/*.safetensors"' for part in without)])
     need = Need(reference, PIPELINE_FILE, 0, tuple(without))

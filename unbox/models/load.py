@@ -1,15 +1,13 @@
 """`load`: from a system's name, a Hub id, a diffusers folder or a single file to a model ready to run."""
 
-import importlib
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from unbox.errors import FieldError, UnboxError
 from unbox.models.bounded_vae import bound_vae
@@ -18,7 +16,8 @@ from unbox.models.devices import computed_type, find_device
 from unbox.models.hub import base_folder, part_file, quiet, ready_line
 from unbox.models.lora_file import put_lora, set_strengths
 from unbox.models.model import Model
-from unbox.models.pipeline_files import paths_in, pipeline_files
+from unbox.models.pipeline_folder import damage_named, pipeline_from_folder
+from unbox.models.pipeline_kind import check_parts, check_scheduler
 from unbox.models.schedulers import NativeEulerScheduler, scheduler_class
 from unbox.models.single_file import SINGLE_FILE, config_folder, from_single_file, layout_of
 from unbox.models.system_table import GENERIC, SYSTEMS, find_system
@@ -65,25 +64,22 @@ def load(
     `.safetensors` checkpoint in the original layout, of SDXL or its refiner (then `config` is a diffusers
     folder with its configuration and tokenizers; the default is SDXL's own, 4 MB of the Hub). `system`
     samples the weights by that row instead of their own: a name, or the `system.json` beside a LoRA of ours.
-    `unet` and `lora` are files put over the base in the
-    place of the system's own, the LoRA as an adapter; `add_lora` are LoRAs beside it, and `lora_strength` has
-    a number for each, that one first (adapters "lora", "lora2", ...); `vae` is a VAE in the place of the
-    base's: "fp16-fix", "taesd" (small, for previews), a Hub id, a folder or a file. What something else
-    takes the place of is neither fetched nor read.
-    `dtype`: default as stored where the device computes in it, see `unbox.models.devices.computed_type`.
+    `unet` and `lora` are files put over the base in the place of the system's own, the LoRA as an adapter;
+    `add_lora` are LoRAs beside it, and `lora_strength` has a number for each, that one first (adapters
+    "lora", "lora2", ...); `vae` is a VAE in the place of the base's: "fp16-fix", "taesd" (small, for
+    previews), a Hub id, a folder or a file. What something else takes the place of is neither fetched nor
+    read. `dtype`: default as stored where the device computes in it (`unbox.models.devices.computed_type`).
     `device`: default the accelerator if there is one. `offload`: "model" or "sequential". `compile` compiles
     the repeated blocks (hooks still fire), `compile_whole` the whole UNet (edits and what blocks are given
     and give can still be had, nothing inside them). `download=False` never touches the network.
     `allow_pickle`: tensors of a folder that has its weights as pickles alone are read, and nothing else.
     Raises UnboxError for unknown names, weights that are nowhere, and weights that do not fit the system.
     """
-    source = str(source)
-    vae = None if vae is None else str(vae)
-    arguments = {"source": source, "offload": offload, "compile": compile, "compile_whole": compile_whole}
-    parts = {"unet": unet, "lora": lora, "config": config, "vae": vae, "download": download}
-    parts["allow_pickle"] = allow_pickle
-    for name, value in {**arguments, **parts}.items():
-        checked(_RULES.get(name, FilePath | None), name, value, "load")  # type: ignore[arg-type]  # rules
+    source, vae = str(source), None if vae is None else str(vae)
+    _check_arguments(
+        source=source, offload=offload, compile=compile, compile_whole=compile_whole, unet=unet, lora=lora,
+        config=config, vae=vae, download=download, allow_pickle=allow_pickle,
+    )  # fmt: skip
     row, reference = _find(source, system)
     replaced = {*row.replaced, *(name for name, each in (("unet", unet), ("vae", vae)) if each is not None)}
     place = _fetched(reference, replaced, download, allow_pickle)
@@ -91,40 +87,52 @@ def load(
         raise UnboxError(
             f"config (--config) is for a single-file checkpoint; {source} is a folder with its own"
         )
-    _check_compile(compile, compile_whole, offload)
     target = find_device(device)
     over = dict(_parts(row, unet, lora, download))
-    base = _Base(
-        place, None if config is None else _expanded(config), over.get("unet"), vae, download, allow_pickle
-    )
-    refiner_place = _fetched(row.refiner, SHARED, download, allow_pickle) if row.refiner else None
+    folder = None if config is None else _expanded(config)
+    base = _Base(place, folder, over.get("unet"), vae, download, allow_pickle)
+    refiner = _fetched(row.refiner, SHARED, download, allow_pickle) if row.refiner else None
     with quiet():
-        with _whole(place):
+        with damage_named(place):
             weights_type = _dtype(dtype, place, target, "unet" not in over)
-            pipeline = base.pipeline(weights_type)
-        if not row.scheduler:
-            check_unnamed(source, pipeline.scheduler, titles_of(place))
-        row = _complete(row, pipeline)
         loras = _named_loras(row, over.get("lora"), add_lora)
-        for name, path in loras.items():
-            with _whole(path):
-                put_lora(pipeline, path, name)
-        set_strengths(pipeline, tuple(loras), lora_strength)
-        if "unet" not in over:
-            check_weights(row, _shipped_prediction(place), source)
-        row = replace(row, guidance_embedded=pipeline.unet.config.time_cond_proj_dim is not None)
-        set_scheduler(pipeline, row)
-        refiner = None if refiner_place is None else _refiner(row, refiner_place, pipeline, weights_type)
-    model = Model(pipeline, row, source, refiner)
+        model = _assembled(source, row, base, weights_type, loras, lora_strength, refiner)
     for each in model.pipelines:
         _ready(each, target, offload, compile, compile_whole)
     return model
 
 
-def _check_compile(compile: bool, compile_whole: bool, offload: str | None) -> None:
-    if compile_whole and (compile or offload == "sequential"):
-        beside = "compile (--compile)" if compile else "offload='sequential' (--offload sequential)"
+def _check_arguments(**given: Any) -> None:
+    """Raises UnboxError for arguments of `load` that break their rules, or do not go together."""
+    for name, value in given.items():
+        checked(_RULES.get(name, FilePath | None), name, value, "load")  # type: ignore[arg-type]  # rules
+    if given["compile_whole"] and (given["compile"] or given["offload"] == "sequential"):
+        beside = "compile (--compile)" if given["compile"] else "offload='sequential' (--offload sequential)"
         raise UnboxError(f"compile_whole (--compile-whole) cannot be beside {beside}: leave one of them out")
+
+
+def _assembled(
+    source: str, row: System, base: "_Base", dtype: torch.dtype, loras: Mapping[str, Path],
+    strengths: float | Sequence[float], refiner_place: Path | None,
+) -> Model:  # fmt: skip
+    """The model on the CPU: its pipeline with LoRAs on it, the row's scheduler, the ensemble's refiner."""
+    with damage_named(base.place):
+        pipeline = base.pipeline(dtype)
+    check_parts(pipeline, source)
+    if not row.scheduler:
+        check_scheduler(pipeline.scheduler, source)
+        check_unnamed(source, pipeline.scheduler, titles_of(base.place))
+    row = _complete(row, pipeline)
+    for name, path in loras.items():
+        with damage_named(path):
+            put_lora(pipeline, path, name)
+    set_strengths(pipeline, tuple(loras), strengths)
+    if base.unet is None:
+        check_weights(row, _shipped_prediction(base.place), source)
+    row = replace(row, guidance_embedded=pipeline.unet.config.time_cond_proj_dim is not None)
+    set_scheduler(pipeline, row)
+    refiner = None if refiner_place is None else _refiner(row, refiner_place, pipeline, dtype)
+    return Model(pipeline, row, source, refiner)
 
 
 def _ready(
@@ -222,20 +230,6 @@ def _stored_dtype(path: Path, own_unet: bool) -> torch.dtype:
     return stored_dtype(files) or torch.float32
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Say of weights that are cut short or not weights which they are and what to do."""
-    try:
-        yield
-    except UnboxError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UnboxError(
-            f"{path} could not be loaded ({type(error).__name__}: {error}); it may be incomplete: fetch or "
-            "copy it again, or see `unbox models` for what is ready"
-        ) from error
-
-
 @dataclass(frozen=True)
 class _Base:
     """What a pipeline is made of: a folder or a single file, and what comes in the place of its own parts."""
@@ -256,46 +250,16 @@ class _Base:
         parts: dict[str, torch.nn.Module] = {}
         settings = read_json_object(folder / "unet" / "config.json")
         if self.unet is not None:
-            with _whole(self.unet):
+            with damage_named(self.unet):
                 parts["unet"] = unet_of(folder / "unet" / "config.json", self.unet, dtype)
         if self.vae is not None:
             found = find_vae(self.vae, self.download)
             channels = int(settings.get("in_channels") or 4)
-            with _whole(found):
+            with damage_named(found):
                 parts["vae"] = load_vae(found, folder, dtype, channels)
         if layout:
             return from_single_file(self.place, layout, folder, dtype, **parts)
-        return _from_folder(DiffusionPipeline, folder, dtype, self.allow_pickle, **parts)
-
-
-def _from_folder(
-    kind: type[DiffusionPipeline],
-    path: Path,
-    dtype: torch.dtype,
-    allow_pickle: bool = False,
-    **parts: torch.nn.Module,
-) -> DiffusionPipeline:
-    """A pipeline of a folder, each component in the precision that its folder has, half if it has that;
-    without SDXL's watermark."""
-    index = read_json_object(path / PIPELINE_FILE)
-    needed = pipeline_files(paths_in(path), index, str(path), parts, allow_pickle)
-    loaded: dict[str, Any] = dict(parts)
-    for name, weights in needed.weights.items():
-        library, cls = index[name]
-        if library not in ("diffusers", "transformers") or not isinstance(cls, str):
-            raise UnboxError(f"{path} has a {name} of {library}: components are of diffusers or transformers")
-        with _whole(path / name):
-            loaded[name] = getattr(importlib.import_module(library), cls).from_pretrained(
-                path / name,
-                dtype=dtype,
-                variant=weights.variant or None,
-                use_safetensors=not weights.pickled,
-                local_files_only=True,
-            )
-    plain = (
-        {"add_watermarker": False} if str(index.get("_class_name")).startswith("StableDiffusionXL") else {}
-    )
-    return kind.from_pretrained(path, dtype=dtype, local_files_only=True, **loaded, **plain)
+        return pipeline_from_folder(DiffusionPipeline, folder, dtype, self.allow_pickle, **parts)
 
 
 def named_system(name: str) -> System:
@@ -377,7 +341,7 @@ def _refiner(row: System, folder: Path, pipeline: DiffusionPipeline, dtype: torc
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
     shared = {name: getattr(pipeline, name) for name in (*SHARED, "tokenizer_2")}
-    refiner = _from_folder(StableDiffusionXLImg2ImgPipeline, folder, dtype, **shared)
+    refiner = pipeline_from_folder(StableDiffusionXLImg2ImgPipeline, folder, dtype, **shared)
     set_scheduler(refiner, row)
     return refiner
 

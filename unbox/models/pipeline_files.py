@@ -25,6 +25,8 @@ _WEIGHTS = re.compile(
 )
 #: Configuration and tokenizers; indices of shards are taken with their weights.
 _TEXTS = re.compile(r"(?!.*\.index\.).*\.(json|txt|model)")
+#: The files of a tokenizer, either of which are enough.
+_TOKENIZERS = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,12 @@ def chosen(
     return min(usable, key=lambda each: order.index(each.variant) if each.variant in order else len(order))
 
 
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:6]) + (", ..." if len(names) > 6 else "") or "nothing"
+
+
 def _nothing(names: Collection[str], where: str, pickles: bool) -> str:
-    listed = ", ".join(sorted(names)[:6]) + (", ..." if len(names) > 6 else "")
+    listed = _listed(names)
     if pickles:
         return (
             f"{where} holds its weights as pickles alone ({listed}), which could run programs: get them as "
@@ -97,7 +103,7 @@ def _nothing(names: Collection[str], where: str, pickles: bool) -> str:
         )
     if any(_WEIGHTS.fullmatch(name) for name in names):
         return f"{where} has only some shards of its weights, or not their index: {listed}; fetch it again"
-    return f"{where} has no weights: it holds {listed or 'nothing'}; fetch or copy it again"
+    return f"{where} has no weights: it holds {listed}; fetch or copy it again"
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,12 @@ def pipeline_files(
         weights[part] = chosen(names, f"{where}, in {part}/,", first, allow_pickle)
         if part == "unet":
             first = weights[part].variant
+    for part in components(index):
+        names = folders.get(part, [])
+        if part.startswith("tokenizer") and not any(each <= set(names) for each in _TOKENIZERS):
+            raise UnboxError(
+                f"{where}, in {part}/, has no tokenizer: it holds {_listed(names)}; fetch it again"
+            )
     texts = [
         f"{folder}/{name}" if folder else name
         for folder in ("", *components(index))

@@ -54,22 +54,24 @@ class PromptReading:
         """How many chunks a prompt has; of several encoders, the most."""
         if prompt is None or not self.chunks:
             return 1
-        most = max(len(self._chunks(tokenizer, prompt)) for tokenizer, _ in _encoders(pipeline))
-        if most > MOST_CHUNKS:
-            raise UnboxError(
-                f"a prompt of {len(prompt):,} letters has {most} chunks; at most {MOST_CHUNKS} are read"
-            )
-        return most
+        tokenizers = [tokenizer for tokenizer, _ in text_encoders(pipeline)]
+        return max(len(self.token_chunks(tokenizer, prompt)) for tokenizer in tokenizers)
 
-    def _chunks(self, tokenizer: Any, prompt: str) -> list[Tokens]:
-        """A prompt's tokens, as many to a chunk as an encoder reads beside beginning and end."""
+    def token_chunks(self, tokenizer: Any, prompt: str) -> list[Tokens]:
+        """A prompt's tokens, as many to a chunk as an encoder reads beside its ends; one chunk unless
+        they are asked for. Raises UnboxError for more than MOST_CHUNKS."""
         tokens: Tokens = []
         for text, weight in self.pieces(prompt):
             found = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
             tokens += [(token, weight) for token in found]
         size = tokenizer.model_max_length - 2
         chunks = [tokens[at : at + size] for at in range(0, len(tokens), size)] or [[]]
-        return chunks if self.chunks else chunks[:1]
+        if not self.chunks:
+            return chunks[:1]
+        if len(chunks) > MOST_CHUNKS:
+            found = f"a prompt of {len(prompt):,} letters has {len(chunks)} chunks"
+            raise UnboxError(f"{found}; at most {MOST_CHUNKS} are read")
+        return chunks
 
     def encode(
         self, pipeline: DiffusionPipeline, prompts: Sequence[str], length: int
@@ -79,12 +81,12 @@ class PromptReading:
         `length`: chunks of each; empty ones fill up those that have fewer.
         """
         columns, pooled = [], None
-        for tokenizer, encoder in _encoders(pipeline):
-            chunks = [self._chunks(tokenizer, prompt) for prompt in prompts]
+        for tokenizer, encoder in text_encoders(pipeline):
+            chunks = [self.token_chunks(tokenizer, prompt) for prompt in prompts]
             rows = []
             for place in range(length):
                 now = [own[place] if place < len(own) else [] for own in chunks]
-                hidden, last = _encoded(tokenizer, encoder, now)
+                hidden, last = encoded_chunks(tokenizer, encoder, now)
                 rows.append(_weighed(tokenizer, encoder, now, hidden))
                 if place == 0 and last.ndim == 2:
                     pooled = last if pooled is None else pooled
@@ -120,14 +122,14 @@ class PromptReading:
         return {**given, "negative_prompt_embeds": others, "negative_pooled_prompt_embeds": no_pooled}
 
 
-def _encoders(pipeline: DiffusionPipeline) -> list[tuple[Any, Any]]:
+def text_encoders(pipeline: DiffusionPipeline) -> list[tuple[Any, Any]]:
     """The pipeline's tokenizers and text encoders; a refiner has the second alone."""
     pairs = [(getattr(pipeline, f"tokenizer{end}", None), getattr(pipeline, f"text_encoder{end}", None))
              for end in ("", "_2")]  # fmt: skip
     return [(tokenizer, encoder) for tokenizer, encoder in pairs if tokenizer is not None]
 
 
-def _encoded(tokenizer: Any, encoder: Any, chunks: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+def encoded_chunks(tokenizer: Any, encoder: Any, chunks: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
     """The last but one hidden states (chunk, token, width), and the encoder's first output."""
     from diffusers.utils.torch_utils import get_module_execution_device
 
@@ -147,6 +149,6 @@ def _weighed(tokenizer: Any, encoder: Any, chunks: Sequence[Tokens], hidden: Ten
         weights[row, 1 : 1 + len(chunk)] = torch.tensor([weight for _, weight in chunk])
     if bool((weights == 1).all()):
         return hidden
-    empty, _ = _encoded(tokenizer, encoder, [[]])
+    empty, _ = encoded_chunks(tokenizer, encoder, [[]])
     weights = weights.to(hidden)[..., None]
     return torch.where(weights == 1, hidden, empty + weights * (hidden - empty))

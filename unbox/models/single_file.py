@@ -11,6 +11,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from unbox.errors import UnboxError
 from unbox.models.hub import texts_folder
+from unbox.models.pipeline_kind import check_channels
 from unbox.models.system_table import REFINER, SDXL
 from unbox.models.weight_files import first, kind_of, shapes_of
 
@@ -18,6 +19,7 @@ from unbox.models.weight_files import first, kind_of, shapes_of
 SINGLE_FILE = (".safetensors", ".ckpt")
 
 _UNET = "model.diffusion_model."
+_FIRST_LAYER = f"{_UNET}input_blocks.0.0.weight"
 #: Beginnings of names of the second text encoder -> Hub id whose configuration the checkpoint has.
 _ENCODERS = {"conditioner.embedders.1.model.": SDXL, "conditioner.embedders.0.model.": REFINER}
 
@@ -34,6 +36,9 @@ def layout_of(path: Path) -> str:
             f"{first(shapes)} and no {_UNET}*; a UNet, a LoRA or a VAE goes over a base: unet=, lora= or "
             "vae= (--unet, --lora, --vae)"
         )
+    first_layer = shapes.get(_FIRST_LAYER, ())
+    if len(first_layer) == 4:
+        check_channels(first_layer[1], str(path))
     for beginning, reference in _ENCODERS.items():
         if any(name.startswith(beginning) for name in shapes):
             return reference
