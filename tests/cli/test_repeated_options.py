@@ -3,7 +3,7 @@
 import pytest
 
 from unbox.cli.main import find, main, parse
-from unbox.cli.repeated_options import refuse_repeated, several_loras
+from unbox.cli.repeated_options import refuse_repeated, several_loras, with_options
 from unbox.errors import UnboxError
 
 SAID = {
@@ -41,3 +41,11 @@ def test_a_colon_in_the_name_of_a_file_that_is_there(tmp_path):
 def test_another_option_twice_is_refused(words, capsys):
     assert main(["generate", "--prompt", "x", *words.split()]) == 2
     assert " is given 2 times, of which one alone would count" in capsys.readouterr().err
+
+
+def test_the_line_that_goes_on_has_an_option_once():
+    typed = ["label", "--limit=5", "--features", "mid.0/1", "mid.0/2", "--atlas", "a"]
+    assert with_options(typed, ()) == typed
+    assert with_options(typed, ["--limit", "3"]) == ["label", *typed[2:], "--limit", "3"]
+    left = ["--features", "mid.0/2"]
+    assert with_options(typed, left) == ["label", "--limit=5", "--atlas", "a", *left]

@@ -45,11 +45,14 @@ def drawn(model: Model, thread: int, number: int) -> tuple[bytes, torch.Tensor]:
     return image.tobytes(), tape[where]
 
 
-def check_threads(model: Model, threads: int, each: int) -> None:
-    alone = [[drawn(model, thread, number) for number in range(each)] for thread in range(threads)]
-    together = at_once(threads, lambda thread: [drawn(model, thread, number) for number in range(each)])
+def check_threads(model: Model, threads: int, each: int, kinds: int) -> None:
+    """Every thread's generations, of which so many are of different kinds."""
+    alone = [[drawn(model, thread, number) for number in range(kinds)] for thread in range(threads)]
+    together = at_once(threads, lambda thread: [drawn(model, thread, i % kinds) for i in range(each)])
     for mine, its in zip(alone, together, strict=True):
-        for (picture, tape), (other, other_tape) in zip(mine, its, strict=True):
+        assert len(its) == each
+        for i, (other, other_tape) in enumerate(its):
+            picture, tape = mine[i % kinds]
             assert picture == other
             assert torch.equal(tape, other_tape)
     assert model.clock is None
@@ -57,12 +60,12 @@ def check_threads(model: Model, threads: int, each: int) -> None:
 
 
 def test_threads_get_what_they_get_alone(model):
-    check_threads(model, 4, 3)
+    check_threads(model, 4, 3, 3)
 
 
 @pytest.mark.slow
 def test_eight_threads_of_forty_generations_on_the_bundled_model():
-    check_threads(load("shapes-turbo"), 8, 40)
+    check_threads(load("shapes-turbo"), 8, 40, 8)
 
 
 def test_inversions_and_generations_take_turns(model):

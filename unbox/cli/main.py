@@ -189,7 +189,7 @@ def run(typed: Sequence[str], before: Sequence[str] = ()) -> int:
     if old := next((word for word in (each.split("=")[0] for each in rest) if word in former), None):
         raise UnboxError(f"{old} is now {former[old]}; see `unbox {command.name} --help`")
     from unbox.cli.idle_options import refuse_idle
-    from unbox.cli.repeated_options import refuse_repeated, several_loras
+    from unbox.cli.repeated_options import refuse_repeated, several_loras, with_options
 
     rest = several_loras(rest)
     refuse_repeated(command.name, rest)
@@ -200,7 +200,8 @@ def run(typed: Sequence[str], before: Sequence[str] = ()) -> int:
             return form.run() or 0
     except KeyboardInterrupt as stop:
         more = stop.options if isinstance(stop, Stopped) else ()
-        stop.add_note(after_stop(command.name, getattr(form, "writes", True), [*before, *typed, *more]))
+        line = [*before, *with_options(typed, more)]
+        stop.add_note(after_stop(command.name, getattr(form, "writes", True), line))
         raise
 
 

@@ -49,6 +49,19 @@ def refuse_repeated(command: str, words: Sequence[str]) -> None:
         )
 
 
+def with_options(words: Sequence[str], more: Sequence[str]) -> list[str]:
+    """The words with one more option and its values, in the place of that option where it was typed."""
+    if not more:
+        return list(words)
+    kept, dropping = list[str](), False
+    for word in words:
+        if word.startswith("--"):
+            dropping = option(word) == option(more[0])
+        if not dropping:
+            kept.append(word)
+    return [*kept, *more]
+
+
 def option(word: str) -> str:
     """The name of an option as typed, without its value; `--no-x` and `--x` are one."""
     name = word.partition("=")[0].replace("_", "-")
