@@ -46,6 +46,8 @@ def test_the_whole_benchmark(tmp_path):
     assert all(0 <= share <= 1 for arm in ("guard", "channel-guard") for share in by[arm]["outside"].values())
     assert any(name.endswith(" channels") for name in by["guarded-swap"]["outside"])
     assert "outside" not in by["cleanest"]
+    assert [point["strength"] for point in by["guard"]["curve"]] == [1.0, 4.0]
+    assert [point["strength"] for point in by["swap"]["curve"]] == [0.5, 0.75, 1.0]
     assert all(1 <= len(row["blocks"]) <= 2 for row in results["causation"] + results["removal"])
     assert {row["kind"] for row in results["ownership"]} == set(KINDS)
     assert all(

@@ -8,7 +8,8 @@ from unbox.ground_truth.bench.report import markdown
 def brought(value, method, success, collateral, artifacts=0.1):
     figures = {"success": success, "collateral": collateral, "artifacts": artifacts, "area": 0.5}
     ends = {f"{name}_{end}": figures[name] for name in figures for end in ("low", "high")}
-    edit = {"blocks": ["mid.0"], "spread": "map", "size": 1, "strength": 1.0}
+    curve = [{**figures, "strength": 1.0}, {**figures, "strength": 4.0, "artifacts": 2 * artifacts}]
+    edit = {"curve": curve, "blocks": ["mid.0"], "spread": "map", "size": 1, "strength": 1.0}
     return {"factor": "colour", "value": value, "method": method, **figures, **ends, **edit}
 
 
@@ -52,4 +53,5 @@ def test_means_are_of_the_values_that_a_method_was_measured_on(results):
         in text
     )
     assert "| sae | 1 of 2 | 0.945 |" in text
+    assert "| sae | 0.90 / 0.12 / 0.10 | 0.90 / 0.12 / 0.20 |" in text
     assert "| neurons | 2 of 2 | 0.960 |" in text

@@ -81,14 +81,22 @@ def guarded_change(
         strengths = sorted({share * s for s in bench.settings.strengths for share in SHARES})
         change = GuardedChange(joint.edits, strengths, guard)
     best = cleanest([change.measured(bench, few, value, strength) for strength in change.strengths])
-    found = change.measured(bench, many, value, best["strength"])
+    shown = SWAPPED if arm.endswith("swap") else bench.settings.strengths
+    found = {s: change.measured(bench, many, value, s) for s in (*shown, best["strength"])}
+    curve = [found[strength] for strength in shown]
     about: BenchRow = {
         "blocks": blocks,
         "spread": of_sae["spread"],
         "size": size,
         "name": f"{arm} of the SAE",
     }
-    return {**about, **found, "area": area_under([found]), "curve": [found], "features": joint.features}
+    return {
+        **about,
+        **found[best["strength"]],
+        "area": area_under(curve),
+        "curve": curve,
+        "features": joint.features,
+    }
 
 
 def cleanest(tried: Sequence[BenchRow]) -> BenchRow:

@@ -127,6 +127,7 @@ def markdown(results: BenchResults) -> str:
     moved = {(row["method"], row["kind"]): row for row in results["transport"]}
     tables = (
         _means(results),
+        _by_strength(results),
         _told(results["meaning"]),
         _values(results),
         _removed(results["removal"]),
@@ -147,6 +148,22 @@ def _means(results: BenchResults) -> str:
         lines.append([method, *means, f"{brought} of {len(rows)}"])
     bar = f"values with success >= {FLIPS:.2f} and collateral <= {HARM:.2f}"
     return markdown_table(["method", *MEANS, bar], lines)
+
+
+def _by_strength(results: BenchResults) -> str:
+    """Mean success / collateral / artifacts of each method's chosen edit at every strength."""
+    points = [(row["method"], point) for row in results["causation"] for point in row["curve"]]
+    strengths = sorted({point["strength"] for _, point in points})
+    lines = []
+    for method in methods_of(results):
+        cells = []
+        for strength in strengths:
+            of = [p for m, p in points if m == method and p["strength"] == strength]
+            figures = [[p[name] for p in of if name in p] for name in MEANS[:3]]
+            cells.append(" / ".join(f"{_mean(numbers):.2f}" for numbers in figures if numbers))
+        lines.append([method, *cells])
+    head = [f"x {strength:g}" for strength in strengths]
+    return markdown_table(["method: success / collateral / artifacts", *head], lines)
 
 
 def _told(rows: Sequence[BenchRow]) -> str:
