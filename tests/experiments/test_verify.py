@@ -37,7 +37,7 @@ def home(tmp_path_factory):
 def subject(home):
     """SDXL Turbo's settings on a tiny SDXL, one step, with an SAE; each test may spoil it."""
     model = load(home, device="cpu", system=replace(SYSTEMS["sdxl-turbo"], size=64))
-    sae = random_sae("mid.0", width=128, latents=32, k=4)
+    sae = replace(random_sae("mid.0", width=128, latents=32, k=4), meta={"figures": {"fvu": 1000.0}})
     return Subject(model, {"mid.0": sae}, OPTIONS, fetch=False)
 
 
@@ -171,7 +171,11 @@ def test_what_saes_explain_is_evaluated_on_the_first_step(subject):
     finding = explained(subject)
     (row,) = finding.figures.values()
     assert row["rows"] == 2 * 64  # two images, 8 x 8 places
-    assert finding.verdict == "pass"  # nothing is known of it
+    assert finding.verdict == "pass"
+    unknown = explained(replace(subject, saes={"mid.0": replace(subject.saes["mid.0"], meta={})}))
+    assert unknown.verdict == "not possible here"
+    assert "nothing is known of what mid.0 should explain" in unknown.reason
+    assert unknown.figures["mid.0"]["explained"] == row["explained"]
     less = replace(subject.saes["mid.0"], meta={"figures": {"fvu": 0.01}})
     finding = explained(replace(subject, saes={"mid.0": less}))
     assert finding.verdict == "fail"

@@ -45,12 +45,14 @@ def explained(subject: Subject) -> CheckFinding:
         return not_possible(f"no SAE is of a block of this model: {', '.join(saes)}")
     rows = _first_step(subject, tuple(dict.fromkeys(sae.block for sae in fitting.values())))
     figures: dict[str, JSON] = {}
-    less = []
+    less, unknown = list[str](), list[str]()
     for name, sae in fitting.items():
         row = _figures(subject, copy(sae).to(subject.model.device), rows[sae.block])
         figures[name] = row
         expected = row["expected"]
-        if isinstance(expected, float) and float(str(row["explained"])) < expected - TOLERANCE:
+        if not isinstance(expected, float):
+            unknown.append(name)
+        elif float(str(row["explained"])) < expected - TOLERANCE:
             less.append(name)
     said = ", ".join(f"{name} {row['explained']:.3f}" for name, row in figures.items())  # type: ignore[call-overload,index]
     if less:
@@ -59,6 +61,9 @@ def explained(subject: Subject) -> CheckFinding:
             f"explained less than is known of them by over {TOLERANCE}: {', '.join(less)} ({said})",
             figures,
         )
+    if unknown:
+        reason = f"nothing is known of what {', '.join(unknown)} should explain ({said})"
+        return CheckFinding("not possible here", reason, figures)
     return CheckFinding("pass", said, figures)
 
 
