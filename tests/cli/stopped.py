@@ -160,8 +160,6 @@ class Commands:
             "1",
             "--image-batch",
             "2",
-            "--buffer",
-            "2MB",
         )
         size = ("--blocks", "mid.0", "--k", "4", "--latents", "32", "--batch-size", "64", "--held-out", "0.1")
         often = ("--tokens", "3000", "--checkpoint-every", "700", "--log-every", "700")

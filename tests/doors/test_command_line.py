@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.doors.values import JSON_VALUES, NUMBERS, TEXTS, THROW, bounded_memory
 from unbox.cli.main import COMMANDS, main
+from unbox.cli.repeated_options import with_options
 
 #: The shortest line of each command that begins its work; {} is the folder of examples, {new} is not there.
 LINES = {
@@ -53,7 +54,7 @@ LINES = {
     "store add-blocks": "{}/store --model {}/model --blocks mid.0",
     "store push": "{}/store a/b",
     "store pull": "a/b --out {new}",
-    "sae push": "--saes {}/saes a/b",
+    "sae push": "a/b --saes {}/saes",
     "sae pull": "a/b --out {new}",
 }
 
@@ -123,7 +124,7 @@ def test_every_option(command, made, tmp_path, capsys, monkeypatch):
         before = sorted(made.rglob("*"))
         fixed = LINES[command.name].replace("{new}", str(tmp_path / "new")).replace("{}", str(made)).split()
         option = f"--{name.replace('_', '-')}"
-        line = [*command.name.split(), *fixed, option, *([] if names[name] else values)]
+        line = [*command.name.split(), *with_options(fixed, [option, *([] if names[name] else values)])]
         try:
             with bounded_memory():
                 code = main(line)
