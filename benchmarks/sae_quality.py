@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peer_imports import stand_in
 from scipy import stats
 from torch import Tensor
 
@@ -113,6 +114,7 @@ def paper(rows: Any, lr: float, seed: int, options: argparse.Namespace) -> Recon
 
 def saelens(rows: Any, lr: float, seed: int, options: argparse.Namespace) -> Reconstruct:
     """sae-lens' own SAE and losses, in the order of its trainer's step."""
+    stand_in()
     from sae_lens.saes.sae import TrainStepInput
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 
