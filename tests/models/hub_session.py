@@ -129,13 +129,14 @@ def vaes():
 def mistakes():
     """What is said of repositories that are not there, or hold something else."""
     said = {}
-    for name in ("nobody/nothing", "tianweiy/DMD2", "someone/pickles", "someone/empty", "not a name/at all"):
+    names = ("nobody/nothing", "tianweiy/DMD2", "someone/pickles", "someone/empty", "not a name/at all")
+    for name in (*names, "someone/flux"):
         fresh_cache()
         try:
             load(name)
         except UnboxError as error:
             said[name] = str(error)
-    return said
+    return said | {"asked for": list(HUB.given)}
 
 
 SCENARIOS = (every_system, a_connection_that_drops, a_refusal, a_single_file, vaes, mistakes)

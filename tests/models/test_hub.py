@@ -69,6 +69,9 @@ def session(tmp_path_factory):
     for file in (root / "someone" / "pickles").glob("*/*.safetensors"):
         torch.save({}, file.with_suffix(".bin"))
         file.unlink()
+    index = json.loads((shutil.copytree(base, root / "someone" / "flux") / "model_index.json").read_text())
+    other = json.dumps(index | {"_class_name": "FluxPipeline"})
+    (root / "someone" / "flux" / "model_index.json").write_text(other)
     (root / "someone" / "empty").mkdir()
     (root / "someone" / "empty" / "README.md").write_text("nothing")
     with quiet():
@@ -219,7 +222,12 @@ def test_a_vae_in_the_place_of_the_bases_own(session):
         ("someone/pickles", "holds its weights as pickles alone"),
         ("someone/empty", "is no diffusers pipeline: it has no model_index.json"),
         ("not a name/at all", "that is no repository's name"),
+        ("someone/flux", "someone/flux is a FluxPipeline, by its model_index.json"),
     ],
 )
 def test_the_reason_is_told(session, repo, reason):
     assert reason in session[1]["mistakes"][repo]
+
+
+def test_of_another_kind_of_pipeline_no_weights_are_fetched(session):
+    assert session[1]["mistakes"]["asked for"] == ["someone/flux/model_index.json"]
