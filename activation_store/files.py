@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -196,6 +196,18 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def leave_page_cache(path: Path) -> None:
+    """Give back the memory in which the system keeps a file that is on the disk.
+
+    Writing terabytes would fill all memory with what is not read soon; and where a virtual machine asks its
+    host for new memory, that takes longer than the disk. Advice, which systems may lack and disks refuse.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError), open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _no_constant(name: str) -> NoReturn:

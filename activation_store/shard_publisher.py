@@ -11,7 +11,7 @@ from pathlib import Path
 from activation_store.commit_log import CommitLog, log_path, writer_tag
 from activation_store.entries import Entry, shard_path, shard_place
 from activation_store.errors import StoreError
-from activation_store.files import JSON, digest, fsync, put_in_place, temporary_path
+from activation_store.files import JSON, digest, fsync, leave_page_cache, put_in_place, temporary_path
 from activation_store.listing import Listing
 from activation_store.moments import Moments
 from activation_store.samples import prompts_digest
@@ -67,8 +67,9 @@ class ShardPublisher:
                 size, prompts = shard.path.stat().st_size, prompts_digest(shard.samples)
                 entry = Entry(shard.start, shard.stop, size, digest(shard.path), prompts, shard.absent)
                 entry = replace(entry, room=shard.room)
-                put_in_place(shard.path, self._place(entry))
+                put_in_place(shard.path, place := self._place(entry))
                 self._commit(entry, moments)
+                leave_page_cache(place)
         except BaseException:
             shard.abandon()
             raise

@@ -137,10 +137,11 @@ def writing(folder: Path, images: int, rounds: int) -> list[tuple[str, str]]:
 
 def paced(folder: Path, images: int, rounds: int) -> list[tuple[str, str]]:
     """Rows about a generator that hands over PACE images of four steps a second, 10 MB each, or as fast as
-    they are taken: beside raw files of as many bytes."""
+    they are taken: beside raw files of as many bytes, twice those of `writing`, so that the end, when
+    the last shard is digested and nothing is made beside it, weighs as little as it does in a run."""
     kind = Schema(dict.fromkeys(BLOCKS, (*GRID, WIDTH)), tuple(range(4)), ("cond",), "float16")
     updates = {block: np.repeat(array, 4, 1) for block, array in batch("float16").items()}
-    images = max(BATCH, images // 4 // BATCH * BATCH)
+    images = max(BATCH, images // 2 // BATCH * BATCH)
     total = images * kind.sample_bytes
     raw, ours, waited = [], [], []
     for _ in range(rounds + 1):  # the first round is not counted, as in `writing`
@@ -320,6 +321,7 @@ def main() -> None:
     parser.add_argument("--model-images", type=int, default=400)
     parser.add_argument("--real-size", help="an SDXL model for recording (see `unbox recipe real-size`)")
     parser.add_argument("--real-images", type=int, default=BATCH)
+    parser.add_argument("--real-batch", type=int, default=BATCH)
     arguments = parser.parse_args()
     if "recording" in arguments.only and not arguments.real_size:
         parser.error("recording needs --real-size FOLDER")
@@ -335,7 +337,7 @@ def main() -> None:
             "int8": lambda: quantisation(folder, arguments.model, arguments.model_images),
             "dry-run": lambda: planned(folder, arguments.model, arguments.rounds),
             "recording": lambda: recording(
-                folder, arguments.real_size, arguments.real_images, arguments.rounds
+                folder, arguments.real_size, arguments.real_images, arguments.real_batch, arguments.rounds
             ),
         }
         rows = [row for part in arguments.only for row in run[part]()]

@@ -44,8 +44,9 @@ def quantisation(folder: Path, model_name: str, images: int) -> list[tuple[str, 
     return rows
 
 
-def recording(folder: Path, model_name: str, images: int, rounds: int) -> list[tuple[str, str]]:
-    """What collecting the four blocks adds to generating the same images, pictures decoded in both.
+def recording(folder: Path, model_name: str, images: int, size: int, rounds: int) -> list[tuple[str, str]]:
+    """What collecting the four blocks adds to generating the same images in batches of a size, pictures
+    decoded in both, and how long generation waits for writing.
 
     Runs alternate. Hashing the weights is done once a run, however long it is, and counted apart.
     """
@@ -57,7 +58,7 @@ def recording(folder: Path, model_name: str, images: int, rounds: int) -> list[t
 
     model = unbox.load(model_name, system="sdxl-turbo")
     prompts = [f"a picture of {n} dogs" for n in range(images)]
-    call = {"steps": 1, "height": 512, "width": 512, "batch_size": min(images, BATCH)}
+    call = {"steps": 1, "height": 512, "width": 512, "batch_size": min(images, size)}
     model.generate(prompts[:1], seed=0, **{**call, "batch_size": 1})
 
     def hashing() -> object:

@@ -1,11 +1,16 @@
 """Whole files or none; strict JSON."""
 
+import ctypes
 import json
+import mmap
+import os
 
 import pytest
 
-from activation_store import StoreError, publish_file, publish_folder, read_json, write_json
+from activation_store import StoreError, files, publish_file, publish_folder, read_json, write_json
+from activation_store.entries import shard_files
 from activation_store.files import digest, parse_json, sweep, write_text
+from tests.activation_store import fakes
 
 
 def names(folder):
@@ -108,3 +113,28 @@ def test_sweeping_removes_the_leavings_of_one_writer_only(tmp_path):
     assert names(tmp_path) == [".x.h5.0123456789ab~two.tmp", "x.tmp"]
     sweep(tmp_path)
     assert names(tmp_path) == ["x.tmp"]
+
+
+def in_memory(path):
+    """How many pages of a file the system keeps."""
+    size, page = path.stat().st_size, mmap.PAGESIZE
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as mapped:
+        kept, first = (ctypes.c_ubyte * -(-size // page))(), ctypes.c_ubyte.from_buffer(mapped)
+        place = ctypes.c_void_p(ctypes.addressof(first))
+        done = ctypes.CDLL(None).mincore(place, ctypes.c_size_t(size), kept)
+        del first
+    assert done == 0
+    return sum(each & 1 for each in kept)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="no such advice")
+def test_shards_that_are_written_leave_memory_to_others(tmp_path):
+    """Of a collection of terabytes the page cache would hold what nobody reads soon, and nothing else."""
+    (probe := tmp_path / "probe").write_bytes(bytes(1 << 20))
+    files.fsync(probe)
+    assert in_memory(probe) == (1 << 20) // mmap.PAGESIZE
+    files.leave_page_cache(probe)
+    if in_memory(probe):
+        pytest.skip("files of this folder lie in memory")
+    fakes.make(tmp_path / "store", 8)
+    assert {in_memory(path) for path in shard_files(tmp_path / "store")} == {0}

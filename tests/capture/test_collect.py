@@ -157,6 +157,8 @@ def test_fewer_prompts_with_the_same_beginning_have_nothing_to_do_and_that_is_sa
     assert done.made == 0
     said = "nothing to make: this process's images of the 3 prompts are there; it holds 2 beyond"
     assert done.lines()[0].startswith(said)
+    with pytest.warns(UserWarning, match=said):
+        assert len(collect(model, store.path, prompts=PROMPTS[:3])) == 5
 
 
 def test_batches_are_as_large_as_was_asked_whatever_the_shards(model, tmp_path, monkeypatch):

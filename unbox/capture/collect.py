@@ -60,8 +60,7 @@ class Collected:
         """The run in words."""
         lines = []
         if not self.made and self.total is not None:
-            beyond = sum(max(0, entry.stop - max(entry.start, self.total)) for entry in self.store.entries)
-            more = f"; it holds {beyond:,} beyond them, which stay" if beyond else ""
+            more = f"; {said}" if (said := self.said_of_beyond()) else ""
             lines.append(
                 f"nothing to make: this process's images of the {self.total:,} prompts are there{more}"
             )
@@ -72,6 +71,13 @@ class Collected:
                 f"writer, {share:.1f} % of the time"
             )
         return lines + self.said_of_bad()
+
+    def said_of_beyond(self) -> str:
+        """What is said of images that the store has beyond the prompts; empty where it has none."""
+        if self.total is None:
+            return ""
+        beyond = sum(max(0, entry.stop - max(entry.start, self.total)) for entry in self.store.entries)
+        return f"it holds {beyond:,} beyond them, which stay" if beyond else ""
 
     def said_of_bad(self) -> list[str]:
         """What was done with images that are not as they should be; empty where there are none."""
@@ -109,7 +115,10 @@ def collect(
     cannot be kept; every finished image is safe then.
     """
     done = collect_run(model, prompts, path, options)
-    if said := done.said_of_bad():
+    said = done.said_of_bad()
+    if not done.made and done.said_of_beyond():  # the store that is returned is of more than was asked for
+        said.insert(0, done.lines()[0])
+    if said:
         warnings.warn("; ".join(said), stacklevel=3)
     return done.store
 
