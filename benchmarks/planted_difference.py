@@ -20,6 +20,7 @@ from activation_store import Store
 from activation_store.files import write_json
 from unbox.cli.main import main as command
 from unbox.experiments.diff.block_figures import measured_changes
+from unbox.experiments.diff.compared_stores import DrawnSystems
 from unbox.experiments.diff.diff_settings import DiffSettings, read_systems
 from unbox.experiments.diff.joint_rows import divided, rows_of
 from unbox.experiments.diff.run_diff import DiffRun, run_diff
@@ -116,10 +117,8 @@ def main() -> None:
         (f"{given.model},name=before", f"{given.model},lora={given.out}/lora/lora,name=after")
     )
     asked = prompts(given.prompts, seed=given.seed + 99, split="heldout")
-    run = DiffRun(
-        systems, lambda system: load(system.model, lora=system.lora, download=False), asked, settings
-    )
-    run_diff(run, given.out / "diff")
+    source = DrawnSystems(systems, lambda one: load(one.model, lora=one.lora, download=False), asked)
+    run_diff(DiffRun(source, settings), given.out / "diff")
     found = figures(given.out / "diff", settings, planted, given.drawn)
     write_json(given.out / "planted.json", found)
     print(json.dumps(found["pictures"], indent=1))
@@ -140,7 +139,7 @@ def figures(place: Path, settings: DiffSettings, planted: Value, drawn: str) -> 
     pictures = {name: read_as(store, held, *planted, drawn) for name, store in stores.items()}
     blocks = {}
     for block, sae in saes.items():
-        changes = measured_changes(sae, rows_of(stores, block, held), held, settings)
+        changes = measured_changes(sae, rows_of(stores, block, held), settings)
         ranked, split_ranks = changes.changes["after"], changes.split.ranks
         activity = pooled_activity(sae, rows_of(stores, block, learn)["before"], learn)
         scores = telling_scores(activity, said)

@@ -30,6 +30,7 @@ from unbox.capture.hub import pull
 from unbox.cli.main import main
 from unbox.cli.recipe import RecipeShapesCommand
 from unbox.errors import UnboxError
+from unbox.experiments.diff.compared_stores import DrawnSystems
 from unbox.experiments.diff.diff_settings import DiffSettings, read_systems
 from unbox.experiments.diff.run_diff import DiffRun, run_diff
 from unbox.experiments.experiment_plan import make_plan
@@ -204,9 +205,8 @@ def diff(world: World) -> Command:
             put(SAE.load(folder)).save(folder, overwrite=True)
         systems = read_systems(("one", "two"))
         models = {"one": world.one, "two": model}
-        return run_diff(
-            DiffRun(systems, lambda system: models[system.title], prompts, settings, progress=False), out
-        )
+        source = DrawnSystems(systems, lambda system: models[system.title], prompts)
+        return run_diff(DiffRun(source, settings, progress=False), out)
 
     prompts = [f"a cat {i}" for i in range(12)]
     given = {"model": world.two, "prompts": prompts, "settings": small}

@@ -37,6 +37,7 @@ BESIDES = {
     "unbox.edits.apply.EditHook": {"edits": Edits(())},
     "unbox.explorer.edit_controls.EditForm": {"steps": "all"},
     "unbox.cli.bench.BenchShapesCommand": {"settings": BenchSettings()},
+    "unbox.cli.diff.DiffCommand": {"models": ("a", "b")},
     "unbox.cli.label.LabelCommand": {"endpoint": "http://localhost:8000/v1"},
     "unbox.atlas.vlm_labels.Endpoint": {"url": "http://localhost:8000/v1"},
     "unbox.mask.Mask": {"own": True},

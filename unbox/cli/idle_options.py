@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from unbox.capture.planned_run import PlannedRun
 from unbox.cli.model_options import ModelOptions
 from unbox.errors import UnboxError
+from unbox.models.sampling_options import SamplingOptions
 from unbox.online.online_images import OnlineImages
 from unbox.recipes.sdxl.sdxl_settings import SdxlSettings, TrainingImages
 from unbox.recipes.systems.method_settings import (
@@ -44,6 +45,8 @@ IMAGES = options_of(OnlineImages)
 #: Of those, what chooses among the rows of a store too.
 ROWS = ("keep-steps", "branches")
 MODEL = tuple(name for name in options_of(ModelOptions) if name not in ("model", "device"))
+#: Of those, what a comparison of systems says of each.
+LOADED = ("model", "system", "unet", "lora", "lora-strength")
 NAMED = ("block", "density", "step", "labelled", "order", "limit")
 
 COMPARED = Idle(
@@ -173,16 +176,20 @@ IDLE: Mapping[str, Sequence[Idle]] = {
     ),
     "diff": (
         Idle(
-            ("model", "system", "unet", "lora", "lora-strength"),
-            lambda c: True,
-            "is of one system: say it in --models, MODEL,lora=FOLDER",
+            (
+                *("models", "prompts", "limit", "split", "column", "dry-run", "store-dtype"),
+                *options_of(SamplingOptions),
+                *(name for name in MODEL if name not in LOADED),
+            ),
+            lambda c: bool(c.stores),
+            "is of systems that are drawn: --stores are there already",
         ),
+        Idle(LOADED, lambda c: True, "is of one system: say it in --models, MODEL,lora=FOLDER"),
         Idle(
             ("latents", "k", "tokens", "rows"),
             lambda c: c.saes is not None and not (c.settings.alone or c.settings.crosscoders),
             "is of SAEs that are trained: --saes brings them, without --alone and --crosscoders",
         ),
-        Idle(("gpus",), lambda c: not c.dry_run, "is for --dry-run"),
     ),
     "evaluate": (
         Idle(

@@ -36,15 +36,15 @@ def system_rows(
     return rows.astype(np.float32)
 
 
-def store_of(path: Path, rows: np.ndarray, steps: tuple[int, ...] | None = None) -> Store:
+def store_of(path: Path, rows: np.ndarray, first_seed: int = 100) -> Store:
     """A store of rows (images, steps, 1, y, x, width) in float32."""
-    numbers = tuple(range(rows.shape[1])) if steps is None else steps
+    numbers = tuple(range(rows.shape[1]))
     told = {"steps": rows.shape[1], "guidance": 0.0, "model": {"system": {"name": path.name}}}
     schema = Schema(
         blocks={"mid.0": rows.shape[3:]}, steps=numbers, branches=("cond",), dtype="float32",
         shard_samples=16, provenance=told,
     )  # fmt: skip
-    samples = [Sample(i, f"picture {i}", 100 + i, {}) for i in range(len(rows))]
+    samples = [Sample(i, f"picture {i}", first_seed + i, {}) for i in range(len(rows))]
     with Writer(path, schema, total=len(rows)) as writer:
         writer.append(samples, {"mid.0": rows}, [b""] * len(rows))
     return Store.open(path)

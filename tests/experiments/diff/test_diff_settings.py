@@ -3,7 +3,7 @@
 import pytest
 
 from unbox.errors import UnboxError
-from unbox.experiments.diff.diff_settings import DiffSettings, read_system, read_systems
+from unbox.experiments.diff.diff_settings import DiffSettings, read_system, read_systems, store_names
 
 
 def test_a_system_is_a_model_and_what_is_not_as_its_own():
@@ -49,3 +49,10 @@ def test_settings_fit_together():
         DiffSettings(k=9, latents=8)
     with pytest.raises(UnboxError, match="comparing 100,000 latents with 1,000,000 flips"):
         DiffSettings(latents=100_000, flips=1_000_000)
+
+
+def test_stores_are_called_as_their_folders():
+    assert store_names(("runs/a b/", "s3://bucket/acts")) == {"a-b": "runs/a b/", "acts": "s3://bucket/acts"}
+    for places, told in ((("a",), "two stores at least"), (("x/a", "y/a"), "names two stores")):
+        with pytest.raises(UnboxError, match=told):
+            store_names(places)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from activation_store import StoreError
 from tests.activation_store.test_batches import as_set
 from tests.experiments.diff.planted_systems import channel_sae, codes_of, store_of, system_rows
 from unbox.errors import UnboxError
 from unbox.experiments.diff.block_figures import explained, feature_rows, measured_changes, summary_of
+from unbox.experiments.diff.compared_stores import DrawnSystems, GivenStores
 from unbox.experiments.diff.diff_settings import DiffSettings, read_systems
 from unbox.experiments.diff.joint_rows import divided, joint_rows, rows_of
 from unbox.experiments.diff.run_diff import DiffRun, run_diff
@@ -34,8 +36,7 @@ def planted(tmp_path_factory):
 
 def test_the_planted_difference_is_found_first_and_by_nothing_but_it(planted):
     rows, stores = planted
-    images = list(range(40))
-    found = measured_changes(channel_sae(), rows_of(stores, "mid.0", images), images, SETTINGS)
+    found = measured_changes(channel_sae(), rows_of(stores, "mid.0", range(40)), SETTINGS)
     less, one = found.changes["less"], found.changes["one"]
     assert less.order[0] == 2
     assert less.high[2] < 0
@@ -92,7 +93,13 @@ def small(tiny, **changed):
         guidance=0.0, height=32, width=32, batch_size=4, alone=True, shown=3, **changed,
     )  # fmt: skip
     systems = read_systems(("tiny,steps=1", "tiny,steps=2", "tiny,steps=1,name=same"))
-    return DiffRun(systems, lambda _: tiny, [f"a red cat {i}" for i in range(12)], settings, progress=False)
+    source = DrawnSystems(systems, lambda _: tiny, [f"a red cat {i}" for i in range(12)])
+    return DiffRun(source, settings, progress=False)
+
+
+def drawn(run, **changed):
+    """The run with other systems, prompts or ways to load them."""
+    return replace(run, source=replace(run.source, **changed))
 
 
 @pytest.fixture(scope="module")
@@ -137,28 +144,28 @@ def test_another_run_is_refused_by_name_before_anything_is_drawn(whole, tiny):
     def never(system):
         raise AssertionError(system)
 
+    source = replace(run.source, load=never)
+    first, second, third = source.systems
+    more = replace(second, steps=3, name="tiny-2step")
     others = {
         "seed was 0, is 1": {"settings": replace(run.settings, seed=1)},
         "latents was 32, is 33": {"settings": replace(run.settings, latents=33)},
-        "prompts was 12 prompts": {"prompts": run.prompts[:11]},
-        "models was": {"systems": run.systems[:2]},
-        "system tiny-2step steps was 2, is 3": {
-            "systems": (run.systems[0], replace(run.systems[1], steps=3, name="tiny-2step"), run.systems[2])
-        },
+        "prompts was 12 prompts": {"source": replace(source, prompts=source.prompts[:11])},
+        "models was": {"source": replace(source, systems=(first, second))},
+        "system tiny-2step steps was 2, is 3": {"source": replace(source, systems=(first, more, third))},
         "saes was none": {"saes": {"mid.0": channel_sae(width=128)}},
     }
     for told, change in others.items():
         with pytest.raises(UnboxError, match=told):
-            run_diff(replace(run, load=never, **change), out)
+            run_diff(replace(run, **{"source": source, **change}), out)
 
 
 def test_given_saes_are_compared_by_and_none_is_trained(tiny, tmp_path):
     run = small(tiny)
     torch.manual_seed(0)
     sae = replace(channel_sae(width=128), block="mid.0")
-    run = replace(
-        run, settings=replace(run.settings, alone=False), saes={"mid.0": sae}, systems=run.systems[:2]
-    )
+    settings = replace(run.settings, alone=False)
+    run = replace(drawn(run, systems=run.source.systems[:2]), settings=settings, saes={"mid.0": sae})
     figures = run_diff(run, tmp_path / "given")
     assert list(figures["blocks"]["mid.0"]["explained"]) == ["given"]
     assert not (tmp_path / "given" / "saes").exists()
@@ -168,7 +175,7 @@ def test_given_saes_are_compared_by_and_none_is_trained(tiny, tmp_path):
 
 def test_crosscoders_take_as_many_steps_of_each(tiny, tmp_path):
     run = small(tiny, crosscoders=True)
-    run = replace(run, settings=replace(run.settings, alone=False), systems=run.systems[:2])
+    run = replace(drawn(run, systems=run.source.systems[:2]), settings=replace(run.settings, alone=False))
     with pytest.raises(
         UnboxError, match="as many steps of each system; there are of tiny-1step 1, tiny-2step 2"
     ):
@@ -192,6 +199,33 @@ def test_a_mistyped_model_can_be_typed_again(tiny, tmp_path):
         return tiny
 
     with pytest.raises(UnboxError, match="nothing at"):
-        run_diff(replace(run, load=second_fails), tmp_path / "run")
+        run_diff(drawn(run, load=second_fails), tmp_path / "run")
     systems = read_systems(("tiny,steps=1", "tiny,steps=2,name=other"))
-    assert run_diff(replace(run, systems=systems), tmp_path / "run")["first"] == "tiny-1step"
+    assert run_diff(drawn(run, systems=systems), tmp_path / "run")["first"] == "tiny-1step"
+
+
+def test_stores_that_are_there_are_compared_alike(planted, tmp_path):
+    """What several GPUs collected: the planted difference is found, other images are refused."""
+    _, stores = planted
+    settings = replace(SETTINGS, held_out=0.5, tokens=2000, rows=64)
+    run = DiffRun(GivenStores(stores), settings, {"mid.0": channel_sae()}, progress=False)
+    figures = run_diff(run, tmp_path / "run")
+    assert figures["first"] == "base"
+    assert figures["blocks"]["mid.0"]["features"]["less"][0]["index"] == 2
+    assert run_diff(run, tmp_path / "run") == figures
+    two = replace(run, source=GivenStores({name: stores[name] for name in ("base", "one")}))
+    with pytest.raises(UnboxError, match=r"stores less was .*, is none"):
+        run_diff(two, tmp_path / "run")
+    crossed = replace(run, settings=replace(settings, crosscoders=True))
+    with pytest.raises(UnboxError, match="there are of base 2, less 2, one 1: choose some of all"):
+        run_diff(crossed, tmp_path / "crossed")
+    other = store_of(tmp_path / "other", system_rows(40, 2, {}, own=1), first_seed=7)
+    mixed = replace(run, source=GivenStores({"base": stores["base"], "other": other}))
+    with pytest.raises(StoreError, match="differ in image 0: another prompt or seed"):
+        run_diff(mixed, tmp_path / "mixed")
+
+
+def test_steps_are_chosen_of_stores_too(planted):
+    _, stores = planted
+    found = rows_of(stores, "mid.0", range(5), (0,))
+    assert {name: rows.steps for name, rows in found.items()} == dict.fromkeys(stores, (0,))

@@ -44,7 +44,7 @@ def image_activity(sae: SAE, updates: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
     def pooled(numbers: Tensor) -> np.ndarray:
         sums = numbers.new_zeros(len(numbers), sae.latents).scatter_add_(1, indices, numbers)
-        return (sums / places).double().cpu().numpy().reshape(images, steps, -1)
+        return (sums / places).cpu().double().numpy().reshape(images, steps, -1)
 
     return pooled(values), pooled((values > 0).float())
 

@@ -1,6 +1,6 @@
 """What is measured of one block: how much SAEs explain of each system, and what each feature did in each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +39,13 @@ class BlockChanges:
     """System -> images in which each feature changed most, (n, up to 4)."""
 
 
-def measured_changes(
-    sae: SAE, rows: Mapping[str, Rows], images: Sequence[int], settings: DiffSettings
-) -> BlockChanges:
+def measured_changes(sae: SAE, rows: Mapping[str, Rows], settings: DiffSettings) -> BlockChanges:
     """Every feature's activity in the same images of each system; the first one is compared with the others.
 
     Memory: (flips + 2 splits) numbers a feature, and the rows of a few images.
     """
     first, *others = rows
+    images = list(rows[first].samples)
     pairs = {name: PairedActivity(sae.latents, settings.flips, settings.seed) for name in others}
     split = SplitActivity(sae.latents, settings.splits, settings.seed)
     by_step = {name: np.zeros((len(each.steps), sae.latents)) for name, each in rows.items()}

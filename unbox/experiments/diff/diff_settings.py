@@ -104,7 +104,7 @@ def read_system(text: str, door: str = "a system") -> ComparedSystem:
         given[name] = _number(value) if name in NUMBERS else value
     if not model:
         raise FieldError(door, "models", text, "should begin with a model")
-    return parsed(ComparedSystem, given, f"{door}: {text[:60]}")
+    return parsed(ComparedSystem, given, f"models: {text[:60]!r}")
 
 
 def read_systems(texts: tuple[str, ...], door: str = "diff") -> tuple[ComparedSystem, ...]:
@@ -116,6 +116,16 @@ def read_systems(texts: tuple[str, ...], door: str = "diff") -> tuple[ComparedSy
     if twice := next((title for title in titles if titles.count(title) > 1), None):
         raise FieldError(door, "models", twice, "names two systems: give them names, MODEL,name=NAME")
     return found
+
+
+def store_names(places: tuple[str, ...]) -> dict[str, str]:
+    """Name -> store, at least two: each is called as its folder is. Raises UnboxError for two of one name."""
+    if len(places) < 2:
+        raise FieldError("", "stores", list(places), "should be two stores at least")
+    names = [_letters(place.rstrip("/").rpartition("/")[2]) or "store" for place in places]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise FieldError("", "stores", twice, "names two stores: their folders' names should differ")
+    return dict(zip(names, places, strict=True))
 
 
 def _number(text: str) -> str | int | float:

@@ -12,7 +12,9 @@ import torch
 
 from unbox.capture.collect_settings import schema_of
 from unbox.capture.estimate import Estimate, estimate, time_text
-from unbox.experiments.diff.run_diff import DiffRun, collect_settings
+from unbox.errors import UnboxError
+from unbox.experiments.diff.compared_stores import DrawnSystems, collect_settings
+from unbox.experiments.diff.run_diff import DiffRun
 from unbox.memory_limit import size_text
 from unbox.sae import Plan, specs
 from unbox.sae.initialization import measure
@@ -46,7 +48,6 @@ class DiffEstimate:
     """Memory of training a set, on its device."""
     figures_bytes: int
     """Memory of a block's figures."""
-    gpus: int
 
     @property
     def bytes_in_all(self) -> int:
@@ -55,8 +56,8 @@ class DiffEstimate:
 
     @property
     def seconds(self) -> float:
-        """Of all of it; images are drawn on all GPUs, the rest is of one."""
-        drawing = sum(each.seconds(self.gpus) for each in self.stores.values())
+        """Of all of it, on one device."""
+        drawing = sum(each.seconds() for each in self.stores.values())
         return drawing + self.training_seconds + self.encoding_seconds
 
     @property
@@ -72,8 +73,8 @@ class DiffEstimate:
     def lines(self) -> list[str]:
         """The plan in words."""
         found = [
-            f"{name}: {size_text(each.bytes_in_all)} on disk, {time_text(each.seconds(self.gpus))} to draw "
-            f"{each.images:,} images on {self.gpus} such device{'s' * (self.gpus > 1)}"
+            f"{name}: {size_text(each.bytes_in_all)} on disk, {time_text(each.seconds())} to draw "
+            f"{each.images:,} images"
             for name, each in self.stores.items()
         ]
         return [
@@ -87,17 +88,21 @@ class DiffEstimate:
         ]
 
 
-def estimate_diff(run: DiffRun, beside: Path | None, gpus: int = 1) -> DiffEstimate:
-    """Draw and write a few images of each system, train and encode for a moment on made-up rows."""
-    settings, total = run.settings, len(run.prompts)
+def estimate_diff(run: DiffRun, beside: Path | None) -> DiffEstimate:
+    """Draw and write a few images of each system, train and encode for a moment on made-up rows.
+
+    Raises UnboxError for stores that are there: nothing is drawn."""
+    if not isinstance(run.source, DrawnSystems):
+        raise UnboxError("a dry run is of systems that are drawn; these stores are there already")
+    settings, total = run.settings, len(run.source.prompts)
     stores, rows = dict[str, Estimate](), dict[str, dict[str, int]]()
     widths = dict[str, int]()
-    for system in run.systems:
-        model, own = run.load(system), collect_settings(run, system)
+    for system in run.source.systems:
+        model, own = run.source.load(system), collect_settings(system, settings)
         schema = schema_of(model, own)
         widths = {block: schema.blocks[block][2] for block in settings.blocks}
         rows[system.title] = {block: prod(schema.shape(block, 1)[1:-1]) for block in settings.blocks}
-        stores[system.title] = estimate(model, run.prompts, beside=beside, limit=total, **vars(own))
+        stores[system.title] = estimate(model, run.source.prompts, beside=beside, limit=total, **vars(own))
         del model
     sets = int(run.saes is None) + len(rows) * settings.alone
     sets += 2 * (len(rows) - 1) * settings.crosscoders  # whose rows are twice as wide
@@ -124,7 +129,6 @@ def estimate_diff(run: DiffRun, beside: Path | None, gpus: int = 1) -> DiffEstim
         sae_bytes=sets * weights * SAE_BYTES + (weights * 2 * CHECKPOINT_BYTES if sets else 0),
         training_bytes=plan.memory(widths),
         figures_bytes=(len(rows) * settings.flips + 4 * settings.splits) * settings.latents * 8,
-        gpus=gpus,
     )
 
 

@@ -35,11 +35,20 @@ def divided(numbers: Sequence[int], part: float) -> tuple[list[int], list[int]]:
     return every[~kept].tolist(), every[kept].tolist()
 
 
-def rows_of(stores: Mapping[str, Store], block: str, images: Sequence[int]) -> dict[str, Rows]:
-    """System -> the rows of a block in some images, those with the caption."""
-    return {
-        name: store[block].filter(
-            samples=images, branches=["cond"] if "cond" in store.schema.branches else None
-        )
-        for name, store in stores.items()
-    }
+def kept_steps(store: Store, block: str, asked: Sequence[int] | None) -> tuple[int, ...]:
+    """The steps of a block that are compared: all that the store keeps, or those that are asked for."""
+    return store[block].steps if asked is None else tuple(asked)
+
+
+def rows_of(
+    stores: Mapping[str, Store],
+    block: str,
+    images: Sequence[int] | None,
+    steps: Sequence[int] | None = None,
+) -> dict[str, Rows]:
+    """System -> the rows of a block in some images and steps (None: all), those with the caption."""
+    found = {}
+    for name, store in stores.items():
+        rows = store[block].filter(samples=images, steps=kept_steps(store, block, steps))
+        found[name] = rows.filter(branches="cond") if "cond" in rows.branches else rows
+    return found
