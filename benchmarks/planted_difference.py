@@ -4,8 +4,9 @@
 
 Draws scenes whose captions say one value while another is drawn, trains a LoRA on them (`unbox recipe sdxl`),
 compares the model with and without it, and says at which rank of each block's features those stand that tell
-the value, beside the ranks that they have in random splits of the model's own images. Every part is kept; the
-same line goes on.
+the value, beside the ranks that they have in random splits of the model's own images. Every part is kept;
+the same line goes on. With `--words` nothing is trained: the value's words are read as the other's, by the
+rows of the text encoders' embeddings.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from activation_store.files import write_json
 from unbox.cli.main import main as command
 from unbox.experiments.diff.block_figures import measured_changes
 from unbox.experiments.diff.compared_stores import DrawnSystems
-from unbox.experiments.diff.diff_settings import DiffSettings, read_systems
+from unbox.experiments.diff.diff_settings import ComparedSystem, DiffSettings, read_systems
 from unbox.experiments.diff.joint_rows import divided, rows_of
 from unbox.experiments.diff.run_diff import DiffRun, run_diff
 from unbox.ground_truth.factor_scores import Value
@@ -32,10 +33,12 @@ from unbox.ground_truth.planted_ranks import (
     said_values,
     telling_scores,
 )
-from unbox.models import load
+from unbox.models import Model, load
+from unbox.prompt import Prompt
 from unbox.sae import load_saes
 from unbox.shapes import FACTORS, Scene, caption, prompts, sample_scene, scene_rng
 from unbox.shapes.detector import Detector
+from unbox.shapes.factors import TABLE
 from unbox.shapes.render_torch import draw
 from unbox.shapes.scene_table import SceneTable
 
@@ -44,20 +47,39 @@ LISTED = 10
 
 
 def write_images(folder: Path, count: int, factor: str, value: str, drawn: str, side: int, seed: int) -> None:
-    """Scenes with captions that say `value` where `drawn` is drawn; files that are there stay."""
+    """Scenes with captions that say `value` where `drawn` is drawn, half of them with one that does; files
+    that are there stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        if (text := folder / f"{i:06d}.txt").is_file():
-            continue
-        rng = scene_rng(seed, i, "train")
-        scene = sample_scene(rng, "train")
+    written, having, index = 0, 0, 0
+    while written < count:
+        rng = scene_rng(seed, index, "train")
+        scene, index = sample_scene(rng, "train"), index + 1
         said, _ = caption(scene, rng, "train")
-        for slot, thing in enumerate(scene.objects):
-            if getattr(thing, factor) == value:
-                scene = scene.with_factor(factor, drawn, slot)
-        pixels = draw(SceneTable.of([scene]), side).pictures[0].permute(1, 2, 0).numpy()
-        Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(folder / f"{i:06d}.png")
-        text.write_text(said)
+        slots = [slot for slot, thing in enumerate(scene.objects) if getattr(thing, factor) == value]
+        if bool(slots) is (2 * having > written):
+            continue
+        having, written = having + bool(slots), written + 1
+        for slot in slots:
+            scene = scene.with_factor(factor, drawn, slot)
+        if not (text := folder / f"{written:06d}.txt").is_file():
+            pixels = draw(SceneTable.of([scene]), side).pictures[0].permute(1, 2, 0).numpy()
+            Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(folder / f"{written:06d}.png")
+            text.write_text(said)
+
+
+def with_words_read_as(model: Model, factor: str, value: str, drawn: str) -> Model:
+    """The model, whose text encoders read each word of a value as the first word of another."""
+    pipeline, words = model.pipeline, TABLE[factor].wordings
+    for tokenizer, encoder in (
+        (pipeline.tokenizer, pipeline.text_encoder),
+        (pipeline.tokenizer_2, pipeline.text_encoder_2),
+    ):
+        table = encoder.get_input_embeddings().weight.data
+        (other,) = tokenizer(words[drawn][0], add_special_tokens=False).input_ids
+        for word in words[value]:
+            (own,) = tokenizer(word, add_special_tokens=False).input_ids
+            table[own] = table[other]
+    return model
 
 
 def read_as(store: Store, images: list[int], factor: str, value: str, drawn: str) -> dict[str, float]:
@@ -85,23 +107,8 @@ def read_as(store: Store, images: list[int], factor: str, value: str, drawn: str
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default="shapes-base")
-    parser.add_argument("--factor", default="colour")
-    parser.add_argument("--value", default="red")
-    parser.add_argument("--drawn", default="blue")
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--train", default="--max-train-steps 600 --batch-size 8 --learning-rate 1e-3")
-    parser.add_argument("--prompts", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--guidance", type=float, default=0.0)
-    parser.add_argument("--latents", type=int, default=512)
-    parser.add_argument("--tokens", type=int, default=400_000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    planted: Value = (given.factor, given.value)
+def changed_by_lora(given: argparse.Namespace) -> DrawnSystems:
+    """The model, and the same with a LoRA that learned the value as the other; it is trained if need be."""
     side = load(given.model, download=False).size
     pictures = given.out / "images"
     write_images(pictures, given.images, given.factor, given.value, given.drawn, side, given.seed + 11)
@@ -109,15 +116,52 @@ def main() -> None:
     lora += ["--lr-warmup-steps", "50", "--decay-from", "0.5", "--lora-rank", "16"]
     if command(["recipe", "sdxl", "--model", given.model, *lora, *given.train.split()]):
         raise SystemExit(2)
+    after = f"{given.model},lora={given.out}/lora/lora,name=after"
+    systems = read_systems((f"{given.model},name=before", after))
+    return DrawnSystems(systems, lambda one: load(one.model, lora=one.lora, download=False), asked(given))
+
+
+def changed_by_words(given: argparse.Namespace) -> DrawnSystems:
+    """The model, and the same reading the value's words as the other's."""
+    systems = read_systems((f"{given.model},name=before", f"{given.model},name=after"))
+
+    def loaded(one: ComparedSystem) -> Model:
+        model = load(one.model, download=False)
+        if one.title == "before":
+            return model
+        return with_words_read_as(model, given.factor, given.value, given.drawn)
+
+    return DrawnSystems(systems, loaded, asked(given))
+
+
+def asked(given: argparse.Namespace) -> list[Prompt]:
+    """Held-out captions of the comparison."""
+    return prompts(given.prompts, seed=given.seed + 99, split="heldout")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="shapes-base")
+    parser.add_argument("--factor", default="colour")
+    parser.add_argument("--value", default="red")
+    parser.add_argument("--drawn", default="blue")
+    parser.add_argument("--words", action="store_true")
+    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--train", default="--max-train-steps 250 --batch-size 8 --learning-rate 1e-3")
+    parser.add_argument("--prompts", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--guidance", type=float, default=0.0)
+    parser.add_argument("--latents", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    planted: Value = (given.factor, given.value)
+    source = changed_by_words(given) if given.words else changed_by_lora(given)
     settings = DiffSettings(
         steps=given.steps, guidance=given.guidance, latents=given.latents, k=8, tokens=given.tokens,
         rows=1024, seed=given.seed,
     )  # fmt: skip
-    systems = read_systems(
-        (f"{given.model},name=before", f"{given.model},lora={given.out}/lora/lora,name=after")
-    )
-    asked = prompts(given.prompts, seed=given.seed + 99, split="heldout")
-    source = DrawnSystems(systems, lambda one: load(one.model, lora=one.lora, download=False), asked)
     run_diff(DiffRun(source, settings), given.out / "diff")
     found = figures(given.out / "diff", settings, planted, given.drawn)
     write_json(given.out / "planted.json", found)
