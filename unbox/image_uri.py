@@ -2,7 +2,7 @@
 
 import base64
 import io
-from pathlib import Path
+from typing import Protocol
 
 from PIL import Image
 
@@ -20,7 +20,20 @@ def image_bytes(image: Image.Image, format: str = "WEBP", quality: int | None = 
     return stream.getvalue()
 
 
-def file_uri(path: Path | None) -> str:
+class PictureFile(Protocol):
+    """A picture's file: a `Path`, or a part of a larger file."""
+
+    @property
+    def suffix(self) -> str:
+        """Its kind, as `.webp`."""
+        ...
+
+    def read_bytes(self) -> bytes:
+        """All of it."""
+        ...
+
+
+def file_uri(path: PictureFile | None) -> str:
     """A picture's file as a data URI, of the type that its ending says; empty where there is none."""
     return "" if path is None else data_uri(path.read_bytes(), path.suffix[1:].lower())
 

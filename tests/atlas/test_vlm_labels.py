@@ -5,13 +5,13 @@ import io
 import json
 import shutil
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 
 import pytest
 from PIL import Image
 
 from unbox.atlas import Atlas
-from unbox.atlas.vlm_labels import Endpoint, detect, label_feature
+from unbox.atlas.vlm_labels import Endpoint, detect, find_label, find_labels, label_feature, numbers_in
 from unbox.errors import UnboxError
 
 
@@ -104,3 +104,45 @@ def test_endpoints_that_do_not_answer(own):
         with pytest.raises(UnboxError):
             label_feature(own, "mid.0/0", Endpoint(url, "m"))
     assert all(label.kind != "model" for label in own.labels("mid.0/0"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "numbers"),
+    [
+        ("5.", {5}),
+        ("1, 2 and 5.", {1, 2, 5}),
+        ("Images #3, [4]; (7)", {3, 4, 7}),
+        ("2-4, 9", {2, 3, 4, 9}),
+        ("2 \u2013 3", {2, 3}),
+        ("1.\n2.\n", {1, 2}),
+        ("none", set()),
+        ("0.5 or 12th, v2", set()),
+        ("**6**", {6}),
+        ("4-2", set()),
+    ],
+)
+def test_numbers_are_read_however_they_are_set_apart(answer, numbers):
+    assert numbers_in(answer) == numbers
+
+
+def test_labels_in_bulk_are_those_one_by_one_and_asked_at_once(atlas):
+    atlas = Atlas.open(atlas) if not isinstance(atlas, Atlas) else atlas
+    names = [f.name for f in atlas.search("", limit=40) if atlas.examples(f.name, "top")][:4]
+    together = threading.Barrier(2, timeout=20)
+    first: set[str] = set()
+
+    class Waits(Judge):
+        def do_POST(self):
+            if len(first) < 2:  # two are here at a time, or the test ends in an error
+                first.add(threading.current_thread().name)
+                together.wait()
+            super().do_POST()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Waits) as server:
+        threading.Thread(target=server.serve_forever).start()
+        endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "judge")
+        found = list(find_labels(atlas, names, endpoint, 3, at_once=2))
+        alone = [(name, find_label(atlas, name, endpoint, 3)) for name in names]
+        server.shutdown()
+    assert found == alone
+    assert len(found) == 4

@@ -134,6 +134,18 @@ def figures(path):
     return read_figures(path)
 
 
+def strengths(path):
+    from unbox.experiments.feature_strengths import read_strengths
+
+    return read_strengths(path)
+
+
+def collection(path):
+    from unbox.explorer.collection import FeatureCollection
+
+    return FeatureCollection.from_text(path.read_text(encoding="utf-8", errors="replace"))
+
+
 def results(path):
     from unbox.explorer.figure_files import read_bench_results
 
@@ -269,6 +281,11 @@ READERS = {
     "store.json": (store, "store/"),
     "figures.json": (figures, '{"mid.0": {"fvu": 0.1, "l0": 3.0, "groups": [{"step": 0, "l0": 2.5}]}}'),
     "results.json": (results, '{"meaning": [{"block": "mid.0", "method": "features", "auroc": 0.9}]}'),
+    "strengths.json": (
+        strengths,
+        '{"usual": 0.5, "features": {"mid.0/1": {"strength": 4.5, "factor": "colour", "value": "red"}}}',
+    ),
+    "collection.json": (collection, '{"name": "reds", "features": ["mid.0/1", "up.0.1/17"], "note": "n"}'),
     "run.json": (run_record, '{"command": "experiment", "parts": {"model": "a", "seed": 1}}'),
     "metrics.jsonl": (metrics, '{"sae": "mid.0", "tokens": 10}\n{"sae": "mid.0", "tokens": 200}\n'),
     "model_index.json": (pipeline_index, '{"_class_name": "A", "unet": ["diffusers", "B"], "vae": [null]}'),
@@ -400,7 +417,7 @@ THROUGH = {
     "edits.edit_files": "edits.json",
     "experiments.experiment_plan": "experiment.toml",
     "experiments.riebench.examples": "riebench.json",
-    "explorer.image_recipe": "recipe.json",
+    "explorer.packed_json": "recipe.json",
     "models.png_record": "record.png",
     "models.systems": "unbox_system.json",
     "sae.plan": "plan.toml",

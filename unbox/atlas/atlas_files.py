@@ -6,10 +6,10 @@ out/data-<digest>/000.places.h5   which features are active at sampled places; g
 out/data-<digest>/relations.h5    related features of other blocks
 out/data-<digest>/meaning.h5      embeddings of the features' captions
 out/data-<digest>/atlas.sqlite    see `database`
-out/data-<digest>/thumbnails/     the images that any feature shows
+out/data-<digest>/thumbnails.h5   the images that any feature shows; versions before: a folder of files
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, field
 from pathlib import Path
@@ -19,14 +19,16 @@ import h5py
 import numpy as np
 from tqdm.auto import tqdm
 
-from activation_store import Store, publish_file, publish_folder
+from activation_store import Store, publish_file
 from activation_store.files import canonical, parse_json
 from activation_store.new_hdf5 import new_hdf5
 from unbox.atlas.atlas_plan import AtlasPlan
 from unbox.atlas.caption_labels import CaptionLabel, Word
 from unbox.atlas.encode_pass import Gathered
 from unbox.atlas.feature_records import SAEInfo, Stored
+from unbox.atlas.feature_statistics import PLACES
 from unbox.atlas.relations import RelatedArrays
+from unbox.atlas.thumbnail_file import write_thumbnail_file
 from unbox.errors import FieldError, UnboxError
 from unbox.picture_file import opened
 from unbox.text_files import read_json_object
@@ -44,10 +46,10 @@ from unbox.validation import (
 
 FORMAT, VERSION = "unbox atlas", 1
 INDEX, DATABASE, RELATIONS, MEANING, THUMBNAILS = (
-    "atlas.json", "atlas.sqlite", "relations.h5", "meaning.h5", "thumbnails",
+    "atlas.json", "atlas.sqlite", "relations.h5", "meaning.h5", "thumbnails.h5",
 )  # fmt: skip
-#: Which features are active at sampled places.
-PLACES = ("place_row", "place_feature")
+#: The folder of thumbnails of an atlas of a version before.
+FORMER_THUMBNAILS = "thumbnails"
 #: Bytes of a chunk of HDF5 to aim at: a page reads a row.
 CHUNK_BYTES = 1 << 16
 
@@ -124,7 +126,7 @@ def write_sae(
     with writing(places_file(file)) as target:
         target.attrs["places"] = found.place_rows
         target.attrs["full_grid"] = found.grid.kept == found.grid.height * found.grid.width
-        write_arrays(target, {name: getattr(found.tally, name) for name in PLACES})
+        write_arrays(target, dict(zip(PLACES, found.tally.places.pairs, strict=True)))
     with writing(file) as target:
         target.attrs["map_shape"] = found.grid.map_shape
         write_arrays(target, _arrays(found, plan, decoys))
@@ -199,7 +201,7 @@ def top_images(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def thumbnail_path(image: int) -> Path:
-    """Where an image's thumbnail is, inside the folder of thumbnails."""
+    """Where an image's thumbnail is, inside the folder of thumbnails of a version before."""
     return Path(f"{image // 1000:06d}") / f"{image:09d}.webp"
 
 
@@ -210,13 +212,16 @@ def write_thumbnails(folder: Path, store: Store, count: int, progress: bool) -> 
         with h5py.File(sae_file(folder, number)) as file:
             for kind in ("top", "random", "intervals", "decoys"):
                 shown |= set(np.unique(file[f"{kind}/image"][()]).tolist())
-    with publish_folder(folder / THUMBNAILS) as target:
-        for image in tqdm(sorted(shown - {-1}), desc="thumbnails", disable=not progress):
-            if not (data := store.thumbnail_or_empty(image)):
-                continue
-            with behind(f"a thumbnail of the store, of image {image}"):  # these files are served to browsers
-                with opened(data, ("WEBP", "PNG", "JPEG")) as picture:
-                    picture.verify()
-            path = target / thumbnail_path(image)
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(data)
+    some = tqdm(sorted(shown - {-1}), desc="thumbnails", disable=not progress)
+    write_thumbnail_file(folder / THUMBNAILS, _pictures(store, some))
+
+
+def _pictures(store: Store, images: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+    """Those that have a thumbnail, with it: a picture that can be read, for browsers are given it."""
+    for image in images:
+        if not (data := store.thumbnail_or_empty(image)):
+            continue
+        with behind(f"a thumbnail of the store, of image {image}"):
+            with opened(data, ("WEBP", "PNG", "JPEG")) as picture:
+                picture.verify()
+        yield image, data

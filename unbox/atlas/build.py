@@ -101,7 +101,7 @@ def _build(
 ) -> None:
     """All files of the data but the database, those that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    captions = Captions.of(list(map(captions_of(store), (sample.prompt for sample in store.samples))))
+    captions = Captions.of(map(captions_of(store), (sample.prompt for sample in store.samples)))
     for number, (name, sae) in enumerate(saes.items()):
         file = atlas_files.sae_file(folder, number)
         if not file.exists():
@@ -146,7 +146,7 @@ def describe(
     decoys = caption_labels.decoys(
         captions, examples.captions.image[:, : plan.top], found.probes, tally.probe_peak, plan.decoys
     )
-    presence = relations.presence(tally.place_row, tally.place_feature, found.place_rows, sae.latents)
+    presence = relations.presence(*tally.places.pairs, found.place_rows, sae.latents)
     related = {
         "neighbours": relations.neighbours(sae.W_dec.detach().cpu().float().numpy(), plan.related),
         "coactive": relations.together(presence, presence, plan.related),

@@ -6,7 +6,7 @@ Labels are scored on the probe images, whose captions the words have never seen.
 """
 
 import re
-from collections import Counter
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -61,18 +61,25 @@ class Captions:
     has: csr_matrix
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> "Captions":
-        """Terms that occur in at least two captions, the most frequent ones."""
-        found = [sorted(set(terms_of(text))) for text in texts]
-        counts = Counter(term for terms in found for term in terms)
-        common = [(t, c) for t, c in counts.items() if c > 1]
-        terms = [t for t, _ in sorted(common, key=lambda tc: (-tc[1], tc[0]))[:VOCABULARY]]
-        number = {term: i for i, term in enumerate(terms)}
-        columns = [[number[t] for t in row if t in number] for row in found]
-        ends = np.cumsum([0, *map(len, columns)])
-        flat = np.fromiter((c for row in columns for c in row), np.int64, int(ends[-1]))
-        data = np.ones(len(flat), np.float32)
-        return cls(tuple(terms), csr_matrix((data, flat, ends), (len(texts), len(terms))))
+    def of(cls, texts: Iterable[str]) -> "Captions":
+        """Terms that occur in at least two captions, the most frequent ones. The texts are gone through once
+        and not kept: 4 bytes a term of a caption, and each different term once, are."""
+        numbers: dict[str, int] = {}
+        flat, ends = array("i"), array("q", [0])
+        for text in texts:
+            flat.extend(numbers.setdefault(term, len(numbers)) for term in sorted(set(terms_of(text))))
+            ends.append(len(flat))
+        found = np.frombuffer(flat, np.int32) if len(flat) else np.zeros(0, np.int32)
+        counts = np.bincount(found, minlength=len(numbers))
+        common = [term for term, number in numbers.items() if counts[number] > 1]
+        terms = sorted(common, key=lambda term: (-counts[numbers[term]], term))[:VOCABULARY]
+        column = np.full(len(numbers) + 1, -1, np.int64)
+        column[[numbers[term] for term in terms]] = np.arange(len(terms))
+        kept = column[found] >= 0
+        stops = np.concatenate([[0], np.cumsum(kept)])[np.frombuffer(ends, np.int64)]
+        data = np.ones(int(kept.sum()), np.float32)
+        has = csr_matrix((data, column[found][kept], stops), (len(ends) - 1, len(terms)))
+        return cls(tuple(terms), has)
 
 
 def terms_of(text: str) -> Iterator[str]:

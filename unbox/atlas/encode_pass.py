@@ -3,9 +3,11 @@
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from unbox.sae.latent_statistics import latent_stats
 from unbox.sae.model import SAE, Stats
 from unbox.sae.sae_folder import threshold_value
 from unbox.stopping import stop_asked, unit
+
+Value = TypeVar("Value")
 
 #: Vectors encoded at a time, and seconds between two savings of a pass.
 ROWS, SAVE_EVERY = 16_384, 60.0
@@ -64,23 +68,16 @@ def gather(
         Tally.empty(sae.latents, grid, plan, len(probes)),
         Examples.empty(sae.latents, grid.cells, plan),
     )
-    column = {int(image): i for i, image in enumerate(probes)}
     saved_at = time.monotonic()
     if progress:
         progress(int(tally.images))
     size = max(1, ROWS // (grid.steps * grid.branches * grid.kept))
-    with unit():
-        for part in batches(images, int(tally.images), size):
-            entries, active = encode(sae, rows, part, grid)
-            pairs = pairs_of(entries, sae.latents)
-            tally.count(entries, scale)
-            tally.count_lives(entries, pairs)
-            is_probe = np.isin(pairs.image, probes)
-            at = np.array([column[int(i)] for i in pairs.image[is_probe]], np.int64)
-            tally.probe_peak[pairs.feature[is_probe], at] = pairs.peak[is_probe]
-            examples.offer(entries, pairs, scale, is_probe, plan)
-            tally.add_places(*sampled_places(active, part, per_image, plan, grid))
-            tally.images += len(part)
+    counted = Counting(tally, examples, scale, probes, per_image, plan, grid)
+    with unit(), ThreadPoolExecutor(2) as threads:
+        for part, (entries, active) in ahead(
+            threads, lambda part: encode(sae, rows, part, grid), batches(images, int(tally.images), size)
+        ):
+            counted.add(threads, part, entries, active)
             if progress:
                 progress(len(part))
             stop = stop_asked()
@@ -91,6 +88,49 @@ def gather(
                 raise stop
     best = Examples(*(getattr(examples, kind.name).sorted() for kind in fields(examples)))
     return Gathered(grid, tally, best, scale, probes, images * per_image)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What entries are counted into; all of it belongs to the same images after each `add`."""
+
+    tally: Tally
+    examples: Examples
+    scale: np.ndarray
+    probes: np.ndarray
+    per_image: int
+    plan: AtlasPlan
+    grid: Grid
+
+    def add(self, threads: ThreadPoolExecutor, part: range, entries: Entries, active: np.ndarray) -> None:
+        """Count some images: the tally's numbers here, the examples in another thread beside it."""
+        tally = self.tally
+        pairs = pairs_of(entries, tally.latents)
+        at = np.minimum(np.searchsorted(self.probes, pairs.image), max(len(self.probes) - 1, 0))
+        is_probe = np.isin(pairs.image, self.probes)
+        offered = threads.submit(
+            self.examples.offer, entries, pairs, self.scale, is_probe, self.plan
+        )  # fmt: skip
+        tally.count(entries, self.scale)
+        tally.count_lives(entries, pairs)
+        tally.probe_peak[pairs.feature[is_probe], at[is_probe]] = pairs.peak[is_probe]
+        tally.places.add(*sampled_places(active, part, self.per_image, self.plan, self.grid))
+        offered.result()
+        tally.images += len(part)
+
+
+def ahead(
+    threads: ThreadPoolExecutor, work: Callable[[range], Value], parts: Iterable[range]
+) -> Iterator[tuple[range, Value]]:
+    """The work of each part, in order; that of the next is done in a thread meanwhile."""
+    waiting: tuple[range, Future[Value]] | None = None
+    for part in parts:
+        new = part, threads.submit(work, part)
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+        waiting = new
+    if waiting is not None:
+        yield waiting[0], waiting[1].result()
 
 
 def grid_of(rows: Rows) -> Grid:
@@ -200,4 +240,4 @@ def restore(path: Path, key: str) -> tuple[Tally, Examples] | None:
     def of(kind: str) -> dict[str, np.ndarray]:
         return {name[len(kind) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{kind}/")}
 
-    return Tally(**of("tally")), Examples(*(Best(**of(kind.name)) for kind in fields(Examples)))
+    return Tally.of(of("tally")), Examples(*(Best(**of(kind.name)) for kind in fields(Examples)))

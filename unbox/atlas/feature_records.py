@@ -1,7 +1,6 @@
 """What an atlas answers with: plain frozen records."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -9,6 +8,7 @@ from annotated_types import Ge, Le, Len
 from pydantic import BeforeValidator
 
 from unbox.errors import FieldError
+from unbox.image_uri import PictureFile
 from unbox.validation import Index, Real, Share, StepIndex, Text, Whole, validated
 
 #: Far over any SAE that fits in memory.
@@ -98,7 +98,7 @@ class Example:
     """Largest activation in it; 0 for decoys."""
     heat: np.ndarray
     """(y, x) float32: activation by place, the largest over steps and branches."""
-    thumbnail: Path | None
+    thumbnail: PictureFile | None
 
 
 @dataclass(frozen=True)

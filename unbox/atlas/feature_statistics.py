@@ -10,6 +10,9 @@ import numpy as np
 from unbox.atlas.atlas_plan import MAP_SIDE, AtlasPlan
 from unbox.atlas.top_images import Best, pair_noise
 
+#: Names of the arrays of sampled places.
+PLACES = ("place_row", "place_feature")
+
 
 class Entries(NamedTuple):
     """Active places of some images, one element each, (E,): a sparse view of codes."""
@@ -67,6 +70,32 @@ class Grid:
         return (y // self.factor) * self.map_shape[1] + x // self.factor
 
 
+class GrowingPairs:
+    """Pairs of int32 in two arrays that double when they are full: each pair is moved once in the mean."""
+
+    def __init__(self, first: np.ndarray | None = None, second: np.ndarray | None = None) -> None:
+        self._arrays = [np.zeros(0, np.int32) if each is None else each for each in (first, second)]
+        self._count = len(self._arrays[0])
+
+    @property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) int32 each; views."""
+        first, second = self._arrays
+        return first[: self._count], second[: self._count]
+
+    def add(self, first: np.ndarray, second: np.ndarray) -> None:
+        """Append pairs."""
+        end = self._count + len(first)
+        if end > len(self._arrays[0]):
+            grown = [np.empty(max(end, 2 * self._count, 1024), np.int32) for _ in self._arrays]
+            for new, old in zip(grown, self.pairs, strict=True):
+                new[: self._count] = old
+            self._arrays = grown
+        for array, values in zip(self._arrays, (first, second), strict=True):
+            array[self._count : end] = values
+        self._count = end
+
+
 @dataclass
 class Tally:
     """Counts of an SAE's n latents. Arrays only; `images` says how many images of the store are in."""
@@ -97,9 +126,8 @@ class Tally:
     """(n, steps - 1) places where active at a step and the next."""
     probe_peak: np.ndarray
     """(n, probes) float16: peak in each probe image."""
-    place_row: np.ndarray
-    """(P,) int32: sampled place of each active latent, ascending; with `place_feature`, a sparse matrix."""
-    place_feature: np.ndarray
+    places: GrowingPairs
+    """Sampled place of each active latent, ascending, and the latent: a sparse matrix."""
 
     @classmethod
     def empty(cls, latents: int, grid: Grid, plan: AtlasPlan, probes: int) -> "Tally":
@@ -123,13 +151,19 @@ class Tally:
             last=count(grid.steps),
             both=count(grid.steps - 1),
             probe_peak=np.zeros((latents, probes), np.float16),
-            place_row=np.zeros(0, np.int32),
-            place_feature=np.zeros(0, np.int32),
+            places=GrowingPairs(),
         )
 
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Tally":
+        """Inverse of `arrays`."""
+        counts = {name: array for name, array in arrays.items() if name not in PLACES}
+        return cls(**counts, places=GrowingPairs(*(arrays[name] for name in PLACES)))
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """Every array by its name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Every array by its name; of the places `place_row` and `place_feature`, (P,) int32."""
+        counts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "places"}
+        return counts | dict(zip(PLACES, self.places.pairs, strict=True))
 
     @property
     def latents(self) -> int:
@@ -161,11 +195,6 @@ class Tally:
         for step in range(steps - 1):
             both = np.intersect1d(at[step], at[step + 1], assume_unique=True)
             self.both[:, step] += np.bincount(both % n, minlength=n)
-
-    def add_places(self, rows: np.ndarray, features: np.ndarray) -> None:
-        """Keep which features are active at sampled places."""
-        self.place_row = np.concatenate([self.place_row, rows.astype(np.int32)])
-        self.place_feature = np.concatenate([self.place_feature, features.astype(np.int32)])
 
 
 @dataclass
@@ -223,7 +252,11 @@ def pass_bytes(latents: int, grid: Grid, plan: AtlasPlan, images: int, k: int) -
 
 def _count_in(table: np.ndarray, row: np.ndarray, column: np.ndarray) -> None:
     """Add one to a table's cell for each (row, column)."""
-    table += np.bincount(row * table.shape[1] + column, minlength=table.size).reshape(table.shape)
+    cells = row * table.shape[1] + column
+    if len(cells) < table.size // 4:  # few entries in a large table: it is not gone through for them
+        np.add.at(table.reshape(-1), cells, 1)
+    else:
+        table += np.bincount(cells, minlength=table.size).reshape(table.shape)
 
 
 def _offer(best: Best, row: np.ndarray, key: np.ndarray, e: Entries, pairs: Pairs) -> None:

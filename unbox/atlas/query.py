@@ -25,7 +25,9 @@ from unbox.atlas.feature_records import (
     Related,
     SAEInfo,
 )
+from unbox.atlas.thumbnail_file import ThumbnailFile
 from unbox.errors import FieldError, UnboxError
+from unbox.image_uri import PictureFile
 from unbox.validation import Index, Text, Whole, behind, checked
 
 if TYPE_CHECKING:
@@ -181,7 +183,7 @@ class Atlas:
             if image >= 0
         ]
 
-    def cover(self, feature: str | int) -> Path | None:
+    def cover(self, feature: str | int) -> PictureFile | None:
         """Thumbnail of the image in which the feature is most active."""
         file, row = self._row(feature)
         image = int(file.read("top/image", row)[0])
@@ -245,10 +247,17 @@ class Atlas:
         rows = self._rows(database.KEPT_LABELS)
         return [KeptLabel(identity, sae, n, Label(*label)) for identity, sae, n, *label, _ in rows]
 
-    def thumbnail(self, image: int) -> Path | None:
-        """File of an image's thumbnail, None where the atlas keeps none of it."""
-        path = self.folder / atlas_files.THUMBNAILS / atlas_files.thumbnail_path(image)
+    def thumbnail(self, image: int) -> PictureFile | None:
+        """An image's thumbnail, None where the atlas keeps none of it."""
+        if self._thumbnails is not None:
+            return self._thumbnails.find(image)
+        path = self.folder / atlas_files.FORMER_THUMBNAILS / atlas_files.thumbnail_path(image)
         return path if path.is_file() else None
+
+    @cached_property
+    def _thumbnails(self) -> ThumbnailFile | None:
+        path = self.folder / atlas_files.THUMBNAILS
+        return ThumbnailFile.open(path) if path.is_file() else None
 
     def summary(self) -> list[tuple[str, int, int, int, float | None, float | None, int]]:
         """By SAE: name, features, those ever active, those with a label, median density of the active ones,

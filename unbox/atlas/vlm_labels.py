@@ -2,10 +2,14 @@
 
 import base64
 import json
+import re
 import urllib.request
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
+from itertools import islice
 from typing import Annotated
 
 import numpy as np
@@ -95,6 +99,28 @@ def find_label(atlas: Atlas, feature: str | int, endpoint: Endpoint, seed: int =
     return Verdict(text, score, count)
 
 
+def find_labels(
+    atlas: Atlas, features: Sequence[str], endpoint: Endpoint, seed: int = 0, at_once: int = 1
+) -> Iterator[tuple[str, Verdict]]:
+    """`find_label` of each of many features, so many at a time in threads, which wait for the endpoint; in
+    their order. An error, or an end of the caller's loop, asks for no further ones."""
+    waiting: deque[tuple[str, Future[Verdict]]] = deque()
+    rest = iter(features)
+    with ThreadPoolExecutor(at_once) as threads:
+        try:
+            for name in islice(rest, at_once):
+                waiting.append((name, threads.submit(find_label, atlas, name, endpoint, seed)))
+            while waiting:
+                name, answer = waiting.popleft()
+                found = answer.result()
+                for new in islice(rest, 1):
+                    waiting.append((new, threads.submit(find_label, atlas, new, endpoint, seed)))
+                yield name, found
+        finally:
+            for _, answer in waiting:
+                answer.cancel()
+
+
 def keep_label(atlas: Atlas, feature: str | int, found: Verdict, endpoint: Endpoint, seed: int = 0) -> None:
     """Write a label of `find_label` into the atlas."""
     details: dict[str, JSON] = {"endpoint": endpoint.url, "images": found.images, "seed": seed}
@@ -112,10 +138,19 @@ def detect(
     order = np.random.default_rng(seed).permutation(len(images))
     truth = order < len(firing)
     answer = endpoint.ask(DETECT.format(label=label), [_read(images[i]) for i in order])
-    words = answer.replace(",", " ").split()
-    numbers = {int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 9}
+    numbers = numbers_in(answer)
     chosen = np.array([place in numbers for place in range(1, len(order) + 1)])
     return float((chosen[truth].mean() + (~chosen[~truth]).mean()) / 2), len(images)
+
+
+def numbers_in(answer: str) -> set[int]:
+    """The whole numbers of an answer, however they are set apart: `1, 2 and 5.`, `#3`, `[4]`, `2-4` (both
+    included). A number with digits after a point is none."""
+    found: set[int] = set()
+    for match in re.finditer(r"(?<![\w.])(\d{1,3})(?:\s*[-\u2013]\s*(\d{1,3}))?(?!\w|\.\d)", answer):
+        first, last = int(match[1]), int(match[2] or match[1])
+        found |= set(range(first, last + 1))
+    return found
 
 
 def _pictured(found: Sequence[Example]) -> list[Example]:

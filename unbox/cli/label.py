@@ -1,13 +1,17 @@
 """`unbox label`."""
 
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import MinLen
+from annotated_types import Le, MinLen
 
 from unbox.validation import Count, FilePath, HttpAddress, Seed, Several, Text, validated
 
 if TYPE_CHECKING:
     from unbox.atlas import Atlas
+
+
+AtOnce = Annotated[Count, Le(64)]
 
 
 @validated
@@ -29,6 +33,8 @@ class LabelCommand:
     """Names like up.0.1/17; none: the densest ones without a label by a model."""
     limit: Count | None = None
     """At most so many features, where none are named; None: 20."""
+    at_once: AtOnce = 1
+    """Features asked about at a time: a local endpoint that batches answers more of them in the same time."""
     seed: Seed = 0
     """Seed of the order of the images that a label is tested on."""
 
@@ -36,17 +42,17 @@ class LabelCommand:
         import os
 
         from unbox.atlas import Atlas
-        from unbox.atlas.vlm_labels import Endpoint, find_label, keep_label
+        from unbox.atlas.vlm_labels import Endpoint, find_labels, keep_label
         from unbox.stopping import Stopped, unit
 
         atlas = Atlas.open(self.atlas)
         asked = Endpoint(self.endpoint, self.endpoint_model, os.environ.get("UNBOX_ENDPOINT_KEY", ""))
         left = list(self.features) or self.unlabelled(atlas)
         try:
-            while left:
-                found = find_label(atlas, left[0], asked, self.seed)
+            for name, found in find_labels(atlas, tuple(left), asked, self.seed, self.at_once):
                 with unit():
-                    keep_label(atlas, name := left.pop(0), found, asked, self.seed)
+                    keep_label(atlas, name, found, asked, self.seed)
+                    left.remove(name)
                     score = (
                         "not tested" if found.score is None else f"{found.score:.2f} on {found.images} images"
                     )
@@ -59,7 +65,6 @@ class LabelCommand:
         """The densest features that no model has labelled and that have images."""
         from unbox.atlas import Filter
 
-        found = atlas.search("", Filter(density=(1e-12, 1.0)), order="density", limit=1000)
-        labels = ((facts, atlas.labels(facts.id)) for facts in found)
-        names = [f.name for f, labels_of in labels if all(label.kind != "model" for label in labels_of)]
-        return names[: 20 if self.limit is None else self.limit]
+        found = atlas.search("", Filter(density=(1e-12, 1.0)), order="density", limit=len(atlas))
+        names = (f.name for f in found if all(label.kind != "model" for label in atlas.labels(f.id)))
+        return list(islice(names, 20 if self.limit is None else self.limit))

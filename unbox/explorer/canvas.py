@@ -73,6 +73,8 @@ def result_html(made: MadeImage | None) -> str:
     notes = changes(before, after, recipe.active)
     if made.fidelity is not None:
         notes.insert(0, fidelity_note(made.fidelity))
+    if made.artifact is not None and len(recipe.active):
+        notes.append(made.artifact.note)
     if made.wanted is not None:
         notes.insert(0, f"random features instead: {', '.join(summary(edit) for edit in recipe.active)}")
     difference, png = difference_image(before, after), PICTURES.image(after, recipe.to_json())

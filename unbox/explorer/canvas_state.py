@@ -13,6 +13,7 @@ from PIL import Image
 
 from unbox.edit import Edit, Edits
 from unbox.errors import FieldError, UnboxError
+from unbox.explorer.artifact_figure import ArtifactFigure
 from unbox.explorer.image_recipe import Recipe
 from unbox.json_types import JSON
 from unbox.mask import Mask
@@ -36,6 +37,8 @@ class MadeImage:
     """How faithfully the photo that it starts from is drawn again, in dB."""
     wanted: Recipe | None = None
     """What was asked for where that is another: `recipe` has random features in place of its edits."""
+    artifact: ArtifactFigure | None = None
+    """How strange `after` is, where a critic knows such pictures."""
 
     @property
     def asked(self) -> Recipe:

@@ -26,3 +26,18 @@ watch('value', () => {
   if (heat && slider) slider.value = Math.round(heat * 100);
   element.style.setProperty('--cut', '50%');
 });
+// A place by keys: arrows move a cross by a twentieth, Enter or Space chooses it.
+let cross = [0.5, 0.5];
+element.addEventListener('keydown', (event) => {
+  const stage = event.target.closest('[data-place]');
+  const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  if (!stage || (!by && event.key !== 'Enter' && event.key !== ' ')) return;
+  event.preventDefault();
+  event.stopPropagation();
+  if (!by) { trigger('select', { x: cross[0], y: cross[1] }); return; }
+  cross = cross.map((each, i) => Math.min(Math.max(each + by[i] / 20, 0.0001), 0.9999));
+  const mark = stage.querySelector('[data-cross]');
+  mark.hidden = false;
+  mark.style.left = `${100 * cross[0]}%`;
+  mark.style.top = `${100 * cross[1]}%`;
+});

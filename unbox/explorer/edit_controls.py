@@ -13,6 +13,7 @@ from unbox.edit import BRANCHES, UNITS, Branch, Edit, Unit
 from unbox.errors import FieldError
 from unbox.explorer import limits
 from unbox.explorer.events import Updates
+from unbox.explorer.feature_scale import feature_scale
 from unbox.explorer.session import ExplorerSession
 from unbox.json_types import JSON
 from unbox.mask import Mask
@@ -74,6 +75,16 @@ class EditControls:
         """All of them, as inputs of an event; `edit_of` reads their values."""
         return list(vars(self).values())
 
+    @property
+    def brush(self) -> list[gr.components.Component]:
+        """The components of `taken`."""
+        return [self.feature, self.strength, self.unit, self.op]
+
+    def taken(self, session: ExplorerSession, name: str) -> Updates:
+        """What makes the controls add a feature at a strength at which it shows."""
+        strength = feature_scale(session, name).default
+        return {self.feature: name, self.strength: strength, self.unit: "deviation", self.op: "add"}
+
     def updates(self, edit: Edit) -> Updates:
         """What makes the controls show an edit."""
         where = EVERYWHERE if edit.where is None else FIRING if edit.where.own else PAINTED
@@ -93,7 +104,8 @@ def draw(session: ExplorerSession, feature: str) -> EditControls:
     with gr.Row(elem_classes="ub-toolbar"):
         name = gr.Textbox(feature, label="Feature", placeholder=session.example_name, max_length=200,
                           elem_id="paint-feature", min_width=120, scale=2)  # fmt: skip
-        strength = gr.Number(3.0, label="Strength", minimum=-limits.STRENGTH, maximum=limits.STRENGTH,
+        first = feature_scale(session, feature).default
+        strength = gr.Number(first, label="Strength", minimum=-limits.STRENGTH, maximum=limits.STRENGTH,
                              elem_id="paint-strength", min_width=80)  # fmt: skip
         op = gr.Dropdown(list(OPS), value="add", label="Op", min_width=90, elem_id="paint-op")
     with gr.Accordion("Where, unit, steps, branch", open=False, elem_id="paint-details"):

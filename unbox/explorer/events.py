@@ -17,25 +17,29 @@ from unbox.explorer.queue_limits import DEVICE
 #: The queue of quick events that come one after another, as strokes do.
 IN_ORDER = "in order"
 
+
+def _asset(name: str) -> str:
+    """A script or style of the pages."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
 #: How the page opens the link that Back and Forward come to; the rest is HISTORY, in the page's head.
 BACK = "window.unboxHistory.back = (query) => trigger('input', { query });"
 #: CLICKS hands a click on an element with `data-go`, or the place of one on `data-place`, to the server.
-CLICKS, PAINT, LAYERS, PALETTE, SWATCHES, TOUR, DROP, KEYS, RERUN, HISTORY, STYLE = (
-    (Path(__file__).parent / name).read_text(encoding="utf-8")
-    for name in (
-        "clicks.js",
-        "paint.js",
-        "layers.js",
-        "palette.js",
-        "swatches.js",
-        "tour.js",
-        "drop.js",
-        "keys.js",
-        "rerun.js",
-        "history.js",
-        "style.css",
-    )
-)
+CLICKS = _asset("clicks.js")
+PAINT = _asset("paint.js")
+LAYERS = _asset("layers.js")
+PALETTE = _asset("palette.js")
+SWATCHES = _asset("swatches.js")
+TOUR = _asset("tour.js")
+DROP = _asset("drop.js")
+KEYS = _asset("keys.js")
+RERUN = _asset("rerun.js")
+HISTORY = _asset("history.js")
+COLLECTIONS = _asset("collections.js")
+COLLECTION = _asset("collection.js")
+MAP = _asset("map.js")
+STYLE = _asset("style.css")
 
 #: What an event answers: the new value, or an update, of each component that it changes.
 Updates: TypeAlias = dict[gr.blocks.Block, object]

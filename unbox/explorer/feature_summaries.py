@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from unbox.atlas import Facts, Related
 from unbox.errors import UnboxError
 from unbox.explorer.html import render
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
+from unbox.image_uri import PictureFile
 
 #: Features shown of each block, and at a place.
 SHOWN, AT_PLACE = 8, 2
@@ -25,7 +25,7 @@ class FeatureChip:
     strength: float
     level: float
     """Length of its bar, 0 to 1."""
-    cover: Path | None
+    cover: PictureFile | None
     chosen: bool = False
 
 
@@ -39,7 +39,7 @@ def facts_of(session: ExplorerSession, names: Sequence[str]) -> dict[str, Facts]
     return {facts.name: facts for facts in found}
 
 
-def cover(session: ExplorerSession, name: str) -> Path | None:
+def cover(session: ExplorerSession, name: str) -> PictureFile | None:
     """The thumbnail of a feature's top image; None where there is none."""
     try:
         return None if session.atlas is None else session.atlas.cover(name)

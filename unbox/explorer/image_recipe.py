@@ -4,21 +4,18 @@ The same JSON is the permalink, the record in a saved PNG (the one that `unbox g
 argument and, with its edits, a row of an experiment.
 """
 
-import base64
 import json
 import shlex
-import zlib
 from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import NamedTuple
 
 from PIL import Image
 
-from activation_store import StoreError
-from activation_store.files import parse_json
 from unbox.edit import Edits
 from unbox.errors import FieldError
 from unbox.explorer import limits
+from unbox.explorer.packed_json import packed, parse, unpacked
 from unbox.image_uri import data_uri
 from unbox.json_types import JSON
 from unbox.models.png_record import png_bytes
@@ -115,21 +112,12 @@ class Recipe:
 
     def to_link(self) -> str:
         """The recipe in a URL: JSON, deflated, in URL-safe base64."""
-        data = json.dumps(self.to_json(), separators=(",", ":"), allow_nan=False).encode()
-        return base64.urlsafe_b64encode(zlib.compress(data, 9)).decode().rstrip("=")
+        return packed(self.to_json())
 
     @classmethod
     def from_link(cls, link: str) -> "Recipe":
         """Inverse of `to_link`. Raises UnboxError for a link that is damaged, or too long once inflated."""
-        try:
-            packed = base64.b64decode(link.encode("ascii") + b"=" * (-len(link) % 4), b"-_", validate=True)
-            inflater = zlib.decompressobj()
-            data = inflater.decompress(packed, limits.JSON_BYTES + 1)
-            if not inflater.eof and len(data) <= limits.JSON_BYTES:
-                raise ValueError("it is cut off")
-        except (ValueError, zlib.error) as error:
-            raise FieldError("", "link", link, f"should be whole: {error}") from error
-        return cls.from_json(parse(data, "link"), "link")
+        return cls.from_json(unpacked(link), "link")
 
     def to_png_uri(self, image: Image.Image) -> str:
         """The picture that this recipe made, as the data URI of a PNG that carries the recipe."""
@@ -204,16 +192,6 @@ class Recipe:
             lines += ["", "[[edit]]", f"name = {_toml(f'{edit.summary} ({number + 1})')}"]
             lines += [f"{key} = {_toml(value)}" for key, value in edit.to_json().items()]
         return "\n".join(lines)
-
-
-def parse(text: str | bytes, door: str = "recipe") -> JSON:
-    """Strict JSON of at most `limits.JSON_BYTES`. Raises FieldError."""
-    if len(text) > limits.JSON_BYTES:
-        raise FieldError(door, "JSON", text[:100], f"should be at most {limits.JSON_BYTES:,} bytes")
-    try:
-        return parse_json(text, door)
-    except StoreError as error:
-        raise FieldError(door, "JSON", text[:100], f"should be valid: {error}") from None
 
 
 def _toml(value: JSON) -> str:

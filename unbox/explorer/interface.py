@@ -11,16 +11,21 @@ import torch
 from gradio.utils import cancel_tasks
 from PIL import Image
 
+from unbox.atlas import Filter
 from unbox.errors import UnboxError
 from unbox.explorer import api, events, links, paint_events
+from unbox.explorer.feature_summaries import facts_of
 from unbox.explorer.html import render
 from unbox.explorer.limits import Host, Password, RootPath
 from unbox.explorer.pages import (
     blocks_page,
+    collections_page,
     compare_page,
     explore_page,
     feature_page,
+    map_page,
     paint_page,
+    plots_page,
     search_page,
 )
 from unbox.explorer.queue_limits import REQUESTS, bound_runs
@@ -60,7 +65,12 @@ def build(session: ExplorerSession) -> gr.Blocks:
     with gr.Blocks(
         title="unbox", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as app:
-        gr.HTML(header_html(session), js_on_load=events.TOUR, apply_default_css=False, padding=False)
+        gr.HTML(
+            header_html(session, task_word(session, initial)),
+            js_on_load=events.TOUR,
+            apply_default_css=False,
+            padding=False,
+        )
         link = gr.Textbox(visible="hidden", elem_id="ub-link")
         with gr.Tabs(elem_id="ub-tabs") as tabs:
             shared = SharedComponents(session, tabs, link)
@@ -74,6 +84,12 @@ def build(session: ExplorerSession) -> gr.Blocks:
                 paint = paint_page.draw(session, initial)
             with gr.Tab(compare_page.TITLE, id="compare"):
                 compare = compare_page.draw(session, initial.recipe)
+            with gr.Tab(plots_page.TITLE, id="plots"):
+                plots = plots_page.draw(session, initial.recipe)
+            with gr.Tab(map_page.TITLE, id="map"):
+                feature_map = map_page.draw(session)
+            with gr.Tab(collections_page.TITLE, id="collections"):
+                collections = collections_page.draw()
             with gr.Tab(blocks_page.TITLE, id="blocks"):
                 events.html_component(blocks_page.body(session), elem_id="blocks-body")
         for page in tabs.children:
@@ -86,7 +102,11 @@ def build(session: ExplorerSession) -> gr.Blocks:
         search_page.wire(shared, search)
         paint_events.wire(shared, paint, explore, feature)
         compare_page.wire(shared, compare, paint)
-        links.wire(app, shared, links.Pages(explore, feature, search, paint, compare))
+        plots_page.wire(shared, plots, paint)
+        map_page.wire(shared, feature_map, feature)
+        collections_page.wire(shared, collections, feature)
+        pages = links.Pages(explore, feature, search, paint, compare, plots, feature_map, collections)
+        links.wire(app, shared, pages)
 
         async def end_runs(request: gr.Request) -> None:
             """Those of a visitor who has left, as Stop does."""
@@ -176,9 +196,19 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def header_html(session: ExplorerSession) -> str:
-    """The top of the app: what is open, the keys and the tour."""
+def task_word(session: ExplorerSession, initial: InitialState) -> str:
+    """What the first task turns something into: green, or what the best label says; empty without labels."""
+    if session.atlas is None:
+        return ""
+    if session.atlas.search("green", Filter(labelled=True), limit=1):
+        return "green"
+    facts = facts_of(session, [initial.feature]).get(initial.feature) if initial.feature else None
+    return facts.label.split(",")[0].split()[-1] if facts and facts.label else ""
+
+
+def header_html(session: ExplorerSession, word: str = "") -> str:
+    """The top of the app: what is open, the keys, a first task and the tour."""
     blocks = ", ".join(dict.fromkeys(sae.block for sae in session.saes.values()))
     count = sum(sae.latents for sae in session.saes.values())
     features = f"{count:,} features of {blocks}" if blocks else "no SAEs"
-    return render("header.html", system=session.default, features=features, tour=TOUR)
+    return render("header.html", system=session.default, features=features, tour=TOUR, word=word)

@@ -1,5 +1,5 @@
 <script>
-// "/" searches, "n" and "p" go to the next and previous feature while its page is open.
+// "/" searches, "n" and "p" go to the next and previous feature while its page is open, "s" collects it.
 // Tabs that do not fit a narrow window are in a menu, which has to be opened first.
 window.unboxTab = (name) => {
   const named = (all) => [...all].find((each) => each.textContent.trim() === name && each.offsetParent !== null);
@@ -16,6 +16,36 @@ window.unboxLiked = {
     try { localStorage.setItem('unbox-liked', JSON.stringify(kept)); } catch { /* private */ }
   },
 };
+// Collections of features are kept in this browser: {current: name, all: {name: {name, features, note}}}.
+window.unboxCollection = (() => {
+  const KEPT = 'unbox-collections', MOST = 200;
+  const empty = (name) => ({ name, features: [], note: '' });
+  const read = () => { try { return JSON.parse(localStorage.getItem(KEPT)) || { current: 'features', all: {} }; } catch { return { current: 'features', all: {} }; } };
+  function write(change) {
+    const all = read();
+    change(all);
+    all.all[all.current] ??= empty(all.current);
+    try { localStorage.setItem(KEPT, JSON.stringify(all)); } catch { /* private */ }
+    window.unboxCollection.shown?.();
+  }
+  const one = (all) => all.all[all.current] ??= empty(all.current);
+  return {
+    current: () => one(read()),
+    list: () => { const all = read(); one(all); return { names: Object.keys(all.all), name: all.current }; },
+    choose: (name) => write((all) => { all.current = name; }),
+    note: (text) => write((all) => { one(all).note = text; }),
+    put: (given) => write((all) => { all.current = given.name; all.all[given.name] = given; }),
+    drop: (name) => write((all) => { one(all).features = one(all).features.filter((each) => each !== name); }),
+    remove: () => write((all) => { delete all.all[all.current]; all.current = Object.keys(all.all)[0] || 'features'; }),
+    add(name) {
+      if (!name) return;
+      write((all) => { one(all).features = [...new Set([...one(all).features, name])].slice(-MOST); });
+      const said = document.querySelector('[data-collected]');
+      if (said) said.textContent = `${name} is in "${read().current}", of ${this.current().features.length}`;
+    },
+    shown: null,
+  };
+})();
 // While Paint is open: Ctrl+Z and Ctrl+Shift+Z undo and redo, "b", "x", "r", "v" take brush, eraser, region, move, "[" and "]" its size.
 function painting(event) {
   if (document.getElementById('paint-canvas')?.offsetParent == null) return false;
@@ -53,5 +83,6 @@ document.addEventListener('keydown', (event) => {
   const open = document.getElementById('feature-body')?.offsetParent != null;
   const ids = { n: 'feature-after', ArrowRight: 'feature-after', p: 'feature-before', ArrowLeft: 'feature-before' };
   if (open && ids[event.key]) document.getElementById(ids[event.key])?.click();
+  if (open && event.key === 's') document.getElementById('feature-collect')?.click();
 });
 </script>

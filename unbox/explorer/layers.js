@@ -5,11 +5,14 @@ element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-go]');
   if (button) trigger('click', JSON.parse(button.dataset.go));
 });
-const strength = (slider, held) => trigger('input', { act: 'strength', place: Number(slider.dataset.strength), value: Number(slider.value), held });
+const strength = (slider, held) => trigger('input', { act: 'strength', place: Number(slider.dataset.strength), value: Number((Number(slider.value) * Number(slider.dataset.unit)).toPrecision(6)), held });
 element.addEventListener('input', (event) => {
   if (!event.target.matches('[data-strength]')) return;
   const value = Number(event.target.value);
-  event.target.nextElementSibling.textContent = (value < 0 ? '' : '+') + value;
+  const signed = (each) => (each < 0 ? '' : '+') + Number(each.toPrecision(3));
+  event.target.nextElementSibling.textContent = signed(value);
+  const said = event.target.parentElement.querySelector('[data-deviations]');
+  if (said) said.textContent = `of calibrated, ${signed(value * Number(event.target.dataset.unit))} deviations`;
   // Live: a frame while it is dragged, at most each 60 ms, and always of where it has come to.
   clearTimeout(later);
   if (!document.querySelector('#paint-live input')?.checked) return;

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -10,11 +9,12 @@ from PIL import Image
 from unbox.edit import Edit
 from unbox.errors import UnboxError
 from unbox.explorer.canvas_state import CanvasState, mask_levels
+from unbox.explorer.feature_scale import scale_of_layer
 from unbox.explorer.feature_summaries import cover, facts_of
 from unbox.explorer.html import render
 from unbox.explorer.served_pictures import PICTURES
 from unbox.explorer.session import ExplorerSession
-from unbox.image_uri import image_uri
+from unbox.image_uri import PictureFile, image_uri
 
 #: Colours of layers and of their masks, RGB; after the last the first comes again.
 COLOURS = ((255, 92, 24), (40, 140, 255), (46, 170, 80), (214, 64, 190), (232, 176, 0), (0, 172, 172))
@@ -37,16 +37,20 @@ class Layer:
     name: str
     label: str
     score: float | None
-    cover: Path | None
+    cover: PictureFile | None
     detail: str
     on: bool
     colour: str
     mask: str
     """Data URI of where it acts; empty for everywhere and for where it fires."""
     strength: float | None
-    """None where it has one for each step."""
+    """On its slider; None where it has one for each step."""
     low: float
     high: float
+    unit: float = 1.0
+    """What a strength of 1 on the slider is, in the edit's own unit: where that is calibrated."""
+    origin: str = ""
+    """Where its scale comes from."""
 
 
 def colour_of(index: int) -> str:
@@ -62,17 +66,29 @@ def layers_html(session: ExplorerSession, state: CanvasState) -> str:
     for index, edit in enumerate(edits):
         name = feature_name(edit)
         facts = known.get(name)
-        value = edit.value if isinstance(edit.value, float) else None
-        low, high = SLIDER.get(edit.op, (-8.0, 8.0))
         layers.append(Layer(
             name, facts.label if facts else "", facts.score if facts else None,
             cover(session, name) if facts else None, f"{edit.op}, {detail(edit)}",
             index not in state.recipe.off,
-            colour_of(index), mask_uri(edit, index), value,
-            min(low, value or 0.0), max(high, value or 0.0),
+            colour_of(index), mask_uri(edit, index), *_slider(session, edit),
         ))  # fmt: skip
     photo = _photo(session, state)
     return render("layers.html", layers=layers, chosen=state.chosen, photo=photo)
+
+
+def _slider(session: ExplorerSession, edit: Edit) -> tuple[float | None, float, float, float, str]:
+    """Strength on the slider, its ends, what 1 on it is in the edit's unit, where that comes from. It goes
+    from 0 to 1 where the strength is calibrated."""
+    value = edit.value if isinstance(edit.value, float) else None
+    low, high = SLIDER.get(edit.op, (-8.0, 8.0))
+    scale = scale_of_layer(session, edit)
+    unit = scale.default if scale is not None and scale.calibrated else 1.0
+    if scale is not None:
+        most = 1.0 if scale.calibrated else max(8.0, 2 * scale.default)
+        low, high = 0.0 if scale.calibrated else -most, most
+    shown = None if value is None else value / unit
+    return (shown, min(low, shown or 0.0), max(high, shown or 0.0), unit,
+            "" if scale is None else scale.origin)  # fmt: skip
 
 
 def feature_name(edit: Edit) -> str:

@@ -16,9 +16,19 @@ import gradio as gr
 from unbox.errors import FieldError
 from unbox.explorer.canvas_state import CanvasState
 from unbox.explorer.events import BACK, Updates, event_value, html_component, listen
-from unbox.explorer.image_recipe import Recipe, parse
+from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.limits import Link
-from unbox.explorer.pages import compare_page, explore_page, feature_page, paint_page, search_page
+from unbox.explorer.packed_json import parse
+from unbox.explorer.pages import (
+    collections_page,
+    compare_page,
+    explore_page,
+    feature_page,
+    map_page,
+    paint_page,
+    plots_page,
+    search_page,
+)
 from unbox.explorer.pages.search_page import SearchQuery
 from unbox.explorer.shared_components import SharedComponents
 from unbox.validation import checked, parsed, unknown, validated
@@ -33,6 +43,9 @@ class Pages:
     search: search_page.SearchPage
     paint: paint_page.PaintPage
     compare: compare_page.ComparePage
+    plots: plots_page.PlotsPage
+    map: map_page.MapPage
+    collections: collections_page.CollectionsPage
 
 
 def parameter(query: Mapping[str, str], name: str) -> str:
@@ -80,7 +93,14 @@ class Links:
             return tab | dict(controls) | search_page.run_search(shared, pages.search, query)
         if view in ("explore", "paint", "compare"):
             return tab | self._image_page(request, view)
-        if view not in ("feature", "blocks"):
+        if view == "collections" and (text := parameter(request, "c")):
+            return collections_page.open_collection(shared, pages.collections, text)
+        if view == "map" and (sae := parameter(request, "sae")):
+            return map_page.open_map(shared, pages.map, sae, parameter(request, "colour"))
+        if view == "plots" and parameter(request, "x"):
+            given = {name: parameter(request, name) for name in ("x", "x_values", "y", "y_values")}
+            return plots_page.open_plot(shared, pages.plots, given)
+        if view not in ("feature", "blocks", "collections", "map", "plots"):
             raise FieldError("link", "view", view, unknown(view, [*vars(pages), "blocks"]))
         return tab
 
@@ -128,7 +148,8 @@ def wire(app: gr.Blocks, shared: SharedComponents, pages: Pages) -> None:
     controls = [c for page in (pages.explore, pages.paint, pages.compare) for c in page.controls.components]
     opened = [
         *feature_page.outputs(shared, pages.feature), *search_page.outputs(shared, pages.search),
-        *controls, *pages.paint.opened, image_request,
+        *controls, *pages.paint.opened, image_request, *plots_page.outputs(shared, pages.plots),
+        *map_page.outputs(shared, pages.map), *collections_page.outputs(shared, pages.collections),
     ]  # fmt: skip
     made = [*explore_page.outputs(shared, pages.explore), *pages.paint.outputs, pages.paint.made,
             pages.paint.result, *pages.compare.linked_outputs]  # fmt: skip

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from unbox.atlas import Atlas
 from unbox.errors import UnboxError
+from unbox.experiments.feature_strengths import read_strengths
 from unbox.explorer.figure_files import read_bench_results, read_figures
 from unbox.explorer.image_recipe import OpenedModel
 from unbox.explorer.session import LARGEST, ExplorerSession
 from unbox.model_mismatch import MismatchPolicy, check_same_model, check_same_saes
 from unbox.models import SYSTEMS, Model
-from unbox.recipes.bundled_features import make_features
+from unbox.recipes.bundled_features import STRENGTHS, make_features
 from unbox.sae import load_saes
 
 #: SAEs and atlas that the package brings, and the system that they are of.
@@ -30,13 +31,14 @@ def open_session(
     model, or the atlas of other SAEs (`check_same_model`). `opened`: how the model was opened, where by more
     than its system's name. `largest`: pixels of a picture at most, in those of its system's own size.
     """
-    name, label_copy = model.system.name, None
+    name, label_copy, strengths = model.system.name, None, None
     shapes = name.startswith("shapes")
     if saes is None and shapes:
         bundled = name == SYSTEM and (BUNDLED / "saes").is_dir()
         folder = BUNDLED if bundled else make_features(model, cache() / name)
         saes, label_copy = folder / "saes", None if atlas else cache() / "labels"
         atlas = atlas or folder / "atlas"
+        strengths = read_strengths(folder / STRENGTHS) if (folder / STRENGTHS).is_file() else None
     loaded = {} if saes is None else load_saes(saes, model.device)
     known = None if atlas is None else Atlas.open(atlas, label_copy)
     check_same_model(loaded, model=model, policy=model_mismatch)
@@ -52,6 +54,7 @@ def open_session(
         folder=saes,
         opened=opened,
         largest=largest,
+        strengths=strengths,
     )
 
 

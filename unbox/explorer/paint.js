@@ -88,6 +88,24 @@ element.addEventListener('pointerup', () => {
   if (region) trigger('input', { ...levels(drawn), dx: by[0] / drawn.width, dy: by[1] / drawn.height });
   else tell();
 });
+// The brush by keys: arrows move it by two cells, Space dabs.
+let held = null;
+element.addEventListener('keydown', (event) => {
+  if (!event.target.matches('canvas[data-paint]')) return;
+  const sheet = canvas(), by = { ArrowLeft: [-2, 0], ArrowRight: [2, 0], ArrowUp: [0, -2], ArrowDown: [0, 2] }[event.key];
+  if (!by && event.key !== ' ') return;
+  event.preventDefault();
+  event.stopPropagation();
+  held ??= [sheet.width / 2, sheet.height / 2];
+  if (by) held = [Math.min(Math.max(held[0] + by[0], 0), sheet.width), Math.min(Math.max(held[1] + by[1], 0), sheet.height)];
+  const mark = element.querySelector('[data-cross]');
+  mark.hidden = false;
+  mark.style.left = `${100 * held[0] / sheet.width}%`;
+  mark.style.top = `${100 * held[1] / sheet.height}%`;
+  if (by) return;
+  stroke(held, held);
+  if (!region) tell();
+});
 element.addEventListener('input', (event) => {
   if (event.target.matches('[data-brush]')) brush = Number(event.target.value);
 });

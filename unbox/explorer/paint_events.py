@@ -15,9 +15,9 @@ from unbox.explorer.canvas_state import CanvasState, MadeImage, mask_from_canvas
 from unbox.explorer.edit_controls import EVERYWHERE, edit_of
 from unbox.explorer.events import FieldValue, Updates, event_value, listen
 from unbox.explorer.film_strip import Frame, film_html, with_frame
-from unbox.explorer.image_recipe import parse
 from unbox.explorer.limits import Line
 from unbox.explorer.moved_region import moved_edits
+from unbox.explorer.packed_json import parse
 from unbox.explorer.pages.explore_page import ExplorePage
 from unbox.explorer.pages.feature_page import FeaturePage
 from unbox.explorer.pages.paint_page import PaintPage, copied, generate
@@ -99,7 +99,7 @@ class LayerEvents:
             event for each in (edit.feature, edit.strength, edit.steps) for event in (each.submit, each.blur)
         ]
         events += [(event, self.change, fields, outputs) for event in told]
-        taken = listen(page.swatches.click, self.take, page.inputs, [*page.outputs, edit.feature],
+        taken = listen(page.swatches.click, self.take, page.inputs, [*page.outputs, *edit.brush],
                        show_progress="hidden", in_order=True)  # fmt: skip
         return [
             taken,
@@ -182,9 +182,8 @@ class LayerEvents:
         """A swatch becomes the brush: the next stroke begins a layer."""
         name = event_value(event, "feature", str)
         self.session.feature(name or "")
-        return self.page.show(self.session, state.choose(None), made, copy_format) | {
-            self.page.edit.feature: name
-        }
+        shown = self.page.show(self.session, state.choose(None), made, copy_format)
+        return shown | self.page.edit.taken(self.session, name or "")
 
     def _new(self, mask: Mask | None, values: tuple[FieldValue, ...]) -> Edit:
         """A layer as the controls say it; `mask`: where it is painted, None for what they say."""
@@ -242,7 +241,7 @@ def _wire_film(shared: SharedComponents, page: PaintPage) -> Dependency:
 
     outputs = [*page.outputs, page.made, page.result, *page.settings]
     return listen(page.film_strip.click, back, [*page.inputs, page.film], outputs,
-                  show_progress="hidden")  # fmt: skip
+                  show_progress="hidden", in_order=True)  # fmt: skip
 
 
 def _wire_runs(shared: SharedComponents, page: PaintPage) -> list[Dependency]:
@@ -278,7 +277,7 @@ def _wire_runs(shared: SharedComponents, page: PaintPage) -> list[Dependency]:
             raise UnboxError(event_value(event, "problem", str) or "this file holds no recipe")
         return page.open_recipe(shared, session.completed(parse(text)), copy_format)
 
-    dropped = listen(page.drop.input, from_file, page.inputs, [*page.opened, shared.tabs])
+    dropped = listen(page.drop.input, from_file, page.inputs, [*page.opened, shared.tabs], in_order=True)
     events = ((page.generate.click, False), (page.controls.prompt.submit, False), (dropped.success, False),
               (page.random_control.click, True))  # fmt: skip
     runs = [
@@ -290,7 +289,10 @@ def _wire_runs(shared: SharedComponents, page: PaintPage) -> list[Dependency]:
     shared.wire_runs(runs, page.stop)
     outputs = [*page.outputs, page.film, page.film_strip, page.swatches]
     inputs = [*page.inputs, page.query, page.film]
-    return [listen(each.success, after_run, inputs, outputs, show_progress="hidden") for each in runs]
+    return [
+        listen(each.success, after_run, inputs, outputs, show_progress="hidden", in_order=True)
+        for each in runs
+    ]
 
 
 def _wire_opening(
@@ -311,16 +313,14 @@ def _wire_opening(
     def from_feature(name: str, state: CanvasState, made: MadeImage | None, copy_format: str) -> Updates:
         shared.session.feature(name)
         shown = page.show(shared.session, state.choose(None), made, copy_format)
-        return shown | {
-            shared.tabs: gr.Tabs(selected="paint"),
-            page.edit.feature: checked(Line, "feature", name),
-        }
+        brush = page.edit.taken(shared.session, checked(Line, "feature", name))
+        return shown | brush | {shared.tabs: gr.Tabs(selected="paint")}
 
     picture = [explore.recorded, explore.chosen, page.copy_format]
     listen(feature.paint.click, from_feature, [feature.name, *page.inputs],
-           [*page.outputs, shared.tabs, page.edit.feature], show_progress="hidden")  # fmt: skip
+           [*page.outputs, shared.tabs, *page.edit.brush], show_progress="hidden", in_order=True)  # fmt: skip
     return [
-        listen(explore.paint.click, from_explore, picture, opened),
+        listen(explore.paint.click, from_explore, picture, opened, in_order=True),
         listen(explore.card.click, from_card, [explore.recorded, page.copy_format], opened,
-               show_progress="hidden"),
+               show_progress="hidden", in_order=True),
     ]  # fmt: skip

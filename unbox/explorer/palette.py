@@ -1,7 +1,6 @@
 """The palette of the Paint page: features as swatches, those of this picture, those liked, or all."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_args
 
 from annotated_types import MaxLen
@@ -10,9 +9,12 @@ from unbox.atlas import Facts, Filter
 from unbox.explorer import limits
 from unbox.explorer.feature_summaries import cover, facts_of
 from unbox.explorer.html import render
-from unbox.explorer.image_recipe import Recipe, parse
+from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.packed_json import parse
+from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
-from unbox.validation import Several, checked, parsed, validated
+from unbox.image_uri import PictureFile
+from unbox.validation import Several, parsed, validated
 
 List = Literal["picture", "liked", "all"]
 LISTS = get_args(List)
@@ -43,7 +45,7 @@ class Swatch:
     name: str
     label: str
     score: float | None
-    cover: Path | None
+    cover: PictureFile | None
 
 
 def swatches_html(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> str:
@@ -54,7 +56,7 @@ def swatches_html(session: ExplorerSession, recipe: Recipe, query: PaletteQuery)
 
 def _found(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> tuple[list[Swatch], str]:
     if query.among == "liked":
-        names = [name for name in query.liked if _here(session, name)]
+        names = [name for name in query.liked if session.has_feature(name)]
         return _holding(_swatches(session, names), query.words), "No feature liked yet: its star does."
     if query.among == "all":
         if session.atlas is None:
@@ -62,10 +64,19 @@ def _found(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> tup
         among = Filter(labelled=not query.words)
         order = None if query.words else "label score"
         rows = session.atlas.search(query.words, among, order=order, limit=2 * SHOWN)
-        return [_swatch(session, facts) for facts in rows if _here(session, facts.name)], "No feature fits."
+        here = [facts for facts in rows if session.has_feature(facts.name)]
+        return [_swatch(session, facts) for facts in here], "No feature fits."
     recorded = session.at_hand(recipe.plain)
-    if recorded is None:
+    if recorded is None and not query.words:
         return [], "Generate, and the features of this picture are here."
+    found = [] if recorded is None else _of_picture(session, recorded, query)
+    if found or not query.words or session.atlas is None:
+        return found, "No feature of this picture fits."
+    return _found(session, recipe, replace(query, among="all"))
+
+
+def _of_picture(session: ExplorerSession, recorded: RecordedImage, query: PaletteQuery) -> list[Swatch]:
+    """The features that fire in a picture, the best labels first."""
     share = 200 if query.words else -(-2 * SHOWN // max(1, len(recorded.values)))
     names = [
         name
@@ -73,14 +84,7 @@ def _found(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> tup
         for name, _ in recorded.strongest(sae, None, share, session.rarity(sae))
     ]
     found = sorted(_swatches(session, names), key=lambda each: -(each.score or 0))
-    return _holding(found, query.words), "No feature of this picture fits; look among all."
-
-
-def _here(session: ExplorerSession, name: str) -> bool:
-    sae, _, index = checked(limits.Line, "feature", name).rpartition("/")
-    return (
-        sae in session.saes and index.isascii() and index.isdigit() and int(index) < session.saes[sae].latents
-    )
+    return _holding(found, query.words)
 
 
 def _swatches(session: ExplorerSession, names: list[str]) -> list[Swatch]:

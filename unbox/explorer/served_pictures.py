@@ -4,7 +4,6 @@ import json
 import secrets
 from collections.abc import Mapping
 from hashlib import blake2b
-from pathlib import Path
 from typing import NamedTuple
 
 import anyio.to_thread
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from unbox.explorer.bounded_cache import BoundedCache
-from unbox.image_uri import image_bytes
+from unbox.image_uri import PictureFile, image_bytes
 from unbox.json_types import JSON
 from unbox.models.png_record import png_bytes
 
@@ -46,7 +45,7 @@ class ServedPictures:
     def __init__(self, limit: int = LIMIT) -> None:
         self.root = ""
         self._key = secrets.token_bytes(32)
-        self._kept: BoundedCache[str, _Encodable | Path | bytes] = BoundedCache(limit)
+        self._kept: BoundedCache[str, _Encodable | PictureFile | bytes] = BoundedCache(limit)
 
     def image(self, image: Image.Image, record: Mapping[str, JSON] | None = None) -> str:
         """Address of a picture, without a bit lost; with a `record`, of a PNG that carries it."""
@@ -58,7 +57,7 @@ class ServedPictures:
             self._kept.put(name, _Encodable(image.copy(), record), size)
         return self._address(name)
 
-    def file(self, path: Path | None) -> str:
+    def file(self, path: PictureFile | None) -> str:
         """Address of a picture's file; empty where there is none."""
         if path is None:
             return ""
@@ -69,13 +68,16 @@ class ServedPictures:
     def read(self, name: str) -> bytes | None:
         """The bytes of a picture; None where there is none of that name (any more)."""
         found = self._kept.get(name)
-        if isinstance(found, Path):
-            return found.read_bytes() if found.is_file() else None
+        if found is None or isinstance(found, bytes):
+            return found
         if isinstance(found, _Encodable):
             data = found.encoded()
             self._kept.put(name, data, len(data))
             return data
-        return found
+        try:
+            return found.read_bytes()
+        except OSError:  # the atlas was built anew, or taken away
+            return None
 
     def route(self) -> Route:
         """The route that serves them, to those who may see the app."""

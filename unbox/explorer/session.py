@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import numpy as np
 from PIL import Image
 
 from unbox.atlas import Atlas
+from unbox.atlas.dictionary_map import DictionaryMap
 from unbox.capture import record
 from unbox.edit import Edits, Feature
 from unbox.edits import EditHook, Guard, bind, guarded, random_control
 from unbox.errors import FieldError, UnboxError
+from unbox.experiments.critics import Critic, critics
+from unbox.experiments.feature_strengths import FeatureStrengths, StrengthTrials
 from unbox.explorer.bounded_cache import BoundedCache
 from unbox.explorer.device_runs import ProgressHook
 from unbox.explorer.image_recipe import OpenedModel, Recipe
@@ -28,6 +32,7 @@ from unbox.json_types import JSON
 from unbox.models import Model, load
 from unbox.models.clock import clock
 from unbox.models.hooks import as_hook
+from unbox.prompt import Prompt
 from unbox.sae.model import SAE
 from unbox.validation import checked
 
@@ -39,6 +44,8 @@ LARGEST = 4.0
 PICTURES_BYTES, RECORDED_BYTES = 256 << 20, 256 << 20
 #: Recipes that are drawn live at a time; seconds of a picture below which it is made again by itself.
 LIVE, QUICK = 4, 1.5
+#: Pictures of a trial that are drawn at a time.
+AT_ONCE = 8
 
 
 class ExplorerSession:
@@ -48,7 +55,8 @@ class ExplorerSession:
     system's name, the default; `systems` are the names of others that may be asked for. `figures` of
     `unbox evaluate`, `bench` of `unbox bench shapes`; `folder` is where the SAEs are and `opened` how the
     model was opened, for commands to copy; `largest`: pixels of a picture at most, in those of its system's
-    own size. One thread at a time generates; others wait. What was made is kept, and made once.
+    own size; `strengths`: calibrated ones. One thread at a time generates; others wait. What was made is
+    kept, and made once.
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class ExplorerSession:
         systems: Sequence[str] = (), *, figures: Mapping[str, Any] | None = None,
         bench: Mapping[str, Any] | None = None, folder: Path | None = None,
         opened: OpenedModel | None = None, largest: float = LARGEST,
+        strengths: FeatureStrengths | None = None,
     ) -> None:  # fmt: skip
         self.largest = largest
         self._pictures: BoundedCache[Recipe, Image.Image] = BoundedCache(PICTURES_BYTES)
@@ -64,6 +73,10 @@ class ExplorerSession:
         self._live: BoundedCache[Recipe, LiveSampler] = BoundedCache(LIVE)
         self._seconds: dict[tuple[str, int, int, int, float], float] = {}
         self.saes, self.atlas = dict(saes or {}), atlas
+        self.strengths = {} if strengths is None else strengths.known
+        self._usual = None if strengths is None else strengths.usual
+        self._trials: StrengthTrials | None = None
+        self.maps: dict[str, DictionaryMap] = {}
         self.figures, self.bench = dict(figures or {}), dict(bench or {})
         self.folder = "saes/" if folder is None else str(folder)
         self.default = model.system.name
@@ -144,6 +157,12 @@ class ExplorerSession:
             raise FieldError("", "feature", name, rule)
         feature = self.saes[sae].feature(int(index))
         return replace(feature, source=sae if sae != feature.block else None)
+
+    def has_feature(self, name: str) -> bool:
+        """Whether a feature of this name is here."""
+        sae, _, index = name.rpartition("/")
+        of = self.saes.get(sae)
+        return of is not None and re.fullmatch("[0-9]{1,11}", index) is not None and int(index) < of.latents
 
     def rarity(self, sae: str) -> np.ndarray | None:
         """(n,) log(1 / density) over the mean activation where active: how telling it is that a feature
@@ -287,6 +306,38 @@ class ExplorerSession:
             values[name] = codes.values.half().cpu().numpy()
             indices[name] = codes.indices.int().cpu().numpy()
         return RecordedImage(recipe, image, tape.steps, tape.branches, values, indices)
+
+    @cached_property
+    def critic(self) -> Critic | None:
+        """Who knows the pictures of the default system's world."""
+        return next((each for name, each in critics().items() if self.default.startswith(name)), None)
+
+    @property
+    def usual_strangeness(self) -> float | None:
+        """Strangeness to the critic that 5 % of unedited pictures pass, where it is known."""
+        return self._usual
+
+    def trials(self) -> StrengthTrials:
+        """Pictures of the critic's world under the default system, on which strengths and effects are
+        measured. Raises UnboxError where no critic knows it."""
+        if self.critic is None:
+            raise UnboxError(f"no critic knows the pictures of {self.default}: nothing is measured in them")
+        if self._trials is None:
+            self._trials = StrengthTrials(self._draw_trials, self.critic)
+            self._usual = self._trials.usual
+        return self._trials
+
+    def _draw_trials(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], edits: Edits | None
+    ) -> list[Image.Image]:
+        plain, found = self.defaults(self.default), []
+        recipes = [
+            replace(plain, prompt=prompt.text, seed=seed, edits=Edits() if edits is None else edits)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        for start in range(0, len(recipes), AT_ONCE):
+            found += self.generate(recipes[start : start + AT_ONCE])
+        return found
 
     def random_control(self, recipe: Recipe, seed: int = 0) -> Recipe:
         """The same picture with the random control of the edits that are on: what any features do."""

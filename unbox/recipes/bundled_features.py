@@ -1,17 +1,29 @@
-"""SAEs and an atlas of a Shapes model: those that the package brings, made from nothing but the weights."""
+"""SAEs, an atlas and calibrated strengths of a Shapes model: those that the package brings, made from nothing
+but the weights."""
 
 import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from activation_store import Store
-from unbox.atlas import build
+from unbox.atlas import Atlas, Filter, build
 from unbox.capture import collect
+from unbox.edit import Edits, Feature
+from unbox.experiments.critics import critics
+from unbox.experiments.feature_strengths import StrengthTrials, Target, target_of, write_strengths
 from unbox.models import Model, load
+from unbox.prompt import Prompt
 from unbox.sae import load_saes, specs, train
+from unbox.sae.model import SAE
 from unbox.shapes import prompts
 from unbox.site import DEFAULT_BLOCKS
 
 IMAGES, LATENTS, ACTIVE, TOKENS = 2000, 384, 8, 600_000
+#: The file of strengths beside `saes` and `atlas`; features calibrated of each value that labels name.
+STRENGTHS, OF_EACH = "strengths.json", 1
 
 
 def make_features(model: Model, folder: Path) -> Path:
@@ -32,5 +44,32 @@ def make_features(model: Model, folder: Path) -> Path:
     return folder
 
 
+def calibrate_features(model: Model, folder: Path) -> Path:
+    """`strengths.json` beside the SAEs and the atlas in `folder`: of the features whose labels foretell best
+    where they fire, one for each value of a factor that labels name."""
+    saes, atlas = load_saes(folder / "saes"), Atlas.open(folder / "atlas")
+
+    def draw(some: Sequence[Prompt], seeds: Sequence[int], edits: Edits | None) -> list[Image.Image]:
+        texts = [prompt.text for prompt in some]
+        images: list[Image.Image] = model.generate(texts, seeds=list(seeds), edits=edits, batch_size=8)
+        return images
+
+    trials = StrengthTrials(draw, critics()["shapes"])
+    write_strengths(folder / STRENGTHS, trials, _to_calibrate(saes, atlas))
+    return folder / STRENGTHS
+
+
+def _to_calibrate(saes: dict[str, SAE], atlas: Atlas) -> Iterator[tuple[str, Feature, Target]]:
+    """Features whose labels name a value, the best labels first."""
+    taken: Counter[Target] = Counter()
+    for facts in atlas.search("", Filter(labelled=True), order="label score", limit=len(atlas)):
+        target = target_of(facts.label, critics()["shapes"])
+        if target is not None and taken[target] < OF_EACH and (facts.score or 0) >= 0.7:
+            taken[target] += 1
+            sae, _, index = facts.name.rpartition("/")
+            yield facts.name, saes[sae].feature(int(index)), target
+
+
 if __name__ == "__main__":
-    make_features(load(sys.argv[1]), Path(sys.argv[2]))
+    made = make_features(load(sys.argv[1]), Path(sys.argv[2]))
+    calibrate_features(load(sys.argv[1]), made)

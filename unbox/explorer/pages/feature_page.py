@@ -13,6 +13,7 @@ from unbox.atlas.query import RELATED
 from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, limits
 from unbox.explorer.events import Updates, event_value, html_component, listen
+from unbox.explorer.feature_effects import effects_html, measure_effects
 from unbox.explorer.feature_summaries import related_chips
 from unbox.explorer.generation_controls import seed_box
 from unbox.explorer.html import render
@@ -40,11 +41,14 @@ class FeaturePage:
     author: gr.Textbox
     save: gr.Button
     try_strengths: gr.Button
+    causes: gr.Button
     stop: gr.Button
     paint: gr.Button
+    collect: gr.Button
     prompt: gr.Textbox
     seed: gr.Textbox
     strip: gr.HTML
+    effects: gr.HTML
     interval: gr.State
 
 
@@ -74,28 +78,34 @@ def draw(session: ExplorerSession, initial: InitialState) -> FeaturePage:
                           placeholder=session.example_name, min_width=130)  # fmt: skip
         before = gr.Button("\u2190 Previous", elem_id="feature-before", scale=0, min_width=100)
         after = gr.Button("Next \u2192", elem_id="feature-after", scale=0, min_width=90)
-        label = gr.Textbox(label="Your label", max_length=200, scale=3, elem_id="feature-label",
-                           placeholder="what it means, in your words", min_width=160)  # fmt: skip
-        author = gr.Textbox(label="Your name", max_length=80, scale=1, min_width=100,
-                            elem_id="feature-author")  # fmt: skip
-        save = gr.Button("Save label", elem_id="feature-save", scale=0, min_width=100)
+        paint = gr.Button("Paint with it", elem_id="feature-paint", scale=0, min_width=110)
+        keep = gr.Button("Collect", elem_id="feature-collect", scale=0, min_width=90)
+    shown_body = html_component(shown, elem_id="feature-body")
     with gr.Row(elem_classes="ub-toolbar"):
         prompt = gr.Textbox(initial.recipe.prompt, label="Try its strength on", scale=6, max_length=2000,
                             elem_id="feature-prompt", min_width=200)  # fmt: skip
         seed = seed_box(initial.recipe.seed)
         try_strengths = gr.Button("Icon and strengths", variant="primary", elem_id="feature-try", scale=0,
                           min_width=150)  # fmt: skip
+        causes = gr.Button("What it causes", elem_id="feature-causes", scale=0, min_width=150)
         stop = gr.Button("Stop", scale=0, min_width=70)
-        paint = gr.Button("Paint with it", elem_id="feature-paint", scale=0, min_width=110)
     strip = html_component("", elem_id="feature-strip")
-    shown_body = html_component(shown, elem_id="feature-body")
-    return FeaturePage(name, before, after, shown_body, label, author, save, try_strengths, stop, paint,
-                       prompt, seed, strip, gr.State(None))  # fmt: skip
+    effects = html_component("", elem_id="feature-effects")
+    with gr.Accordion("Edit the label", open=False, elem_id="feature-edit"):
+        with gr.Row(elem_classes="ub-toolbar"):
+            label = gr.Textbox(label="Your label", max_length=200, scale=3, elem_id="feature-label",
+                               placeholder="what it means, in your words", min_width=160)  # fmt: skip
+            author = gr.Textbox(label="Your name", max_length=80, scale=1, min_width=100,
+                                elem_id="feature-author")  # fmt: skip
+            save = gr.Button("Save label", elem_id="feature-save", scale=0, min_width=100)
+    return FeaturePage(name, before, after, shown_body, label, author, save, try_strengths, causes, stop,
+                       paint, keep, prompt, seed, strip, effects, gr.State(None))  # fmt: skip
 
 
 def outputs(shared: SharedComponents, page: FeaturePage) -> list[Block]:
     """The components that `open_feature` updates."""
-    return [shared.tabs, page.name, page.body, page.label, page.strip, page.interval, shared.link]
+    return [shared.tabs, page.name, page.body, page.label, page.strip, page.effects, page.interval,
+            shared.link]  # fmt: skip
 
 
 def open_feature(shared: SharedComponents, page: FeaturePage, name: str) -> Updates:
@@ -109,6 +119,7 @@ def open_feature(shared: SharedComponents, page: FeaturePage, name: str) -> Upda
         page.body: shown,
         page.label: facts.label if facts and facts.author != "log-odds" else "",
         page.strip: "",
+        page.effects: "",
         page.interval: None,
         shared.link: link("feature", f=name),
     }
@@ -166,7 +177,15 @@ def wire(shared: SharedComponents, page: FeaturePage, explore: ExplorePage, sear
 
     asked = (page.name, page.prompt, page.seed)
     run = listen(page.try_strengths.click, make_strip, asked, [page.strip], device=True)
-    page.stop.click(None, cancels=[run], api_visibility="private")
+
+    def show_effects(name: str) -> str:
+        name = checked(limits.Line, "feature", name)
+        return effects_html(name, measure_effects(session, name))
+
+    measured = listen(page.causes.click, show_effects, [page.name], [page.effects], device=True)
+    page.stop.click(None, cancels=[run, measured], api_visibility="private")
+    page.collect.click(None, page.name, None, js="(name) => window.unboxCollection.add(name)",
+                       api_visibility="private", show_progress="hidden")  # fmt: skip
 
 
 def body(session: ExplorerSession, name: str, interval: int | None) -> str:
@@ -175,7 +194,7 @@ def body(session: ExplorerSession, name: str, interval: int | None) -> str:
     atlas, facts = session.atlas, feature_summaries.facts_of(session, [name]).get(name)
     if atlas is None or facts is None:
         return render("note.html", title=name, note="No atlas knows this feature.")
-    life, branches = atlas.life(name), atlas.by_branch(name)
+    life, branches, labels = atlas.life(name), atlas.by_branch(name), atlas.labels(name)
     examples = {kind: atlas.examples(name, kind) for kind in ("top", "random", "decoys")}
     if interval is not None:
         examples["interval"] = atlas.examples(name, "interval", interval)
@@ -192,7 +211,9 @@ def body(session: ExplorerSession, name: str, interval: int | None) -> str:
         branches={key: count / max(sum(branches.values()), 1) for key, count in branches.items()},
         examples=examples | {"top": examples["top"][:TOP]},
         related={kind: related_chips(session, atlas.related(name, kind)) for kind in RELATED},
-        labels=atlas.labels(name),
+        labels=labels,
+        own=next((each for each in labels if (each.text, each.author) == (facts.label, facts.author)), None),
+        captions=next((each for each in labels if each.author == "log-odds"), None),
     )
 
 

@@ -8,6 +8,7 @@ import gradio as gr
 
 from unbox.errors import FieldError
 from unbox.explorer import edit_controls, generation_controls
+from unbox.explorer.artifact_figure import artifact_figure
 from unbox.explorer.canvas import canvas_html, result_html
 from unbox.explorer.canvas_state import CanvasState, MadeImage
 from unbox.explorer.edit_controls import EditControls
@@ -107,7 +108,7 @@ class PaintPage:
     @property
     def opened(self) -> list[gr.components.Component]:
         """The components of `open_image` and `open_recipe`, but for the tabs."""
-        return [*self.outputs, self.made, self.result, *self.settings, self.edit.feature, self.swatches]
+        return [*self.outputs, self.made, self.result, *self.settings, *self.edit.brush, self.swatches]
 
     def wanted(self, state: CanvasState, guard: bool, values: Sequence[FieldValue]) -> Recipe:
         """The recipe that the list and the controls say. Raises UnboxError for values that cannot be."""
@@ -136,7 +137,7 @@ class PaintPage:
         """The page with a picture that was made elsewhere, and a feature to paint with."""
         made = MadeImage(recorded.recipe.plain, recorded.image)
         updates = self._open(shared, CanvasState(made.recipe), made, copy_format)
-        return updates | ({self.edit.feature: feature} if feature else {})
+        return updates | (self.edit.taken(shared.session, feature) if feature else {})
 
     def open_recipe(self, shared: SharedComponents, recipe: Recipe, copy_format: str) -> Updates:
         """The page with a recipe from a link or a PNG, whose picture is made next."""
@@ -181,12 +182,12 @@ def draw(session: ExplorerSession, initial: InitialState) -> PaintPage:
             swatches = html_component(shown, SWATCHES, elem_id="paint-swatches")
         with gr.Column(scale=5, min_width=320):
             canvas = html_component(canvas_html(state, made), PAINT, elem_id="paint-canvas")
+            layers = html_component(layers_html(session, state), LAYERS, elem_id="paint-layers")
             edit = edit_controls.draw(session, initial.feature)
             with gr.Row(elem_classes="ub-toolbar"):
                 add = gr.Button("Add everywhere", variant="secondary", elem_id="paint-add", min_width=110)
                 undo = gr.Button("Undo", elem_id="paint-undo", min_width=60)
                 redo = gr.Button("Redo", elem_id="paint-redo", min_width=60)
-            layers = html_component(layers_html(session, state), LAYERS, elem_id="paint-layers")
         with gr.Column(scale=5, min_width=320):
             frame = html_component("", elem_id="paint-frame")
             frame_request = gr.Textbox(visible="hidden", elem_id="paint-frame-request")
@@ -213,8 +214,8 @@ def generate(session: ExplorerSession, recipe: Recipe, *, control: bool = False)
     if recipe.steps <= RECORDED_STEPS:
         session.record(recipe.plain)  # the palette shows its features
     before, after = session.generate([recipe.plain, edited])
-    fidelity = session.fidelity(recipe)
-    return MadeImage(edited, before, after, fidelity, wanted=recipe if control else None)
+    fidelity, artifact = session.fidelity(recipe), artifact_figure(session, after)
+    return MadeImage(edited, before, after, fidelity, recipe if control else None, artifact)
 
 
 def copied(session: ExplorerSession, state: CanvasState, made: MadeImage | None, copy_format: str) -> str:

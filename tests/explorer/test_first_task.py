@@ -1,0 +1,61 @@
+"""A first visit to the bundled model: what the page names, clicked, turns something green."""
+
+import io
+import re
+
+import pytest
+from PIL import Image
+
+from tests.explorer.conftest import started, stop
+from tests.explorer.test_browser import PATIENCE, chromium, page, pytestmark, shoot, sync_api  # noqa: F401
+from unbox.ground_truth.effects import readings
+from unbox.shapes.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def bundled_url(tmp_path_factory):
+    """Address of `unbox app` without further options."""
+    process, said = started(["app", "--model", "shapes-turbo"], tmp_path_factory.mktemp("bundled"))
+    found = re.search(r"at (http\S+)", said)
+    assert found is not None
+    yield found[1]
+    stop(process)
+
+
+def test_five_actions_that_the_page_names_turn_something_green(page, bundled_url, shoot):  # noqa: F811
+    page.goto(bundled_url)
+    task = page.get_by_role("region", name="a first task")
+    task.wait_for()
+    named = task.inner_text()
+    word = re.search(r"turn something (\w+)", named)[1]
+    assert word == "green"
+    for name in ("Paint", "search features by words", "Add everywhere", "Generate"):
+        assert name in named
+    actions = 0
+    page.get_by_role("tab", name="Paint", exact=True).click()
+    actions += 1
+    page.get_by_role("searchbox", name="search features by words").fill(word)
+    actions += 1
+    swatch = page.get_by_role("button", name=re.compile(rf"^(?!like).*{word}"))
+    swatch.first.click()
+    actions += 1
+    page.get_by_role("button", name="Add everywhere").click()
+    actions += 1
+    page.wait_for_selector("#paint-layers .ub-layer")
+    after = page.get_by_role("img", name="after", exact=True)
+    badge = page.get_by_role("status").filter(has_text="Generate makes it")
+    after.or_(badge).first.wait_for()
+    if badge.count() and badge.is_visible():
+        page.get_by_role("button", name="Generate", exact=True).locator("visible=true").click()
+        actions += 1
+    after.wait_for(timeout=PATIENCE)
+    assert actions <= 5
+    address = after.get_attribute("src")
+    body = page.request.get(f"{bundled_url.rstrip('/')}{address}").body()
+    image = Image.open(io.BytesIO(body)).convert("RGB")
+    (reading,) = readings(Detector.load(), [image])
+    assert reading["colour"] == "green", reading
+    sync_api.expect(task.get_by_role("status")).to_be_visible()
+    note = page.inner_text("#paint-result")
+    assert "no artifact" in note, note
+    shoot(page, "first-task")

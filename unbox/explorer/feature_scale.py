@@ -1,0 +1,49 @@
+"""How strongly a feature is added where nobody has said it, and the scale of its slider."""
+
+from dataclasses import dataclass
+
+from unbox.edit import Edit
+from unbox.explorer.session import ExplorerSession
+
+#: The strength taken where none is calibrated, in the feature's own largest activation: about the median of
+#: the bundled features whose strengths are. And that of features without statistics, in deviations.
+OWN_MAXIMA, UNKNOWN = 2.0, 3.0
+
+
+@dataclass(frozen=True)
+class FeatureScale:
+    """A feature's strengths when it is added, in deviations of its block's updates."""
+
+    default: float
+    calibrated: bool
+    """Whether `default` was found by calibration: 1 on the scale from 0 to 1."""
+    origin: str
+    """Where `default` comes from, in words."""
+
+
+def feature_scale(session: ExplorerSession, name: str) -> FeatureScale:
+    """Its calibrated strength, else twice its own largest activation, else three deviations."""
+    known = session.strengths.get(name)
+    if known is not None:
+        return FeatureScale(
+            known.strength, True, f"calibrated: {known.factor} {known.value} is read from there on"
+        )
+    sae, _, index = name.rpartition("/")
+    of = session.saes.get(sae)
+    if of is not None and of.stats is not None and of.update_std > 0 and int(index) < of.latents:
+        largest = float(of.stats.max[int(index)]) * float(of.W_dec[int(index)].norm()) / of.update_std
+        if largest > 0:
+            return FeatureScale(_rounded(OWN_MAXIMA * largest), False, "twice its own largest activation")
+    return FeatureScale(UNKNOWN, False, "nothing is known of it")
+
+
+def scale_of_layer(session: ExplorerSession, edit: Edit) -> FeatureScale | None:
+    """The scale of a layer's slider: of one feature that is added, in deviations."""
+    if edit.op != "add" or edit.unit != "deviation" or len(edit.feature) != 1:
+        return None
+    return feature_scale(session, f"{edit.source or edit.block}/{edit.feature[0]}")
+
+
+def _rounded(value: float) -> float:
+    """To two digits."""
+    return float(f"{value:.2g}")
