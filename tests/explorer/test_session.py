@@ -1,6 +1,7 @@
 """Looking and painting on a model that runs, and the pages' HTML."""
 
 import asyncio
+import re
 import threading
 import typing
 from dataclasses import replace
@@ -30,6 +31,7 @@ from unbox.explorer.pages import (
     search_page,
 )
 from unbox.explorer.pages.feature_page import histogram_intervals
+from unbox.explorer.random_draws import draw_notes
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.shared_components import InitialState, SharedComponents
 from unbox.explorer.strength_strip import STRENGTHS, generate_strip, strip_html
@@ -116,14 +118,46 @@ def test_a_picture_of_something_else_is_marked(recipe):
 
 def test_copies_are_of_the_picture_that_is_shown(session, recipe):
     edited = replace(recipe, edits=Edits((session.feature("mid.0/1").add(2.0, unit="deviation"),)))
-    made = paint_page.generate(session, edited, control=True)
+    made = paint_page.generate(session, edited, range(4, 7))
     assert made.wanted == edited != made.recipe
+    assert [each.draw for each, _ in made.draws] == [4, 5, 6]
+    assert made.recipe == session.random_control(edited, 4)
+    assert made.recipe.draw == Recipe.from_json(made.recipe.to_json()).draw == 4
+    assert len({each.edits for each, _ in made.draws}) == 3
     later = CanvasState(replace(edited, seed=99, edits=Edits()))
     text = paint_page.copied(session, later, made, "JSON")
     assert Recipe.from_text(text) == made.recipe
     (again,) = session.generate([Recipe.from_text(text)])
     np.testing.assert_array_equal(np.asarray(again), np.asarray(made.after))
     assert Recipe.from_text(paint_page.copied(session, later, None, "JSON")) == later.recipe
+
+
+def test_draws_have_figures_inside_the_masks_and_outside(session, recipe):
+    edits = Edits((session.feature("mid.0/1").add(300.0, unit="deviation", where=Mask.box(0, 0, 0.5, 1)),))
+    made = paint_page.generate(session, replace(recipe, edits=edits), range(5))
+    inside, outside = draw_notes(made)
+    before = np.asarray(made.before, float)
+
+    def change(image, part):
+        return np.abs(np.asarray(image, float) - before).mean(-1)[:, part].mean()
+
+    for note, part in ((inside, slice(0, 32)), (outside, slice(32, 64))):
+        own, drawn = change(made.edited, part), [change(image, part) for _, image in made.draws]
+        numbers = [float(each) for each in re.findall(r"\d+\.\d", note)]
+        assert numbers == pytest.approx([own, np.mean(drawn), min(drawn), max(drawn)], abs=0.06)
+        assert "n = 5, draws 0 to 4" in note
+
+
+def test_changes_over_seeds_are_those_of_each(session, recipe):
+    edited = replace(recipe, edits=Edits((session.feature("mid.0/1").add(300.0, unit="deviation"),)))
+    found = compare_page.changes_of(session, recipe, edited, 5)["up.1.2"]
+    for row, seed in enumerate(range(recipe.seed, recipe.seed + 5)):
+        left, right = (session.record(replace(each, seed=seed)) for each in (recipe, edited))
+        means = [each.mean_activations("up.1.2", 32) for each in (left, right)]
+        np.testing.assert_array_equal(found[row], means[1] - means[0])
+    html = compare_page.comparison_html(session, left, right, found={"up.1.2": found}, chosen="up.1.2/1")
+    assert "of 5 seeds" in html
+    assert html.count("where up.1.2/1 is active") == 2  # both heat maps, under one scale
 
 
 def test_intervals_are_called_by_their_own_ends():

@@ -17,6 +17,7 @@ from unbox.explorer.image_difference import difference_image, mean_change
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.layers import colour_of, summary
 from unbox.explorer.photo_start import fidelity_note
+from unbox.explorer.random_draws import draw_notes
 from unbox.explorer.served_pictures import PICTURES
 
 
@@ -70,7 +71,7 @@ def result_html(made: MadeImage | None) -> str:
     if made is None or made.after is None:
         return render("edit_result.html", after=None)
     before, after, recipe = made.before, made.after, made.recipe
-    notes = changes(before, after, recipe.active)
+    notes = changes(before, after, recipe.active) if made.wanted is None else draw_notes(made)
     if made.fidelity is not None:
         notes.insert(0, fidelity_note(made.fidelity))
     if made.artifact is not None and len(recipe.active):
@@ -78,5 +79,6 @@ def result_html(made: MadeImage | None) -> str:
     if made.wanted is not None:
         notes.insert(0, f"random features instead: {', '.join(summary(edit) for edit in recipe.active)}")
     difference, png = difference_image(before, after), PICTURES.image(after, recipe.to_json())
+    draws = made.draws if made.wanted is not None else ()
     return render("edit_result.html", before=before, after=after, notes=notes, seed=recipe.seed,
-                  difference=difference, png=png)  # fmt: skip
+                  difference=difference, png=png, draws=draws)  # fmt: skip

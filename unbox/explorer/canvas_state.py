@@ -37,6 +37,10 @@ class MadeImage:
     """How faithfully the photo that it starts from is drawn again, in dB."""
     wanted: Recipe | None = None
     """What was asked for where that is another: `recipe` has random features in place of its edits."""
+    edited: Image.Image | None = None
+    """With the edits that were asked for, where `after` is of random features."""
+    draws: tuple[tuple[Recipe, Image.Image], ...] = ()
+    """Random controls and their pictures; `after` is the first of them."""
     artifact: ArtifactFigure | None = None
     """How strange `after` is, where a critic knows such pictures."""
 

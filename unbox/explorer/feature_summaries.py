@@ -1,6 +1,6 @@
 """What is known about features in short: labels and thumbnails, where there is an atlas; chips of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unbox.atlas import Facts, Related
@@ -27,6 +27,8 @@ class FeatureChip:
     """Length of its bar, 0 to 1."""
     cover: PictureFile | None
     chosen: bool = False
+    note: str = ""
+    """Beside its strength."""
 
 
 def facts_of(session: ExplorerSession, names: Sequence[str]) -> dict[str, Facts]:
@@ -48,16 +50,21 @@ def cover(session: ExplorerSession, name: str) -> PictureFile | None:
 
 
 def feature_chips(
-    session: ExplorerSession, found: Sequence[tuple[str, float]], chosen: str = ""
-) -> list[FeatureChip]:
-    """Chips of features by name and strength, with their labels and covers; the first has the longest bar."""
+    session: ExplorerSession, found: Sequence[tuple[str, float]], chosen: str = "",
+    notes: Mapping[str, str] | None = None,
+) -> list[FeatureChip]:  # fmt: skip
+    """Chips of features by name and strength, with their labels and covers; the first has the longest bar.
+    `notes`: what stands beside a strength."""
     facts = facts_of(session, [name for name, _ in found])
     peak = max((strength for _, strength in found), default=1.0)
     chips = []
     for name, strength in found:
         label, score = (facts[name].label, facts[name].score) if name in facts else ("", None)
         level = min(1.0, strength / peak) if peak > 0 else 0.0
-        chips.append(FeatureChip(name, label, score, strength, level, cover(session, name), name == chosen))
+        note = (notes or {}).get(name, "")
+        chips.append(
+            FeatureChip(name, label, score, strength, level, cover(session, name), name == chosen, note)
+        )
     return chips
 
 

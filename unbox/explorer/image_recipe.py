@@ -59,6 +59,8 @@ class Recipe:
     """Keep edited updates within the norms that updates have."""
     photo: limits.PhotoName = ""
     """Name of the user's photo that it starts from; empty: from noise."""
+    draw: limits.Draw = None
+    """Seed of the draw, where the edits are random features in the place of others."""
 
     def __post_init__(self) -> None:
         if self.off and max(self.off) >= len(self.edits):
@@ -73,13 +75,14 @@ class Recipe:
     @property
     def plain(self) -> "Recipe":
         """The same picture without edits."""
-        return replace(self, edits=Edits(), off=frozenset(), guard=False)
+        return replace(self, edits=Edits(), off=frozenset(), guard=False, draw=None)
 
     @property
     def acting(self) -> "Recipe":
         """The same picture's recipe without edits that are off: equal for all that make one picture."""
         active = self.active
-        return replace(self, edits=active, off=frozenset(), guard=self.guard and len(active) > 0)
+        return replace(self, edits=active, off=frozenset(), guard=self.guard and len(active) > 0,
+                       draw=None)  # fmt: skip
 
     def to_json(self) -> dict[str, JSON]:
         """JSON object; inverse of `from_json`."""
@@ -89,7 +92,8 @@ class Recipe:
             "steps": self.steps, "guidance": self.guidance, "height": self.height, "width": self.width,
             "negative_prompt": self.negative_prompt or None, "edits": self.edits.to_json(),
         }  # fmt: skip
-        return record | {name: value for name, value in optional.items() if value}
+        drawn: dict[str, JSON] = {} if self.draw is None else {"draw": self.draw}
+        return record | {name: value for name, value in optional.items() if value} | drawn
 
     @classmethod
     def from_json(cls, value: JSON, door: str = "recipe") -> "Recipe":

@@ -150,6 +150,11 @@ Strength = Annotated[Real, Ge(-STRENGTH), Le(STRENGTH)]
 #: A place in fractions of a picture's width or height.
 Fraction = Annotated[Real, Ge(0), Lt(1)]
 Many = Annotated[Count, Le(MOST)]
+#: How many draws, or seeds, as a page's control says it.
+REPEATS = ("1", "5", "20")
+Repeats = Annotated[Text, StringConstraints(pattern=r"^(1|5|20)$")]
+#: Seed of a random control's draw; None where edits are no control.
+Draw = Annotated[Index | None, Le(2**31)]
 #: Places in a list of edits, and the list.
 Places = Annotated[frozenset[int], PlainValidator(_places)]
 ImageEdits = Annotated[Edits, BeforeValidator(_edits), AfterValidator(_bounded)]

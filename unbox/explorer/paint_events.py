@@ -15,7 +15,7 @@ from unbox.explorer.canvas_state import CanvasState, MadeImage, mask_from_canvas
 from unbox.explorer.edit_controls import EVERYWHERE, edit_of
 from unbox.explorer.events import FieldValue, Updates, event_value, listen
 from unbox.explorer.film_strip import Frame, film_html, with_frame
-from unbox.explorer.limits import Line
+from unbox.explorer.limits import Line, Repeats
 from unbox.explorer.moved_region import moved_edits
 from unbox.explorer.packed_json import parse
 from unbox.explorer.pages.explore_page import ExplorePage
@@ -249,8 +249,17 @@ def _wire_runs(shared: SharedComponents, page: PaintPage) -> list[Dependency]:
     when the run has ended are put beside it."""
     session = shared.session
 
-    def run(state: CanvasState, guard: bool, *values: FieldValue, control: bool = False) -> Updates:
-        made = generate(session, page.wanted(state, guard, values), control=control)
+    def run(
+        state: CanvasState, made: MadeImage | None, count: str, guard: bool, *values: FieldValue,
+        control: bool = False,
+    ) -> Updates:  # fmt: skip
+        wanted, draws = page.wanted(state, guard, values), range(0)
+        if control:  # asked for once more, others are drawn
+            count = checked(Repeats, "draws", count)
+            again = made is not None and made.wanted == wanted and len(made.draws) > 0
+            first = 1 + (made.draws[-1][0].draw or 0) if again and made is not None else 0
+            draws = range(first, first + int(count))
+        made = generate(session, wanted, draws)
         return page.show_made(made) | {shared.link: link("paint", r=made.recipe.to_link())}
 
     def after_run(
@@ -281,7 +290,7 @@ def _wire_runs(shared: SharedComponents, page: PaintPage) -> list[Dependency]:
     events = ((page.generate.click, False), (page.controls.prompt.submit, False), (dropped.success, False),
               (page.random_control.click, True))  # fmt: skip
     runs = [
-        listen(event, partial(run, control=control), [page.state, *page.settings],
+        listen(event, partial(run, control=control), [page.state, page.made, page.draws, *page.settings],
                [page.made, page.result, shared.link], device=True, progress_on=page.result,
                trigger_mode="always_last")
         for event, control in events

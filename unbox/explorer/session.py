@@ -340,9 +340,10 @@ class ExplorerSession:
         return found
 
     def random_control(self, recipe: Recipe, seed: int = 0) -> Recipe:
-        """The same picture with the random control of the edits that are on: what any features do."""
+        """The same picture with a random control of the edits that are on: what any features do. `seed`: of
+        the draw, which the recipe keeps."""
         edits = bind(recipe.active, self.fitting(recipe.system))
-        return replace(recipe, edits=random_control(edits, (seed, recipe.seed)), off=frozenset())
+        return replace(recipe, edits=random_control(edits, (seed, recipe.seed)), off=frozenset(), draw=seed)
 
 
 def _shape(recipe: Recipe) -> tuple[str, int, int, int, float]:

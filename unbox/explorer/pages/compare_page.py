@@ -9,16 +9,19 @@ import numpy as np
 from unbox.errors import UnboxError
 from unbox.explorer import generation_controls
 from unbox.explorer.canvas_state import CanvasState
-from unbox.explorer.events import FieldValue, Updates, html_component, listen
-from unbox.explorer.feature_summaries import feature_chips
+from unbox.explorer.events import FieldValue, Updates, event_value, html_component, listen
+from unbox.explorer.feature_summaries import feature_chips, scale_of
 from unbox.explorer.generation_controls import GenerationControls
 from unbox.explorer.html import render
 from unbox.explorer.image_difference import difference_image, mean_change
 from unbox.explorer.image_recipe import Recipe
+from unbox.explorer.limits import REPEATS, Repeats
 from unbox.explorer.pages.paint_page import PaintPage
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import SharedComponents, link
+from unbox.statistics import bootstrap
+from unbox.validation import checked
 
 TITLE = "Compare"
 #: Sides that are no other system.
@@ -31,6 +34,9 @@ LINK_LEFT, LINK_RIGHT = "the link's left", "the link's right"
 TELLING, LARGEST = "most telling", "largest change"
 #: Features shown of each side and block.
 SHOWN = 6
+
+#: SAE -> changes of features' mean activations, right less left, (seeds, latents).
+Changes = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,15 @@ class ComparePage:
     rank: gr.Radio
     sides: gr.State
     """The pictures that are shown, (left, right), or None."""
+    seeds: gr.Dropdown
+    """How many seeds are compared: the picture's own and those after it."""
+    differences: gr.State
+    """What differs under several seeds: SAE -> changes, (seeds, latents)."""
 
     @property
     def linked_outputs(self) -> list[gr.components.Component]:
         """The components of `open_link`."""
-        return [self.result, self.sides, self.linked, self.left, self.right]
+        return [self.result, self.sides, self.differences, self.linked, self.left, self.right]
 
     def open_link(self, session: ExplorerSession, one: Recipe, two: Recipe) -> Updates:
         """The page with the pictures of a link, which its controls name."""
@@ -62,6 +72,7 @@ class ComparePage:
         return {
             self.result: comparison_html(session, *sides),
             self.sides: sides,
+            self.differences: None,
             self.linked: (one, two),
             self.left: LINK_LEFT,
             self.right: LINK_RIGHT,
@@ -83,36 +94,56 @@ def draw(session: ExplorerSession, first: Recipe) -> ComparePage:
         )
         rank = gr.Radio([TELLING, LARGEST], value=TELLING, min_width=220, elem_id="compare-rank",
                         label="Order of features (telling: rare ones count for more)")  # fmt: skip
+        seeds = gr.Dropdown(list(REPEATS), value="1", label="Seeds", min_width=80, scale=0,
+                            elem_id="compare-seeds")  # fmt: skip
     result = html_component(render("comparison.html", pictures=[]), elem_id="compare-result")
-    states = [gr.State(None, time_to_live=3600) for _ in range(3)]
-    return ComparePage(controls, left, right, compare, stop, result, states[0], states[1], rank, states[2])
+    states = [gr.State(None, time_to_live=3600) for _ in range(4)]
+    return ComparePage(controls, left, right, compare, stop, result, states[0], states[1], rank, states[2],
+                       seeds, states[3])  # fmt: skip
 
 
 def wire(shared: SharedComponents, page: ComparePage, paint: PaintPage) -> None:
     """The page's events."""
     session = shared.session
-    inputs = [page.left, page.right, page.rank, page.saved, page.linked, paint.state,
+    inputs = [page.left, page.right, page.rank, page.seeds, page.saved, page.linked, paint.state,
               *page.controls.components]  # fmt: skip
-    outputs = [page.result, page.sides, shared.link]
+    outputs = [page.result, page.sides, page.differences, shared.link]
 
     def run(
-        left: str, right: str, rank: str, saved: Recipe | None, linked: tuple[Recipe, Recipe] | None,
-        painted: CanvasState, *values: FieldValue,
+        left: str, right: str, rank: str, count: str, saved: Recipe | None,
+        linked: tuple[Recipe, Recipe] | None, painted: CanvasState, *values: FieldValue,
     ) -> Updates:  # fmt: skip
+        count = checked(Repeats, "seeds", count)
         of_link = dict(zip((LINK_LEFT, LINK_RIGHT), linked or (None, None), strict=True))
         recipe, sets = page.controls.recipe(values), {PAINTED: painted.recipe, SAVED: saved, **of_link}
         one, two = (side(session, recipe, choice, sets) for choice in (left, right))
         sides = session.record(one), session.record(two)
+        found = changes_of(session, one, two, int(count))
         query = link("compare", r=one.to_link(), other=two.to_link())
-        return {page.result: comparison_html(session, *sides, rank), page.sides: sides, shared.link: query}
+        shown = comparison_html(session, *sides, rank, found)
+        return {page.result: shown, page.sides: sides, page.differences: found, shared.link: query}
 
-    def reorder(sides: tuple[RecordedImage, RecordedImage] | None, rank: str) -> str | Updates:
-        return comparison_html(session, *sides, rank) if sides else gr.skip()
+    def reorder(
+        sides: tuple[RecordedImage, RecordedImage] | None, rank: str, found: Changes | None
+    ) -> str | Updates:
+        return comparison_html(session, *sides, rank, found) if sides else gr.skip()
+
+    def choose(
+        event: gr.EventData, sides: tuple[RecordedImage, RecordedImage] | None, rank: str,
+        found: Changes | None,
+    ) -> str | Updates:  # fmt: skip
+        name = event_value(event, "feature", str)
+        if not sides or name is None:
+            return gr.skip()
+        session.feature(name)
+        return comparison_html(session, *sides, rank, found, name)
 
     events = (page.compare.click, page.controls.prompt.submit)
     runs = [listen(event, run, inputs, outputs, device=True, progress_on=page.result) for event in events]
     shared.wire_runs(runs, page.stop)
-    listen(page.rank.input, reorder, [page.sides, page.rank], [page.result], show_progress="hidden")
+    shown = [page.sides, page.rank, page.differences]
+    listen(page.rank.input, reorder, shown, [page.result], show_progress="hidden")
+    listen(page.result.click, choose, shown, [page.result], show_progress="hidden")
 
     def keep(state: CanvasState) -> Recipe:
         if not len(state.recipe.active):
@@ -147,24 +178,50 @@ def _same_picture(settings: Recipe, of: Recipe) -> Recipe:
 
 
 def comparison_html(
-    session: ExplorerSession, left: RecordedImage, right: RecordedImage, rank: str = TELLING
-) -> str:
-    """Both pictures, their difference, what was edited, the features that fire more in either, as HTML."""
+    session: ExplorerSession, left: RecordedImage, right: RecordedImage, rank: str = TELLING,
+    found: Changes | None = None, chosen: str = "",
+) -> str:  # fmt: skip
+    """Both pictures, their difference, what was edited, the features that fire more in either, as HTML.
+    `found`: changes under several seeds; `chosen`: a feature whose heat lies over both pictures."""
     made = [(each.image, each.recipe) for each in (left, right)]
     pictures = [(image, ", ".join([of.system, *(edit.summary for edit in of.active)])) for image, of in made]
     if left.image.size == right.image.size:
         change = mean_change(left.image, right.image)[0]
         difference = difference_image(left.image, right.image)
         pictures.append((difference, f"difference, mean {change:.1f} of 255"))
+    found = changes_between(session, left, right) if found is None else found
     features = [
-        (sae, feature_chips(session, less), feature_chips(session, more))
-        for sae, (more, less) in differing(session, left, right, rank == TELLING).items()
-    ]
+        (sae, *(feature_chips(session, rows, chosen, _seeds(change, rows))
+                for rows, change in ((less, -found[sae]), (more, found[sae]))))
+        for sae, (more, less) in ranked(session, found, rank == TELLING).items()
+    ]  # fmt: skip
     edited = [
-        (side, feature_chips(session, _edited(session, of, recorded)))
+        (side, feature_chips(session, _edited(session, of, recorded), chosen))
         for side, recorded in (("left", left), ("right", right)) for of in (recorded.recipe,)
     ]  # fmt: skip
-    return render("comparison.html", pictures=pictures, features=features, edited=edited)
+    return render("comparison.html", pictures=pictures, features=features, edited=edited, chosen=chosen,
+                  heats=_heats(left, right, chosen), scale=scale_of(session, chosen) if chosen else 1.0,
+                  seeds=max((len(each) for each in found.values()), default=1))  # fmt: skip
+
+
+def _heats(left: RecordedImage, right: RecordedImage, chosen: str) -> list[tuple[RecordedImage, np.ndarray]]:
+    """Both pictures with a feature's heat; none where it was not recorded in both."""
+    sae, _, index = chosen.rpartition("/")
+    if not chosen or sae not in left.values or sae not in right.values:
+        return []
+    return [(each, each.heat(sae, int(index))) for each in (left, right)]
+
+
+def _seeds(found: np.ndarray, rows: list[tuple[str, float]]) -> dict[str, str]:
+    """Feature -> its interval over seeds, and in how many of them it is as said; empty for one seed."""
+    if len(found) < 2:
+        return {}
+    notes = {}
+    for name, _ in rows:
+        changes = found[:, int(name.rpartition("/")[2])]
+        mean, signs = bootstrap(changes), int((np.sign(changes) == np.sign(changes.mean())).sum())
+        notes[name] = f"[{mean.low:+.2g}, {mean.high:+.2g}], so in {signs} of {len(found)} seeds"
+    return notes
 
 
 def _edited(session: ExplorerSession, recipe: Recipe, recorded: RecordedImage) -> list[tuple[str, float]]:
@@ -179,19 +236,45 @@ def _edited(session: ExplorerSession, recipe: Recipe, recorded: RecordedImage) -
     return found
 
 
+def changes_between(session: ExplorerSession, left: RecordedImage, right: RecordedImage) -> Changes:
+    """SAE of both pictures -> (1, latents) change of each feature's mean activation."""
+    found = {}
+    for sae in (name for name in left.values if name in right.values):
+        latents = session.saes[sae].latents
+        means = (each.mean_activations(sae, latents) for each in (right, left))
+        found[sae] = np.subtract(*means)[None]
+    return found
+
+
+def changes_of(session: ExplorerSession, one: Recipe, two: Recipe, seeds: int) -> Changes:
+    """`changes_between` of two recipes under their seed and those after it, (seeds, latents)."""
+    found: dict[str, list[np.ndarray]] = {}
+    for seed in range(one.seed, one.seed + seeds):
+        sides = (session.record(replace(each, seed=seed)) for each in (one, two))
+        for sae, change in changes_between(session, *sides).items():
+            found.setdefault(sae, []).append(change)
+    return {sae: np.concatenate(each) for sae, each in found.items()}
+
+
 def differing(
     session: ExplorerSession, left: RecordedImage, right: RecordedImage, telling: bool = True
 ) -> dict[str, tuple[list[tuple[str, float]], ...]]:
-    """SAE of both pictures -> the features that fire more in the right one, and those that fire more in the
-    left: (name, difference of the mean activations).
+    """`ranked` of two pictures."""
+    return ranked(session, changes_between(session, left, right), telling)
+
+
+def ranked(
+    session: ExplorerSession, changes: Changes, telling: bool = True
+) -> dict[str, tuple[list[tuple[str, float]], ...]]:
+    """SAE -> the features that fire more in the right picture, and those that fire more in the left: (name,
+    difference of the mean activations, in the mean over seeds).
 
     The most telling first: changes in the feature's mean activations, times log(1 / density); or the largest
     first. Changes under `ExplorerSession.floor` are none.
     """
     found: dict[str, tuple[list[tuple[str, float]], ...]] = {}
-    for sae in (name for name in left.values if name in right.values):
-        latents, weight = session.saes[sae].latents, session.rarity(sae) if telling else None
-        change = right.mean_activations(sae, latents) - left.mean_activations(sae, latents)
+    for sae, seeds in changes.items():
+        change, weight = seeds.mean(0), session.rarity(sae) if telling else None
         change = np.where(np.abs(change) < session.floor(sae), 0, change)
         order = np.argsort(-(change if weight is None else change * weight), kind="stable")
         more = [(f"{sae}/{i}", float(change[i])) for i in order if change[i] > 0][:SHOWN]

@@ -27,6 +27,7 @@ from unbox.explorer.generation_controls import GenerationControls
 from unbox.explorer.html import render
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.layers import layers_html
+from unbox.explorer.limits import REPEATS
 from unbox.explorer.palette import PaletteQuery, swatches_html
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
@@ -61,6 +62,8 @@ class PaintPage:
     generate: gr.Button
     stop: gr.Button
     random_control: gr.Button
+    draws: gr.Dropdown
+    """How many random controls are drawn."""
     keep: gr.Button
     guard: gr.Checkbox
     canvas: gr.HTML
@@ -169,6 +172,8 @@ def draw(session: ExplorerSession, initial: InitialState) -> PaintPage:
         generate = gr.Button("Generate", variant="primary", elem_id="paint-make", scale=0, min_width=120)
         stop = gr.Button("Stop", scale=0, min_width=70)
         control = gr.Button("Random features instead", elem_id="paint-control", scale=0, min_width=200)
+        draws = gr.Dropdown(list(REPEATS), value="1", label="Draws", min_width=80, scale=0,
+                            elem_id="paint-draws")  # fmt: skip
         keep = gr.Button("Keep for Compare", elem_id="paint-keep", scale=0, min_width=160)
         guard = gr.Checkbox(False, label="Guard: keep updates within their usual norms", min_width=320,
                             container=False, elem_classes="ub-check", elem_id="paint-guard")  # fmt: skip
@@ -202,20 +207,26 @@ def draw(session: ExplorerSession, initial: InitialState) -> PaintPage:
             drop = html_component(render("drop_zone.html"), DROP, elem_id="paint-drop")
     kept = (gr.State(each, time_to_live=3600) for each in (state, made, PaletteQuery(), ()))
     return PaintPage(
-        controls, generate, stop, control, keep, guard, canvas, edit, add, undo, redo, palette, swatches,
-        layers, result, film_strip, copy_format, live, frame, frame_request, stale, code, drop,
+        controls, generate, stop, control, draws, keep, guard, canvas, edit, add, undo, redo, palette,
+        swatches, layers, result, film_strip, copy_format, live, frame, frame_request, stale, code, drop,
         *kept,
     )  # fmt: skip
 
 
-def generate(session: ExplorerSession, recipe: Recipe, *, control: bool = False) -> MadeImage:
-    """The picture without and with its edits. `control`: with random features of equal norm instead."""
-    edited = session.random_control(recipe) if control else recipe
+def generate(session: ExplorerSession, recipe: Recipe, draws: range = range(0)) -> MadeImage:
+    """The picture without and with its edits. `draws`: with random features of equal norm instead, a picture
+    for each of these seeds; none: the edits themselves."""
+    controls = [session.random_control(recipe, draw) for draw in draws]
     if recipe.steps <= RECORDED_STEPS:
         session.record(recipe.plain)  # the palette shows its features
-    before, after = session.generate([recipe.plain, edited])
+    before, own = session.generate([recipe.plain, recipe])
+    others = [session.generate([each])[0] for each in controls]
+    edited, after = (controls[0], others[0]) if controls else (recipe, own)
     fidelity, artifact = session.fidelity(recipe), artifact_figure(session, after)
-    return MadeImage(edited, before, after, fidelity, recipe if control else None, artifact)
+    if not controls:
+        return MadeImage(edited, before, after, fidelity, artifact=artifact)
+    pictures = tuple(zip(controls, others, strict=True))
+    return MadeImage(edited, before, after, fidelity, recipe, own, pictures, artifact)
 
 
 def copied(session: ExplorerSession, state: CanvasState, made: MadeImage | None, copy_format: str) -> str:
