@@ -125,7 +125,7 @@ def test_stopped_and_begun_again_gives_the_same(store, saes, tmp_path, monkeypat
 
     def interrupted(images: int, start: int, size: int) -> Iterator[range]:
         for done, first in enumerate(range(start, images, size)):
-            if done == after:
+            if done == after + (not by_signal):  # a part is encoded while the one before is counted
                 if not by_signal:
                     raise Stop
                 signal.raise_signal(signal.SIGTERM)  # saved when this part is counted

@@ -40,7 +40,8 @@ def test_a_collection_is_kept_exported_opened_and_shared(page, url, chromium, sh
     download.value.save_as(saved)
     assert json.loads(saved.read_text())["features"] == ["mid.0/3", "mid.0/4"]
     link = page.url
-    page.reload()  # kept in this browser
+    page.goto(url)  # kept in this browser
+    page.wait_for_selector("#explore-make")
     page.evaluate("window.unboxTab('Collections')")
     sync_api.expect(cards).to_have_count(2)
 

@@ -133,7 +133,9 @@ def test_copies_are_of_the_picture_that_is_shown(session, recipe):
 
 
 def test_draws_have_figures_inside_the_masks_and_outside(session, recipe):
-    edits = Edits((session.feature("mid.0/1").add(300.0, unit="deviation", where=Mask.box(0, 0, 0.5, 1)),))
+    edits = Edits(
+        (session.feature("mid.0/1").add(300.0, unit="deviation", where=Mask.of((0.0, 0.0, 0.5, 1.0))),)
+    )
     made = paint_page.generate(session, replace(recipe, edits=edits), range(5))
     inside, outside = draw_notes(made)
     before = np.asarray(made.before, float)

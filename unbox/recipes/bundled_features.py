@@ -24,6 +24,8 @@ from unbox.site import DEFAULT_BLOCKS
 IMAGES, LATENTS, ACTIVE, TOKENS = 2000, 384, 8, 600_000
 #: The file of strengths beside `saes` and `atlas`; features calibrated of each value that labels name.
 STRENGTHS, OF_EACH = "strengths.json", 1
+#: The factor whose values are calibrated (one feature brings no shape about), and the least score of a label.
+CALIBRATED, LEAST_SCORE = "colour", 0.7
 
 
 def make_features(model: Model, folder: Path) -> Path:
@@ -46,7 +48,7 @@ def make_features(model: Model, folder: Path) -> Path:
 
 def calibrate_features(model: Model, folder: Path) -> Path:
     """`strengths.json` beside the SAEs and the atlas in `folder`: of the features whose labels foretell best
-    where they fire, one for each value of a factor that labels name."""
+    where they fire, one for each colour that labels name."""
     saes, atlas = load_saes(folder / "saes"), Atlas.open(folder / "atlas")
 
     def draw(some: Sequence[Prompt], seeds: Sequence[int], edits: Edits | None) -> list[Image.Image]:
@@ -60,11 +62,13 @@ def calibrate_features(model: Model, folder: Path) -> Path:
 
 
 def _to_calibrate(saes: dict[str, SAE], atlas: Atlas) -> Iterator[tuple[str, Feature, Target]]:
-    """Features whose labels name a value, the best labels first."""
+    """Features whose labels name a value of `CALIBRATED`, the best labels first."""
     taken: Counter[Target] = Counter()
     for facts in atlas.search("", Filter(labelled=True), order="label score", limit=len(atlas)):
         target = target_of(facts.label, critics()["shapes"])
-        if target is not None and taken[target] < OF_EACH and (facts.score or 0) >= 0.7:
+        if target is None or target[0] != CALIBRATED:
+            continue
+        if taken[target] < OF_EACH and (facts.score or 0) >= LEAST_SCORE:
             taken[target] += 1
             sae, _, index = facts.name.rpartition("/")
             yield facts.name, saes[sae].feature(int(index)), target

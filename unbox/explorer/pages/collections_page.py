@@ -59,6 +59,6 @@ def wire(shared: SharedComponents, page: CollectionsPage, feature: FeaturePage) 
         name = event_value(event, "feature", str)
         return feature_page.open_feature(shared, feature, name) if name else gr.skip()
 
-    listen(page.kept.input, show, None, [page.features], show_progress="hidden")
+    listen(page.kept.input, show, None, [page.features], show_progress="hidden", in_order=True)
     shown = feature_page.outputs(shared, feature)
     shared.show_link(listen(page.features.click, go, None, shown, show_progress="hidden"))

@@ -1,0 +1,81 @@
+"""At which strength Paint takes a feature: calibrated, else by its own largest activation."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unbox.edit import Edits, Feature
+from unbox.experiments.critics import critics
+from unbox.experiments.feature_strengths import FeatureStrengths, StrengthTrials, target_of
+from unbox.explorer.artifact_figure import artifact_figure
+from unbox.explorer.canvas_state import CanvasState
+from unbox.explorer.feature_scale import OWN_MAXIMA, feature_scale
+from unbox.explorer.layers import layers_html
+from unbox.explorer.session import ExplorerSession
+from unbox.prompt import Prompt
+
+
+def test_twice_its_own_largest_activation_where_nothing_is_calibrated(session):
+    sae = session.saes["mid.0"]
+    row = sae.W_dec[3].detach().numpy()
+    largest = float(sae.stats.max[3]) * np.sqrt((row**2).sum()) / sae.update_std
+    found = feature_scale(session, "mid.0/3")
+    assert found.default == pytest.approx(OWN_MAXIMA * largest, rel=0.05)
+    assert not found.calibrated
+    assert feature_scale(session, "nowhere/3").default == 3.0
+
+
+def test_a_calibrated_strength_is_1_on_its_slider(session, recipe):
+    given = {"mid.0/3": {"strength": 5.0, "factor": "colour", "value": "red"}}
+    calibrated = ExplorerSession(
+        session.model("tiny"), session.saes, session.atlas, strengths=FeatureStrengths(0.5, given)
+    )
+    assert feature_scale(calibrated, "mid.0/3").default == 5.0
+    edit = session.feature("mid.0/3").add(2.5, unit="deviation")
+    html = layers_html(calibrated, CanvasState(replace(recipe, edits=Edits((edit,)))))
+    assert 'data-unit="5.0" min="0" max="1"' in html
+    assert 'value="0.5"' in html
+    assert "+2.5 deviations" in html
+
+
+def test_a_label_names_a_factor_and_a_value():
+    shapes = critics()["shapes"]
+    assert target_of("emerald, green", shapes) == ("colour", "green")
+    assert target_of("pentagram, star", shapes) == ("shape", "star")
+    assert target_of("nothing known", shapes) is None
+
+
+def test_the_strength_that_is_calibrated_is_the_smallest_at_which_the_value_is_read():
+    """A world of one pixel's brightness: adding v deviations brightens by v."""
+
+    def bright(pairs):
+        means = [[float(np.asarray(each).mean() > 100) for each in (p.after, p.before)] for p in pairs]
+        return [{"success": after, "had": before} for after, before in means]
+
+    world = replace(
+        critics()["shapes"],
+        prompts=lambda count: [Prompt(str(i)) for i in range(count)],
+        metrics={"bright": bright},
+        strangeness=lambda images: np.array([float(np.asarray(each).mean() > 200) for each in images]),
+    )
+
+    def draw(prompts, seeds, edits):
+        value = 0.0 if edits is None else edits[0].value
+        return [Image.new("L", (2, 2), int(min(20 + 20 * value, 255))) for _ in prompts]
+
+    found = StrengthTrials(draw, world).calibrated(Feature("mid.0", 1), ("brightness", "bright"))
+    assert found.reached
+    assert found.strength == pytest.approx(4.05, abs=0.15)  # 20 + 20 v > 100
+
+
+def test_a_picture_is_judged_by_what_unedited_ones_are(session, monkeypatch):
+    shapes = critics()["shapes"]
+    judged = ExplorerSession(session.model("tiny"), strengths=FeatureStrengths(0.5))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    assert artifact_figure(judged, picture) is None  # no critic knows the tiny model
+    monkeypatch.setattr(type(judged), "critic", shapes)
+    found = artifact_figure(judged, picture)
+    assert found.strangeness == pytest.approx(float(shapes.strangeness([picture])[0]))
+    assert found.note.startswith("an artifact" if found.strangeness > 0.5 else "no artifact")
