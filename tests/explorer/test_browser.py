@@ -317,7 +317,7 @@ def test_swatches_are_brushes_and_layers_have_one_history(page, url, shoot):
     assert one != two
     slider = page.locator("#paint-layers [data-strength]").nth(1)
     before = page.locator("#paint-layers output").nth(1).inner_text()
-    assert float(before) > 0  # twice the feature's own largest activation
+    assert float(before) >= 4  # by the feature's own largest activation
     slider.focus()
     page.keyboard.press("ArrowRight")
     expect = sync_api.expect

@@ -11,20 +11,23 @@ from unbox.experiments.critics import critics
 from unbox.experiments.feature_strengths import FeatureStrengths, StrengthTrials, target_of
 from unbox.explorer.artifact_figure import artifact_figure
 from unbox.explorer.canvas_state import CanvasState
-from unbox.explorer.feature_scale import OWN_MAXIMA, feature_scale
+from unbox.explorer.feature_scale import feature_scale
 from unbox.explorer.layers import layers_html
 from unbox.explorer.session import ExplorerSession
 from unbox.prompt import Prompt
 
 
-def test_twice_its_own_largest_activation_where_nothing_is_calibrated(session):
+def test_three_times_its_own_largest_activation_where_nothing_is_calibrated(session):
     sae = session.saes["mid.0"]
     row = sae.W_dec[3].detach().numpy()
     largest = float(sae.stats.max[3]) * np.sqrt((row**2).sum()) / sae.update_std
     found = feature_scale(session, "mid.0/3")
-    assert found.default == pytest.approx(OWN_MAXIMA * largest, rel=0.05)
+    assert found.default == pytest.approx(min(max(3 * largest, 4.0), 8.0), rel=0.05)
     assert not found.calibrated
-    assert feature_scale(session, "nowhere/3").default == 3.0
+    stronger = replace(sae, stats=replace(sae.stats, max=sae.stats.max * 2 / largest))
+    wide = ExplorerSession(session.model("tiny"), {"mid.0": stronger})
+    assert feature_scale(wide, "mid.0/3").default == pytest.approx(6.0, rel=0.05)
+    assert feature_scale(session, "nowhere/3").default == 4.0
 
 
 def test_a_calibrated_strength_is_1_on_its_slider(session, recipe):

@@ -25,7 +25,7 @@ from unbox.validation import JSONObject, NotNegative, Positive, Text, parsed, va
 
 #: Pictures that a strength is tried on, unedited ones that set what is usual, and the share of pictures in
 #: which a value is to be read.
-PICTURES, USUAL, REACH = 8, 64, 0.6
+PICTURES, USUAL, REACH = 24, 64, 0.6
 
 #: Pictures of some prompts and seeds, with edits or without.
 Draw = Callable[[Sequence[Prompt], Sequence[int], Edits | None], list[Image.Image]]

@@ -10,15 +10,15 @@ from unbox.edit import Edit, Edits
 from unbox.edits import bind, random_control
 from unbox.errors import UnboxError
 from unbox.experiments.commitment import Commitment, commitment
-from unbox.experiments.feature_strengths import PICTURES
 from unbox.explorer.feature_scale import feature_scale
 from unbox.explorer.html import render
 from unbox.explorer.image_difference import mean_change
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.session import ExplorerSession
 
-#: Strengths tried, in the feature's default one; captions under which it fires that are drawn without it.
-TRIED, ABLATED = (0.5, 1.0, 2.0), 3
+#: Strengths tried, in the feature's default one; captions under which it fires that are drawn without it; and
+#: pictures that it is added to.
+TRIED, ABLATED, PICTURES = (0.5, 1.0, 2.0), 3, 8
 #: What a table of pictures without a critic holds.
 CHANGE, ARTIFACTS = "mean change (of 255)", "artifacts"
 

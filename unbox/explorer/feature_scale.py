@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from unbox.edit import Edit
 from unbox.explorer.session import ExplorerSession
 
-#: The strength taken where none is calibrated, in the feature's own largest activation: about the median of
-#: the bundled features whose strengths are. And that of features without statistics, in deviations.
-OWN_MAXIMA, UNKNOWN = 2.0, 3.0
+#: The strength taken where none is calibrated, in the feature's own largest activation, and its bounds in
+#: deviations: at it six of eight bundled features of colours and shapes bring about what their labels say
+#: in about half of six captions or more; stars take more. And that of features without statistics.
+OWN_MAXIMA, LEAST, MOST, UNKNOWN = 3.0, 4.0, 8.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class FeatureScale:
 
 
 def feature_scale(session: ExplorerSession, name: str) -> FeatureScale:
-    """Its calibrated strength, else twice its own largest activation, else three deviations."""
+    """Its calibrated strength, else by its own largest activation, else four deviations."""
     known = session.strengths.get(name)
     if known is not None:
         return FeatureScale(
@@ -33,7 +34,7 @@ def feature_scale(session: ExplorerSession, name: str) -> FeatureScale:
     if of is not None and of.stats is not None and of.update_std > 0 and int(index) < of.latents:
         largest = float(of.stats.max[int(index)]) * float(of.W_dec[int(index)].norm()) / of.update_std
         if largest > 0:
-            return FeatureScale(_rounded(OWN_MAXIMA * largest), False, "twice its own largest activation")
+            return FeatureScale(_rounded(OWN_MAXIMA * largest), False, "by its own largest activation")
     return FeatureScale(UNKNOWN, False, "nothing is known of it")
 
 
@@ -45,5 +46,5 @@ def scale_of_layer(session: ExplorerSession, edit: Edit) -> FeatureScale | None:
 
 
 def _rounded(value: float) -> float:
-    """To two digits."""
-    return float(f"{value:.2g}")
+    """Within the bounds, to two digits."""
+    return float(f"{min(max(value, LEAST), MOST):.2g}")
