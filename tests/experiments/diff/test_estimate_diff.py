@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from tests.experiments.diff.test_run_diff import drawn, small
 from unbox.experiments.diff.estimate_diff import estimate_diff
 from unbox.experiments.diff.run_diff import run_diff
@@ -25,7 +27,9 @@ def test_a_dry_run_is_true(tiny, tmp_path):
     per = {name: each.vectors_per_image for name, each in plan.stores.items()}
     assert per["tiny-2step"] == 2 * per["tiny-1step"]
     learned = images * (1 - run.settings.held_out)
-    assert abs(plan.tokens - 2 * learned * per["tiny-2step"]) < 1  # the system of one step comes twice
+    assert (
+        abs(plan.tokens - 2 * learned * per["tiny-2step"]) < 2
+    )  # whole rows; the system of one step comes twice
     held = images * run.settings.held_out * (per["tiny-1step"] + per["tiny-2step"])
     assert abs(plan.encoded - 4 * held) < 1  # for changes, and by three sets of SAEs
     weights = sum(p.stat().st_size for p in (tmp_path / "run" / "saes").rglob("*.safetensors"))
@@ -48,4 +52,4 @@ def test_figures_take_the_same_memory_for_a_million_images(tiny, tmp_path):
     few, many = (estimate_diff(each, tmp_path / "run") for each in (run, large))
     assert few.figures_bytes == many.figures_bytes
     assert few.training_bytes == many.training_bytes
-    assert many.encoded == 1000 * few.encoded
+    assert many.encoded == pytest.approx(1000 * few.encoded, rel=1e-3)
