@@ -339,7 +339,7 @@ def test_swatches_are_brushes_and_layers_have_one_history(page, url, shoot):
     page.keyboard.press("Control+z")
     expect(page.locator("#paint-layers .ub-what small").first).to_contain_text(first)
     page.keyboard.press("Control+z")
-    expect(page.locator("#paint-layers output").nth(1)).to_have_text("+3")
+    expect(page.locator("#paint-layers output").nth(1)).to_have_text(before)
     page.keyboard.press("Control+z")
     expect(page.locator("#paint-layers .ub-layer")).to_have_count(1)
     page.keyboard.press("Control+Shift+z")
