@@ -1,5 +1,6 @@
 """Feature: everything known about one feature, with a permanent link."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -125,22 +126,25 @@ def open_feature(shared: SharedComponents, page: FeaturePage, name: str) -> Upda
     }
 
 
+def opening(shared: SharedComponents, page: FeaturePage, key: str) -> Callable[[gr.EventData], Updates]:
+    """Opens the feature that a click names under `key`."""
+
+    def open_named(event: gr.EventData) -> Updates:
+        name = event_value(event, key, str)
+        return open_feature(shared, page, name) if name else gr.skip()
+
+    return open_named
+
+
 def wire(shared: SharedComponents, page: FeaturePage, explore: ExplorePage, search: SearchPage) -> None:
     """The page's events, and those of other pages that open a feature's page."""
     session, shown = shared.session, outputs(shared, page)
-
-    def from_card(event: gr.EventData) -> Updates:
-        name = event_value(event, "open", str)
-        return open_feature(shared, page, name) if name else gr.skip()
-
-    def from_chip(event: gr.EventData) -> Updates:
-        name = event_value(event, "feature", str)
-        return open_feature(shared, page, name) if name else gr.skip()
+    open_clicked = partial(opening, shared, page)
 
     def in_page(event: gr.EventData, name: str) -> Updates:
         interval = event_value(event, "interval", int)
         if interval is None:
-            return from_chip(event)
+            return open_clicked("feature")(event)
         name = checked(limits.Line, "feature", name)
         return {page.body: body(session, name, interval), page.interval: interval}
 
@@ -152,8 +156,9 @@ def wire(shared: SharedComponents, page: FeaturePage, explore: ExplorePage, sear
 
     shared.show_link(listen(page.name.submit, partial(open_feature, shared, page), [page.name], shown))
     for event, opened, inputs in (
-        (page.body.click, in_page, [page.name]), (explore.card.click, from_card, None),
-        (search.results.click, from_chip, None), (page.before.click, partial(step_to, step=-1), [page.name]),
+        (page.body.click, in_page, [page.name]), (explore.card.click, open_clicked("open"), None),
+        (search.results.click, open_clicked("feature"), None),
+        (page.before.click, partial(step_to, step=-1), [page.name]),
         (page.after.click, partial(step_to, step=1), [page.name]),
     ):  # fmt: skip
         shared.show_link(listen(event, opened, inputs, shown, show_progress="hidden"))

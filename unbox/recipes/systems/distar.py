@@ -5,7 +5,7 @@ it; the distance's gradient flows through x_t into both scores. After an optiona
 teacher's samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -28,6 +28,15 @@ from unbox.training.objectives.score_distance import (
 
 #: Timesteps that scores are compared at.
 COMPARED = (20, 980)
+
+
+def distance_of(settings: DistarSettings) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The loss by x0 and by the auxiliary score's and the reference's predictions of it."""
+    if settings.distance == "kl":
+        return distribution_matching_loss
+    if settings.distance == "sid":
+        return sid_loss
+    return lambda x0, psi, ref: score_distance_loss(x0, psi, ref, x0.new_ones(len(x0)), settings.huber_c)
 
 
 def stages(bench: Workbench[DistarSettings]) -> Iterator[MethodStage]:
@@ -69,12 +78,7 @@ def stages(bench: Workbench[DistarSettings]) -> Iterator[MethodStage]:
         nothing = bench.unconditional(batch.given)
         ref = noise.clean(x_t, guided(teacher, batch.given, nothing, inside)(x_t, t), t)
         psi = noise.clean(x_t, bound(network, batch.given)(x_t, t), t)
-        if settings.distance == "kl":
-            loss = distribution_matching_loss(x0, psi, ref)
-        elif settings.distance == "sid":
-            loss = sid_loss(x0, psi, ref)
-        else:
-            loss = score_distance_loss(x0, psi, ref, torch.ones_like(t), settings.huber_c)
+        loss = distance_of(settings)(x0, psi, ref)
         if settings.guidance_place == "out":
             with torch.no_grad():
                 without = noise.clean(x_t, bound(teacher, nothing)(x_t, t), t)
