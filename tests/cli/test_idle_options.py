@@ -51,7 +51,7 @@ LINES = {
     "label --features a/1 --limit 20": "--limit is for features that are not named",
     "diff --lora l": "--lora is of one system: say it in --models",
     "diff --saes s --latents 64": "--latents is of SAEs that are trained",
-    "diff --stores s t --prompts p.txt": "--models is of systems that are drawn: --stores are there",
+    "diff --stores s t": "--models is of systems that are drawn: --stores are there",
     "generate --strength 0.3": "--strength says how much of --image IMAGE is redrawn; there is no image",
     "generate --mask m.png": "--mask says where --image IMAGE is drawn anew; there is no image",
     "generate --controlnet c": "--controlnet is for --control PICTURE",

@@ -36,6 +36,12 @@ BESIDES = {
     },
     "unbox.edits.apply.EditHook": {"edits": Edits(())},
     "unbox.explorer.edit_controls.EditForm": {"steps": "all"},
+    "unbox.explorer.picture_grid.GridPlan": {
+        "x": "seed",
+        "x_values": "0-1",
+        "y": "strength",
+        "y_values": "1, 2",
+    },
     "unbox.cli.bench.BenchShapesCommand": {"settings": BenchSettings()},
     "unbox.cli.diff.DiffCommand": {"models": ("a", "b")},
     "unbox.cli.label.LabelCommand": {"endpoint": "http://localhost:8000/v1"},

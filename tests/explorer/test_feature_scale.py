@@ -78,7 +78,7 @@ def test_a_picture_is_judged_by_what_unedited_ones_are(session, monkeypatch):
     judged = ExplorerSession(session.model("tiny"), strengths=FeatureStrengths(0.5))
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     assert artifact_figure(judged, picture) is None  # no critic knows the tiny model
-    monkeypatch.setattr(type(judged), "critic", shapes)
+    monkeypatch.setitem(vars(judged), "critic", shapes)
     found = artifact_figure(judged, picture)
     assert found.strangeness == pytest.approx(float(shapes.strangeness([picture])[0]))
     assert found.note.startswith("an artifact" if found.strangeness > 0.5 else "no artifact")

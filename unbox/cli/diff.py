@@ -31,8 +31,8 @@ class DiffCommand:
     its system has it: MODEL,steps=1 or MODEL,lora=FOLDER,lora_strength=1,steps=4,guidance=0,unet=FILE,
     system=ROW,name=NAME."""
     prompts: Text | None = None
-    """Prompts of --models: shapes, hub:NAME or hub:NAME:CONFIG, or a file in UTF-8: .txt, .csv, .jsonl,
-    .parquet."""
+    """shapes, hub:NAME or hub:NAME:CONFIG, or a file in UTF-8: .txt, .csv, .jsonl, .parquet. Of --models
+    alone."""
     limit: Count | None = None
     """At most so many prompts; needed with shapes, whose prompts have no end."""
     split: Text | None = None
