@@ -154,7 +154,7 @@ def test_dense_products_are_for_many_active_latents_where_the_processor_has_tile
     """By docs/sae.md's arithmetic: for k = 160 at the paper's shape, not for k = 10; never without AMX."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert dense_step.is_dense(4096, 1280, 5120, 160)
-    assert not dense_step.is_dense(4096, 1280, 5120, 10)
+    assert [dense_step.is_dense(4096, 1280, 5120, k) for k in (10, 54, 55)] == [False, False, True]
     assert not dense_step.is_dense(4096, 1280, 131_072, 160)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert not dense_step.is_dense(4096, 1280, 5120, 160)

@@ -241,12 +241,13 @@ class Examples:
 
 def pass_bytes(latents: int, grid: Grid, plan: AtlasPlan, images: int, k: int) -> int:
     """Bytes that a pass over `images` for an SAE of `k` active latents takes at most: `Tally`, `Examples` and
-    a sorted copy of these, sampled places, decoys and relations."""
+    a sorted copy of these, sampled places (of which arrays that grow are there twice, and once as large),
+    decoys and relations."""
     slots = plan.top + plan.random + plan.intervals * plan.per_interval
     examples = 2 * (slots * (20 + grid.cells) + plan.caption_images * 20)
     counts = 2 + plan.bins + 4 * grid.steps + grid.branches + grid.cells
     others = plan.decoys * 8 + 3 * plan.related * 12 + min(plan.probes, images) * 2 + 20
-    places = min(64 * images, plan.places + images) * k * 8
+    places = min(64 * images, plan.places + images) * k * 8 * 3
     return latents * (examples + counts * 8 + others) + places
 
 

@@ -1,7 +1,7 @@
 """How strongly features are added: calibrated on pictures of a critic's world, towards what their labels say.
 
 Which factor a label names, the smallest strength at which its value is read in most pictures, the strangeness
-that a tenth of unedited pictures passes, and the file that keeps them.
+that 5 % of unedited pictures pass, and the file that keeps them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

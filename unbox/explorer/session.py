@@ -74,7 +74,8 @@ class ExplorerSession:
         self._seconds: dict[tuple[str, int, int, int, float], float] = {}
         self.saes, self.atlas = dict(saes or {}), atlas
         self.strengths = {} if strengths is None else strengths.known
-        self._usual = None if strengths is None else strengths.usual
+        #: Strangeness to the critic that 5 % of unedited pictures pass, where it is known.
+        self.usual_strangeness = None if strengths is None else strengths.usual
         self._trials: StrengthTrials | None = None
         self.maps: dict[str, DictionaryMap] = {}
         self.figures, self.bench = dict(figures or {}), dict(bench or {})
@@ -312,11 +313,6 @@ class ExplorerSession:
         """Who knows the pictures of the default system's world."""
         return next((each for name, each in critics().items() if self.default.startswith(name)), None)
 
-    @property
-    def usual_strangeness(self) -> float | None:
-        """Strangeness to the critic that 5 % of unedited pictures pass, where it is known."""
-        return self._usual
-
     def trials(self) -> StrengthTrials:
         """Pictures of the critic's world under the default system, on which strengths and effects are
         measured. Raises UnboxError where no critic knows it."""
@@ -324,7 +320,7 @@ class ExplorerSession:
             raise UnboxError(f"no critic knows the pictures of {self.default}: nothing is measured in them")
         if self._trials is None:
             self._trials = StrengthTrials(self._draw_trials, self.critic)
-            self._usual = self._trials.usual
+            self.usual_strangeness = self._trials.usual
         return self._trials
 
     def _draw_trials(

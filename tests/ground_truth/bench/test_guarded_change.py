@@ -41,7 +41,7 @@ def bench():
     maps = MeanMaps(held["mid.0"], rows, scenes)
     settings = BenchSettings(methods=("swap",))
     return BenchInputs(
-        None, {"mid.0": sae}, settings, None, None, scenes, held, lambda block: maps, learned, False
+        None, {"mid.0": sae}, settings, None, None, scenes, held, lambda block: maps, learned, None, False
     )
 
 

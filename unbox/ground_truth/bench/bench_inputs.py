@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from activation_store import Store
 from unbox.capture import collect
+from unbox.edits.channel_guard import WhitenedLimits, whitened_limits
 from unbox.edits.terms import TensorDictionary
 from unbox.ground_truth.artifacts import unedited_count
 from unbox.ground_truth.bench.bench_settings import BenchSettings
@@ -26,6 +27,9 @@ from unbox.shapes import Scene, prompts
 from unbox.shapes.detector import Detector
 
 Item = TypeVar("Item")
+
+#: Recorded shares of rows between which a guard keeps norms and channels.
+QUANTILES = (0.001, 0.999)
 
 
 class BlockRows:
@@ -57,6 +61,8 @@ class BenchInputs:
     mean_maps: Callable[[str], MeanMaps]
     """Mean maps of a block's dictionaries by factor value, made when first asked for."""
     learned: LearnedChanges
+    whitened: Callable[[str], WhitenedLimits]
+    """Whitened norms that a block's guard keeps to, from sampled rows; made when first asked for."""
     progress: bool = True
 
     def bar(self, items: Sequence[Item], what: str) -> Iterator[Item]:
@@ -96,6 +102,7 @@ def prepare(
     subject = ModelUnderTest(model, Detector.load(), sampling, unedited=unedited_count(settings.captions))
     mean_maps = cache(lambda block: MeanMaps(of_block[block], BlockRows(store[block]), scenes))
     learned = LearnedChanges(subject, lambda b: BlockRows(store[b]), scenes, tuple(saes), seed)
+    whitened = cache(lambda block: whitened_limits(store[block], (0.0, QUANTILES[1])))
     return BenchInputs(
-        subject, saes, settings, results, store, scenes, of_block, mean_maps, learned, progress
+        subject, saes, settings, results, store, scenes, of_block, mean_maps, learned, whitened, progress
     )

@@ -12,9 +12,9 @@ from functools import partial
 
 from unbox.edit import Edits, Feature
 from unbox.edits.apply import EditHook, guarded
-from unbox.edits.channel_guard import ChannelGuard, channel_limits, whitened_limits
+from unbox.edits.channel_guard import ChannelGuard, channel_limits
 from unbox.edits.guard import Guard, norm_limits
-from unbox.ground_truth.bench.bench_inputs import BenchInputs
+from unbox.ground_truth.bench.bench_inputs import QUANTILES, BenchInputs
 from unbox.ground_truth.bench.bench_rows import BenchRow
 from unbox.ground_truth.bench.methods import Joint, carriers
 from unbox.ground_truth.bench.trade_off import TOLERATED, area_under, outcome_rates
@@ -32,8 +32,8 @@ GIVEN_UP = 0.03
 #: Artifacts are rarer than failures: strengths are chosen on so many times the trial pictures, at most.
 MORE_TRIALS = 4
 
-#: Recorded shares of rows between which a guard keeps norms and channels, and vectors that swap draws from.
-QUANTILES, DONORS = (0.001, 0.999), 256
+#: Vectors that swap draws from.
+DONORS = 256
 
 #: From a strength to the edits of an image of a scene.
 Recipe = Callable[[Scene, float], Edits]
@@ -136,5 +136,5 @@ def _guard(bench: BenchInputs, arm: str, blocks: Sequence[str]) -> Guard | None:
     if arm == "guard":
         return Guard(limits)
     channels = {block: channel_limits(bench.store[block], QUANTILES) for block in blocks}
-    whitened = {block: whitened_limits(bench.store[block], (0.0, QUANTILES[1])) for block in blocks}
+    whitened = {block: bench.whitened(block) for block in blocks}
     return ChannelGuard(limits, channels=channels, whitened=whitened)

@@ -39,7 +39,7 @@ def is_dense(rows: int, d: int, n: int, k: int) -> bool:
     passes over (rows, n). Without instructions for tiles (AMX) a product takes several times as long, and
     does not pay.
     """
-    if not torch.cpu._is_amx_tile_supported():
+    if not getattr(torch.cpu, "_is_amx_tile_supported", bool)():
         return False
     gathering = 4 * rows * k * d * 4 / GATHERED
     return gathering > 4 * 2 * rows * n * d / PRODUCTS + 6 * rows * n * 2 / STREAMED

@@ -136,12 +136,11 @@ def backward_latents(
     """Latents [first, last): gradients, the decoder's projection, Adam, the unit norm, the low copy.
 
     `batch`: entries `order` (E,) (row * k + rank) by latent, those of latent l from `starts[l]` to
-    `starts[l + 1]`; codes and gradients by the pre-activations (B, k); `x` (B, d or more), of which the first
-    d are read, less `b_pre`; `x` and `error` (B, d) are float32 or the bits of bf16. `auxk`: where `revived`
-    (n,) is not negative it is the row of AuxK's gradients (W_enc, W_dec, b_lat) that are added. `state`:
-    those weights, their means and mean squares. `adam`: see `compiled_step.adam_numbers`. `low` (n,
-    d + 1 or more), as they, takes a copy of the encoder and, in column d, of b_lat. Adds
-    -(gradient of b_lat) @ W_enc to `d_pre` (d,); sets `fired` (n,).
+    `starts[l + 1]`; codes and gradients by the pre-activations (B, k); `x` (B, d or more), of which d are
+    read, less `b_pre`; `x` and `error` (B, d) are float32 or the bits of bf16. `auxk`: `revived` (n,), the
+    row of AuxK's gradients (W_enc, W_dec, b_lat) to add, or negative. `state`: those weights, their means
+    and mean squares. `adam`: see `compiled_step.adam_numbers`. `low` (n, d + 1 or more) takes a copy of the
+    encoder and, in column d, of b_lat. Adds -(gradient of b_lat) @ W_enc to `d_pre` (d,); sets `fired` (n,).
     """
     order, starts, values, slopes, x, b_pre, error = batch
     revived, d_encoder, d_decoder, d_bias = auxk
