@@ -107,9 +107,13 @@ def test_a_plot_has_a_picture_for_each_pair_and_opens_them_in_paint(page, url, s
     assert changes[0] < changes[1] < changes[2]
     sources = [each.get_attribute("src") for each in pictures.all()]
     assert len(set(sources)) == 6
-    page.wait_for_url("**view=plots**")
+    page.wait_for_url("**x_values=**")  # the tab has an address before the plot has its own
     shoot(page, "plots")
     link = page.url
+    page.wait_for_timeout(
+        6000
+    )  # Paint makes the picture of its new layer meanwhile: the address stays the plot's
+    assert page.url == link
     page.locator("#plots-result button").nth(2).click()
     page.wait_for_selector("#paint-layers .ub-layer")
     same(page, "#paint-result [alt=after]", sources[2])

@@ -3,7 +3,7 @@
 window.unboxHistory = (() => {
 const shown = {};  // the last link of each tab
 const viewOf = (link) => new URLSearchParams(link).get('view') || 'explore';
-let told = 0, touched = false;
+let told = 0, touched = false, current = viewOf(window.location.search);
 for (const kind of ['pointerdown', 'keydown']) document.addEventListener(kind, () => { touched = true; }, true);
 
 function name(link) {
@@ -14,11 +14,13 @@ function name(link) {
   document.title = `${what} - unbox`;
 }
 
+// A run may end when another tab is open: its link is the address once its own tab is opened again.
 function show(link) {
   if (!link) return;
-  told += 1;
   const view = viewOf(link), old = window.location.search;
   shown[view] = link;
+  if (view !== current) return;
+  told += 1;
   if (view === 'feature' && old !== link) window.scrollTo(0, 0);
   if (old !== link) window.history[old === `?view=${view}` ? 'replaceState' : 'pushState'](null, '', link);
   setTimeout(() => name(link), 100);
@@ -27,6 +29,7 @@ function show(link) {
 // A tab that was opened without a link of its own, a moment later: what opened it may bring one. The tab that
 // the page begins with is opened by nobody.
 function opened(view) {
+  current = view;
   if (!touched) return;
   const before = told;
   setTimeout(() => {
