@@ -8,7 +8,8 @@
 Every package runs its own step (forward, loss, backward, decoder projection and norm, Adam), in a process of
 its own, on the same rows; peers in fp32 and under bf16 autocast, of which the faster counts. Packages that
 are not installed where `--python` points are left out and named. With AuxK on, 5 % and
-25 % of the latents are marked dead. `limit` is the encoder's product alone, in the precision that ours uses.
+25 % of the latents are marked dead. `limit` is the encoder's product alone, in the precision that ours uses;
+`bound` (on a CPU) all of the step's arithmetic, by `sae_bound.py`: products, gathers and passes.
 """
 
 import argparse
@@ -176,9 +177,17 @@ def limit_step(d: int, n: int, k: int, x: Any, dead: int, device: str) -> Step:
     return step
 
 
+def bound_step(d: int, n: int, k: int, x: Any, dead: int, device: str) -> Step:
+    """The step's arithmetic alone: products, gathers and passes."""
+    import sae_bound
+
+    return sae_bound.bound_step(d, n, k, x, dead, device)
+
+
 STEPS = {
     "unbox": unbox_step,
     "limit": limit_step,
+    "bound": bound_step,
     "sparsify": sparsify_step,
     "sae-lens": saelens_step,
     "dictionary-learning": dictionary_learning_step,
@@ -271,7 +280,7 @@ def row(name: str, result: dict[str, Any], batch: int, reference: float, shown: 
     """One line of the table, under a package's name or the one that is `shown`."""
     median = statistics.median(result["seconds"])
     spread = (max(result["seconds"]) - min(result["seconds"])) / 2
-    precision = "" if name in ("unbox", "limit") else (" (bf16)" if result["bf16"] else " (fp32)")
+    precision = "" if name in ("unbox", "limit", "bound") else (" (bf16)" if result["bf16"] else " (fp32)")
     return (
         f"| {shown or name}{precision} | {median * 1e3:.1f} ± {spread * 1e3:.1f} | {batch / median:,.0f} | "
         f"{result['peak'] / 2**20:,.0f} | {reference / median:.2f} |"
@@ -288,7 +297,8 @@ def measure(options: argparse.Namespace, shape: str, dead: float, peers: list[st
         "device": options.device,
         "clock": options.clock,
     }
-    turns = [(name, bf16) for name in peers for bf16 in (False, True)] + [("unbox", False), ("limit", False)]
+    own = ("unbox", "limit", "bound") if options.device == "cpu" else ("unbox", "limit")
+    turns = [(name, bf16) for name in peers for bf16 in (False, True)] + [(name, False) for name in own]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in turns}
     for _ in range(options.passes):  # all in turn, so that a slow minute of the machine is not one package's
         for name, bf16 in turns:
@@ -304,7 +314,7 @@ def measure(options: argparse.Namespace, shape: str, dead: float, peers: list[st
         "| package | ms a step | tokens/s | peak MiB | times the fastest peer |",
         "| --- | --- | --- | --- | --- |",
     ]
-    order = ("unbox", "limit", *sorted(peers))
+    order = (*own, *sorted(peers))
     return lines + [row(name, timed[name], options.batch, fastest) for name in order if name in timed]
 
 

@@ -100,7 +100,7 @@ def test_auxk_equals_dense_autograd(dead, kappa, monkeypatch):
     norm = (error - error.mean(0)).square().sum()
     with torch.no_grad():
         loss, d_encoder, d_decoder, d_lat = AuxK(1 / 32, kappa).gradients(
-            error, x - w["b_pre"], ids, w, norm, torch.float64
+            -error, x - w["b_pre"], ids, w, norm, torch.float64
         )
     expected = auxk_loss(x, w, error, ids, kappa) / 32
     close(loss, expected)
@@ -115,6 +115,35 @@ def test_strongest_keeps_the_largest():
     kept = keep_topk(z, 3)
     assert torch.equal((kept > 0).sum(1), torch.full((5,), 3))
     assert torch.equal(kept.amax(1), z.amax(1))
+
+
+def test_auxk_in_bf16_is_within_its_rounding():
+    x, w = problem(300, 64, 200)
+    ids, error = torch.arange(20, 60), torch.randn(300, 64, dtype=torch.float64) + 0.5
+    with torch.no_grad():
+        single = {name: t.float() for name, t in w.items()}
+        rows = (-error).bfloat16(), (x - w["b_pre"]).bfloat16()
+        norm = (error - error.mean(0)).square().sum().float()
+        loss, *ours = AuxK(1 / 32, 256).gradients(*rows, ids, single, norm, torch.bfloat16)
+    expected = auxk_loss(x, w, error, ids, 256) / 32
+    assert float(loss) == pytest.approx(expected.item(), rel=1e-3)
+    theirs = gradients(expected, w)
+    for name, found in zip(("W_enc", "W_dec", "b_lat"), ours, strict=True):
+        truth = theirs[name][ids]
+        assert found.dtype == torch.float32
+        assert (found - truth).norm() < 0.01 * truth.norm(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("available", [True, False], ids=["compiled", "numpy"])
+@pytest.mark.parametrize(("r", "k"), [(1, 1), (33, 32), (640, 256), (40_000, 1), (40_000, 39_999)])
+def test_keeping_the_largest_is_by_sorting(dtype, available, r, k, monkeypatch):
+    monkeypatch.setattr(sparse, "AVAILABLE", available)
+    z = torch.randn(6, r, generator=torch.Generator().manual_seed(r + k)).relu().to(dtype)
+    z[1] = 0
+    z[2] = z[2].amax()  # all equal
+    least = z.sort(dim=1, descending=True).values[:, k - 1 : k]
+    assert torch.equal(keep_topk(z, k), torch.where(z >= least, z, 0))
 
 
 @given(

@@ -26,12 +26,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from activation_store.compiled_loops import AVAILABLE
 from unbox.sae.cpu.threads import parallel_for
 from unbox.sae.distributed import ProcessGroup
 
 #: Pre-activations at a time: 4 MB in bf16 on CPU, to stay in cache; on a GPU launches cost more than memory.
 SLICE = {"cpu": 1 << 21}
 SLICE_ELSEWHERE = 1 << 28
+#: Bytes of a number -> whole numbers of as many.
+WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -258,32 +261,34 @@ class AuxK:
 
         That of b_pre is -(the last) @ W_enc[dead].
 
-        error (B, d) = x - x^; centred (B, d) = x - b_pre; dead (r,) ids; norm = sum of |e - mean e|^2. Rows
-        go by in slices, so that no (B, r) array exists whole; products run in `lowp`. Where `latents` are
-        shared, the dead of all processes explain together: `everywhere` is their number.
+        error (B, d) = x^ - x; centred (B, d) = x - b_pre; dead (r,) ids; norm = sum of |e - mean e|^2. Rows
+        go by in slices, so that no (B, r) array exists whole; products, and what is left over between them,
+        are in `lowp`, sums over rows in the weights' precision. Where `latents` are shared, the dead of all
+        processes explain together: `everywhere` is their number.
         """
         encoder, decoder = weights["W_enc"][dead], weights["W_dec"][dead]
         bias = weights["b_lat"][dead]
-        low_encoder, low_decoder = encoder.to(lowp), decoder.to(lowp)
+        low_encoder, low_decoder, low_bias = encoder.to(lowp), decoder.to(lowp), bias.to(lowp)
         d_encoder, d_decoder = torch.zeros_like(encoder), torch.zeros_like(decoder)
-        d_bias, loss = torch.zeros_like(bias), error.new_zeros(())
+        d_bias, loss, kind = torch.zeros_like(bias), bias.new_zeros(()), bias.dtype
         latents = latents or ProcessGroup()
         number = len(dead) if everywhere is None else everywhere
         size = max(1, SLICE.get(error.device.type, SLICE_ELSEWHERE) // number)
         kappa = max(1, min(self.kappa or error.shape[1] // 2, number))
         for start in range(0, len(error), size):
-            e, c = error[start : start + size], centred[start : start + size].to(lowp)
-            z = keep_topk(torch.addmm(bias.to(lowp), c, low_encoder.T).relu(), kappa, latents)
-            found = (z @ low_decoder).to(e.dtype)
-            latents.sum_(found)
-            difference = found - e
-            loss += difference.square().sum()
-            g = (difference * (2 * self.coefficient / norm)).to(lowp)
-            d_z = (g @ low_decoder.T) * (z > 0)
-            d_decoder += (z.T @ g).to(e.dtype)
-            d_encoder += (d_z.T @ c).to(e.dtype)
-            d_bias += d_z.sum(0, dtype=e.dtype)
-        return loss * self.coefficient / norm, d_encoder, d_decoder, d_bias
+            e, c = error[start : start + size].to(lowp), centred[start : start + size].to(lowp)
+            z = keep_topk(torch.addmm(low_bias, c, low_encoder.T).relu_(), kappa, latents)
+            left = torch.addmm(e, z, low_decoder, beta=int(latents.rank == 0))  # D z - (x - x^)
+            if latents.world > 1:
+                latents.sum_(whole := left.to(kind))
+                left = whole.to(lowp)
+            loss += torch.linalg.vector_norm(left, dtype=kind).square()
+            d_z = (left @ low_decoder.T).mul_(z > 0)
+            d_decoder += z.T @ left
+            d_encoder += d_z.T @ c
+            d_bias += d_z.sum(0, dtype=kind)
+        scale = 2 * self.coefficient / norm
+        return loss * self.coefficient / norm, d_encoder * scale, d_decoder * scale, d_bias * scale
 
 
 def keep_topk(z: Tensor, k: int, latents: ProcessGroup | None = None) -> Tensor:
@@ -302,15 +307,20 @@ def keep_topk(z: Tensor, k: int, latents: ProcessGroup | None = None) -> Tensor:
 
 
 def _kth(z: Tensor, k: int) -> Tensor:
-    """(B, 1): the k-th largest of each row of z (B, r) >= 0. On CPU by NumPy's partition."""
+    """(B, 1): the k-th largest of each row of z (B, r) >= 0; on CPU by a loop or NumPy's partition."""
     if z.device.type != "cpu":
         return z.topk(k, dim=1).values[:, -1:]
-    # bf16 as int16: the same order for what is not negative.
-    array = (z.view(torch.int16) if z.dtype == torch.bfloat16 else z).numpy()
-    at, found = array.shape[1] - k, np.empty((len(array), 1), array.dtype)
+    # Floats as whole numbers: the same order for what is not negative.
+    array = z.view(WHOLE[z.itemsize]).numpy()
+    at, found = array.shape[1] - k, np.empty(len(array), array.dtype)
 
     def of_range(rows: slice) -> None:
-        found[rows] = np.partition(array[rows], at, axis=1)[:, at : at + 1]
+        if AVAILABLE:
+            from unbox.sae.cpu.topk_kernel import kth_largest
+
+            kth_largest(rows.start, rows.stop, array, k, found)
+        else:
+            found[rows] = np.partition(array[rows], at, axis=1)[:, at]
 
     parallel_for(of_range, len(array))
-    return torch.from_numpy(found).view(z.dtype)
+    return torch.from_numpy(found).view(z.dtype)[:, None]

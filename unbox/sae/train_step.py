@@ -167,16 +167,14 @@ class SAETrainer:
         """A step by `compiled_step` or `dense_step`: the squared error, what fired, the active entries."""
         w, aux, by = self.weights, self._reviving, dense_step if self.dense else compiled_step
         with worker_threads():
-            forward_pass = by.forward(x, w, self.low, self.spec.k, 2 * scale, error=aux)
-        revival = self._revive(forward_pass.error, x - w["b_pre"], rows) if aux else None
+            run = by.forward(x, w, self.low, self.spec.k, 2 * scale)
+        revival = self._revive(rows, *compiled_step.auxk_inputs(run, x, w["b_pre"])) if aux else None
         with worker_threads():
             adam = compiled_step.adam_numbers(*BETAS, EPS, rate, int(self.clock))
             dead = self.dead if aux else None
-            gradient, fired = by.backward_and_update(
-                forward_pass, w, self.moments, self.low, adam, dead, revival
-            )
+            gradient, fired = by.backward_and_update(run, w, self.moments, self.low, adam, dead, revival)
             self._adam("b_pre", gradient, slice(None), rate)
-            return forward_pass.squares, fired, (forward_pass.values > 0).sum()
+            return run.squares, fired, (run.values > 0).sum()
 
     def _plain(
         self, x: Tensor, rows: int, scale: float, rate: float
@@ -189,7 +187,7 @@ class SAETrainer:
         found = forward_backward(
             centred, active, self.weights, scale, level, len(levels) or 1, known, latents
         )
-        revival = self._revive(found.error, centred, rows) if self._reviving else None
+        revival = self._revive(rows, found.error, centred) if self._reviving else None
         self._update(found, centred, revival, rate)
         on = found.values > 0
         fired = torch.zeros(len(self.silent), device=on.device)
@@ -205,10 +203,12 @@ class SAETrainer:
         active, pre = topk.by_batch(*given, self.team, rows) if batchwise else topk.by_row(*given, self.team)
         return active, pre if self.lowp == torch.float32 else None
 
-    def _revive(self, error: Tensor, centred: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """AuxK's gradients by the dead latents' W_enc, W_dec and b_lat; its loss is noted. error = x^ - x."""
-        error = -error
-        total, square = error.sum(0), error.square().sum()
+    def _revive(
+        self, rows: int, error: Tensor, centred: Tensor, sums: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """AuxK's gradients by the dead latents' W_enc, W_dec and b_lat; its loss is noted. error (B, d) is
+        x^ - x; `sums`: of it (d,) and of its squares, where known."""
+        total, square = sums or (error.sum(0), error.square().sum())
         self.team.rows.sum_(total, square)
         norm = square - total.square().sum() / rows
         loss, d_encoder, d_decoder, d_bias = self.aux.gradients(
@@ -221,7 +221,7 @@ class SAETrainer:
         """Add AuxK's gradients to whole ones, where latents are dead. error = x^ - x."""
         if not self._reviving:
             return
-        d_encoder, d_decoder, d_bias = self._revive(error, centred, rows)
+        d_encoder, d_decoder, d_bias = self._revive(rows, error, centred)
         for name, part in (("W_enc", d_encoder), ("W_dec", d_decoder), ("b_lat", d_bias)):
             gradients[name].index_add_(0, self.dead, part)
         gradients["b_pre"] -= d_bias @ self.weights["W_enc"][self.dead]

@@ -7,17 +7,14 @@ autocast; codes, reconstructions and sums are in float32. To be called within `t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from activation_store.compiled_loops import AVAILABLE as AVAILABLE
 from unbox.sae import sparse, topk
 from unbox.sae.cpu.threads import parallel_for
-
-#: Whether loops can be compiled here.
-AVAILABLE = find_spec("numba") is not None
 
 #: Columns of the low-precision arrays beyond d. The first carries a one and the latents' bias through the
 #: product; rows of a length that is no multiple of a large power of two meet fewer others in the caches.
@@ -26,8 +23,6 @@ EXTRA = 32
 #: Pre-activations of a product, which stay in cache until they are forward_pass from, and what its rows are a
 #: multiple of: with others it is slower by a fifth.
 SLICE, STEP = 5 << 19, 128
-#: Bytes of a number -> whole numbers of as many.
-WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 #: Groups are as many as for so many active latents: with fewer the time goes into going from row to row.
 LEAST = 64
 #: Active latents of a row up to which the compiled top-k is used; for more NumPy's.
@@ -46,10 +41,8 @@ class ForwardPass:
     """(B, k): gradient of the loss by the pre-activation."""
     rows: Tensor
     """(B, d or more): the rows for the encoder's gradient: x, or x - b_pre in bf16."""
-    error: Tensor
-    """(B, d): x^ - x, for AuxK; of no rows where it is not asked for and products are in bf16."""
     reconstruction_grad: Tensor
-    """(B, d): x^ - x for the decoder's gradient, in the precision of the products."""
+    """(B, d): x^ - x for the decoder's gradient and for AuxK, in the precision of the products."""
     bias: Tensor
     """(d,): sum of the errors."""
     squares: float
@@ -58,13 +51,10 @@ class ForwardPass:
     """2 / (rows * variance)."""
 
 
-def forward(
-    x: Tensor, weights: Mapping[str, Tensor], low: Tensor, k: int, factor: float, error: bool
-) -> ForwardPass:
+def forward(x: Tensor, weights: Mapping[str, Tensor], low: Tensor, k: int, factor: float) -> ForwardPass:
     """The forward pass of a batch x (B, d), and the gradients by its pre-activations.
 
-    `low` (n, d + EXTRA) has the encoder, and b_lat in column d, in the precision of the products. `error`:
-    whether AuxK wants it.
+    `low` (n, d + EXTRA) has the encoder, and b_lat in column d, in the precision of the products.
     """
     from unbox.sae.cpu import step_kernels, topk_kernel
 
@@ -72,7 +62,7 @@ def forward(
     centred = low.new_empty(count, d + EXTRA)
     indices = torch.empty(count, k, dtype=torch.int64)
     values, slopes = x.new_empty(count, k), x.new_empty(count, k)
-    whole = x.new_empty(count if error or not half else 0, d)
+    whole = x.new_empty(0 if half else count, d)
     short = torch.empty(count if half else 0, d, dtype=torch.bfloat16)
     kind = x.numpy().dtype.type
     size, step = topk.group(n, max(k, LEAST)), max(STEP, SLICE // n // STEP * STEP)
@@ -85,7 +75,7 @@ def forward(
             at = slice(start, min(start + step, part.stop))
             pre = torch.mm(centred[at], low.T, out=buffer[: at.stop - at.start])
             # As whole numbers: in the order of all that is positive, and the rest is 0 after the ReLU.
-            bits = pre.view(WHOLE[pre.itemsize]).numpy()
+            bits = pre.view(sparse.WHOLE[pre.itemsize]).numpy()
             if k > FEW:
                 indices[at] = torch.from_numpy(topk.places_of_largest(bits, k, size))
             else:
@@ -112,12 +102,19 @@ def forward(
         values,
         slopes,
         rows=centred if half else x,
-        error=whole,
         reconstruction_grad=short if half else whole,
         bias=sum_of_ranges(sums),
         squares=sum(squares[start] for start in sorted(squares)),
         factor=factor,
     )
+
+
+def auxk_inputs(run: ForwardPass, x: Tensor, b_pre: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """What AuxK asks for after the forward pass of x (B, d): x^ - x and x - b_pre (B, d), in the precision of
+    the products, and the sums of the first (d,) and of its squares."""
+    half = run.reconstruction_grad.dtype == torch.bfloat16
+    centred = run.rows[:, : x.shape[1]] if half else x - b_pre
+    return run.reconstruction_grad, centred, (run.bias.clone(), x.new_tensor(run.squares))
 
 
 def backward_and_update(

@@ -17,7 +17,6 @@ from unbox.sae.cpu.compiled_step import (
     LEAST,
     SLICE,
     STEP,
-    WHOLE,
     ForwardPass,
     arrays_of,
     bits_of,
@@ -45,9 +44,7 @@ def is_dense(rows: int, d: int, n: int, k: int) -> bool:
     return gathering > 4 * 2 * rows * n * d / PRODUCTS + 6 * rows * n * 2 / STREAMED
 
 
-def forward(
-    x: Tensor, weights: Mapping[str, Tensor], low: Tensor, k: int, factor: float, error: bool
-) -> ForwardPass:
+def forward(x: Tensor, weights: Mapping[str, Tensor], low: Tensor, k: int, factor: float) -> ForwardPass:
     """As `compiled_step.forward`."""
     from unbox.sae.cpu import step_kernels
 
@@ -55,7 +52,7 @@ def forward(
     centred = low.new_empty(count, d + EXTRA)
     indices = torch.empty(count, k, dtype=torch.int64)
     values, slopes = x.new_empty(count, k), x.new_empty(count, k)
-    whole, short = x.new_empty(count if error else 0, d), low.new_empty(count, d)
+    short = low.new_empty(count, d)
     decoder = weights["W_dec"].to(low.dtype)
     size, step = topk.group(n, max(k, LEAST)), max(STEP, SLICE // n // STEP * STEP)
     squares, sums = dict[int, float](), dict[int, np.ndarray]()
@@ -66,7 +63,9 @@ def forward(
         for start in range(part.start, part.stop, step):
             at = slice(start, min(start + step, part.stop))
             pre = centred[at] @ low.T
-            found = torch.from_numpy(topk.places_of_largest(pre.view(WHOLE[pre.itemsize]).numpy(), k, size))
+            found = torch.from_numpy(
+                topk.places_of_largest(pre.view(sparse.WHOLE[pre.itemsize]).numpy(), k, size)
+            )
             codes = pre.gather(1, found).relu_()
             e = (pre.zero_().scatter_(1, found, codes) @ decoder).to(x.dtype).sub_(x[at]).add_(b_pre)
             short[at] = e
@@ -75,8 +74,6 @@ def forward(
             indices[at], values[at] = found, codes
             total += e.sum(0)
             square += float(e.square().sum())
-            if error:
-                whole[at] = e
         squares[part.start], sums[part.start] = square, total.numpy()
 
     parallel_for(of_rows, count)
@@ -85,7 +82,6 @@ def forward(
         values,
         slopes,
         rows=centred,
-        error=whole,
         reconstruction_grad=short,
         bias=sum_of_ranges(sums),
         squares=sum(squares[start] for start in sorted(squares)),

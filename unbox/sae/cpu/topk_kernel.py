@@ -1,4 +1,4 @@
-"""Top-k on CPU in machine code (numba): the k largest of each row, for small k."""
+"""Top-k on CPU in machine code (numba): the k largest of each row for small k, and the k-th for any."""
 
 import numpy as np
 
@@ -44,3 +44,37 @@ def topk_rows(array: np.ndarray, maxima: np.ndarray, k: int, indices: np.ndarray
                     found[j], at[j] = value, place
                     number += 1
         indices[r] = at[:k]
+
+
+#: Entries that are counted in the type of the array, which holds their number: int16 is counted 32 at once.
+COUNTED = 1 << 14
+
+
+@compiled(error_model="numpy")
+def kth_largest(first: int, last: int, array: np.ndarray, k: int, found: np.ndarray) -> None:
+    """The k-th largest of rows [first, last) of `array` (R, n) of int16 or int32 >= 0, to `found` (R,).
+
+    Bit by bit from the highest: a bit is set if as many as k entries reach what it makes.
+    """
+    bits = 8 * array.itemsize - 2
+    value = np.zeros(2, array.dtype)  # the answer so far and with one bit more, in the array's type
+    for r in range(first, last):
+        value[0] = 0
+        for bit in range(bits, -1, -1):
+            value[1] = value[0] | (1 << bit)
+            if _count_from(array[r], value[1]) >= k:
+                value[0] = value[1]
+        found[r] = value[0]
+
+
+@compiled(error_model="numpy")
+def _count_from(row: np.ndarray, bound: int) -> int:
+    """How many of a row (n,) are at least as large."""
+    number, some = 0, np.zeros(1, row.dtype)
+    for start in range(0, len(row), COUNTED):
+        part = row[start : start + COUNTED]
+        count = some[0]
+        for i in range(len(part)):
+            count += row.dtype.type(part[i] >= bound)
+        number += count
+    return number
