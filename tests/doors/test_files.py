@@ -152,6 +152,12 @@ def results(path):
     return read_bench_results(path)
 
 
+def comparison(path):
+    from unbox.explorer.figure_files import read_comparison
+
+    return read_comparison(path)
+
+
 def run_record(path):
     from unbox.run_folder import run_folder
 
@@ -281,6 +287,15 @@ READERS = {
     "store.json": (store, "store/"),
     "figures.json": (figures, '{"mid.0": {"fvu": 0.1, "l0": 3.0, "groups": [{"step": 0, "l0": 2.5}]}}'),
     "results.json": (results, '{"meaning": [{"block": "mid.0", "method": "features", "auroc": 0.9}]}'),
+    "comparison/figures.json": (
+        comparison,
+        '{"systems": {"a": {}, "b": {}}, "first": "a", "images": 8, "held_out": 2, "blocks": {"mid.0": '
+        '{"explained": {"joint": {"a": {"fvu": 0.1, "low": 0, "high": 1}, "b": {"fvu": 0.1, "low": 0, '
+        '"high": 1}}}, "changes": {"random split": {"listed": 0, "largest_t": 1, "features": 3, "splits": '
+        '2}, "b": {"gained": 0, "lost": 0, "gained_family": 0, "lost_family": 0, "largest_t": 1}}, '
+        '"features": {"b": [{"index": 1, "first": 0, "other": 0, "change": 0, "low": 0, "high": 0, "t": 0, '
+        '"q": 1, "p_family": 1, "images": [0]}]}}}}',
+    ),
     "strengths.json": (
         strengths,
         '{"usual": 0.5, "features": {"mid.0/1": {"strength": 4.5, "factor": "colour", "value": "red"}}}',

@@ -63,6 +63,29 @@ def recipe() -> Recipe:
     return Recipe("tiny", "a red cat", 7, 2, 0.0, 64, 64)
 
 
+@pytest.fixture(scope="session")
+def comparison(tmp_path_factory) -> Path:
+    """The folder of a comparison of `base` and `less`, in which channel 2 is unlearned, with their stores."""
+    import io
+
+    from PIL import Image
+
+    from tests.experiments.diff.planted_systems import channel_sae, store_of, system_rows
+    from unbox.experiments.diff.compared_stores import GivenStores
+    from unbox.experiments.diff.diff_settings import DiffSettings
+    from unbox.experiments.diff.run_diff import DiffRun, run_diff
+
+    folder, stores = tmp_path_factory.mktemp("comparison"), {}
+    for own, (name, change) in enumerate({"base": {}, "less": {2: -0.6}}.items()):
+        stream = io.BytesIO()
+        Image.new("RGB", (16, 16), ("red", "blue")[own]).save(stream, "WEBP")
+        rows = system_rows(32, 1, change, own=own)
+        stores[name] = store_of(folder / "stores" / name, rows, picture=stream.getvalue())
+    settings = DiffSettings(blocks=("mid.0",), latents=12, k=4, flips=50, splits=4, shown=5)
+    run_diff(DiffRun(GivenStores(stores), settings, {"mid.0": channel_sae()}, progress=False), folder)
+    return folder
+
+
 def served(home: Path, *options: str) -> tuple[subprocess.Popen, str]:
     """`unbox app` in a process of its own, once it answers, and what it printed."""
     words = ["app", "--model", home / "tiny", "--saes", home / "saes", "--atlas", home / "atlas", *options]

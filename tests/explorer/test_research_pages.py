@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.explorer.conftest import served, stop
 from tests.explorer.test_browser import (  # noqa: F401
     chromium,
     make,
@@ -140,3 +141,23 @@ def test_malformed_links_say_what_is_wrong(page, url, query, answer):  # noqa: F
     page.wait_for_selector(f"text={re.sub(chr(34), '', answer)}")
     tab(page, "Explore")
     page.wait_for_selector("#explore-make")
+
+
+def test_the_page_of_systems_shows_what_differs_and_fits_a_phone(chromium, home, comparison, shoot):  # noqa: F811
+    process, said = served(home, "--diff", str(comparison))
+    try:
+        found = chromium.new_page(viewport={"width": 400, "height": 900})
+        found.goto(re.search(r"at (http\S+)", said)[1])
+        found.wait_for_selector("#explore-make")
+        found.evaluate("window.unboxTab('Systems')")
+        sync_api.expect(found.locator("#systems-body details tbody tr")).to_have_count(5)
+        sync_api.expect(found.locator("#systems-body details tbody")).to_contain_text("mid.0/2")
+        pictures = found.locator("#systems-body img")
+        pictures.first.scroll_into_view_if_needed()
+        found.wait_for_function("document.querySelector('#systems-body img').naturalWidth === 16")
+        assert pictures.count() >= 16
+        assert found.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+        shoot(found, "systems")
+        found.close()
+    finally:
+        stop(process)

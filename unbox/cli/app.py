@@ -17,6 +17,9 @@ class AppCommand:
     """`figures.json` that `unbox evaluate --out` wrote, shown on the page of blocks."""
     bench: FilePath | None = None
     """Folder that `unbox bench shapes --out` wrote, shown on the page of blocks."""
+    diff: FilePath | None = None
+    """Folder that `unbox diff` wrote, shown on the page of systems; with --saes DIFF/saes/joint its features
+    open their pages."""
     host: Host = "127.0.0.1"
     """Address to serve at; one that other machines can reach asks visitors for a password."""
     port: Port | None = None
@@ -42,7 +45,7 @@ class AppCommand:
         from unbox.explorer.interface import serve
         from unbox.explorer.open_session import open_session
 
-        given = self.saes, self.atlas, self.figures, self.bench
+        given = self.saes, self.atlas, self.figures, self.bench, self.diff
         opened = OpenedModel(self.model.line(), self.model.python())
         session = open_session(
             self.model.load(), *given, model_mismatch=self.model_mismatch, opened=opened, largest=self.largest

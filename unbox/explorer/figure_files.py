@@ -1,9 +1,12 @@
-"""Files of figures that the explorer is given: of `unbox evaluate`, and of `unbox bench shapes`."""
+"""Files of figures that the explorer is given: of `unbox evaluate`, `unbox bench shapes` and `unbox diff`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+from activation_store import Store
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
 from unbox.text_files import read_json_file
@@ -16,6 +19,74 @@ _SHOWN = {
     "ownership": (("kind", "block"), ("success", "success_low", "success_high")),
     "meaning": (("block", "method"), ("auroc",)),
 }
+#: What is shown of a feature of a comparison.
+CHANGE = ("index", "first", "other", "change", "low", "high", "t", "q", "p_family")
+#: What is shown of a system's changes, and of those of a random split.
+COUNTS = ("gained", "lost", "gained_family", "lost_family", "largest_t")
+CHANCE = ("listed", "largest_t", "features", "splits")
+#: A shard's thumbnails are read by one thread at a time.
+_READING = Lock()
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A kept picture of a store, read when a page asks for it."""
+
+    store: Store
+    image: int
+    suffix: str = ".webp"
+
+    def read_bytes(self) -> bytes:
+        """The file; empty where none was kept."""
+        with _READING:
+            return self.store.thumbnail_or_empty(self.image)
+
+    def __str__(self) -> str:
+        return f"{self.store.path} {self.image}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `unbox diff` left in a folder."""
+
+    folder: Path
+    figures: Mapping[str, Any]
+    stores: Mapping[str, Store]
+    """Of the systems whose images lie in the folder too."""
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """The folder of `unbox diff`, or its `figures.json`. Raises UnboxError that names file and key."""
+    folder = folder if folder.is_dir() else folder.parent
+    path = folder / "figures.json"
+    figures = dict(_object(read_json_file(path), str(path)))
+    systems, blocks = (_object(figures.get(n), f"{path}: {n}") for n in ("systems", "blocks"))
+    if figures.get("first") not in systems or not all(
+        _is_number(figures.get(n)) for n in ("images", "held_out")
+    ):
+        raise UnboxError(f"{path} has no first, images or held_out as `unbox diff` writes them")
+    for block, of in blocks.items():
+        _check_block(_object(of, f"{path}: {block}"), list(systems), f"{path}: {block}")
+    stores = {name: folder / "stores" / str(name) for name in systems}
+    return Comparison(folder, figures, {n: Store.open(s) for n, s in stores.items() if s.is_dir()})
+
+
+def _check_block(found: Mapping[str, JSON], systems: Sequence[str], where: str) -> None:
+    """Raise UnboxError for what is none of a block's figures."""
+    explained, changes, features = (
+        _object(found.get(name), f"{where} {name}") for name in ("explained", "changes", "features")
+    )
+    for told in explained.values():
+        for name in systems:
+            _numbers(_object(told, where).get(name), ("fvu", "low", "high"), f"{where} explained {name}")
+    for name in ("random split", *changes):
+        _numbers(changes.get(name), CHANCE if name == "random split" else COUNTS, f"{where} changes {name}")
+    for name, listed in features.items():
+        for i, feature in enumerate(_list(listed, f"{where} features {name}")):
+            place = f"{where} features {name}[{i}]"
+            images = _list(_numbers(feature, CHANGE, place).get("images"), f"{place} images")
+            if not all(isinstance(image, int) for image in images):
+                raise UnboxError(f"{place} images are no numbers")
 
 
 def read_figures(path: Path) -> dict[str, dict[str, Any]]:
@@ -55,6 +126,14 @@ def _object(value: JSON, where: str) -> Mapping[str, JSON]:
     if not isinstance(value, Mapping):
         raise UnboxError(f"{where} is not an object of figures but {_shown(value)}")
     return value
+
+
+def _numbers(value: JSON, names: Sequence[str], where: str) -> Mapping[str, JSON]:
+    """An object with these numbers."""
+    row = _object(value, where)
+    if wrong := [name for name in names if not _is_number(row.get(name))]:
+        raise UnboxError(f"{where} has no {wrong[0]}, or another than `unbox diff` writes")
+    return row
 
 
 def _list(value: JSON, where: str) -> Sequence[JSON]:

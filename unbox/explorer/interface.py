@@ -27,6 +27,7 @@ from unbox.explorer.pages import (
     paint_page,
     plots_page,
     search_page,
+    systems_page,
 )
 from unbox.explorer.queue_limits import REQUESTS, bound_runs
 from unbox.explorer.served_pictures import PICTURES
@@ -92,6 +93,10 @@ def build(session: ExplorerSession) -> gr.Blocks:
                 collections = collections_page.draw()
             with gr.Tab(blocks_page.TITLE, id="blocks"):
                 events.html_component(blocks_page.body(session), elem_id="blocks-body")
+            if session.comparison is not None:
+                with gr.Tab(systems_page.TITLE, id="systems"):
+                    found = systems_page.body(session, session.comparison)
+                    events.html_component(found, elem_id="systems-body")
         for page in tabs.children:
             page.select(None, None, None, js=f"() => window.unboxHistory.opened('{page.id}')",
                         api_visibility="private", show_progress="hidden")  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 from unbox.atlas import Atlas
 from unbox.errors import UnboxError
 from unbox.experiments.feature_strengths import read_strengths
-from unbox.explorer.figure_files import read_bench_results, read_figures
+from unbox.explorer.figure_files import read_bench_results, read_comparison, read_figures
 from unbox.explorer.image_recipe import OpenedModel
 from unbox.explorer.session import LARGEST, ExplorerSession
 from unbox.model_mismatch import MismatchPolicy, check_same_model, check_same_saes
@@ -20,8 +20,8 @@ BUNDLED, SYSTEM = Path(__file__).parent / "bundled", "shapes-turbo"
 
 def open_session(
     model: Model, saes: Path | None = None, atlas: Path | None = None, figures: Path | None = None,
-    bench: Path | None = None, *, model_mismatch: MismatchPolicy = "warn", opened: OpenedModel | None = None,
-    largest: float = LARGEST,
+    bench: Path | None = None, diff: Path | None = None, *, model_mismatch: MismatchPolicy = "warn",
+    opened: OpenedModel | None = None, largest: float = LARGEST,
 ) -> ExplorerSession:  # fmt: skip
     """A session of a loaded model, shown under its system's name, and of what the folders hold.
 
@@ -51,6 +51,7 @@ def open_session(
         [each for each in SYSTEMS if shapes and each.startswith("shapes") and ready(each)],
         figures=None if figures is None else read_figures(figures),
         bench=None if bench is None else read_bench_results(bench),
+        comparison=None if diff is None else read_comparison(diff),
         folder=saes,
         opened=opened,
         largest=largest,

@@ -23,6 +23,7 @@ from unbox.experiments.critics import Critic, critics
 from unbox.experiments.feature_strengths import FeatureStrengths, StrengthTrials
 from unbox.explorer.bounded_cache import BoundedCache
 from unbox.explorer.device_runs import ProgressHook
+from unbox.explorer.figure_files import Comparison
 from unbox.explorer.image_recipe import OpenedModel, Recipe
 from unbox.explorer.limits import Line
 from unbox.explorer.live_sampler import LiveSampler
@@ -53,17 +54,17 @@ class ExplorerSession:
 
     There is one for an app, shared by all its visitors. `model` is loaded already and shown under its
     system's name, the default; `systems` are the names of others that may be asked for. `figures` of
-    `unbox evaluate`, `bench` of `unbox bench shapes`; `folder` is where the SAEs are and `opened` how the
-    model was opened, for commands to copy; `largest`: pixels of a picture at most, in those of its system's
-    own size; `strengths`: calibrated ones. One thread at a time generates; others wait. What was made is
-    kept, and made once.
+    `unbox evaluate`, `bench` of `unbox bench shapes`, `comparison` of `unbox diff`; `folder` is where the
+    SAEs are and `opened` how the model was opened, for commands to copy; `largest`: pixels of a picture at
+    most, in those of its system's own size; `strengths`: calibrated ones. One thread at a time generates;
+    others wait. What was made is kept, and made once.
     """
 
     def __init__(
         self, model: Model, saes: Mapping[str, SAE] | None = None, atlas: Atlas | None = None,
         systems: Sequence[str] = (), *, figures: Mapping[str, Any] | None = None,
-        bench: Mapping[str, Any] | None = None, folder: Path | None = None,
-        opened: OpenedModel | None = None, largest: float = LARGEST,
+        bench: Mapping[str, Any] | None = None, comparison: Comparison | None = None,
+        folder: Path | None = None, opened: OpenedModel | None = None, largest: float = LARGEST,
         strengths: FeatureStrengths | None = None,
     ) -> None:  # fmt: skip
         self.largest = largest
@@ -78,7 +79,7 @@ class ExplorerSession:
         self.usual_strangeness = None if strengths is None else strengths.usual
         self._trials: StrengthTrials | None = None
         self.maps: dict[str, DictionaryMap] = {}
-        self.figures, self.bench = dict(figures or {}), dict(bench or {})
+        self.figures, self.bench, self.comparison = dict(figures or {}), dict(bench or {}), comparison
         self.folder = "saes/" if folder is None else str(folder)
         self.default = model.system.name
         self._opened = opened or OpenedModel.named(self.default)

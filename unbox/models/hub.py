@@ -82,7 +82,15 @@ def texts_folder(reference: str, download: bool = True) -> Path:
 
 
 def part_file(part: Part, download: bool = True) -> Path:
-    """Local path of a part: a file, or for a repository without a named file its folder."""
+    """Local path of a part: a file, or for a repository without a named file its folder. Raises UnboxError
+    where it is nowhere."""
+    if part.repo.startswith(BUNDLED):
+        if not whole(folder := bundled_folder(part.repo)):
+            raise UnboxError(
+                f"the bundled weights of {folder.name} are not in this installation (looked in {folder}); "
+                f"install the whole repository. {ready_line()}"
+            )
+        return folder
 
     def fetch() -> Path:
         if part.file:
@@ -200,7 +208,8 @@ def present(system: System) -> bool:
     if system.base is None:
         return False
     if system.base.startswith(BUNDLED):
-        return whole(bundled_folder(system.base))
+        parts = [part.repo for part in system.parts if part.repo.startswith(BUNDLED)]
+        return all(whole(bundled_folder(each)) for each in [system.base, *parts]) and not missing(system)
     return not missing(system)
 
 

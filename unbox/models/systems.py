@@ -65,7 +65,8 @@ Grids = Annotated[dict[Steps, Several[StepIndex]], BeforeValidator(_grids)]
 
 @validated
 class Part:
-    """Weights put over the base: kind `unet` or `lora`, a repository's file ("": its folder), bytes."""
+    """Weights put over the base: kind `unet` or `lora`, a repository's file ("": its folder; `bundled:NAME`:
+    one of the package's), bytes."""
 
     kind: Literal["unet", "lora"]
     repo: Text
@@ -152,7 +153,8 @@ class System:
     @property
     def needs(self) -> list[Need]:
         """What is on the Hub."""
-        found = [Need(part.repo, part.file, part.bytes) for part in self.parts]
+        parts = [part for part in self.parts if not part.repo.startswith(BUNDLED)]
+        found = [Need(part.repo, part.file, part.bytes) for part in parts]
         if self.refiner:
             found.insert(0, Need(self.refiner, PIPELINE_FILE, self.refiner_bytes, SHARED))
         if self.base and not self.base.startswith(BUNDLED):

@@ -36,8 +36,8 @@ def system_rows(
     return rows.astype(np.float32)
 
 
-def store_of(path: Path, rows: np.ndarray, first_seed: int = 100) -> Store:
-    """A store of rows (images, steps, 1, y, x, width) in float32."""
+def store_of(path: Path, rows: np.ndarray, first_seed: int = 100, picture: bytes = b"") -> Store:
+    """A store of rows (images, steps, 1, y, x, width) in float32, each image with this picture."""
     numbers = tuple(range(rows.shape[1]))
     told = {"steps": rows.shape[1], "guidance": 0.0, "model": {"system": {"name": path.name}}}
     schema = Schema(
@@ -46,5 +46,5 @@ def store_of(path: Path, rows: np.ndarray, first_seed: int = 100) -> Store:
     )  # fmt: skip
     samples = [Sample(i, f"picture {i}", first_seed + i, {}) for i in range(len(rows))]
     with Writer(path, schema, total=len(rows)) as writer:
-        writer.append(samples, {"mid.0": rows}, [b""] * len(rows))
+        writer.append(samples, {"mid.0": rows}, [picture] * len(rows))
     return Store.open(path)

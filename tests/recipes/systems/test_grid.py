@@ -1,21 +1,157 @@
-"""Every cell of the grid is a line that the commands take."""
+"""The grid: every cell's line is one that the commands take, cells come in order, a result is written once,
+figures are what they say, and the tables of the page are made of the results."""
 
-from pathlib import Path
-
+import numpy as np
 import pytest
 
-from benchmarks.recipes_grid import Cell
+from benchmarks import recipes_grid, recipes_table
+from benchmarks.recipe_figures import Asked, Pictures, figures, kernel_distance, real_renders
+from benchmarks.recipes_grid import Cell, Grid, cells_of, plain_images
 from unbox.cli.idle_options import refuse_idle
 from unbox.cli.main import find, parse
+from unbox.shapes import Scene
+from unbox.shapes.detector import accuracy
+from unbox.shapes.factor_critics import load_critic
+from unbox.shapes.render_torch import draw
+from unbox.shapes.scene_table import SceneTable
 from unbox.text_files import read_toml_file
 
-GRID = read_toml_file(Path(__file__).parents[3] / "examples" / "recipes" / "grid.toml")
+GRID = read_toml_file(recipes_grid.GRID)
 
 
-@pytest.mark.parametrize("row", GRID["cell"], ids=lambda row: row["name"])
-def test_a_cells_line_is_taken(row, tmp_path):
-    words = Cell(row["name"], row["line"], 2).words(GRID["model"], GRID["common"], tmp_path)
+@pytest.mark.parametrize("cell", cells_of(GRID, seeds=[2]), ids=lambda cell: cell.name)
+def test_a_cells_line_is_taken(cell, tmp_path):
+    words = cell.words(GRID["model"], GRID["common"], tmp_path)
     command, rest = find(words)
     form = parse(command, rest)
     refuse_idle(command.name, rest, form)
     assert form.settings.seed == 2
+    assert form.images.cache == tmp_path / f"cache-{cell.data}"
+
+
+def test_every_cell_is_in_a_table_and_every_row_of_a_table_is_a_cell():
+    shown = [name for group in GRID["table"] for name in group["cells"]]
+    assert sorted(shown) == sorted(row["name"] for row in GRID["cell"])
+
+
+def test_cells_come_seed_by_seed_and_can_be_chosen():
+    grid = {"seeds": [0, 1], "cell": [{"name": n, "line": "turbo"} for n in ("a", "b", "c")]}
+    assert [c.file for c in cells_of(grid)] == [f"{n}-{s}.json" for s in (0, 1) for n in ("a", "b", "c")]
+    assert [c.file for c in cells_of(grid, ["c", "a"], [1])] == ["c-1.json", "a-1.json"]
+    with pytest.raises(SystemExit, match="no cell or seed d, 7"):
+        cells_of(grid, ["d"], [7])
+
+
+def test_a_cell_that_has_a_result_is_not_run_again_and_one_that_fails_stops_no_other(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(recipes_grid, "command", lambda words: begun.append(words[1]) or 2)
+    (tmp_path / "a-0.json").write_text("{}")
+    cells = [Cell(name, name, 0) for name in ("a", "b", "c")]
+    grid = Grid({"model": "shapes-base", "common": ""}, tmp_path, tmp_path)
+    grid.run(cells, dry_run=True)
+    assert begun == []
+    with pytest.raises(SystemExit, match="did not end: b, c"):
+        grid.run(cells, dry_run=False)
+    assert begun == ["b", "c"]
+
+
+def drawn(prompts):
+    """The scenes that captions tell, as the world draws them."""
+    scenes = [Scene.from_json(prompt.meta["scene"]) for prompt in prompts]
+    pixels = draw(SceneTable.of(scenes), 128).pictures.permute(0, 2, 3, 1).numpy()
+    return np.rint(pixels * 255).astype(np.uint8)
+
+
+def test_figures_tell_right_pictures_from_others(monkeypatch):
+    monkeypatch.setattr("benchmarks.recipe_figures.RENDERS", 16)
+    asked = Asked.of(8)
+    partial = np.repeat(drawn(asked.partial)[:, None], 4, 1)
+    right = Pictures(drawn(asked.full), partial)
+    wrong = Pictures(np.roll(right.full, 1, 0), np.stack([np.roll(partial[:, 0], i, 0) for i in range(4)], 1))
+    same, other = (figures(each, right, asked, right) for each in (right, wrong))
+    assert np.mean(same["right"]) > 0.99 > 0.6 > np.mean(other["right"])
+    mentioned = [prompt.meta["mentioned"] for prompt in asked.full]
+    scenes = [Scene.from_json(prompt.meta["scene"]) for prompt in asked.full]
+    for each, found in ((right, same), (wrong, other)):
+        read = accuracy(load_critic("patches"), list(each.full), scenes, mentioned)
+        assert np.average(found["right"], weights=[len(m) for m in mentioned]) == pytest.approx(
+            read["all"], abs=1e-3
+        )
+    assert max(same["distance"]) == 0
+    assert np.mean(other["distance"]) == pytest.approx(1, abs=1e-3)  # the unit
+    assert same["diversity"] == [0] * len(asked.partial)
+    assert min(other["diversity"]) >= 0
+    assert set(same["wins"]) == {0.5}
+    assert np.mean(other["wins"]) < 0.1
+    assert np.mean(same["reward"]) > np.mean(other["reward"]) + 1
+    light = right.full.mean((1, 2, 3)) / 255
+    assert same["darkest"] <= light.min() + 1e-9
+    assert same["brightest"] >= light.max() - 1e-9
+    noise = np.random.default_rng(0).integers(0, 256, right.full.shape, np.uint8)
+    assert figures(Pictures(noise, partial), right, asked)["to_real"] > 10 * abs(same["to_real"])
+
+
+def test_the_kernel_distance_is_that_of_its_definition_and_zero_on_average():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(5, 3)), rng.normal(0.4, 1.2, size=(4, 3))
+
+    def k(a, b):
+        return (a @ b / 3 + 1) ** 3
+
+    def of(a, b):
+        pairs = [(i, j) for i in range(len(a)) for j in range(len(b)) if a is not b or i != j]
+        return np.mean([k(a[i], b[j]) for i, j in pairs])
+
+    assert kernel_distance(x, y) == pytest.approx(of(x, x) + of(y, y) - 2 * of(x, y))
+    same = [kernel_distance(*rng.normal(size=(2, 30, 3))) for _ in range(300)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(300)
+
+
+def test_plain_pictures_are_a_fifth_and_are_what_their_captions_say(tmp_path):
+    from PIL import Image
+
+    plain_images(tmp_path, 60, 32)
+    means = {"black": [], "white": []}
+    for file in sorted(tmp_path.glob("*.txt")):
+        said = file.read_text()
+        if said.startswith("a completely"):
+            means[said.split()[2]].append(np.asarray(Image.open(file.with_suffix(".png"))).mean())
+    assert set(means["black"]) == {0}
+    assert set(means["white"]) == {255}
+    assert 4 <= sum(map(len, means.values())) <= 24
+
+
+def test_real_renders_are_other_scenes_than_those_asked_for():
+    assert real_renders(3, 64).shape == (3, 64, 64, 3)
+
+
+def test_a_table_has_intervals_over_captions_of_the_seeds_means_and_says_what_was_not_run(tmp_path):
+    from activation_store.files import write_json
+
+    group = {"title": "T", "columns": ["right", "to_real"], "base": ["base-4-0"], "cells": ["a", "b"]}
+    told = {"line": "x", "steps": 4, "processor": "P", "threads": "1", "guidance": 0, "cpu_seconds": 60}
+    seeds = [[1.0, 0.5, 0.75, 0.75], [1.0, 0.7, 0.75, 0.75]]
+    for seed, values in enumerate(seeds):
+        result = {
+            **told,
+            "cell": "a",
+            "seed": seed,
+            "figures": {"right": values, "to_real": 0.1 * (seed + 1)},
+        }
+        write_json(tmp_path / f"a-{seed}.json", result)
+    base = {"cell": "base", "steps": 4, "guidance": 0, "figures": {"right": [1.0] * 4, "to_real": 0.0}}
+    write_json(tmp_path / "base-4-0.json", base)
+    made = recipes_table.table(group, tmp_path)
+    assert "| the model itself, no guidance | 4 | - | - | 100.0 [100.0, 100.0] | 0.000 |" in made
+    row = next(line for line in made.splitlines() if "`a`" in line)
+    assert row.startswith("| `a` | 4 | 0, 1 | 1.0 | 77.5 [")
+    assert row.endswith("| 0.150 |")
+    assert "Not run: `b`." in made
+    assert "seeds 0, 1" in recipes_table.tables({"table": [group], "cell": [{}, {}]}, tmp_path)
+    (tmp_path / "a-1.json").unlink()
+    assert "**one seed** (0)" in recipes_table.tables({"table": [group], "cell": [{}, {}]}, tmp_path)
+
+
+def test_the_pages_tables_are_those_of_the_results():
+    page = recipes_table.PAGE.read_text()
+    assert recipes_table.page_with(page, recipes_table.tables(GRID, recipes_grid.RESULTS)) == page

@@ -55,8 +55,8 @@ class TrainingImages:
     random_crop: bool = False
     """Cut images that do not fit their size at a place drawn once for each, instead of in the middle."""
     cache: FilePath | None = None
-    """Folder of cached latents and text embeddings, which runs on the same images may share; None: `cache`
-    in --out."""
+    """Folder of cached latents and text embeddings, which runs on the same images may share (those of
+    --losers lie in FOLDER-losers); None: `cache` in --out."""
 
 
 @validated(kw_only=True)

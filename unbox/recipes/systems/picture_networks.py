@@ -19,7 +19,7 @@ from unbox.training.data.image_index import IndexRow
 from unbox.training.data.shapes_images import ShapesImages
 
 #: The reader of Shapes that methods learn from; what judges them is another.
-READER = "convolutional"
+READER = "detector"
 #: Feature maps of a transformer that are judged.
 TAKEN = 4
 #: How DINOv2 wants its pictures.

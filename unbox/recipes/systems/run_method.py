@@ -1,7 +1,7 @@
 """`unbox recipe turbo | lightning | novelai | ncp | distar`: from images and a model to a LoRA or a model.
 
 OUT/cache/             latents and text embeddings of the images (or where --cache says)
-OUT/losers/            those of the images that are not preferred
+OUT/losers/            those of the images that are not preferred (with --cache FOLDER: FOLDER-losers)
 OUT/training/STAGE/    the last checkpoint of each stage
 OUT/losses-STAGE.jsonl the moving mean of each role's loss, a line each 50 steps
 OUT/lora/              the finished LoRA, with the row that its base is sampled by
@@ -109,7 +109,9 @@ class MethodRun(ImageRun):
 
     def prepare_losers(self, source: ImageSource, progress: bool) -> None:
         """Fill their cache. Raises UnboxError where they are not pairs with the images."""
-        cache = LatentCache(self.out / "losers", self.buckets, self.cache.crop, self.settings.seed)
+        shared = self.images.cache
+        place = self.out / "losers" if shared is None else shared.with_name(f"{shared.name}-losers")
+        cache = LatentCache(place, self.buckets, self.cache.crop, self.settings.seed)
         encoders, accelerator = LatentEncoders(self.model), self.accelerator
 
         def begin() -> None:
