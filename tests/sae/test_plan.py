@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 
 from tests.sae.worlds import noise
 from unbox.errors import UnboxError
-from unbox.sae import ArrayRows, Plan, Spec, specs, train
+from unbox.sae import ArrayRows, Plan, Spec, read_toml, specs, train
 from unbox.sae.checkpoint import STATE, CheckpointWriter, latest, restore
 from unbox.sae.metric_trackers import rewind
 from unbox.sae.plan import SpecGrid, make_plan
 from unbox.sae.plan_checks import check_plan
 from unbox.sae.training_run import TrainingRun
 from unbox.sae.variants import VARIANTS
+from unbox.site import DEFAULT_BLOCKS
 
 REFUSED = [
     (Spec, {"block": "../x"}, r"Spec: block = '\.\./x': should be a name"),
@@ -50,6 +52,14 @@ def test_refused(kind, options, message):
 def test_json_that_is_no_plan(value, message):
     with pytest.raises(UnboxError, match=message):
         Plan.from_json(value)
+
+
+def test_the_plan_of_shapes_has_one_sae_of_each_default_block():
+    plan = read_toml(Path(__file__).parents[2] / "examples" / "shapes_saes.toml")
+    assert sorted(sae.block for sae in plan.saes) == sorted(DEFAULT_BLOCKS)
+    assert {sae.block: sae.variant for sae in plan.saes}["mid.0"] == "topk"
+    assert {(sae.k, sae.latents) for sae in plan.saes} == {(32, 384)}
+    assert list(plan.names()) == list(dict.fromkeys(plan.names()))
 
 
 def test_variants_can_be_named_without_torch():
