@@ -8,8 +8,7 @@
                written once
 
 No winner is looked for and nothing is sorted: active entries are drawn evenly beforehand. Loops are
-numba's, over as many threads as torch has. Where many are active, products over dense codes (four more, and
-passes over them) may take less: the bound is the one of the two that does.
+numba's, over as many threads as torch has.
 """
 
 from collections.abc import Callable
@@ -107,33 +106,4 @@ def bound_step(d: int, n: int, k: int, x: torch.Tensor, dead: int, device: str) 
             auxk(c, torch.from_numpy(error).to(kind))
         step_latents(given.numpy(), error, rows, starts, weights, means, squares, F(1e-4))
 
-    def dense(given: torch.Tensor) -> None:
-        c = given.to(kind)
-        torch.mm(c, low.T, out=pre)
-        row_maxima(pre.view(whole).numpy(), found)
-        e = pre @ low
-        d_pre = e @ low.T
-        d_pre *= pre > 0
-        d_decoder, d_encoder = pre.T @ e, d_pre.T @ c
-        if dead:
-            auxk(c, e)
-        none = np.zeros(0, np.int64)
-        step_latents(given.numpy(), error, none, np.zeros(n + 1, np.int64), weights, means, squares, F(1e-4))
-        del d_decoder, d_encoder
-
-    return step if k < 54 else _faster(step, dense, x)
-
-
-def _faster(
-    one: Callable[[Any], None], other: Callable[[Any], None], x: torch.Tensor
-) -> Callable[[Any], None]:
-    """The one of two that takes less time for rows x, after a warm-up of each."""
-    import time
-
-    seconds = []
-    for step in (one, other):
-        step(x)
-        begin = time.perf_counter()
-        step(x)
-        seconds.append(time.perf_counter() - begin)
-    return one if seconds[0] <= seconds[1] else other
+    return step

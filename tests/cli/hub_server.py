@@ -238,10 +238,11 @@ class Hub(BaseHTTPRequestHandler):
             return
         asked = self.headers["Range"]
         if asked and self.command == "GET":
-            first = int(asked.removeprefix("bytes=").split("-")[0])
-            headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
-            self.given.setdefault(name, []).append(len(data) - first)
-            self.answer_bytes(data[first:], 206, data, **headers)
+            first, last = asked.removeprefix("bytes=").split("-")
+            first, end = int(first), min(int(last or len(data)) + 1, len(data))
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(data)}"
+            self.given.setdefault(name, []).append(end - first)
+            self.answer_bytes(data[first:end], 206, data, **headers)
             return
         half = name in self.dropping and self.command == "GET"
         if self.command == "GET":
