@@ -70,7 +70,7 @@ def forward(x: Tensor, weights: Mapping[str, Tensor], low: Tensor, k: int, facto
 
     def encode(part: slice) -> None:
         step_kernels.centre_rows(part.start, part.stop, x.numpy(), weights["b_pre"].numpy(), bits_of(centred))
-        buffer, groups = low.new_empty(min(step, part.stop - part.start), n), n // size
+        buffer = low.new_empty(min(step, part.stop - part.start), n)
         for start in range(part.start, part.stop, step):
             at = slice(start, min(start + step, part.stop))
             pre = torch.mm(centred[at], low.T, out=buffer[: at.stop - at.start])
@@ -79,8 +79,7 @@ def forward(x: Tensor, weights: Mapping[str, Tensor], low: Tensor, k: int, facto
             if k > FEW:
                 indices[at] = torch.from_numpy(topk.places_of_largest(bits, k, size))
             else:
-                maxima = bits[:, : size * groups].reshape(len(bits), size, groups).max(1)
-                topk_kernel.topk_rows(bits, maxima, k, indices[at].numpy())
+                topk_kernel.topk_rows(bits, size, k, indices[at].numpy())
 
     def reconstruct(part: slice) -> None:
         sums[part.start] = np.zeros(d, kind)
