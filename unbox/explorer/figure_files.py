@@ -61,9 +61,8 @@ def read_comparison(folder: Path) -> Comparison:
     path = folder / "figures.json"
     figures = dict(_object(read_json_file(path), str(path)))
     systems, blocks = (_object(figures.get(n), f"{path}: {n}") for n in ("systems", "blocks"))
-    if figures.get("first") not in systems or not all(
-        _is_number(figures.get(n)) for n in ("images", "held_out")
-    ):
+    counts = [figures.get(name) for name in ("images", "held_out")]
+    if figures.get("first") not in list(systems) or not all(map(_is_number, counts)):
         raise UnboxError(f"{path} has no first, images or held_out as `unbox diff` writes them")
     for block, of in blocks.items():
         _check_block(_object(of, f"{path}: {block}"), list(systems), f"{path}: {block}")

@@ -39,7 +39,15 @@ ARMS = {
 }
 
 
-def run(model: Path, data: Path, out: Path, arm: str, stop: int = -1, **options: object) -> Path:
+def run(
+    model: Path,
+    data: Path,
+    out: Path,
+    arm: str,
+    stop: int = -1,
+    cache: Path | None = None,
+    **options: object,
+) -> Path:
     """Train; the folder of the result."""
     name, more = ARMS[arm]
     method = METHODS[name]
@@ -47,7 +55,7 @@ def run(model: Path, data: Path, out: Path, arm: str, stop: int = -1, **options:
         more = {**more, "losers": str(data.parent / "losers")}
     lora = {} if more.get("full") else LORA
     settings = method.settings(**{**SMALL, **lora, **more, **options})
-    images = TrainingImages(data=str(data), square=True)
+    images = TrainingImages(data=str(data), square=True, cache=cache)
     usual, count = run_method.MethodBatches.at, 0
 
     def at(self: run_method.MethodBatches, step: object) -> object:

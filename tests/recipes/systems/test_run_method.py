@@ -60,15 +60,19 @@ def test_a_method_writes_what_is_sampled_and_goes_on_after_a_stop(model, data, t
 
 
 def test_the_lora_is_sampled_by_the_row_beside_it(model, data, tmp_path):
-    """Preference in the output's space, the quickest: a step, and another run in the folder is refused."""
-    place = run(model, data, tmp_path / "run", "dpo", max_train_steps=1, batch_size=1)
+    """Preference in the output's space, the quickest: a step, with a cache that other runs may share; another
+    run in the folder is refused."""
+    given = {"max_train_steps": 1, "batch_size": 1, "cache": tmp_path / "cache"}
+    place = run(model, data, tmp_path / "run", "dpo", **given)
+    assert {each.name for each in tmp_path.iterdir()} == {"run", "cache", "cache-losers"}
+    assert not {"cache", "losers"} & {each.name for each in (tmp_path / "run").iterdir()}
     loaded = sampled(model, place)
     layers = dict(loaded.unet.named_parameters())
     for name, tensor in read_tensors(tmp_path / "run" / "training" / "ncp" / "student.safetensors").items():
         key = name.removeprefix("average.").replace("/", ".").replace(".default.", ".lora.")
         assert torch.equal(layers[key], tensor), key
     with pytest.raises(UnboxError, match=r"beta was 2500.0, is 3.0"):
-        run(model, data, tmp_path / "run", "dpo", max_train_steps=1, batch_size=1, beta=3.0)
+        run(model, data, tmp_path / "run", "dpo", **given, beta=3.0)
 
 
 def test_losers_that_are_no_pairs_are_refused_by_name(model, data, tmp_path):
