@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,3 +84,6 @@ def test_anybodys_dictionary_is_read_and_named(tmp_path):
     assert found["scores"]["mcc"] == 0.4
     assert found["command"].endswith("--model shapes --captions 40 --sizes 2 3")
     assert "12 latents, k 3, 1 blocks" in found["label"]
+    snapshot = replace(sae, meta={"training": {"tokens": 600, "seed": 2, "seen": 64}})
+    row = scored(results, Named(), {"mid.0": snapshot}, BenchSettings(captions=40))
+    assert (row["seed"], row["tokens"]) == (2, 64)

@@ -52,7 +52,7 @@ def scored(
         "label": label,
         "scores": {**score(results)},
         "seed": training.get("seed"),
-        "tokens": training.get("tokens"),
+        "tokens": training.get("seen", training.get("tokens")),  # a snapshot says what it has seen
         "command": f"unbox bench shapes --saes SAES --out OUT --model {model.system.name}{options}",
         "commit": commit(),
         "saes": {block: sae.digest for block, sae in saes.items()},

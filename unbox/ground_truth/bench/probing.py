@@ -30,11 +30,31 @@ def probe(dictionary: TensorDictionary, rows: UpdateRows, scenes: Sequence[Scene
     Each is chosen on even images and scored on odd ones. Values that either half shows too rarely are left
     out.
     """
-    halves = list(range(0, len(scenes), 2)), list(range(1, len(scenes), 2))
+    found = probe_images(dictionary, rows, scenes)
+    local = [v for v in found if v[0] in OBJECT_FACTORS]
+    if not local:
+        return list(found.values())
+    halves = _halves(scenes)
+    drawn = [value_masks([scenes[i] for i in half]) for half in halves]
+    chosen, scored = (
+        position_iou(dictionary, rows, {v: of[v] for v in local}, half)
+        for half, of in zip(halves, drawn, strict=True)
+    )
+    for value in local:
+        feature, _ = chosen.best(value)[0]
+        found[value] |= {"iou_feature": feature, "iou": float(scored.of(value)[feature])}
+    return list(found.values())
+
+
+def probe_images(
+    dictionary: TensorDictionary, rows: UpdateRows, scenes: Sequence[Scene]
+) -> dict[Value, BenchRow]:
+    """The part of `probe` that takes images as wholes: the best feature of each value by AUROC."""
+    halves = _halves(scenes)
     labels = [factor_labels([scenes[i] for i in half]) for half in halves]
     enough = [v for v in VALUES if all(LEAST <= of[v].sum() <= len(of[v]) - LEAST for of in labels)]
     if not enough:
-        return []
+        return {}
     found: dict[Value, BenchRow] = {v: {"factor": v[0], "value": v[1], "auroc": 0.0} for v in enough}
     for pool in ("mean", "peak"):
         chosen, scored = (
@@ -46,15 +66,9 @@ def probe(dictionary: TensorDictionary, rows: UpdateRows, scenes: Sequence[Scene
             if first > found[value].get("chosen_at", 0.0):
                 score = float(scored.of(value)[feature])
                 found[value] |= {"feature": feature, "pool": pool, "chosen_at": first, "auroc": score}
-    local = [v for v in enough if v[0] in OBJECT_FACTORS]
-    if not local:
-        return list(found.values())
-    drawn = [value_masks([scenes[i] for i in half]) for half in halves]
-    chosen, scored = (
-        position_iou(dictionary, rows, {v: of[v] for v in local}, half)
-        for half, of in zip(halves, drawn, strict=True)
-    )
-    for value in local:
-        feature, _ = chosen.best(value)[0]
-        found[value] |= {"iou_feature": feature, "iou": float(scored.of(value)[feature])}
-    return list(found.values())
+    return found
+
+
+def _halves(scenes: Sequence[Scene]) -> tuple[list[int], list[int]]:
+    """Images by which features are chosen, and those on which they are scored."""
+    return list(range(0, len(scenes), 2)), list(range(1, len(scenes), 2))
