@@ -26,6 +26,9 @@ SIZE, MOST = (1440, 1000), 300_000
 FOUND = Atlas.open(BUNDLED / "atlas").search("", Filter(labelled=True), order="label score", limit=400)
 GREEN = next(facts.name for facts in FOUND if "green" in facts.label)
 SEED = "4"
+#: Width of the animated picture, its most bytes; heights of the strokes, in shares of the canvas, and strengths.
+FRAME, MOST_ANIMATED = 900, 1_500_000
+STROKES, STRENGTHS = (0.36, 0.48, 0.6), (1.0, 2.0, 4.0, 6.0, 8.0)
 
 
 def main(out: Path) -> None:
@@ -40,10 +43,11 @@ def main(out: Path) -> None:
                 browser = playwright.chromium.launch(executable_path=chromium, args=options)
                 page = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
                 page.goto(url)
-                page.click("[data-tour=close]")
+                page.click("[data-task-close]")
                 for name, use in (("explore", explore), ("paint", paint), ("feature", feature)):
                     use(page, url)
                     save(page, out / f"explorer-{name}.png")
+                save_animation(painting(page, url), out / "explorer-painting.webp")
                 browser.close()
         finally:
             process.terminate()
@@ -83,19 +87,75 @@ def paint(page: Page, _: str) -> None:
     page.click(f"#paint-swatches [data-swatch='{GREEN}']")
     page.fill("#paint-strength input", "8")
     page.press("#paint-strength input", "Enter")
-    canvas = page.locator("#paint-canvas canvas")
     page.locator("#paint-canvas [data-brush]").fill("8")
-    box = canvas.bounding_box()
-    assert box is not None
-    for height in (0.36, 0.48, 0.6):
-        page.mouse.move(box["x"] + 0.12 * box["width"], box["y"] + height * box["height"])
-        page.mouse.down()
-        page.mouse.move(box["x"] + 0.38 * box["width"], box["y"] + height * box["height"], steps=8)
-        page.mouse.up()
+    for height in STROKES:
+        stroke(page, height)
     page.wait_for_selector("#paint-layers .ub-mask")
     page.click("#paint-make")
     page.wait_for_selector("#paint-result .ub-compare")
     page.locator("#paint-result [data-cut]").fill("25")
+
+
+def painting(page: Page, url: str) -> list[tuple[Image.Image, int]]:
+    """Frames of a feature that is found, painted with and turned up, with the milliseconds of each."""
+    frames: list[tuple[Image.Image, int]] = []
+
+    def frame(milliseconds: int) -> None:
+        picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        size = FRAME, round(picture.height * FRAME / picture.width)
+        frames.append((picture.resize(size, Image.Resampling.LANCZOS), milliseconds))
+
+    page.set_viewport_size({"width": 1240, "height": 800})
+    page.goto(f"{url}?{urlencode({'view': 'paint'})}")
+    page.wait_for_selector("#paint-canvas img")
+    page.evaluate("document.querySelector('#paint-palette').scrollIntoView()")
+    frame(1200)
+    page.get_by_role("button", name="all", exact=True).click()
+    page.get_by_label("search features by words").press_sequentially("green", delay=30)
+    page.wait_for_selector(f"#paint-swatches [data-swatch='{GREEN}']")
+    page.wait_for_timeout(800)
+    frame(1000)
+    page.click(f"#paint-swatches [data-swatch='{GREEN}']")
+    page.wait_for_selector(f"#paint-swatches .ub-chosen[data-swatch='{GREEN}']")
+    frame(700)
+    page.locator("#paint-canvas [data-brush]").fill("8")
+    for height in STROKES:
+        stroke(page, height)
+        frame(250)
+    page.wait_for_selector("#paint-layers .ub-mask")
+    after = page.locator("#paint-result [alt=after]")
+    after.wait_for()
+    page.wait_for_timeout(1500)
+    page.locator("#paint-result [data-cut]").fill("0")
+    frame(1200)
+    for strength in STRENGTHS:
+        seen = after.get_attribute("src")
+        page.fill("#paint-strength input", str(strength))
+        page.press("#paint-strength input", "Enter")
+        page.wait_for_function("(old) => document.querySelector('#paint-result [alt=after]').src !== old"
+                               " && !document.querySelector('#paint-stale .ub-stale')", arg=seen)  # fmt: skip
+        page.wait_for_timeout(1000)
+        page.locator("#paint-result [data-cut]").fill("0")
+        frame(600 if strength != STRENGTHS[-1] else 2500)
+    return frames
+
+
+def stroke(page: Page, height: float) -> None:
+    """A stroke over the left shape, at a height in shares of the canvas."""
+    box = page.locator("#paint-canvas canvas").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.12 * box["width"], box["y"] + height * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.38 * box["width"], box["y"] + height * box["height"], steps=8)
+    page.mouse.up()
+
+
+def save_animation(frames: list[tuple[Image.Image, int]], path: Path) -> None:
+    """An animated WebP that goes round."""
+    (first, *others), durations = zip(*frames, strict=True)
+    first.save(path, save_all=True, append_images=others, duration=list(durations), loop=0, quality=70, method=4)
+    print(f"{path}: {path.stat().st_size:,} bytes, {len(frames)} frames")
+    assert path.stat().st_size <= MOST_ANIMATED
 
 
 def feature(page: Page, url: str) -> None:

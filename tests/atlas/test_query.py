@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import torch
 from tests.models.tiny import tiny_pipeline
 from unbox.atlas import Atlas, Filter, set_label
 from unbox.atlas.caption_labels import label_auroc, log_odds, terms_of
-from unbox.atlas.database import match
+from unbox.atlas.database import match, vocabulary
 from unbox.atlas.relations import neighbours
-from unbox.atlas.text_embeddings import embed, feature_vectors, nearest
+from unbox.atlas.text_embeddings import embed, feature_vectors, nearest, usual_likeness
 from unbox.errors import UnboxError
 
 
@@ -47,7 +48,41 @@ def test_a_search_is_words_and_never_a_query_language(atlas, words):
 
 def test_match_quotes_every_word():
     assert match('dog "cat" re') == '"dog" "cat" "re"*'
+    assert match("a dog or the cat") == '"dog" "cat"*'
+    assert match("dog cat", some=True) == '"dog" OR "cat"*'
+    assert match("the") == '"the"*'
     assert match(" ' ") == ""
+
+
+def test_where_no_feature_has_all_words_those_with_some_are_found_and_said(atlas):
+    assert atlas.find("red").note == ""
+    assert atlas.find("a red") == atlas.find("red")
+    mistyped = atlas.find("redd")
+    assert mistyped.found == atlas.find("red").found
+    assert mistyped.note == "'redd' is not known here, 'red' is."
+    pairs = combinations(sorted(vocabulary(atlas.database_path)), 2)
+    apart = next(pair for pair in pairs if not atlas.search(" ".join(pair)))
+    some = atlas.find(" ".join(apart))
+    assert {f.id for f in some.found} == {f.id for word in apart for f in atlas.search(word)}
+    assert some.note == "No feature has all of these words; these have some."
+    part = atlas.find("red xyzzy")
+    assert [f.id for f in part.found] == [f.id for f in atlas.search("red")]
+    assert "'xyzzy'" in part.note
+    none = atlas.find("xyzzy")
+    assert none.found == []
+    assert "Words that can be found: " in none.note
+    assert "red" in none.note
+
+
+def test_names_of_blocks_are_filters_of_what_is_typed(atlas):
+    assert {f.block for f in atlas.find("mid.0").found} == {"mid.0"}
+    assert atlas.find("mid.0 red").found == atlas.search("red", Filter(block="mid.0"))
+    assert [f.name for f in atlas.find("mid.0/5").found] == ["mid.0/5"]
+    assert {f.index for f in atlas.find("5").found} == {5}
+
+
+def test_words_that_no_caption_holds(atlas):
+    assert atlas.in_no_caption("a red xyzzy 100%") == ["xyzzy", "100"]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +193,21 @@ def check_long_texts(model):
     cut, first = embed(model, [long], chunks=False), embed(model, [parts[0]])
     np.testing.assert_allclose(cut, first, atol=1e-5)
     assert np.abs(cut[0] - expected).max() > 1e-3
+
+
+def test_a_feature_that_is_near_to_every_word_is_near_to_none():
+    """One vector that all texts are near to, and one that one of them is."""
+    random = np.random.default_rng(0)
+    common, own = np.eye(8)[0], np.eye(8)[1]
+    texts = common + 0.3 * random.standard_normal((200, 8))
+    query = common + 0.6 * own
+    vectors = np.stack([common, own])
+    plain = nearest(vectors, np.zeros(8), query)
+    assert plain[0] > plain[1]
+    usual = usual_likeness(vectors, np.zeros(8), texts)
+    unit = texts / np.linalg.norm(texts, axis=1, keepdims=True)
+    np.testing.assert_allclose(usual, unit[:, :2].mean(0))
+    assert (plain - usual)[1] > 0.4 > (plain - usual)[0]
 
 
 @pytest.mark.slow

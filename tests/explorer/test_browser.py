@@ -1,5 +1,6 @@
 """The explorer in a real browser: every page opened, used and photographed; links and PNGs restore."""
 
+import base64
 import os
 import re
 import shutil
@@ -145,6 +146,14 @@ def test_explore_shows_what_fires_and_where(page, url, shoot):
     page.wait_for_selector("#explore-stage .ub-heat")
     page.locator("#explore-stage .ub-stage").click(position={"x": 60, "y": 60})
     page.wait_for_selector("#explore-place .ub-chip")
+    mark = page.locator("#explore-stage [data-cross]")
+    assert mark.is_visible()
+    of_all = page.inner_text("#explore-place")
+    page.get_by_role("radio", name="0", exact=True).check()  # the place's list is of this step now
+    sync_api.expect(page.locator("#explore-place")).not_to_have_text(of_all)
+    page.get_by_role("button", name="let the place go").click()
+    sync_api.expect(mark).to_be_hidden()
+    sync_api.expect(page.locator("#explore-place .ub-chip")).to_have_count(0)
     heat = page.locator("#explore-stage .ub-heat")
     page.locator("#explore-stage [data-opacity]").fill("20")
     assert float(heat.evaluate("each => getComputedStyle(each).opacity")) == pytest.approx(0.2)
@@ -155,9 +164,32 @@ def test_explore_shows_what_fires_and_where(page, url, shoot):
     page.fill("#explore-prompt textarea, #explore-prompt input", "a blue square")
     page.click("#explore-make")
     changed(page, "#explore-stage .ub-picture", seen)
+    chosen = page.locator("#explore-features .ub-chip.ub-chosen").first
+    assert heat.count() == 1  # the feature that was chosen is, in the new picture
+    chosen.click()
+    sync_api.expect(heat).to_have_count(0)
     page.goto("about:blank")
     page.goto(link)
     same(page, "#explore-stage .ub-picture", seen)
+
+
+@pytest.mark.parametrize("page", [1440, 400], indirect=True)
+def test_the_picture_and_what_is_chosen_stay_in_view(page, url):
+    """From the foot of the page a feature that is chosen shows its heat in the window."""
+    make(page, url)
+    if page.viewport_size["width"] > 1000:  # no page of the tiny model is longer than so wide a window
+        page.set_viewport_size({"width": 1440, "height": 500})
+    last = page.locator("#explore-features .ub-chip").last
+    last.scroll_into_view_if_needed()
+    assert page.evaluate("window.scrollY") > 0
+    last.click()
+    page.wait_for_selector("#explore-stage .ub-heat")
+    inside = """(name) => { const box = document.querySelector(name).getBoundingClientRect();
+      const shown = Math.min(box.bottom, innerHeight) - Math.max(box.top, 0);
+      return shown > 0.3 * Math.min(box.height, innerHeight); }"""
+    page.wait_for_function(inside, arg="#explore-stage .ub-heat")
+    if page.viewport_size["width"] < 1000:  # beside the list otherwise
+        page.wait_for_function(inside, arg="#explore-card .ub-chosen-card")
 
 
 def test_the_first_page_shows_a_picture_and_a_tour_that_stays_closed(page, url):
@@ -198,6 +230,12 @@ def test_features_have_pages_links_and_keys(page, url, shoot):
     page.wait_for_selector("#feature-body .ub-histogram")
     page.click("#feature-body .ub-interval >> nth=0")
     page.wait_for_selector("text=In this interval")
+    opened = page.locator("#feature-body .ub-gallery").filter(has_text="In this interval")
+    button = page.locator("#feature-body .ub-interval.ub-chosen small").inner_text()
+    assert f"a peak of {button}" in opened.locator("h3").inner_text()
+    low, high = (float(end) for end in button.split("\u2013"))
+    peaks = [float(text) for text in opened.locator("figcaption b").all_inner_texts()]
+    assert all(low - 0.05 <= peak <= high + 0.05 for peak in peaks), (button, peaks)
     page.click("#feature-try")
     page.wait_for_selector("#feature-strip img")
     page.click("#feature-causes")
@@ -221,6 +259,19 @@ def test_features_have_pages_links_and_keys(page, url, shoot):
     assert page.locator("#feature-body .ub-title img").count() == 0
 
 
+def test_a_relative_opens_at_its_top(page, url):
+    page.set_viewport_size({"width": 1440, "height": 500})
+    page.goto(f"{url}?view=feature&f=mid.0/3")
+    page.wait_for_selector("#feature-body .ub-histogram")
+    relative = page.locator("#feature-body .ub-chip").last
+    name = relative.get_attribute("aria-label").split()[0]
+    relative.scroll_into_view_if_needed()
+    assert page.evaluate("window.scrollY") > 200
+    relative.click()
+    page.wait_for_selector(f"#feature-body .ub-title:has-text('{name}')")
+    page.wait_for_function("() => window.scrollY === 0")
+
+
 def test_search_finds_by_words_meaning_and_key(page, url, shoot):
     page.goto(url)
     page.wait_for_selector("#explore-make")
@@ -233,6 +284,13 @@ def test_search_finds_by_words_meaning_and_key(page, url, shoot):
     shoot(page, "search")
     page.get_by_role("radio", name="meaning").check()
     page.click("#search-find")
+    page.wait_for_selector("text=likeness")
+    page.fill("#search-words textarea, #search-words input", "qwertz")
+    page.click("#search-find")
+    page.wait_for_selector("text=No caption of the atlas holds 'qwertz'")
+    page.fill("#search-words textarea, #search-words input", "red")
+    page.click("#search-find")
+    page.wait_for_url("**q=red&by=meaning")
     page.wait_for_selector("text=likeness")
     found, link = page.inner_text("#search-results"), page.url
     page.goto("about:blank")
@@ -274,8 +332,24 @@ def test_painting_changes_the_picture_and_a_png_restores_it(page, url, shoot, tm
     page.set_input_files("#paint-drop input[accept='image/png']", saved)
     page.wait_for_selector("#paint-layers .ub-layer")
     same(page, "#paint-result [alt=after]", after)  # made by itself
+    page.reload()
+    tab(page, "Paint")
+    page.wait_for_selector("#paint-canvas canvas")
+    dropped = page.evaluate_handle(
+        """(bytes) => { const all = new DataTransfer();
+        all.items.add(new File([Uint8Array.from(atob(bytes), (each) => each.charCodeAt(0))], 'a.png'));
+        return all; }""",
+        base64.b64encode(saved.read_bytes()).decode(),
+    )
+    page.dispatch_event("#paint-canvas canvas", "drop", {"dataTransfer": dropped})  # anywhere on the page
+    page.wait_for_selector("#paint-layers .ub-layer")
+    same(page, "#paint-result [alt=after]", after)
     page.click("#paint-control")
     page.wait_for_selector("#paint-result p:has-text('random features instead')")
+    page.get_by_role("button", name="Copy this picture as").click()
+    sync_api.expect(page.locator("#paint-copied")).to_contain_text(
+        '"draw": 0'
+    )  # the copy is of what is shown
     assert "changed since" not in page.inner_text("#paint-stale")
     page.click("#paint-layers .ub-eye")
     page.wait_for_selector("#paint-layers .ub-off")

@@ -9,12 +9,16 @@ import pytest
 
 from unbox import load
 from unbox.atlas import Filter
+from unbox.edit import Edits
+from unbox.experiments.feature_strengths import target_of
 from unbox.explorer import open_session
+from unbox.explorer.feature_scale import feature_scale
 from unbox.explorer.interface import SHAPES
 from unbox.explorer.moved_region import moved_edits
 from unbox.explorer.pages import explore_page, feature_page
 from unbox.explorer.shared_components import InitialState
 from unbox.mask import Mask
+from unbox.shapes.factors import TABLE
 from unbox.site import DEFAULT_BLOCKS
 
 #: Bytes that the package may spend on it.
@@ -44,10 +48,37 @@ def test_the_features_have_labels_examples_and_meaning(bundled):
     best = bundled.atlas.search("", Filter(labelled=True), order="label score", limit=20)
     assert all(facts.score > 0.8 for facts in best)
     assert all(e.thumbnail is not None for e in bundled.atlas.examples(best[0].name, "top"))
-    assert bundled.atlas.meaning(bundled.model(open_session.SYSTEM), "a red circle", limit=10)
+    told = []
+    for factor in ("colour", "shape"):
+        for word, wordings in TABLE[factor].wordings.items():
+            near = bundled.atlas.meaning(bundled.model(open_session.SYSTEM), word, limit=4)
+            told += [any(one in each.facts.label for one in wordings) for each in near]
+    assert np.mean(told) > 0.8  # 6 of 56 before likeness to any word was taken off
     for word, block in (("green", "up.0.1"), ("star", "up.0.0"), ("olive", "down.2.1")):
         found = bundled.atlas.search(word, Filter(labelled=True, block=block), order="label score", limit=1)
         assert word in found[0].label
+
+
+def test_calibrated_strengths_are_of_features_whose_labels_say_so(bundled):
+    """Of the SAEs that the package brings."""
+    assert {each.value for each in bundled.strengths.values()} >= {"green", "white", "purple"}
+    for name, known in bundled.strengths.items():
+        assert target_of(bundled.atlas.feature(name).label, bundled.critic) == (known.factor, known.value)
+        scale = feature_scale(bundled, name)
+        assert scale.calibrated
+        assert scale.default == known.strength
+
+
+@pytest.mark.slow
+def test_at_a_calibrated_strength_the_value_is_read_and_few_pictures_are_artifacts(bundled):
+    trials = bundled.trials()
+    for name, known in bundled.strengths.items():
+        target = known.factor, known.value
+        places = trials.lacking(target)[:12]
+        edits = Edits((bundled.feature(name).add(known.strength, unit="deviation"),))
+        after = trials.drawn(places, edits)
+        assert np.mean([row["success"] for row in trials.read(places, after, target)]) > 0.4, name
+        assert trials.spoilt(after) <= 0.25, name
 
 
 def test_the_first_page_is_full(bundled):

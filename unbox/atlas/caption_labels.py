@@ -14,11 +14,9 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from unbox.atlas.relations import presence
+from unbox.atlas.stop_words import STOP
 from unbox.statistics import auroc
 
-#: Words that label nothing.
-STOP = frozenset(re.findall(r"\w+", """a an and are as at be by for from has in into is it its near next of
-    on or over that the their there this to under with"""))  # fmt: skip
 #: Terms kept, strength of the prior in words, least z of a word kept.
 VOCABULARY, PRIOR, SIGNIFICANT = 50_000, 50.0, 2.0
 #: Most words in a label, and what each must have: an absolute z, and a share of the first word's. Among

@@ -13,6 +13,7 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from unbox.atlas.feature_records import Filter
+from unbox.atlas.stop_words import STOP
 from unbox.errors import FieldError, UnboxError
 from unbox.validation import Index, Text, Whole, checked, unknown
 
@@ -77,6 +78,11 @@ KEPT_LABELS = (
     "SELECT identity, sae, number, text, kind, author, made, score, details FROM kept_labels ORDER BY rowid"
 )
 HAS_KEPT_LABELS = "SELECT 1 FROM sqlite_master WHERE name = 'kept_labels'"
+#: Words that a search can find, and how many features have each; what the query is of, made first.
+VOCABULARY_TABLE = "CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab('main', 'words', 'row')"
+VOCABULARY = "SELECT term, doc FROM temp.vocabulary"
+#: Whether a caption has a text in it.
+IN_CAPTION = "SELECT 1 FROM images WHERE prompt LIKE ? ESCAPE '!' LIMIT 1"
 ALL_LABELS = "SELECT feature, text, kind, author, made, score, details FROM labels"
 REMOVE_LABELS = "DELETE FROM labels WHERE feature = ? AND kind = ? AND author = ?"
 #: Columns of each table, as `insert` takes them.
@@ -150,6 +156,16 @@ def rows(path: Path, query: str, values: Sequence[Cell] = ()) -> list[tuple]:
         raise damaged(path, error) from error
 
 
+def vocabulary(path: Path) -> dict[str, int]:
+    """Words that a search can find -> how many features have each. Raises as `rows` does."""
+    try:
+        with connect(path) as connection:
+            connection.execute(VOCABULARY_TABLE)
+            return dict(connection.execute(VOCABULARY).fetchall())
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        raise damaged(path, error) from error
+
+
 def now() -> str:
     """The present time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -198,14 +214,15 @@ def choose_labels(connection: sqlite3.Connection, feature: int | None = None) ->
 
 
 def search(
-    text: str, among: Filter, saes: Sequence[str], order: str | None, limit: int, offset: int
-) -> tuple[str, list[Cell]]:
+    text: str, among: Filter, saes: Sequence[str], order: str | None, limit: int, offset: int,
+    some: bool = False,
+) -> tuple[str, list[Cell]]:  # fmt: skip
     """The query of `query.Atlas.search`, and its values: features by words of labels and captions, or by
-    their index."""
+    their index. `some`: one of the words is enough."""
     text = checked(Text, "text", text, "search")
     if order is not None and order not in ORDERS:
         raise FieldError("search", "order", order, unknown(str(order), [*ORDERS]))
-    query, text = match(text), text.strip()
+    query, text = match(text, some), text.strip()
     conditions, source, ranking = _conditions(among, saes), "features", ORDERS[order or "density"]
     if text.isascii() and text.isdigit():
         conditions.append(("number = ?", (int(text[:15]),)))
@@ -228,11 +245,18 @@ def passing(among: Filter, saes: Sequence[str]) -> tuple[str, list[Cell]]:
     return f"SELECT id FROM features {where}", values
 
 
-def match(query: str) -> str:
-    """Full-text query of plain words: each must occur, the last may go on. Empty when there is no word."""
-    words = ["".join(c if c.isalnum() else " " for c in word).split() for word in query.split()]
-    flat = [word for group in words for word in group][:32]
-    return " ".join(f'"{word}"' for word in flat[:-1]) + (f' "{flat[-1]}"*' if flat else "")
+def match(query: str, some: bool = False) -> str:
+    """Full-text query of plain words: each must occur, or with `some` one of them; the last may go on. Empty
+    when there is no word."""
+    words = words_of(query)
+    join = " OR " if some else " "
+    return join.join([*(f'"{word}"' for word in words[:-1]), *(f'"{word}"*' for word in words[-1:])])
+
+
+def words_of(query: str) -> list[str]:
+    """The words that a query asks for, 32 at most: without those that label nothing, if it has others."""
+    words = "".join(c if c.isalnum() else " " for c in query).split()[:32]
+    return [word for word in words if word.lower() not in {*STOP, "not"}] or words
 
 
 def _conditions(among: Filter, saes: Sequence[str]) -> list[tuple[str, Sequence[Cell]]]:

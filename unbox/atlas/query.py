@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache, cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +27,7 @@ from unbox.atlas.feature_records import (
     SAEInfo,
 )
 from unbox.atlas.thumbnail_file import ThumbnailFile
+from unbox.atlas.word_search import WordSearch, find_words
 from unbox.errors import FieldError, UnboxError
 from unbox.image_uri import PictureFile
 from unbox.validation import Index, Text, Whole, behind, checked
@@ -50,6 +52,7 @@ class Atlas:
         self.saes = tuple(SAEInfo(**sae) for sae in index["saes"])
         self._names = [sae.name for sae in self.saes]
         self._starts = [0, *accumulate(sae.latents for sae in self.saes)]
+        self._usual: np.ndarray | None = None
         database.check_whole(self.database_path)
 
     @classmethod
@@ -136,9 +139,39 @@ class Atlas:
             return [self.feature(text)] if "/" in text else [self._facts(row) for row in rows]
         return [self._facts(row) for row in rows]
 
+    def find(
+        self, text: str, among: Filter = ALL, *, order: str | None = None, limit: int = 50
+    ) -> WordSearch:
+        """As `search`, for what people type: names of blocks and SAEs in the text are filters, a letter
+        mistyped is mended, and where no feature has all of the words those with some are given; a note says
+        so."""
+        text = checked(Text, "text", text, "search")
+        rest = []
+        for word in text.split():
+            if word in self.blocks and among.block is None:
+                among = replace(among, block=word)
+            elif word in self._names and among.sae is None:
+                among = replace(among, sae=word)
+            else:
+                rest.append(word)
+
+        def search(words: str, some: bool) -> list[Facts]:
+            if not some:
+                return self.search(words, among, order=order, limit=limit)
+            rows = self._rows(*database.search(words, among, self._names, order, limit, 0, some=True))
+            return [self._facts(row) for row in rows]
+
+        return find_words(search, " ".join(rest), lambda: database.vocabulary(self.database_path))
+
+    def in_no_caption(self, text: str) -> list[str]:
+        """The words of a text that no caption of the atlas holds."""
+        words = dict.fromkeys(database.words_of(checked(Text, "text", text, "search")))
+        return [word for word in words if not self._rows(database.IN_CAPTION, [f"%{word}%"])]
+
     def meaning(self, model: "Model", text: str, among: Filter = ALL, *, limit: int = 50) -> list[Related]:
         """Features whose top captions mean something near `text`, by the model's own text encoders, of those
-        that pass a filter."""
+        that pass a filter. `score`: the cosine of the two less its mean over random words of the atlas: what
+        is near to every word is near to none."""
         if self._meanings is None:
             raise UnboxError("this atlas has no caption embeddings; `unbox atlas --model MODEL` makes them")
         text = checked(Text, "text", text, "search")
@@ -150,14 +183,23 @@ class Atlas:
                 f"the atlas was embedded by {self.index['encoders']}; "
                 f"{model.system.name} has other text encoders"
             )
-        scores = text_embeddings.nearest(vectors, mean, query)
+        scores = text_embeddings.nearest(vectors, mean, query) - self._usual_likeness(model)
+        inside = np.zeros(len(scores), bool)
         self._check(among)
-        if among != ALL:
-            inside = np.zeros(len(scores), bool)
-            inside[[number for (number,) in self._rows(*database.passing(among, self._names))]] = True
-            scores = np.where(inside, scores, -1)
+        inside[[number for (number,) in self._rows(*database.passing(among, self._names))]] = True
+        scores = np.where(inside & vectors.any(1), scores, -1)
         best = [int(i) for i in np.argsort(-scores, kind="stable")[:limit] if scores[i] > 0]
         return [Related(f, float(scores[f.id]), 0.0) for f in self.features(best)]
+
+    def _usual_likeness(self, model: "Model") -> np.ndarray:
+        """(n,) mean likeness of each feature to random words of the atlas; 0 where it has no words."""
+        if self._usual is None:
+            words = sorted(database.vocabulary(self.database_path))
+            vectors, mean = self._meanings or (np.zeros((len(self), 1)), np.zeros(1))
+            chosen = np.random.default_rng(0).permutation(len(words))[: text_embeddings.RANDOM_WORDS]
+            texts = text_embeddings.embed(model, [words[i] for i in chosen]) if words else mean[None]
+            self._usual = text_embeddings.usual_likeness(vectors, mean, texts)
+        return self._usual
 
     def examples(self, feature: str | int, kind: str = "top", interval: int | None = None) -> list[Example]:
         """Images of one of EXAMPLES; those of `interval` number 0 to `intervals` - 1 for that kind."""

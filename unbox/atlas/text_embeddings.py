@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from unbox.models.model import Model
 
 
+#: Words that say what likeness is usual.
+RANDOM_WORDS = 64
+
+
 @torch.no_grad()
 def embed(model: "Model", texts: Sequence[str], batch: int = 64, *, chunks: bool = True) -> np.ndarray:
     """(texts, e) float32: what the UNet is told about each text, as one vector.
@@ -71,6 +75,11 @@ def feature_vectors(
 def nearest(vectors: np.ndarray, mean: np.ndarray, query: np.ndarray) -> np.ndarray:
     """(n,) cosine of every feature's vector with a query's embedding (e,)."""
     return vectors @ _unit((query - mean)[None])[0]
+
+
+def usual_likeness(vectors: np.ndarray, mean: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """(n,) mean cosine of every feature's vector with texts (m, e)."""
+    return np.mean([nearest(vectors, mean, text) for text in texts], axis=0)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

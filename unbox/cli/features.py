@@ -1,6 +1,7 @@
 """`unbox features`."""
 
 import json
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
@@ -68,7 +69,10 @@ class FeaturesCommand:
 
         among = Filter(block=self.block, density=self.density, step=self.step, labelled=self.labelled)
         if not self.model.model:
-            return atlas.search(text, among, order=self.order, limit=self.limit)
+            search = atlas.find(text, among, order=self.order, limit=self.limit)
+            if search.note:
+                print(search.note, file=sys.stderr)
+            return search.found
         return [each.facts for each in atlas.meaning(self.model.load(), text, among, limit=self.limit)]
 
     def _tell(self, atlas: "Atlas", facts: "Facts") -> None:

@@ -135,12 +135,16 @@ def write_strengths(
     path: Path, trials: StrengthTrials, features: Iterable[tuple[str, Feature, Target]],
     told: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Calibrate features by name towards their targets, and keep those that reach them."""
+    """Calibrate features by name towards their targets, and keep the first that reaches each."""
     found: dict[str, Mapping[str, JSON]] = {}
+    reached: set[Target] = set()
     for name, feature, target in features:
+        if target in reached:
+            continue
         result = trials.calibrated(feature, target)
         told(f"{name} {' '.join(target)}: {result.strength:.2f}{'' if result.reached else ', not enough'}")
         if result.reached:
+            reached.add(target)
             factor, value = target
             found[name] = {"strength": round(result.strength, 2), "factor": factor, "value": value}
     write_json(path, {"usual": round(trials.usual, 4), "features": found})

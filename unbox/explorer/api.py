@@ -191,7 +191,7 @@ class Endpoints:
             model = self.session.model(self.session.default)
             rows = self._atlas().meaning(model, words, among, limit=limit)
             return [asdict(r.facts) | {"likeness": r.score} for r in rows]
-        return [asdict(f) for f in self._atlas().search(words, among, limit=limit)]
+        return [asdict(f) for f in self._atlas().find(words, among, limit=limit).found]
 
     def label_feature(self, name: str, text: str, author: str) -> str:
         """Give a feature a label; an empty text takes this author's labels away."""

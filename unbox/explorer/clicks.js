@@ -9,10 +9,9 @@ element.addEventListener('click', (event) => {
   const picture = event.target.closest('[data-place]');
   if (picture) {
     const box = picture.getBoundingClientRect();
-    trigger('select', {
-      x: Math.min(Math.max((event.clientX - box.left) / box.width, 0), 0.9999),
-      y: Math.min(Math.max((event.clientY - box.top) / box.height, 0), 0.9999),
-    });
+    cross = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((each) => Math.min(Math.max(each, 0), 0.9999));
+    mark(picture);
+    trigger('select', { x: cross[0], y: cross[1] });
   }
 });
 // Sliders inside the HTML change its look without asking the server.
@@ -28,6 +27,13 @@ watch('value', () => {
 });
 // A place by keys: arrows move a cross by a twentieth, Enter or Space chooses it.
 let cross = [0.5, 0.5];
+function mark(stage) {
+  const shown = stage.querySelector('[data-cross]');
+  if (!shown) return;
+  shown.hidden = false;
+  shown.style.left = `${100 * cross[0]}%`;
+  shown.style.top = `${100 * cross[1]}%`;
+}
 element.addEventListener('keydown', (event) => {
   const stage = event.target.closest('[data-place]');
   const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
@@ -36,8 +42,5 @@ element.addEventListener('keydown', (event) => {
   event.stopPropagation();
   if (!by) { trigger('select', { x: cross[0], y: cross[1] }); return; }
   cross = cross.map((each, i) => Math.min(Math.max(each + by[i] / 20, 0.0001), 0.9999));
-  const mark = stage.querySelector('[data-cross]');
-  mark.hidden = false;
-  mark.style.left = `${100 * cross[0]}%`;
-  mark.style.top = `${100 * cross[1]}%`;
+  mark(stage);
 });

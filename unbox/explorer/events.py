@@ -36,6 +36,7 @@ DROP = _asset("drop.js")
 KEYS = _asset("keys.js")
 RERUN = _asset("rerun.js")
 HISTORY = _asset("history.js")
+ERRORS = _asset("errors.js")
 COLLECTIONS = _asset("collections.js")
 COLLECTION = _asset("collection.js")
 MAP = _asset("map.js")
@@ -85,14 +86,15 @@ def listen(
 
 
 def with_user_errors(fn: Callable[P, R]) -> Callable[P, R]:
-    """The function with mistakes of the user turned into Gradio's messages. Texts in them are escaped."""
+    """The function with mistakes of the user turned into Gradio's messages, which `errors.js` puts beside the
+    field that they name. Texts in them are escaped."""
 
     @wraps(fn)
     def answer(*arguments: P.args, **named: P.kwargs) -> R:
         try:
             return fn(*arguments, **named)
         except (UnboxError, StoreError) as error:
-            raise gr.Error(escape(str(error)), title="Not possible", print_exception=False) from None
+            raise gr.Error(escape(str(error)), print_exception=False) from None
 
     return answer
 

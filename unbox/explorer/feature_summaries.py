@@ -10,8 +10,8 @@ from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
 from unbox.image_uri import PictureFile
 
-#: Features shown of each block, and at a place.
-SHOWN, AT_PLACE = 8, 2
+#: Features shown of each block, and at a place; the held-out AUROC of a label that says what is seen.
+SHOWN, AT_PLACE, CLEAR = 8, 2, 0.7
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,26 @@ def related_chips(session: ExplorerSession, found: Sequence[Related]) -> list[Fe
 def strongest(
     session: ExplorerSession, recorded: RecordedImage, step: int | None, telling: bool, chosen: str = ""
 ) -> str:
-    """The strongest features of each block, as HTML. `telling`: rare features count for more."""
+    """The strongest features of each block, as HTML. `telling`: rare features count for more, and those of
+    all blocks whose labels foretell best where they fire come first."""
     groups = []
     for sae, values in recorded.values.items():
         weight = session.rarity(sae) if telling else None
         found = recorded.strongest(sae, step, SHOWN, weight)
         height, width = values.shape[2:4]
         groups.append((sae, f"{height}\u00d7{width} places", feature_chips(session, found, chosen)))
-    return render("strongest_features.html", groups=groups)
+    every = [chip for _, _, chips in groups for chip in chips]
+    return render("strongest_features.html", groups=groups, best=_best_labelled(every) if telling else [])
+
+
+def _best_labelled(chips: Sequence[FeatureChip]) -> list[FeatureChip]:
+    """Those with good labels, by bar times how far from chance the label foretells; each label once."""
+    rank = {chip.label: chip for chip in sorted(chips, key=_clarity) if (chip.score or 0) >= CLEAR}
+    return sorted(rank.values(), key=_clarity, reverse=True)[:SHOWN]
+
+
+def _clarity(chip: FeatureChip) -> float:
+    return chip.level * ((chip.score or 0.5) - 0.5)
 
 
 def at_place(

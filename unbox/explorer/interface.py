@@ -153,7 +153,7 @@ def serve(
                 root_path=PICTURES.root or None, app_kwargs={"routes": [PICTURES.route()]},
                 enable_monitoring=False, mcp_server=importlib.util.find_spec("mcp") is not None,
                 footer_links=["api", "settings"], theme=theme(), css=events.STYLE,
-                head=events.KEYS + events.HISTORY,
+                head=events.KEYS + events.HISTORY + events.ERRORS,
             )  # fmt: skip
         except OSError as error:
             raise UnboxError(f"cannot serve at {host}:{port}: {error}; try another --port") from error

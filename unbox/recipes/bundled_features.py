@@ -22,8 +22,9 @@ from unbox.shapes import prompts
 from unbox.site import DEFAULT_BLOCKS
 
 IMAGES, LATENTS, ACTIVE, TOKENS = 2000, 384, 8, 600_000
-#: The file of strengths beside `saes` and `atlas`; features calibrated of each value that labels name.
-STRENGTHS, OF_EACH = "strengths.json", 1
+#: The file of strengths beside `saes` and `atlas`; features that are tried of each value that labels name, at
+#: most, until one brings it about.
+STRENGTHS, TRIED = "strengths.json", 4
 #: The factor whose values are calibrated (one feature brings no shape about), and the least score of a label.
 CALIBRATED, LEAST_SCORE = "colour", 0.7
 
@@ -48,7 +49,8 @@ def make_features(model: Model, folder: Path) -> Path:
 
 def calibrate_features(model: Model, folder: Path) -> Path:
     """`strengths.json` beside the SAEs and the atlas in `folder`: of the features whose labels foretell best
-    where they fire, one for each colour that labels name."""
+    where they fire, the first for each colour that brings it about at some strength. 40 s of a core for each
+    that is tried."""
     saes, atlas = load_saes(folder / "saes"), Atlas.open(folder / "atlas")
 
     def draw(some: Sequence[Prompt], seeds: Sequence[int], edits: Edits | None) -> list[Image.Image]:
@@ -68,7 +70,7 @@ def _to_calibrate(saes: dict[str, SAE], atlas: Atlas) -> Iterator[tuple[str, Fea
         target = target_of(facts.label, critics()["shapes"])
         if target is None or target[0] != CALIBRATED:
             continue
-        if taken[target] < OF_EACH and (facts.score or 0) >= LEAST_SCORE:
+        if taken[target] < TRIED and (facts.score or 0) >= LEAST_SCORE:
             taken[target] += 1
             sae, _, index = facts.name.rpartition("/")
             yield facts.name, saes[sae].feature(int(index)), target

@@ -131,16 +131,16 @@ def wire(shared: SharedComponents, page: ExplorePage) -> None:
         [listen(event, make, inputs, made, device=True, progress_on=page.stage) for event in events],
         page.stop,
     )
-    view, shown = [page.recorded, *page.view], [page.chosen, *page.views]
+    view, shown = [page.recorded, *page.view], [page.chosen, page.spot, page.place, *page.views]
 
     def choose(
         event: gr.EventData, recorded: RecordedImage | None, step: str, rank: str, chosen: str, spot: Spot
     ) -> Updates:
-        """A feature that is chosen; chosen once more, none is."""
-        name = event_value(event, "feature", str)
-        new = View(step, rank, "" if name == chosen else name or chosen, spot)
-        views = show(session, recorded, new)
-        return {page.chosen: new.chosen, **dict(zip(page.views, views, strict=True))}
+        """A feature that is chosen; chosen once more, none is. Or the place that was clicked is let go."""
+        name, close = event_value(event, "feature", str), event_value(event, "close", int)
+        new = View(step, rank, "" if name == chosen else name or chosen, None if close else spot)
+        views = dict(zip(page.views, show(session, recorded, new), strict=True))
+        return views | {page.chosen: new.chosen} | ({page.spot: None, page.place: ""} if close else {})
 
     def change_view(recorded: RecordedImage | None, step: str, rank: str, chosen: str, spot: Spot) -> Updates:
         new = View(step, rank, chosen, spot)
@@ -152,13 +152,14 @@ def wire(shared: SharedComponents, page: ExplorePage) -> None:
     ) -> Updates:
         x, y = (checked(Fraction, name, event_value(event, name, float)) for name in ("x", "y"))
         new = View(step, rank, chosen, (x, y))
-        return {page.spot: new.spot, page.place: at_spot(session, recorded, new)}
+        stage, *_ = show(session, recorded, new)
+        return {page.spot: new.spot, page.place: at_spot(session, recorded, new), page.stage: stage}
 
     for source in (page.features, page.place):
         listen(source.click, choose, view, shown, show_progress="hidden")
     for control in (page.step, page.rank):
         listen(control.input, change_view, view, [page.place, *page.views], show_progress="hidden")
-    listen(page.stage.select, show_place, view, [page.spot, page.place], show_progress="hidden")
+    listen(page.stage.select, show_place, view, [page.spot, page.place, page.stage], show_progress="hidden")
 
 
 def at_spot(session: ExplorerSession, recorded: RecordedImage | None, view: View) -> str:
@@ -202,7 +203,7 @@ def show(session: ExplorerSession, recorded: RecordedImage | None, view: View) -
         examples = session.atlas.examples(chosen, "top")[:6] if facts and session.atlas is not None else []
         card = render("chosen_feature.html", name=chosen, facts=facts, examples=examples,
                       peak=float(heat.max()))  # fmt: skip
-    stage = render("stage.html", image=recorded.image, heat=heat, scale=scale,
+    stage = render("stage.html", image=recorded.image, heat=heat, scale=scale, spot=view.spot,
                    caption=recorded.recipe.prompt, hint=HINT)  # fmt: skip
     features = feature_summaries.strongest(session, recorded, step, view.telling, chosen)
     return stage, features, card

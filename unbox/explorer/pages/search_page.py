@@ -133,7 +133,7 @@ def wire(shared: SharedComponents, page: SearchPage) -> None:
 
 
 def results(session: ExplorerSession, query: SearchQuery, note: str = "") -> str:
-    """Results as HTML, under a note. Raises UnboxError for a search that cannot be."""
+    """Results as HTML, under a note or what the search says. Raises UnboxError for one that cannot be."""
     atlas = session.atlas
     if atlas is None:
         raise UnboxError("search needs an atlas: build one with `unbox atlas` and start with --atlas")
@@ -152,9 +152,13 @@ def results(session: ExplorerSession, query: SearchQuery, note: str = "") -> str
             raise FieldError("search", "q", query.q, "should be a word, or a whole caption")
         near = atlas.meaning(session.model(session.default), query.q, among, limit=RESULTS)
         found = [(each.facts, each.score) for each in near]
+        if unheard := atlas.in_no_caption(query.q):
+            words = ", ".join(map(repr, unheard))
+            note = f"No caption of the atlas holds {words}: what is like it is a guess."
     else:
         order = None if query.order == BEST else query.order
-        found = [(facts, None) for facts in atlas.search(query.q, among, order=order, limit=RESULTS)]
+        search = atlas.find(query.q, among, order=order, limit=RESULTS)
+        found, note = [(facts, None) for facts in search.found], search.note or note
     cards = [(facts, feature_summaries.cover(session, facts.name), likeness) for facts, likeness in found]
     return render("search_results.html", note=note, found=cards)
 
