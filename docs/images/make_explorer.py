@@ -26,9 +26,9 @@ SIZE, MOST = (1440, 1000), 300_000
 FOUND = Atlas.open(BUNDLED / "atlas").search("", Filter(labelled=True), order="label score", limit=400)
 GREEN = next(facts.name for facts in FOUND if "green" in facts.label)
 SEED = "4"
-#: Width of the animated picture, its most bytes; heights of the strokes, in shares of the canvas, and strengths.
+#: Width of the animated picture, and its most bytes; heights of strokes (shares of the canvas), strengths.
 FRAME, MOST_ANIMATED = 900, 1_500_000
-STROKES, STRENGTHS = (0.36, 0.48, 0.6), (1.0, 2.0, 4.0, 6.0, 8.0)
+STROKES, STRENGTHS = (0.36, 0.48, 0.6), (4, 5, 6, 7, 8)
 
 
 def main(out: Path) -> None:
@@ -42,6 +42,7 @@ def main(out: Path) -> None:
                 options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
                 browser = playwright.chromium.launch(executable_path=chromium, args=options)
                 page = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
+                page.set_default_timeout(120_000)
                 page.goto(url)
                 page.click("[data-task-close]")
                 for name, use in (("explore", explore), ("paint", paint), ("feature", feature)):
@@ -71,7 +72,7 @@ def explore(page: Page, _: str) -> None:
     page.get_by_label("Seed").first.fill(SEED)
     page.click("#explore-make")
     page.wait_for_url("**view=explore**")
-    page.locator("#explore-features .ub-chip:has-text('up.0.1/')").first.click()
+    page.locator("#explore-features .ub-chip").first.click()
     page.wait_for_selector("#explore-stage .ub-heat")
     box = page.locator("#explore-stage .ub-stage").bounding_box()
     assert box is not None
@@ -123,18 +124,22 @@ def painting(page: Page, url: str) -> list[tuple[Image.Image, int]]:
         stroke(page, height)
         frame(250)
     page.wait_for_selector("#paint-layers .ub-mask")
+    page.click("#paint-make")
     after = page.locator("#paint-result [alt=after]")
     after.wait_for()
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(1000)
     page.locator("#paint-result [data-cut]").fill("0")
     frame(1200)
     for strength in STRENGTHS:
         seen = after.get_attribute("src")
         page.fill("#paint-strength input", str(strength))
         page.press("#paint-strength input", "Enter")
-        page.wait_for_function("(old) => document.querySelector('#paint-result [alt=after]').src !== old"
-                               " && !document.querySelector('#paint-stale .ub-stale')", arg=seen)  # fmt: skip
-        page.wait_for_timeout(1000)
+        page.wait_for_timeout(1500)
+        page.click("#paint-make")
+        page.wait_for_function(
+            "(old) => document.querySelector('#paint-result [alt=after]').src !== old", arg=seen
+        )
+        page.wait_for_timeout(3000)  # the run's veil is gone
         page.locator("#paint-result [data-cut]").fill("0")
         frame(600 if strength != STRENGTHS[-1] else 2500)
     return frames
@@ -153,7 +158,8 @@ def stroke(page: Page, height: float) -> None:
 def save_animation(frames: list[tuple[Image.Image, int]], path: Path) -> None:
     """An animated WebP that goes round."""
     (first, *others), durations = zip(*frames, strict=True)
-    first.save(path, save_all=True, append_images=others, duration=list(durations), loop=0, quality=70, method=4)
+    options = {"duration": list(durations), "loop": 0, "quality": 70, "method": 4}
+    first.save(path, save_all=True, append_images=others, **options)
     print(f"{path}: {path.stat().st_size:,} bytes, {len(frames)} frames")
     assert path.stat().st_size <= MOST_ANIMATED
 

@@ -5,12 +5,16 @@ import pytest
 from PIL import Image
 
 from tests.edits.dictionaries import random_sae
+from unbox.atlas import Facts
+from unbox.atlas.dictionary_map import DictionaryMap
 from unbox.edit import Edits
+from unbox.explorer import feature_map
 from unbox.explorer.canvas import canvas_html, result_html
 from unbox.explorer.canvas_state import CanvasState, MadeImage
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.layers import layers_html
 from unbox.explorer.pages import explore_page
+from unbox.explorer.picture_grid import GridCell, GridPlan, grid_html
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
 
@@ -43,6 +47,29 @@ def test_the_answer_to_a_feature_that_is_chosen_is_at_most_150_kb(large):
     assert "ub-heat" in shown[0]
     assert shown[1].count("data-go") == 4 * 8
     assert sum(len(html.encode()) for html in shown) <= 150_000
+
+
+def test_a_map_of_5120_features_is_at_most_500_kb(large, monkeypatch):
+    """With a label of 40 characters for each feature."""
+    label = "forty letters of a label, or a few more"
+    facts = Facts(0, "", "mid.0", 0, 0.01, 0.1, 1.0, 1.0, 4.0, 0, 3, 1, label, "", 0.9)
+    monkeypatch.setattr(feature_map, "facts_of", lambda session, names: dict.fromkeys(names, facts))
+    places = NOISE.random((5120, 2), np.float32), NOISE.integers(0, 16, 5120)
+    monkeypatch.setitem(large.maps, "mid.0-0", DictionaryMap(*places))
+    html = feature_map.map_html(large, "mid.0-0", "cluster")
+    assert html.count("forty letters") >= 5120
+    assert len(html.encode()) <= 500_000
+
+
+def test_a_plot_of_144_pictures_is_at_most_150_kb_whatever_its_masks(large):
+    """Its pictures are sent by address, and their recipes not at all."""
+    masks = NOISE.random((8, 64, 64), np.float32)
+    edits = Edits(tuple(large.feature(f"mid.0-0/{i}").add(1.0, where=mask) for i, mask in enumerate(masks)))
+    recipe, image = Recipe("tiny", "a red cat", 7, 4, 5.0, 64, 64, edits=edits), noise(64)
+    plan = GridPlan("strength", ", ".join(map(str, range(12))), "seed", "0-11")
+    html = grid_html(plan, [GridCell(recipe, image, 1.0)] * 144)
+    assert html.count("<img") == 144
+    assert len(html.encode()) <= 150_000
 
 
 def test_paints_answer_is_at_most_1_mb(large):

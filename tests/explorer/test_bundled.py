@@ -9,10 +9,7 @@ import pytest
 
 from unbox import load
 from unbox.atlas import Filter
-from unbox.edit import Edits
-from unbox.experiments.feature_strengths import target_of
 from unbox.explorer import open_session
-from unbox.explorer.feature_scale import feature_scale
 from unbox.explorer.interface import SHAPES
 from unbox.explorer.moved_region import moved_edits
 from unbox.explorer.pages import explore_page, feature_page
@@ -57,28 +54,6 @@ def test_the_features_have_labels_examples_and_meaning(bundled):
     for word, block in (("green", "up.0.1"), ("star", "up.0.0"), ("olive", "down.2.1")):
         found = bundled.atlas.search(word, Filter(labelled=True, block=block), order="label score", limit=1)
         assert word in found[0].label
-
-
-def test_calibrated_strengths_are_of_features_whose_labels_say_so(bundled):
-    """Of the SAEs that the package brings."""
-    assert {each.value for each in bundled.strengths.values()} >= {"green", "white", "purple"}
-    for name, known in bundled.strengths.items():
-        assert target_of(bundled.atlas.feature(name).label, bundled.critic) == (known.factor, known.value)
-        scale = feature_scale(bundled, name)
-        assert scale.calibrated
-        assert scale.default == known.strength
-
-
-@pytest.mark.slow
-def test_at_a_calibrated_strength_the_value_is_read_and_few_pictures_are_artifacts(bundled):
-    trials = bundled.trials()
-    for name, known in bundled.strengths.items():
-        target = known.factor, known.value
-        places = trials.lacking(target)[:12]
-        edits = Edits((bundled.feature(name).add(known.strength, unit="deviation"),))
-        after = trials.drawn(places, edits)
-        assert np.mean([row["success"] for row in trials.read(places, after, target)]) > 0.4, name
-        assert trials.spoilt(after) <= 0.25, name
 
 
 def test_the_first_page_is_full(bundled):

@@ -29,11 +29,12 @@ def mistake(page, text: str):  # noqa: F811
 
 
 def beside(line, field) -> None:
-    """The field is marked and described by the line, which stands right under its row."""
+    """The field is marked and described by the line, which stands right under its row, of one or two lines of
+    controls."""
     sync_api.expect(field).to_have_attribute("aria-invalid", "true")
     assert field.get_attribute("aria-describedby") == line.get_attribute("id")
     under, over = line.bounding_box(), field.bounding_box()
-    assert 0 <= under["y"] - (over["y"] + over["height"]) < 60
+    assert 0 <= under["y"] - (over["y"] + over["height"]) < 180
 
 
 def test_a_mistake_is_one_line_beside_its_field(page, url, shoot):  # noqa: F811

@@ -39,7 +39,8 @@ function tell(toast) {
   const outside = [...page.querySelectorAll('input:out-of-range')].find(shown);
   const input = called(page, fieldOf(text.textContent.trim())) || outside;
   const block = input && shown(input) ? input.closest('.form') || input.closest('.block') : null;
-  const row = (block || (page.contains(pressed) ? pressed : page.querySelector('button')))?.closest('.ub-toolbar') || block;
+  const near = block || (page.contains(pressed) ? pressed : null);
+  const row = near?.closest('.ub-toolbar') || near?.closest('.block') || page.querySelector('.ub-toolbar');
   if (!row) return;
   forget();
   const line = Object.assign(document.createElement('p'), { className: 'ub-error', id: 'ub-error' });
@@ -61,6 +62,7 @@ document.addEventListener('click', (event) => {
   pressed = button;
   if (button.tagName === 'BUTTON') forget();
 }, true);
+document.addEventListener('change', (event) => { if (event.target.type === 'file') pressed = event.target; }, true);
 document.addEventListener('input', (event) => { if (event.target.dataset?.mistaken) forget(); }, true);
 document.addEventListener('keydown', (event) => {
   if (event.key === 'Enter' && event.target.closest('input, textarea')) { pressed = event.target; forget(); }

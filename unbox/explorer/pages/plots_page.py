@@ -36,6 +36,8 @@ class PlotsPage:
     make: gr.Button
     stop: gr.Button
     result: gr.HTML
+    recipes: gr.State
+    """Those of the pictures shown, in their order."""
 
     @property
     def plan(self) -> list[gr.components.Component]:
@@ -54,7 +56,8 @@ def draw(session: ExplorerSession, first: Recipe) -> PlotsPage:
     for axis, values in ((x, x_values), (y, y_values)):
         listen(axis.input, _example, [axis], [values], show_progress="hidden")
     result = html_component(render("note.html", note=NOTE), elem_id="plots-result")
-    return PlotsPage(controls, x, x_values, y, y_values, make, stop, result)
+    recipes = gr.State((), time_to_live=3600)
+    return PlotsPage(controls, x, x_values, y, y_values, make, stop, result, recipes)
 
 
 def _axis_fields(name: str, axis: str) -> tuple[gr.Dropdown, gr.Textbox]:
@@ -100,23 +103,24 @@ def wire(shared: SharedComponents, page: PlotsPage, paint: PaintPage) -> None:
 
         found = list(cells(session, base, plan, told))
         query = link("plots", **{name: str(value) for name, value in vars(plan).items()})
-        return {page.result: grid_html(plan, found), shared.link: query}
+        recipes = tuple(cell.recipe for cell in found)
+        return {page.result: grid_html(plan, found), page.recipes: recipes, shared.link: query}
 
     inputs = [paint.state, *page.plan, *page.controls.components]
-    made = listen(page.make.click, run, inputs, [page.result, shared.link], device=True,
+    made = listen(page.make.click, run, inputs, [page.result, page.recipes, shared.link], device=True,
                   progress_on=page.result)  # fmt: skip
     shared.wire_runs([made], page.stop)
 
-    def into_paint(event: gr.EventData, copy_format: str) -> Updates:
-        text = event_value(event, "recipe", str)
-        if text is None:
+    def into_paint(event: gr.EventData, recipes: tuple[Recipe, ...], copy_format: str) -> Updates:
+        place = event_value(event, "cell", int)
+        if place is None or not 0 <= place < len(recipes):
             return gr.skip()
-        recipe = session.known(Recipe.from_link(checked(limits.Link, "recipe", text)))
+        recipe = session.known(recipes[place])
         opened = paint.open_recipe(shared, recipe, copy_format)
         if not session.has_pictures([recipe.plain, recipe]):
             return opened
         shown = generate(session, recipe)
         return opened | paint.show(session, CanvasState(recipe), shown, copy_format) | paint.show_made(shown)
 
-    listen(page.result.click, into_paint, [paint.copy_format], [*paint.opened, shared.tabs],
+    listen(page.result.click, into_paint, [page.recipes, paint.copy_format], [*paint.opened, shared.tabs],
            show_progress="hidden", in_order=True)  # fmt: skip
