@@ -152,7 +152,7 @@ def wire(shared: SharedComponents, page: ExplorePage) -> None:
     ) -> Updates:
         x, y = (checked(Fraction, name, event_value(event, name, float)) for name in ("x", "y"))
         new = View(step, rank, chosen, (x, y))
-        stage, *_ = show(session, recorded, new)
+        stage = show(session, recorded, new)[0]
         return {page.spot: new.spot, page.place: at_spot(session, recorded, new), page.stage: stage}
 
     for source in (page.features, page.place):
