@@ -116,10 +116,10 @@ def tables(grid: dict[str, Any], results: Path) -> str:
     said = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"**one seed** ({seeds[0]})"
     about = (
         f"{len(told)} results of {len(grid['cell'])} cells, {said}; {minutes:.0f} minutes of training in all "
-        f"({'; '.join(processors)}), beside other work. Intervals: 95 %, over captions, seeds of a cell "
-        f"averaged.\n"
+        f"({'; '.join(processors)}), beside other work, encoding by the first cell of its images among it.\n"
+        f"Intervals: 95 %, over captions, seeds of a cell averaged.\n"
     )
-    return "\n".join([about, *(f"{table(group, results)}" for group in grid["table"])])
+    return "\n".join([about, *(f"{table(group, results)}\n" for group in grid["table"])])
 
 
 def page_with(page: str, made: str) -> str:

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from tests.models.tiny import tiny_unet
 from unbox.errors import UnboxError
-from unbox.models import SYSTEMS, load, weight_hash
+from unbox.models import SYSTEMS, hub, load, weight_hash
+from unbox.models.systems import Part
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 RANK, ALPHA = 4, 2.0
@@ -129,6 +130,27 @@ def test_several_loras_add_their_products_by_their_strengths(tiny, tmp_path):
         load(tiny, system=row, lora=files[0], add_lora=files[1], lora_strength=0.5)
     with pytest.raises(UnboxError, match="there is no LoRA at nowhere"):
         load(tiny, add_lora="nowhere")
+
+
+def test_a_part_may_come_with_the_package(tiny, tmp_path, monkeypatch):
+    """A system whose LoRA is `bundled:NAME`: nothing is fetched, and where it lacks its place is named."""
+    place = tmp_path / "small-1step"
+    monkeypatch.setattr(hub, "bundled_folder", lambda reference: tmp_path / reference.partition(":")[2])
+    part = Part("lora", f"bundled:{place.name}", "")
+    row = replace(SYSTEMS["sdxl-ncp-dpo"], size=64, base="bundled:tiny", parts=(part,))
+    (tmp_path / "tiny").symlink_to(tiny)
+    with pytest.raises(UnboxError, match="bundled weights of small-1step are not in this installation"):
+        load(tiny, system=row)
+    assert not hub.present(row)
+    place.mkdir()
+    plain = tiny_unet()
+    factors = pairs(plain, attentions(plain))
+    layers = {key: tensor.contiguous() for key, tensor in peft(factors).items()}
+    save_file(layers, place / "pytorch_lora_weights.safetensors")
+    assert row.needs == []
+    assert hub.present(row)
+    expected = forward(merged(plain, factors, 1.0))
+    torch.testing.assert_close(forward(load(tiny, system=row).unet), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_older_names_are_not_pefts():
