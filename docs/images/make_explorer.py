@@ -86,7 +86,7 @@ def paint(page: Page, _: str) -> None:
     page.get_by_role("button", name="all", exact=True).click()
     page.get_by_label("search features by words").fill(GREEN)
     page.click(f"#paint-swatches [data-swatch='{GREEN}']")
-    page.fill("#paint-strength input", "8")
+    page.fill("#paint-strength input", "5")
     page.press("#paint-strength input", "Enter")
     page.locator("#paint-canvas [data-brush]").fill("8")
     for height in STROKES:

@@ -466,6 +466,7 @@ OWN = {
     "recipes.shapes.networks": "what the tokenizers library has just given",
     "recipes.shapes.whole_recipe": "the stage before, in a folder that the recipe holds",
     "recipes.shapes.vae_stage": "the stage before, in a folder that the recipe holds",
+    "recipes.systems.smaller_lora": "a LoRA that a recipe has left, when the package's are made",
     "shapes.detector": "bundled weights",
     "shapes.factor_critics": "bundled weights",
     "shapes.free_captions": "the package's own wordings",
