@@ -28,7 +28,7 @@ GREEN = next(facts.name for facts in FOUND if "green" in facts.label)
 SEED = "4"
 #: Width of the animated picture, and its most bytes; heights of strokes (shares of the canvas), strengths.
 FRAME, MOST_ANIMATED = 900, 1_500_000
-STROKES, STRENGTHS = (0.36, 0.48, 0.6), (4, 5, 6, 7, 8)
+STROKES, STRENGTHS = (0.36, 0.48, 0.6), (2, 3, 4, 5, 6)
 
 
 def main(out: Path) -> None:
