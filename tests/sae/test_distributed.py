@@ -176,7 +176,7 @@ def test_the_commands_in_two_processes(store, tmp_path):
     typed again, they are those that are kept."""
     size = ("--k", "2", "4", "--latents", "24", "--tokens", "2000", "--batch-size", "100", "--device", "cpu")
     run_together(2, ["-m", "unbox", "train", "--store", str(store), "--out", str(tmp_path / "saes"), *size])
-    words = ["evaluate", "--saes", str(tmp_path / "saes"), "--store", str(store), "--steps", "1"]
+    words = ["evaluate", "--saes", str(tmp_path / "saes"), "--store", str(store), "--keep-steps", "1"]
     assert main([*words, "--out", str(tmp_path / "one")]) == 0
     for _ in range(2):
         first, second = run_together(2, ["-m", "unbox", *words, "--out", str(tmp_path / "two")])
