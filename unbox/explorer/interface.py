@@ -112,15 +112,19 @@ def build(session: ExplorerSession) -> gr.Blocks:
         collections_page.wire(shared, collections, feature)
         pages = links.Pages(explore, feature, search, paint, compare, plots, feature_map, collections)
         links.wire(app, shared, pages)
-
-        async def end_runs(request: gr.Request) -> None:
-            """Those of a visitor who has left, as Stop does."""
-            await cancel_tasks({f"{request.session_hash}_{number}" for number in app.fns})
-
-        app.unload(end_runs)
+        end_runs_of_leavers(app)
     app.queue(max_size=REQUESTS, default_concurrency_limit=8)
     bound_runs(app)
     return app
+
+
+def end_runs_of_leavers(app: gr.Blocks) -> None:
+    """The runs of a visitor who leaves end, as by Stop. To be called within the app."""
+
+    async def end_runs(request: gr.Request) -> None:
+        await cancel_tasks({f"{request.session_hash}_{number}" for number in app.fns})
+
+    app.unload(end_runs)
 
 
 def serve(
