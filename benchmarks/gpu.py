@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
+from gpu_recipes import recipes  # noqa: E402
 from gpu_sae import sae_kernels, sae_step, training  # noqa: E402
 from gpu_setting import Setting  # noqa: E402
 
@@ -224,6 +225,7 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[str]]] = {
     "edits": edits,
     "live": live,
     "vae-memory": vae_memory,
+    "recipes": recipes,
 }
 
 
