@@ -1,7 +1,9 @@
 """What the package brings for the first visit: SAEs and atlas of the bundled model, whole, of its weights."""
 
+import re
 import shutil
 import stat
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +11,19 @@ import pytest
 
 from unbox import load
 from unbox.atlas import Filter
+from unbox.edit import Edits
+from unbox.experiments.feature_strengths import FeatureStrength
 from unbox.explorer import open_session
+from unbox.explorer.artifact_figure import artifact_figure
+from unbox.explorer.feature_scale import feature_scale
 from unbox.explorer.interface import SHAPES
 from unbox.explorer.moved_region import moved_edits
 from unbox.explorer.pages import explore_page, feature_page
+from unbox.explorer.palette import PaletteQuery, swatches_html
 from unbox.explorer.shared_components import InitialState
+from unbox.ground_truth.effects import readings
 from unbox.mask import Mask
+from unbox.shapes.detector import Detector
 from unbox.shapes.factors import TABLE
 from unbox.site import DEFAULT_BLOCKS
 
@@ -70,6 +79,37 @@ def test_the_first_page_is_full(bundled):
 
 
 @pytest.mark.slow
+def test_the_first_task_ends_green_and_clean(bundled):
+    """What the first task names, at the strength that Paint starts at, on the first page's picture."""
+    first = InitialState.of(bundled, SHAPES[0]).recipe
+    name = _swatches(bundled, first, "green")[0]
+    edit = bundled.feature(name).add(feature_scale(bundled, name).start, unit="deviation")
+    plain, image = bundled.generate([first, replace(first, edits=Edits((edit,)))])
+    before, after = readings(Detector.load(), [plain, image])
+    assert (before["colour"], after["colour"]) == ("red", "green")
+    assert artifact_figure(bundled, image).note.startswith("no artifact")
+
+
+def test_words_find_first_what_is_known_to_bring_them_about(bundled):
+    first = bundled.defaults(bundled.default)
+    plain = _swatches(replaced(bundled, strengths={}), first, "green")
+    assert len(plain) > 2
+    given = {plain[-1]: FeatureStrength(5.0, "colour", "green")}
+    assert _swatches(replaced(bundled, strengths=given), first, "green") == [plain[-1], *plain[:-1]]
+
+
+def replaced(session, **parts):
+    """The session with other attributes."""
+    other = copy(session)
+    vars(other).update(parts)
+    return other
+
+
+def _swatches(session, recipe, word):
+    html = swatches_html(session, recipe, PaletteQuery("all", word))
+    return re.findall(r'data-swatch="([^"]+)"', html)
+
+
 def test_what_is_dragged_is_seen_where_it_is_let_go(bundled):
     """A red circle on the left, the left half dragged to the right: where the red is, beside random features
     pushed as far."""

@@ -22,23 +22,27 @@ def test_three_times_its_own_largest_activation_where_nothing_is_calibrated(sess
     row = sae.W_dec[3].detach().numpy()
     largest = float(sae.stats.max[3]) * np.sqrt((row**2).sum()) / sae.update_std
     found = feature_scale(session, "mid.0/3")
-    assert found.default == pytest.approx(min(max(3 * largest, 4.0), 8.0), rel=0.05)
-    assert not found.calibrated
-    stronger = replace(sae, stats=replace(sae.stats, max=sae.stats.max * 2 / largest))
+    assert found.start == pytest.approx(min(max(3 * largest, 4.0), 6.0), rel=0.05)
+    assert found.unit is None
+    stronger = replace(sae, stats=replace(sae.stats, max=sae.stats.max * 5 / 3 / largest))
     wide = ExplorerSession(session.model("tiny"), {"mid.0": stronger})
-    assert feature_scale(wide, "mid.0/3").default == pytest.approx(6.0, rel=0.05)
-    assert feature_scale(session, "nowhere/3").default == 4.0
+    assert feature_scale(wide, "mid.0/3").start == pytest.approx(5.0, rel=0.05)
+    assert feature_scale(session, "nowhere/3").start == 4.0
 
 
-def test_a_calibrated_strength_is_1_on_its_slider(session, recipe):
+@pytest.mark.parametrize(("start", "most"), [(None, 1.0), (7.5, 2.0)])
+def test_a_calibrated_strength_is_1_on_its_slider_which_may_start_beyond(session, recipe, start, most):
     given = {"mid.0/3": {"strength": 5.0, "factor": "colour", "value": "red"}}
+    if start:
+        given["mid.0/3"]["start"] = start
     calibrated = ExplorerSession(
         session.model("tiny"), session.saes, session.atlas, strengths=FeatureStrengths(0.5, given)
     )
-    assert feature_scale(calibrated, "mid.0/3").default == 5.0
+    assert feature_scale(calibrated, "mid.0/3").start == (start or 5.0)
+    assert feature_scale(calibrated, "mid.0/3").unit == 5.0
     edit = session.feature("mid.0/3").add(2.5, unit="deviation")
     html = layers_html(calibrated, CanvasState(replace(recipe, edits=Edits((edit,)))))
-    assert 'data-unit="5.0" min="0" max="1"' in html
+    assert f'data-unit="5.0" min="0" max="{most:g}"' in html
     assert 'value="0.5"' in html
     assert "+2.5 deviations" in html
 
@@ -68,9 +72,41 @@ def test_the_strength_that_is_calibrated_is_the_smallest_at_which_the_value_is_r
         value = 0.0 if edits is None else edits[0].value
         return [Image.new("L", (2, 2), int(min(20 + 20 * value, 255))) for _ in prompts]
 
-    found = StrengthTrials(draw, world).calibrated(Feature("mid.0", 1), ("brightness", "bright"))
+    trials, target = StrengthTrials(draw, world), ("brightness", "bright")
+    found = trials.calibrated(Feature("mid.0", 1), target)
     assert found.reached
     assert found.strength == pytest.approx(4.05, abs=0.15)  # 20 + 20 v > 100
+    assert trials.start(Feature("mid.0", 1), target, found) == found.strength  # no more effect beyond
+
+
+@pytest.mark.parametrize(("factor", "clean"), [(1.25, 9.0), (1.5, 6.2)])
+def test_the_strength_to_begin_with_has_most_effect_and_few_artifacts(factor, clean):
+    """A world in which more is better until it is an artifact, from `clean` deviations on."""
+    shapes = critics()["shapes"]
+
+    def grown(pairs):
+        return [{"success": float(np.asarray(p.after)[0, 0] > 40 + 20 * (i % 5)), "had": 0.0}
+                for i, p in enumerate(pairs)]  # fmt: skip
+
+    def spoilt(images):
+        return np.array([float(np.asarray(each)[0, 0] > 20 + 20 * clean) for each in images])
+
+    world = replace(shapes, prompts=lambda count: [Prompt(str(i)) for i in range(count)],
+                    metrics={"grown": grown}, strangeness=spoilt)  # fmt: skip
+
+    def draw(prompts, seeds, edits):
+        value = 0.0 if edits is None else edits[0].value
+        return [Image.new("L", (2, 2), int(min(20 + 20 * value, 255))) for _ in prompts]
+
+    trials, feature, target = StrengthTrials(draw, world), Feature("mid.0", 1), ("size", "grown")
+    found = trials.calibrated(feature, target)
+    assert found.reached
+    start = trials.start(feature, target, found)
+    assert found.strength < start < clean
+    effects = [
+        float(np.mean([20 + 20 * v > 40 + 20 * (i % 5) for i in range(24)])) for v in (found.strength, start)
+    ]
+    assert effects[1] > effects[0]
 
 
 def test_a_picture_is_judged_by_what_unedited_ones_are(session, monkeypatch):

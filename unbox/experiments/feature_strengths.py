@@ -15,7 +15,7 @@ from PIL import Image
 from activation_store import write_json
 from unbox.edit import Edits, Feature
 from unbox.errors import UnboxError
-from unbox.experiments.calibration import Calibration, calibrate
+from unbox.experiments.calibration import SPOILT, Calibration, Tried, calibrate
 from unbox.experiments.critics import Critic, ImagePair
 from unbox.experiments.picture_density import artifact_threshold
 from unbox.json_types import JSON
@@ -26,6 +26,8 @@ from unbox.validation import JSONObject, NotNegative, Positive, Text, parsed, va
 #: Pictures that a strength is tried on, unedited ones that set what is usual, and the share of pictures in
 #: which a value is to be read.
 PICTURES, USUAL, REACH = 24, 64, 0.6
+#: Strengths beyond the calibrated one, in it, of which the one to begin with is chosen.
+BEYOND = (1.25, 1.5, 2.0)
 
 #: Pictures of some prompts and seeds, with edits or without.
 Draw = Callable[[Sequence[Prompt], Sequence[int], Edits | None], list[Image.Image]]
@@ -88,14 +90,30 @@ class StrengthTrials:
     def calibrated(self, feature: Feature, target: Target) -> Calibration:
         """The smallest strength found, in deviations of the block's updates, at which adding the feature
         brings about the target in `REACH` of the pictures that lack it, and at most 10 % are artifacts."""
-        pictures = self.lacking(target)
+        measure = self._measure(self.lacking(target), target)
+        return calibrate(measure, Edits((feature.add(1.0, unit="deviation"),)), REACH)
+
+    def start(self, feature: Feature, target: Target, calibration: Calibration) -> float:
+        """The strength to begin with, in deviations: of those tried and those of `BEYOND` with at most 10 %
+        of artifacts the one with most effect, and of these the smallest."""
+        measure, tried = self._measure(self.lacking(target), target), list(calibration.tried)
+        for each in BEYOND:
+            strength = each * calibration.strength
+            tried.append(Tried(strength, *measure(Edits((feature.add(strength, unit="deviation"),)))))
+            if tried[-1].artifacts > SPOILT:
+                break
+        clean = [each for each in tried if each.artifacts <= SPOILT]
+        return max(clean, key=lambda each: (each.effect, -each.strength)).strength
+
+    def _measure(self, pictures: list[int], target: Target) -> Callable[[Edits], tuple[float, float]]:
+        """From edits to the share of the pictures in which the target is read, and that of artifacts."""
 
         def measure(edits: Edits) -> tuple[float, float]:
             after = self.drawn(pictures, edits)
             read = self.read(pictures, after, target)
             return float(np.mean([row["success"] for row in read])), self.spoilt(after)
 
-        return calibrate(measure, Edits((feature.add(1.0, unit="deviation"),)), REACH)
+        return measure
 
 
 @validated
@@ -103,9 +121,12 @@ class FeatureStrength:
     """What is known of a feature's strength."""
 
     strength: Positive
-    """In deviations of its block's updates."""
+    """The smallest at which the value is read in most pictures, in deviations of its block's updates."""
     factor: Text
     value: Text
+    start: Positive | None = None
+    """The strength to begin with, in the same: with most effect and few artifacts. None: `strength`, in files
+    of versions before."""
 
 
 @validated
@@ -146,5 +167,7 @@ def write_strengths(
         if result.reached:
             reached.add(target)
             factor, value = target
-            found[name] = {"strength": round(result.strength, 2), "factor": factor, "value": value}
+            start = trials.start(feature, target, result)
+            found[name] = {"strength": round(result.strength, 2), "start": round(start, 2),
+                           "factor": factor, "value": value}  # fmt: skip
     write_json(path, {"usual": round(trials.usual, 4), "features": found})

@@ -82,7 +82,7 @@ class EditControls:
 
     def taken(self, session: ExplorerSession, name: str) -> Updates:
         """What makes the controls add a feature at a strength at which it shows."""
-        strength = feature_scale(session, name).default
+        strength = feature_scale(session, name).start
         return {self.feature: name, self.strength: strength, self.unit: "deviation", self.op: "add"}
 
     def updates(self, edit: Edit) -> Updates:
@@ -104,7 +104,7 @@ def draw(session: ExplorerSession, feature: str) -> EditControls:
     with gr.Row(elem_classes="ub-toolbar"):
         name = gr.Textbox(feature, label="Feature", placeholder=session.example_name, max_length=200,
                           elem_id="paint-feature", min_width=120, scale=2)  # fmt: skip
-        first = feature_scale(session, feature).default
+        first = feature_scale(session, feature).start
         strength = gr.Number(first, label="Strength", minimum=-limits.STRENGTH, maximum=limits.STRENGTH,
                              elem_id="paint-strength", min_width=80)  # fmt: skip
         op = gr.Dropdown(list(OPS), value="add", label="Op", min_width=90, elem_id="paint-op")

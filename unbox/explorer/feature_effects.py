@@ -51,7 +51,7 @@ def measure_effects(session: ExplorerSession, name: str, seed: int = 0) -> Featu
     """Add the feature at strengths about its default, on pictures of the critic's world or, where no critic
     knows the system, on those of the captions under which it fires; draw these without it. `seed` draws the
     random features. Raises UnboxError for a feature that is not there."""
-    feature, default = session.feature(name), feature_scale(session, name).default
+    feature, default = session.feature(name), feature_scale(session, name).start
     tried = [Edits((feature.add(each * default, unit="deviation"),)) for each in TRIED]
     edits = [*tried, _control(session, tried[1], seed)]
     columns = (*(f"{each * default:.3g} deviations" for each in TRIED), f"random, {default:.3g}")

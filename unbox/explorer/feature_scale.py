@@ -1,4 +1,4 @@
-"""How strongly a feature is added where nobody has said it, and the scale of its slider."""
+"""How strongly a feature is added where nobody has said it, and what 1 is on its slider: two things."""
 
 from dataclasses import dataclass
 
@@ -6,36 +6,37 @@ from unbox.edit import Edit
 from unbox.explorer.session import ExplorerSession
 
 #: The strength taken where none is calibrated, in the feature's own largest activation, and its bounds in
-#: deviations: at it six of eight bundled features of colours and shapes bring about what their labels say
-#: in about half of six captions or more; stars take more. And that of features without statistics.
-OWN_MAXIMA, LEAST, MOST, UNKNOWN = 3.0, 4.0, 8.0, 4.0
+#: deviations: at it six of eight bundled features of colours and shapes bring about what their labels say in
+#: about half of six captions or more (stars take more); above the upper one pictures are artifacts.
+#: And that of features without statistics.
+OWN_MAXIMA, LEAST, MOST, UNKNOWN = 3.0, 4.0, 6.0, 4.0
 
 
 @dataclass(frozen=True)
 class FeatureScale:
     """A feature's strengths when it is added, in deviations of its block's updates."""
 
-    default: float
-    calibrated: bool
-    """Whether `default` was found by calibration: 1 on the scale from 0 to 1."""
+    start: float
+    """Where the slider starts: with most effect and few artifacts."""
+    unit: float | None
+    """What 1 is on the slider: the calibrated strength, the smallest that is enough. None: not calibrated."""
     origin: str
-    """Where `default` comes from, in words."""
+    """Where these come from, in words."""
 
 
 def feature_scale(session: ExplorerSession, name: str) -> FeatureScale:
-    """Its calibrated strength, else by its own largest activation, else four deviations."""
+    """As calibrated, else by its own largest activation, else four deviations."""
     known = session.strengths.get(name)
     if known is not None:
-        return FeatureScale(
-            known.strength, True, f"calibrated: {known.factor} {known.value} is read from there on"
-        )
+        read = f"calibrated: {known.factor} {known.value} is read from 1 on"
+        return FeatureScale(known.start or known.strength, known.strength, read)
     sae, _, index = name.rpartition("/")
     of = session.saes.get(sae)
     if of is not None and of.stats is not None and of.update_std > 0 and int(index) < of.latents:
         largest = float(of.stats.max[int(index)]) * float(of.W_dec[int(index)].norm()) / of.update_std
         if largest > 0:
-            return FeatureScale(_rounded(OWN_MAXIMA * largest), False, "by its own largest activation")
-    return FeatureScale(UNKNOWN, False, "nothing is known of it")
+            return FeatureScale(_rounded(OWN_MAXIMA * largest), None, "by its own largest activation")
+    return FeatureScale(UNKNOWN, None, "nothing is known of it")
 
 
 def scale_of_layer(session: ExplorerSession, edit: Edit) -> FeatureScale | None:

@@ -78,14 +78,16 @@ def layers_html(session: ExplorerSession, state: CanvasState) -> str:
 
 def _slider(session: ExplorerSession, edit: Edit) -> tuple[float | None, float, float, float, str]:
     """Strength on the slider, its ends, what 1 on it is in the edit's unit, where that comes from. It goes
-    from 0 to 1 where the strength is calibrated."""
+    from 0 to 1 where the strength is calibrated, or as far beyond the strength that it starts at."""
     value = edit.value if isinstance(edit.value, float) else None
     low, high = SLIDER.get(edit.op, (-8.0, 8.0))
     scale = scale_of_layer(session, edit)
-    unit = scale.default if scale is not None and scale.calibrated else 1.0
-    if scale is not None:
-        most = 1.0 if scale.calibrated else max(8.0, 2 * scale.default)
-        low, high = 0.0 if scale.calibrated else -most, most
+    unit = 1.0
+    if scale is not None and scale.unit is not None:
+        unit, low, high = scale.unit, 0.0, max(1.0, 2 * scale.start / scale.unit - 1)
+    elif scale is not None:
+        high = max(8.0, 2 * scale.start)
+        low = -high
     shown = None if value is None else value / unit
     return (shown, min(low, shown or 0.0), max(high, shown or 0.0), unit,
             "" if scale is None else scale.origin)  # fmt: skip

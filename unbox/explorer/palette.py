@@ -64,8 +64,8 @@ def _found(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> tup
         among = Filter(labelled=not query.words)
         order = None if query.words else "label score"
         rows = session.atlas.search(query.words, among, order=order, limit=2 * SHOWN)
-        here = [facts for facts in rows if session.has_feature(facts.name)]
-        return [_swatch(session, facts) for facts in here], "No feature fits."
+        here = [_swatch(session, facts) for facts in rows if session.has_feature(facts.name)]
+        return _known_first(session, here) if query.words else here, "No feature fits."
     recorded = session.at_hand(recipe.plain)
     if recorded is None and not query.words:
         return [], "Generate, and the features of this picture are here."
@@ -84,7 +84,13 @@ def _of_picture(session: ExplorerSession, recorded: RecordedImage, query: Palett
         for name, _ in recorded.strongest(sae, None, share, session.rarity(sae))
     ]
     found = sorted(_swatches(session, names), key=lambda each: -(each.score or 0))
-    return _holding(found, query.words)
+    found = _holding(found, query.words)
+    return _known_first(session, found) if query.words else found
+
+
+def _known_first(session: ExplorerSession, found: list[Swatch]) -> list[Swatch]:
+    """Those first that are known to bring about what their labels say: their strengths are calibrated."""
+    return sorted(found, key=lambda each: each.name not in session.strengths)
 
 
 def _swatches(session: ExplorerSession, names: list[str]) -> list[Swatch]:

@@ -88,7 +88,7 @@ def applied(session: ExplorerSession, recipe: Recipe, axes: dict[str, str]) -> R
     """The recipe with a value of each axis: its feature first, then block, step, strength and seed."""
     edits = recipe.active
     if (name := axes.get("feature")) is not None:
-        strength = feature_scale(session, name).default
+        strength = feature_scale(session, name).start
         edits = Edits((session.feature(name).add(strength, unit="deviation"),))
     if (block := axes.get("block")) is not None:
         blocks = edits.blocks
