@@ -55,7 +55,6 @@ Step = Callable[[Any], None]
 
 def unbox_step(d: int, n: int, k: int, x: Any, dead: int, device: str, variant: str = "topk") -> Step:
     """Ours, as the trainer takes it."""
-    import torch
 
     from unbox.sae import ArrayRows, Spec
     from unbox.sae.plan import make_plan
@@ -63,13 +62,16 @@ def unbox_step(d: int, n: int, k: int, x: Any, dead: int, device: str, variant: 
 
     plan = make_plan([Spec("", k, n, variant)], tokens=10**12, batch_size=len(x), warmup=0, dead_after=10**11)
     fit = next(iter(TrainingRun(plan, {"": ArrayRows(x.cpu())}, device).fits.values()))
-    fit.dead = torch.arange(dead, device=device)
-    fit._count_dead()
-    # A look at who is dead comes every few steps, and would find what was marked alive.
-    fit.silent[:dead] = 10**12
+    look = fit._look_for_dead
+
+    def marked() -> None:  # those that were marked stay dead, though some of them fire
+        fit.silent[:dead] = 10**12
+        look()
+
+    fit._look_for_dead = marked
+    marked()
 
     def step(rows: Any) -> None:
-        fit.silent[:dead] = 10**12
         fit.step(rows, len(rows), 1.0)
 
     return step

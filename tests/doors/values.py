@@ -121,7 +121,7 @@ PYTHON_VALUES = st.one_of(
             np.array([1, 2]),
             np.array("x"),
             np.array([None, "a"], dtype=object),
-            np.datetime64("nat"),
+            np.datetime64("nat", "s"),
         ]
     ),
 )

@@ -2,7 +2,8 @@
 
 Of a recipe the prompt's embeddings and the noise are kept. In a run of one step the UNet is given the same
 each time, so that its stages before the first that is edited give the same too: they are computed once, and
-handed on. Pictures are those of `Model.generate`, to the bit.
+handed on. On a GPU the rest of the UNet and the decoder are recorded as CUDA graphs, which edits that only
+add go on using whatever their strengths. Pictures are those of `Model.generate`, to the bit.
 """
 
 import re
@@ -18,11 +19,13 @@ from PIL import Image
 
 from unbox.edit import Edits
 from unbox.edits import EditHook
+from unbox.edits.constant_edits import ConstantEdits
 from unbox.errors import FieldError, UnboxError
 from unbox.explorer.device_runs import ProgressHook
 from unbox.explorer.image_recipe import Recipe
 from unbox.models import Model
-from unbox.models.clock import clock
+from unbox.models.captured_forward import CapturedForward
+from unbox.models.clock import Clock, clock
 from unbox.models.hooks import as_hook
 from unbox.models.schedulers import NativeEulerScheduler
 from unbox.models.seeds import generator
@@ -63,6 +66,9 @@ class LiveSampler:
         self._given = {"prompt_embeds": text, "pooled_prompt_embeds": pooled}
         self._noise, self._after_noise = self._drawn_noise(text.dtype)
         self._kept: dict[str, object] = {}
+        self._edits = ConstantEdits()
+        self._unet = CapturedForward(pipeline.unet)
+        self._decoder = CapturedForward(decoder) if (decoder := _decoder_of(pipeline.vae)) else None
         self._ended: deque[float] = deque(maxlen=WINDOW)
 
     def _drawn_noise(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,11 +87,8 @@ class LiveSampler:
         config = getattr(pipeline, "_progress_bar_config", {})
         with ExitStack() as stack:
             now = stack.enter_context(clock(self.model, "a live frame"))
-            if edits is not None:
-                stack.enter_context(as_hook(edits).attach(self.model, None))
             stack.enter_context(ProgressHook(recipe.steps).attach(self.model, None))
-            if recipe.steps == 1:
-                stack.enter_context(reused(self.model, self._kept, edited_blocks(edits)))
+            stack.enter_context(self._edited(edits, now))
             stack.enter_context(now.rows(samples=[0]))
             pipeline.set_progress_bar_config(**{**config, "disable": True})
             try:
@@ -99,6 +102,22 @@ class LiveSampler:
                 pipeline.set_progress_bar_config(**config)
         return self._frame(image, began)
 
+    @contextmanager
+    def _edited(self, edits: Edits | EditHook | None, now: Clock) -> Iterator[None]:
+        """Inside, the model has the edits, and computes what they change."""
+        constant = ConstantEdits.of(self.model, edits) if self.recipe.steps == 1 else None
+        with ExitStack() as stack:
+            if constant is None and edits is not None:
+                stack.enter_context(as_hook(edits).attach(self.model, None))
+            if self.recipe.steps == 1:
+                stack.enter_context(reused(self.model, self._kept, edited_blocks(edits)))
+            if constant is not None:
+                stack.enter_context(self._edits.attached(self.model, constant, now))
+                stack.enter_context(self._unet.on(tuple(constant)))
+            if self._decoder is not None:
+                stack.enter_context(self._decoder.on())
+            yield
+
     def _frame(self, image: Image.Image, began: float) -> LiveFrame:
         ended = time.monotonic()
         if self._ended and began - self._ended[-1] > PAUSE:
@@ -107,6 +126,12 @@ class LiveSampler:
         first, count = self._ended[0], len(self._ended) - 1
         rate = count / (ended - first) if count else 1 / max(ended - began, 1e-6)
         return LiveFrame(image, ended - began, rate)
+
+
+def _decoder_of(vae: torch.nn.Module) -> torch.nn.Module | None:
+    """The part of a VAE that is one network: its own `decode` may call it for each tile of a picture."""
+    found = getattr(vae, "decoder", None)
+    return found if isinstance(found, torch.nn.Module) else None
 
 
 def edited_blocks(edits: Edits | EditHook | None) -> tuple[str, ...]:

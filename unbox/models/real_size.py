@@ -22,6 +22,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from activation_store.files import publish_folder
 from unbox.errors import UnboxError
+from unbox.models.bounded_vae import bound_vae
 from unbox.models.devices import find_device
 from unbox.models.load import set_scheduler
 from unbox.models.model import Model
@@ -177,6 +178,7 @@ def random_model(
         torch.set_default_dtype(before)
     pipeline, system = _pipeline(plan, parts), _system(plan, architecture)
     set_scheduler(pipeline, system)
+    bound_vae(pipeline)
     return Model(pipeline, system, f"random {architecture}")
 
 

@@ -67,10 +67,14 @@ class GPUTraining:
         self.gpu.copy_low()
 
     def hold(self, dead: Tensor) -> None:
-        """These latents are dead from now on."""
-        n = len(self.silent)
+        """These latents are dead from now on.
+
+        A captured step serves one number of them. That it keeps where it is a unit too large: their number
+        goes up and down by a few from look to look.
+        """
+        n, now = len(self.silent), len(self.dead.ids)
         size = min(n, -(-len(dead) // DEAD_UNIT) * DEAD_UNIT)
-        if size != len(self.dead.ids):
+        if not size <= now <= (size and size + DEAD_UNIT):
             self.dead = DeadLatents(size, n, self.silent.device)
             self.captured.forget()
         self.dead.fill(dead)
