@@ -36,8 +36,6 @@ class CapturedForward:
     """
 
     module: torch.nn.Module
-    pool: tuple[int, int] | None = None
-    """Of `torch.cuda.graph_pool_handle`, for graphs that never run side by side."""
     _graphs: "OrderedDict[Hashable, _Recorded | None]" = field(default_factory=OrderedDict)
 
     @contextmanager
@@ -54,16 +52,22 @@ class CapturedForward:
             else:
                 self.module.forward = own
 
-    def _call(self, forward: Callable[..., object], key: Hashable, args: object, kwargs: object) -> object:
+    def _call(
+        self,
+        forward: Callable[..., object],
+        key: Hashable,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> object:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not given or not all(tensor.is_cuda for tensor in given):
-            return forward(*args, **kwargs)  # type: ignore[misc]  # as they came
+            return forward(*args, **kwargs)
         kinds = tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves)
         full = (key, repr(spec), kinds)
         if full not in self._graphs:
             self._graphs[full] = None
-            return forward(*args, **kwargs)  # type: ignore[misc]
+            return forward(*args, **kwargs)
         recorded = self._graphs[full]
         if recorded is None:
             recorded = self._graphs[full] = self._record(forward, leaves, spec)
@@ -84,10 +88,10 @@ class CapturedForward:
         args, kwargs = pytree.tree_unflatten(
             [next(own) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec
         )
-        graph = torch.cuda.CUDAGraph()
-        if self.pool is None:
-            self.pool = torch.cuda.graph_pool_handle()
-        # Other threads may use the device meanwhile.
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        graph, others = torch.cuda.CUDAGraph(), [each for each in self._graphs.values() if each is not None]
+        # Graphs of one module never run side by side, and share what they compute in. Other threads may use
+        # the device meanwhile.
+        pool = others[-1].graph.pool() if others else None
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             output = forward(*args, **kwargs)
         return _Recorded(graph, inputs, output)
