@@ -1,10 +1,15 @@
 """The grid: every cell's line is one that the commands take, cells come in order, a result is written once,
 figures are what they say, and the tables of the page are made of the results."""
 
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
 from benchmarks import recipes_grid, recipes_table
+from benchmarks.grid_workers import claimed, linked, processors, run_workers
 from benchmarks.recipe_figures import Asked, Pictures, figures, kernel_distance, real_renders
 from benchmarks.recipes_grid import Cell, Grid, cells_of, plain_images
 from unbox.cli.idle_options import refuse_idle
@@ -53,6 +58,73 @@ def test_a_cell_that_has_a_result_is_not_run_again_and_one_that_fails_stops_no_o
     with pytest.raises(SystemExit, match="did not end: b, c"):
         grid.run(cells, dry_run=False)
     assert begun == ["b", "c"]
+
+
+def test_a_cell_is_one_processs_at_a_time(tmp_path, monkeypatch):
+    """Another process passes over a cell that is in work, also one that was killed and let go of it."""
+    hold = (
+        "import sys, time; from pathlib import Path; from benchmarks.grid_workers import claimed\n"
+        "with claimed(Path(sys.argv[1]), 'a-0') as own: print(own, flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "True\n"
+    with claimed(tmp_path, "a-0") as own:
+        assert not own
+    begun = []
+    monkeypatch.setattr(recipes_grid, "command", lambda words: begun.append(words[1]) or 2)
+    grid = Grid({"model": "shapes-base", "common": ""}, tmp_path, tmp_path)
+    with pytest.raises(SystemExit, match="did not end: b"):
+        grid.run([Cell(name, name, 0) for name in ("a", "b")], dry_run=False)
+    assert begun == ["b"]
+    other.kill()
+    other.communicate()
+    with claimed(tmp_path, "a-0") as own:
+        assert own
+
+
+def test_a_stop_ends_the_grid_and_not_only_the_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes_grid, "command", lambda words: 143)
+    grid = Grid({"model": "shapes-base", "common": ""}, tmp_path, tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        grid.run([Cell(name, name, 0) for name in ("a", "b")], dry_run=False)
+    assert stopped.value.code == 143
+
+
+def test_processes_have_processors_of_their_own_and_end_in_time(tmp_path):
+    import os
+
+    here = os.sched_getaffinity(0)
+    own = processors(len(here), 1)
+    assert set.union(*own) == here
+    assert sum(map(len, own)) == len(here)
+    assert processors(len(here) + 1, 1) == [here] * (len(here) + 1)
+    began = time.monotonic()
+    assert run_workers(["-c", "import sys; print(sys.argv[2])"], 2, 1, 1.0) == 0
+    assert run_workers(["-c", "import time; time.sleep(60)"], 2, 1, 0.01) == 15
+    assert time.monotonic() - began < 15
+
+
+def test_a_processs_cache_has_the_files_of_the_one_that_was_made(tmp_path):
+    cache = tmp_path / "cache-shapes"
+    (cache / "64x64").mkdir(parents=True)
+    (cache / "64x64" / "000000.safetensors").write_text("x")
+    (cache / "run.lock").write_text("")
+    for _ in range(2):
+        place = linked(cache, tmp_path / "worker-0")
+    assert (place / "64x64" / "000000.safetensors").samefile(cache / "64x64" / "000000.safetensors")
+    assert not (place / "run.lock").exists()
+
+
+def test_the_pace_of_a_line_is_taken_on_its_own_settings():
+    cell = cells_of(GRID, ["ladd-4"], [0])[0]
+    assert recipes_grid.max_steps(recipes_grid.shorter(cell.line, 7)) == 7
+    assert recipes_grid.shorter(cell.line, recipes_grid.max_steps(cell.line)) == cell.line
+    assert "--limit 9 " in recipes_grid.limited(GRID["common"], 9)
+    file = recipes_grid.RESULTS / "pace.json"
+    if file.is_file():
+        found = recipes_grid.Grid(GRID, recipes_grid.RESULTS, recipes_grid.RESULTS).paces()
+        assert set(found) <= {row["name"] for row in GRID["cell"]}
+        assert max(each["minutes"] for each in found.values()) <= 15
 
 
 def drawn(prompts):
