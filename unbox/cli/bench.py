@@ -4,7 +4,7 @@ from unbox.cli.model_options import Group, Mismatch, ModelOptions
 from unbox.experiments.riebench.riebench_settings import RiebenchSettings
 from unbox.ground_truth.bench.bench_settings import BenchSettings
 from unbox.ground_truth.bench.erasure_settings import ErasureSettings
-from unbox.validation import Count, FilePath, validated
+from unbox.validation import Count, FilePath, Processes, validated
 
 
 @validated
@@ -22,6 +22,8 @@ class BenchShapesCommand:
     out: FilePath
     """Folder for the results."""
     settings: Group[BenchSettings]
+    processes: Processes = 1
+    """Processes that share the values, each with the model: on the device, of several GPUs in turn."""
     model: Group[ModelOptions] = ModelOptions()
     model_mismatch: Mismatch = "warn"
 
@@ -36,7 +38,14 @@ class BenchShapesCommand:
         with run_folder(self.out, "bench shapes"):
             model = self.model.load()
             check_same_model(saes, model=model, policy=self.model_mismatch)
-            results = bench_shapes(model, saes, self.out, self.settings)
+            results = bench_shapes(
+                model,
+                saes,
+                self.out,
+                self.settings,
+                processes=self.processes,
+                load=self.model.load_in_process,
+            )
         found = verdict(results)
         print(
             f"{found['reliable']} values are drawn reliably: {found['telling']:.0%} have a telling feature, "
@@ -67,6 +76,8 @@ class BenchErasureCommand:
     out: FilePath
     """Folder for the results."""
     settings: Group[ErasureSettings] = ErasureSettings()
+    processes: Processes = 1
+    """Processes that share the values, each with the model: on the device, of several GPUs in turn."""
     model: Group[ModelOptions] = ModelOptions()
     model_mismatch: Mismatch = "warn"
 
@@ -80,7 +91,14 @@ class BenchErasureCommand:
         with run_folder(self.out, "bench erasure"):
             model = self.model.load()
             check_same_model(saes, model=model, policy=self.model_mismatch)
-            rows = bench_erasure(model, saes, self.out, self.settings)
+            rows = bench_erasure(
+                model,
+                saes,
+                self.out,
+                self.settings,
+                processes=self.processes,
+                load=self.model.load_in_process,
+            )
         print(markdown(rows).partition("\n\n")[0])
         print(f"every value: {self.out / 'erasure.md'}, {self.out / 'rows.csv'}")
 

@@ -1,5 +1,6 @@
 """Options of every command that loads a model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -71,6 +72,15 @@ class ModelOptions:
 
         given = {name: value for name, value in vars(self).items() if name not in ("model", "offline")}
         return load(self.model, **given, download=not self.offline)
+
+    def load_in_process(self, number: int) -> "Model":
+        """The model, for one of several processes: where CUDA has several GPUs, on one after the other."""
+        import torch
+
+        count = torch.cuda.device_count()
+        if count > 1 and self.device in (None, "cuda"):
+            return replace(self, device=f"cuda:{number % count}").load()
+        return self.load()
 
     def line(self) -> str:
         """The options as typed: what a command suggested to the user repeats."""

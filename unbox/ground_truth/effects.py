@@ -81,6 +81,14 @@ class ModelUnderTest:
     unedited: int = MOST
     """Unedited pictures by which it is told."""
 
+    @classmethod
+    def read_by(
+        cls, model: Model, sampling: CaseSampling, unedited: int, critic: FactorCritic | None = None
+    ) -> "ModelUnderTest":
+        """A model read by the bundled networks, on its device."""
+        usual = critic or load_critic(CRITIC).on(model.device)
+        return cls(model, Detector.load().on(model.device), sampling, usual, unedited)
+
     @cached_property
     def artifact_rule(self) -> ArtifactRule:
         """Which pictures are artifacts, by unedited ones of the model, drawn when first asked for: the same

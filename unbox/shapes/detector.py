@@ -1,10 +1,11 @@
 """Reads the factors of a picture: a small convolutional network trained on real renders."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TypedDict
+from typing import Self, TypedDict
 
 import numpy as np
 import torch
@@ -57,16 +58,25 @@ class FactorReader(nn.Module):
     side: int
     """Of the pictures that it reads, in pixels; others are resampled."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it reads."""
+        return next(self.parameters()).device
+
+    def on(self, device: torch.device) -> Self:
+        """Itself, or a copy on another device."""
+        return self if device == self.device else deepcopy(self).to(device)
+
     @torch.no_grad()
     def probabilities(self, images: Sequence[Picture], batch: int = 256) -> dict[str, np.ndarray]:
         """Per head (`relation`, `background`, `light`, `0.shape`, ... `1.position`) (images, values).
 
         Slot 1 means something only where the relation is not `alone`.
         """
-        parts = []
+        parts, device = [], self.device
         for i in range(0, len(images), batch):
-            x = torch.stack([_tensor(image, self.side) for image in images[i : i + batch]])
-            parts.append({name: logits.softmax(-1).numpy() for name, logits in self(x).items()})
+            x = torch.stack([_tensor(image, self.side) for image in images[i : i + batch]]).to(device)
+            parts.append({name: logits.softmax(-1).cpu().numpy() for name, logits in self(x).items()})
         empty = {name: np.zeros((0, len(values)), np.float32) for name, values in HEADS.items()}
         return {name: np.concatenate([p[name] for p in parts]) for name in HEADS} if parts else empty
 

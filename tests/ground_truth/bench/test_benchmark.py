@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import unbox
 from tests.edits.dictionaries import random_sae
 from unbox.errors import UnboxError
 from unbox.ground_truth.bench.benchmark import BenchSettings, bench_shapes
@@ -29,11 +30,14 @@ SMALL = BenchSettings(
 )
 
 
+def bundled(number):
+    """The model in a process of its own."""
+    return unbox.load("shapes-turbo")
+
+
 @pytest.mark.slow
 def test_the_whole_benchmark(tmp_path):
-    import unbox
-
-    model = unbox.load("shapes-turbo")
+    model = bundled(0)
     width = model.block("up.1.1").in_channels
     saes = {b: random_sae(b, width=width, latents=4 * width, k=8) for b in ("up.1.0", "up.1.1")}
     results = bench_shapes(model, saes, tmp_path / "out", SMALL, progress=False)
@@ -65,6 +69,14 @@ def test_the_whole_benchmark(tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/kept").iterdir()}
     assert bench_shapes(model, saes, tmp_path / "out", SMALL, progress=False) == results
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/kept").iterdir()} == kept
+    shared = bench_shapes(model, saes, tmp_path / "shared", SMALL, False, 2, bundled)
+    assert {path.name for path in (tmp_path / "shared/kept").iterdir()} == {path.name for path in kept}
+    assert shared == results
+
+
+def test_processes_need_to_be_told_how_to_load_the_model(tmp_path):
+    with pytest.raises(UnboxError, match="2 processes need `load`"):
+        bench_shapes(None, {"mid.0": None}, tmp_path, processes=2)
 
 
 def test_without_saes_it_says_what_to_do(tmp_path):

@@ -1,5 +1,7 @@
 """The erasure benchmark at its smallest on the bundled model: every method, its table, and going on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,11 @@ SETTINGS = ErasureSettings(
     captions=24, blocks_tried=1, percentiles=(90.0,), multipliers=(-5.0,), sizes=(2,), steered=(1.0,),
     negative_guidance=(2.0,), draws=2, trial_cases=1, test_cases=2, values=(("size", "large"),), batch_size=8,
 )  # fmt: skip
+
+
+def bundled(number):
+    """The model in a process of its own."""
+    return unbox.load("shapes-turbo")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +45,11 @@ def test_every_method_is_measured_and_a_second_run_only_reads(made):
             assert 0 <= row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] <= 1
     again = bench_erasure(model, {"up.1.0": sae}, home / "out", SETTINGS, progress=False)
     assert again == rows
+    several = {"processes": 2, "load": bundled, "progress": False}
+    with_another = replace(SETTINGS, values=(*SETTINGS.values, ("light", "dim")))
+    shared = bench_erasure(model, {"up.1.0": sae}, home / "shared", with_another, **several)
+    assert [row for row in shared if row["value"] == "large"] == rows
+    assert {row["value"] for row in shared} == {"large", "dim"}
     text = (home / "out" / "erasure.md").read_text()
     assert text == markdown(rows)
     assert "| size large | swap | up.1.0, 2 |" in text

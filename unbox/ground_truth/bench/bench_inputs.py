@@ -24,7 +24,6 @@ from unbox.models import Model
 from unbox.result_cache import ResultCache
 from unbox.sae import SAE
 from unbox.shapes import Scene, prompts
-from unbox.shapes.detector import Detector
 
 Item = TypeVar("Item")
 
@@ -79,6 +78,15 @@ class BenchInputs:
         return found
 
 
+def collect_captions(
+    model: Model, blocks: Sequence[str], settings: BenchSettings, out: Path, progress: bool
+) -> None:
+    """Collect the updates of held-out captions into `out`/store."""
+    sampling: CaseSampling = {"steps": settings.steps, "batch_size": settings.batch_size}
+    captions, seed = prompts(settings.captions, settings.seed + 101, "heldout"), settings.seed
+    collect(model, captions, out / "store", blocks=tuple(blocks), seed=seed, progress=progress, **sampling)
+
+
 def prepare(
     model: Model,
     saes: Mapping[str, SAE],
@@ -88,10 +96,21 @@ def prepare(
     progress: bool,
 ) -> BenchInputs:
     """Collect the updates of held-out captions into `out`/store, and make each block's dictionaries."""
+    collect_captions(model, tuple(saes), settings, out, progress)
+    return from_store(model, saes, settings, out, results, progress)
+
+
+def from_store(
+    model: Model,
+    saes: Mapping[str, SAE],
+    settings: BenchSettings,
+    out: Path,
+    results: ResultCache,
+    progress: bool,
+) -> BenchInputs:
+    """Each block's dictionaries and mean maps, of the updates that are collected in `out`/store."""
     sampling: CaseSampling = {"steps": settings.steps, "batch_size": settings.batch_size}
-    captions, seed = prompts(settings.captions, settings.seed + 101, "heldout"), settings.seed
-    where = out / "store"
-    store = collect(model, captions, where, blocks=tuple(saes), seed=seed, progress=progress, **sampling)
+    store, seed = Store.open(out / "store"), settings.seed
     scenes = scenes_of(store)
     samples = {block: store[block].sample(4096, seed) for block in saes}
     saes = {block: with_statistics(sae, samples[block]) for block, sae in saes.items()}
@@ -99,7 +118,7 @@ def prepare(
     of_block = {
         b: dictionaries(sae, samples[b], seed, store[b] if grouped else None) for b, sae in saes.items()
     }
-    subject = ModelUnderTest(model, Detector.load(), sampling, unedited=unedited_count(settings.captions))
+    subject = ModelUnderTest.read_by(model, sampling, unedited_count(settings.captions))
     mean_maps = cache(lambda block: MeanMaps(of_block[block], BlockRows(store[block]), scenes))
     learned = LearnedChanges(subject, lambda b: BlockRows(store[b]), scenes, tuple(saes), seed)
     whitened = cache(lambda block: whitened_limits(store[block], (0.0, QUANTILES[1])))

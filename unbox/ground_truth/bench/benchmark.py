@@ -4,22 +4,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from activation_store.files import write_json
 from unbox.errors import UnboxError
 from unbox.experiments.result_names import MANIFEST, ResultNames
 from unbox.former_names import as_written
-from unbox.ground_truth.bench.bench_inputs import BenchInputs, BlockRows, prepare
-from unbox.ground_truth.bench.bench_rows import BenchResults, BenchRow
+from unbox.ground_truth.bench.bench_inputs import collect_captions, prepare
+from unbox.ground_truth.bench.bench_rows import BenchResults
 from unbox.ground_truth.bench.bench_settings import CHOOSING, FORMER, BenchSettings
-from unbox.ground_truth.bench.causation import causation
 from unbox.ground_truth.bench.dictionary_record import by_block, scored
-from unbox.ground_truth.bench.factor_match import Candidates, match_candidates, match_score
-from unbox.ground_truth.bench.probing import probe
+from unbox.ground_truth.bench.measurements import LoadModel, Measurements, measure_in_processes
 from unbox.ground_truth.bench.report import write_bench
-from unbox.ground_truth.bench.transport_trials import transport_trials
-from unbox.ground_truth.effects import Cases
 from unbox.json_types import JSON
 from unbox.models import Model
 from unbox.result_cache import ResultCache
@@ -36,8 +30,13 @@ def bench_shapes(
     out: str | Path,
     settings: BenchSettings | None = None,
     progress: bool = True,
+    processes: int = 1,
+    load: LoadModel | None = None,
 ) -> BenchResults:
     """Run the benchmark (what is missing of it) and write results, tables and a page into `out`.
+
+    `processes`: so many share what is missing, value by value; `load` gives the model to each, by its number,
+    and must be picklable (`unbox.processes`).
 
     Returns {"meaning": rows, "causation": rows, "removal": rows, "ownership": rows, "transport": rows,
     "reliable": {"factor=value": share}}. Raises UnboxError without SAEs.
@@ -45,6 +44,8 @@ def bench_shapes(
     settings, out = settings or BenchSettings(), Path(out)
     if not saes:
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
+    if processes > 1 and load is None:
+        raise UnboxError(f"{processes} processes need `load`, which gives the model to each by its number")
     saes = by_block(saes)
     chosen: dict[str, JSON] = as_written(asdict(settings), FORMER)
     with run_folder(out, "bench shapes") as folder:
@@ -57,9 +58,12 @@ def bench_shapes(
         )
         probed = {name: chosen[name] for name in STORED}
         write_json(out / MANIFEST, {**shared, "settings": chosen})
-        bench = prepare(model, saes, settings, out, results, progress)
         probing = ResultCache(out / "kept", {**shared, "settings": probed})
-        found = _measured(bench, _meaning(bench, probing)) | {"mcc": _matched(bench, probing)}
+        if processes > 1 and load is not None:
+            collect_captions(model, tuple(saes), settings, out, progress)
+            measure_in_processes(load, processes, saes, settings, out, results, probing, progress)
+        bench = prepare(model, saes, settings, out, results, progress)
+        found = Measurements(bench, probing).all()
         write_json(out / "results.json", found)  # type: ignore[arg-type]  # a TypedDict is JSON too
         about: dict[str, JSON] = {**shared, "model": names.fingerprint, "settings": chosen}
         write_bench(found, about, out)
@@ -80,46 +84,3 @@ def _parts(
     fixed |= {name: chosen[name] for name in STORED}
     keyed = {"saes": names.identity["saes"], "settings": chosen, "fingerprint": names.fingerprint}
     return fixed, keyed, before
-
-
-def _measured(bench: BenchInputs, meaning: list[BenchRow]) -> BenchResults:
-    """All parts of the benchmark."""
-    settings, shifts = bench.settings, bench.shifts()
-    # Trial and test images, unedited: enough that every value is missing in as many as are asked for.
-    trials = bench.subject.cases(6 * settings.trial_cases, settings.seed + 201)
-    tests = bench.subject.cases(6 * settings.test_cases, settings.seed + 202)
-    added, removed = causation(bench, shifts, trials, tests)
-    found: BenchResults = {"meaning": meaning, "reliable": _reliable(tests)}
-    return found | {"causation": added, "removal": removed, **transport_trials(bench)}
-
-
-def _meaning(bench: BenchInputs, results: ResultCache) -> list[BenchRow]:
-    """The telling features of each block's dictionaries."""
-    rows: list[BenchRow] = []
-    for block in bench.bar(list(bench.saes), "meaning"):
-        updates = BlockRows(bench.store[block])
-        for name, dictionary in bench.dictionaries[block].items():
-            found = results.get(["meaning", block, name], probe, dictionary, updates, bench.scenes)
-            rows += [{"block": block, "method": name, **row} for row in found]
-    return rows
-
-
-def _matched(bench: BenchInputs, results: ResultCache) -> dict[str, float]:
-    """MCC of each dictionary, all blocks together."""
-    found: dict[str, list[list[Candidates]]] = {}
-    for block in bench.bar(list(bench.saes), "matching"):
-        updates = BlockRows(bench.store[block])
-        for name, dictionary in bench.dictionaries[block].items():
-            key: JSON = ["matching", block, name]
-            of_block = results.get(key, match_candidates, dictionary, updates, bench.scenes)
-            found.setdefault(name, []).append(of_block)
-    return {name: match_score(blocks) for name, blocks in found.items()}
-
-
-def _reliable(cases: Cases) -> dict[str, float]:
-    """Share of unedited images that show what their caption asks for, by value."""
-    asked: dict[str, list[bool]] = {}
-    for scene, reading in zip(cases.scenes, cases.readings, strict=True):
-        for factor, value in scene.factors().items():
-            asked.setdefault(f"{factor}={value}", []).append(reading[factor] == value)
-    return {name: float(np.mean(shown)) for name, shown in sorted(asked.items())}

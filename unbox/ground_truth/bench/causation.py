@@ -7,6 +7,7 @@ from functools import partial
 from unbox.edits.controls import CONTROL_RULE, controlled
 from unbox.ground_truth.bench.bench_inputs import BenchInputs
 from unbox.ground_truth.bench.bench_rows import BenchRow
+from unbox.ground_truth.bench.bench_settings import BenchSettings
 from unbox.ground_truth.bench.guarded_change import MORE_TRIALS, guarded_change
 from unbox.ground_truth.bench.learned_change import LEARNED
 from unbox.ground_truth.bench.mean_maps import MAPPED
@@ -15,6 +16,7 @@ from unbox.ground_truth.bench.removal import removal, removal_control
 from unbox.ground_truth.bench.trade_off import area_under, best_of, outcome_rates
 from unbox.ground_truth.effects import Cases, measure
 from unbox.ground_truth.factor_scores import Value
+from unbox.json_types import JSON
 
 #: Methods without a number of features.
 WHOLE = ("steering", *LEARNED)
@@ -58,6 +60,12 @@ def causation(
             )
             removed += [{**about, **row}, {**about, **control}]
     return added, removed
+
+
+def causation_keys(settings: BenchSettings, value: Value) -> list[JSON]:
+    """The names of a value's results; of the control of a removal, which may be none, no name."""
+    methods = ("sae", *settings.methods)
+    return [["causation", value, m] for m in methods] + [["control", value, CONTROL_RULE], ["removal", value]]
 
 
 def lacking(cases: Cases, value: Value, limit: int) -> Cases:

@@ -6,12 +6,14 @@ factors' readings that stay; and the share of **artifacts** by the second critic
 three.
 """
 
+import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -28,15 +30,16 @@ from unbox.ground_truth.bench.bench_settings import CHOOSING
 from unbox.ground_truth.bench.erasure_rules import RULES, Erasure, FactorRecords, controls
 from unbox.ground_truth.bench.erasure_settings import ErasureSettings
 from unbox.ground_truth.bench.learned_change import LearnedChanges
+from unbox.ground_truth.bench.measurements import LoadModel
 from unbox.ground_truth.effects import Cases, CaseSampling, ModelUnderTest, readings
 from unbox.ground_truth.factor_scores import Value, scenes_of
 from unbox.json_types import JSON
 from unbox.models import Model
+from unbox.processes import in_processes
 from unbox.result_cache import ResultCache
 from unbox.run_folder import run_folder
 from unbox.sae import SAE
 from unbox.shapes import FACTORS, prompts
-from unbox.shapes.detector import Detector
 from unbox.statistics import bootstrap
 
 Row = dict[str, JSON]
@@ -139,15 +142,21 @@ def bench_erasure(
     settings: ErasureSettings | None = None,
     progress: bool = True,
     critic: FactorCritic | None = None,
+    processes: int = 1,
+    load: LoadModel | None = None,
 ) -> list[Row]:
     """Run the benchmark (what is missing of it) and write `rows.csv` and `erasure.md` into `out`.
 
     A row is a value under a method: each measure with its 95 % interval over pictures. `critic`: who says
-    what is an artifact, another than the detector (None: the bundled one). Raises UnboxError without SAEs.
+    what is an artifact, another than the detector (None: the bundled one). `processes`: so many share what is
+    missing, value by value; `load` gives the model to each, by its number, and must be picklable. Raises
+    UnboxError without SAEs.
     """
     settings, out = settings or ErasureSettings(), Path(out)
     if not saes:
         raise UnboxError("there are no SAEs to test; train some with `unbox train`")
+    if processes > 1 and load is None:
+        raise UnboxError(f"{processes} processes need `load`, which gives the model to each by its number")
     saes = {sae.block: sae for sae in saes.values()}
     chosen: dict[str, JSON] = {**asdict(settings)}
     with run_folder(out, "bench erasure") as folder:
@@ -158,11 +167,52 @@ def bench_erasure(
         folder.claim(fixed, keyed)
         context = {**names.context, "settings": {k: v for k, v in chosen.items() if k not in CHOOSING}}
         write_json(out / MANIFEST, {**names.context, "settings": chosen})
+        results = ResultCache(out / "kept", context)
+        if processes > 1 and load is not None:
+            _collect(model, tuple(saes), out, settings, progress)
+            todo = [v for v in settings.values if not all(map(results.has, _keys(settings, v)))]
+            threads = max(1, torch.get_num_threads() // processes)
+            start = ErasureProcess(load, pickle.dumps((saes, critic)), settings, out, results, threads)
+            work = in_processes(start, todo, processes)
+            list(tqdm(work, total=len(todo), desc="in processes", disable=not progress))
         bench = _prepared(model, saes, out, settings, critic, progress)
-        rows = _rows(bench, ResultCache(out / "kept", context), progress)
+        rows = _rows(bench, results, progress)
         write_table(out / "rows.csv", rows)
         write_text(out / "erasure.md", markdown(rows))
     return rows
+
+
+@dataclass(frozen=True)
+class ErasureProcess:
+    """What a process needs in order to erase values; called with its number in it."""
+
+    load: LoadModel
+    given: bytes
+    """SAEs and critic, pickled whole."""
+    settings: ErasureSettings
+    out: Path
+    results: ResultCache
+    threads: int
+
+    def __call__(self, number: int) -> Callable[[Value], None]:
+        torch.set_num_threads(self.threads)
+        saes, critic = pickle.loads(self.given)
+        bench = _from_store(self.load(number), saes, self.out, self.settings, critic)
+
+        def erased(value: Value) -> None:
+            _rows(replace(bench, settings=replace(self.settings, values=(value,))), self.results, False)
+
+        return erased
+
+
+def _collect(
+    model: Model, blocks: Sequence[str], out: Path, settings: ErasureSettings, progress: bool
+) -> None:
+    """Collect the updates of held-out captions."""
+    sampling: CaseSampling = {"steps": settings.steps, "batch_size": settings.batch_size}
+    captions = prompts(settings.captions, settings.seed + 301, "heldout", True, 0.0)
+    where, seed = out / "store", settings.seed
+    collect(model, captions, where, blocks=tuple(blocks), seed=seed, progress=progress, **sampling)
 
 
 def _prepared(
@@ -174,11 +224,17 @@ def _prepared(
     progress: bool,
 ) -> ErasureBench:
     """Collect the updates of held-out captions, and draw trial and test pictures, unedited."""
+    _collect(model, tuple(saes), out, settings, progress)
+    return _from_store(model, saes, out, settings, critic)
+
+
+def _from_store(
+    model: Model, saes: Mapping[str, SAE], out: Path, settings: ErasureSettings, critic: FactorCritic | None
+) -> ErasureBench:
+    """Read the updates that are collected, and draw trial and test pictures, unedited."""
     sampling: CaseSampling = {"steps": settings.steps, "batch_size": settings.batch_size}
-    captions = prompts(settings.captions, settings.seed + 301, "heldout", True, 0.0)
-    where, seed = out / "store", settings.seed
-    store = collect(model, captions, where, blocks=tuple(saes), seed=seed, progress=progress, **sampling)
-    subject = ModelUnderTest(model, Detector.load(), sampling, critic, unedited_count(settings.captions))
+    store, seed = Store.open(out / "store"), settings.seed
+    subject = ModelUnderTest.read_by(model, sampling, unedited_count(settings.captions), critic)
     trials = subject.cases(6 * settings.trial_cases, seed + 401)
     tests = subject.cases(6 * settings.test_cases, seed + 402)
     rows = cache(lambda block: BlockRows(store[block]))
@@ -204,6 +260,11 @@ def _records(
         return FactorRecords.of(saes[block], rows, learned)
 
     return records
+
+
+def _keys(settings: ErasureSettings, value: Value) -> list[JSON]:
+    """The names of a value's results; of the control, which may be none, no name."""
+    return [["erasure", value, method] for method in RULES if method in settings.methods]
 
 
 def _rows(bench: ErasureBench, results: ResultCache, progress: bool) -> list[Row]:

@@ -1,6 +1,6 @@
 """Edits by transport between two captions: which block owns what, and which method carries it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,17 +12,18 @@ from unbox.ground_truth.bench.bench_inputs import BenchInputs
 from unbox.ground_truth.bench.bench_rows import BenchResults, BenchRow
 from unbox.ground_truth.bench.scene_pairs import KINDS, patch, recorded, scene_pairs
 from unbox.ground_truth.bench.trade_off import rates
+from unbox.json_types import JSON
 
 Methods = Mapping[str, Callable[[UpdatePair], Edits]]
 
 
-def transport_trials(bench: BenchInputs) -> BenchResults:
-    """Every way to make every kind of edit: `ownership` and `transport`."""
+def transport_trials(bench: BenchInputs, kinds: Sequence[str] = tuple(KINDS)) -> BenchResults:
+    """Every way to make some kinds of edits: `ownership` and `transport`."""
     found: BenchResults = {"ownership": [], "transport": []}
     methods, blocks = transport_methods(bench), list(bench.saes)
     random = {name: made for name, made in methods.items() if name.startswith("random")}
     others = {name: made for name, made in methods.items() if name not in random}
-    for kind in bench.bar(list(KINDS), "pairs"):
+    for kind in bench.bar(kinds, "pairs"):
         rows = bench.results.get(["pairs", kind], _one_kind, bench, kind, blocks, others)
         controls = bench.results.get(["pairs", kind, CONTROL_RULE], _one_kind, bench, kind, [], random)
         found["ownership"] += rows["ownership"]
@@ -30,6 +31,11 @@ def transport_trials(bench: BenchInputs) -> BenchResults:
         named = {row["method"]: row for row in [*rows["transport"], *controls["transport"]]}
         found["transport"] += [named[name] for name in methods]
     return found
+
+
+def pair_keys(kind: str) -> list[JSON]:
+    """The names of the results of a kind."""
+    return [["pairs", kind], ["pairs", kind, CONTROL_RULE]]
 
 
 def _one_kind(bench: BenchInputs, kind: str, blocks: list[str], methods: Methods) -> BenchResults:
