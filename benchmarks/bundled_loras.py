@@ -1,29 +1,55 @@
-"""A cell of the grid as a system that the package brings: its LoRA at a lower rank, measured, with a card.
+"""Cells of the grid as systems that the package brings: their LoRAs at lower ranks, measured, with cards.
 
-    python -m benchmarks.bundled_loras --out runs/grid --cell lightning-4 --system NAME --keep 8
+    python -m benchmarks.bundled_loras --out runs/grid --measure [--systems shapes-dpo]
+    python -m benchmarks.bundled_loras --out runs/grid --pack loras.zip
+    python -m benchmarks.bundled_loras --out runs/grid --write
 
-Measures the cell's LoRA at each rank by the figures of the grid (RESULTS/SYSTEM.json), and writes that of the
-rank that is kept, in float16, with a card, to the bundled weights.
+The first measures the LoRA of each system's cell (seed 0) at each rank by the figures of the grid
+(RESULTS/zoo/SYSTEM.json); several processes share the systems. The second packs the LoRAs of the largest of
+those ranks, in float16, whose truncations the lower ones are. The last writes the smallest LoRA that costs
+no quality, with a card, to the bundled weights: what is drawn right, its likelihood and the distance to the
+model in many steps are no worse than at the full rank, by the paired intervals over captions.
 """
 
 import argparse
 import os
 import shutil
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from activation_store.files import write_json, write_text
-from benchmarks.recipe_figures import Pictures, figures
-from benchmarks.recipes_grid import GRID, RESULTS, Grid, processor
+from benchmarks.grid_workers import claimed
+from benchmarks.recipe_figures import Pictures, figures, plain_brightness
+from benchmarks.recipes_grid import GRID, RESULTS, Grid, device_name, processor
 from unbox.models import load
 from unbox.models.hub import bundled_folder
 from unbox.recipes.systems.smaller_lora import write_smaller
 from unbox.statistics import bootstrap
 from unbox.text_files import read_json_object, read_toml_file
 
-SHOWN = {"right": "said and drawn", "distance": "distance", "diversity": "diversity", "to_real": "to renders"}
+#: System -> the cell that it is of.
+ZOO = {
+    **{f"shapes-lightning-{steps}step": f"lightning-{steps}" for steps in (1, 2, 4, 8)},
+    "shapes-v3": "novelai-floor-0",
+    "shapes-dpo": "dpo-100",
+    "shapes-ncp-dpo": "ncp-dpo-100",
+    "shapes-ncp-cpo": "ncp-cpo",
+    "shapes-ncp-sft": "ncp-sft",
+    "shapes-distar": "distar-reward-100",
+}
+RANKS = (4, 8, 16)
+SEED = 0
+SHOWN = {
+    "right": "said and drawn",
+    "distance": "distance",
+    "diversity": "diversity",
+    "likelihood": "likelihood",
+    "to_real": "to renders",
+}
 
 CARD = """---
 license: apache-2.0
@@ -31,23 +57,23 @@ pipeline_tag: text-to-image
 ---
 # {system}
 
-A LoRA of rank {keep} (float16, {size:,} bytes) over the bundled `shapes-turbo`, sampled in {steps} step{s}
-without guidance.
+A LoRA of rank {keep} (float16, {size:,} bytes) over the bundled `shapes-base`, sampled in {steps} step{s}
+{guided}.
 
     unbox generate --model {system} --prompt "a large solid red square in the center" --out square.png
 
-Made by the cell `{cell}`, seed {seed}, of the grid of recipes (`docs/recipes.md`), one seed:
+Made by the cell `{cell}`, seed {seed}, of the grid of recipes (`docs/recipes.md`):
 
     {line}
 
-at rank {full}, and lowered by the SVD of each layer. Figures as that page explains them, 64 held-out
-captions; brackets: 95 % over captions. ({processor}, {threads} thread.)
+at rank {full}, and lowered by the SVD of each layer. {captions} held-out captions, figures as that page
+explains them; brackets: 95 % over captions. ({where})
 
 | | {heads} |
 | --- | {rules} |
 {rows}
 
-Only Shapes was ever drawn by it.
+{choice} Only Shapes was ever drawn by it.
 """
 
 
@@ -56,8 +82,93 @@ def row(title: str, found: dict[str, Any]) -> str:
     cells = []
     for name in SHOWN:
         values = np.atleast_1d(np.array(found[name], float))
-        cells.append(str(bootstrap(values)) if len(values) > 1 else f"{values[0]:.3f}")
+        one = bootstrap(values) if len(values) > 1 else None
+        cells.append(f"{values[0]:.3f}" if one is None else f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]")
     return f"| {title} | {' | '.join(cells)} |"
+
+
+def no_worse(found: dict[str, Any], full: dict[str, Any]) -> bool:
+    """Whether what is drawn right, the likelihood and the distance are no worse than at the full rank, by the
+    95 % intervals of the paired differences over captions."""
+    more = {
+        name: np.array(found[name]) - np.array(full[name]) for name in ("right", "likelihood", "distance")
+    }
+    return bool(
+        bootstrap(more["right"]).high >= 0
+        and bootstrap(more["likelihood"]).high >= 0
+        and bootstrap(more["distance"]).low <= 0
+    )
+
+
+def smallest(ranks: dict[str, dict[str, Any]], full: dict[str, Any]) -> tuple[int, bool]:
+    """The smallest rank that is no worse, and whether there is one; without one the largest."""
+    good = [int(rank) for rank, found in ranks.items() if no_worse(found, full)]
+    return (min(good), True) if good else (max(map(int, ranks)), False)
+
+
+def measure(grid: Grid, system: str) -> None:
+    """Lower a system's LoRA to each rank and measure it there."""
+    cell = f"{ZOO[system]}-{SEED}"
+    told, model = read_json_object(grid.results / f"{cell}.json"), grid.asked["model"]
+    own, measured = load(model).system, dict[str, Any]()
+    most, rival = grid.base(own.steps, own.guidance), grid.base(told["steps"], told["guidance"])
+    lora = grid.out / cell / "lora"
+    for rank in RANKS:
+        place = write_smaller(lora, grid.out / "zoo" / system / f"lora-{rank}", rank)
+        lowered = load(model, lora=place, system=str(lora / "system.json"), device=grid.device)
+        found = Pictures.drawn(lowered, grid.captions, told["steps"], told["guidance"])
+        measured[str(rank)] = figures(found, most, grid.captions, rival)
+        if "plain" in told:
+            measured[str(rank)]["plain"] = plain_brightness(lowered, 4, told["steps"])
+    facts = {"processor": processor(), "threads": os.environ.get("OMP_NUM_THREADS", "all")}
+    about = {"system": system, "cell": ZOO[system], "seed": SEED, **facts, "device": device_name(lowered)}
+    write_json(grid.results / "zoo" / f"{system}.json", {**about, "ranks": measured})
+
+
+def pack(grid: Grid, systems: Sequence[str], file: Path) -> None:
+    """The LoRAs of the largest rank in one file."""
+    with zipfile.ZipFile(file, "w") as packed:
+        for system in systems:
+            place = grid.out / "zoo" / system / f"lora-{max(RANKS)}"
+            for each in sorted(place.glob("*.safetensors")) if place.is_dir() else ():
+                packed.write(each, f"zoo/{system}/{place.name}/{each.name}")
+
+
+def write(grid: Grid, system: str, bundled: Path) -> str:
+    """The chosen rank and its card, into a folder; says what was written."""
+    cell = f"{ZOO[system]}-{SEED}"
+    told = read_json_object(grid.results / f"{cell}.json")
+    zoo = read_json_object(grid.results / "zoo" / f"{system}.json")
+    keep, good = smallest(zoo["ranks"], told["figures"])
+    shutil.rmtree(bundled, ignore_errors=True)
+    write_smaller(grid.out / "zoo" / system / f"lora-{max(RANKS)}", bundled, keep)
+    own, steps = load(grid.asked["model"]).system, told["steps"]
+    rows = []
+    for guidance, title in ((0.0, "no guidance"), (own.guidance, f"guidance {own.guidance:g}")):
+        if (file := grid.results / f"base-{steps}-{guidance:g}.json").is_file():
+            plural = "s" * (steps > 1)
+            rows.append(
+                row(f"`shapes-base` in {steps} step{plural}, {title}", read_json_object(file)["figures"])
+            )
+    full = told["line"].split("--lora-rank ")[1].split()[0]
+    rows.append(row(f"as it was trained, rank {full}", told["figures"]))
+    rows += [row(f"at rank {rank}", found) for rank, found in zoo["ranks"].items()]
+    choice = (
+        f"Rank {keep} is the smallest that costs no quality: what is drawn right, the likelihood and the "
+        "distance are no worse than at the full rank, by the paired intervals."
+        if good
+        else f"Each of these ranks costs some quality; {keep}, the largest of them, is what is kept."
+    )
+    card = CARD.format(
+        system=system, keep=keep, steps=steps, s="s" * (steps > 1), cell=ZOO[system], seed=SEED, full=full,
+        size=sum(file.stat().st_size for file in bundled.glob("*.safetensors")),
+        guided=f"with guidance {told['guidance']:g}" if told["guidance"] else "without guidance",
+        line=told["line"], captions=grid.asked["captions"], choice=choice,
+        where=f"trained on {told.get('device', 'cpu')}, measured on {zoo['device']}",
+        heads=" | ".join(SHOWN.values()), rules=" | ".join(["---"] * len(SHOWN)), rows="\n".join(rows),
+    )  # fmt: skip
+    write_text(bundled / "README.md", card)
+    return f"{system}: rank {keep}{'' if good else ' (costs quality)'}"
 
 
 def main() -> None:
@@ -65,47 +176,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the grid's runs")
+    parser.add_argument("--grid", type=Path, default=GRID)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--cell", required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--system", required=True, help="what it is called")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[4, 8, 16])
-    parser.add_argument("--keep", type=int, required=True)
+    parser.add_argument("--systems", nargs="*", choices=ZOO, default=list(ZOO))
+    parser.add_argument("--device")
+    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--pack", type=Path)
+    parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
-    grid = Grid(read_toml_file(GRID), given.out, given.results)
-    run, result = given.out / f"{given.cell}-{given.seed}", given.results / f"{given.cell}-{given.seed}.json"
-    told = read_json_object(result)
-    model = grid.asked["model"]
-    own = load(model).system
-    most, rival = grid.base(own.steps, own.guidance), grid.base(told["steps"], told["guidance"])
-    measured: dict[str, Any] = {}
-    for rank in sorted({*given.ranks, given.keep}):
-        place = write_smaller(run / "lora", run / f"lora-{rank}", rank)
-        lowered = load(model, lora=place, system=str(run / "lora" / "system.json"))
-        found = Pictures.drawn(lowered, grid.captions, told["steps"], told["guidance"])
-        measured[str(rank)] = figures(found, most, grid.captions, rival)
-    facts = {"processor": processor(), "threads": os.environ.get("OMP_NUM_THREADS", "all")}
-    about = {"system": given.system, "cell": given.cell, "seed": given.seed, **facts}
-    write_json(given.results / f"{given.system}.json", {**about, "ranks": measured})
-    bundled = bundled_folder(f"bundled:{given.system}")
-    shutil.copytree(run / f"lora-{given.keep}", bundled, dirs_exist_ok=True)
-    base = read_json_object(given.results / f"base-{told['steps']}-0.json")["figures"]
-    guided = read_json_object(given.results / f"base-{told['steps']}-{own.guidance:g}.json")["figures"]
-    rows = [
-        row(f"the model itself in {told['steps']} steps, no guidance", base),
-        row(f"the same, guidance {own.guidance:g}", guided),
-        row("this LoRA as it was trained", told["figures"]),
-        *(row(f"at rank {rank}", found) for rank, found in measured.items()),
-    ]
-    size = sum(file.stat().st_size for file in bundled.glob("*.safetensors"))
-    line = told["line"].split("--data")[0] + "..." if len(told["line"]) > 400 else told["line"]
-    full = told["line"].split("--lora-rank ")[1].split()[0]
-    text = CARD.format(
-        system=given.system, keep=given.keep, size=size, steps=told["steps"], s="s" * (told["steps"] > 1),
-        cell=given.cell, seed=given.seed, line=line, full=full, heads=" | ".join(SHOWN.values()),
-        rules=" | ".join(["---"] * len(SHOWN)), rows="\n".join(rows), **facts,
-    )  # fmt: skip
-    write_text(bundled / "README.md", text)
+    grid = Grid(read_toml_file(given.grid), given.out.absolute(), given.results, given.device)
+    (given.results / "zoo").mkdir(parents=True, exist_ok=True)
+    there = [name for name in given.systems if (given.results / f"{ZOO[name]}-{SEED}.json").is_file()]
+    for system in there if given.measure else ():
+        with claimed(grid.out, f"zoo-{system}") as own:
+            if own and not (given.results / "zoo" / f"{system}.json").is_file():
+                measure(grid, system)
+    if given.pack:
+        pack(grid, there, given.pack)
+    for system in there if given.write else ():
+        if (given.results / "zoo" / f"{system}.json").is_file():
+            print(write(grid, system, bundled_folder(f"bundled:{system}")))
 
 
 if __name__ == "__main__":
