@@ -115,7 +115,8 @@ def measure(grid: Grid, system: str) -> None:
     lora = grid.out / cell / "lora"
     for rank in RANKS:
         place = write_smaller(lora, grid.out / "zoo" / system / f"lora-{rank}", rank)
-        lowered = load(model, lora=place, system=str(lora / "system.json"), device=grid.device)
+        row = str(lora / "system.json")
+        lowered = load(model, lora=place, system=row, device=grid.device, dtype="float32")
         found = Pictures.drawn(lowered, grid.captions, told["steps"], told["guidance"])
         measured[str(rank)] = figures(found, most, grid.captions, rival)
         if "plain" in told:

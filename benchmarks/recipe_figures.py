@@ -91,7 +91,7 @@ def seen(name: str, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarra
         read = reader.probabilities(list(images))
     finally:
         handle.remove()
-    return torch.cat(found).double().numpy(), read
+    return torch.cat(found).double().cpu().numpy(), read  # a recipe may have moved the reader
 
 
 def said(prompt: Prompt) -> dict[str, str]:

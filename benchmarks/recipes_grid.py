@@ -114,9 +114,10 @@ def plain_images(folder: Path, count: int, side: int) -> None:
 def trained(place: Path, base: str, device: str | None = None) -> Model:
     """What a recipe left."""
     if (place / "model").is_dir():
-        return load(place / "model", device=device)
+        return load(place / "model", device=device, dtype="float32")
     row = place / "lora" / "system.json"  # `recipe sdxl` leaves none: sampled as its base
-    return load(base, lora=place / "lora", system=str(row) if row.is_file() else None, device=device)
+    system = str(row) if row.is_file() else None
+    return load(base, lora=place / "lora", system=system, device=device, dtype="float32")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Grid:
         """The model's own pictures; their figures are written too, as `base-STEPS-GUIDANCE.json`."""
         name = f"base-{steps}-{guidance:g}"
         with waited(self.out, name):
-            model = load(self.asked["model"], device=self.device)
+            model = load(self.asked["model"], device=self.device, dtype="float32")
             found = Pictures.kept(self.out / f"{name}.npz", model, self.captions, steps, guidance)
             if not (file := self.results / f"{name}.json").is_file():
                 own = model.system
