@@ -13,11 +13,11 @@ from activation_store import Store
 from activation_store.files import write_json
 from unbox import load
 from unbox.ground_truth.bench.bench_inputs import BlockRows
-from unbox.ground_truth.bench.bench_rows import BenchResults, BenchRow
+from unbox.ground_truth.bench.bench_rows import BenchResults
 from unbox.ground_truth.bench.bench_settings import BenchSettings
 from unbox.ground_truth.bench.dictionary_record import by_block, scored
 from unbox.ground_truth.bench.factor_match import match_candidates, match_score
-from unbox.ground_truth.bench.probing import probe_images
+from unbox.ground_truth.bench.probing import probe_saes
 from unbox.ground_truth.bench.report import AUROC, telling
 from unbox.ground_truth.factor_scores import scenes_of
 from unbox.models import Model
@@ -41,13 +41,9 @@ def main() -> None:
 def record(folder: Path, store: Store, model: Model) -> dict:
     """The row of one folder of SAEs."""
     saes, scenes = by_block(load_saes(folder)), scenes_of(store)
-    rows: list[BenchRow] = []
-    matched = []
-    for block, sae in saes.items():
-        updates = BlockRows(store[block])
-        found_by = probe_images(sae, updates, scenes).values()
-        rows += [{"block": block, "method": "sae", **row} for row in found_by]
-        matched.append(match_candidates(sae, updates, scenes))
+    updates = {block: BlockRows(store[block]) for block in saes}
+    rows = probe_saes(saes, updates, scenes)
+    matched = [match_candidates(sae, updates[block], scenes) for block, sae in saes.items()]
     best = {value: by["sae"]["auroc"] for value, by in telling(rows).items()}
     missed = [f"{' '.join(value)} {score:.3f}" for value, score in best.items() if score < AUROC]
     print(f"{folder}: {len(best) - len(missed)} of {len(best)} values told; not {', '.join(missed) or 'one'}")

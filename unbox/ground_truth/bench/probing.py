@@ -4,7 +4,7 @@ Features are chosen on one half of the held-out captions and scored on the other
 features on the same images would look good by luck alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from unbox.edits.terms import TensorDictionary
 from unbox.ground_truth.bench.bench_rows import BenchRow
@@ -66,6 +66,17 @@ def probe_images(
             if first > found[value].get("chosen_at", 0.0):
                 score = float(scored.of(value)[feature])
                 found[value] |= {"feature": feature, "pool": pool, "chosen_at": first, "auroc": score}
+    return found
+
+
+def probe_saes(
+    saes: Mapping[str, TensorDictionary], rows: Mapping[str, UpdateRows], scenes: Sequence[Scene]
+) -> list[BenchRow]:
+    """`probe_images` of every block's SAE: rows as `bench shapes` has them in `meaning`."""
+    found: list[BenchRow] = []
+    for block, sae in saes.items():
+        of_block = probe_images(sae, rows[block], scenes).values()
+        found += [{"block": block, "method": "sae", **row} for row in of_block]
     return found
 
 
