@@ -6,13 +6,14 @@ Writes what stands between the marks of the page; --check ends with 1 where it i
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.bundled_loras import SEED, ZOO, smallest
 from benchmarks.recipes_grid import GRID, RESULTS, ROOT
 from unbox.statistics import bootstrap
 from unbox.text_files import read_json_object, read_toml_file
@@ -69,13 +70,38 @@ class Row:
         interval = bootstrap(values.T)  # captions are the units, seeds are averaged
         return f"{shown(interval.mean)} [{shown(interval.low)}, {shown(interval.high)}]"
 
-    @property
-    def told(self) -> list[str]:
-        """Title, steps, seeds, minutes of training."""
+    def told(self, paces: Mapping[str, dict[str, Any]]) -> list[str]:
+        """Title, steps, seeds, minutes on two cores by the line's pace."""
         result = self.results[0]
-        minutes = [r["cpu_seconds"] / 60 for r in self.results if "cpu_seconds" in r]
         seeds = ", ".join(str(r["seed"]) for r in self.results if "seed" in r) or "-"
-        return [self.title, str(result["steps"]), seeds, f"{np.mean(minutes):.1f}" if minutes else "-"]
+        pace = paces.get(result["cell"])
+        return [self.title, str(result["steps"]), seeds, f"{pace['minutes']:.1f}" if pace else "-"]
+
+
+def paces_of(results: Path) -> dict[str, dict[str, Any]]:
+    """Cell -> its pace, as far as it was timed."""
+    return read_json_object(results / "pace.json") if (results / "pace.json").is_file() else {}
+
+
+def zoo(results: Path) -> str:
+    """The bundled LoRAs at each rank that was measured, the one that is kept in bold."""
+    names = ("right", "likelihood", "distance")
+    head = ["system", "cell", "rank", *(COLUMNS[name][0] for name in names)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head))]
+    for system, cell in ZOO.items():
+        file, whole = results / "zoo" / f"{system}.json", results / f"{cell}-{SEED}.json"
+        if not file.is_file() or not whole.is_file():
+            continue
+        ranks, full = read_json_object(file)["ranks"], read_json_object(whole)
+        keep = str(smallest(ranks, full["figures"])[0])
+        rank = full["line"].split("--lora-rank ")[1].split()[0]
+        for of, found in [*ranks.items(), (rank, full["figures"])]:
+            row = Row("", [{"figures": found}])
+            cells = [f"`{system}`", f"`{cell}`", f"**{of}**" if of == keep else of]
+            lines.append("| " + " | ".join([*cells, *(row.cell(COLUMNS[name]) for name in names)]) + " |")
+    if len(lines) == 2:
+        return ""
+    return "**The zoo**: what each rank costs; bold is what the package brings.\n\n" + "\n".join(lines) + "\n"
 
 
 def rows_of(group: dict[str, Any], results: Path) -> list[Row]:
@@ -95,9 +121,9 @@ def rows_of(group: dict[str, Any], results: Path) -> list[Row]:
 
 def table(group: dict[str, Any], results: Path) -> str:
     """One group of the grid's file as a table in Markdown."""
-    columns = [COLUMNS[name] for name in group["columns"]]
-    rows = [[*row.told, *(row.cell(column) for column in columns)] for row in rows_of(group, results)]
-    head = ["", "steps", "seeds", "CPU minutes", *(title for title, _, _ in columns)]
+    columns, paces = [COLUMNS[name] for name in group["columns"]], paces_of(results)
+    rows = [[*row.told(paces), *(row.cell(column) for column in columns)] for row in rows_of(group, results)]
+    head = ["", "steps", "seeds", "minutes", *(title for title, _, _ in columns)]
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
     missing = [name for name in group["cells"] if not list(results.glob(f"{name}-[0-9].json"))]
     note = f"\nNot run: {', '.join(f'`{name}`' for name in missing)}." if missing else ""
@@ -110,16 +136,20 @@ def tables(grid: dict[str, Any], results: Path) -> str:
     told = [result for result in told if "line" in result]
     if not told:
         return "No cell has a result.\n"
-    processors = sorted({f"{r['processor']}, {r['threads']} thread" for r in told})
-    seeds = sorted({r["seed"] for r in told})
-    minutes = sum(r["cpu_seconds"] for r in told) / 60
+    seeds, paces = sorted({r["seed"] for r in told}), paces_of(results)
     said = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"**one seed** ({seeds[0]})"
     about = (
-        f"{len(told)} results of {len(grid['cell'])} cells, {said}; {minutes:.0f} minutes of training in all "
-        f"({'; '.join(processors)}), beside other work, encoding by the first cell of its images among it.\n"
-        f"Intervals: 95 %, over captions, seeds of a cell averaged.\n"
+        f"{len(told)} results of {len(grid['cell'])} cells, {said}; trained and drawn on "
+        f"{' and '.join(sorted({r.get('device', 'cpu') for r in told}))}, several at once.\n"
     )
-    return "\n".join([about, *(f"{table(group, results)}\n" for group in grid["table"])])
+    if paces:
+        machines = sorted({f"{pace['processor']}, {pace['threads']} threads" for pace in paces.values()})
+        about += (
+            f"*minutes*: of the cell's training on two cores ({'; '.join(machines)}; a few steps timed, "
+            f"seven others beside it); the longest takes {max(p['minutes'] for p in paces.values()):.1f}.\n"
+        )
+    about += "Intervals: 95 %, over captions, seeds of a cell averaged.\n"
+    return "\n".join([about, *(f"{table(group, results)}\n" for group in grid["table"]), zoo(results)])
 
 
 def page_with(page: str, made: str) -> str:

@@ -213,10 +213,12 @@ def test_a_table_has_intervals_over_captions_of_the_seeds_means_and_says_what_wa
         write_json(tmp_path / f"a-{seed}.json", result)
     base = {"cell": "base", "steps": 4, "guidance": 0, "figures": {"right": [1.0] * 4, "to_real": 0.0}}
     write_json(tmp_path / "base-4-0.json", base)
+    pace = {"seconds_a_step": 1.0, "minutes": 3.5, "processor": "P", "threads": "2"}
+    write_json(tmp_path / "pace.json", {"a": pace})
     made = recipes_table.table(group, tmp_path)
     assert "| the model itself, no guidance | 4 | - | - | 100.0 [100.0, 100.0] | 0.000 |" in made
     row = next(line for line in made.splitlines() if "`a`" in line)
-    assert row.startswith("| `a` | 4 | 0, 1 | 1.0 | 77.5 [")
+    assert row.startswith("| `a` | 4 | 0, 1 | 3.5 | 77.5 [")
     assert row.endswith("| 0.150 |")
     assert "Not run: `b`." in made
     assert "seeds 0, 1" in recipes_table.tables({"table": [group], "cell": [{}, {}]}, tmp_path)
