@@ -121,6 +121,7 @@ def write_sae(
     decoys: np.ndarray,
     labels: Sequence[CaptionLabel],
     related: Mapping[str, RelatedArrays],
+    name_scores: np.ndarray,
 ) -> None:
     """Write what is known of an SAE's features, and beside it which are active at sampled places."""
     with writing(places_file(file)) as target:
@@ -133,6 +134,8 @@ def write_sae(
         # Labels are one JSON text: they are read once, into the database.
         text = np.frombuffer(canonical([asdict(label) for label in labels]), np.uint8)
         target.create_dataset("labels", data=text, fletcher32=True, chunks=True)
+        if len(name_scores):
+            write_arrays(target, {"name_scores": name_scores})
         for kind, arrays in related.items():
             write_arrays(target, {f"{kind}/{part}": array for part, array in arrays._asdict().items()})
 
@@ -176,6 +179,12 @@ def read_labels(file: h5py.File) -> list[CaptionLabel]:
     """The labels of an SAE's file."""
     rows = parse_json(file["labels"][()].tobytes(), "labels of the atlas")
     return [CaptionLabel(**{**row, "words": tuple(Word(**word) for word in row["words"])}) for row in rows]
+
+
+def read_name_scores(file: h5py.File) -> list[float | None]:
+    """How well the names of directions foretell where they fire; none of other SAEs."""
+    found = file["name_scores"][()].tolist() if "name_scores" in file else []
+    return [None if np.isnan(each) else each for each in found]
 
 
 def read_places(folder: Path, number: int) -> tuple[np.ndarray, np.ndarray, int, bool]:

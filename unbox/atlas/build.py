@@ -21,6 +21,7 @@ from unbox.memory_limit import require
 from unbox.models.sampling_options import prompt_options
 from unbox.result_cache import key_of
 from unbox.run_folder import run_folder
+from unbox.sae.direction_set import META, directions_of
 from unbox.sae.model import SAE
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ def build(
     check(store, saes, plan)
     keys = pass_keys(store, saes, plan, out)
     encoders = None if model is None else model.fingerprint["weights"]
-    inputs = [atlas_files.VERSION, keys, encoders and {k: v for k, v in encoders.items() if "text" in k}]
+    text = encoders and {k: v for k, v in encoders.items() if "text" in k}
+    inputs: list[Any] = [atlas_files.VERSION, keys, text]
+    if names := {name: sae.meta[META] for name, sae in saes.items() if directions_of(sae)}:
+        inputs.append(names)
     folder = out / f"data-{key_of(inputs, 16)}"
     if atlas_files.current(out) == folder.name:
         return out
@@ -146,12 +150,14 @@ def describe(
     decoys = caption_labels.decoys(
         captions, examples.captions.image[:, : plan.top], found.probes, tally.probe_peak, plan.decoys
     )
+    called = [each.label for each in directions_of(sae)]
+    scores = caption_labels.name_scores(captions, called, found.scale, found.probes, tally.probe_peak)
     presence = relations.presence(*tally.places.pairs, found.place_rows, sae.latents)
     related = {
         "neighbours": relations.neighbours(sae.W_dec.detach().cpu().float().numpy(), plan.related),
         "coactive": relations.together(presence, presence, plan.related),
     }
-    atlas_files.write_sae(file, found, plan, decoys, labels, related)
+    atlas_files.write_sae(file, found, plan, decoys, labels, related, scores)
     saved.unlink(missing_ok=True)
 
 
@@ -213,10 +219,15 @@ def fill_database(folder: Path, store: Store, saes: Mapping[str, SAE], given: Se
                     arrays, store.schema.steps, len(store[sae.block]), len(store)
                 )
                 labels = atlas_files.read_labels(arrays)
+                scores = atlas_files.read_name_scores(arrays)
             database.add_features(connection, number, sae.block, start, statistics)
             of_words = [(i, label) for i, label in enumerate(labels, start) if label.text]
             rows = ((i, label.text, "words", "log-odds", made, label.score, "{}") for i, label in of_words)
             database.insert(connection, "labels", rows)
+            if named := directions_of(sae):  # last: the newest of a kind is shown
+                pairs = enumerate(zip(named, scores, strict=True), start)
+                rows = ((i, each.label, "words", each.kind, made, score, "{}") for i, (each, score) in pairs)
+                database.insert(connection, "labels", rows)
             terms = ((i, w.term, w.z) for i, label in enumerate(labels, start) for w in label.words)
             database.insert(connection, "terms", terms)
             start += sae.latents

@@ -143,6 +143,23 @@ def label_scores(picks: Sequence[Sequence[int]], z: np.ndarray, has: csr_matrix)
     return np.asarray((has @ weights.T).T)
 
 
+def name_scores(
+    captions: Captions, names: Sequence[str], scale: np.ndarray, probes: np.ndarray, probe_peak: np.ndarray
+) -> np.ndarray:
+    """(n,) AUROC on the probes of how many of a name's words a caption has, for n given names; NaN where no
+    caption has one, or too few probes fire. As in `label_features`."""
+    if not names:
+        return np.zeros(0)
+    number = {term: i for i, term in enumerate(captions.terms)}
+    picks = [[number[term] for term in set(terms_of(name)) if term in number] for name in names]
+    known = np.array([len(each) > 0 for each in picks])
+    weights = np.ones((len(picks), len(captions.terms)), np.float32)
+    found = label_auroc(
+        label_scores(picks, weights, captions.has[probes]), probe_peak > STRONG * scale[:, None]
+    )
+    return np.where(known, found, np.nan)
+
+
 def label_auroc(scores: np.ndarray, fires: np.ndarray) -> np.ndarray:
     """(m,) AUROC of scores (m, images) for whether each of m features fires in an image; NaN where a side has
     too few images."""

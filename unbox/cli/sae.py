@@ -7,12 +7,14 @@ import tyro
 from annotated_types import MinLen
 from tyro.conf import Positional
 
-from unbox.validation import FilePath, HubName, Name, Text, validated
+from unbox.validation import FilePath, HubName, Name, StorePlace, Text, validated
 
 if TYPE_CHECKING:
     from unbox.sae import SAE
 
 Folder = Annotated[Positional[FilePath], tyro.conf.arg(help="Folder of SAEs, or of one.")]
+#: Updates of a store that figures are measured on.
+SAMPLED = 65_536
 Layout = Literal["sdxl-unbox", "saelens", "sparsify", "dictionary-learning", "overcomplete", "directions"]
 
 
@@ -44,6 +46,9 @@ class SAEImportCommand:
     """Their layout; none: recognised by its files."""
     block: Name | None = None
     """Block of the SAE, where its folder does not say; for one SAE."""
+    store: StorePlace | None = None
+    """Folder of a store, or URL, whose updates the latents' statistics and the updates' deviation are
+    measured on: for layouts that say neither (directions), without which no strength is in deviations."""
 
     def run(self) -> None:
         from unbox.run_folder import run_folder
@@ -62,6 +67,8 @@ class SAEImportCommand:
             if len(found) > 1:
                 raise UnboxError(f"--block is for one SAE, {self.path} holds {len(found)}")
             found = {name: replace(sae, block=self.block) for name, sae in found.items()}
+        if self.store is not None:
+            found = {name: measured_on(self.store, sae) for name, sae in found.items()}
         blocks = [sae.block for sae in found.values()]
         for folder, sae in found.items():
             name = sae.block if sae.block and blocks.count(sae.block) == 1 else folder
@@ -132,6 +139,18 @@ class SAEPullCommand:
             folder.claim({"repo": self.repo}, {"revision": self.revision})
             for name, sae in pull(self.repo, self.out, self.revision).items():
                 print("\n".join(describe(name, sae)))
+
+
+def measured_on(store: str, sae: "SAE") -> "SAE":
+    """An SAE with figures of a sample of a store's updates, whose mean is theirs where it has none."""
+    import torch
+
+    from activation_store import Store
+    from unbox.sae.direction_set import measured
+
+    rows = torch.from_numpy(Store.open(store)[sae.block].sample(SAMPLED))
+    centred = sae if bool(sae.b_pre.any()) else replace(sae, b_pre=rows.mean(0))
+    return measured(centred, rows)
 
 
 def describe(name: str, sae: "SAE") -> list[str]:

@@ -24,7 +24,8 @@ from unbox.errors import UnboxError
 from unbox.memory_limit import require
 from unbox.models.seeds import generator
 from unbox.sae.codes import Codes
-from unbox.sae.model import Stats
+from unbox.sae.direction_set import direction_set
+from unbox.sae.model import SAE, Stats
 from unbox.validation import Count, Real, Seed, Share, checked
 
 #: Steps of the multiplicative updates, and of k-means.
@@ -159,6 +160,25 @@ def alike(directions: Tensor, count: int, seed: int = 0) -> Tensor:
         empty = sums.norm(dim=1, keepdim=True) < EPSILON
         middles = torch.where(empty, middles, torch.nn.functional.normalize(sums, dim=1))
     return groups
+
+
+def factor_directions(factors: Sequence[FeatureFactor], rows: np.ndarray, labels: Sequence[str] = ()) -> SAE:
+    """Factors of one SAE as a set of directions, which have pages in the explorer: what a value of 1 adds,
+    and the features that it is made of.
+
+    What is read of one is the projection on its direction, not its features' codes. `rows` (m, d): a sample
+    of updates; `labels`: one for each. Raises UnboxError for no factors, or labels of another number.
+    """
+    if not factors or (labels and len(labels) != len(factors)):
+        raise UnboxError(f"there are {len(factors)} factors and {len(labels)} labels")
+    sae, named = factors[0].sae, labels or [f"factor {i}" for i in range(len(factors))]
+    source = sae.name or sae.block
+    parts = {
+        label: {f"{source}/{f}": w for f, w in zip(each.features, each.weights, strict=True)}
+        for label, each in zip(named, factors, strict=True)
+    }
+    vectors = {label: each.direction.numpy() for label, each in zip(named, factors, strict=True)}
+    return direction_set(sae.block, vectors, rows, kind="factor", parts=parts, name=f"{source}-factors")
 
 
 def _factor(sae: TensorDictionary, weights: np.ndarray, kept: float) -> FeatureFactor:

@@ -19,6 +19,7 @@ from unbox.explorer.events import with_user_errors
 from unbox.explorer.feature_summaries import facts_of
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import blocks_page, compare_page
+from unbox.explorer.pages.feature_page import direction_named
 from unbox.explorer.queue_limits import DEVICE
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.strength_strip import STRENGTHS, generate_strip
@@ -146,7 +147,8 @@ class Endpoints:
         return {"icon": icon, "strengths": strengths}
 
     def feature(self, name: str) -> dict:
-        """What is known about a feature, named like up.0.1/17: statistics, label, words, related features."""
+        """What is known about a feature, named like up.0.1/17: statistics, label, words, related features;
+        of a direction its kind, length and the features that it is made of too."""
         found = self._atlas()
         facts = found.feature(name)
         related = {
@@ -155,7 +157,9 @@ class Endpoints:
         }  # fmt: skip
         labels = [asdict(label) for label in found.labels(facts.id)]
         words = [{"word": word, "z": z} for word, z in found.words(facts.id)]
-        return asdict(facts) | {"words": words, "labels": labels} | related
+        direction = direction_named(self.session, name) if self.session.has_feature(name) else None
+        named = {} if direction is None else {"direction": asdict(direction)}
+        return asdict(facts) | {"words": words, "labels": labels} | related | named
 
     def examples(self, name: str, kind: str = "top", interval: int = -1) -> list:
         """Images that show a feature. kind: top, random (images in which it fires at all), decoys (silent in

@@ -15,6 +15,7 @@ from unbox.explorer.html import render
 from unbox.explorer.image_difference import mean_change
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.session import ExplorerSession
+from unbox.sae.direction_set import as_direction
 
 #: Strengths tried, in the feature's default one; captions under which it fires that are drawn without it; and
 #: pictures that it is added to.
@@ -106,8 +107,8 @@ def _recipes(session: ExplorerSession, captions: Sequence[str]) -> list[Recipe]:
 
 
 def _control(session: ExplorerSession, edits: Edits, seed: int) -> Edits:
-    found = random_control(bind(edits, session.fitting(session.default)), (seed,))
-    return Edits.of(found)
+    bound = bind(edits, session.fitting(session.default))
+    return random_control(Edits(tuple(map(as_direction, bound))), (seed,))
 
 
 def _without(session: ExplorerSession, caption: str, ablation: Edit, seed: int) -> AblatedPicture:

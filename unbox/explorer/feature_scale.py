@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from unbox.edit import Edit
 from unbox.explorer.session import ExplorerSession
+from unbox.sae.direction_set import directions_of
 
 #: The strength taken where none is calibrated, in the feature's own largest activation, and its bounds in
 #: deviations: at it six of eight bundled features of colours and shapes bring about what their labels say in
@@ -32,6 +33,9 @@ def feature_scale(session: ExplorerSession, name: str) -> FeatureScale:
         return FeatureScale(known.start or known.strength, known.strength, read)
     sae, _, index = name.rpartition("/")
     of = session.saes.get(sae)
+    if of is not None and of.update_std > 0 and (named := directions_of(of)) and int(index) < of.latents:
+        length = named[int(index)].length / of.update_std
+        return FeatureScale(length, length, f"1 is this {named[int(index)].kind} as it was given")
     if of is not None and of.stats is not None and of.update_std > 0 and int(index) < of.latents:
         largest = float(of.stats.max[int(index)]) * float(of.W_dec[int(index)].norm()) / of.update_std
         if largest > 0:

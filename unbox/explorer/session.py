@@ -34,6 +34,7 @@ from unbox.models import Model, load
 from unbox.models.clock import clock
 from unbox.models.hooks import as_hook
 from unbox.prompt import Prompt
+from unbox.sae.direction_set import as_direction
 from unbox.sae.model import SAE
 from unbox.validation import checked
 
@@ -339,7 +340,7 @@ class ExplorerSession:
     def random_control(self, recipe: Recipe, seed: int = 0) -> Recipe:
         """The same picture with a random control of the edits that are on: what any features do. `seed`: of
         the draw, which the recipe keeps."""
-        edits = bind(recipe.active, self.fitting(recipe.system))
+        edits = Edits(tuple(map(as_direction, bind(recipe.active, self.fitting(recipe.system)))))
         return replace(recipe, edits=random_control(edits, (seed, recipe.seed)), off=frozenset(), draw=seed)
 
 

@@ -12,6 +12,7 @@ from unbox.lazy_package import lazy
 if TYPE_CHECKING:
     from unbox.sae.codes import Codes
     from unbox.sae.crosscoder import Crosscoder
+    from unbox.sae.direction_set import NamedDirection, direction_set, directions_of
     from unbox.sae.evaluate import Figures, evaluate
     from unbox.sae.fit import fit
     from unbox.sae.model import SAE, Stats, load_saes

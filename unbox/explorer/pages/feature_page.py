@@ -15,7 +15,7 @@ from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, limits
 from unbox.explorer.events import Updates, event_value, html_component, listen
 from unbox.explorer.feature_effects import effects_html, measure_effects
-from unbox.explorer.feature_summaries import related_chips
+from unbox.explorer.feature_summaries import FeatureChip, feature_chips, related_chips
 from unbox.explorer.generation_controls import seed_box
 from unbox.explorer.html import render
 from unbox.explorer.pages.explore_page import ExplorePage
@@ -23,11 +23,14 @@ from unbox.explorer.pages.search_page import SearchPage
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import InitialState, SharedComponents, link
 from unbox.explorer.strength_strip import generate_strip, strip_html
+from unbox.sae.direction_set import NamedDirection, directions_of
 from unbox.validation import checked
 
 TITLE = "Feature"
 #: Images shown of those in which a feature is most active.
 TOP = 12
+#: Features of a factor that are shown.
+PARTS = 48
 
 
 @dataclass(frozen=True)
@@ -197,8 +200,11 @@ def body(session: ExplorerSession, name: str, interval: int | None) -> str:
     """The body of a feature's page, `interval` of its histogram opened."""
     session.feature(name)
     atlas, facts = session.atlas, feature_summaries.facts_of(session, [name]).get(name)
+    direction, parts = direction_named(session, name), made_of(session, name)
     if atlas is None or facts is None:
-        return render("note.html", title=name, note="No atlas knows this feature.")
+        if direction is None:
+            return render("note.html", title=name, note="No atlas knows this feature.")
+        return render("direction.html", name=name, direction=direction, parts=parts)
     life, branches, labels = atlas.life(name), atlas.by_branch(name), atlas.labels(name)
     examples = {kind: atlas.examples(name, kind) for kind in ("top", "random", "decoys")}
     if interval is not None:
@@ -206,6 +212,8 @@ def body(session: ExplorerSession, name: str, interval: int | None) -> str:
     return render(
         "feature.html",
         facts=facts,
+        direction=direction,
+        parts=parts,
         words=atlas.words(name),
         intervals=histogram_intervals(atlas.histogram(name), atlas.intervals, facts.largest),
         chosen=interval,
@@ -220,6 +228,21 @@ def body(session: ExplorerSession, name: str, interval: int | None) -> str:
         own=next((each for each in labels if (each.text, each.author) == (facts.label, facts.author)), None),
         captions=next((each for each in labels if each.author == "log-odds"), None),
     )
+
+
+def direction_named(session: ExplorerSession, name: str) -> NamedDirection | None:
+    """What a feature is, where it is a named direction: a steering vector, a probe, a factor."""
+    sae, _, index = name.rpartition("/")
+    named = directions_of(session.saes[sae])
+    return named[int(index)] if named else None
+
+
+def made_of(session: ExplorerSession, name: str) -> list[FeatureChip]:
+    """The features that a factor is made of, by weight, those that are here: at most `PARTS`."""
+    direction = direction_named(session, name)
+    parts = {} if direction is None else direction.parts
+    here = [(part, float(w)) for part, w in parts.items() if session.has_feature(part)]
+    return feature_chips(session, sorted(here, key=lambda each: -each[1])[:PARTS])
 
 
 def histogram_intervals(found: Histogram, intervals: int, largest: float) -> list[HistogramInterval]:

@@ -1,7 +1,8 @@
 """A set of directions without an encoder: steering vectors, a probe's normals, a transcoder's decoder.
 
     directions.safetensors    directions (n, d), and mean (d,) where it is known
-    directions.json           {"block": "up.0.1"}, where the folder is not called that
+    directions.json           {"block": "up.0.1"}, where the folder is not called that;
+                              {"labels": [...], "kind": "probe"}: what they are called, of which kind
 
 As an SAE: unit vectors, the code of each the positive part of the projection <x - mean, d / |d|>, all n of
 them active.
@@ -14,11 +15,12 @@ import torch
 
 from activation_store.files import write_json
 from unbox.errors import UnboxError
+from unbox.sae.direction_set import Label, NamedDirection, directions_of, meta_of
 from unbox.sae.interop.common import block_of, read_config
 from unbox.sae.model import SAE
 from unbox.sae.safetensors_io import read_tensors, write_tensors
 from unbox.site import block_path, short_name
-from unbox.validation import Name, validated
+from unbox.validation import Name, Several, validated
 
 CONFIG, WEIGHTS = "directions.json", "directions.safetensors"
 
@@ -28,6 +30,9 @@ class DirectionsConfig:
     """`directions.json`."""
 
     block: Name | Literal[""] = ""
+    labels: Several[Label] = ()
+    """One for each direction; none: they are numbered."""
+    kind: Label = "direction"
 
 
 def recognises(folder: Path) -> bool:
@@ -53,8 +58,20 @@ def read(folder: Path) -> SAE:
     if not bool((norm > 0).all()):
         raise UnboxError(f"{at}: direction {int(norm.argmin())} is zero")
     unit = (directions.double() / norm[:, None]).float()
-    block = _block(folder.name) if config is None else config.block
-    return SAE(unit, unit.clone(), mean.float(), torch.zeros(n), n, block, block)
+    block = (config.block if config is not None else "") or _block(folder.name)
+    return SAE(
+        unit, unit.clone(), mean.float(), torch.zeros(n), n, block, block, meta=_meta(config, norm, at)
+    )
+
+
+def _meta(config: DirectionsConfig | None, norm: torch.Tensor, at: Path) -> dict[str, list]:
+    """What the directions are, where the configuration says it."""
+    if config is None or not config.labels:
+        return {}
+    if len(config.labels) != len(norm):
+        raise UnboxError(f"{at} has {len(norm)} directions, {CONFIG} {len(config.labels)} labels")
+    pairs = zip(config.labels, norm.tolist(), strict=True)
+    return meta_of([NamedDirection(label, config.kind, length) for label, length in pairs])
 
 
 def _block(name: str) -> str:
@@ -73,5 +90,9 @@ def write(sae: SAE, folder: Path) -> None:
             "a set of directions cannot say what this SAE's codes are: its encoder is another, or not all of "
             "its latents are active"
         )
-    write_tensors(folder / WEIGHTS, {"directions": sae.W_dec.float(), "mean": sae.b_pre.float()})
-    write_json(folder / CONFIG, {"block": sae.block})
+    named = directions_of(sae)
+    lengths = torch.tensor([[each.length] for each in named] or [[1.0]])
+    vectors = sae.W_dec.detach().cpu().float() * lengths
+    write_tensors(folder / WEIGHTS, {"directions": vectors, "mean": sae.b_pre.float()})
+    said = {"labels": [each.label for each in named], "kind": named[0].kind} if named else {}
+    write_json(folder / CONFIG, {"block": sae.block, **said})
