@@ -89,33 +89,33 @@ def test_places_of_pairs_are_left_alone(world):
     assert (noise.codes[:3000, PLACE].numpy() == value[:, NAMES.index("0.position")]).all()
 
 
-def test_an_outline_is_drawn_in_the_contrast_of_its_colour(world):
-    """Large is more of the object's colour and less of the background around it."""
+def test_an_outline_is_drawn_in_the_channels_in_which_objects_differ(world):
+    """Large is more of the object and less of the background around it, whatever the colours."""
     rng = np.random.default_rng(2)
     value = codes(4000, 3)
     size, colour, ground, place = (
         value[:, NAMES.index(n)] for n in ("0.size", "0.colour", "background", "0.position")
     )
-
-    def drawn(size):
-        cover = np.zeros((4000, 1, SIDE, SIDE), np.float32)
-        for i in range(4000):
-            edge = 3 + size[i]
-            cover[i, 0, place[i] : place[i] + edge, 2 : 2 + edge] = 1
-        x0 = paints[colour][..., None, None] * cover + grounds[ground][..., None, None] * (1 - cover)
-        x0 += sum(marks[name][value[:, NAMES.index(name)]] for name in marks)
-        return torch.from_numpy(x0).float(), torch.from_numpy(cover)
-
-    marks = {
-        name: rng.normal(size=(values(name), 4, SIDE, SIDE)) for name in ("light", "0.texture", "0.shape")
-    }
-    paints, grounds = rng.normal(size=(8, 4)), rng.normal(size=(6, 4))
+    cover = np.zeros((4000, 1, SIDE, SIDE), np.float32)
+    for i in range(4000):
+        edge = 3 + size[i]
+        cover[i, 0, place[i] : place[i] + edge, 2 : 2 + edge] = 1
+    axis = np.array([0.6, 0, -0.8, 0])
+    paints, grounds = rng.normal(size=(8, 1)) * axis, rng.normal(size=(6, 1)) * axis
+    x0 = paints[colour][..., None, None] * cover + grounds[ground][..., None, None] * (1 - cover)
+    for name in ("light", "0.texture", "0.shape", "background"):
+        x0 += rng.normal(size=(values(name), 4, SIDE, SIDE))[value[:, NAMES.index(name)]]
     said = torch.zeros(4000, len(NAMES), dtype=torch.bool)
-    noise = DecidingNoise.of(*drawn(size), value, said)
-    grown = (drawn(size * 0 + 1)[0] - drawn(size * 0)[0]).flatten(1)
-    basis = noise.directions_of(torch.arange(60))[DECIDED.index("0.size")]
-    weights = [basis[i] @ grown[i] for i in range(60)]
-    assert all(w[1] > 0 > w[0] for w in weights)
+    noise = DecidingNoise.of(torch.from_numpy(x0).float(), torch.from_numpy(cover), value, said)
+    basis = noise.directions_of(torch.arange(60))[DECIDED.index("0.size")].view(60, -1, 4, SIDE, SIDE)
+    ring = np.zeros((60, SIDE, SIDE))
+    for i in range(60):
+        ring[i, place[i] : place[i] + 4, 2:6] = 1
+        ring[i, place[i] : place[i] + 3, 2:5] = 0
+    along = np.einsum("ivcyx,c,iyx->iv", basis.numpy(), axis, ring)
+    assert (along[:, 1] * along[:, 0] < 0).all()
+    assert (np.abs(along[:, 1]) > 1).all()  # of at most the root of the seven places of the ring, halved
+    assert len(set(np.sign(along[:, 1]))) == 1
 
 
 def test_scenes_that_leave_a_place_empty_are_refused(world):

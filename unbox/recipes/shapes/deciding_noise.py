@@ -18,21 +18,21 @@ from unbox.errors import UnboxError
 from unbox.recipes.shapes.world import NAMES, values
 
 #: Heads whose values noise decides: of the whole picture; of the first object, where it stands; of its
-#: outline, whose direction turns with the contrast between its colour and the background.
+#: outline, in the one mixture of channels in which objects and backgrounds differ most.
 WHOLE = ("background", "light", "0.position")
 OBJECT = ("0.colour", "0.texture")
 OUTLINE = ("0.size", "0.shape")
 DECIDED = (*WHOLE, *OBJECT, *OUTLINE)
 BACKGROUND, PLACE, COLOUR = (DECIDED.index(name) for name in ("background", "0.position", "0.colour"))
-PLACES, COLOURS, GROUNDS = (values(DECIDED[i]) for i in (PLACE, COLOUR, BACKGROUND))
+PLACES = values(DECIDED[PLACE])
 
 
 @dataclass(frozen=True)
 class DecidingNoise:
     """Of training captions, on a device: `codes` (m, 7) int64, the value of each of `DECIDED` in the scene,
     and `free` (m, 7) bool, whether the caption leaves it open. `tables`: of each of `DECIDED` the directions
-    (kinds of scene, values, D), D numbers of latents: one kind for `WHOLE`, a kind for each place for
-    `OBJECT`, for each place, colour and background for `OUTLINE`."""
+    (kinds of scene, values, D), D numbers of latents: one kind for `WHOLE`, a kind for each place for the
+    others."""
 
     codes: Tensor
     free: Tensor
@@ -68,33 +68,32 @@ class DecidingNoise:
 
     def directions_of(self, index: Tensor) -> list[Tensor]:
         """Of each of `DECIDED`, (B, values, D), for the scenes of captions (B,)."""
-        code = self.codes[index]
-        place = code[:, PLACE]
-        outline = (place * COLOURS + code[:, COLOUR]) * GROUNDS + code[:, BACKGROUND]
-        kinds = {1: torch.zeros_like(place), PLACES: place, PLACES * COLOURS * GROUNDS: outline}
-        return [table[kinds[len(table)]] for table in self.tables]
+        place = self.codes[index, PLACE]
+        return [table[place if len(table) == PLACES else place * 0] for table in self.tables]
 
 
 def _tables(flat: Tensor, share: Tensor, code: Tensor) -> tuple[Tensor, ...]:
     """`DecidingNoise.tables` from scenes of one object: latents (n, 4 p), the share of objects (n, p) and
     values of `DECIDED` (n, 7)."""
-    whole, contrast = directions(_effects(flat, code, WHOLE)), _contrasts(flat, share, code)
+    whole, channels = directions(_effects(flat, code, WHOLE)), _contrast(flat, share, code)
     objects, outlines = [], []
     for place in range(PLACES):
         here = code[:, PLACE] == place
-        effects = _effects(flat[here], code[here], (*OBJECT, "background", "light"))[: len(OBJECT)]
-        objects.append(directions(effects, whole))
         drawn = _effects(share[here], code[here], OUTLINE)
-        for channels in contrast:
-            seen = [torch.einsum("vp,c->vcp", part, channels).flatten(1) for part in drawn]
-            outlines.append(directions(seen, (*whole, *objects[-1])))
+        seen = [torch.einsum("vp,c->vcp", part, channels).flatten(1) for part in drawn]
+        # Before colours: they differ in four channels at most, and what is left of their seven directions
+        # are chances of the scenes, outlines among them.
+        outlines.append(directions(seen, whole))
+        effects = _effects(flat[here], code[here], (*OBJECT, "background", "light"))[: len(OBJECT)]
+        objects.append(directions(effects, (*whole, *outlines[-1])))
     kinds = ([whole], objects, outlines)
     return tuple(torch.stack(basis) for each in kinds for basis in zip(*each, strict=True))
 
 
-def _contrasts(flat: Tensor, share: Tensor, code: Tensor) -> Tensor:
-    """Of each colour and background the unit difference of their mean latents, (colours x backgrounds, 4);
-    arguments as above."""
+def _contrast(flat: Tensor, share: Tensor, code: Tensor) -> Tensor:
+    """The unit mixture of channels (4,) along which the mean latents of colours and of backgrounds differ
+    most; arguments as above. One for all: that of each colour and background is what a picture shows, but a
+    network does not learn to weigh noise by it (`docs/LOG.md`)."""
     x = flat.view(len(flat), 4, -1)
 
     def means(weights: Tensor, column: int, name: str) -> list[Tensor]:
@@ -104,7 +103,7 @@ def _contrasts(flat: Tensor, share: Tensor, code: Tensor) -> Tensor:
 
     colours, grounds = means(share, COLOUR, "0.colour"), means(1 - share, BACKGROUND, "background")
     difference = torch.stack(colours)[:, None] - torch.stack(grounds)
-    return torch.nn.functional.normalize(difference, dim=-1).flatten(0, 1)
+    return torch.linalg.svd(difference.flatten(0, 1), full_matrices=False).Vh[0]
 
 
 def _effects(flat: Tensor, code: Tensor, heads: Sequence[str]) -> list[Tensor]:

@@ -51,6 +51,7 @@ from unbox.recipes.shapes.world import Latents, all_captions, encode_views, targ
 from unbox.sae.safetensors_io import disk_refusals, write_tensors
 from unbox.shapes.factor_critics import load_critic
 from unbox.shapes.scene_table import SceneTable, sample_table
+from unbox.site import DEFAULT_BLOCKS
 from unbox.training.loop import TrainingPlan, finished, load_trained
 
 
@@ -257,11 +258,13 @@ class ShapesRecipe:
         """The few-step model."""
         unet, folder = make_unet().to(self.device), self.out / f"finish-{self.order}"
         plan = self.plan(self.minutes.finish_minutes, warmup=100, decay_from=0.3)
+        unet.load_state_dict(self.base.state_dict())
+        unet.requires_grad_(True)
+        for name in BLOCKS.keys() - set(DEFAULT_BLOCKS):  # or work moves out to them
+            block(unet, name).requires_grad_(False)
         if finished(folder):
             load_trained({"unet": unet}, folder)
             return unet.eval()
-        unet.load_state_dict(self.base.state_dict())
-        unet.requires_grad_(True)
         cover, mentioned = self.latents.objects / 255, self.captions["mentioned"]
         deciding = DecidingNoise.of(self.latents.x0, cover, targets(self.table), mentioned)
         train_finish(unet, folder, plan, 1e-3, self.accelerator, self.data, deciding)
