@@ -1,6 +1,7 @@
 """Pieces of work that several processes do one by one, each with what it needs loaded once."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
@@ -62,6 +63,7 @@ def in_processes(start: Start[Piece], pieces: Sequence[Piece], processes: int) -
 def _serve(start: Start[Piece], number: int, theirs: Connection) -> None:
     """What a process does: pieces, until there are no more or whoever gives them is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C the first process tells
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # leaves no semaphores
     try:
         work = start(number)
         while True:

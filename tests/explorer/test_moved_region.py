@@ -32,7 +32,7 @@ def test_what_is_added_is_the_regions_codes_there_less_here(session, recipe):
         dense[:, height // 2 :] = 0
         dense[:, :, width // 2 :] = 0
         order = np.argsort(-dense.sum((0, 1, 2)), kind="stable")
-        assert set(edit.feature) == {int(i) for i in order[:FEATURES] if dense[..., i].any()}
+        assert set(edit.feature) == {int(i) for i in order[: FEATURES[0]] if dense[..., i].any()}
         expected = -dense.copy()
         expected[:, height // 4 :, width // 2 :] += dense[:, : height - height // 4, : width // 2]
         for feature, found in zip(edit.feature, edit.where.array, strict=True):

@@ -9,8 +9,9 @@ from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
 from unbox.mask import Mask
 
-#: Features moved of each SAE, those that fire most in the region; levels of their maps: links stay short.
-FEATURES, LEVELS = 12, 63
+#: Features moved of each SAE, those that fire most in the region: as many as are active in a place, within
+#: these. Levels of their maps. So links stay short.
+FEATURES, LEVELS = (12, 64), 63
 
 
 def moved_edits(
@@ -31,12 +32,13 @@ def moved_edits(
         if by == (0, 0):
             continue
         weights = region.on(height, width)
-        features, maps = strongest_maps(recorded, sae, weights)
+        dictionary = session.saes[sae]
+        fewest, most = FEATURES
+        features, maps = strongest_maps(recorded, sae, weights, min(max(dictionary.k, fewest), most))
         if not len(features):
             continue
         change = shifted(maps, by) - maps
         step = np.abs(change).max() / LEVELS
-        dictionary = session.saes[sae]
         every = dictionary.feature(tuple(map(int, features)))
         edits += added_maps(every, 1.0, np.rint(change / step) * step, recorded.steps)
     if not len(edits):
@@ -46,14 +48,16 @@ def moved_edits(
     return edits
 
 
-def strongest_maps(recorded: RecordedImage, sae: str, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The features that fire most where `weights` (y, x) are, and their activations there, (feature, step, y,
-    x), on the branch of the prompt."""
+def strongest_maps(
+    recorded: RecordedImage, sae: str, weights: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` features that fire most where `weights` (y, x) are, and their activations there, (feature,
+    step, y, x), on the branch of the prompt."""
     branch = recorded.branches.index("cond")
     values = recorded.values[sae][:, branch].astype(np.float32) * weights[..., None]
     indices = recorded.indices[sae][:, branch]
     sums = np.bincount(indices.ravel(), values.ravel())
-    features = np.argsort(-sums, kind="stable")[:FEATURES]
+    features = np.argsort(-sums, kind="stable")[:count]
     features = features[sums[features] > 0]
     return features, np.stack(
         [np.where(indices == each, values, 0).sum(-1) for each in features] or [values[..., 0]]
