@@ -137,15 +137,15 @@ def _to_calibrate(saes: dict[str, SAE], atlas: Atlas) -> Iterator[tuple[str, Fea
 
 
 def bundle(folder: Path, place: Path) -> None:
-    """SAEs, atlas and strengths of `folder` in `place`, and what was there no more."""
+    """SAEs, atlas and, where there are some, strengths of `folder` in `place`; what was there is no more."""
     for name in ("saes", "atlas"):
         shutil.rmtree(place / name, ignore_errors=True)
     for name in load_saes(folder / "saes"):
         shutil.copytree(folder / "saes" / name, place / "saes" / name)
-    shutil.copytree(
-        folder / "atlas", place / "atlas", ignore=shutil.ignore_patterns("*.json.lock", "run.lock")
-    )
-    shutil.copy(folder / STRENGTHS, place / STRENGTHS)
+    shutil.copytree(folder / "atlas", place / "atlas")
+    (place / STRENGTHS).unlink(missing_ok=True)
+    if (folder / STRENGTHS).is_file():
+        shutil.copy(folder / STRENGTHS, place / STRENGTHS)
 
 
 def main() -> None:
@@ -166,9 +166,10 @@ def main() -> None:
     missed = [f"{' '.join(value)} {score:.3f}" for value, score in scores.items() if score < AUROC]
     print(f"{len(scores) - len(missed)} of {len(scores)} values are told; not {', '.join(missed) or 'one'}")
     write_json(folder / "told.json", {"=".join(value): score for value, score in scores.items()})
-    calibrate_features(model, folder)
-    if asked.bundle is not None:
-        bundle(folder, asked.bundle)
+    for finish in (lambda: None, lambda: calibrate_features(model, folder)):
+        finish()
+        if asked.bundle is not None:  # what takes longest is added to what is there
+            bundle(folder, asked.bundle)
 
 
 if __name__ == "__main__":
