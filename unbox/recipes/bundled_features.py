@@ -159,7 +159,8 @@ def main() -> None:
         "--bundle", type=Path, help="also put SAEs, atlas and strengths here, in place of what is there"
     )
     asked = parser.parse_args()
-    model = load(asked.model, device=asked.device)
+    # As a CPU loads it: what is brought is of the same model wherever it is made.
+    model = load(asked.model, device=asked.device, dtype="float32")
     folder = make_features(model, asked.folder, asked.seeds)
     saes = load_saes(folder / "saes")
     scores = told(model, saes, folder / "captions")
