@@ -175,21 +175,26 @@ def live(setting: Setting) -> Iterator[str]:
 
     model, pixels = random_model(setting), 64 if setting.tiny else 512
     recipe = Recipe(model.system.name, "a photo", 0, 1, 0.0, pixels, pixels)
-    sampler = LiveSampler(model, recipe)
-    yield "| edited block | frames/s | runs/s |"
-    yield "| --- | --- | --- |"
-    for block in ("down.2.1", "mid.0", "up.0.1", "up.1.2"):
-        width = model.block(block).in_channels
-        frames = iter(range(10**9))
+    yield "| VAE | edited block | frames/s | runs/s |"
+    yield "| --- | --- | --- | --- |"
+    for half in (False, True):
+        if half:  # as the VAE that is called fp16-fix is computed
+            model.pipeline.vae.register_to_config(force_upcast=False)
+            model.pipeline.vae.nominal = None
+            model.pipeline.vae.to(torch.float16)
+        sampler = LiveSampler(model, recipe)
+        for block in ("down.2.1", "mid.0", "up.0.1", "up.1.2"):
+            width = model.block(block).in_channels
+            frames = iter(range(10**9))
 
-        def edits(width: int = width, block: str = block, frames: Iterator[int] = frames) -> Edits:
-            direction = Direction(block, (1.0,) * width)
-            return Edits((direction.add(0.01 * (next(frames) % 100)),))
+            def edits(width: int = width, block: str = block, frames: Iterator[int] = frames) -> Edits:
+                direction = Direction(block, (1.0,) * width)
+                return Edits((direction.add(0.01 * (next(frames) % 100)),))
 
-        live = statistics.median(setting.seconds(lambda e=edits: sampler.draw(e())))
-        run = statistics.median(setting.seconds(lambda e=edits: model.generate(
-            "a photo", seed=0, steps=1, guidance=0.0, height=pixels, width=pixels, edits=e())))  # fmt: skip
-        yield f"| {block} | {1 / live:.1f} | {1 / run:.1f} |"
+            live = statistics.median(setting.seconds(lambda s=sampler, e=edits: s.draw(e())))
+            run = statistics.median(setting.seconds(lambda e=edits: model.generate(
+                "a photo", seed=0, steps=1, guidance=0.0, height=pixels, width=pixels, edits=e())))  # fmt: skip
+            yield f"| {'float16' if half else 'float32'} | {block} | {1 / live:.1f} | {1 / run:.1f} |"
 
 
 def vae_memory(setting: Setting) -> Iterator[str]:

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from unbox.errors import UnboxError
 from unbox.models.finite import FiniteCheck
+from unbox.models.offload_lookup import looked_up_once
 from unbox.models.run_lock import exclusive
 from unbox.models.timestep_table import TimestepTable
 from unbox.stopping import stop_point
@@ -226,6 +227,7 @@ def _begun(model: Watched) -> Iterator[Clock]:
     now = Clock()
     with ExitStack() as stack:
         for pipeline in model.pipelines:
+            stack.enter_context(looked_up_once(pipeline))
             stack.enter_context(_watched(pipeline, now))
         model.clock = now
         stack.callback(setattr, model, "clock", None)

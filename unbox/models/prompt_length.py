@@ -3,14 +3,17 @@
 Whoever makes images says so once for all of them: `generate` for its call, collecting for its list.
 """
 
+import json
 import logging
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from hashlib import sha256
 from itertools import islice
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from tqdm.auto import tqdm
@@ -114,5 +117,17 @@ def _tokenizers(model: Pipelines) -> list[Any]:
 
 def _equal(first: Any, second: Any) -> bool:
     return first is second or (
-        first.model_max_length == second.model_max_length and first.get_vocab() == second.get_vocab()
+        first.model_max_length == second.model_max_length and _vocabulary(first) == _vocabulary(second)
     )
+
+
+#: Of tokenizers their length and a digest of their words: SDXL's two have 49,408 each, 30 ms to list.
+_VOCABULARIES: "WeakKeyDictionary[Any, tuple[int, bytes]]" = WeakKeyDictionary()
+
+
+def _vocabulary(tokenizer: Any) -> tuple[int, bytes]:
+    known = _VOCABULARIES.get(tokenizer)
+    if known is None or known[0] != len(tokenizer):
+        words = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+        known = _VOCABULARIES[tokenizer] = len(tokenizer), sha256(words).digest()
+    return known
