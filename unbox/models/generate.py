@@ -19,6 +19,7 @@ from unbox.models.hooks import Attachable, Hook, Hookable, ImageHook, as_hook
 from unbox.models.image_memory import require_pictures, require_run
 from unbox.models.lora_strengths import LoraStrengthsHook
 from unbox.models.negative_prompts import negative_prompts
+from unbox.models.offload_lookup import looked_up_once
 from unbox.models.picture_pipelines import (
     check_arguments,
     check_inputs,
@@ -73,7 +74,8 @@ def generate(model: Sampled, prompts: Prompts, call: Call) -> list[Any]:
         call = replace(call, height=height, width=width)
     sampling = Sampling.of(call, model.system, model.size, unit)
     images = with_guides(images, sampling.height, sampling.width)
-    require_run(model, sampling, len(images))
+    with looked_up_once(model.pipeline):
+        require_run(model, sampling, len(images))
     lengths = [_length(model, image, sampling) for image in images]
     with exclusive(model, "generate", call.wait):
         check_sampling(sampling, model.pipeline.scheduler)
