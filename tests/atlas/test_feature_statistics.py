@@ -3,7 +3,8 @@
 import numpy as np
 
 from unbox.atlas.caption_labels import Captions, terms_of
-from unbox.atlas.feature_statistics import GrowingPairs, _count_in
+from unbox.atlas.feature_statistics import Entries, GrowingPairs, _count_in, pairs_of
+from unbox.atlas.top_images import Best
 
 
 def test_places_are_moved_as_often_as_they_double():
@@ -45,3 +46,45 @@ def test_captions_that_stream_by_are_those_of_a_list():
         assert {found.terms[i] for i in found.has[row].indices} == terms & common
     counts = [sum(term in terms for terms in sets) for term in found.terms]
     assert counts == sorted(counts, reverse=True)
+
+
+def test_few_candidates_are_sorted_once_many_images_have_been_seen(monkeypatch):
+    """Of m images in a random order the i-th is among the s best with probability s / i: the sum is s (1 +
+    log(m / s)) a feature, where all m were sorted before."""
+    rows, size, batch, batches = 50, 4, 20, 100
+    random, best, sorted_ = np.random.default_rng(0), Best.empty(50, 4, 0), []
+    lexsort = np.lexsort
+    monkeypatch.setattr(np, "lexsort", lambda keys: (sorted_.append(len(keys[0])), lexsort(keys))[1])
+    keys = random.random((rows, batch * batches))
+    for start in range(0, batch * batches, batch):
+        row, image = np.divmod(np.arange(rows * batch), batch)
+        part = keys[:, start : start + batch].ravel()
+        best.offer(row, part, start + image, part.astype(np.float32))
+    wanted = np.argsort(-keys, axis=1)[:, :size]
+    assert np.array_equal(best.sorted().image, wanted)
+    first = batch  # the first batch passes whole, and others by what was there before them
+    assert sum(sorted_) < 1.3 * rows * (first + size * (1 + np.log(batch * batches / size)))
+    assert sum(sorted_) < 0.05 * keys.size
+
+
+def test_entries_are_grouped_by_image_and_feature():
+    random, count, latents = np.random.default_rng(3), 400, 7
+    feature, image, step = (
+        random.integers(0, 7, count),
+        random.integers(0, 9, count),
+        random.integers(0, 4, count),
+    )
+    value = random.random(count).astype(np.float32)
+    zero = np.zeros(count, np.int64)
+    pairs = pairs_of(Entries(feature, value, image, step, zero, zero, zero), latents)
+    every = sorted(set(zip(image.tolist(), feature.tolist(), strict=True)))
+    assert list(zip(pairs.image.tolist(), pairs.feature.tolist(), strict=True)) == every
+    for number, (i, f) in enumerate(every):
+        mine = (image == i) & (feature == f)
+        assert (pairs.of_entry[mine] == number).all()
+        assert pairs.peak[number] == value[mine].max()
+        assert (pairs.first[number], pairs.last[number]) == (step[mine].min(), step[mine].max())
+    nothing = pairs_of(
+        Entries(*(each[:0] for each in (feature, value, image, step, zero, zero, zero))), latents
+    )
+    assert [len(each) for each in nothing] == [0] * 6

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.atlas.planted import caption
 from tests.models.tiny import tiny_pipeline
 from unbox.atlas import Atlas, Filter, set_label
 from unbox.atlas.caption_labels import label_auroc, log_odds, terms_of
-from unbox.atlas.database import match, vocabulary
+from unbox.atlas.database import IN_CAPTION, connect, match, vocabulary
 from unbox.atlas.relations import neighbours
 from unbox.atlas.text_embeddings import embed, feature_vectors, nearest, usual_likeness
 from unbox.errors import UnboxError
@@ -83,6 +84,24 @@ def test_names_of_blocks_are_filters_of_what_is_typed(atlas):
 
 def test_words_that_no_caption_holds(atlas):
     assert atlas.in_no_caption("a red xyzzy 100%") == ["xyzzy", "100"]
+    assert atlas.in_no_caption("Gar GARDEN den redd") == ["den", "redd"]  # words that begin so
+
+
+def test_a_word_that_no_caption_holds_is_looked_up_not_searched_for(atlas):
+    """One step down a tree, however many captions: SQLite's own plan, and the work it counts."""
+    with connect(atlas.database_path) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {IN_CAPTION}", ["xyzzy", "xyzzz"]).fetchall()
+        words = connection.execute("SELECT word FROM caption_words").fetchall()
+    assert [row[3].split(" (")[0] for row in plan] == ["SEARCH caption_words USING PRIMARY KEY"]
+    assert {word for (word,) in words} == {w for i in range(120) for w in caption(i).split()}
+
+
+def test_an_atlas_without_the_captions_words_goes_through_its_captions(atlas, tmp_path):
+    shutil.copytree(atlas.path, tmp_path / "atlas")
+    before = Atlas.open(tmp_path / "atlas")
+    with connect(before.database_path, write=True) as connection:
+        connection.execute("DROP TABLE caption_words")
+    assert before.in_no_caption("a red xyzzy 100%") == ["xyzzy", "100"]
 
 
 @pytest.mark.parametrize(

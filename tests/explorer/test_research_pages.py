@@ -18,6 +18,8 @@ from tests.explorer.test_browser import (  # noqa: F401
     tab,
     take,
 )
+from unbox.errors import UnboxError
+from unbox.explorer.pages.plots_page import recipe_at
 
 
 def test_a_collection_is_kept_exported_opened_and_shared(page, url, chromium, shoot, tmp_path):  # noqa: F811
@@ -125,6 +127,13 @@ def test_a_plot_has_a_picture_for_each_pair_and_opens_them_in_paint(page, url, s
     page.fill("#plots-y-values input, #plots-y-values textarea", "0-900")
     page.click("#plots-make")
     page.wait_for_selector("text=y_values")
+
+
+def test_a_plot_whose_recipes_are_gone_says_so(recipe):
+    assert recipe_at((recipe,), 0) == recipe
+    for recipes, place in (((), 0), ((recipe,), 1), ((recipe,), None)):
+        with pytest.raises(UnboxError, match="press Run"):
+            recipe_at(recipes, place)
 
 
 @pytest.mark.parametrize(

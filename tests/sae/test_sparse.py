@@ -184,9 +184,21 @@ def test_by_batch_with_ties_and_with_nothing_positive():
 def test_slices_change_nothing(monkeypatch):
     x, w = problem(50, 6, 64)
     whole, _ = topk.by_row(x, w["W_enc"].detach(), w["b_lat"].detach(), 3)
-    monkeypatch.setitem(sparse.SLICE, "cpu", 64 * 7)
+    monkeypatch.setattr(topk, "CACHED", 64 * 7)
     parts, _ = topk.by_row(x, w["W_enc"].detach(), w["b_lat"].detach(), 3)
     assert torch.equal(whole.indices, parts.indices)
+
+
+def test_rows_with_few_positive_entries_are_as_topk_has_them():
+    """The compiled loop tells apart what is positive alone: such rows are sorted."""
+    pre = -torch.rand(9, 640, generator=torch.Generator().manual_seed(1)) - 0.1
+    pre[1, 5], pre[2, :4], pre[3, :5] = 2.0, torch.arange(1.0, 5), torch.arange(1.0, 6)
+    pre[4:6] = 0
+    for array in (pre, pre * 1e-30):
+        values, indices = topk.largest(array, 5)
+        assert torch.equal(values, array.topk(5).values)
+        assert torch.equal(array.gather(1, indices), values)
+        assert indices[4].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_selection_in_threads_equals_one(monkeypatch):

@@ -212,6 +212,7 @@ def fill_database(folder: Path, store: Store, saes: Mapping[str, SAE], given: Se
     with publish_file(path) as temporary, database.connect(temporary, write=True) as connection:
         connection.executescript(database.SCHEMA)
         database.insert(connection, "images", ((i, s.prompt, s.seed) for i, s in enumerate(store.samples)))
+        database.add_caption_words(connection, (sample.prompt for sample in store.samples))
         start = 0
         for number, sae in enumerate(saes.values()):
             with h5py.File(atlas_files.sae_file(folder, number)) as arrays:

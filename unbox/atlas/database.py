@@ -42,6 +42,7 @@ CREATE TABLE kept_labels (
 );
 CREATE TABLE terms (feature INTEGER NOT NULL, term TEXT NOT NULL, z REAL NOT NULL);
 CREATE INDEX terms_feature ON terms (feature);
+CREATE TABLE caption_words (word TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE VIRTUAL TABLE words USING fts5 (label, terms, tokenize = 'unicode61', prefix = '2 3');
 """
 #: The statistics of a feature (`feature_statistics.summary` makes them, `feature_records.Facts` has them).
@@ -81,8 +82,11 @@ HAS_KEPT_LABELS = "SELECT 1 FROM sqlite_master WHERE name = 'kept_labels'"
 #: Words that a search can find, and how many features have each; what the query is of, made first.
 VOCABULARY_TABLE = "CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab('main', 'words', 'row')"
 VOCABULARY = "SELECT term, doc FROM temp.vocabulary"
-#: Whether a caption has a text in it.
-IN_CAPTION = "SELECT 1 FROM images WHERE prompt LIKE ? ESCAPE '!' LIMIT 1"
+#: Whether a word of a caption begins so (a word, and the first text that is not one of these); whether there
+#: is a table of these words (not in atlases of versions before); what goes through all captions instead.
+IN_CAPTION = "SELECT 1 FROM caption_words WHERE word >= ? AND word < ? LIMIT 1"
+HAS_CAPTION_WORDS = "SELECT 1 FROM sqlite_master WHERE name = 'caption_words'"
+IN_ANY_CAPTION = "SELECT 1 FROM images WHERE prompt LIKE ? LIMIT 1"
 ALL_LABELS = "SELECT feature, text, kind, author, made, score, details FROM labels"
 REMOVE_LABELS = "DELETE FROM labels WHERE feature = ? AND kind = ? AND author = ?"
 #: Columns of each table, as `insert` takes them.
@@ -92,6 +96,7 @@ COLUMNS = {
     "labels": ("feature", "text", "kind", "author", "made", "score", "details"),
     "kept_labels": ("identity", "sae", "number", "text", "kind", "author", "made", "score", "details"),
     "terms": ("feature", "term", "z"),
+    "caption_words": ("word",),
 }
 
 #: Features that one search gives.
@@ -253,9 +258,20 @@ def match(query: str, some: bool = False) -> str:
     return join.join([*(f'"{word}"' for word in words[:-1]), *(f'"{word}"*' for word in words[-1:])])
 
 
+def plain_words(text: str) -> list[str]:
+    """The words of a text, whatever is between them."""
+    return "".join(c if c.isalnum() else " " for c in text).split()
+
+
+def add_caption_words(connection: sqlite3.Connection, captions: Iterable[str]) -> None:
+    """The words of all captions, each once: as much memory as there are different ones."""
+    different = {word.lower() for caption in captions for word in plain_words(caption)}
+    insert(connection, "caption_words", ((word,) for word in sorted(different)))
+
+
 def words_of(query: str) -> list[str]:
     """The words that a query asks for, 32 at most: without those that label nothing, if it has others."""
-    words = "".join(c if c.isalnum() else " " for c in query).split()[:32]
+    words = plain_words(query)[:32]
     return [word for word in words if word.lower() not in {*STOP, "not"}] or words
 
 

@@ -271,9 +271,13 @@ def _offer(best: Best, row: np.ndarray, key: np.ndarray, e: Entries, pairs: Pair
 
 def pairs_of(e: Entries, latents: int) -> Pairs:
     """Group entries by image and feature."""
-    keys, of_entry = np.unique(e.image * latents + e.feature, return_inverse=True)
-    order = np.argsort(of_entry, kind="stable")
-    starts = np.searchsorted(of_entry[order], np.arange(len(keys)))
+    every = e.image * latents + e.feature
+    order = np.argsort(every, kind="stable")
+    sorted_keys = every[order]
+    begins = np.append(True, sorted_keys[1:] != sorted_keys[:-1])[: len(every)]
+    starts, of_entry = np.flatnonzero(begins), np.empty(len(every), np.int64)
+    of_entry[order] = np.cumsum(begins) - 1
+    keys = sorted_keys[starts]
     if len(keys) == 0:
         nothing = np.zeros(0, np.int64)
         return Pairs(nothing, nothing, np.zeros(0, np.float32), nothing, nothing, nothing)

@@ -164,9 +164,13 @@ class Atlas:
         return find_words(search, " ".join(rest), lambda: database.vocabulary(self.database_path))
 
     def in_no_caption(self, text: str) -> list[str]:
-        """The words of a text that no caption of the atlas holds."""
+        """The words of a text with which no word of a caption of the atlas begins (of an atlas of a version
+        before: which no caption has in it)."""
         words = dict.fromkeys(database.words_of(checked(Text, "text", text, "search")))
-        return [word for word in words if not self._rows(database.IN_CAPTION, [f"%{word}%"])]
+        if not self._rows(database.HAS_CAPTION_WORDS):
+            return [word for word in words if not self._rows(database.IN_ANY_CAPTION, [f"%{word}%"])]
+        ends = ((word, word.lower(), word.lower() + chr(0x10FFFF)) for word in words)
+        return [word for word, first, last in ends if not self._rows(database.IN_CAPTION, [first, last])]
 
     def meaning(self, model: "Model", text: str, among: Filter = ALL, *, limit: int = 50) -> list[Related]:
         """Features whose top captions mean something near `text`, by the model's own text encoders, of those

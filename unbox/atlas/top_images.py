@@ -39,9 +39,10 @@ class Best:
         sorted, so this keeps exactly the best of their union. Maps of taken slots are cleared.
         """
         slots = np.full(len(row), -1, np.int64)
-        order = np.lexsort((-key, row))
+        new = np.flatnonzero(key > self.key.min(1)[row])  # few, once many images have been seen
+        order = new[np.lexsort((-key[new], row[new]))]
         rows, first = np.unique(row[order], return_index=True)
-        rank = np.arange(len(row)) - np.repeat(first, np.diff(np.append(first, len(row))))
+        rank = np.arange(len(order)) - np.repeat(first, np.diff(np.append(first, len(order))))
         order, rank = order[rank < self.key.shape[1]], rank[rank < self.key.shape[1]]
         worst = np.argsort(self.key[rows], axis=1, kind="stable")
         slot = worst[np.searchsorted(rows, row[order]), rank]
@@ -49,7 +50,8 @@ class Best:
         order, slot = order[better], slot[better]
         where = (row[order], slot)
         self.key[where], self.image[where], self.peak[where] = key[order], image[order], peak[order]
-        self.maps[where] = 0
+        if self.maps.shape[2]:
+            self.maps[where] = 0
         slots[order] = slot
         return slots
 

@@ -1,10 +1,12 @@
 """Plots: pictures for each pair of values, run in the device's queue."""
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import gradio as gr
 from gradio.blocks import Block
 
+from unbox.errors import UnboxError
 from unbox.explorer import generation_controls, limits
 from unbox.explorer.canvas_state import CanvasState
 from unbox.explorer.events import FieldValue, Updates, event_value, html_component, listen
@@ -18,6 +20,8 @@ from unbox.explorer.shared_components import SharedComponents, link
 from unbox.validation import checked, parsed
 
 TITLE = "Plots"
+#: Seconds for which the recipes of a plot's pictures are kept.
+KEPT = 3600
 NOTE = (
     "A picture for each pair of values. Strength, block and step are of the layers of Paint; feature adds "
     "one feature in their place. Values stand with commas; seeds and steps also as 0-3."
@@ -56,7 +60,7 @@ def draw(session: ExplorerSession, first: Recipe) -> PlotsPage:
     for axis, values in ((x, x_values), (y, y_values)):
         listen(axis.input, _example, [axis], [values], show_progress="hidden")
     result = html_component(render("note.html", note=NOTE), elem_id="plots-result")
-    recipes = gr.State((), time_to_live=3600)
+    recipes = gr.State((), time_to_live=KEPT)
     return PlotsPage(controls, x, x_values, y, y_values, make, stop, result, recipes)
 
 
@@ -71,6 +75,17 @@ def _axis_fields(name: str, axis: str) -> tuple[gr.Dropdown, gr.Textbox]:
 
 def _example(axis: str) -> str:
     return EXAMPLES[checked(limits.Line, "axis", axis)] if axis in EXAMPLES else ""
+
+
+def recipe_at(recipes: Sequence[Recipe], place: int | None) -> Recipe:
+    """The recipe of a picture of the plot that is shown. Raises UnboxError for a plot whose recipes are not
+    kept any more."""
+    if place is None or not 0 <= place < len(recipes):
+        raise UnboxError(
+            f"what this plot's pictures are made of was kept for {KEPT // 60} minutes and is gone: press "
+            "Run, and its pictures open in Paint again"
+        )
+    return recipes[place]
 
 
 def outputs(shared: SharedComponents, page: PlotsPage) -> list[Block]:
@@ -112,10 +127,7 @@ def wire(shared: SharedComponents, page: PlotsPage, paint: PaintPage) -> None:
     shared.wire_runs([made], page.stop)
 
     def into_paint(event: gr.EventData, recipes: tuple[Recipe, ...], copy_format: str) -> Updates:
-        place = event_value(event, "cell", int)
-        if place is None or not 0 <= place < len(recipes):
-            return gr.skip()
-        recipe = session.known(recipes[place])
+        recipe = session.known(recipe_at(recipes, event_value(event, "cell", int)))
         opened = paint.open_recipe(shared, recipe, copy_format)
         if not session.has_pictures([recipe.plain, recipe]):
             return opened
