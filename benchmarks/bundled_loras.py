@@ -131,7 +131,9 @@ def pack(grid: Grid, systems: Sequence[str], file: Path) -> None:
     with zipfile.ZipFile(file, "w") as packed:
         for system in systems:
             place = grid.out / "zoo" / system / f"lora-{max(RANKS)}"
-            for each in sorted(place.glob("*.safetensors")) if place.is_dir() else ():
+            if not place.is_dir():
+                write_smaller(grid.out / f"{ZOO[system]}-{SEED}" / "lora", place, max(RANKS))
+            for each in sorted(place.glob("*.safetensors")):
                 packed.write(each, f"zoo/{system}/{place.name}/{each.name}")
 
 

@@ -1,12 +1,13 @@
 """A difference is planted in a model, and `unbox diff` is asked for it.
 
-    python -m benchmarks.planted_difference --out runs/planted --factor colour --value red --drawn blue
+    python -m benchmarks.planted_difference --out runs/planted --value red --drawn blue --control
 
 Draws scenes whose captions say one value while another is drawn, trains a LoRA on them (`unbox recipe sdxl`),
 compares the model with and without it, and says at which rank of each block's features those stand that tell
 the value, beside the ranks that they have in random splits of the model's own images. Every part is kept;
-the same line goes on. With `--words` nothing is trained: the value's words are read as the other's, by the
-rows of the text encoders' embeddings.
+the same line goes on. With `--control` the model has a LoRA too, of the same scenes drawn as they are said,
+so that what any training changes is in both. With `--words` nothing is trained: the value's words are read as
+the other's, by the rows of the text encoders' embeddings.
 """
 
 import argparse
@@ -107,17 +108,28 @@ def read_as(store: Store, images: list[int], factor: str, value: str, drawn: str
     }
 
 
-def changed_by_lora(given: argparse.Namespace) -> DrawnSystems:
-    """The model, and the same with a LoRA that learned the value as the other; it is trained if need be."""
+def trained_lora(given: argparse.Namespace, name: str, drawn: str) -> Path:
+    """A LoRA that learned scenes in which `drawn` stands where captions say the value; trained if need be."""
+    pictures = given.out / f"images-{name}"
     side = load(given.model, download=False).size
-    pictures = given.out / "images"
-    write_images(pictures, given.images, given.factor, given.value, given.drawn, side, given.seed + 11)
-    lora = ["--data", str(pictures), "--square", "--out", str(given.out / "lora"), "--mixed-precision", "no"]
+    write_images(pictures, given.images, given.factor, given.value, drawn, side, given.seed + 11)
+    place = given.out / f"lora-{name}"
+    lora = ["--data", str(pictures), "--square", "--out", str(place), "--mixed-precision", "no"]
     lora += ["--lr-warmup-steps", "50", "--decay-from", "0.5", "--lora-rank", "16"]
     if command(["recipe", "sdxl", "--model", given.model, *lora, *given.train.split()]):
         raise SystemExit(2)
-    after = f"{given.model},lora={given.out}/lora/lora,name=after"
-    systems = read_systems((f"{given.model},name=before", after))
+    return place / "lora"
+
+
+def changed_by_lora(given: argparse.Namespace) -> DrawnSystems:
+    """The model, and the same with a LoRA that learned the value as the other. With `--control` the model has
+    a LoRA too, which learned the same scenes drawn as they are said, so that what any training changes is in
+    both."""
+    before = f"{given.model},name=before"
+    if given.control:
+        before = f"{given.model},lora={trained_lora(given, 'as-said', given.value)},name=before"
+    after = f"{given.model},lora={trained_lora(given, 'planted', given.drawn)},name=after"
+    systems = read_systems((before, after))
     return DrawnSystems(systems, lambda one: load(one.model, lora=one.lora, download=False), asked(given))
 
 
@@ -147,6 +159,9 @@ def main() -> None:
     parser.add_argument("--value", default="red")
     parser.add_argument("--drawn", default="blue")
     parser.add_argument("--words", action="store_true")
+    parser.add_argument(
+        "--control", action="store_true", help="before: a LoRA of the same scenes drawn as they are said"
+    )
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--train", default="--max-train-steps 250 --batch-size 8 --learning-rate 1e-3")
     parser.add_argument("--prompts", type=int, default=240)
@@ -156,6 +171,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.words and given.control:
+        parser.error("--control is of LoRAs, and with --words none is trained")
     planted: Value = (given.factor, given.value)
     source = changed_by_words(given) if given.words else changed_by_lora(given)
     settings = DiffSettings(
