@@ -1,7 +1,7 @@
 """What the benchmark's parts share: the model, its dictionaries, and what values do to updates."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,7 @@ from unbox.capture import collect
 from unbox.edits.channel_guard import WhitenedLimits, whitened_limits
 from unbox.edits.terms import TensorDictionary
 from unbox.ground_truth.artifacts import unedited_count
+from unbox.ground_truth.bench.bench_rows import BenchRow
 from unbox.ground_truth.bench.bench_settings import BenchSettings
 from unbox.ground_truth.bench.learned_change import LearnedChanges
 from unbox.ground_truth.bench.mean_maps import MAPPED, MeanMaps
@@ -63,6 +64,8 @@ class BenchInputs:
     whitened: Callable[[str], WhitenedLimits]
     """Whitened norms that a block's guard keeps to, from sampled rows; made when first asked for."""
     progress: bool = True
+    points: dict[bytes, list[BenchRow]] = field(default_factory=dict)
+    """What changes that were tried came to, by all that decides it."""
 
     def bar(self, items: Sequence[Item], what: str) -> Iterator[Item]:
         """Iterate with a progress bar."""

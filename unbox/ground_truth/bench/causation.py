@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+from activation_store.files import canonical
 from unbox.edits.controls import CONTROL_RULE, controlled
 from unbox.ground_truth.bench.bench_inputs import BenchInputs
 from unbox.ground_truth.bench.bench_rows import BenchRow
@@ -91,10 +92,20 @@ def _joint(bench: BenchInputs, method: str, value: Value, option: ChangeOption) 
     return Joint(tuple(change(bench.dictionaries[b], bench.mean_maps(b), *how) for b in option.blocks))
 
 
-def _point(bench: BenchInputs, cases: Cases, value: Value, joint: Joint, strength: float) -> BenchRow:
-    """Success and collateral at a strength, with intervals over cases."""
-    outcome = measure(bench.subject, cases, partial(joint.edits, strength=strength), value)
-    return {"strength": strength, **outcome_rates(outcome)}
+def _points(
+    bench: BenchInputs, cases: Cases, method: str, value: Value, option: ChangeOption
+) -> list[BenchRow]:
+    """Success and collateral of a change at every strength, with intervals over cases; of the same change of
+    the same cases, which several methods try, measured once in a process."""
+    key = canonical([method, value, asdict(option), cases.seeds])
+    if key not in bench.points:
+        joint = _joint(bench, method, value, option)
+        outcomes = [
+            (s, measure(bench.subject, cases, partial(joint.edits, strength=s), value))
+            for s in bench.settings.strengths
+        ]
+        bench.points[key] = [{"strength": s, **outcome_rates(outcome)} for s, outcome in outcomes]
+    return bench.points[key]
 
 
 def _choose_change(
@@ -114,11 +125,10 @@ def _choose_change(
         lambda base: [replace(base, size=n) for n in sorted(settings.sizes)[:-1] if method not in WHOLE],
     ):
         for option in choices(base):
-            joint = _joint(bench, method, value, option)
-            tried += [(option, _point(bench, few, value, joint, s)) for s in settings.strengths]
+            tried += [(option, point) for point in _points(bench, few, method, value, option)]
         base, best = best_of(tried)
     joint = _joint(bench, method, value, base)
-    curve = [_point(bench, many, value, joint, s) for s in settings.strengths]
+    curve = _points(bench, many, method, value, base)
     return {**_chosen(base, joint.name, best["strength"], curve), "features": joint.features}
 
 
