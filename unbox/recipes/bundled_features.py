@@ -113,9 +113,11 @@ def calibrate_features(model: Model, folder: Path) -> Path:
     that is tried."""
     saes, atlas = load_saes(folder / "saes"), Atlas.open(folder / "atlas")
 
+    batch = 64 if model.device.type == "cuda" else 8
+
     def draw(some: Sequence[Prompt], seeds: Sequence[int], edits: Edits | None) -> list[Image.Image]:
         texts = [prompt.text for prompt in some]
-        images: list[Image.Image] = model.generate(texts, seeds=list(seeds), edits=edits, batch_size=8)
+        images: list[Image.Image] = model.generate(texts, seeds=list(seeds), edits=edits, batch_size=batch)
         return images
 
     trials = StrengthTrials(draw, critics()["shapes"])
@@ -167,10 +169,11 @@ def main() -> None:
     missed = [f"{' '.join(value)} {score:.3f}" for value, score in scores.items() if score < AUROC]
     print(f"{len(scores) - len(missed)} of {len(scores)} values are told; not {', '.join(missed) or 'one'}")
     write_json(folder / "told.json", {"=".join(value): score for value, score in scores.items()})
-    for finish in (lambda: None, lambda: calibrate_features(model, folder)):
-        finish()
-        if asked.bundle is not None:  # what takes longest is added to what is there
-            bundle(folder, asked.bundle)
+    if asked.bundle is not None:
+        bundle(folder, asked.bundle)
+    calibrate_features(model, folder)
+    if asked.bundle is not None:  # again, with strengths: they take longest, and may be stopped
+        bundle(folder, asked.bundle)
 
 
 if __name__ == "__main__":
