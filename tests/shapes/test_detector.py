@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unbox.shapes import FACTORS, Scene, render, sample_scenes
@@ -51,3 +52,11 @@ def test_other_sizes_are_resampled_and_probabilities_sum_to_one(detector):
 def test_no_pictures_give_empty_tables(detector):
     assert all(p.shape == (0, len(HEADS[name])) for name, p in detector.probabilities([]).items())
     assert detector.read([]) == []
+
+
+def test_a_reader_on_another_device_is_a_copy():
+    reader = Detector.load()
+    assert reader.on(torch.device("cpu")) is reader
+    away = reader.on(torch.device("meta"))
+    assert away.device.type == "meta"
+    assert reader.device.type == "cpu"
