@@ -248,8 +248,9 @@ class Grid:
         return replace(self, caches=place)
 
     def pace(self, cells: Sequence[Cell]) -> None:
-        """Time a few steps of each cell's line: RESULTS/pace.json has the seconds of a step (of each of its
-        stages, added) and the minutes of the whole line."""
+        """Time a few steps of each cell's line: RESULTS/pace.json has the seconds of a core that a step takes
+        (of each of its stages, added), and the whole line's minutes of a core. Other work beside it is not in
+        them, but for what it takes of caches and memory."""
         for cell in cells:
             with claimed(self.out, f"pace-{cell.name}") as own:
                 if not own or cell.name in self.paces():
@@ -257,10 +258,10 @@ class Grid:
                 seconds = []
                 for steps in (1, *PACED):
                     short = replace(cell, name=f"pace-{cell.name}-{steps}", line=shorter(cell.line, steps))
-                    began = time.monotonic()
+                    began = time.process_time()
                     if self.run_prepared(short) != 0:
                         raise SystemExit(f"{cell.name} did not end")
-                    seconds.append(time.monotonic() - began)
+                    seconds.append(time.process_time() - began)
             each = (seconds[2] - seconds[1]) / (PACED[1] - PACED[0])
             whole = seconds[1] + (max_steps(cell.line) - PACED[0]) * each
             told = {"seconds_a_step": round(each, 3), "minutes": round(whole / 60, 2)}

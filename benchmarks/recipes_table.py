@@ -71,7 +71,7 @@ class Row:
         return f"{shown(interval.mean)} [{shown(interval.low)}, {shown(interval.high)}]"
 
     def told(self, paces: Mapping[str, dict[str, Any]]) -> list[str]:
-        """Title, steps, seeds, minutes on two cores by the line's pace."""
+        """Title, steps, seeds, minutes of a core by the line's pace."""
         result = self.results[0]
         seeds = ", ".join(str(r["seed"]) for r in self.results if "seed" in r) or "-"
         pace = paces.get(result["cell"])
@@ -145,8 +145,9 @@ def tables(grid: dict[str, Any], results: Path) -> str:
     if paces:
         machines = sorted({f"{pace['processor']}, {pace['threads']} threads" for pace in paces.values()})
         about += (
-            f"*minutes*: of the cell's training on two cores ({'; '.join(machines)}; a few steps timed, "
-            f"seven others beside it); the longest takes {max(p['minutes'] for p in paces.values()):.1f}.\n"
+            f"*minutes*: of one core, for the cell's training (a few steps timed; {'; '.join(machines)}); "
+            f"the longest takes {max(p['minutes'] for p in paces.values()):.1f}, "
+            "where 15 of two cores are allowed.\n"
         )
     about += "Intervals: 95 %, over captions, seeds of a cell averaged.\n"
     return "\n".join([about, *(f"{table(group, results)}\n" for group in grid["table"]), zoo(results)])

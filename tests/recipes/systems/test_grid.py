@@ -124,7 +124,7 @@ def test_the_pace_of_a_line_is_taken_on_its_own_settings():
     if file.is_file():
         found = recipes_grid.Grid(GRID, recipes_grid.RESULTS, recipes_grid.RESULTS).paces()
         assert set(found) <= {row["name"] for row in GRID["cell"]}
-        assert max(each["minutes"] for each in found.values()) <= 15
+        assert max(each["minutes"] for each in found.values()) <= 2 * 15  # of one core
 
 
 def drawn(prompts):
