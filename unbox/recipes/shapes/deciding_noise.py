@@ -7,7 +7,6 @@ mean latents of pictures that have it, and the value whose direction weighs most
 unit noise: of the weights of one factor two change places.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,13 +18,11 @@ from unbox.errors import UnboxError
 from unbox.recipes.shapes.world import NAMES, values
 
 #: Heads whose values noise decides: of the whole picture; of the first object, where it stands; of its
-#: outline, in the one mixture of channels in which objects and backgrounds differ most; and one by a smooth
-#: pattern that means nothing of itself: large and small differ by a thin ring, which networks do not weigh.
+#: outline, in the one mixture of channels in which objects and backgrounds differ most.
 WHOLE = ("background", "light", "0.position")
 OBJECT = ("0.colour", "0.texture")
-OUTLINE = ("0.shape",)
-TAUGHT = ("0.size",)
-DECIDED = (*WHOLE, *OBJECT, *OUTLINE, *TAUGHT)
+OUTLINE = ("0.size", "0.shape")
+DECIDED = (*WHOLE, *OBJECT, *OUTLINE)
 BACKGROUND, PLACE, COLOUR = (DECIDED.index(name) for name in ("background", "0.position", "0.colour"))
 PLACES = values(DECIDED[PLACE])
 
@@ -34,8 +31,8 @@ PLACES = values(DECIDED[PLACE])
 class DecidingNoise:
     """Of training captions, on a device: `codes` (m, 7) int64, the value of each of `DECIDED` in the scene,
     and `free` (m, 7) bool, whether the caption leaves it open. `tables`: of each of `DECIDED` the directions
-    (kinds of scene, values, D), D numbers of latents: one kind for `WHOLE` and `TAUGHT`, a kind for each
-    place for the others."""
+    (kinds of scene, values, D), D numbers of latents: one kind for `WHOLE`, a kind for each place for the
+    others."""
 
     codes: Tensor
     free: Tensor
@@ -78,35 +75,25 @@ class DecidingNoise:
 def _tables(flat: Tensor, share: Tensor, code: Tensor) -> tuple[Tensor, ...]:
     """`DecidingNoise.tables` from scenes of one object: latents (n, 4 p), the share of objects (n, p) and
     values of `DECIDED` (n, 7)."""
-    channels = _channels(flat, share, code)
-    whole = directions(_effects(flat, code, WHOLE))
-    taught = directions([_wave(channels[-1], math.isqrt(share.shape[1]))], whole)
+    whole, channels = directions(_effects(flat, code, WHOLE)), _contrast(flat, share, code)
     objects, outlines = [], []
     for place in range(PLACES):
         here = code[:, PLACE] == place
         drawn = _effects(share[here], code[here], OUTLINE)
-        seen = [torch.einsum("vp,c->vcp", part, channels[0]).flatten(1) for part in drawn]
+        seen = [torch.einsum("vp,c->vcp", part, channels).flatten(1) for part in drawn]
         # Before colours: they differ in four channels at most, and what is left of their seven directions
         # are chances of the scenes, outlines among them.
-        outlines.append(directions(seen, (*whole, *taught)))
+        outlines.append(directions(seen, whole))
         effects = _effects(flat[here], code[here], (*OBJECT, "background", "light"))[: len(OBJECT)]
-        objects.append(directions(effects, (*whole, *taught, *outlines[-1])))
-    kinds = ([whole], objects, outlines, [taught])
+        objects.append(directions(effects, (*whole, *outlines[-1])))
+    kinds = ([whole], objects, outlines)
     return tuple(torch.stack(basis) for each in kinds for basis in zip(*each, strict=True))
 
 
-def _wave(channels: Tensor, side: int) -> Tensor:
-    """Two opposite patterns (2, D): half a cosine from left to right in a mixture of channels (4,)."""
-    half = torch.cos(torch.pi * (torch.arange(side, device=channels.device) + 0.5) / side)
-    pattern = torch.einsum("c,x->cx", channels, half)[:, None].expand(-1, side, -1).flatten()
-    return torch.stack([-pattern, pattern])
-
-
-def _channels(flat: Tensor, share: Tensor, code: Tensor) -> Tensor:
-    """Orthogonal mixtures of channels (4, 4), from the one along which the mean latents of colours and of
-    backgrounds differ most to the one along which they differ least; arguments as above. The contrast of
-    each colour and background is what a picture shows, but a network does not learn to weigh noise by it
-    (`docs/LOG.md`)."""
+def _contrast(flat: Tensor, share: Tensor, code: Tensor) -> Tensor:
+    """The unit mixture of channels (4,) along which the mean latents of colours and of backgrounds differ
+    most; arguments as above. One for all: that of each colour and background is what a picture shows, but a
+    network does not learn to weigh noise by it (`docs/LOG.md`)."""
     x = flat.view(len(flat), 4, -1)
 
     def means(weights: Tensor, column: int, name: str) -> list[Tensor]:
@@ -116,7 +103,7 @@ def _channels(flat: Tensor, share: Tensor, code: Tensor) -> Tensor:
 
     colours, grounds = means(share, COLOUR, "0.colour"), means(1 - share, BACKGROUND, "background")
     difference = torch.stack(colours)[:, None] - torch.stack(grounds)
-    return torch.linalg.svd(difference.flatten(0, 1), full_matrices=False).Vh
+    return torch.linalg.svd(difference.flatten(0, 1), full_matrices=False).Vh[0]
 
 
 def _effects(flat: Tensor, code: Tensor, heads: Sequence[str]) -> list[Tensor]:

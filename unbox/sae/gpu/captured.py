@@ -67,8 +67,3 @@ class CapturedStep:
         with torch.cuda.graph(graph, pool=SHARED.anchors[x.device].pool(), capture_error_mode="thread_local"):
             self.step(x, rows)
         return graph
-
-    def forget(self) -> None:
-        """Drop what was captured: tensors that it reads have moved."""
-        self.graphs.clear()
-        self.ran.clear()

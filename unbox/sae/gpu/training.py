@@ -11,6 +11,8 @@ from unbox.sae.gpu.step import GPUStep
 
 #: Dead latents are filled up to a multiple of this, so that a captured step goes on serving.
 DEAD_UNIT = 256
+#: Numbers of dead latents for which steps stay captured: it goes up and down by a few from look to look.
+NUMBERS = 8
 
 
 @dataclass
@@ -30,18 +32,19 @@ class GPUTraining:
     kappa: int
     rate: Tensor = field(init=False)
     dead: DeadLatents = field(init=False)
-    captured: CapturedStep = field(init=False)
+    held: dict[int, tuple[DeadLatents, CapturedStep]] = field(default_factory=dict)
+    """By the number of dead latents: where their ids lie, and the step that reads them there."""
 
     def __post_init__(self) -> None:
         self.rate = torch.zeros((), device=self.silent.device)
-        self.dead = DeadLatents(0, len(self.silent), self.silent.device)
-        self.captured = CapturedStep(self.take)
+        self.hold(torch.zeros(0, dtype=torch.int64, device=self.silent.device))
 
     def step(self, x: Tensor, rows: int, rate: float) -> None:
         """A step of x (B, d), all of `rows` rows."""
         self.rate.fill_(rate)
         # Captured for whole batches alone: those at an end, or with rows left out, differ in size.
-        (self.captured if x.is_cuda and len(x) == self.gpu.rows else self.take)(x, rows)
+        captured = self.held[len(self.dead.ids)][1]
+        (captured if x.is_cuda and len(x) == self.gpu.rows else self.take)(x, rows)
 
     @torch.no_grad()
     def take(self, x: Tensor, rows: int) -> None:
@@ -67,14 +70,13 @@ class GPUTraining:
         self.gpu.copy_low()
 
     def hold(self, dead: Tensor) -> None:
-        """These latents are dead from now on.
-
-        A captured step serves one number of them. That it keeps where it is a unit too large: their number
-        goes up and down by a few from look to look.
-        """
-        n, now = len(self.silent), len(self.dead.ids)
+        """These latents are dead from now on. How many places they are given depends on their number alone,
+        so that a run that goes on sums as one that was never stopped."""
+        n = len(self.silent)
         size = min(n, -(-len(dead) // DEAD_UNIT) * DEAD_UNIT)
-        if not size <= now <= (size and size + DEAD_UNIT):
-            self.dead = DeadLatents(size, n, self.silent.device)
-            self.captured.forget()
+        if size not in self.held:
+            if len(self.held) == NUMBERS:
+                self.held.clear()
+            self.held[size] = DeadLatents(size, n, self.silent.device), CapturedStep(self.take)
+        self.dead = self.held[size][0]
         self.dead.fill(dead)
