@@ -59,3 +59,22 @@ def test_five_actions_that_the_page_names_turn_something_green(page, bundled_url
     note = page.inner_text("#paint-result")
     assert re.search(r"\bno artifact: strangeness .* to a second critic", note), note
     shoot(page, "first-task")
+
+
+def test_the_first_list_is_of_good_labels_with_units(page, bundled_url):  # noqa: F811
+    page.goto(bundled_url)
+    group = page.locator("#explore-features .ub-group").first
+    group.wait_for()
+    assert group.locator("h3").inner_text().startswith("Seen here")
+    chips = group.locator(".ub-chip")
+    assert chips.count() >= 4
+    assert group.locator(".ub-weak").count() == 0
+    assert group.locator("i:has-text('no label')").count() == 0
+    found = [
+        each.partition(" ")[2] for each in chips.evaluate_all("all => all.map((each) => each.ariaLabel)")
+    ]
+    assert len(set(found)) == len(found)  # each label once
+    assert any(re.search(r"\b(red|crimson|heart|yellow|star|teal|striped|dotted)\b", text) for text in found)
+    for title in chips.evaluate_all("all => all.map((each) => each.title)"):
+        assert re.search(r": mean activation over .*; the bar is its share", title), title
+    assert page.locator("#explore-features .ub-group h3 small").count() > 1  # units, in words
