@@ -235,6 +235,17 @@ def test_winners_are_the_largest_and_of_equals_the_first(rows, k, size):
     assert np.array_equal(found, np.argsort(-left, axis=1, kind="stable")[:, :k])
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.int32])
+def test_of_a_row_of_equals_the_first_are_taken(kind):
+    array = np.full((2, 900), 7, kind)
+    array[1, 5::7] = np.iinfo(kind).max
+    found = np.empty((2, 9), np.int64)
+    for size in (1, 4, 8):
+        topk_kernel.topk_rows(array, size, 9, found)
+        assert found[0].tolist() == list(range(9))
+        assert found[1].tolist() == list(range(5, 5 + 7 * 9, 7))
+
+
 def test_workers_share_a_range_and_leave_torchs_threads_as_they_were():
     before, seen, inside = torch.get_num_threads(), [], []
     torch.set_num_threads(2)

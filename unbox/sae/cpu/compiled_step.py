@@ -24,7 +24,7 @@ EXTRA = 32
 #: multiple of: with others it is slower by a fifth.
 SLICE, STEP = 5 << 19, 128
 #: Groups are as many as for so many active latents: with fewer the time goes into going from row to row.
-LEAST = 64
+LEAST = 32
 #: Active latents of a row up to which the compiled top-k is used; for more NumPy's.
 FEW = 32
 
