@@ -6,9 +6,7 @@ from activation_store.loop_compiler import compiled
 
 #: Entries that are counted in the type of the array, which holds their number: int16 is counted 32 at once.
 COUNTED = 1 << 14
-#: The lower half of a key, which a place is taken from.
-PLACES = np.int64((1 << 32) - 1)
-#: Keys up to which they are sorted by insertion: equal entries may be all of a row.
+#: Entries up to which they are sorted by insertion: equal ones may be all of a row.
 MANY = 256
 
 
@@ -16,7 +14,7 @@ MANY = 256
 def topk_rows(array: np.ndarray, size: int, k: int, indices: np.ndarray) -> None:
     """The k largest of each row of `array` (R, n), as places in `indices` (R, k), largest first, for small k.
 
-    Whole numbers of at most 32 bits; what is not positive is alike. The k-th largest of the maxima of groups,
+    Whole numbers; what is not positive is alike. The k-th largest of the maxima of groups,
     of entries s * groups + g over s < `size`, bounds the k-th largest of all from below, and only groups that
     reach it are looked into. Of equals the first.
     """
@@ -24,7 +22,8 @@ def topk_rows(array: np.ndarray, size: int, k: int, indices: np.ndarray) -> None
     groups = n // size
     maxima, value = np.empty(groups, array.dtype), np.zeros(3, array.dtype)
     # One more than there can be: loops write before they know whether an entry counts, and have no branches.
-    near, keys = np.empty(groups + 1, np.int64), np.empty(n + 1, np.int64)
+    near, at = np.empty(groups + 1, np.int64), np.empty(n + 1, np.int64)
+    found = np.empty(n + 1, array.dtype)
     for r in range(count):
         row = array[r]
         maxima[:] = row[:groups]
@@ -40,12 +39,10 @@ def topk_rows(array: np.ndarray, size: int, k: int, indices: np.ndarray) -> None
         for i in range(some + 1):
             first, step, last = (near[i], groups, size * groups) if i < some else (size * groups, 1, n)
             for place in range(first, last, step):
-                # One number in the order of entries and, among equals, of places from the last to the first.
-                keys[number] = (np.int64(row[place]) << 32) | (PLACES - place)
+                found[number], at[number] = row[place], place
                 number += row[place] >= bound
-        _sort_down(keys[:number])
-        for j in range(min(number, k)):
-            indices[r, j] = PLACES - (keys[j] & PLACES)
+        _sort_down(found[:number], at[:number])
+        indices[r, : min(number, k)] = at[: min(number, k)]
         place = 0
         while number < k:  # fewer are positive
             if row[place] <= 0:
@@ -55,18 +52,19 @@ def topk_rows(array: np.ndarray, size: int, k: int, indices: np.ndarray) -> None
 
 
 @compiled(error_model="numpy")
-def _sort_down(keys: np.ndarray) -> None:
-    """Sort in place, largest first: a few by insertion."""
-    if len(keys) > MANY:
-        keys.sort()
-        keys[:] = keys[::-1].copy()
+def _sort_down(found: np.ndarray, at: np.ndarray) -> None:
+    """Sort entries and their places, largest first and of equals the first, in place: a few by insertion."""
+    if len(found) > MANY:
+        order = np.argsort(at, kind="mergesort")
+        order = order[np.argsort(-found[order], kind="mergesort")]
+        found[:], at[:] = found[order], at[order]
         return
-    for i in range(1, len(keys)):
-        key, j = keys[i], i
-        while j > 0 and keys[j - 1] < key:
-            keys[j] = keys[j - 1]
+    for i in range(1, len(found)):
+        entry, place, j = found[i], at[i], i
+        while j > 0 and (found[j - 1] < entry or (found[j - 1] == entry and at[j - 1] > place)):
+            found[j], at[j] = found[j - 1], at[j - 1]
             j -= 1
-        keys[j] = key
+        found[j], at[j] = entry, place
 
 
 @compiled(error_model="numpy")
