@@ -70,6 +70,8 @@ class CapturedForward:
             return forward(*args, **kwargs)
         recorded = self._graphs[full]
         if recorded is None:
+            if not stays(self.module):
+                return forward(*args, **kwargs)
             recorded = self._graphs[full] = self._record(forward, leaves, spec)
         self._graphs.move_to_end(full)
         while len(self._graphs) > KEPT:
@@ -95,3 +97,13 @@ class CapturedForward:
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             output = forward(*args, **kwargs)
         return _Recorded(graph, inputs, output)
+
+
+def stays(module: torch.nn.Module) -> bool:
+    """Whether a module's weights stay where a graph has read them, and its forward is as it was written:
+    offloading moves the ones between calls, and what is compiled may be recorded already."""
+    named = ("_hf_hook", "_diffusers_hook")
+    return not any(
+        any(hasattr(each, name) for name in named) or each._compiled_call_impl is not None
+        for each in module.modules()
+    )
