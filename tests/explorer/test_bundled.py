@@ -82,7 +82,7 @@ def test_the_first_page_is_full(bundled):
 def test_the_first_task_ends_green_and_clean(bundled):
     """What the first task names, at the strength that Paint starts at, on the first page's picture."""
     first = InitialState.of(bundled, SHAPES[0]).recipe
-    name = _swatches(bundled, first, "green")[0]
+    name = _swatches(bundled, first, "green", "picture")[0]  # the list that Paint opens on
     edit = bundled.feature(name).add(feature_scale(bundled, name).start, unit="deviation")
     plain, image = bundled.generate([first, replace(first, edits=Edits((edit,)))])
     before, after = readings(Detector.load(), [plain, image])
@@ -95,7 +95,11 @@ def test_words_find_first_what_is_known_to_bring_them_about(bundled):
     plain = _swatches(replaced(bundled, strengths={}), first, "green")
     assert len(plain) > 2
     given = {plain[-1]: FeatureStrength(5.0, "colour", "green")}
-    assert _swatches(replaced(bundled, strengths=given), first, "green") == [plain[-1], *plain[:-1]]
+    known = replaced(bundled, strengths=given)
+    assert _swatches(known, first, "green") == [plain[-1], *plain[:-1]]
+    bundled.record(first)  # an empty prompt: whatever fires in it
+    assert _swatches(known, first, "green", "picture")[0] == plain[-1]
+    assert plain[-1] not in _swatches(known, first, "red", "picture")
 
 
 def replaced(session, **parts):
@@ -105,8 +109,8 @@ def replaced(session, **parts):
     return other
 
 
-def _swatches(session, recipe, word):
-    html = swatches_html(session, recipe, PaletteQuery("all", word))
+def _swatches(session, recipe, word, among="all"):
+    html = swatches_html(session, recipe, PaletteQuery(among, word))
     return re.findall(r'data-swatch="([^"]+)"', html)
 
 

@@ -37,6 +37,8 @@ def test_five_actions_that_the_page_names_turn_something_green(page, bundled_url
     page.get_by_role("searchbox", name="search features by words").fill(word)
     actions += 1
     swatch = page.get_by_role("button", name=re.compile(rf"^(?!like).*{word}"))
+    others = page.locator("#paint-swatches .ub-swatch").filter(has_not_text=word)
+    sync_api.expect(others).to_have_count(0)  # what is found is there
     swatch.first.click()
     actions += 1
     page.get_by_role("button", name="Add everywhere").click()

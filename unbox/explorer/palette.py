@@ -76,7 +76,8 @@ def _found(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> tup
 
 
 def _of_picture(session: ExplorerSession, recorded: RecordedImage, query: PaletteQuery) -> list[Swatch]:
-    """The features that fire in a picture, the best labels first."""
+    """The features that fire in a picture, the best labels first; of words also those that are known to bring
+    about what their labels say, wherever they fire."""
     share = 200 if query.words else -(-2 * SHOWN // max(1, len(recorded.values)))
     names = [
         name
@@ -84,8 +85,10 @@ def _of_picture(session: ExplorerSession, recorded: RecordedImage, query: Palett
         for name, _ in recorded.strongest(sae, None, share, session.rarity(sae))
     ]
     found = sorted(_swatches(session, names), key=lambda each: -(each.score or 0))
-    found = _holding(found, query.words)
-    return _known_first(session, found) if query.words else found
+    if not query.words:
+        return found
+    silent = [name for name in session.strengths if name not in names and session.has_feature(name)]
+    return _known_first(session, _holding([*found, *_swatches(session, silent)], query.words))
 
 
 def _known_first(session: ExplorerSession, found: list[Swatch]) -> list[Swatch]:
