@@ -28,13 +28,14 @@ LISTED = 10
 DIGITS = 4
 
 
-def moved(place: Path, settings: DiffSettings) -> dict[str, Any]:
-    """Of one comparison's folder."""
+def moved(place: Path, settings: DiffSettings, given: Path | None = None) -> dict[str, Any]:
+    """Of one comparison's folder, by the SAEs of all its systems or by those that it was given."""
     figures = read_json_object(place / "figures.json")
     stores = {name: Store.open(place / "stores" / name) for name in figures["systems"]}
     first = figures["first"]
     learn, held = divided(range(len(stores[first])), settings.held_out)
-    said, saes = said_values(stores[first], learn), load_saes(place / "saes" / "joint")
+    said, saes = said_values(stores[first], learn), load_saes(given or place / "saes" / "joint")
+    saes = {block: sae for block, sae in saes.items() if block in figures["blocks"]}
     blocks = {}
     for block, sae in saes.items():
         changes = measured_changes(sae, rows_of(stores, block, held), settings).changes
@@ -68,7 +69,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     for block, of in found["blocks"].items():
         for name, each in of["explained"].items():
             cells = [f"{each[s]['fvu']:.3f} [{each[s]['low']:.3f}, {each[s]['high']:.3f}]" for s in systems]
-            title = "all" if name == "joint" else name.removeprefix("alone-")
+            title = {"joint": "all", "given": "given"}.get(name, name.removeprefix("alone-"))
             made.append(f"| {block} | {title} | {' | '.join(cells)} |")
     made += [
         "",
@@ -95,9 +96,11 @@ if __name__ == "__main__":
     )
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--saes", type=Path, help="those that the comparison was given, if it was")
+    parser.add_argument("--held-out", type=float, default=0.25, help="as the comparison had it")
     given = parser.parse_args()
     given.results.mkdir(parents=True, exist_ok=True)
     for place in given.folders:
-        found = moved(place, DiffSettings())
+        found = moved(place, DiffSettings(held_out=given.held_out), given.saes)
         write_json(given.results / f"{place.name}.json", found)
         print(f"## {place.name}", *lines(found), sep="\n")
