@@ -16,19 +16,21 @@ from urllib.parse import urlencode
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from unbox.atlas import Atlas, Filter
+from unbox.experiments.feature_strengths import read_strengths
 from unbox.explorer.open_session import BUNDLED
 
 HERE = Path(__file__).parent
 #: Width and height of the window, and most bytes of a picture.
 SIZE, MOST = (1440, 1000), 300_000
-#: The bundled feature whose label says green best; and the seed of the picture.
-FOUND = Atlas.open(BUNDLED / "atlas").search("", Filter(labelled=True), order="label score", limit=400)
-GREEN = next(facts.name for facts in FOUND if "green" in facts.label)
+#: The bundled feature known to bring green about, where its slider starts (in deviations), and the seed
+#: of the picture.
+KNOWN = read_strengths(BUNDLED / "strengths.json").known
+GREEN = next(name for name, known in KNOWN.items() if known.value == "green")
+START = KNOWN[GREEN].start or KNOWN[GREEN].strength
 SEED = "4"
 #: Width of the animated picture, and its most bytes; heights of strokes (shares of the canvas), strengths.
 FRAME, MOST_ANIMATED = 900, 1_500_000
-STROKES, STRENGTHS = (0.36, 0.48, 0.6), (2, 3, 4, 5, 6)
+STROKES, STRENGTHS = (0.36, 0.48, 0.6), (3, 5, 6, 7, START)
 
 
 def main(out: Path) -> None:
@@ -86,7 +88,7 @@ def paint(page: Page, _: str) -> None:
     page.get_by_role("button", name="all", exact=True).click()
     page.get_by_label("search features by words").fill(GREEN)
     page.click(f"#paint-swatches [data-swatch='{GREEN}']")
-    page.fill("#paint-strength input", "5")
+    page.fill("#paint-strength input", str(START))
     page.press("#paint-strength input", "Enter")
     page.locator("#paint-canvas [data-brush]").fill("8")
     for height in STROKES:

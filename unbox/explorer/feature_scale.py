@@ -7,9 +7,9 @@ from unbox.explorer.session import ExplorerSession
 from unbox.sae.direction_set import directions_of
 
 #: The strength taken where none is calibrated, in the feature's own largest activation, and its bounds in
-#: deviations: at it six of eight bundled features of colours and shapes bring about what their labels say in
-#: about half of six captions or more (stars take more); above the upper one pictures are artifacts.
-#: And that of features without statistics.
+#: deviations: at it six of eight features of colours and shapes bring about what their labels say in about
+#: half of six captions or more (stars take more), of SAEs with 8 active latents; of the bundled ones, with
+#: 32, fewer do. Above the upper one pictures are artifacts. And that of features without statistics.
 OWN_MAXIMA, LEAST, MOST, UNKNOWN = 3.0, 4.0, 6.0, 4.0
 
 
