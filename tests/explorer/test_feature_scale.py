@@ -47,6 +47,13 @@ def test_a_calibrated_strength_is_1_on_its_slider_which_may_start_beyond(session
     assert "+2.5 deviations" in html
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_was_set_by_hand_is_not_called_calibrated(session, by_hand):
+    given = {"mid.0/3": {"strength": 5.0, "factor": "colour", "value": "red", "by_hand": by_hand}}
+    known = ExplorerSession(session.model("tiny"), session.saes, strengths=FeatureStrengths(0.5, given))
+    assert feature_scale(known, "mid.0/3").origin.startswith("set by hand" if by_hand else "calibrated")
+
+
 def test_a_label_names_a_factor_and_a_value():
     shapes = critics()["shapes"]
     assert target_of("emerald, green", shapes) == ("colour", "green")

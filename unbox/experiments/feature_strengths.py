@@ -127,6 +127,8 @@ class FeatureStrength:
     start: Positive | None = None
     """The strength to begin with, in the same: with most effect and few artifacts. None: `strength`, in files
     of versions before."""
+    by_hand: bool = False
+    """Whether somebody chose it, and no trials did."""
 
 
 @validated

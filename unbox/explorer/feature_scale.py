@@ -20,16 +20,17 @@ class FeatureScale:
     start: float
     """Where the slider starts: with most effect and few artifacts."""
     unit: float | None
-    """What 1 is on the slider: the calibrated strength, the smallest that is enough. None: not calibrated."""
+    """What 1 is on the slider: the strength that is known to be enough. None: none is known."""
     origin: str
     """Where these come from, in words."""
 
 
 def feature_scale(session: ExplorerSession, name: str) -> FeatureScale:
-    """As calibrated, else by its own largest activation, else four deviations."""
+    """As calibrated or set by hand, else by its own largest activation, else four deviations."""
     known = session.strengths.get(name)
     if known is not None:
-        read = f"calibrated: {known.factor} {known.value} is read from 1 on"
+        how = "set by hand, not calibrated" if known.by_hand else "calibrated"
+        read = f"{how}: {known.factor} {known.value} is read from 1 on"
         return FeatureScale(known.start or known.strength, known.strength, read)
     sae, _, index = name.rpartition("/")
     of = session.saes.get(sae)

@@ -12,7 +12,7 @@ element.addEventListener('input', (event) => {
   const signed = (each) => (each < 0 ? '' : '+') + Number(each.toPrecision(3));
   event.target.nextElementSibling.textContent = signed(value);
   const said = event.target.parentElement.querySelector('[data-deviations]');
-  if (said) said.textContent = `of calibrated, ${signed(value * Number(event.target.dataset.unit))} deviations`;
+  if (said) said.textContent = `of what is enough, ${signed(value * Number(event.target.dataset.unit))} deviations`;
   // Live: a frame while it is dragged, at most each 60 ms, and always of where it has come to.
   clearTimeout(later);
   if (!document.querySelector('#paint-live input')?.checked) return;
