@@ -457,6 +457,8 @@ THROUGH = {
 }
 #: Modules that take apart nothing from outside.
 OWN = {
+    "ground_truth.bench.erasure_benchmark": "SAEs that the process which started it has sent",
+    "ground_truth.bench.measurements": "SAEs that the process which started it has sent",
     "experiments.sweep": "JSON that it has just written",
     "model_identity": "JSON that it has just written",
     "installed_versions": "unbox's own pyproject.toml",

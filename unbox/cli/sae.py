@@ -47,8 +47,8 @@ class SAEImportCommand:
     block: Name | None = None
     """Block of the SAE, where its folder does not say; for one SAE."""
     store: StorePlace | None = None
-    """Folder of a store, or URL, whose updates the latents' statistics and the updates' deviation are
-    measured on: for layouts that say neither (directions), without which no strength is in deviations."""
+    """Folder of the store, or URL, on whose updates the latents' statistics and the updates' deviation are
+    measured: for layouts that say neither (directions), without which no strength is in deviations."""
 
     def run(self) -> None:
         from unbox.run_folder import run_folder
