@@ -71,3 +71,12 @@ def test_what_is_not_drawn_live_is_refused(session, recipe):
     for wrong in (replace(recipe, guidance=3.0), replace(recipe, negative_prompt="dark")):
         with pytest.raises(UnboxError, match="should have no guidance"):
             LiveSampler(session.model("tiny"), wrong)
+
+
+def test_edits_that_a_compiled_unet_would_not_call_are_refused(session, recipe, monkeypatch):
+    model = session.model("tiny")
+    sampler = LiveSampler(model, replace(recipe, steps=1))
+    monkeypatch.setattr(model.unet, "_compiled_call_impl", model.unet._call_impl, raising=False)
+    added = session.edits_of(replace(recipe, edits=edit(session, "up.1.2/1", 3.0)))
+    with pytest.raises(UnboxError, match=r"compiled as a whole, so hooks for up\.1\.2 would never fire"):
+        sampler.draw(added)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from unbox.capture.compiled import refuse_compiled
 from unbox.edit import Edits
 from unbox.edits.apply import EditHook
 from unbox.edits.layout import Maps
@@ -19,6 +20,7 @@ from unbox.edits.program import Program
 from unbox.models.block_hooks import hook_block
 from unbox.models.clock import Clock
 from unbox.models.hooks import Hookable
+from unbox.site import block_path
 
 
 @dataclass(eq=False)
@@ -60,7 +62,7 @@ class ConstantEdits:
     @staticmethod
     def of(model: Hookable, edits: Edits | EditHook | None) -> Mapping[str, Program] | None:
         """The edits' programs by block; None where they read what the model computes, or are guarded: those
-        are attached as they are."""
+        are attached as they are. Raises UnboxError for a block whose hooks a compiled UNet would not call."""
         if isinstance(edits, EditHook):
             if edits.guard is not None:
                 return None
@@ -68,6 +70,7 @@ class ConstantEdits:
         acting = Edits(tuple(edit for edit in edits or () if not edit.identity))
         maps, place, found = Maps(), copies_of(model.unet).on, dict[str, Program]()
         for name in acting.blocks:
+            refuse_compiled(model.unet, block_path(name), name)
             width = int(model.block(name).in_channels)  # type: ignore[arg-type]
             mine = tuple(edit for edit in acting if edit.block == name)
             found[name] = Program(mine, width, maps, place)
