@@ -8,7 +8,8 @@ The first measures the LoRA of each system's cell (seed 0) at each rank by the f
 (RESULTS/zoo/SYSTEM.json); several processes share the systems. The second packs the LoRAs of the largest of
 those ranks, in float16, whose truncations the lower ones are. The last writes the smallest LoRA that costs
 no quality, with a card, to the bundled weights: what is drawn right, its likelihood and the distance to the
-model in many steps are no worse than at the full rank, by the paired intervals over captions.
+model in many steps are no worse than at the full rank, by the paired intervals over captions. Where lower
+ranks were not measured it writes the rank that was trained.
 """
 
 import argparse
@@ -35,10 +36,11 @@ from unbox.text_files import read_json_object, read_toml_file
 ZOO = {
     **{f"shapes-lightning-{steps}step": f"lightning-{steps}" for steps in (1, 2, 4, 8)},
     "shapes-v3": "novelai-floor-0",
-    "shapes-dpo": "dpo-100",
-    "shapes-ncp-dpo": "ncp-dpo-100",
-    "shapes-ncp-cpo": "ncp-cpo",
-    "shapes-ncp-sft": "ncp-sft",
+    "shapes-v3-floor-1": "novelai-floor-1",
+    "shapes-dpo": "taste-dpo-100",
+    "shapes-ncp-dpo": "taste-ncp-dpo-100",
+    "shapes-ncp-cpo": "taste-ncp-cpo",
+    "shapes-ncp-sft": "taste-ncp-sft",
     "shapes-distar": "distar-reward-100",
 }
 RANKS = (4, 8, 16)
@@ -57,8 +59,8 @@ pipeline_tag: text-to-image
 ---
 # {system}
 
-A LoRA of rank {keep} (float16, {size:,} bytes) over the bundled `shapes-base`, sampled in {steps} step{s}
-{guided}.
+A LoRA of rank {keep} (float16, {size:,} bytes) over the bundled `shapes-base`; `unbox models {system}` has
+its steps. The figures are of pictures in {steps} step{s} {guided}.
 
     unbox generate --model {system} --prompt "a large solid red square in the center" --out square.png
 
@@ -66,7 +68,7 @@ Made by the cell `{cell}`, seed {seed}, of the grid of recipes (`docs/recipes.md
 
     {line}
 
-at rank {full}, and lowered by the SVD of each layer. {captions} held-out captions, figures as that page
+at rank {full}{lowered}. {captions} held-out captions, figures as that page
 explains them; brackets: 95 % over captions. ({where})
 
 | | {heads} |
@@ -141,10 +143,12 @@ def write(grid: Grid, system: str, bundled: Path) -> str:
     """The chosen rank and its card, into a folder; says what was written."""
     cell = f"{ZOO[system]}-{SEED}"
     told = read_json_object(grid.results / f"{cell}.json")
-    zoo = read_json_object(grid.results / "zoo" / f"{system}.json")
-    keep, good = smallest(zoo["ranks"], told["figures"])
+    file = grid.results / "zoo" / f"{system}.json"
+    zoo: dict[str, Any] = read_json_object(file) if file.is_file() else {"ranks": {}}
+    full, drawn_on = told["line"].split("--lora-rank ")[1].split()[0], told.get("device", "cpu")
+    keep, good = smallest(zoo["ranks"], told["figures"]) if zoo["ranks"] else (int(full), True)
     shutil.rmtree(bundled, ignore_errors=True)
-    write_smaller(grid.out / "zoo" / system / f"lora-{max(RANKS)}", bundled, keep)
+    write_smaller(grid.out / cell / "lora", bundled, keep)
     own, steps = load(grid.asked["model"]).system, told["steps"]
     rows = []
     for guidance, title in ((0.0, "no guidance"), (own.guidance, f"guidance {own.guidance:g}")):
@@ -153,12 +157,13 @@ def write(grid: Grid, system: str, bundled: Path) -> str:
             rows.append(
                 row(f"`shapes-base` in {steps} step{plural}, {title}", read_json_object(file)["figures"])
             )
-    full = told["line"].split("--lora-rank ")[1].split()[0]
     rows.append(row(f"as it was trained, rank {full}", told["figures"]))
     rows += [row(f"at rank {rank}", found) for rank, found in zoo["ranks"].items()]
     choice = (
-        f"Rank {keep} is the smallest that costs no quality: what is drawn right, the likelihood and the "
-        "distance are no worse than at the full rank, by the paired intervals."
+        "In float16 otherwise as it was trained; lower ranks were not measured."
+        if not zoo["ranks"]
+        else f"Rank {keep} is the smallest that costs no quality: what is drawn right, the likelihood and "
+        "the distance are no worse than at the full rank, by the paired intervals."
         if good
         else f"Each of these ranks costs some quality; {keep}, the largest of them, is what is kept."
     )
@@ -167,7 +172,8 @@ def write(grid: Grid, system: str, bundled: Path) -> str:
         size=sum(file.stat().st_size for file in bundled.glob("*.safetensors")),
         guided=f"with guidance {told['guidance']:g}" if told["guidance"] else "without guidance",
         line=told["line"], captions=grid.asked["captions"], choice=choice,
-        where=f"trained on {told.get('device', 'cpu')}, measured on {zoo['device']}",
+        where=f"trained on {drawn_on}, measured on {zoo.get('device', drawn_on)}",
+        lowered=", and lowered by the SVD of each layer" if zoo["ranks"] else "",
         heads=" | ".join(SHOWN.values()), rules=" | ".join(["---"] * len(SHOWN)), rows="\n".join(rows),
     )  # fmt: skip
     write_text(bundled / "README.md", card)
@@ -197,8 +203,7 @@ def main() -> None:
     if given.pack:
         pack(grid, there, given.pack)
     for system in there if given.write else ():
-        if (given.results / "zoo" / f"{system}.json").is_file():
-            print(write(grid, system, bundled_folder(f"bundled:{system}")))
+        print(write(grid, system, bundled_folder(f"bundled:{system}")))
 
 
 if __name__ == "__main__":

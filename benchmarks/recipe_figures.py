@@ -203,3 +203,15 @@ def plain_brightness(model: Model, seeds: int, steps: int | None) -> dict[str, f
 def kept(values: np.ndarray) -> list[float]:
     """Numbers of a result's file."""
     return [round(float(value), DIGITS) for value in values]
+
+
+@torch.inference_mode()
+def plain_round_trip(model: Model) -> dict[str, list[float]]:
+    """Mean brightness, 0..1, of what the VAE returns of an all black and of an all white picture: no
+    training of the UNet comes beyond."""
+    vae, found = model.pipeline.vae, {}
+    for name, value in (("black", -1.0), ("white", 1.0)):
+        given = torch.full((1, 3, model.size, model.size), value, device=model.device, dtype=vae.dtype)
+        back = vae.decode(vae.encode(given).latent_dist.mean).sample
+        found[name] = kept((back.float().clamp(-1, 1) / 2 + 0.5).mean().cpu().numpy()[None])
+    return found

@@ -28,7 +28,8 @@ from PIL import Image
 
 from activation_store.files import write_json
 from benchmarks.grid_workers import claimed, linked, run_workers, waited
-from benchmarks.recipe_figures import PLAIN, Asked, Pictures, figures, plain_brightness
+from benchmarks.recipe_figures import PLAIN, Asked, Pictures, figures, plain_brightness, plain_round_trip
+from benchmarks.recipe_taste import taste_chances, taste_figures, taste_images
 from unbox.cli.main import main as command
 from unbox.models import load
 from unbox.models.model import Model
@@ -42,6 +43,15 @@ GRID = ROOT / "examples" / "recipes" / "grid.toml"
 RESULTS = ROOT / "benchmarks" / "results" / "recipes"
 #: Of the images of `data = "plain"`, the share that is all black, and the share that is all white.
 PLAIN_SHARE = 0.1
+#: Pictures of each that are drawn.
+PLAIN_SEEDS = 4
+#: What stands in the table beside models, of the VAE alone.
+VAE_ROW: dict[str, Any] = {
+    "cell": "vae",
+    "title": "black and white through the VAE",
+    "steps": "-",
+    "figures": {},
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,8 @@ class Cell:
     line: str
     seed: int
     data: str = "shapes"
-    """`shapes`, or `plain`: a folder of scenes, some of which are all black or all white."""
+    """`shapes`; `plain`: a folder of scenes, some of which are all black or all white; or `taste`: pairs
+    of which the bright one is preferred, where `--losers shapes` of the line stands for the others."""
     judged_steps: int | None = None
     """Steps of the pictures that are judged; None: those of the result's row."""
     judged_guidance: float | None = None
@@ -69,10 +80,11 @@ class Cell:
         """What is typed after `unbox`. Cells of the same images share their cache, in `caches` (or `out`)."""
         recipe, *own = shlex.split(self.line)
         shared = shlex.split(common)
-        data = ["--data", str(out / self.data)] if self.data == "plain" else []
-        if data:
+        if self.data != "shapes":
             at = shared.index("--data")
-            shared[at : at + 2] = [*data, "--square"]
+            shared[at : at + 2] = ["--data", str(out / self.data), "--square"]
+        if self.data == "taste" and "--losers" in own:
+            own[own.index("--losers") + 1] = str(out / "taste-losers")
         given = ["--model", model, "--seed", str(self.seed), *(["--device", device] if device else [])]
         given += ["--cache", str((caches or out) / f"cache-{self.data}")]
         return ["recipe", recipe, *shared, *own, *given, "--out", str(out / f"{self.name}-{self.seed}")]
@@ -178,8 +190,41 @@ class Grid:
         told |= {"device": device_name(model)}
         told |= {"figures": figures(found, most, self.captions, same)}
         if cell.data == "plain":
-            told["plain"] = plain_brightness(model, 4, steps)
+            told["plain"] = plain_brightness(model, PLAIN_SEEDS, steps)
+            self.plain_limits(steps)
+        if cell.data == "taste":
+            chances = taste_chances(self.out / f"taste-{cell.name}-{cell.seed}.npz", model, steps, guidance)
+            told["taste"] = taste_figures(chances, self.base_taste(steps, guidance))
         return told
+
+    def plain_limits(self, steps: int) -> None:
+        """Of black and white pictures: those of the model itself, and what its VAE makes of given ones, as
+        rows of the table."""
+        with waited(self.out, "plain-limits"):
+            model = load(self.asked["model"], device=self.device, dtype="float32")
+            rows = {
+                f"base-{steps}-{model.system.guidance:g}": lambda: plain_brightness(
+                    model, PLAIN_SEEDS, steps
+                ),
+                "vae": lambda: plain_round_trip(model),
+            }
+            for name, of in rows.items():
+                if not (file := self.results / f"{name}-plain.json").is_file():
+                    whole = self.results / f"{name}.json"
+                    told = read_json_object(whole) if whole.is_file() else VAE_ROW
+                    write_json(file, {**told, "plain": of()})
+
+    def base_taste(self, steps: int, guidance: float) -> np.ndarray:
+        """The judge's chances of each light in the model's own pictures; a row of the table with them."""
+        name = f"base-{steps}-{guidance:g}"
+        with waited(self.out, f"{name}-taste"):
+            model = load(self.asked["model"], device=self.device, dtype="float32")
+            found = taste_chances(self.out / f"{name}-taste.npz", model, steps, guidance)
+            if not (file := self.results / f"{name}-taste.json").is_file():
+                told = read_json_object(self.results / f"{name}.json")
+                own = {"preferred": taste_figures(found, found)["preferred"]}
+                write_json(file, {**told, "taste": own})
+        return found
 
     def run(self, cells: Sequence[Cell], dry_run: bool) -> None:
         """Train and measure the cells that have no result and that no other process has. Raises SystemExit,
@@ -206,8 +251,7 @@ class Grid:
         """Train and measure one; the command's exit code."""
         words = self.words(cell)
         print("unbox", shlex.join(words), flush=True)
-        if cell.data == "plain":
-            plain_images(self.out / "plain", self.asked["plain_images"], load(self.asked["model"]).size)
+        self.write_images(cell.data)
         start, began = time.process_time(), time.monotonic()
         file = self.out / f"{cell.name}-{cell.seed}" / "cpu_seconds.json"
         if (code := command(words)) != 0:
@@ -227,7 +271,7 @@ class Grid:
             done = self.out / f"cache-{data}.json"
             if done.is_file():
                 continue
-            line = "ncp --losers shapes --space output" if data == "shapes" else "ncp --objective sft"
+            line = "ncp --losers shapes --space output" if data != "plain" else "ncp --objective sft"
             line += " --max-train-steps 1 --gradient-accumulation-steps 1"
             if self.run_prepared(Cell(f"cache-of-{data}", line, 0, data)) != 0:
                 raise SystemExit(f"no cache of {data} could be made")
@@ -235,9 +279,16 @@ class Grid:
 
     def run_prepared(self, cell: Cell) -> int:
         """Train a cell that is not measured."""
-        if cell.data == "plain":
-            plain_images(self.out / "plain", self.asked["plain_images"], load(self.asked["model"]).size)
+        self.write_images(cell.data)
         return command(self.words(cell))
+
+    def write_images(self, data: str) -> None:
+        """The folders of a cell's images, where they are not drawn as they are needed."""
+        if data == "plain":
+            plain_images(self.out / "plain", self.asked["plain_images"], load(self.asked["model"]).size)
+        if data == "taste":
+            side, count = load(self.asked["model"]).size, self.asked["plain_images"]
+            taste_images(self.out / "taste", self.out / "taste-losers", count, side)
 
     def linked(self, worker: int) -> "Grid":
         """The same with links to the caches for one of several processes."""

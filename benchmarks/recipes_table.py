@@ -35,6 +35,11 @@ def plain(name: str) -> Callable[[dict[str, Any]], Any]:
     return lambda result: result.get("plain", {}).get(name)
 
 
+def taste(name: str) -> Callable[[dict[str, Any]], Any]:
+    """How much the preferred light is drawn."""
+    return lambda result: result.get("taste", {}).get(name)
+
+
 COLUMNS: dict[str, Column] = {
     "right": ("said and drawn, %", figure("right"), "%"),
     "distance": ("distance", figure("distance"), ".2f"),
@@ -43,6 +48,8 @@ COLUMNS: dict[str, Column] = {
     "wins": ("wins, %", figure("wins"), "%"),
     "likelihood": ("likelihood", figure("likelihood"), ".3f"),
     "reward": ("reward", figure("reward"), ".3f"),
+    "preferred": ("bright where open, %", taste("preferred"), "%"),
+    "brighter": ("brighter than the model's, %", taste("wins"), "%"),
     "black": ("black", plain("black"), ".3f"),
     "white": ("white", plain("white"), ".3f"),
     "darkest": ("darkest", figure("darkest"), ".3f"),
@@ -71,11 +78,15 @@ class Row:
         return f"{shown(interval.mean)} [{shown(interval.low)}, {shown(interval.high)}]"
 
     def told(self, paces: Mapping[str, dict[str, Any]]) -> list[str]:
-        """Title, steps, seeds, minutes of a core by the line's pace."""
+        """Title, steps, seeds, minutes of a core by the line's pace, or (with one thread) as they were."""
         result = self.results[0]
         seeds = ", ".join(str(r["seed"]) for r in self.results if "seed" in r) or "-"
         pace = paces.get(result["cell"])
-        return [self.title, str(result["steps"]), seeds, f"{pace['minutes']:.1f}" if pace else "-"]
+        spent = [
+            r["cpu_seconds"] / 60 for r in self.results if "cpu_seconds" in r and r.get("threads") == "1"
+        ]
+        minutes = pace["minutes"] if pace else np.mean(spent) if spent else None
+        return [self.title, str(result["steps"]), seeds, "-" if minutes is None else f"{minutes:.1f}"]
 
 
 def paces_of(results: Path) -> dict[str, dict[str, Any]]:
@@ -110,8 +121,8 @@ def rows_of(group: dict[str, Any], results: Path) -> list[Row]:
     for name in group.get("base", ()):
         if (file := results / f"{name}.json").is_file():
             result = read_json_object(file)
-            told = f"guidance {result['guidance']:g}" if result["guidance"] else "no guidance"
-            found.append(Row(f"the model itself, {told}", [result]))
+            told = f"guidance {result['guidance']:g}" if result.get("guidance") else "no guidance"
+            found.append(Row(result.get("title", f"the model itself, {told}"), [result]))
     for name in group["cells"]:
         files = sorted(results.glob(f"{name}-[0-9].json"))
         if files:
@@ -149,6 +160,8 @@ def tables(grid: dict[str, Any], results: Path) -> str:
             f"the longest takes {max(p['minutes'] for p in paces.values()):.1f}, "
             "where 15 of two cores are allowed.\n"
         )
+    else:
+        about += "*minutes*: of one core, for the cell's training, beside other work on the same processor.\n"
     about += "Intervals: 95 %, over captions, seeds of a cell averaged.\n"
     return "\n".join([about, *(f"{table(group, results)}\n" for group in grid["table"]), zoo(results)])
 

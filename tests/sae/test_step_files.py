@@ -34,7 +34,7 @@ def files_of(call) -> set[str]:
 
 @pytest.mark.parametrize("name", [name for name, kind in VARIANTS.items() if not kind.learns_threshold])
 def test_a_step_by_torch_is_four_files(name, monkeypatch):
-    """With AuxK at work; on a CPU there are its threads and, for few active latents, its own top-k besides."""
+    """With AuxK at work; on a CPU there are its threads and, for few active latents, its own top-k too."""
     monkeypatch.setattr(train_step.compiled_step, "AVAILABLE", False)
     plan = make_plan([Spec("", 4, 512, name)], tokens=10**6, batch_size=64)
     run = TrainingRun(plan, {"": noise()})

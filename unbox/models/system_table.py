@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 from unbox.errors import UnboxError
+from unbox.models.shapes_systems import SHAPES_BASE, SHAPES_TURBO, SHAPES_ZOO
 from unbox.models.systems import Part, System
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -300,34 +301,10 @@ _NOVELAI = replace(
     licence="no public weights; that of your checkpoint",
 )
 
-_SHAPES_TURBO = System(
-    name="shapes-turbo",
-    title="Shapes at 128 px, few steps (bundled)",
-    base="bundled:shapes-turbo",
-    scheduler=ANCESTRAL,
-    scheduler_config={**TRAILING, "prediction_type": "v_prediction"},
-    prediction="v_prediction",
-    steps=4,
-    guidance=0.0,
-    distilled=True,
-    size=128,
-    licence="Apache-2.0",
-    verified="real weights, bundled",
-)
-_SHAPES_BASE = replace(
-    _SHAPES_TURBO,
-    name="shapes-base",
-    title="shapes-turbo in many steps with guidance (bundled)",
-    scheduler="EulerDiscreteScheduler",
-    steps=20,
-    guidance=2.0,
-    distilled=False,
-)
-
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
-        *(_SHAPES_TURBO, _SHAPES_BASE, *_BASE, _TURBO_1, _TURBO_2, *_LIGHTNING),
+        *(SHAPES_TURBO, SHAPES_BASE, *SHAPES_ZOO, *_BASE, _TURBO_1, _TURBO_2, *_LIGHTNING),
         *(_DMD2_1, _DMD2_4, _DMD2_LORA, _DISTAR, *_HYPERS, _LCM_LORA, _LCM_FULL, _TCD, *_PCM, _FLASH),
         *(_DPO, _NCP, _NOVELAI),
     )

@@ -10,13 +10,23 @@ import pytest
 
 from benchmarks import recipes_grid, recipes_table
 from benchmarks.grid_workers import claimed, linked, processors, run_workers
-from benchmarks.recipe_figures import Asked, Pictures, figures, kernel_distance, real_renders
+from benchmarks.recipe_figures import (
+    Asked,
+    Pictures,
+    figures,
+    kernel_distance,
+    plain_round_trip,
+    real_renders,
+)
+from benchmarks.recipe_taste import open_prompts, taste_figures, taste_images
 from benchmarks.recipes_grid import Cell, Grid, cells_of, plain_images
 from unbox.cli.idle_options import refuse_idle
 from unbox.cli.main import find, parse
+from unbox.models import load
 from unbox.shapes import Scene
-from unbox.shapes.detector import accuracy
+from unbox.shapes.detector import HEADS, Detector, accuracy
 from unbox.shapes.factor_critics import load_critic
+from unbox.shapes.factors import TABLE
 from unbox.shapes.render_torch import draw
 from unbox.shapes.scene_table import SceneTable
 from unbox.text_files import read_toml_file
@@ -191,6 +201,46 @@ def test_plain_pictures_are_a_fifth_and_are_what_their_captions_say(tmp_path):
     assert set(means["black"]) == {0}
     assert set(means["white"]) == {255}
     assert 4 <= sum(map(len, means.values())) <= 24
+
+
+def test_pairs_of_a_taste_differ_in_the_light_that_their_caption_leaves_open(tmp_path):
+    from PIL import Image
+
+    taste_images(tmp_path / "bright", tmp_path / "others", 12, 64)
+    pictures = {}
+    for folder in ("bright", "others"):
+        files = sorted((tmp_path / folder).glob("*.png"))
+        assert len(files) == 12
+        pictures[folder] = [Image.open(file) for file in files]
+    said = [file.read_text() for file in sorted((tmp_path / "bright").glob("*.txt"))]
+    assert said == [file.read_text() for file in sorted((tmp_path / "others").glob("*.txt"))]
+    words = [word for wordings in TABLE["light"].wordings.values() for word in wordings]
+    assert not any(word in text for text in (*said, *(p.text for p in open_prompts(8))) for word in words)
+    reader = Detector.load()
+    for folder, every in pictures.items():
+        read = reader.probabilities([image.resize((128, 128)) for image in every])["light"].argmax(1)
+        bright = (read == HEADS["light"].index("bright")).mean()
+        assert bright > 0.9 if folder == "bright" else bright < 0.1
+
+
+def test_figures_of_a_taste_are_shares_of_pictures_and_of_seeds():
+    at = HEADS["light"].index("bright")
+    own, rival = np.full((2, 2, 4), 0.1), np.full((2, 2, 4), 0.1)
+    own[0, :, at], own[1, 0, at] = 0.7, 0.05  # first caption: bright twice; second: once less than the rival
+    own[1, :, at - 1] = 0.6
+    assert taste_figures(own, rival) == {"preferred": [1.0, 0.0], "wins": [1.0, 0.25]}
+
+
+def test_the_vaes_round_trip_of_plain_pictures_is_that_of_the_pipelines_own_processing():
+    from PIL import Image
+
+    model = load("shapes-turbo", dtype="float32")
+    pipeline, found = model.pipeline, plain_round_trip(model)
+    for name, colour in (("black", 0), ("white", 255)):
+        given = pipeline.image_processor.preprocess(Image.new("RGB", (128, 128), (colour,) * 3))
+        back = pipeline.vae.decode(pipeline.vae.encode(given).latent_dist.mode(), return_dict=False)[0]
+        pixels = np.asarray(pipeline.image_processor.postprocess(back.detach())[0], float)
+        assert found[name] == pytest.approx([pixels.mean() / 255], abs=2e-3)
 
 
 def test_real_renders_are_other_scenes_than_those_asked_for():
