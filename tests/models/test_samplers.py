@@ -313,7 +313,7 @@ ALL = [case for case in ALL if not SYSTEMS[case[0]].image_to_image and not SYSTE
 def test_gaussian_data_is_sampled_as_the_closed_form_says(systems, name, steps):
     """With linear denoisers every sampler is linear: the answer is known for any noise."""
     model = systems(name)
-    terminal = V3_SIGMA_MAX if name == "novelai-v3" else None
+    terminal = V3_SIGMA_MAX if SYSTEMS[name].scheduler == "NativeEulerScheduler" else None
     oracle = gaussian(model.system.prediction, sigmas_of(alphas_bar(terminal)))
     with replaced_by(model, oracle):
         (latents,) = model.generate(PROMPT, seed=SEED, steps=steps, guidance=0.0, output="latent")
@@ -358,13 +358,14 @@ def closed_form(name, steps):
         return x[0]
     leads = row.scheduler_config.get("timestep_spacing") == "leading"
     timesteps = (leading if leads else trailing)(steps)
-    if name == "novelai-v3":
+    native = row.scheduler == "NativeEulerScheduler"
+    if native:
         timesteps, abar = np.linspace(999, 0, steps), alphas_bar(V3_SIGMA_MAX)
     if name == "sdxl-turbo-stability":
         timesteps = 999 - 100 * np.arange(steps)
     sigmas = np.append(np.exp(np.interp(timesteps, np.arange(1000), np.log(sigmas_of(abar)))), 0)
     x = noise().double() * ((sigmas[0] ** 2 + 1) ** 0.5 if leads else sigmas[0])
-    ancestral = row.scheduler != "EulerDiscreteScheduler" and name != "novelai-v3"
+    ancestral = row.scheduler != "EulerDiscreteScheduler" and not native
     for now, after in pairwise(sigmas):
         up = after * (1 - after**2 / now**2) ** 0.5 if ancestral else 0.0
         down = (after**2 - up**2) ** 0.5

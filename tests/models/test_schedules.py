@@ -50,7 +50,7 @@ def grid_of(row, steps):
     """What the row's timesteps must be, by the formula of its source."""
     if row.timesteps:
         return row.timesteps[steps]
-    if row.name == "novelai-v3":
+    if row.scheduler == "NativeEulerScheduler":
         return np.linspace(999, 0, steps)
     if row.name == "sdxl-turbo-stability":
         return 999 - 100 * np.arange(steps)
@@ -70,7 +70,11 @@ def test_every_row_has_the_tables_of_its_source(name, steps, caplog):
     expected = np.asarray(grid_of(SYSTEMS[name], steps), dtype=float)
     np.testing.assert_allclose(scheduler.timesteps.numpy(), expected, atol=1e-4)
     if hasattr(scheduler, "sigmas"):
-        table = sigmas_of(alphas_bar(V3_SIGMA_MAX)) if name == "novelai-v3" else SIGMAS
+        table = (
+            sigmas_of(alphas_bar(V3_SIGMA_MAX))
+            if SYSTEMS[name].scheduler == "NativeEulerScheduler"
+            else SIGMAS
+        )
         # float32 cumulative products differ from float64 ones by up to a few 1e-6
         log = np.exp(np.interp(expected, np.arange(1000), np.log(table)))
         np.testing.assert_allclose(scheduler.sigmas.numpy(), np.append(log, 0), rtol=2e-5)
