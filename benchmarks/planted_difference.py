@@ -11,9 +11,12 @@ the other's, by the rows of the text encoders' embeddings.
 """
 
 import argparse
+import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,7 +40,7 @@ from unbox.ground_truth.planted_ranks import (
 from unbox.models import Model, load
 from unbox.prompt import Prompt
 from unbox.sae import load_saes
-from unbox.shapes import FACTORS, Scene, caption, prompts, sample_scene, scene_rng
+from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, caption, prompts, sample_scene, scene_rng
 from unbox.shapes.detector import Detector
 from unbox.shapes.factors import TABLE
 from unbox.shapes.render_torch import draw
@@ -83,11 +86,16 @@ def with_words_read_as(model: Model, factor: str, value: str, drawn: str) -> Mod
     return model
 
 
-def read_as(store: Store, images: list[int], factor: str, value: str, drawn: str) -> dict[str, float]:
-    """Of images whose captions say the value of the only object: the share read as it, and as what was drawn
-    in its place; of the others, the share whose factor is read as said."""
-    import io
+def share(right: Sequence[bool]) -> float | None:
+    """Of those that are right; None where there are none."""
+    return float(np.mean(right)) if right else None
 
+
+def read_as(
+    store: Store, images: Sequence[int], factor: str, value: str, drawn: str
+) -> dict[str, float | None]:
+    """Of images whose captions say the value of the only object: the share read as it, and as what was drawn
+    in its place; of the others, the share whose factor is read as said. None: no caption says so."""
     wanted, others = [], []
     for i in images:
         sample = store.samples[i]
@@ -96,15 +104,16 @@ def read_as(store: Store, images: list[int], factor: str, value: str, drawn: str
             picture = Image.open(io.BytesIO(store.thumbnail(i))).convert("RGB")
             (wanted if getattr(scene.objects[0], factor) == value else others).append((picture, scene))
     reader = Detector.load()
-    found = [read["slots"][0][factor] for read in reader.read([picture for picture, _ in wanted])]
-    rest = [read["slots"][0][factor] for read in reader.read([picture for picture, _ in others])]
+    readings = reader.read([picture for picture, _ in wanted + others]) if wanted + others else []
+    seen = [reading["slots"][0][factor] for reading in readings]
+    found, rest = seen[: len(wanted)], seen[len(wanted) :]
     right = [getattr(s.objects[0], factor) == r for (_, s), r in zip(others, rest, strict=True)]
     return {
         "images": len(found),
-        "as_said": float(np.mean([each == value for each in found])),
-        "as_planted": float(np.mean([each == drawn for each in found])),
+        "as_said": share([each == value for each in found]),
+        "as_planted": share([each == drawn for each in found]),
         "others": len(right),
-        "others_as_said": float(np.mean(right)),
+        "others_as_said": share(right),
     }
 
 
@@ -151,6 +160,31 @@ def asked(given: argparse.Namespace) -> list[Prompt]:
     return prompts(given.prompts, seed=given.seed + 99, split="heldout")
 
 
+def wrong_values(factor: str, value: str, drawn: str) -> str | None:
+    """Why no difference of a factor can be planted so, in one line; None where it can."""
+    if factor not in OBJECT_FACTORS:
+        return f"--factor {factor}: no factor of objects; there are {', '.join(OBJECT_FACTORS)}"
+    for name, one in (("value", value), ("drawn", drawn)):
+        if one not in FACTORS[factor]:
+            return f"--{name} {one}: no {factor}; there are {', '.join(FACTORS[factor])}"
+    return f"--drawn {drawn}: the value itself; name another {factor}" if value == drawn else None
+
+
+def table(blocks: dict[str, Any], value: str, drawn: str) -> list[str]:
+    """Markdown, a row a block: the ranks of two values, how often by chance, median and best in splits."""
+    heads = ["block", *(cell for one in (value, drawn) for cell in (one, "by chance", "in splits"))]
+    heads.append("family-wise p < .05")
+    rows = [heads, ["---"] * len(heads)]
+    for block, of in blocks.items():
+        cells = [block]
+        for ranks in (of["ranks"][value], of["ranks"][drawn]):
+            splits = ranks["first_in_splits"]
+            cells += [str(ranks["first"]), f"{ranks['by_chance']:.3f}"]
+            cells.append(f"{np.median(splits):g}, {min(splits)}")
+        rows.append([*cells, str(of["changed_family"])])
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
@@ -173,6 +207,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.words and given.control:
         parser.error("--control is of LoRAs, and with --words none is trained")
+    if wrong := wrong_values(given.factor, given.value, given.drawn):
+        parser.error(wrong)
     planted: Value = (given.factor, given.value)
     source = changed_by_words(given) if given.words else changed_by_lora(given)
     settings = DiffSettings(
@@ -183,13 +219,9 @@ def main() -> None:
     found = figures(given.out / "diff", settings, planted, given.drawn)
     write_json(given.out / "planted.json", found)
     print(json.dumps(found["pictures"], indent=1))
+    print(*table(found["blocks"], given.value, given.drawn), sep="\n")
     for block, of in found["blocks"].items():
-        for name, ranks in of["ranks"].items():
-            chance = (
-                f"by chance {ranks['by_chance']:.3f}, in splits {np.median(ranks['first_in_splits']):.0f}"
-            )
-            print(f"{block} {name}: first at rank {ranks['first']} of {ranks['of']} ({chance})")
-        print(f"  of the {LISTED} most changed: {', '.join(of['told'])}")
+        print(f"{block}, the {LISTED} most changed: {', '.join(of['told'])}")
 
 
 def figures(place: Path, settings: DiffSettings, planted: Value, drawn: str) -> dict:
