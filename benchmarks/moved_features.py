@@ -9,6 +9,7 @@ captions, in the first system, on images that the ranking is not of).
 """
 
 import argparse
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from activation_store import Store
 from activation_store.files import write_json
+from unbox.experiments.diff.activity import Changes
 from unbox.experiments.diff.block_figures import measured_changes
 from unbox.experiments.diff.diff_settings import DiffSettings
 from unbox.experiments.diff.joint_rows import divided, rows_of
@@ -26,6 +28,19 @@ from unbox.text_files import read_json_object
 #: Most changed features of a block and system that are told.
 LISTED = 10
 DIGITS = 4
+
+
+def alike(one: Changes, other: Changes) -> dict[str, float]:
+    """Whether two systems moved the same features: the correlation of their changes over all features, how
+    many features are listed (q < .05) in both, and how many of these moved the same way.
+
+    Noise of the first system is in both changes, which alone makes the correlation positive."""
+    both = (one.q < 0.05) & (other.q < 0.05)
+    return {
+        "correlation": round(float(np.corrcoef(one.change, other.change)[0, 1]), DIGITS),
+        "both": int(both.sum()),
+        "same_way": int((both & (one.change * other.change > 0)).sum()),
+    }
 
 
 def moved(place: Path, settings: DiffSettings, given: Path | None = None) -> dict[str, Any]:
@@ -57,7 +72,10 @@ def moved(place: Path, settings: DiffSettings, given: Path | None = None) -> dic
                 for i, (value, score) in zip(top, best_told(scores, top), strict=True)
             ]
         of = figures["blocks"][block]
-        blocks[block] = {"told": told, "changes": of["changes"], "explained": of["explained"]}
+        pairs = {f"{one}, {two}": alike(changes[one], changes[two]) for one, two in combinations(changes, 2)}
+        blocks[block] = {
+            "told": told, "alike": pairs, "changes": of["changes"], "explained": of["explained"],
+        }  # fmt: skip
     about = {name: figures[name] for name in ("systems", "first", "images", "held_out")}
     return {**about, "latents": int(np.median([sae.latents for sae in saes.values()])), "blocks": blocks}
 
