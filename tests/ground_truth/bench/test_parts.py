@@ -95,6 +95,16 @@ def test_the_best_point_is_the_most_successful_within_the_budget():
     assert best_of(list(enumerate(costly))) == (1, costly[1])
 
 
+def test_equals_in_success_are_told_by_collateral_then_by_which_was_tried_first():
+    """Strengths are tried as they are listed, so of several that change every trial picture the first."""
+    every = [{"strength": s, "success": 1.0, "collateral": 0.0} for s in (2, 4)]
+    assert best_of(list(enumerate(every))) == (0, every[0])
+    costlier_first = [{**every[0], "collateral": 0.05}, every[1]]
+    assert best_of(list(enumerate(costlier_first))) == (1, every[1])
+    with_artifacts = [{**every[0], "artifacts": 0.4}, {**every[1], "artifacts": 0.0}]
+    assert best_of(list(enumerate(with_artifacts))) == (0, with_artifacts[0])
+
+
 def test_area_under_the_trade_off():
     assert area_under([{"success": 1.0, "collateral": 0.0}]) == 1.0
     assert area_under([{"success": 1.0, "collateral": 0.6}]) == 0.0
