@@ -38,7 +38,7 @@ ZOO = {
     "shapes-v3": "novelai-floor-0",
     "shapes-v3-floor-1": "novelai-floor-1",
     "shapes-dpo": "taste-dpo-100",
-    "shapes-ncp-dpo": "taste-ncp-dpo-100",
+    "shapes-ncp-dpo": "taste-ncp-dpo-paper-beta",
     "shapes-ncp-cpo": "taste-ncp-cpo",
     "shapes-ncp-sft": "taste-ncp-sft",
     "shapes-distar": "distar-reward-100",

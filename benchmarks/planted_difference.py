@@ -34,6 +34,7 @@ from unbox.ground_truth.planted_ranks import (
     best_told,
     planted_ranks,
     pooled_activity,
+    said_changes,
     said_values,
     telling_scores,
 )
@@ -222,6 +223,8 @@ def main() -> None:
     print(*table(found["blocks"], given.value, given.drawn), sep="\n")
     for block, of in found["blocks"].items():
         print(f"{block}, the {LISTED} most changed: {', '.join(of['told'])}")
+        kept = [" ".join(each["value"]) + f" {each['kept']['kept']:.2f}" for each in of["kept"]]
+        print(f"{block}, kept in images that say it, by the feature that tells it: {', '.join(kept)}")
 
 
 def figures(place: Path, settings: DiffSettings, planted: Value, drawn: str) -> dict:
@@ -229,6 +232,7 @@ def figures(place: Path, settings: DiffSettings, planted: Value, drawn: str) -> 
     stores = {name: Store.open(place / "stores" / name) for name in ("before", "after")}
     learn, held = divided(range(len(stores["before"])), settings.held_out)
     said, saes = said_values(stores["before"], learn), load_saes(place / "saes" / "joint")
+    said_held = said_values(stores["before"], held)
     pictures = {name: read_as(store, held, *planted, drawn) for name, store in stores.items()}
     blocks = {}
     for block, sae in saes.items():
@@ -247,9 +251,12 @@ def figures(place: Path, settings: DiffSettings, planted: Value, drawn: str) -> 
             for i, ((factor, value), score) in zip(top, best_told(scores, top), strict=True)
         ]
         sure = ranked.p_family < 0.05
+        of_held = {name: pooled_activity(sae, of, held) for name, of in rows_of(stores, block, held).items()}
+        kept = said_changes(of_held["before"], of_held["after"], said_held, scores)
         blocks[block] = {
             "ranks": ranks,
             "told": told,
+            "kept": [{**asdict(each), "kept": each.kept.columns("kept")} for each in kept],
             "changed": int((ranked.q < 0.05).sum()),
             "changed_family": int(sure.sum()),
             "in_splits": float((changes.split.q < 0.05).sum(1).mean()),

@@ -17,7 +17,7 @@ from unbox.experiments.diff.activity import image_activity, image_groups_of
 from unbox.ground_truth.factor_scores import Value
 from unbox.sae import SAE
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene
-from unbox.statistics import auroc
+from unbox.statistics import Interval, auroc, bootstrap
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,44 @@ class PlantedRanks:
     def first_in_splits(self) -> list[int]:
         """The same of each random split."""
         return [min(ranks) for ranks in zip(*self.split_ranks, strict=True)]
+
+
+@dataclass(frozen=True)
+class SaidChange:
+    """What became of the feature that tells a value best, in images whose captions say the value."""
+
+    value: Value
+    feature: int
+    auroc: float
+    """How well it tells the value, on other images."""
+    images: int
+    kept: Interval
+    """Its activity in the second system, in units of its mean activity in the first: 1 is no change."""
+
+
+def said_changes(
+    before: np.ndarray,
+    after: np.ndarray,
+    said: Mapping[Value, np.ndarray],
+    scores: Mapping[Value, np.ndarray],
+    telling: float = 0.95,
+    images: int = 5,
+) -> list[SaidChange]:
+    """The features that tell a value with an AUROC of at least `telling`, what is kept least of first.
+
+    before, after: activity (images, n) in two systems; said: value -> (images,); scores: value -> AUROC of
+    each feature (n,), of other images. The mean over all images is led by what any training moves; a
+    difference in what a caption means is in the images that say it. Values that fewer than `images` say are
+    left out.
+    """
+    found = []
+    for value, where in said.items():
+        best = int(np.argmax(scores[value]))
+        usual = float(before[where, best].mean()) if where.sum() >= images else 0.0
+        if scores[value][best] >= telling and usual > 0:
+            kept = bootstrap(after[where, best] / usual)
+            found.append(SaidChange(value, best, float(scores[value][best]), int(where.sum()), kept))
+    return sorted(found, key=lambda each: each.kept.mean)
 
 
 def said_values(store: Store, images: Sequence[int]) -> dict[Value, np.ndarray]:
