@@ -45,6 +45,7 @@ from unbox.models.png_record import read_png
 from unbox.models.systems import folder_system
 from unbox.result_cache import ResultCache
 from unbox.sae import load_saes, read_toml, train
+from unbox.sae.train_step import low_precision
 from unbox.shapes import FACTORS
 
 HERE = Path(__file__).parent / "written_before"
@@ -255,11 +256,14 @@ def test_a_stopped_training_goes_on(home):
     assert lines[: len(before)] == before
     keys = ("sae", "tokens", "lr", "fvu", "l0")
     told = [{key: json.loads(line)[key] for key in keys} for line in lines]
-    assert told == near([{key: line[key] for key in keys} for line in expected["metrics"]], 1e-3)
+    # It began with products in bf16, which a processor without them goes on with in float32.
+    same = low_precision("auto", torch.device("cpu")) == torch.bfloat16
+    off, off_weights = (1e-3, 1e-3) if same else (3e-3, 2e-2)
+    assert told == near([{key: line[key] for key in keys} for line in expected["metrics"]], off)
     assert list(saes) == list(expected["saes"])
     for name, sae in saes.items():
-        assert sae.W_dec[0, :6].tolist() == near(expected["saes"][name]["W_dec"], 1e-3)
-        assert float(sae.W_enc.abs().double().sum()) == near(expected["saes"][name]["sum"], 1e-3)
+        assert sae.W_dec[0, :6].tolist() == near(expected["saes"][name]["W_dec"], off_weights)
+        assert float(sae.W_enc.abs().double().sum()) == near(expected["saes"][name]["sum"], off_weights)
     assert not list(out.glob("checkpoint-*"))
 
 
