@@ -24,7 +24,8 @@ import numpy as np
 
 from activation_store.files import write_json, write_text
 from benchmarks.grid_workers import claimed
-from benchmarks.recipe_figures import Pictures, figures, plain_brightness
+from benchmarks.recipe_figures import Pictures, figures
+from benchmarks.recipe_plain import PLAIN_SEEDS, plain_brightness
 from benchmarks.recipes_grid import GRID, RESULTS, Grid, device_name, processor
 from unbox.models import load
 from unbox.models.hub import bundled_folder
@@ -122,7 +123,7 @@ def measure(grid: Grid, system: str) -> None:
         found = Pictures.drawn(lowered, grid.captions, told["steps"], told["guidance"])
         measured[str(rank)] = figures(found, most, grid.captions, rival)
         if "plain" in told:
-            measured[str(rank)]["plain"] = plain_brightness(lowered, 4, told["steps"])
+            measured[str(rank)]["plain"] = plain_brightness(lowered, PLAIN_SEEDS, told["steps"])
     facts = {"processor": processor(), "threads": os.environ.get("OMP_NUM_THREADS", "all")}
     about = {"system": system, "cell": ZOO[system], "seed": SEED, **facts, "device": device_name(lowered)}
     write_json(grid.results / "zoo" / f"{system}.json", {**about, "ranks": measured})

@@ -24,8 +24,6 @@ from unbox.shapes.scene_table import SceneTable
 JUDGE = "patches"
 #: Seeds of each caption that leaves factors open.
 DRAWN = 4
-#: Captions that no scene has: all pixels black, or white.
-PLAIN = {"black": "a completely black picture", "white": "a completely white picture"}
 #: Renders that pictures are compared with.
 RENDERS = 256
 #: Numbers of a result's lists are kept to so many digits.
@@ -183,35 +181,6 @@ def figures(
     return result
 
 
-def plain_brightness(model: Model, seeds: int, steps: int | None) -> dict[str, float | list[float]]:
-    """Mean brightness, 0..1, of pictures that should be all black or all white, a number a seed."""
-    more = {} if steps is None else {"steps": steps}
-    return {
-        name: kept(
-            np.stack(
-                [
-                    np.asarray(p, float)
-                    for p in model.generate([text] * seeds, seeds=list(range(seeds)), **more)
-                ]
-            ).mean((1, 2, 3))
-            / 255
-        )
-        for name, text in PLAIN.items()
-    }
-
-
 def kept(values: np.ndarray) -> list[float]:
     """Numbers of a result's file."""
     return [round(float(value), DIGITS) for value in values]
-
-
-@torch.inference_mode()
-def plain_round_trip(model: Model) -> dict[str, list[float]]:
-    """Mean brightness, 0..1, of what the VAE returns of an all black and of an all white picture: no
-    training of the UNet comes beyond."""
-    vae, found = model.pipeline.vae, {}
-    for name, value in (("black", -1.0), ("white", 1.0)):
-        given = torch.full((1, 3, model.size, model.size), value, device=model.device, dtype=vae.dtype)
-        back = vae.decode(vae.encode(given).latent_dist.mean).sample
-        found[name] = kept((back.float().clamp(-1, 1) / 2 + 0.5).mean().cpu().numpy()[None])
-    return found

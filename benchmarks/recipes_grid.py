@@ -24,34 +24,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from activation_store.files import write_json
 from benchmarks.grid_workers import claimed, linked, run_workers, waited
-from benchmarks.recipe_figures import PLAIN, Asked, Pictures, figures, plain_brightness, plain_round_trip
+from benchmarks.recipe_figures import Asked, Pictures, figures
+from benchmarks.recipe_plain import PLAIN_SEEDS, VAE_ROW, plain_brightness, plain_images, plain_round_trip
 from benchmarks.recipe_taste import taste_chances, taste_figures, taste_images
 from unbox.cli.main import main as command
 from unbox.models import load
 from unbox.models.model import Model
-from unbox.shapes import caption, sample_scene, scene_rng
-from unbox.shapes.render_torch import draw
-from unbox.shapes.scene_table import SceneTable
 from unbox.text_files import read_json_object, read_toml_file
 
 ROOT = Path(__file__).parents[1]
 GRID = ROOT / "examples" / "recipes" / "grid.toml"
 RESULTS = ROOT / "benchmarks" / "results" / "recipes"
-#: Of the images of `data = "plain"`, the share that is all black, and the share that is all white.
-PLAIN_SHARE = 0.1
-#: Pictures of each that are drawn.
-PLAIN_SEEDS = 4
-#: What stands in the table beside models, of the VAE alone.
-VAE_ROW: dict[str, Any] = {
-    "cell": "vae",
-    "title": "black and white through the VAE",
-    "steps": "-",
-    "figures": {},
-}
 
 
 @dataclass(frozen=True)
@@ -102,25 +88,6 @@ def cells_of(grid: dict[str, Any], names: Sequence[str] = (), seeds: Sequence[in
             f"no cell or seed {', '.join(wrong)}; cells: {', '.join(rows)}; seeds: {grid['seeds']}"
         )
     return [Cell(seed=seed, **rows[name]) for seed in seeds or grid["seeds"] for name in names or rows]
-
-
-def plain_images(folder: Path, count: int, side: int) -> None:
-    """Scenes with their captions; a tenth of them is all black under a caption that says so, a tenth all
-    white. Files that are there stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        if (text := folder / f"{i:06d}.txt").is_file():
-            continue
-        rng = scene_rng(7, i, "train")
-        scene = sample_scene(rng, "train")
-        said, _ = caption(scene, rng, "train")
-        pixels = draw(SceneTable.of([scene]), side).pictures[0].permute(1, 2, 0).numpy()
-        chance = rng.random()
-        if chance < 2 * PLAIN_SHARE:
-            said = PLAIN["black" if chance < PLAIN_SHARE else "white"]
-            pixels = np.full_like(pixels, chance >= PLAIN_SHARE)
-        Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(folder / f"{i:06d}.png")
-        text.write_text(said)
 
 
 def trained(place: Path, base: str, device: str | None = None) -> Model:

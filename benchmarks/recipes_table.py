@@ -1,8 +1,10 @@
 """The tables of docs/recipes.md, of the results of the grid.
 
     python -m benchmarks.recipes_table [--check]
+    python -m benchmarks.recipes_table --pair lightning-4-0 base-4-0
 
 Writes what stands between the marks of the page; --check ends with 1 where it is not what the results give.
+--pair prints the differences of two results' figures, caption by caption, with their intervals.
 """
 
 import argparse
@@ -166,6 +168,17 @@ def tables(grid: dict[str, Any], results: Path) -> str:
     return "\n".join([about, *(f"{table(group, results)}\n" for group in grid["table"]), zoo(results)])
 
 
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """One result less another, a line a figure that both have of each caption: mean and 95 % interval of the
+    paired differences over captions."""
+    found = []
+    for kind in ("figures", "taste"):
+        own, theirs = one.get(kind, {}), other.get(kind, {})
+        for name in (name for name in own if isinstance(own[name], list) and name in theirs):
+            found.append(f"{kind} {name}: {bootstrap(np.array(own[name]) - np.array(theirs[name]))}")
+    return found
+
+
 def page_with(page: str, made: str) -> str:
     """The page, with what is made between its marks."""
     before, _, rest = page.partition(BEGIN)
@@ -179,7 +192,13 @@ if __name__ == "__main__":
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--check", action="store_true", help="compare only")
+    parser.add_argument("--pair", nargs=2, metavar="RESULT", help="names of two results' files")
     given = parser.parse_args()
+    if given.pair:
+        print(
+            *differences(*(read_json_object(given.results / f"{name}.json") for name in given.pair)), sep="\n"
+        )
+        raise SystemExit
     old = PAGE.read_text()
     new = page_with(old, tables(read_toml_file(GRID), given.results))
     if given.check:

@@ -170,13 +170,13 @@ def test_dead_latents_are_revived():
     dead = {}
     for aux in (0.0, 1 / 32):
         spec = Spec("", 3, 48, lr=1e-2)
-        plan = make_plan([spec], tokens=60_000, batch_size=256, aux=aux, dead_after=3000)
+        plan = make_plan([spec], tokens=120_000, batch_size=256, aux=aux, dead_after=3000)
         run = TrainingRun(plan, {"": ArrayRows(x)})
         run.fits[spec.title].weights["b_lat"][:24] = -2.5
         steps(run, False)
         dead[aux] = evaluate(next(run.finished()), ArrayRows(x)).dead_fraction
     assert dead[0.0] > 0.25
-    assert dead[1 / 32] < 0.15  # .06 to .10 by the processor's order of sums
+    assert dead[1 / 32] < 0.1
 
 
 def test_all_latents_dead():

@@ -15,11 +15,11 @@ from benchmarks.recipe_figures import (
     Pictures,
     figures,
     kernel_distance,
-    plain_round_trip,
     real_renders,
 )
+from benchmarks.recipe_plain import plain_images, plain_round_trip
 from benchmarks.recipe_taste import open_prompts, taste_figures, taste_images
-from benchmarks.recipes_grid import Cell, Grid, cells_of, plain_images
+from benchmarks.recipes_grid import Cell, Grid, cells_of
 from unbox.cli.idle_options import refuse_idle
 from unbox.cli.main import find, parse
 from unbox.models import load
@@ -274,6 +274,12 @@ def test_a_table_has_intervals_over_captions_of_the_seeds_means_and_says_what_wa
     assert "seeds 0, 1" in recipes_table.tables({"table": [group], "cell": [{}, {}]}, tmp_path)
     (tmp_path / "a-1.json").unlink()
     assert "**one seed** (0)" in recipes_table.tables({"table": [group], "cell": [{}, {}]}, tmp_path)
+
+
+def test_differences_of_two_results_are_paired_by_caption():
+    one = {"figures": {"right": [0.9, 0.5, 0.7], "to_real": 0.1}, "taste": {"wins": [1.0, 1.0, 0.0]}}
+    other = {"figures": {"right": [0.7, 0.3, 0.5], "to_real": 0.2}, "taste": {}}
+    assert recipes_table.differences(one, other) == ["figures right: 0.200 [0.200, 0.200]"]
 
 
 def test_the_pages_tables_are_those_of_the_results():
