@@ -166,9 +166,6 @@ def edits(setting: Setting) -> Iterator[str]:
 def live(setting: Setting) -> Iterator[str]:
     """Frames of the explorer's live mode: one step, strengths that change, the stages before the first edit
     computed once; beside runs of the same pictures."""
-    if importlib.util.find_spec("gradio") is None:
-        yield "gradio is not installed."
-        return
     from unbox.edit import Direction, Edits
     from unbox.explorer.image_recipe import Recipe
     from unbox.explorer.live_sampler import LiveSampler

@@ -9,7 +9,7 @@ add go on using whatever their strengths. Pictures are those of `Model.generate`
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -21,12 +21,11 @@ from unbox.edit import Edits
 from unbox.edits import EditHook
 from unbox.edits.constant_edits import ConstantEdits
 from unbox.errors import FieldError, UnboxError
-from unbox.explorer.device_runs import ProgressHook
 from unbox.explorer.image_recipe import Recipe
 from unbox.models import Model
 from unbox.models.captured_forward import CapturedForward
 from unbox.models.clock import Clock, clock
-from unbox.models.hooks import as_hook
+from unbox.models.hooks import Hook, as_hook
 from unbox.models.schedulers import NativeEulerScheduler
 from unbox.models.seeds import generator
 from unbox.site import block_path
@@ -49,15 +48,16 @@ class LiveFrame:
 class LiveSampler:
     """A recipe's prompt, seed, steps and size on a model, drawn with any edits. Not for several threads."""
 
-    def __init__(self, model: Model, recipe: Recipe) -> None:
-        """Raises UnboxError for what is not drawn so: a photo, guidance's negative prompt, a refiner."""
+    def __init__(self, model: Model, recipe: Recipe, hooks: Sequence[Hook] = ()) -> None:
+        """`hooks` are attached to every run. Raises UnboxError for what is not drawn so: a photo, guidance's
+        negative prompt, a refiner."""
         if recipe.photo or recipe.negative_prompt or recipe.guidance > 1:
             raise FieldError(
                 "live", "picture", recipe.system, "should have no guidance, and start from noise"
             )
         if model.refiner is not None or isinstance(model.pipeline.scheduler, NativeEulerScheduler):
             raise UnboxError(f"{recipe.system} is not drawn live: it has a refiner, or a schedule of its own")
-        self.model, self.recipe = model, recipe.plain
+        self.model, self.recipe, self.hooks = model, recipe.plain, tuple(hooks)
         pipeline = model.pipeline
         with clock(model, "reading a live prompt"), torch.no_grad():
             text, _, pooled, _ = pipeline.encode_prompt(
@@ -87,7 +87,8 @@ class LiveSampler:
         config = getattr(pipeline, "_progress_bar_config", {})
         with ExitStack() as stack:
             now = stack.enter_context(clock(self.model, "a live frame"))
-            stack.enter_context(ProgressHook(recipe.steps).attach(self.model, None))
+            for hook in self.hooks:
+                stack.enter_context(hook.attach(self.model, None))
             stack.enter_context(self._edited(edits, now))
             stack.enter_context(now.rows(samples=[0]))
             pipeline.set_progress_bar_config(**{**config, "disable": True})

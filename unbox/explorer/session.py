@@ -252,7 +252,7 @@ class ExplorerSession:
         found, model = self._live.get(recipe.plain), self.model(recipe.system)
         if found is None or found.model is not model:
             self._check_size(recipe)
-            found = LiveSampler(model, recipe)
+            found = LiveSampler(model, recipe, hooks=[ProgressHook(recipe.steps)])
             self._live.put(recipe.plain, found, 1)
         return found
 
