@@ -74,7 +74,7 @@ def row_maxima(pre: Any, found: Any) -> None:
 
 def bound_step(d: int, n: int, k: int, x: torch.Tensor, dead: int, device: str) -> Callable[[Any], None]:
     """What is above, as a step of (d, n, k) on rows x (B, d) with so many `dead` latents; on a CPU alone."""
-    from unbox.sae.train_step import low_precision
+    from unbox.sae.precision import low_precision
 
     torch.set_grad_enabled(False)
     numba.set_num_threads(torch.get_num_threads())

@@ -168,7 +168,7 @@ def limit_step(d: int, n: int, k: int, x: Any, dead: int, device: str) -> Step:
     """The encoder's product alone: what no step can do without."""
     import torch
 
-    from unbox.sae.train_step import low_precision
+    from unbox.sae.precision import low_precision
 
     dtype = low_precision("auto", torch.device(device))
     weight = torch.randn(n, d, device=device).to(dtype)

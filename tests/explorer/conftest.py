@@ -6,12 +6,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.models.tiny import tiny_pipeline
 from unbox.explorer.image_recipe import Recipe
-from unbox.explorer.session import ExplorerSession
+
+if TYPE_CHECKING:  # needs gradio, which tests on a card do without
+    from unbox.explorer.session import ExplorerSession
 
 BLOCKS = ("mid.0", "up.1.2")
 PROMPTS = [
@@ -51,7 +54,7 @@ def home(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def session(home) -> ExplorerSession:
+def session(home) -> "ExplorerSession":
     from unbox import load
     from unbox.explorer.open_session import open_session
 

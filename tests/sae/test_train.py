@@ -33,6 +33,7 @@ from unbox.sae.fit import steps
 from unbox.sae.objective import NESTED_CODES
 from unbox.sae.plan import make_plan
 from unbox.sae.train_step import LOOK
+from unbox.sae.train_transcoder import train_transcoder
 from unbox.sae.training_run import TrainingRun
 from unbox.stopping import Stopped, stopping
 
@@ -103,6 +104,41 @@ def test_resumes_to_the_same_bits(tmp_path, monkeypatch):
     again = train(rows, tmp_path / "parts", resume=True, held_out=0, progress=False)
     assert all(same(whole[name], again[name]) for name in whole)
     assert not list((tmp_path / "parts").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("kind", ["sae", "transcoder"])
+def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path, monkeypatch, kind):
+    """Whole runs that were asked for each precision are the truth; `auto` takes it from the processor."""
+    rows, plan = noise(), {"tokens": 6000, "checkpoint_every": 2000, "held_out": 0, **QUICK}
+
+    def trained(out, **more):
+        if kind == "sae":
+            return train(rows, tmp_path / out, [Spec("", 2, 40)], **plan, **more)
+        given = (rows.array, rows.array[:, ::-1].copy(), tmp_path / out, [Spec("", 2, 40)])
+        return train_transcoder(*given, **{**plan, **more})
+
+    def on_processor(bf16):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+
+    whole = {each: next(iter(trained(each, precision=each).values())) for each in ("bf16", "fp32")}
+    write = CheckpointWriter.write
+
+    def written_once(writer, run):
+        write(writer, run)
+        raise KeyboardInterrupt
+
+    for began, other in (("bf16", "fp32"), ("fp32", "bf16")):
+        on_processor(bf16=began == "bf16")
+        with monkeypatch.context() as stopped:
+            stopped.setattr(CheckpointWriter, "write", written_once)
+            with pytest.raises(KeyboardInterrupt):
+                trained(f"auto-{began}")
+        on_processor(bf16=began != "bf16")
+        with pytest.warns(UserWarning, match=f"began with products in {began} .* would be {other}"):
+            found = next(iter(trained(f"auto-{began}").values()))
+        assert torch.equal(found.W_enc, whole[began].W_enc)
+        assert not torch.equal(found.W_enc, whole[other].W_enc)
 
 
 CHILD = """

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,8 @@ from unbox.errors import UnboxError
 from unbox.run_folder import LOCK, RECORD
 from unbox.sae.distributed import file_group, sharded
 from unbox.sae.initialization import Start, read_start, write_start
-from unbox.sae.plan import Plan
+from unbox.sae.plan import Plan, Precision
+from unbox.sae.precision import product_precision
 from unbox.sae.safetensors_io import Shape, check_header, disk_refusals, read_tensors
 from unbox.sae.train_step import MOMENTS, SAETrainer, by_latent
 from unbox.sae.training_run import LaneState, Progress, TrainingRun
@@ -330,6 +332,22 @@ def begin(out: Path, record: Mapping[str, Any], longer: bool = False) -> None:
             f"{out} holds a run with other {_differences(before, record)}; "
             "give the same options to go on with it, or another folder"
         )
+
+
+def with_precision(plan: Plan, out: Path, device: torch.device) -> Plan:
+    """The plan with a precision in place of `auto`: the one that its run in `out` began with, whatever this
+    device is best at, so that a run that goes on elsewhere stays one run; or the device's own. Warns where
+    the two differ. Runs of versions that did not record it go on in the device's own."""
+    own = began = product_precision(plan.precision, device)
+    if (out / RUN).is_file():
+        began = checked(Precision, "precision", recorded(out).get("precision", own), str(out / RUN))
+    if began != own:
+        warnings.warn(
+            f"{out} began with products in {began} and goes on with them; precision='auto' would be {own} on "
+            "this processor, where they may be slower: train into another folder for those",
+            stacklevel=2,
+        )
+    return replace(plan, precision=began)
 
 
 def recorded(out: Path) -> dict[str, Any]:

@@ -82,14 +82,15 @@ def train(
     if not (finished := _is_finished(out, plan, learn)):
         check_plan(plan, learn, at, processes.world)
     initial = _initial(init_from, plan, before)
-    record = {"plan": plan.to_json(), **facts, "provenance": provenance(rows)}
+    settled = processes.from_first(lambda: checkpoint.with_precision(plan, out, at))
+    record = {"plan": plan.to_json(), "precision": settled.precision, **facts, "provenance": provenance(rows)}
     record |= _began_from(initial, before if again else {})
     with nullcontext() if finished or processes.rank else run_folder(out, "train"):
         known = finished or bool(initial)
         found = processes.from_first(lambda: _begun(out, record, plan.names(), longer, known))
         if not finished:
             starts = checkpoint.read_starts(out, plan, {b: learn[b].width for b in facts["rows"]})
-            with closing(TrainingRun(plan, learn, device, starts, initial)) as run:
+            with closing(TrainingRun(settled, learn, device, starts, initial)) as run:
                 if found is not None:
                     checkpoint.restore(found, run)
                 run.look_at(test)

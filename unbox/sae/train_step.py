@@ -16,6 +16,7 @@ from unbox.sae.initialization import Start, directions
 from unbox.sae.learning_rate import peak
 from unbox.sae.model import SAE
 from unbox.sae.plan import Budget, Plan, Spec
+from unbox.sae.precision import low_precision
 from unbox.sae.sae_folder import WEIGHTS
 from unbox.sae.sparse import AuxK, SparseGradients, forward_backward
 from unbox.sae.topk import SINGLE
@@ -387,13 +388,3 @@ class SAETrainer:
 def by_latent(key: str, tensor: Tensor) -> bool:
     """True for tensors of a state with a row for each latent."""
     return tensor.ndim > 0 and not key.endswith("b_pre")
-
-
-def low_precision(precision: str, device: torch.device) -> torch.dtype:
-    """dtype of the encoder's products; `auto` is bf16 where the processor has instructions for it."""
-    if precision == "auto":
-        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        on_cpu = any(getattr(torch.cpu, check, bool)() for check in checks)
-        on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if on_gpu or (device.type == "cpu" and on_cpu) else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]

@@ -60,8 +60,10 @@ def train_transcoder(
     learn, test, kept = split({rows.block: rows}, {rows.block}, held_out)
     names, at = plan.names(), local_device(device)
     processes = group(at)
+    settled = processes.from_first(lambda: checkpoint.with_precision(plan, out, at))
     record: dict[str, Any] = {
         "plan": plan.to_json(),
+        "precision": settled.precision,
         "held_out": kept,
         "only": {"steps": None, "branches": None},
         "rows": {rows.block: identity(learn[rows.block])},
@@ -80,7 +82,7 @@ def train_transcoder(
             starts = checkpoint.read_starts(out, plan, {rows.block: rows.width})
             widths = tuple(rows.widths.values())
             trainer = partial(TranscoderTrainer, (widths[0], widths[1]), skip)
-            with closing(TrainingRun(plan, learn, device, starts, trainer=trainer)) as run:
+            with closing(TrainingRun(settled, learn, device, starts, trainer=trainer)) as run:
                 if found is not None:
                     checkpoint.restore(found, run)
                 run.look_at(test)
