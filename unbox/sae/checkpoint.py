@@ -340,7 +340,8 @@ def with_precision(plan: Plan, out: Path, device: torch.device) -> Plan:
     the two differ. Runs of versions that did not record it go on in the device's own."""
     own = began = product_precision(plan.precision, device)
     if (out / RUN).is_file():
-        began = checked(Precision, "precision", recorded(out).get("precision", own), str(out / RUN))
+        said = recorded(out).get("precision", own)
+        began = checked(Precision, "precision", said, str(out / RUN))  # type: ignore[arg-type]
     if began != own:
         warnings.warn(
             f"{out} began with products in {began} and goes on with them; precision='auto' would be {own} on "
