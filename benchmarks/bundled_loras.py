@@ -7,9 +7,9 @@
 The first measures the LoRA of each system's cell (seed 0) at each rank by the figures of the grid
 (RESULTS/zoo/SYSTEM.json); several processes share the systems. The second packs the LoRAs of the largest of
 those ranks, in float16, whose truncations the lower ones are. The last writes the smallest LoRA that costs
-no quality, with a card, to the bundled weights: what is drawn right, its likelihood and the distance to the
-model in many steps are no worse than at the full rank, by the paired intervals over captions. Where lower
-ranks were not measured it writes the rank that was trained.
+no quality, with a card, to the bundled weights: what is drawn right, its likelihood, the distance to the
+model in many steps and what the cell was trained for (`CHECKED`) are no worse than at the full rank, by the
+paired intervals. Where lower ranks were not measured it writes the rank that was trained.
 """
 
 import argparse
@@ -26,9 +26,11 @@ from activation_store.files import write_json, write_text
 from benchmarks.grid_workers import claimed
 from benchmarks.recipe_figures import Pictures, figures
 from benchmarks.recipe_plain import PLAIN_SEEDS, plain_brightness
+from benchmarks.recipe_taste import taste_chances, taste_figures
 from benchmarks.recipes_grid import GRID, RESULTS, Grid, device_name, processor
 from unbox.models import load
 from unbox.models.hub import bundled_folder
+from unbox.models.model import Model
 from unbox.recipes.systems.smaller_lora import write_smaller
 from unbox.statistics import bootstrap
 from unbox.text_files import read_json_object, read_toml_file
@@ -46,12 +48,23 @@ ZOO = {
 }
 RANKS = (4, 8, 16)
 SEED = 0
+#: Kind and name of the figures in which a lower rank must be no worse, whether more is better, and what is
+#: let pass: a thousandth of a unit of distance, less than half of what three trainings of a cell differ by;
+#: a hundredth of brightness.
+CHECKED = (
+    ("figures", "right", 1, 0.0), ("figures", "likelihood", 1, 0.0), ("figures", "distance", -1, 0.001),
+    ("taste", "preferred", 1, 0.0), ("plain", "black", -1, 0.01), ("plain", "white", 1, 0.01),
+)  # fmt: skip
+#: Columns of the card; those that no row has are left out.
 SHOWN = {
-    "right": "said and drawn",
-    "distance": "distance",
-    "diversity": "diversity",
-    "likelihood": "likelihood",
-    "to_real": "to renders",
+    ("figures", "right"): "said and drawn",
+    ("taste", "preferred"): "bright where open",
+    ("plain", "black"): "black",
+    ("plain", "white"): "white",
+    ("figures", "distance"): "distance",
+    ("figures", "diversity"): "diversity",
+    ("figures", "likelihood"): "likelihood",
+    ("figures", "to_real"): "to renders",
 }
 
 CARD = """---
@@ -80,27 +93,26 @@ explains them; brackets: 95 % over captions. ({where})
 """
 
 
-def row(title: str, found: dict[str, Any]) -> str:
+def row(title: str, result: dict[str, Any], shown: Sequence[tuple[str, str]]) -> str:
     """A line of the card's table."""
     cells = []
-    for name in SHOWN:
-        values = np.atleast_1d(np.array(found[name], float))
+    for kind, name in shown:
+        values = np.atleast_1d(np.array(result.get(kind, {}).get(name, []), float))
         one = bootstrap(values) if len(values) > 1 else None
-        cells.append(f"{values[0]:.3f}" if one is None else f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]")
+        cells.append("" if not len(values) else f"{values[0]:.3f}" if one is None else str(one))
     return f"| {title} | {' | '.join(cells)} |"
 
 
 def no_worse(found: dict[str, Any], full: dict[str, Any]) -> bool:
-    """Whether what is drawn right, the likelihood and the distance are no worse than at the full rank, by the
-    95 % intervals of the paired differences over captions."""
-    more = {
-        name: np.array(found[name]) - np.array(full[name]) for name in ("right", "likelihood", "distance")
-    }
-    return bool(
-        bootstrap(more["right"]).high >= 0
-        and bootstrap(more["likelihood"]).high >= 0
-        and bootstrap(more["distance"]).low <= 0
-    )
+    """Whether a result is no worse than that of the full rank in all of `CHECKED` that both have, by the 95 %
+    intervals of the paired differences."""
+    for kind, name, sign, allowed in CHECKED:
+        own, whole = (result.get(kind, {}).get(name) for result in (found, full))
+        if own is not None and whole is not None:
+            better = bootstrap(sign * (np.array(own, float) - np.array(whole, float)))
+            if better.high < -allowed:
+                return False
+    return True
 
 
 def smallest(ranks: dict[str, dict[str, Any]], full: dict[str, Any]) -> tuple[int, bool]:
@@ -121,12 +133,21 @@ def measure(grid: Grid, system: str) -> None:
         row = str(lora / "system.json")
         lowered = load(model, lora=place, system=row, device=grid.device, dtype="float32")
         found = Pictures.drawn(lowered, grid.captions, told["steps"], told["guidance"])
-        measured[str(rank)] = figures(found, most, grid.captions, rival)
+        measured[str(rank)] = {"figures": figures(found, most, grid.captions, rival)}
         if "plain" in told:
             measured[str(rank)]["plain"] = plain_brightness(lowered, PLAIN_SEEDS, told["steps"])
+        if "taste" in told:
+            measured[str(rank)]["taste"] = taste_of(grid, lowered, told, place.with_name(f"taste-{rank}.npz"))
     facts = {"processor": processor(), "threads": os.environ.get("OMP_NUM_THREADS", "all")}
     about = {"system": system, "cell": ZOO[system], "seed": SEED, **facts, "device": device_name(lowered)}
     write_json(grid.results / "zoo" / f"{system}.json", {**about, "ranks": measured})
+
+
+def taste_of(grid: Grid, model: Model, told: dict[str, Any], file: Path) -> dict[str, list[float]]:
+    """How much a model draws what a cell preferred, as the cell's own result has it."""
+    steps, guidance = told["steps"], told["guidance"]
+    chances = taste_chances(file, model, steps, guidance)
+    return taste_figures(chances, grid.base_taste(steps, guidance))
 
 
 def pack(grid: Grid, systems: Sequence[str], file: Path) -> None:
@@ -140,31 +161,46 @@ def pack(grid: Grid, systems: Sequence[str], file: Path) -> None:
                 packed.write(each, f"zoo/{system}/{place.name}/{each.name}")
 
 
+def plain_rows(grid: Grid, told: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The model itself in as many steps, without guidance and with its own: titles and results, those with
+    what the cell was trained for where they are there."""
+    steps, own, kind = told["steps"], load(grid.asked["model"]).system.guidance, told_of(told)
+    found = []
+    for guidance, title in ((0.0, "no guidance"), (own, f"guidance {own:g}")):
+        name = f"base-{steps}-{guidance:g}"
+        files = [grid.results / f"{each}.json" for each in (f"{name}-{kind}", name)]
+        if file := next((file for file in files if file.is_file()), None):
+            title = f"`shapes-base` in {steps} step{'s' * (steps > 1)}, {title}"
+            found.append((title, read_json_object(file)))
+    return found
+
+
+def told_of(told: dict[str, Any]) -> str:
+    """Which figures a cell's result has of what it was trained for."""
+    return next((kind for kind in ("taste", "plain") if kind in told), "figures")
+
+
 def write(grid: Grid, system: str, bundled: Path) -> str:
     """The chosen rank and its card, into a folder; says what was written."""
     cell = f"{ZOO[system]}-{SEED}"
     told = read_json_object(grid.results / f"{cell}.json")
     file = grid.results / "zoo" / f"{system}.json"
     zoo: dict[str, Any] = read_json_object(file) if file.is_file() else {"ranks": {}}
-    full, drawn_on = told["line"].split("--lora-rank ")[1].split()[0], told.get("device", "cpu")
-    keep, good = smallest(zoo["ranks"], told["figures"]) if zoo["ranks"] else (int(full), True)
+    steps, drawn_on = told["steps"], told.get("device", "cpu")
+    full = told["line"].split("--lora-rank ")[1].split()[0]
+    keep, good = smallest(zoo["ranks"], told) if zoo["ranks"] else (int(full), True)
     shutil.rmtree(bundled, ignore_errors=True)
     write_smaller(grid.out / cell / "lora", bundled, keep)
-    own, steps = load(grid.asked["model"]).system, told["steps"]
-    rows = []
-    for guidance, title in ((0.0, "no guidance"), (own.guidance, f"guidance {own.guidance:g}")):
-        if (file := grid.results / f"base-{steps}-{guidance:g}.json").is_file():
-            plural = "s" * (steps > 1)
-            rows.append(
-                row(f"`shapes-base` in {steps} step{plural}, {title}", read_json_object(file)["figures"])
-            )
-    rows.append(row(f"as it was trained, rank {full}", told["figures"]))
-    rows += [row(f"at rank {rank}", found) for rank, found in zoo["ranks"].items()]
+    shown = [column for column in SHOWN if column[1] in told.get(column[0], {})]
+    rows = [row(title, result, shown) for title, result in plain_rows(grid, told)]
+    rows.append(row(f"as it was trained, rank {full}", told, shown))
+    rows += [row(f"at rank {rank}", found, shown) for rank, found in zoo["ranks"].items()]
     choice = (
         "In float16 otherwise as it was trained; lower ranks were not measured."
         if not zoo["ranks"]
-        else f"Rank {keep} is the smallest that costs no quality: what is drawn right, the likelihood and "
-        "the distance are no worse than at the full rank, by the paired intervals."
+        else f"Rank {keep} is the smallest that costs no quality: what is drawn right, the likelihood, the "
+        "distance (by a thousandth) and what was trained for are no worse than at the full rank, by the "
+        "paired intervals."
         if good
         else f"Each of these ranks costs some quality; {keep}, the largest of them, is what is kept."
     )
@@ -175,7 +211,8 @@ def write(grid: Grid, system: str, bundled: Path) -> str:
         line=told["line"], captions=grid.asked["captions"], choice=choice,
         where=f"trained on {drawn_on}, measured on {zoo.get('device', drawn_on)}",
         lowered=", and lowered by the SVD of each layer" if zoo["ranks"] else "",
-        heads=" | ".join(SHOWN.values()), rules=" | ".join(["---"] * len(SHOWN)), rows="\n".join(rows),
+        heads=" | ".join(SHOWN[column] for column in shown), rules=" | ".join(["---"] * len(shown)),
+        rows="\n".join(rows),
     )  # fmt: skip
     write_text(bundled / "README.md", card)
     return f"{system}: rank {keep}{'' if good else ' (costs quality)'}"

@@ -1,10 +1,11 @@
 """The tables of docs/recipes.md, of the results of the grid.
 
     python -m benchmarks.recipes_table [--check]
-    python -m benchmarks.recipes_table --pair lightning-4-0 base-4-0
+    python -m benchmarks.recipes_table --pair lightning-4 base-4-0
 
 Writes what stands between the marks of the page; --check ends with 1 where it is not what the results give.
---pair prints the differences of two results' figures, caption by caption, with their intervals.
+--pair prints the differences of two cells' (all seeds) or results' figures, caption by caption, with their
+intervals.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def taste(name: str) -> Callable[[dict[str, Any]], Any]:
 
 COLUMNS: dict[str, Column] = {
     "right": ("said and drawn, %", figure("right"), "%"),
-    "distance": ("distance", figure("distance"), ".2f"),
+    "distance": ("distance", figure("distance"), ".3f"),
     "to_real": ("to renders", figure("to_real"), ".3f"),
     "diversity": ("diversity", figure("diversity"), ".2f"),
     "wins": ("wins, %", figure("wins"), "%"),
@@ -67,26 +68,29 @@ class Row:
     results: Sequence[dict[str, Any]]
 
     def cell(self, column: Column) -> str:
-        """A mean; of captions (and seeds) with its 95 % interval over captions."""
+        """A mean; of captions with its 95 % interval over captions; of several trainings with the least and
+        the greatest of theirs."""
         _, of, form = column
         found = [of(result) for result in self.results]
         if not found or any(value is None for value in found):
             return ""
         values = np.array(found, float)
         shown = (lambda v: f"{100 * v:.1f}") if form == "%" else (lambda v: format(v, form))
+        each = values.reshape(len(values), -1).mean(1)
+        spread = f"; {shown(each.min())} to {shown(each.max())}" if len(each) > 1 else ""
         if values.ndim == 1:  # a number a seed
-            return shown(values.mean())
+            return shown(values.mean()) + spread
         interval = bootstrap(values.T)  # captions are the units, seeds are averaged
-        return f"{shown(interval.mean)} [{shown(interval.low)}, {shown(interval.high)}]"
+        return f"{shown(interval.mean)} [{shown(interval.low)}, {shown(interval.high)}]{spread}"
 
     def told(self, paces: Mapping[str, dict[str, Any]]) -> list[str]:
-        """Title, steps, seeds, minutes of a core by the line's pace, or (with one thread) as they were."""
+        """Title, steps, seeds, minutes of a core by the line's pace, or (with one thread on a CPU) as they
+        were."""
         result = self.results[0]
         seeds = ", ".join(str(r["seed"]) for r in self.results if "seed" in r) or "-"
         pace = paces.get(result["cell"])
-        spent = [
-            r["cpu_seconds"] / 60 for r in self.results if "cpu_seconds" in r and r.get("threads") == "1"
-        ]
+        alone = [r for r in self.results if r.get("threads") == "1" and r.get("device", "cpu") == "cpu"]
+        spent = [r["cpu_seconds"] / 60 for r in alone if "cpu_seconds" in r]
         minutes = pace["minutes"] if pace else np.mean(spent) if spent else None
         return [self.title, str(result["steps"]), seeds, "-" if minutes is None else f"{minutes:.1f}"]
 
@@ -98,20 +102,20 @@ def paces_of(results: Path) -> dict[str, dict[str, Any]]:
 
 def zoo(results: Path) -> str:
     """The bundled LoRAs at each rank that was measured, the one that is kept in bold."""
-    names = ("right", "likelihood", "distance")
-    head = ["system", "cell", "rank", *(COLUMNS[name][0] for name in names)]
+    columns = [COLUMNS[name] for name in ("right", "likelihood", "distance", "preferred", "black", "white")]
+    head = ["system", "rank", *(title for title, _, _ in columns)]
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head))]
     for system, cell in ZOO.items():
         file, whole = results / "zoo" / f"{system}.json", results / f"{cell}-{SEED}.json"
         if not file.is_file() or not whole.is_file():
             continue
         ranks, full = read_json_object(file)["ranks"], read_json_object(whole)
-        keep = str(smallest(ranks, full["figures"])[0])
+        keep = str(smallest(ranks, full)[0])
         rank = full["line"].split("--lora-rank ")[1].split()[0]
-        for of, found in [*ranks.items(), (rank, full["figures"])]:
-            row = Row("", [{"figures": found}])
-            cells = [f"`{system}`", f"`{cell}`", f"**{of}**" if of == keep else of]
-            lines.append("| " + " | ".join([*cells, *(row.cell(COLUMNS[name]) for name in names)]) + " |")
+        for of, found in [*ranks.items(), (f"{rank} as trained", full)]:
+            told = (Row("", [found]).cell(column) for column in columns)
+            cells = [f"`{system}`", f"**{of}**" if of == keep else of, *told]
+            lines.append("| " + " | ".join(cells) + " |")
     if len(lines) == 2:
         return ""
     return "**The zoo**: what each rank costs; bold is what the package brings.\n\n" + "\n".join(lines) + "\n"
@@ -163,19 +167,37 @@ def tables(grid: dict[str, Any], results: Path) -> str:
             "where 15 of two cores are allowed.\n"
         )
     else:
-        about += "*minutes*: of one core, for the cell's training, beside other work on the same processor.\n"
-    about += "Intervals: 95 %, over captions, seeds of a cell averaged.\n"
+        kinds = sorted({r["processor"] for r in told if r.get("device", "cpu") == "cpu" and "processor" in r})
+        about += (
+            f"*minutes*: of one core ({', '.join(kinds)}), for the cell's training where it was on one, "
+            "beside other work on the same processor.\n"
+        )
+    about += "Intervals: 95 %, over captions, seeds of a cell averaged."
+    about += " Behind them the least and the greatest mean of a seed.\n" if len(seeds) > 1 else "\n"
     return "\n".join([about, *(f"{table(group, results)}\n" for group in grid["table"]), zoo(results)])
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """One result less another, a line a figure that both have of each caption: mean and 95 % interval of the
-    paired differences over captions."""
+def results_of(name: str, results: Path) -> list[dict[str, Any]]:
+    """The result of that name, or those of a cell's seeds. Raises SystemExit where there are none."""
+    files = sorted(results.glob(f"{name}.json")) or sorted(results.glob(f"{name}-[0-9].json"))
+    if not files:
+        raise SystemExit(f"no result {name} in {results}: NAME, or NAME-SEED, of a JSON file there")
+    return [read_json_object(file) for file in files]
+
+
+def differences(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One cell's results less another's, a line a figure that all have of each caption: mean and 95 %
+    interval of the paired differences over captions, seeds averaged; of several seeds the difference of
+    each."""
     found = []
     for kind in ("figures", "taste"):
-        own, theirs = one.get(kind, {}), other.get(kind, {})
-        for name in (name for name in own if isinstance(own[name], list) and name in theirs):
-            found.append(f"{kind} {name}: {bootstrap(np.array(own[name]) - np.array(theirs[name]))}")
+        own, theirs = ([result.get(kind, {}) for result in some] for some in (one, other))
+        for name in (name for name in own[0] if isinstance(own[0][name], list) and name in theirs[0]):
+            mine, rival = (np.array([each[name] for each in some], float) for some in (own, theirs))
+            line = f"{kind} {name}: {bootstrap(mine.mean(0) - rival.mean(0))}"
+            if len(mine) > 1 and len(rival) in (1, len(mine)):
+                line += f"; by seed {', '.join(f'{value:.3f}' for value in (mine - rival).mean(1))}"
+            found.append(line)
     return found
 
 
@@ -192,12 +214,10 @@ if __name__ == "__main__":
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--check", action="store_true", help="compare only")
-    parser.add_argument("--pair", nargs=2, metavar="RESULT", help="names of two results' files")
+    parser.add_argument("--pair", nargs=2, metavar="RESULT", help="names of two cells, or of two results")
     given = parser.parse_args()
     if given.pair:
-        print(
-            *differences(*(read_json_object(given.results / f"{name}.json") for name in given.pair)), sep="\n"
-        )
+        print(*differences(*(results_of(name, given.results) for name in given.pair)), sep="\n")
         raise SystemExit
     old = PAGE.read_text()
     new = page_with(old, tables(read_toml_file(GRID), given.results))

@@ -7,22 +7,30 @@ from benchmarks.recipes_grid import GRID
 from unbox.text_files import read_toml_file
 
 
-def figures(right=0.0, distance=0.0, likelihood=0.0):
-    """Of forty captions, moved from one level by so much each."""
+def figures(right=0.0, distance=0.0, likelihood=0.0, bright=0.0, white=0.0):
+    """A result of forty captions, moved from one level by so much each."""
     rng = np.random.default_rng(0)
-    return {
+    every = {
         "right": (0.9 + right + rng.normal(0, 0.05, 40)).tolist(),
         "distance": (0.1 + distance + rng.normal(0, 0.01, 40)).tolist(),
         "likelihood": (-0.1 + likelihood + rng.normal(0, 0.02, 40)).tolist(),
     }
+    taste = {"preferred": [0.7 + bright + 0.1 * (i % 2) for i in range(12)]}
+    return {"figures": every, "taste": taste, "plain": {"black": [0.1] * 4, "white": [0.5 + white] * 4}}
 
 
 def test_a_rank_is_worse_where_any_figure_is_worse_in_most_captions():
     full = figures()
     assert no_worse(full, full)
     assert no_worse(figures(right=0.01, distance=-0.01, likelihood=0.01), full)
-    for worse in ({"right": -0.01}, {"distance": 0.01}, {"likelihood": -0.01}):
+    less = ({"right": -0.01}, {"distance": 0.01}, {"likelihood": -0.01}, {"bright": -0.1}, {"white": -0.02})
+    for worse in less:
         assert not no_worse(figures(**worse), full)
+    assert no_worse(
+        figures(distance=0.0009), full
+    )  # a thousandth, half of what trainings differ by, is let pass
+    assert not no_worse(figures(distance=0.0011), full)
+    assert no_worse({"figures": full["figures"]}, full)  # what a cell was not trained for is not asked
 
 
 def test_the_smallest_that_is_no_worse_is_kept_and_else_the_largest():

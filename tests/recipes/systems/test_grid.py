@@ -269,7 +269,7 @@ def test_a_table_has_intervals_over_captions_of_the_seeds_means_and_says_what_wa
     assert "| the model itself, no guidance | 4 | - | - | 100.0 [100.0, 100.0] | 0.000 |" in made
     row = next(line for line in made.splitlines() if "`a`" in line)
     assert row.startswith("| `a` | 4 | 0, 1 | 3.5 | 77.5 [")
-    assert row.endswith("| 0.150 |")
+    assert row.endswith("]; 75.0 to 80.0 | 0.150; 0.100 to 0.200 |")
     assert "Not run: `b`." in made
     assert "seeds 0, 1" in recipes_table.tables({"table": [group], "cell": [{}, {}]}, tmp_path)
     (tmp_path / "a-1.json").unlink()
@@ -279,7 +279,19 @@ def test_a_table_has_intervals_over_captions_of_the_seeds_means_and_says_what_wa
 def test_differences_of_two_results_are_paired_by_caption():
     one = {"figures": {"right": [0.9, 0.5, 0.7], "to_real": 0.1}, "taste": {"wins": [1.0, 1.0, 0.0]}}
     other = {"figures": {"right": [0.7, 0.3, 0.5], "to_real": 0.2}, "taste": {}}
-    assert recipes_table.differences(one, other) == ["figures right: 0.200 [0.200, 0.200]"]
+    assert recipes_table.differences([one], [other]) == ["figures right: 0.200 [0.200, 0.200]"]
+    again = {"figures": {"right": [0.7, 0.3, 0.5]}}
+    (line,) = recipes_table.differences([one, again], [other])
+    assert line == "figures right: 0.100 [0.100, 0.100]; by seed 0.200, 0.000"
+    (line,) = recipes_table.differences([again, one], [one, again])  # seed by seed
+    assert line.endswith("[0.000, 0.000]; by seed -0.200, 0.200")
+
+
+def test_minutes_are_those_of_cores(tmp_path):
+    card = {"cell": "a", "steps": 4, "threads": "1", "cpu_seconds": 30, "device": "NVIDIA H100"}
+    core = {**card, "cpu_seconds": 240, "device": "cpu"}
+    assert recipes_table.Row("a", [card, core]).told({})[-1] == "4.0"
+    assert recipes_table.Row("a", [card]).told({})[-1] == "-"
 
 
 def test_the_pages_tables_are_those_of_the_results():
