@@ -222,11 +222,14 @@ def test_every_stage_runs_resumes_and_what_it_packs_draws(tmp_path):
             2,
         )
 
-    made = recipe(tmp_path / "a")
+    made = replace(recipe(tmp_path / "a"), results=tmp_path / "packed")
     made.out.mkdir()
     for stage in ("captions", "vae", "text", "base", "finish"):
         run_stage(made, stage)
-    made.pack(tmp_path / "packed")
+    assert (tmp_path / "packed" / "base-words-frozen-0.tar").is_file()  # as each ends
+    made.pack(tmp_path / "packed")  # without those that the last one makes needless
+    packed = {path.name for path in (tmp_path / "packed").iterdir()}
+    assert packed == {"parts.tar", "base-words-frozen-5.tar", "finish-words-frozen.tar"}
     unpack(tmp_path / "packed", tmp_path / "b")
     again = recipe(tmp_path / "b")
     one, two = (dict(r.finish.named_parameters()) for r in (made, again))

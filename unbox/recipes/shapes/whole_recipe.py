@@ -358,6 +358,8 @@ class ShapesRecipe:
                             tar.add(new, path.name)
                     else:
                         parts.add(new, path.name)
+                else:  # what an earlier stage packed, and a finished last one makes needless
+                    (to / f"{path.name}.tar").unlink(missing_ok=True)
         shutil.copy(small, to / f"new-{small.name}")
         os.replace(to / f"new-{small.name}", to / "parts.tar")
         small.unlink()
