@@ -12,8 +12,8 @@ from unbox.validation import FilePath, Seed, Some, validated
 class RecipeShapesCommand:
     """Train a Shapes model from nothing: VAE, text encoders, detectors, a UNet grown block by block.
 
-    128 px, 77 tokens, SDXL's topology. A quarter of an hour of an H100 (`docs/LOG.md`); stop at any time, the same
-    line goes on.
+    128 px, 77 tokens, SDXL's topology. A quarter of an hour of an H100 (`docs/LOG.md`); stop at any time,
+    the same line goes on.
     """
 
     out: FilePath
