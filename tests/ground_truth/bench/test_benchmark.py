@@ -52,6 +52,10 @@ def test_the_whole_benchmark(tmp_path):
     assert "outside" not in by["cleanest"]
     assert [point["strength"] for point in by["guard"]["curve"]] == [1.0, 4.0]
     assert [point["strength"] for point in by["swap"]["curve"]] == [0.5, 0.75, 1.0]
+    swapped, shares = {0.5, 0.75, 1.0}, {0.7, 1.0, 2.8, 4.0}
+    tried = {m: {trial["strength"] for trial in row["trials"]} for m, row in by.items() if m != "random"}
+    assert tried == {m: swapped if m.endswith("swap") else shares if m in ARMS else {1.0, 4.0} for m in tried}
+    assert all(row["strength"] in tried[m] for m, row in by.items() if m != "random")
     assert all(1 <= len(row["blocks"]) <= 2 for row in results["causation"] + results["removal"])
     assert {row["kind"] for row in results["ownership"]} == set(KINDS)
     assert all(

@@ -1,5 +1,6 @@
 """The erasure benchmark at its smallest on the bundled model: every method, its table, and going on."""
 
+import csv
 from dataclasses import replace
 
 import numpy as np
@@ -43,6 +44,15 @@ def test_every_method_is_measured_and_a_second_run_only_reads(made):
         assert row["cases"] == 4
         for name in MEASURES:
             assert 0 <= row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] <= 1
+    for row in rows[:-1]:
+        best = max(row["trials"], key=lambda trial: np.mean([trial[name] for name in MEASURES[:3]]))
+        assert best["option"] == row["option"]
+        assert all(trial["cases"] == 2 for trial in row["trials"])
+    with (home / "out" / "trials.csv").open() as file:
+        kept = [(row["method"], row["option"], float(row["UA"])) for row in csv.DictReader(file)]
+    expected = [(row["method"], t["option"], t["UA"]) for row in rows[:-1] for t in row["trials"]]
+    assert kept == expected
+    assert "trials" not in (home / "out" / "rows.csv").read_text()
     again = bench_erasure(model, {"up.1.0": sae}, home / "out", SETTINGS, progress=False)
     assert again == rows
     several = {"processes": 2, "load": bundled, "progress": False}

@@ -40,6 +40,9 @@ class BenchRow(TypedDict, total=False):
     area: float
     """Under the trade-off `curve`: a point (strength, success, collateral) for every strength tried."""
     curve: "list[BenchRow]"
+    trials: "list[BenchRow]"
+    """What was chosen among, with its figures on trial pictures, in the order tried; not in rows of versions
+    before."""
     auroc: float
     """As `iou`, on the half of the captions that the feature was not chosen on."""
     chosen_at: float

@@ -5,13 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from activation_store.files import write_json
-from unbox.errors import UnboxError
-from unbox.experiments.result_names import MANIFEST, ResultNames
+from unbox.experiments.result_names import ResultNames
 from unbox.former_names import as_written
+from unbox.ground_truth.bench.bench_folder import claimed, tested
 from unbox.ground_truth.bench.bench_inputs import collect_captions, prepare
 from unbox.ground_truth.bench.bench_rows import BenchResults
-from unbox.ground_truth.bench.bench_settings import CHOOSING, FORMER, BenchSettings
-from unbox.ground_truth.bench.dictionary_record import by_block, scored
+from unbox.ground_truth.bench.bench_settings import FORMER, BenchSettings
+from unbox.ground_truth.bench.dictionary_record import scored
 from unbox.ground_truth.bench.measurements import LoadModel, Measurements, measure_in_processes
 from unbox.ground_truth.bench.report import write_bench
 from unbox.json_types import JSON
@@ -42,22 +42,13 @@ def bench_shapes(
     "reliable": {"factor=value": share}}. Raises UnboxError without SAEs.
     """
     settings, out = settings or BenchSettings(), Path(out)
-    if not saes:
-        raise UnboxError("there are no SAEs to test; train some with `unbox train`")
-    if processes > 1 and load is None:
-        raise UnboxError(f"{processes} processes need `load`, which gives the model to each by its number")
-    saes = by_block(saes)
+    saes = tested(saes, processes, load)
     chosen: dict[str, JSON] = as_written(asdict(settings), FORMER)
     with run_folder(out, "bench shapes") as folder:
         names = ResultNames.of(folder, model, saes)
         shared = names.context
-        folder.claim(*_parts(names, chosen))
-        # What is asked does not change an answer: runs over some of the values fill the folder of all.
-        results = ResultCache(
-            out / "kept", {**shared, "settings": {k: v for k, v in chosen.items() if k not in CHOOSING}}
-        )
+        results = claimed(folder, names, chosen, STORED, _before(names, chosen))
         probed = {name: chosen[name] for name in STORED}
-        write_json(out / MANIFEST, {**shared, "settings": chosen})
         probing = ResultCache(out / "kept", {**shared, "settings": probed})
         if processes > 1 and load is not None:
             collect_captions(model, tuple(saes), settings, out, progress)
@@ -71,16 +62,10 @@ def bench_shapes(
     return found
 
 
-def _parts(
-    names: ResultNames, chosen: Mapping[str, JSON]
-) -> tuple[dict[str, JSON], dict[str, JSON], dict[str, JSON]]:
-    """What decides the folder's store and may not change, what may, and the first of a version before."""
-    before: dict[str, JSON] = {}
-    if names.before:
-        old = {**chosen, **names.manifest.get("settings", {})}
-        before = {"model": names.before["model"], "blocks": sorted(names.manifest["saes"])}
-        before |= {name: old[name] for name in STORED}
-    fixed = {"model": names.identity["model"], "blocks": sorted(names.saes)}
-    fixed |= {name: chosen[name] for name in STORED}
-    keyed = {"saes": names.identity["saes"], "settings": chosen, "fingerprint": names.fingerprint}
-    return fixed, keyed, before
+def _before(names: ResultNames, chosen: Mapping[str, JSON]) -> dict[str, JSON]:
+    """What decides the folder's store, of the run of a version before; empty where there is none."""
+    if not names.before:
+        return {}
+    old = {**chosen, **names.manifest.get("settings", {})}
+    before: dict[str, JSON] = {"model": names.before["model"], "blocks": sorted(names.manifest["saes"])}
+    return before | {name: old[name] for name in STORED}

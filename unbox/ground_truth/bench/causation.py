@@ -14,7 +14,7 @@ from unbox.ground_truth.bench.learned_change import LEARNED
 from unbox.ground_truth.bench.mean_maps import MAPPED
 from unbox.ground_truth.bench.methods import ARMS, SINGLE, SPREADS, Joint, change
 from unbox.ground_truth.bench.removal import removal, removal_control
-from unbox.ground_truth.bench.trade_off import area_under, best_of, outcome_rates
+from unbox.ground_truth.bench.trade_off import area_under, best_of, on_trials, outcome_rates
 from unbox.ground_truth.effects import Cases, measure
 from unbox.ground_truth.factor_scores import Value
 from unbox.json_types import JSON
@@ -129,13 +129,17 @@ def _choose_change(
         base, best = best_of(tried)
     joint = _joint(bench, method, value, base)
     curve = _points(bench, many, method, value, base)
-    return {**_chosen(base, joint.name, best["strength"], curve), "features": joint.features}
+    chosen = _chosen(base, joint.name, best["strength"], curve)
+    return {**chosen, "features": joint.features, "trials": on_trials((_about(o), p) for o, p in tried)}
 
 
 def _chosen(option: ChangeOption, name: str, strength: float, curve: list[BenchRow]) -> BenchRow:
     point = next(p for p in curve if p["strength"] == strength)
-    about: BenchRow = {**asdict(option), "name": name}  # type: ignore[typeddict-item]
-    return {**about, **point, "area": area_under(curve), "curve": curve}
+    return {**_about(option), "name": name, **point, "area": area_under(curve), "curve": curve}
+
+
+def _about(option: ChangeOption) -> BenchRow:
+    return {**asdict(option)}  # type: ignore[typeddict-item]
 
 
 def _arm(

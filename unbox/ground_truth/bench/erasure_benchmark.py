@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +19,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from activation_store import Store
-from activation_store.files import write_json, write_text
+from activation_store.files import write_text
 from unbox.capture import collect
 from unbox.edits.controls import CONTROL_RULE
-from unbox.errors import UnboxError
-from unbox.experiments.result_names import MANIFEST, ResultNames
+from unbox.experiments.result_names import ResultNames
 from unbox.experiments.tables import markdown_table, write_table
 from unbox.ground_truth.artifacts import FactorCritic, unedited_count
+from unbox.ground_truth.bench.bench_folder import claimed, tested
 from unbox.ground_truth.bench.bench_inputs import BlockRows
-from unbox.ground_truth.bench.bench_settings import CHOOSING
 from unbox.ground_truth.bench.erasure_rules import RULES, Erasure, FactorRecords, controls
 from unbox.ground_truth.bench.erasure_settings import ErasureSettings
 from unbox.ground_truth.bench.learned_change import LearnedChanges
@@ -45,6 +45,8 @@ from unbox.statistics import bootstrap
 Row = dict[str, JSON]
 #: What is measured, in the order of the table.
 MEASURES = ("UA", "IRA", "CRA", "artifacts")
+#: Of a row, the options that its own was chosen among.
+TRIALS = "trials"
 
 #: Settings that decide what the folder's store holds.
 STORED = ("steps", "captions", "seed")
@@ -112,8 +114,10 @@ class ErasureBench:
         options = self.options(method, value)
         if not len(few) or not len(cases) or not options:
             return []
-        best = max(options, key=lambda option: _score(self.figures(few, value, option)))
-        return [{"option": best.option, **self.figures(cases, value, best)}]
+        tried = [(option, self.figures(few, value, option)) for option in options]
+        best, _ = max(tried, key=lambda pair: _score(pair[1]))
+        trials = [{"option": each.option, **{n: row[n] for n in ("cases", *MEASURES)}} for each, row in tried]
+        return [{"option": best.option, **self.figures(cases, value, best), TRIALS: trials}]
 
     def control(self, value: Value, option: str) -> list[Row]:
         """SAeUron's chosen edits on random features."""
@@ -145,29 +149,20 @@ def bench_erasure(
     processes: int = 1,
     load: LoadModel | None = None,
 ) -> list[Row]:
-    """Run the benchmark (what is missing of it) and write `rows.csv` and `erasure.md` into `out`.
+    """Run the benchmark (what is missing of it) and write `rows.csv`, `trials.csv` and `erasure.md` into
+    `out`.
 
-    A row is a value under a method: each measure with its 95 % interval over pictures. `critic`: who says
+    A row is a value under a method: each measure with its 95 % interval over pictures, and `trials`, what was
+    chosen among, each option's measures on trial pictures. `critic`: who says
     what is an artifact, another than the detector (None: the bundled one). `processes`: so many share what is
     missing, value by value; `load` gives the model to each, by its number, and must be picklable. Raises
     UnboxError without SAEs.
     """
     settings, out = settings or ErasureSettings(), Path(out)
-    if not saes:
-        raise UnboxError("there are no SAEs to test; train some with `unbox train`")
-    if processes > 1 and load is None:
-        raise UnboxError(f"{processes} processes need `load`, which gives the model to each by its number")
-    saes = {sae.block: sae for sae in saes.values()}
+    saes = tested(saes, processes, load)
     chosen: dict[str, JSON] = {**asdict(settings)}
     with run_folder(out, "bench erasure") as folder:
-        names = ResultNames.of(folder, model, saes)
-        fixed = {"model": names.identity["model"], "blocks": sorted(saes)}
-        fixed |= {name: chosen[name] for name in STORED}
-        keyed = {"saes": names.identity["saes"], "settings": chosen, "fingerprint": names.fingerprint}
-        folder.claim(fixed, keyed)
-        context = {**names.context, "settings": {k: v for k, v in chosen.items() if k not in CHOOSING}}
-        write_json(out / MANIFEST, {**names.context, "settings": chosen})
-        results = ResultCache(out / "kept", context)
+        results = claimed(folder, ResultNames.of(folder, model, saes), chosen, STORED)
         if processes > 1 and load is not None:
             _collect(model, tuple(saes), out, settings, progress)
             todo = [v for v in settings.values if not all(map(results.has, _keys(settings, v)))]
@@ -177,7 +172,9 @@ def bench_erasure(
             list(tqdm(work, total=len(todo), desc="in processes", disable=not progress))
         bench = _prepared(model, saes, out, settings, critic, progress)
         rows = _rows(bench, results, progress)
-        write_table(out / "rows.csv", rows)
+        write_table(out / "rows.csv", [{k: v for k, v in row.items() if k != TRIALS} for row in rows])
+        if trials := trial_rows(rows):
+            write_table(out / "trials.csv", trials)
         write_text(out / "erasure.md", markdown(rows))
     return rows
 
@@ -279,6 +276,15 @@ def _rows(bench: ErasureBench, results: ResultCache, progress: bool) -> list[Row
             of_value["random"] = results.get(key, bench.control, value, str(first["option"]))
         rows += [{**about, "method": method, **row} for method, some in of_value.items() for row in some]
     return rows
+
+
+def trial_rows(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """What each row's option was chosen among; of rows of versions before nothing."""
+    return [
+        {**{name: row[name] for name in ("factor", "value", "method")}, **tried}
+        for row in rows
+        for tried in row.get(TRIALS, ())
+    ]
 
 
 def markdown(rows: Sequence[Mapping[str, JSON]]) -> str:

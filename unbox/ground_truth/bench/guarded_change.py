@@ -17,7 +17,7 @@ from unbox.edits.guard import Guard, norm_limits
 from unbox.ground_truth.bench.bench_inputs import QUANTILES, BenchInputs
 from unbox.ground_truth.bench.bench_rows import BenchRow
 from unbox.ground_truth.bench.methods import Joint, carriers
-from unbox.ground_truth.bench.trade_off import TOLERATED, area_under, outcome_rates
+from unbox.ground_truth.bench.trade_off import TOLERATED, area_under, on_trials, outcome_rates
 from unbox.ground_truth.effects import Cases, measure
 from unbox.ground_truth.factor_scores import Value
 from unbox.shapes import Scene
@@ -80,7 +80,8 @@ def guarded_change(
     else:
         strengths = sorted({share * s for s in bench.settings.strengths for share in SHARES})
         change = GuardedChange(joint.edits, strengths, guard)
-    best = cleanest([change.measured(bench, few, value, strength) for strength in change.strengths])
+    tried = [change.measured(bench, few, value, strength) for strength in change.strengths]
+    best = cleanest(tried)
     shown = SWAPPED if arm.endswith("swap") else bench.settings.strengths
     found = {s: change.measured(bench, many, value, s) for s in (*shown, best["strength"])}
     curve = [found[strength] for strength in shown]
@@ -96,6 +97,7 @@ def guarded_change(
         "area": area_under(curve),
         "curve": curve,
         "features": joint.features,
+        "trials": on_trials(({}, point) for point in tried),
     }
 
 

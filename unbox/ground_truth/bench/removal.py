@@ -8,7 +8,7 @@ from unbox.edits import controlled
 from unbox.ground_truth.bench.bench_inputs import BenchInputs
 from unbox.ground_truth.bench.bench_rows import BenchRow
 from unbox.ground_truth.bench.methods import carriers
-from unbox.ground_truth.bench.trade_off import best_of, outcome_rates
+from unbox.ground_truth.bench.trade_off import best_of, on_trials, outcome_rates
 from unbox.ground_truth.effects import Cases, Recipe, measure
 from unbox.ground_truth.factor_scores import Value
 from unbox.sae import SAE
@@ -40,7 +40,8 @@ def removal(
         return []
     (some, size, recipe), _ = best_of(tried)
     outcome = measure(bench.subject, cases, recipe, value, gone=True)
-    return [{"method": "sae", "blocks": some, "size": size, **outcome_rates(outcome)}]
+    among = on_trials(({"blocks": of, "size": n}, point) for (of, n, _), point in tried)
+    return [{"method": "sae", "blocks": some, "size": size, **outcome_rates(outcome), "trials": among}]
 
 
 def removal_control(bench: BenchInputs, value: Value, removed: BenchRow, tests: Cases) -> BenchRow:

@@ -27,14 +27,15 @@ MEANS = ("success", "collateral", "artifacts", "area")
 #: The bar of the project: a feature tells its value, its edit makes it, random features do not.
 AUROC, FLIPS, HARM, CHANCE = 0.95, 0.80, 0.10, 0.05
 
+#: Parts of a row that are rows themselves.
+NESTED = ("curve", "trials")
+
 ByValue = dict[Value, dict[str, BenchRow]]  # value -> method -> row
 
 
 def write_bench(results: BenchResults, context: Mapping[str, JSON], out: Path) -> Path:
-    """Write `meaning.csv`, `causation.csv`, ..., `tables.md` and `report.html`; returns the page's path."""
-    for name, rows in results.items():
-        if isinstance(rows, list):
-            write_table(out / f"{name}.csv", [{k: v for k, v in r.items() if k != "curve"} for r in rows])
+    """Write the tables of `write_tables`, `tables.md` and `report.html`; returns the page's path."""
+    write_tables(results, out)
     page = Templates("unbox.ground_truth.bench").render(
         "report.html",
         context=context,
@@ -55,6 +56,26 @@ def write_bench(results: BenchResults, context: Mapping[str, JSON], out: Path) -
     write_text(out / "report.html", page)
     write_text(out / "tables.md", markdown(results) + "\n")
     return out / "report.html"
+
+
+def write_tables(results: BenchResults, out: Path) -> None:
+    """Write `meaning.csv`, `causation.csv`, ..., and `trials.csv` of what their edits were chosen among."""
+    for name, rows in results.items():
+        if isinstance(rows, list):
+            write_table(out / f"{name}.csv", [{k: v for k, v in r.items() if k not in NESTED} for r in rows])
+    if trials := _trials(results):
+        write_table(out / "trials.csv", trials)
+
+
+def _trials(results: BenchResults) -> list[dict[str, Any]]:
+    """What the edits of `causation` and `removal` were chosen among, on trial pictures."""
+    parts = {"causation": results["causation"], "removal": results["removal"]}
+    return [
+        {"part": part, "factor": row["factor"], "value": row["value"], "method": row["method"], **tried}
+        for part, rows in parts.items()
+        for row in rows
+        for tried in row.get("trials", ())
+    ]
 
 
 def methods_of(results: BenchResults) -> list[str]:

@@ -1,6 +1,6 @@
 """Success against collateral: rates with intervals, the best of several edits, the curve as one number."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +11,9 @@ from unbox.statistics import bootstrap
 
 #: What collateral a chosen edit may have, if any edit stays below it.
 TOLERATED = 0.10
+
+#: Of what was tried and not chosen these figures are kept.
+KEPT = ("strength", "success", "collateral", "artifacts", "cases")
 
 Option = TypeVar("Option")
 
@@ -35,6 +38,12 @@ def best_of(tried: Sequence[tuple[Option, BenchRow]]) -> tuple[Option, BenchRow]
     if fine:
         return max(fine, key=lambda pair: (pair[1]["success"], -pair[1]["collateral"]))
     return max(tried, key=lambda pair: pair[1]["success"] - pair[1]["collateral"])
+
+
+def on_trials(tried: Iterable[tuple[BenchRow, BenchRow]]) -> list[BenchRow]:
+    """Of pairs (what was done, what came out on trial pictures) a row each, without intervals."""
+    rows = [{**done, **{name: v for name, v in came.items() if name in KEPT}} for done, came in tried]
+    return rows  # type: ignore[return-value]
 
 
 def area_under(points: Sequence[BenchRow]) -> float:
