@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionXLPipeline
+from safetensors.torch import save_file
 
 from unbox.errors import UnboxError
 from unbox.recipes.shapes import sampling
@@ -210,6 +211,26 @@ def test_an_order_that_keeps_blocks_needs_weights_to_go_on_from(tmp_path):
         _ = made.base
 
 
+def test_a_finished_last_stage_of_growth_makes_those_before_needless_in_a_pack(tmp_path):
+    made = ShapesRecipe(tmp_path / "run", Accelerator(cpu=True), "words-frozen", RecipeSizes.small())
+
+    def ended(name):
+        (made.out / name).mkdir(parents=True)
+        save_file({"w": torch.ones(3)}, made.out / name / "unet.safetensors")
+        (made.out / name / "state.json").write_text('{"step": 1, "done": true, "steps": 1}')
+        made.pack(tmp_path / "packed")
+
+    ended("base-words-frozen-0")
+    ended("base-words-frozen-1")
+    other = tmp_path / "packed" / "base-one-by-one-0.tar"  # of another run into the same folder
+    other.write_bytes(b"")
+    assert (tmp_path / "packed" / "base-words-frozen-0.tar").is_file()  # a stop after the second needs both
+    ended("base-words-frozen-5")
+    ended("finish-words-frozen")
+    packed = {path.name for path in (tmp_path / "packed").iterdir()}
+    assert packed == {"parts.tar", "base-words-frozen-5.tar", "finish-words-frozen.tar", other.name}
+
+
 @pytest.mark.slow
 def test_every_stage_runs_resumes_and_what_it_packs_draws(tmp_path):
     def recipe(out):
@@ -222,14 +243,11 @@ def test_every_stage_runs_resumes_and_what_it_packs_draws(tmp_path):
             2,
         )
 
-    made = replace(recipe(tmp_path / "a"), results=tmp_path / "packed")
+    made = recipe(tmp_path / "a")
     made.out.mkdir()
     for stage in ("captions", "vae", "text", "base", "finish"):
         run_stage(made, stage)
-    assert (tmp_path / "packed" / "base-words-frozen-0.tar").is_file()  # as each ends
-    made.pack(tmp_path / "packed")  # without those that the last one makes needless
-    packed = {path.name for path in (tmp_path / "packed").iterdir()}
-    assert packed == {"parts.tar", "base-words-frozen-5.tar", "finish-words-frozen.tar"}
+    made.pack(tmp_path / "packed")
     unpack(tmp_path / "packed", tmp_path / "b")
     again = recipe(tmp_path / "b")
     one, two = (dict(r.finish.named_parameters()) for r in (made, again))
