@@ -77,13 +77,28 @@ def elsewhere(
     return RelatedArrays(*(np.take_along_axis(part, order, 1) for part in (other, score, share)))
 
 
+def largest(score: np.ndarray, count: int) -> np.ndarray:
+    """(rows, count) columns of the largest of each row of (rows, n), descending, equal ones by column; all
+    of them where they are fewer. As a stable sort gives them, of which nearly all would be thrown away."""
+    count = min(count, score.shape[1])
+    if np.isfinite(score).mean() < 0.5:  # a sort is quick where most are equal
+        return np.argsort(-score, axis=1, kind="stable")[:, :count]
+    least = np.partition(score, -count, axis=1)[:, -count, None]
+    above, equal = score > least, score == least
+    spare = count - above.sum(1, keepdims=True)
+    chosen = above | (equal & (equal.cumsum(1, dtype=np.int32) <= spare))
+    columns = np.nonzero(chosen)[1].reshape(len(score), count)
+    order = np.argsort(-np.take_along_axis(score, columns, 1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, 1)
+
+
 def _nothing(rows: int, count: int) -> RelatedArrays:
     score, share = np.zeros((2, rows, count), np.float32)
     return RelatedArrays(np.full((rows, count), -1, np.int64), score, share)
 
 
 def _keep(result: RelatedArrays, start: int, score: np.ndarray, share: np.ndarray) -> None:
-    order = np.argsort(-score, axis=1, kind="stable")[:, : result.other.shape[1]]
+    order = largest(score, result.other.shape[1])
     best = np.take_along_axis(score, order, 1)
     good = np.isfinite(best)
     rows = slice(start, start + len(score))
