@@ -1,13 +1,16 @@
 """Live frames are the pictures of a run, to the bit; what no edit changes is computed once."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from diffusers.image_processor import VaeImageProcessor
 
 from unbox.edit import Edits
 from unbox.errors import UnboxError
-from unbox.explorer.live_sampler import LiveSampler, stages
+from unbox.explorer.live_sampler import LiveSampler, picture_of, stages
 
 
 def edit(session, name: str, strength: float) -> Edits:
@@ -53,6 +56,45 @@ def test_stages_before_the_first_edit_are_computed_once(session, recipe):
         for handle in watched:
             handle.remove()
     assert not any("forward" in vars(each) for each in stages(model.unet).values())
+
+
+def test_a_frame_does_not_go_through_all_modules_of_the_unet(session, recipe, monkeypatch):
+    model = session.model("tiny")
+    sampler = LiveSampler(model, replace(recipe, steps=1, seed=43))
+    added = session.edits_of(replace(recipe, edits=edit(session, "up.1.2/1", 300.0)))
+    sampler.draw(added)
+    every, original, seen = list(model.unet.modules()), torch.nn.Module.named_modules, []
+
+    def counted(self, *args, **kwargs):
+        for each in original(self, *args, **kwargs):
+            if self is model.unet:
+                seen.append(each)
+            yield each
+
+    monkeypatch.setattr(torch.nn.Module, "named_modules", counted)
+    sampler.draw(added)
+    assert len(seen) < len(every) / 10, "2,000 modules in SDXL, some ms each time"
+
+
+def test_stages_are_those_that_a_search_of_all_modules_finds(session):
+    unet = session.model("tiny").unet
+    named = dict(unet.named_modules())
+    down, up = (
+        [each for each in named if re.fullmatch(rf"{kind}_blocks\.\d+", each)] for kind in ("down", "up")
+    )
+    found = stages(unet)
+    assert list(found) == [*down, "mid_block", *up]
+    assert all(found[name] is named[name] for name in found)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_a_picture_is_rounded_as_diffusers_rounds_it(kind):
+    levels = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    levels[0, :, 0] = (torch.arange(64) + 0.5) / 255  # halves, which are rounded to even numbers
+    levels = levels.to(kind)
+    (expected,) = VaeImageProcessor().postprocess(levels * 2 - 1)
+    (given,) = VaeImageProcessor().postprocess(levels * 2 - 1, output_type="pt")
+    np.testing.assert_array_equal(np.asarray(picture_of(given)), np.asarray(expected))
 
 
 def test_an_error_leaves_the_model_as_it_was(session, recipe):

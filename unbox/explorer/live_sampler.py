@@ -6,7 +6,6 @@ handed on. On a GPU the rest of the UNet and the decoder are recorded as CUDA gr
 add go on using whatever their strengths. Pictures are those of `Model.generate`, to the bit.
 """
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from unbox.models import Model
 from unbox.models.captured_forward import CapturedForward
 from unbox.models.clock import Clock, clock
 from unbox.models.hooks import Hook, as_hook
+from unbox.models.offload_lookup import looked_up_once, offload_hooks
 from unbox.models.schedulers import NativeEulerScheduler
 from unbox.models.seeds import generator
 from unbox.site import block_path
@@ -69,6 +69,7 @@ class LiveSampler:
         self._edits = ConstantEdits()
         self._unet = CapturedForward(pipeline.unet)
         self._decoder = CapturedForward(decoder) if (decoder := _decoder_of(pipeline.vae)) else None
+        self._offload = offload_hooks(pipeline)
         self._ended: deque[float] = deque(maxlen=WINDOW)
 
     def _drawn_noise(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,6 +87,7 @@ class LiveSampler:
         fixed = self.model.system.grid(recipe.steps)
         config = getattr(pipeline, "_progress_bar_config", {})
         with ExitStack() as stack:
+            stack.enter_context(looked_up_once(pipeline, self._offload))
             now = stack.enter_context(clock(self.model, "a live frame"))
             for hook in self.hooks:
                 stack.enter_context(hook.attach(self.model, None))
@@ -93,15 +95,16 @@ class LiveSampler:
             stack.enter_context(now.rows(samples=[0]))
             pipeline.set_progress_bar_config(**{**config, "disable": True})
             try:
-                (image,) = pipeline(
+                (decoded,) = pipeline(
                     **self._given, latents=self._noise, generator=rest, num_inference_steps=recipe.steps,
                     guidance_scale=recipe.guidance, height=recipe.height, width=recipe.width,
+                    output_type="pt",
                     **({"timesteps": list(fixed)} if fixed else {}),
                     **({} if self.model.system.eta is None else {"eta": self.model.system.eta}),
                 ).images  # fmt: skip
             finally:
                 pipeline.set_progress_bar_config(**config)
-        return self._frame(image, began)
+        return self._frame(picture_of(decoded), began)
 
     @contextmanager
     def _edited(self, edits: Edits | EditHook | None, now: Clock) -> Iterator[None]:
@@ -129,6 +132,13 @@ class LiveSampler:
         return LiveFrame(image, ended - began, rate)
 
 
+def picture_of(decoded: torch.Tensor) -> Image.Image:
+    """A picture, (3, y, x) of 0 to 1, as diffusers' image processor rounds it, but where it lies: a third of
+    the bytes leave a GPU, and the host has nothing to count."""
+    levels = (decoded.float() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    return Image.fromarray(levels.cpu().numpy())
+
+
 def _decoder_of(vae: torch.nn.Module) -> torch.nn.Module | None:
     """The part of a VAE that is one network: its own `decode` may call it for each tile of a picture."""
     found = getattr(vae, "decoder", None)
@@ -143,10 +153,12 @@ def edited_blocks(edits: Edits | EditHook | None) -> tuple[str, ...]:
 
 def stages(unet: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """The UNet's stages in the order that they run: `down_blocks.0`, ..., `mid_block`, `up_blocks.0`, ..."""
-    found = dict(unet.named_modules())
-    down = [name for name in found if re.fullmatch(r"down_blocks\.\d+", name)]
-    up = [name for name in found if re.fullmatch(r"up_blocks\.\d+", name)]
-    return {name: found[name] for name in (*down, "mid_block", *up)}
+
+    def listed(name: str) -> dict[str, torch.nn.Module]:
+        return {f"{name}.{i}": stage for i, stage in unet.get_submodule(name).named_children()}
+
+    # by name: going through all of a UNet's modules takes some ms a frame
+    return {**listed("down_blocks"), "mid_block": unet.get_submodule("mid_block"), **listed("up_blocks")}
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def shows_block(block: torch.nn.Module) -> bool:
 
 def compiled_whole(network: torch.nn.Module) -> bool:
     """Whether a network was compiled by `compile_whole`."""
-    return any(shows_block(module) for module in network.modules())
+    return bool(_HOOKED) and any(shows_block(module) for module in network.modules())
 
 
 def compile_whole(unet: torch.nn.Module, **options: Any) -> None:

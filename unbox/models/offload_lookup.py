@@ -5,22 +5,31 @@ module of every part (3,900 in SDXL) for such a hook: 67 ms of a call on the hos
 UNet's step takes (docs/gpu.md). A run neither adds nor removes any.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers.hooks import group_offloading
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 _LOOKUP = "_get_top_level_group_offload_hook"
-_FOUND: dict[int, Any] = {}
+OffloadHooks: TypeAlias = Mapping[int, Any]
 """By `id` of a part of a pipeline that runs; its pipeline keeps it alive."""
+_FOUND: dict[int, Any] = {}
+
+
+def offload_hooks(pipeline: DiffusionPipeline) -> OffloadHooks:
+    """What diffusers finds for each part of a pipeline; nothing in versions that look elsewhere."""
+    lookup: Callable[[torch.nn.Module], Any] | None = getattr(group_offloading, _LOOKUP, None)
+    parts = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
+    return {} if lookup is None else {id(part): lookup(part) for part in parts}
 
 
 @contextmanager
-def looked_up_once(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Inside, diffusers is told of the pipeline's parts what was found at the beginning."""
+def looked_up_once(pipeline: DiffusionPipeline, known: OffloadHooks | None = None) -> Iterator[None]:
+    """Inside, diffusers is told of the pipeline's parts what was found at the beginning, or is `known`: what
+    `offload_hooks` found, for runs between which none are added."""
     lookup: Callable[[torch.nn.Module], Any] | None = getattr(group_offloading, _LOOKUP, None)
     if lookup is None:  # another version of diffusers, which may not need it
         yield
@@ -28,8 +37,10 @@ def looked_up_once(pipeline: DiffusionPipeline) -> Iterator[None]:
     if not hasattr(lookup, "found"):
         lookup = _remembering(lookup)
         setattr(group_offloading, _LOOKUP, lookup)
-    parts = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
-    mine = {id(part): lookup(part) for part in parts if id(part) not in _FOUND}
+    if known is None:
+        parts = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
+        known = {id(part): lookup(part) for part in parts if id(part) not in _FOUND}
+    mine = {key: hook for key, hook in known.items() if key not in _FOUND}
     _FOUND.update(mine)
     try:
         yield
