@@ -10,7 +10,7 @@ import numpy as np
 from unbox.atlas.dictionary_map import DictionaryMap, dictionary_map
 from unbox.errors import FieldError
 from unbox.explorer.feature_summaries import FeatureChip, facts_of, feature_chips
-from unbox.explorer.html import render
+from unbox.explorer.html import render, share
 from unbox.explorer.session import ExplorerSession
 from unbox.validation import unknown
 
@@ -24,9 +24,20 @@ SHOWN, WORDS = 4, 3
 class MapCluster:
     """A cluster, as `templates/feature_map.html` lists it."""
 
+    number: int
+    """Its shade."""
     name: str
     count: int
     chips: list[FeatureChip]
+
+
+@dataclass(frozen=True)
+class ShadeScale:
+    """The numbers that the shades of a map stand for, from `low` to `high`, as texts."""
+
+    what: str
+    low: str
+    high: str
 
 
 def map_of(session: ExplorerSession, sae: str) -> DictionaryMap:
@@ -45,11 +56,12 @@ def map_html(session: ExplorerSession, sae: str, colour: Colour) -> str:
     facts = facts_of(session, names)
     labels = [facts[name].label if name in facts else "" for name in names]
     places = np.rint(found.places * 65535).astype("<u2")
-    shades = _shades(session, sae, colour, found, [facts[n].score if n in facts else None for n in names])
+    scores = [facts[n].score if n in facts else None for n in names]
+    shades, scale = _shades(session, sae, colour, found, scores)
     clusters = _clusters(session, names, labels, found.cluster)
     return render(
         "feature_map.html", sae=sae, places=_text(places), shades=_text(shades), labels=labels,
-        palette=colour == "cluster", clusters=clusters, colour=colour,
+        palette=colour == "cluster", clusters=clusters, colour=colour, scale=scale,
     )  # fmt: skip
 
 
@@ -59,21 +71,25 @@ def _text(array: np.ndarray) -> str:
 
 def _shades(
     session: ExplorerSession, sae: str, colour: Colour, found: DictionaryMap, scores: list[float | None]
-) -> np.ndarray:
-    """(n,) uint8: the cluster, or where a number lies between the least and the largest; 0 for none."""
+) -> tuple[np.ndarray, ShadeScale | None]:
+    """(n,) uint8: the cluster, or where a number lies between the least and the largest, 0 for none; and what
+    the shades stand for where they are numbers."""
     if colour == "cluster":
-        return found.cluster.astype(np.uint8)
+        return found.cluster.astype(np.uint8), None
     stats = session.saes[sae].stats
-    if colour == "density" and stats is not None:
-        density = stats.density.numpy()
-        values = np.log(np.maximum(density, 1e-8))
+    density = None if stats is None else stats.density.numpy()
+    if by_density := colour == "density" and density is not None:
+        values = np.log(np.where(density > 0, density, np.nan))
     else:
         values = np.array([np.nan if score is None else score for score in scores], float)
     if not np.isfinite(values).any():
-        return np.zeros(len(values), np.uint8)
+        return np.zeros(len(values), np.uint8), None
     low, high = np.nanmin(values), np.nanmax(values)
     level = (values - low) / max(high - low, 1e-9)
-    return np.where(np.isfinite(level), np.rint(1 + 254 * np.nan_to_num(level)), 0).astype(np.uint8)
+    shades = np.where(np.isfinite(level), np.rint(1 + 254 * np.nan_to_num(level)), 0).astype(np.uint8)
+    if by_density:
+        return shades, ShadeScale("share of places in which it fires", *map(share, np.exp([low, high])))
+    return shades, ShadeScale("label score (AUROC)", f"{low:.2f}", f"{high:.2f}")
 
 
 def _clusters(
@@ -92,7 +108,7 @@ def _clusters(
         best = sorted(counts, key=lambda word: -(counts[word] ** 2) / every[word])[:WORDS]
         shown = sorted(rows, key=lambda row: not labels[row])[:SHOWN]
         chips = feature_chips(session, [(names[row], _strength(stats, names[row])) for row in shown])
-        found.append(MapCluster(", ".join(best) or "no labels", len(rows), chips))
+        found.append(MapCluster(int(number), ", ".join(best) or "no labels", len(rows), chips))
     return sorted(found, key=lambda each: -each.count)
 
 

@@ -5,8 +5,14 @@ window.unboxTab = (name) => {
   const named = (all) => [...all].find((each) => each.textContent.trim() === name && each.offsetParent !== null);
   const tab = named(document.querySelectorAll('#ub-tabs button[role=tab]'));
   if (tab) { tab.click(); return; }
-  document.querySelector('#ub-tabs .overflow-menu button')?.click();
-  setTimeout(() => named(document.querySelectorAll('#ub-tabs .overflow-dropdown button'))?.click(), 60);
+  // It may take its time to open, and closes when the tabs are measured again.
+  const choose = (left) => {
+    const found = named(document.querySelectorAll('#ub-tabs .overflow-dropdown button'));
+    if (found) { found.click(); return; }
+    if (left % 5 === 0 && document.querySelector('#ub-tabs .overflow-dropdown.hide')) document.querySelector('#ub-tabs .overflow-menu button')?.click();
+    if (left > 0) setTimeout(choose, 60, left - 1);
+  };
+  choose(50);
 };
 // Features that are liked are kept in this browser.
 window.unboxLiked = {

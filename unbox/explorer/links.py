@@ -7,7 +7,7 @@ nothing.
 
 import json
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qsl
 
@@ -89,8 +89,7 @@ class Links:
             return feature_page.open_feature(shared, pages.feature, name)
         if view == "search":
             query = SearchQuery.from_link({name: parameter(request, name) for name in vars(SearchQuery())})
-            controls = zip(pages.search.query, astuple(query), strict=True)
-            return tab | dict(controls) | search_page.run_search(shared, pages.search, query)
+            return tab | pages.search.shown(query) | search_page.run_search(shared, pages.search, query)
         if view in ("explore", "paint", "compare"):
             return tab | self._image_page(request, view)
         if view == "collections" and (text := parameter(request, "c")):

@@ -1,6 +1,7 @@
 """Search: features by words, by meaning, by statistics, by index."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal, Self, get_args
 
@@ -17,7 +18,7 @@ from unbox.explorer.html import render
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import SharedComponents, link
 from unbox.json_types import JSON
-from unbox.validation import Real, parsed, validated
+from unbox.validation import Real, checked, parsed, validated
 
 TITLE = "Search"
 By = Literal["words", "meaning"]
@@ -25,11 +26,22 @@ WORDS, MEANING = get_args(By)
 ANY, BEST = "any", "best match"
 #: Most results shown.
 RESULTS = 60
-#: Bounds of the density sliders, in powers of ten.
+#: Bounds of densities, in powers of ten; the least is shown as none.
 DENSITY = (-6.0, 0.0)
 
 
 Density = Annotated[Real, Ge(DENSITY[0]), Le(DENSITY[1])]
+Percent = Annotated[Real, Ge(0), Le(100)]
+
+
+def percent_of(density: float) -> float:
+    """What a density, in powers of ten, is in percent; the least is none."""
+    return 0.0 if density <= DENSITY[0] else float(f"{100 * 10**density:.6g}")
+
+
+def density_of(percent: float) -> float:
+    """Inverse of `percent_of`."""
+    return round(math.log10(max(percent / 100, 10 ** DENSITY[0])), 6)
 
 
 @validated
@@ -69,8 +81,9 @@ class SearchPage:
     by: gr.Radio
     block: gr.Dropdown
     step: gr.Dropdown
-    low: gr.Slider
-    high: gr.Slider
+    low: gr.Number
+    """In percent of all places, as `high`."""
+    high: gr.Number
     labelled: gr.Checkbox
     order: gr.Dropdown
     find: gr.Button
@@ -80,6 +93,18 @@ class SearchPage:
     def query(self) -> list[Block]:
         """The components of a SearchQuery's fields."""
         return [getattr(self, name) for name in vars(SearchQuery())]
+
+    def read(self, values: Sequence[FieldValue]) -> SearchQuery:
+        """The search that the components' values say. Raises UnboxError for one that cannot be."""
+        given = dict(zip(vars(SearchQuery()), values, strict=True))
+        for name in ("low", "high"):
+            given[name] = density_of(checked(Percent, name, given[name], "search"))
+        return parsed(SearchQuery, given, "search")
+
+    def shown(self, query: SearchQuery) -> Updates:
+        """The components with a search."""
+        values = asdict(query) | {"low": percent_of(query.low), "high": percent_of(query.high)}
+        return {getattr(self, name): value for name, value in values.items()}
 
 
 def draw(session: ExplorerSession) -> SearchPage:
@@ -94,8 +119,8 @@ def draw(session: ExplorerSession) -> SearchPage:
     with gr.Row(elem_classes="ub-toolbar"):
         block = gr.Dropdown(blocks, value=ANY, label="Block", min_width=110)
         step = gr.Dropdown(steps, value=ANY, label="Most active at step", min_width=110)
-        low = gr.Slider(*DENSITY, DENSITY[0], step=0.1, label="Least density, log10", min_width=150)
-        high = gr.Slider(*DENSITY, DENSITY[1], step=0.1, label="Largest density, log10", min_width=150)
+        low = gr.Number(0, label="Fires in at least, % of places", minimum=0, maximum=100, min_width=150)
+        high = gr.Number(100, label="in at most, %", minimum=0, maximum=100, min_width=110)
         order = gr.Dropdown([BEST, *ORDERS], value=BEST, label="Order", min_width=120)
         labelled = gr.Checkbox(False, label="Labelled only", min_width=110, container=False,
                                elem_classes="ub-check")  # fmt: skip
@@ -120,16 +145,21 @@ def run_search(shared: SharedComponents, page: SearchPage, query: SearchQuery) -
 def wire(shared: SharedComponents, page: SearchPage) -> None:
     """The page's events."""
 
-    def search(
-        q: FieldValue, by: FieldValue, block: FieldValue, step: FieldValue, low: FieldValue, high: FieldValue,
-        labelled: FieldValue, order: FieldValue,
-    ) -> Updates:  # fmt: skip
-        values = (q, by, block, step, low, high, labelled, order)
-        query = parsed(SearchQuery, dict(zip(vars(SearchQuery()), values, strict=True)), "search")
-        return run_search(shared, page, query)
+    def search(*values: FieldValue) -> Updates:
+        return run_search(shared, page, page.read(values))
 
+    def sift(*values: FieldValue) -> Updates:
+        if page.read(values).by == MEANING and not values[0]:  # the first choice of two, not a mistake
+            note = "By meaning: type a word, or a whole caption."
+            return {page.results: render("note.html", note=note), shared.link: gr.skip()}
+        return search(*values)
+
+    shown = [page.results, shared.link]
     for event in (page.find.click, page.q.submit):
-        shared.show_link(listen(event, search, page.query, [page.results, shared.link]))
+        shared.show_link(listen(event, search, page.query, shown))
+    filters = (page.by, page.block, page.step, page.labelled, page.order)
+    for event in (*(each.input for each in filters), page.low.submit, page.high.submit):
+        shared.show_link(listen(event, sift, page.query, shown))
 
 
 def results(session: ExplorerSession, query: SearchQuery, note: str = "") -> str:
