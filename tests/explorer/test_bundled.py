@@ -19,7 +19,7 @@ from unbox.explorer.feature_scale import feature_scale
 from unbox.explorer.interface import SHAPES
 from unbox.explorer.moved_region import moved_edits
 from unbox.explorer.pages import explore_page, feature_page
-from unbox.explorer.palette import PaletteQuery, swatches_html
+from unbox.explorer.palette import PaletteQuery, first_query, swatches_html
 from unbox.explorer.shared_components import InitialState
 from unbox.ground_truth.effects import readings
 from unbox.mask import Mask
@@ -80,10 +80,13 @@ def test_the_first_page_is_full(bundled):
 
 @pytest.mark.slow
 def test_the_first_task_ends_green_and_clean(bundled):
-    """What the first task names, at the strength that Paint starts at, on the first page's picture."""
+    """What the first task names, at the strength that Paint starts at, over the left half of the first page's
+    picture."""
     first = InitialState.of(bundled, SHAPES[0]).recipe
-    name = _swatches(bundled, first, "green", "picture")[0]  # the list that Paint opens on
-    edit = bundled.feature(name).add(feature_scale(bundled, name).start, unit="deviation")
+    name = _swatches(bundled, first, "green", first_query(bundled).among)[0]
+    edit = bundled.feature(name).add(
+        feature_scale(bundled, name).start, unit="deviation", where=Mask.of((0.0, 0.2, 0.5, 0.8))
+    )
     plain, image = bundled.generate([first, replace(first, edits=Edits((edit,)))])
     before, after = readings(Detector.load(), [plain, image])
     assert (before["colour"], after["colour"]) == ("red", "green")

@@ -22,6 +22,7 @@ from tests.explorer.test_browser import (  # noqa: F401
 from tests.explorer.test_browser import pytestmark as in_a_browser
 from unbox.atlas import Atlas, AtlasPlan, build
 from unbox.edit import Edits
+from unbox.explorer import feature_summaries
 from unbox.explorer.api import Endpoints
 from unbox.explorer.feature_effects import measure_effects
 from unbox.explorer.feature_scale import feature_scale
@@ -81,7 +82,7 @@ def test_a_direction_is_called_what_it_is_and_has_its_evidence(directions, direc
 def test_a_factor_names_the_features_that_it_is_made_of(directions):
     html = feature_page.body(directions, f"{FACTORS}/0", None)
     chips = re.findall(r'"feature": "(mid\.0/\d+)"', html.split("Made of")[1].split("</section>")[0])
-    parts = feature_page.direction_named(directions, f"{FACTORS}/0").parts
+    parts = feature_summaries.direction_named(directions, f"{FACTORS}/0").parts
     assert chips == sorted(parts, key=lambda name: -parts[name])
     assert len(chips) > 1
 

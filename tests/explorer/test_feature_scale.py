@@ -8,12 +8,20 @@ from PIL import Image
 
 from unbox.edit import Edits, Feature
 from unbox.experiments.critics import critics
-from unbox.experiments.feature_strengths import FeatureStrengths, StrengthTrials, target_of
+from unbox.experiments.feature_strengths import (
+    STRENGTHS,
+    FeatureStrengths,
+    StrengthTrials,
+    read_strengths,
+    start_of,
+    write_strengths,
+)
 from unbox.explorer.artifact_figure import artifact_figure
 from unbox.explorer.canvas_state import CanvasState
 from unbox.explorer.feature_scale import feature_scale
 from unbox.explorer.layers import layers_html
 from unbox.explorer.session import ExplorerSession
+from unbox.mask import Mask
 from unbox.prompt import Prompt
 
 
@@ -47,73 +55,97 @@ def test_a_calibrated_strength_is_1_on_its_slider_which_may_start_beyond(session
     assert "+2.5 deviations" in html
 
 
-@pytest.mark.parametrize("by_hand", [False, True])
-def test_what_was_set_by_hand_is_not_called_calibrated(session, by_hand):
-    given = {"mid.0/3": {"strength": 5.0, "factor": "colour", "value": "red", "by_hand": by_hand}}
-    known = ExplorerSession(session.model("tiny"), session.saes, strengths=FeatureStrengths(0.5, given))
-    assert feature_scale(known, "mid.0/3").origin.startswith("set by hand" if by_hand else "calibrated")
+def test_what_it_does_in_other_pictures_is_said(session):
+    row = {"strength": 7.5, "pictures": 24, "read": 0.875, "artifacts": 0.0}
+    given = {"strength": 5.0, "start": 7.5, "factor": "colour", "value": "red", "held_out": [row]}
+    known = ExplorerSession(
+        session.model("tiny"), session.saes, strengths=FeatureStrengths(0.5, {"mid.0/3": given})
+    )
+    origin = feature_scale(known, "mid.0/3").origin
+    assert origin == "calibrated: colour red is read from 1 on; where it starts in 21 of 24 other pictures"
 
 
-def test_a_label_names_a_factor_and_a_value():
-    shapes = critics()["shapes"]
-    assert target_of("emerald, green", shapes) == ("colour", "green")
-    assert target_of("pentagram, star", shapes) == ("shape", "star")
-    assert target_of("nothing known", shapes) is None
+def steered(read, strange):
+    """A world of one pixel, whose brightness is twenty times what is added: `read` of (strength, picture)
+    says whether a value is there, `strange` of the strength whether it is an artifact."""
 
+    def level(image) -> float:
+        return float(np.asarray(image)[0, 0]) / 20
 
-def test_the_strength_that_is_calibrated_is_the_smallest_at_which_the_value_is_read():
-    """A world of one pixel's brightness: adding v deviations brightens by v."""
-
-    def bright(pairs):
-        means = [[float(np.asarray(each).mean() > 100) for each in (p.after, p.before)] for p in pairs]
-        return [{"success": after, "had": before} for after, before in means]
+    def found(pairs):
+        return [{"success": float(read(level(p.after), int(p.prompt))), "had": 0.0} for p in pairs]
 
     world = replace(
         critics()["shapes"],
-        prompts=lambda count: [Prompt(str(i)) for i in range(count)],
-        metrics={"bright": bright},
-        strangeness=lambda images: np.array([float(np.asarray(each).mean() > 200) for each in images]),
+        prompts=lambda count, seed: [Prompt(str(100 * seed + i)) for i in range(count)],
+        metrics={"found": found},
+        strangeness=lambda images: np.array([float(strange(level(each))) for each in images]),
     )
 
     def draw(prompts, seeds, edits):
-        value = 0.0 if edits is None else edits[0].value
-        return [Image.new("L", (2, 2), int(min(20 + 20 * value, 255))) for _ in prompts]
+        values = [0.0 if edits is None else edits[i][0].value for i in range(len(prompts))]
+        return [Image.new("F", (1, 1), 20 * value) for value in values]
 
-    trials, target = StrengthTrials(draw, world), ("brightness", "bright")
-    found = trials.calibrated(Feature("mid.0", 1), target)
+    return draw, world
+
+
+FEATURE, TARGET = Feature("mid.0", 1), ("size", "grown")
+
+
+def test_the_strength_that_is_calibrated_is_the_smallest_at_which_the_value_is_read():
+    trials = StrengthTrials(*steered(lambda v, _: v > 4.5, lambda v: v > 10))
+    found = trials.calibrated(FEATURE, TARGET)
     assert found.reached
-    assert found.strength == pytest.approx(4.05, abs=0.15)  # 20 + 20 v > 100
-    assert trials.start(Feature("mid.0", 1), target, found) == found.strength  # no more effect beyond
+    assert found.strength == min(each for each in STRENGTHS if each > 4.5) == start_of(found)
+    assert found.tried[-1].strength == found.strength  # where all pictures have it, no more is tried
+    never = StrengthTrials(*steered(lambda v, _: False, lambda v: v > 10)).calibrated(FEATURE, TARGET)
+    assert not never.reached
+    assert len(never.tried) == len(STRENGTHS)
 
 
-@pytest.mark.parametrize(("factor", "clean"), [(1.25, 9.0), (1.5, 6.2)])
-def test_the_strength_to_begin_with_has_most_effect_and_few_artifacts(factor, clean):
+def test_artifacts_halfway_to_another_value_do_not_end_the_search():
+    trials = StrengthTrials(*steered(lambda v, _: v > 5, lambda v: 1 < v < 5))
+    found = trials.calibrated(FEATURE, TARGET)
+    assert found.reached
+    assert found.strength == min(each for each in STRENGTHS if each > 5)
+    assert [each.artifacts for each in found.tried] == [float(each.strength < 5) for each in found.tried]
+
+
+@pytest.mark.parametrize(("clean", "start"), [(9.0, 8.0), (6.2, 5.66)])
+def test_the_strength_to_begin_with_has_most_effect_and_few_artifacts(clean, start):
     """A world in which more is better until it is an artifact, from `clean` deviations on."""
-    shapes = critics()["shapes"]
+    trials = StrengthTrials(*steered(lambda v, i: v > 1.5 * (i % 5), lambda v: v > clean))
+    found = trials.calibrated(FEATURE, TARGET)
+    effects = {each: np.mean([each > 1.5 * (i % 5) for i in range(24)]) for each in STRENGTHS}
+    assert found.strength == min(each for each in STRENGTHS if effects[each] >= 0.6)
+    assert start_of(found) == start > found.strength
+    assert effects[start] > effects[found.strength]
 
-    def grown(pairs):
-        return [{"success": float(np.asarray(p.after)[0, 0] > 40 + 20 * (i % 5)), "had": 0.0}
-                for i, p in enumerate(pairs)]  # fmt: skip
 
-    def spoilt(images):
-        return np.array([float(np.asarray(each)[0, 0] > 20 + 20 * clean) for each in images])
+def test_edits_act_in_the_place_of_each_picture():
+    draw, world = steered(lambda v, _: v > 4.5, lambda v: False)
+    places = {str(i): Mask.of(np.eye(4)[i % 4][None].repeat(4, 0)) for i in range(64)}
+    world = replace(world, place_mask=lambda _, prompt: places[prompt.text])
+    seen = []
 
-    world = replace(shapes, prompts=lambda count: [Prompt(str(i)) for i in range(count)],
-                    metrics={"grown": grown}, strangeness=spoilt)  # fmt: skip
+    def watched(prompts, seeds, edits):
+        seen.extend(zip(prompts, edits or [None] * len(prompts), strict=True))
+        return draw(prompts, seeds, edits)
 
-    def draw(prompts, seeds, edits):
-        value = 0.0 if edits is None else edits[0].value
-        return [Image.new("L", (2, 2), int(min(20 + 20 * value, 255))) for _ in prompts]
+    StrengthTrials(watched, world, place="object").at(FEATURE, TARGET, 5.0)
+    placed = [(prompt.text, edits[0].where) for prompt, edits in seen if edits is not None]
+    assert len(placed) == 24
+    assert all(where == places[text] for text, where in placed)
 
-    trials, feature, target = StrengthTrials(draw, world), Feature("mid.0", 1), ("size", "grown")
-    found = trials.calibrated(feature, target)
-    assert found.reached
-    start = trials.start(feature, target, found)
-    assert found.strength < start < clean
-    effects = [
-        float(np.mean([20 + 20 * v > 40 + 20 * (i % 5) for i in range(24)])) for v in (found.strength, start)
-    ]
-    assert effects[1] > effects[0]
+
+def test_what_is_written_is_also_tried_on_other_pictures(tmp_path):
+    """In pictures of the second seed (100 and more) only strengths over 7 bring the value about."""
+    world = steered(lambda v, i: v > (7 if i >= 100 else 3), lambda v: v > 10)
+    trials, held_out = StrengthTrials(*world), StrengthTrials(*world, seed=1)
+    write_strengths(tmp_path / "s.json", trials, [("mid.0/1", FEATURE, TARGET)], held_out, lambda _: None)
+    known = read_strengths(tmp_path / "s.json").known["mid.0/1"]
+    assert (known.strength, known.start) == (4.0, 4.0)
+    assert [(each.strength, each.read, each.pictures) for each in known.held_out] == [(4.0, 0.0, 24)]
 
 
 def test_a_picture_is_judged_by_what_unedited_ones_are(session, monkeypatch):

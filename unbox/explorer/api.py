@@ -16,10 +16,9 @@ from unbox.errors import FieldError, UnboxError
 from unbox.explorer import limits
 from unbox.explorer.device_runs import on_device
 from unbox.explorer.events import with_user_errors
-from unbox.explorer.feature_summaries import facts_of
+from unbox.explorer.feature_summaries import direction_named, facts_of
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.pages import blocks_page, compare_page
-from unbox.explorer.pages.feature_page import direction_named
 from unbox.explorer.queue_limits import DEVICE
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.strength_strip import STRENGTHS, generate_strip
@@ -149,6 +148,9 @@ class Endpoints:
     def feature(self, name: str) -> dict:
         """What is known about a feature, named like up.0.1/17: statistics, label, words, related features;
         of a direction its kind, length and the features that it is made of too."""
+        direction = direction_named(self.session, name)
+        if direction is not None and name.rpartition("/")[0] in self.session.brushes:
+            return {"name": name, "label": direction.label, "direction": asdict(direction)}
         found = self._atlas()
         facts = found.feature(name)
         related = {
@@ -157,7 +159,6 @@ class Endpoints:
         }  # fmt: skip
         labels = [asdict(label) for label in found.labels(facts.id)]
         words = [{"word": word, "z": z} for word, z in found.words(facts.id)]
-        direction = direction_named(self.session, name) if self.session.has_feature(name) else None
         named = {} if direction is None else {"direction": asdict(direction)}
         return asdict(facts) | {"words": words, "labels": labels} | related | named
 

@@ -107,7 +107,7 @@ def _recipes(session: ExplorerSession, captions: Sequence[str]) -> list[Recipe]:
 
 
 def _control(session: ExplorerSession, edits: Edits, seed: int) -> Edits:
-    bound = bind(edits, session.fitting(session.default))
+    bound = bind(edits, session.editable(session.default))
     return random_control(Edits(tuple(map(as_direction, bound))), (seed,))
 
 

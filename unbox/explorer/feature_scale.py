@@ -26,14 +26,16 @@ class FeatureScale:
 
 
 def feature_scale(session: ExplorerSession, name: str) -> FeatureScale:
-    """As calibrated or set by hand, else by its own largest activation, else four deviations."""
+    """As calibrated, else by its own largest activation, else four deviations."""
     known = session.strengths.get(name)
     if known is not None:
-        how = "set by hand, not calibrated" if known.by_hand else "calibrated"
-        read = f"{how}: {known.factor} {known.value} is read from 1 on"
-        return FeatureScale(known.start or known.strength, known.strength, read)
+        start = known.start or known.strength
+        read = f"calibrated: {known.factor} {known.value} is read from 1 on"
+        for each in (each for each in known.held_out if each.strength == start):
+            read += f"; where it starts in {each.read * each.pictures:.0f} of {each.pictures} other pictures"
+        return FeatureScale(start, known.strength, read)
     sae, _, index = name.rpartition("/")
-    of = session.saes.get(sae)
+    of = session.dictionaries.get(sae)
     if of is not None and of.update_std > 0 and (named := directions_of(of)) and int(index) < of.latents:
         length = named[int(index)].length / of.update_std
         return FeatureScale(length, length, f"1 is this {named[int(index)].kind} as it was given")

@@ -9,6 +9,7 @@ from unbox.explorer.html import render
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
 from unbox.image_uri import PictureFile
+from unbox.sae.direction_set import NamedDirection, directions_of
 
 #: Features shown of each block, and at a place; the held-out AUROC of a label that says what is seen.
 SHOWN, AT_PLACE, CLEAR = 8, 2, 0.7
@@ -41,6 +42,23 @@ def facts_of(session: ExplorerSession, names: Sequence[str]) -> dict[str, Facts]
     return {facts.name: facts for facts in found}
 
 
+def direction_named(session: ExplorerSession, name: str) -> NamedDirection | None:
+    """What a feature is, where it is a named direction: a steering vector, a probe, a factor."""
+    if not session.has_feature(name):
+        return None
+    sae, _, index = name.rpartition("/")
+    named = directions_of(session.dictionaries[sae])
+    return named[int(index)] if named else None
+
+
+def label_of(session: ExplorerSession, name: str, facts: Facts | None) -> str:
+    """What a feature is called: by the atlas, or by its name as a direction; empty where nothing is known."""
+    if facts is not None:
+        return facts.label
+    direction = direction_named(session, name)
+    return "" if direction is None else direction.label
+
+
 def cover(session: ExplorerSession, name: str) -> PictureFile | None:
     """The thumbnail of a feature's top image; None where there is none."""
     try:
@@ -59,7 +77,8 @@ def feature_chips(
     peak = max((strength for _, strength in found), default=1.0)
     chips = []
     for name, strength in found:
-        label, score = (facts[name].label, facts[name].score) if name in facts else ("", None)
+        label = label_of(session, name, facts.get(name))
+        score = facts[name].score if name in facts else None
         level = min(1.0, strength / peak) if peak > 0 else 0.0
         note = (notes or {}).get(name, "")
         chips.append(
@@ -118,5 +137,5 @@ def scale_of(session: ExplorerSession, name: str) -> float:
     if name in found and found[name].largest > 0:
         return found[name].largest
     sae, _, index = name.rpartition("/")
-    stats = session.saes[sae].stats
+    stats = session.dictionaries[sae].stats
     return (0.0 if stats is None else float(stats.max[int(index)])) or 1.0

@@ -220,4 +220,5 @@ def header_html(session: ExplorerSession, word: str = "") -> str:
     blocks = ", ".join(dict.fromkeys(sae.block for sae in session.saes.values()))
     count = sum(sae.latents for sae in session.saes.values())
     features = f"{count:,} features of {blocks}" if blocks else "no SAEs"
-    return render("header.html", system=session.default, features=features, tour=TOUR, word=word)
+    return render("header.html", system=session.default, features=features, tour=TOUR, word=word,
+                  brush=bool(session.brushes))  # fmt: skip

@@ -10,7 +10,7 @@ from unbox.edit import Edit
 from unbox.errors import UnboxError
 from unbox.explorer.canvas_state import CanvasState, mask_levels
 from unbox.explorer.feature_scale import scale_of_layer
-from unbox.explorer.feature_summaries import cover, facts_of
+from unbox.explorer.feature_summaries import cover, facts_of, label_of
 from unbox.explorer.html import render
 from unbox.explorer.served_pictures import PICTURES
 from unbox.explorer.session import ExplorerSession
@@ -67,7 +67,7 @@ def layers_html(session: ExplorerSession, state: CanvasState) -> str:
         name = feature_name(edit)
         facts = known.get(name)
         layers.append(Layer(
-            name, facts.label if facts else "", facts.score if facts else None,
+            name, label_of(session, name, facts), facts.score if facts else None,
             cover(session, name) if facts else None, f"{edit.op}, {detail(edit)}",
             index not in state.recipe.off,
             colour_of(index), mask_uri(edit, index), *_slider(session, edit),
@@ -140,7 +140,5 @@ def _names(session: ExplorerSession, edits: Sequence[Edit]) -> list[str]:
     return [
         feature_name(edit)
         for edit in edits
-        if len(edit.feature) == 1
-        and (sae := session.saes.get(edit.source or edit.block)) is not None
-        and edit.feature[0] < sae.latents
+        if len(edit.feature) == 1 and session.has_feature(feature_name(edit))
     ]

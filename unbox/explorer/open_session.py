@@ -11,8 +11,10 @@ from unbox.explorer.image_recipe import OpenedModel
 from unbox.explorer.session import LARGEST, ExplorerSession
 from unbox.model_mismatch import MismatchPolicy, check_same_model, check_same_saes
 from unbox.models import SYSTEMS, Model
-from unbox.recipes.bundled_features import STRENGTHS, make_features
+from unbox.recipes.bundled_features import make_features
+from unbox.recipes.factor_brushes import STRENGTHS, load_brushes
 from unbox.sae import load_saes
+from unbox.sae.model import SAE
 
 #: SAEs and atlas that the package brings, and the system that they are of.
 BUNDLED, SYSTEM = Path(__file__).parent / "bundled", "shapes-turbo"
@@ -32,12 +34,14 @@ def open_session(
     than its system's name. `largest`: pixels of a picture at most, in those of its system's own size.
     """
     name, label_copy, strengths = model.system.name, None, None
+    brushes: dict[str, SAE] = {}
     shapes = name.startswith("shapes")
     if saes is None and shapes:
         bundled = name == SYSTEM and (BUNDLED / "saes").is_dir()
         folder = BUNDLED if bundled else make_features(model, cache() / name)
         saes, label_copy = folder / "saes", None if atlas else cache() / "labels"
         atlas = atlas or folder / "atlas"
+        brushes = load_brushes(folder, model.device)
         strengths = read_strengths(folder / STRENGTHS) if (folder / STRENGTHS).is_file() else None
     loaded = {} if saes is None else load_saes(saes, model.device)
     known = None if atlas is None else Atlas.open(atlas, label_copy)
@@ -56,6 +60,7 @@ def open_session(
         opened=opened,
         largest=largest,
         strengths=strengths,
+        brushes=brushes,
     )
 
 

@@ -1,5 +1,5 @@
 // The palette's field and lists: what is asked for goes to the server 200 ms after the last key.
-let list = 'picture', timer = null;
+let list = element.querySelector('[data-list]').dataset.list, timer = null;
 const words = () => element.querySelector('[data-words]').value;
 const ask = () => trigger('input', { list, words: words(), liked: JSON.stringify(window.unboxLiked.all()) });
 element.addEventListener('input', (event) => {

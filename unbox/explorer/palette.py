@@ -1,13 +1,13 @@
-"""The palette of the Paint page: features as swatches, those of this picture, those liked, or all."""
+"""The palette of the Paint page: swatches of brushes, or of features of this picture, those liked, or all."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from annotated_types import MaxLen
 
 from unbox.atlas import Facts, Filter
 from unbox.explorer import limits
-from unbox.explorer.feature_summaries import cover, facts_of
+from unbox.explorer.feature_summaries import cover, facts_of, label_of
 from unbox.explorer.html import render
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.packed_json import parse
@@ -16,8 +16,11 @@ from unbox.explorer.session import ExplorerSession
 from unbox.image_uri import PictureFile
 from unbox.validation import Several, parsed, validated
 
-List = Literal["picture", "liked", "all"]
-LISTS = get_args(List)
+List = Literal["brushes", "picture", "liked", "all"]
+#: The lists, and what they are called; that of brushes is left out where there are none.
+LISTS: tuple[tuple[List, str], ...] = (
+    ("brushes", "brushes"), ("picture", "in this picture"), ("liked", "liked"), ("all", "all"),
+)  # fmt: skip
 #: Swatches shown at most.
 SHOWN = 24
 Names = Annotated[Several[limits.Line], MaxLen(limits.MOST)]
@@ -48,6 +51,16 @@ class Swatch:
     cover: PictureFile | None
 
 
+def lists_of(session: ExplorerSession) -> tuple[tuple[List, str], ...]:
+    """The lists that a session has, and what they are called, the one that is shown at first before all."""
+    return LISTS if session.brushes else LISTS[1:]
+
+
+def first_query(session: ExplorerSession) -> PaletteQuery:
+    """What the palette shows before anything is asked for."""
+    return PaletteQuery(among=lists_of(session)[0][0])
+
+
 def swatches_html(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> str:
     """The features that are asked for; `recipe` is of the picture that is painted on."""
     found, note = _found(session, recipe, query)
@@ -55,6 +68,11 @@ def swatches_html(session: ExplorerSession, recipe: Recipe, query: PaletteQuery)
 
 
 def _found(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> tuple[list[Swatch], str]:
+    if query.among == "brushes":
+        brushes = _brushes(session, query.words)
+        if brushes or not query.words:
+            return brushes, "No brush is here: features paint too."
+        return _found(session, recipe, replace(query, among="picture"))
     if query.among == "liked":
         names = [name for name in query.liked if session.has_feature(name)]
         return _holding(_swatches(session, names), query.words), "No feature liked yet: its star does."
@@ -65,7 +83,8 @@ def _found(session: ExplorerSession, recipe: Recipe, query: PaletteQuery) -> tup
         order = None if query.words else "label score"
         rows = session.atlas.search(query.words, among, order=order, limit=2 * SHOWN)
         here = [_swatch(session, facts) for facts in rows if session.has_feature(facts.name)]
-        return _known_first(session, here) if query.words else here, "No feature fits."
+        brushes = _brushes(session, query.words) if query.words else []
+        return _known_first(session, [*brushes, *here]) if query.words else here, "No feature fits."
     recorded = session.at_hand(recipe.plain)
     if recorded is None and not query.words:
         return [], "Generate, and the features of this picture are here."
@@ -99,8 +118,17 @@ def _known_first(session: ExplorerSession, found: list[Swatch]) -> list[Swatch]:
 def _swatches(session: ExplorerSession, names: list[str]) -> list[Swatch]:
     facts = facts_of(session, names)
     return [
-        _swatch(session, facts[name]) if name in facts else Swatch(name, "", None, None) for name in names
+        _swatch(session, facts[name])
+        if name in facts
+        else Swatch(name, label_of(session, name, None), None, None)
+        for name in names
     ]
+
+
+def _brushes(session: ExplorerSession, words: str) -> list[Swatch]:
+    """The directions to paint with that hold the words, those first whose strength is known."""
+    names = [f"{name}/{index}" for name, sae in session.brushes.items() for index in range(sae.latents)]
+    return _known_first(session, _holding(_swatches(session, names), words))
 
 
 def _swatch(session: ExplorerSession, facts: Facts) -> Swatch:

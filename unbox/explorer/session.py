@@ -34,7 +34,7 @@ from unbox.models import Model, load
 from unbox.models.clock import clock
 from unbox.models.hooks import as_hook
 from unbox.prompt import Prompt
-from unbox.sae.direction_set import as_direction
+from unbox.sae.direction_set import as_direction, plain_direction
 from unbox.sae.model import SAE
 from unbox.validation import checked
 
@@ -57,7 +57,8 @@ class ExplorerSession:
     system's name, the default; `systems` are the names of others that may be asked for. `figures` of
     `unbox evaluate`, `bench` of `unbox bench shapes`, `comparison` of `unbox diff`; `folder` is where the
     SAEs are and `opened` how the model was opened, for commands to copy; `largest`: pixels of a picture at
-    most, in those of its system's own size; `strengths`: calibrated ones. One thread at a time generates;
+    most, in those of its system's own size; `strengths`: calibrated ones; `brushes`: sets of directions to
+    paint with, by name, beside the SAEs, which no page of these counts. One thread at a time generates;
     others wait. What was made is kept, and made once.
     """
 
@@ -66,7 +67,7 @@ class ExplorerSession:
         systems: Sequence[str] = (), *, figures: Mapping[str, Any] | None = None,
         bench: Mapping[str, Any] | None = None, comparison: Comparison | None = None,
         folder: Path | None = None, opened: OpenedModel | None = None, largest: float = LARGEST,
-        strengths: FeatureStrengths | None = None,
+        strengths: FeatureStrengths | None = None, brushes: Mapping[str, SAE] | None = None,
     ) -> None:  # fmt: skip
         self.largest = largest
         self._pictures: BoundedCache[Recipe, Image.Image] = BoundedCache(PICTURES_BYTES)
@@ -75,6 +76,7 @@ class ExplorerSession:
         self._live: BoundedCache[Recipe, LiveSampler] = BoundedCache(LIVE)
         self._seconds: dict[tuple[str, int, int, int, float], float] = {}
         self.saes, self.atlas = dict(saes or {}), atlas
+        self.brushes = dict(brushes or {})
         self.strengths = {} if strengths is None else strengths.known
         #: Strangeness to the critic that 5 % of unedited pictures pass, where it is known.
         self.usual_strangeness = None if strengths is None else strengths.usual
@@ -91,7 +93,7 @@ class ExplorerSession:
 
     def _check(self) -> None:
         model = self._models[self.default]
-        for name, sae in self.saes.items():
+        for name, sae in self.dictionaries.items():
             width = model.block(sae.block).in_channels
             if width != sae.width:
                 raise UnboxError(f"SAE {name} reads width {sae.width}; {sae.block} of {self.default} has "
@@ -138,12 +140,24 @@ class ExplorerSession:
         model = self.model(system)
         return Recipe(system, "", 0, model.system.steps, model.system.guidance, model.size, model.size)
 
+    @property
+    def dictionaries(self) -> dict[str, SAE]:
+        """All whose features and directions can be named: the SAEs and the brushes."""
+        return self.saes | self.brushes
+
     def fitting(self, system: str) -> dict[str, SAE]:
         """The SAEs whose blocks a system has, in their width."""
+        return self._fitting(system, self.saes)
+
+    def editable(self, system: str) -> dict[str, SAE]:
+        """What edits of a system can be of: the SAEs and brushes whose blocks it has, in their width."""
+        return self._fitting(system, self.dictionaries)
+
+    def _fitting(self, system: str, among: Mapping[str, SAE]) -> dict[str, SAE]:
         model = self.model(system)
         return {
             name: sae
-            for name, sae in self.saes.items()
+            for name, sae in among.items()
             if sae.block in model.blocks and model.block(sae.block).in_channels == sae.width
         }
 
@@ -155,16 +169,17 @@ class ExplorerSession:
     def feature(self, name: str) -> Feature:
         """A feature by its name, `up.0.1/17`. Raises FieldError, naming what exists."""
         sae, _, index = checked(Line, "feature", name).rpartition("/")
-        if sae not in self.saes or not re.fullmatch("[0-9]{1,11}", index):
-            rule = f"should be like {self.example_name}; the SAEs are {', '.join(self.saes) or 'none'}"
+        among = self.dictionaries
+        if sae not in among or not re.fullmatch("[0-9]{1,11}", index):
+            rule = f"should be like {self.example_name}; the SAEs are {', '.join(among) or 'none'}"
             raise FieldError("", "feature", name, rule)
-        feature = self.saes[sae].feature(int(index))
+        feature = among[sae].feature(int(index))
         return replace(feature, source=sae if sae != feature.block else None)
 
     def has_feature(self, name: str) -> bool:
         """Whether a feature of this name is here."""
         sae, _, index = name.rpartition("/")
-        of = self.saes.get(sae)
+        of = self.dictionaries.get(sae)
         return of is not None and re.fullmatch("[0-9]{1,11}", index) is not None and int(index) < of.latents
 
     def rarity(self, sae: str) -> np.ndarray | None:
@@ -268,15 +283,15 @@ class ExplorerSession:
         """The recipe's edits with their SAEs, under a guard if it wants one; None without edits."""
         if not len(recipe.active):
             return None
-        edits = bind(recipe.active, self.fitting(recipe.system))
+        edits = bind(recipe.active, self.editable(recipe.system))
         return guarded(edits, Guard(self.norms_of(recipe))) if recipe.guard else edits
 
     def norms_of(self, recipe: Recipe) -> dict[str, tuple[float, float]]:
         """The guard's limits for a recipe: block -> norms that an update may have, up to the mean update's
         norm and three deviations more; none where it has no edit that is on."""
-        fitting, limits = self.fitting(recipe.system), {}
-        for edit in bind(recipe.active, fitting):
-            sae = edit.sae or next((s for s in fitting.values() if s.block == edit.block), None)
+        editable, limits = self.editable(recipe.system), {}
+        for edit in bind(recipe.active, editable):
+            sae = edit.sae or next((s for s in editable.values() if s.block == edit.block), None)
             if isinstance(sae, SAE):
                 limits[edit.block] = (0.0, float(sae.b_pre.norm()) + 3 * sae.update_std)
         return limits
@@ -326,21 +341,29 @@ class ExplorerSession:
         return self._trials
 
     def _draw_trials(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], edits: Edits | None
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], edits: Sequence[Edits] | None
     ) -> list[Image.Image]:
         plain, found = self.defaults(self.default), []
+        each = [Edits()] * len(prompts) if edits is None else edits
         recipes = [
-            replace(plain, prompt=prompt.text, seed=seed, edits=Edits() if edits is None else edits)
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            replace(plain, prompt=prompt.text, seed=seed, edits=own)
+            for prompt, seed, own in zip(prompts, seeds, each, strict=True)
         ]
         for start in range(0, len(recipes), AT_ONCE):
             found += self.generate(recipes[start : start + AT_ONCE])
         return found
 
+    def without_brushes(self, recipe: Recipe) -> Recipe:
+        """The recipe for who has the SAEs alone: edits of brushes are edits of their vectors."""
+        saes = self.editable(recipe.system)
+        edits = (plain_direction(bind(edit, saes)[0]) if edit.source in self.brushes else edit
+                 for edit in recipe.edits)  # fmt: skip
+        return replace(recipe, edits=Edits(tuple(edits)))
+
     def random_control(self, recipe: Recipe, seed: int = 0) -> Recipe:
         """The same picture with a random control of the edits that are on: what any features do. `seed`: of
         the draw, which the recipe keeps."""
-        edits = Edits(tuple(map(as_direction, bind(recipe.active, self.fitting(recipe.system)))))
+        edits = Edits(tuple(map(as_direction, bind(recipe.active, self.editable(recipe.system)))))
         return replace(recipe, edits=random_control(edits, (seed, recipe.seed)), off=frozenset(), draw=seed)
 
 

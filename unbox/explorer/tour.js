@@ -22,7 +22,7 @@ if (task && !shut()) {
     [() => all('#ub-tabs button[role=tab]').find((each) => each.textContent.trim() === 'Paint' && shown(each)) || document.querySelector('#ub-tabs .overflow-menu button'), () => shown(field())],
     [field, () => field()?.value.toLowerCase().includes(word)],
     [() => document.querySelector('#paint-swatches [data-swatch]'), () => document.querySelector('#paint-swatches .ub-swatch.ub-chosen')],
-    [() => document.querySelector('#paint-add'), () => document.querySelector('#paint-layers .ub-layer')],
+    [() => document.querySelector(task.querySelector('[data-act]').dataset.act), () => document.querySelector('#paint-layers .ub-layer')],
     [() => document.querySelector('#paint-make'), () => document.querySelector('#paint-result [alt=after]')],
   ];
   let at = 0;

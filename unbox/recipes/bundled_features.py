@@ -1,4 +1,4 @@
-"""SAEs, an atlas and calibrated strengths of a Shapes model: those that the package brings, made from nothing
+"""SAEs, an atlas and calibrated brushes of a Shapes model: those that the package brings, made from nothing
 but the weights.
 
     python -m unbox.recipes.bundled_features shapes-turbo FOLDER --device cuda --bundle unbox/explorer/bundled
@@ -9,28 +9,23 @@ kept in FOLDER/told.json. Stopped at any time, the same line goes on.
 
 import argparse
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from activation_store import Store
 from activation_store.files import write_json
-from unbox.atlas import Atlas, Filter, build
+from unbox.atlas import build
 from unbox.capture import collect
-from unbox.edit import Edits, Feature
-from unbox.experiments.critics import critics
-from unbox.experiments.feature_strengths import StrengthTrials, Target, target_of, write_strengths
 from unbox.ground_truth.bench.bench_inputs import BlockRows, collect_captions
 from unbox.ground_truth.bench.bench_settings import BenchSettings
 from unbox.ground_truth.bench.probing import probe_saes
 from unbox.ground_truth.bench.report import AUROC, telling
 from unbox.ground_truth.factor_scores import Value, scenes_of
 from unbox.models import Model, load
-from unbox.prompt import Prompt
+from unbox.recipes.factor_brushes import BRUSHES, STRENGTHS, calibrate_brushes, make_brushes
 from unbox.run_folder import new_folder
 from unbox.sae import Plan, load_saes, specs, train
 from unbox.sae.model import SAE
@@ -48,11 +43,6 @@ PLAN = Plan(
         *specs(["mid.0"], k=32, latents=384, seed=1),
     ),
 )
-#: The file of strengths beside `saes` and `atlas`; features that are tried of each value that labels name, at
-#: most, until one brings it about.
-STRENGTHS, TRIED = "strengths.json", 4
-#: The factor whose values are calibrated (one feature brings no shape about), and the least score of a label.
-CALIBRATED, LEAST_SCORE = "colour", 0.7
 
 
 def make_features(model: Model, folder: Path, seeds: Sequence[int] = (PLAN.seed,)) -> Path:
@@ -107,44 +97,16 @@ def told(model: Model, saes: Mapping[str, SAE], folder: Path, seed: int = 0) -> 
     return {value: by["sae"]["auroc"] for value, by in telling(rows).items()}
 
 
-def calibrate_features(model: Model, folder: Path) -> Path:
-    """`strengths.json` beside the SAEs and the atlas in `folder`: of the features whose labels foretell best
-    where they fire, the first for each colour that brings it about at some strength. 40 s of a core for each
-    that is tried."""
-    saes, atlas = load_saes(folder / "saes"), Atlas.open(folder / "atlas")
-
-    batch = 64 if model.device.type == "cuda" else 8
-
-    def draw(some: Sequence[Prompt], seeds: Sequence[int], edits: Edits | None) -> list[Image.Image]:
-        texts = [prompt.text for prompt in some]
-        images: list[Image.Image] = model.generate(texts, seeds=list(seeds), edits=edits, batch_size=batch)
-        return images
-
-    trials = StrengthTrials(draw, critics()["shapes"])
-    write_strengths(folder / STRENGTHS, trials, _to_calibrate(saes, atlas))
-    return folder / STRENGTHS
-
-
-def _to_calibrate(saes: dict[str, SAE], atlas: Atlas) -> Iterator[tuple[str, Feature, Target]]:
-    """Features whose labels name a value of `CALIBRATED`, the best labels first."""
-    taken: Counter[Target] = Counter()
-    for facts in atlas.search("", Filter(labelled=True), order="label score", limit=len(atlas)):
-        target = target_of(facts.label, critics()["shapes"])
-        if target is None or target[0] != CALIBRATED:
-            continue
-        if taken[target] < TRIED and (facts.score or 0) >= LEAST_SCORE:
-            taken[target] += 1
-            sae, _, index = facts.name.rpartition("/")
-            yield facts.name, saes[sae].feature(int(index)), target
-
-
 def bundle(folder: Path, place: Path) -> None:
-    """SAEs, atlas and, where there are some, strengths of `folder` in `place`; what was there is no more."""
-    for name in ("saes", "atlas"):
+    """SAEs, atlas and, where there are some, brushes and strengths of `folder` in `place`; what was there is
+    no more."""
+    for name in ("saes", "atlas", BRUSHES):
         shutil.rmtree(place / name, ignore_errors=True)
     for name in load_saes(folder / "saes"):
         shutil.copytree(folder / "saes" / name, place / "saes" / name)
     shutil.copytree(folder / "atlas", place / "atlas")
+    if (folder / BRUSHES).is_dir():
+        shutil.copytree(folder / BRUSHES, place / BRUSHES)
     (place / STRENGTHS).unlink(missing_ok=True)
     if (folder / STRENGTHS).is_file():
         shutil.copy(folder / STRENGTHS, place / STRENGTHS)
@@ -158,7 +120,9 @@ def main() -> None:
     parser.add_argument("--device", help="where to compute: cuda or cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[PLAN.seed], help="of the SAEs' training")
     parser.add_argument(
-        "--bundle", type=Path, help="also put SAEs, atlas and strengths here, in place of what is there"
+        "--bundle",
+        type=Path,
+        help="also put all of it here, in place of what is there",
     )
     asked = parser.parse_args()
     # As a CPU loads it: what is brought is of the same model wherever it is made.
@@ -171,8 +135,9 @@ def main() -> None:
     write_json(folder / "told.json", {"=".join(value): score for value, score in scores.items()})
     if asked.bundle is not None:
         bundle(folder, asked.bundle)
-    calibrate_features(model, folder)
-    if asked.bundle is not None:  # again, with strengths: they take longest, and may be stopped
+    make_brushes(model, saes, folder)
+    calibrate_brushes(model, folder)
+    if asked.bundle is not None:  # again, with brushes and strengths: these take longest, and may be stopped
         bundle(folder, asked.bundle)
 
 

@@ -110,6 +110,20 @@ def as_direction(edit: Edit) -> Edit:
     return replace(edit, feature=(), direction=vector, unit="absolute", value=value)
 
 
+def plain_direction(edit: Edit) -> Edit:
+    """An edit of one feature of a set of directions, with its SAE, as one that needs no SAE: of the vector
+    itself, its value in absolute units. Edits that cannot be of a vector (`swap`) as they are."""
+    found = as_direction(edit)
+    if found.subject != "direction" or not isinstance(edit.sae, SAE):
+        return edit
+    if found.unit == "deviation":
+        unit = float(edit.sae.update_std) / float(torch.tensor(found.direction).norm())
+        value = found.value
+        scaled = tuple(unit * v for v in value) if isinstance(value, tuple) else unit * value
+        found = replace(found, unit="absolute", value=scaled)
+    return replace(found, source=None, sae=None)
+
+
 def _vector(label: str, given: np.ndarray, width: int) -> torch.Tensor:
     vector = torch.as_tensor(np.asarray(given), dtype=torch.float32)
     if vector.shape != (width,) or not bool(vector.isfinite().all()) or not bool(vector.any()):

@@ -15,7 +15,8 @@ from unbox.errors import UnboxError
 from unbox.explorer import feature_summaries, limits
 from unbox.explorer.events import Updates, event_value, html_component, listen
 from unbox.explorer.feature_effects import effects_html, measure_effects
-from unbox.explorer.feature_summaries import FeatureChip, feature_chips, related_chips
+from unbox.explorer.feature_scale import feature_scale
+from unbox.explorer.feature_summaries import FeatureChip, direction_named, feature_chips, related_chips
 from unbox.explorer.generation_controls import seed_box
 from unbox.explorer.html import render
 from unbox.explorer.pages.explore_page import ExplorePage
@@ -23,7 +24,6 @@ from unbox.explorer.pages.search_page import SearchPage
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import InitialState, SharedComponents, link
 from unbox.explorer.strength_strip import generate_strip, strip_html
-from unbox.sae.direction_set import NamedDirection, directions_of
 from unbox.validation import checked
 
 TITLE = "Feature"
@@ -155,7 +155,7 @@ def wire(shared: SharedComponents, page: FeaturePage, explore: ExplorePage, sear
         """The feature before or after, round the ends of its SAE."""
         session.feature(name)
         sae, _, index = checked(limits.Line, "feature", name).rpartition("/")
-        return open_feature(shared, page, f"{sae}/{(int(index) + step) % session.saes[sae].latents}")
+        return open_feature(shared, page, f"{sae}/{(int(index) + step) % session.dictionaries[sae].latents}")
 
     shared.show_link(listen(page.name.submit, partial(open_feature, shared, page), [page.name], shown))
     for event, opened, inputs in (
@@ -204,7 +204,8 @@ def body(session: ExplorerSession, name: str, interval: int | None) -> str:
     if atlas is None or facts is None:
         if direction is None:
             return render("note.html", title=name, note="No atlas knows this feature.")
-        return render("direction.html", name=name, direction=direction, parts=parts)
+        return render("direction.html", name=name, direction=direction, parts=parts,
+                          scale=feature_scale(session, name).origin)  # fmt: skip
     life, branches, labels = atlas.life(name), atlas.by_branch(name), atlas.labels(name)
     examples = {kind: atlas.examples(name, kind) for kind in ("top", "random", "decoys")}
     if interval is not None:
@@ -228,13 +229,6 @@ def body(session: ExplorerSession, name: str, interval: int | None) -> str:
         own=next((each for each in labels if (each.text, each.author) == (facts.label, facts.author)), None),
         captions=next((each for each in labels if each.author == "log-odds"), None),
     )
-
-
-def direction_named(session: ExplorerSession, name: str) -> NamedDirection | None:
-    """What a feature is, where it is a named direction: a steering vector, a probe, a factor."""
-    sae, _, index = name.rpartition("/")
-    named = directions_of(session.saes[sae])
-    return named[int(index)] if named else None
 
 
 def made_of(session: ExplorerSession, name: str) -> list[FeatureChip]:

@@ -28,7 +28,7 @@ from unbox.explorer.html import render
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.layers import layers_html
 from unbox.explorer.limits import REPEATS
-from unbox.explorer.palette import PaletteQuery, swatches_html
+from unbox.explorer.palette import first_query, lists_of, swatches_html
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
 from unbox.explorer.shared_components import InitialState, SharedComponents
@@ -37,21 +37,19 @@ TITLE = "Paint"
 #: Ways to hand a recipe on, by their names.
 COPIES: dict[str, Callable[[Recipe, ExplorerSession], str]] = {
     "JSON": lambda recipe, session: json.dumps(recipe.to_json(), indent=1, ensure_ascii=False),
-    "Python": lambda recipe, session: recipe.to_python(
+    "Python": lambda recipe, session: session.without_brushes(recipe).to_python(
         session.folder, session.norms_of(recipe), session.opened_as(recipe.system)
     ),
-    "command line": lambda recipe, session: recipe.to_command(
+    "command line": lambda recipe, session: session.without_brushes(recipe).to_command(
         session.folder, session.opened_as(recipe.system)
     ),
-    "experiment": lambda recipe, session: recipe.to_experiment(
+    "experiment": lambda recipe, session: session.without_brushes(recipe).to_experiment(
         session.folder, session.opened_as(recipe.system)
     ),
 }
 
 #: Steps up to which the features of a picture that is painted on are recorded, for the palette.
 RECORDED_STEPS = 8
-#: The palette's lists, and what they are called.
-PALETTE_LISTS = (("picture", "in this picture"), ("liked", "liked"), ("all", "all"))
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ class PaintPage:
     def _open(
         self, shared: SharedComponents, state: CanvasState, made: MadeImage | None, copy_format: str
     ) -> Updates:
-        swatches = swatches_html(shared.session, state.recipe, PaletteQuery())
+        swatches = swatches_html(shared.session, state.recipe, first_query(shared.session))
         return {
             self.swatches: swatches,
             **self.show(shared.session, state, made, copy_format),
@@ -181,9 +179,9 @@ def draw(session: ExplorerSession, initial: InitialState) -> PaintPage:
                            elem_classes="ub-check", elem_id="paint-live")  # fmt: skip
     with gr.Row(elem_classes="ub-page"):
         with gr.Column(scale=3, min_width=280):
-            head = render("palette.html", lists=PALETTE_LISTS)
+            head = render("palette.html", lists=lists_of(session))
             palette = html_component(head, PALETTE, elem_id="paint-palette")
-            shown = swatches_html(session, state.recipe, PaletteQuery())
+            shown = swatches_html(session, state.recipe, first_query(session))
             swatches = html_component(shown, SWATCHES, elem_id="paint-swatches")
         with gr.Column(scale=5, min_width=320):
             canvas = html_component(canvas_html(state, made), PAINT, elem_id="paint-canvas")
@@ -205,7 +203,7 @@ def draw(session: ExplorerSession, initial: InitialState) -> PaintPage:
                 code = gr.Code(copied(session, state, made, "JSON"), show_label=False, language=None, lines=4,
                                max_lines=14, interactive=False, elem_id="paint-copied")  # fmt: skip
             drop = html_component(render("drop_zone.html"), DROP, elem_id="paint-drop")
-    kept = (gr.State(each, time_to_live=3600) for each in (state, made, PaletteQuery(), ()))
+    kept = (gr.State(each, time_to_live=3600) for each in (state, made, first_query(session), ()))
     return PaintPage(
         controls, generate, stop, control, draws, keep, guard, canvas, edit, add, undo, redo, palette,
         swatches, layers, result, film_strip, copy_format, live, frame, frame_request, stale, code, drop,
