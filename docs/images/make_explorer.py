@@ -22,15 +22,17 @@ from unbox.explorer.open_session import BUNDLED
 HERE = Path(__file__).parent
 #: Width and height of the window, and most bytes of a picture.
 SIZE, MOST = (1440, 1000), 300_000
-#: The bundled feature known to bring green about, where its slider starts (in deviations), and the seed
+#: The bundled brush known to bring green about, where its slider starts (in deviations), and the seed
 #: of the picture.
 KNOWN = read_strengths(BUNDLED / "strengths.json").known
 GREEN = next(name for name, known in KNOWN.items() if known.value == "green")
 START = KNOWN[GREEN].start or KNOWN[GREEN].strength
 SEED = "4"
+#: The feature that tells green, whose page is shown.
+TELLING = "up.0.1/306"
 #: Width of the animated picture, and its most bytes; heights of strokes (shares of the canvas), strengths.
 FRAME, MOST_ANIMATED = 900, 1_500_000
-STROKES, STRENGTHS = (0.36, 0.48, 0.6), (3, 5, 6, 7, START)
+STROKES, STRENGTHS = (0.36, 0.48, 0.6), (1, 2, 2.8, 3.4, START)
 
 
 def main(out: Path) -> None:
@@ -168,8 +170,8 @@ def save_animation(frames: list[tuple[Image.Image, int]], path: Path) -> None:
 
 def feature(page: Page, url: str) -> None:
     """A feature's page with its icon and strengths."""
-    page.goto(f"{url}?{urlencode({'view': 'feature', 'f': GREEN})}")
-    page.wait_for_selector(f"#feature-body .ub-title:has-text('{GREEN}')")
+    page.goto(f"{url}?{urlencode({'view': 'feature', 'f': TELLING})}")
+    page.wait_for_selector(f"#feature-body .ub-title:has-text('{TELLING}')")
     page.get_by_label("Seed").locator("visible=true").first.fill(SEED)
     page.click("#feature-try")
     page.wait_for_selector("#feature-strip img")
