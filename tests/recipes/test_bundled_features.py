@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from unbox.atlas import Atlas
+from unbox.experiments import feature_strengths
 from unbox.experiments.feature_strengths import read_strengths
-from unbox.recipes import bundled_features
-from unbox.sae import load_saes, read_toml
+from unbox.recipes import bundled_features, factor_brushes
+from unbox.sae import directions_of, load_saes, read_toml
+from unbox.shapes import FACTORS
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +25,10 @@ def test_the_plan_is_the_one_that_the_examples_show():
 def test_one_line_makes_all_of_it_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bundled_features, "IMAGES", 24)
     monkeypatch.setattr(bundled_features, "CAPTIONS", 60)
-    monkeypatch.setattr(bundled_features, "LEAST_SCORE", 2.0)  # no feature is calibrated
+    monkeypatch.setattr(factor_brushes, "BRUSHED", {"texture": "up.0.1"})
+    monkeypatch.setattr(factor_brushes, "PICTURES", 24)
+    for name, few in {"PICTURES": 2, "USUAL": 8, "STRENGTHS": (4.0,)}.items():
+        monkeypatch.setattr(feature_strengths, name, few)
     monkeypatch.setattr(bundled_features, "PLAN", replace(bundled_features.PLAN, tokens=8192))
     (tmp_path / "brought/saes/old").mkdir(parents=True)
     line = ["shapes-turbo", str(tmp_path / "made"), "--device", "cpu", "--seeds", "1", "2"]
@@ -42,6 +47,8 @@ def test_one_line_makes_all_of_it_and_goes_on(tmp_path, monkeypatch, capsys):
         sae.identity for sae in brought.values()
     }
     assert read_strengths(tmp_path / "brought/strengths.json").usual > 0
+    (brushes,) = factor_brushes.load_brushes(tmp_path / "brought").values()
+    assert [each.label for each in directions_of(brushes)] == list(FACTORS["texture"])
     scores = json.loads((tmp_path / "made/told.json").read_text())
     assert all(0 <= score <= 1 for score in scores.values())
     assert scores
