@@ -1,6 +1,7 @@
 """Brushes of the bundled model: in the palette, with a slider from 0 to 1, in every copy, with a page."""
 
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from unbox.explorer import open_session
 from unbox.explorer.api import Endpoints
 from unbox.explorer.canvas_state import CanvasState
 from unbox.explorer.feature_scale import feature_scale
+from unbox.explorer.feature_summaries import cover
 from unbox.explorer.interface import SHAPES
 from unbox.explorer.layers import layers_html
 from unbox.explorer.pages import feature_page
@@ -27,6 +29,8 @@ from unbox.ground_truth.effects import readings
 from unbox.mask import Mask
 from unbox.shapes import FACTORS
 from unbox.shapes.detector import Detector
+
+BRUSHES = open_session.BUNDLED / "brushes" / "up.0.1-factors"
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,17 @@ def test_the_palette_opens_on_the_brushes_called_by_their_values(bundled):
     other = swatches_html(bundled, bundled.defaults(bundled.default), PaletteQuery("brushes", "heart"))
     assert "heart" in other  # no brush: features
     assert "up.0.1-factors" not in other
+
+
+def test_a_brush_shows_what_it_is_made_of(bundled):
+    html = swatches_html(bundled, bundled.defaults(bundled.default), PaletteQuery("brushes", "green"))
+    name = re.findall(r'data-swatch="([^"]+)"', html)[0]
+    directions = json.loads(BRUSHES.joinpath("config.json").read_text())["meta"]["directions"]
+    parts = next(each["parts"] for each in directions if each["label"] == "green")
+    heaviest = max(parts, key=parts.get)
+    assert cover(bundled, name) == bundled.atlas.cover(heaviest)
+    assert cover(bundled, name) != bundled.atlas.cover(min(parts, key=parts.get))
+    assert html.count("<img") == 1
 
 
 def test_sessions_without_brushes_have_no_such_list(session):

@@ -60,9 +60,13 @@ def label_of(session: ExplorerSession, name: str, facts: Facts | None) -> str:
 
 
 def cover(session: ExplorerSession, name: str) -> PictureFile | None:
-    """The thumbnail of a feature's top image; None where there is none."""
+    """The thumbnail of a feature's top image, of a factor that of the feature that weighs most in it; None
+    where there is none."""
+    direction = direction_named(session, name)
+    weights = {} if direction is None else {part: float(weight) for part, weight in direction.parts.items()}
     try:
-        return None if session.atlas is None else session.atlas.cover(name)
+        shown = max(weights, key=lambda part: weights[part], default=name)
+        return None if session.atlas is None else session.atlas.cover(shown)
     except UnboxError:
         return None
 

@@ -120,7 +120,7 @@ def _swatches(session: ExplorerSession, names: list[str]) -> list[Swatch]:
     return [
         _swatch(session, facts[name])
         if name in facts
-        else Swatch(name, label_of(session, name, None), None, None)
+        else Swatch(name, label_of(session, name, None), None, cover(session, name))
         for name in names
     ]
 
