@@ -170,7 +170,8 @@ def live(setting: Setting) -> Iterator[str]:
     from unbox.explorer.image_recipe import Recipe
     from unbox.explorer.live_sampler import LiveSampler
 
-    model, pixels = random_model(setting), 64 if setting.tiny else 512
+    model = random_model(setting)
+    pixels = model.size if setting.tiny else 512
     recipe = Recipe(model.system.name, "a photo", 0, 1, 0.0, pixels, pixels)
     yield "| VAE | edited block | frames/s | runs/s |"
     yield "| --- | --- | --- | --- |"

@@ -139,6 +139,8 @@ def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path, monkeypatch, kin
             found = next(iter(trained(f"auto-{began}").values()))
         assert torch.equal(found.W_enc, whole[began].W_enc)
         assert not torch.equal(found.W_enc, whole[other].W_enc)
+        read = next(iter(trained(f"auto-{began}").values()))  # finished: no warning
+        assert torch.equal(read.W_enc, found.W_enc)
 
 
 CHILD = """

@@ -38,8 +38,7 @@ def looked_up_once(pipeline: DiffusionPipeline, known: OffloadHooks | None = Non
         lookup = _remembering(lookup)
         setattr(group_offloading, _LOOKUP, lookup)
     if known is None:
-        parts = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
-        known = {id(part): lookup(part) for part in parts if id(part) not in _FOUND}
+        known = offload_hooks(pipeline)
     mine = {key: hook for key, hook in known.items() if key not in _FOUND}
     _FOUND.update(mine)
     try:

@@ -82,9 +82,9 @@ def train(
     if not (finished := _is_finished(out, plan, learn)):
         check_plan(plan, learn, at, processes.world)
     initial = _initial(init_from, plan, before)
-    settled = processes.from_first(lambda: checkpoint.with_precision(plan, out, at))
-    record = {"plan": plan.to_json(), "precision": settled.precision, **facts, "provenance": provenance(rows)}
-    record |= _began_from(initial, before if again else {})
+    settled = plan if finished else processes.from_first(lambda: checkpoint.with_precision(plan, out, at))
+    record = {"plan": plan.to_json(), "precision": settled.precision, **facts, "provenance": provenance(rows),
+              **_began_from(initial, before if again else {})}  # fmt: skip
     with nullcontext() if finished or processes.rank else run_folder(out, "train"):
         known = finished or bool(initial)
         found = processes.from_first(lambda: _begun(out, record, plan.names(), longer, known))

@@ -59,8 +59,8 @@ def train_transcoder(
     plan = replace(plan, saes=tuple(replace(spec, block=rows.block) for spec in plan.saes))
     learn, test, kept = split({rows.block: rows}, {rows.block}, held_out)
     names, at = plan.names(), local_device(device)
-    processes = group(at)
-    settled = processes.from_first(lambda: checkpoint.with_precision(plan, out, at))
+    processes, finished = group(at), all(is_transcoder(out / name) for name in names)
+    settled = plan if finished else processes.from_first(lambda: checkpoint.with_precision(plan, out, at))
     record: dict[str, Any] = {
         "plan": plan.to_json(),
         "precision": settled.precision,
@@ -75,7 +75,6 @@ def train_transcoder(
         checkpoint.begin(out, record)
         return checkpoint.latest(out, [rows.block])
 
-    finished = all(is_transcoder(out / name) for name in names)
     with nullcontext() if finished or processes.rank else run_folder(out, "train"):
         found = processes.from_first(begun)
         if not finished:
