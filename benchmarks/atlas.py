@@ -16,6 +16,7 @@ import io
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,11 +90,15 @@ class Shown:
     """What a feature's page asks of an ExplorerSession."""
 
     def __init__(self, atlas: Atlas, saes: dict[str, SAE]) -> None:
-        self.atlas, self.saes = atlas, saes
+        self.atlas, self.dictionaries = atlas, saes
+
+    def has_feature(self, name: str) -> bool:
+        sae, _, index = name.rpartition("/")
+        return int(index) < self.dictionaries[sae].latents
 
     def feature(self, name: str) -> None:
         sae, _, index = name.rpartition("/")
-        self.saes[sae].feature(int(index))
+        self.dictionaries[sae].feature(int(index))
 
 
 def times(work, cases) -> np.ndarray:
@@ -106,7 +111,8 @@ def times(work, cases) -> np.ndarray:
     return np.array(found)
 
 
-def main() -> None:
+def parsed(line: Sequence[str] | None) -> argparse.Namespace:
+    """The options of a line."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name, value in {
         "latents": 5120,
@@ -120,43 +126,59 @@ def main() -> None:
     }.items():
         options.add_argument(f"--{name}", type=int, default=value)
     options.add_argument("--home", type=Path, help="folder that is kept; default a temporary one")
-    o = options.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        home = o.home or Path(folder)
-        ready = home / "store" / "ready"
-        store = (
-            Store.open(home / "store")
-            if ready.exists()
-            else make_store(home / "store", o.images, o.blocks, o.side, o.width, o.positions)
-        )
-        ready.touch()
-        saes = {block: make_sae(block, o.latents, o.width, o.k) for block in store.blocks}
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        start, start_cpu = time.perf_counter(), time.process_time()
-        atlas = Atlas.open(build(store, saes, home / "atlas", progress=o.home is not None))
-        seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        size = sum(p.stat().st_size for p in atlas.folder.rglob("*") if p.is_file())
-        random = np.random.default_rng(1)
-        names = [f"{random.choice(store.blocks)}/{random.integers(o.latents)}" for _ in range(100)]
-        pages = times(lambda name: body(Shown(atlas, saes), name, None), names)
-        searches = times(atlas.search, [" ".join(random.choice(WORDS, 2)) for _ in range(100)])
+    return options.parse_args(line)
+
+
+def kept_store(o: argparse.Namespace, home: Path) -> Store:
+    """The store in `home`, made where it is not."""
+    if not (home / "store" / "ready").exists():
+        make_store(home / "store", o.images, o.blocks, o.side, o.width, o.positions)
+        (home / "store" / "ready").touch()
+    return Store.open(home / "store")
+
+
+def measure_build(o: argparse.Namespace, store: Store, saes: dict[str, SAE], home: Path) -> Atlas:
+    """Build, and print what it took at once: hours of work are in it."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, start_cpu = time.perf_counter(), time.process_time()
+    atlas = Atlas.open(build(store, saes, home / "atlas", progress=o.home is not None))
+    seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    size = sum(p.stat().st_size for p in atlas.folder.rglob("*") if p.is_file())
+    places = o.images * o.blocks * (o.positions or o.side**2)
+    rate, hours = o.images * o.blocks / seconds, cpu * 4 * o.whole * o.side**2 / places / 3600
     print(
         f"{len(atlas):,} features, {o.images:,} images of {o.side}x{o.side} places"
-        f"{f', {o.positions} kept' if o.positions else ''}, k {o.k}, width {o.width}"
+        f"{f', {o.positions} kept' if o.positions else ''}, k {o.k}, width {o.width}\n"
+        f"build            {seconds:8.1f} s   ({rate:.0f} images x blocks a second)\n"
+        f"processor time   {cpu:8.0f} s   ({places / cpu:,.0f} places a second)\n"
+        f"extrapolated     {hours:8.1f} h   of a core for {o.whole:,} whole grids in 4 blocks\n"
+        f"peak memory      {peak / 1024:8.0f} MB  ({(peak - before) / 1024:.0f} MB over the start)\n"
+        f"atlas on disk    {size / 2**20:8.0f} MB",
+        flush=True,
     )
-    print(
-        f"build            {seconds:8.1f} s   ({o.images * o.blocks / seconds:.0f} images x blocks a second)"
-    )
-    places = o.images * o.blocks * (o.positions or o.side**2)
-    whole = 4 * o.whole * o.side**2
-    print(f"processor time   {cpu:8.0f} s   ({places / cpu:,.0f} places a second)")
-    hours = cpu * whole / places / 3600
-    print(f"extrapolated     {hours:8.1f} h   of a core for {o.whole:,} whole grids in 4 blocks")
-    print(f"peak memory      {peak / 1024:8.0f} MB  ({(peak - before) / 1024:.0f} MB over the start)")
-    print(f"atlas on disk    {size / 2**20:8.0f} MB")
+    return atlas
+
+
+def measure_answers(atlas: Atlas, saes: dict[str, SAE]) -> None:
+    """Print how long pages of features and searches by words take, 100 of each."""
+    random = np.random.default_rng(1)
+    chosen = [str(random.choice(list(saes))) for _ in range(100)]
+    names = [f"{block}/{random.integers(saes[block].latents)}" for block in chosen]
+    pages = times(lambda name: body(Shown(atlas, saes), name, None), names)
+    searches = times(atlas.search, [" ".join(random.choice(WORDS, 2)) for _ in range(100)])
     print(f"feature page     {np.median(pages):8.0f} ms median, {np.quantile(pages, 0.95):.0f} ms p95")
     print(f"search by words  {np.median(searches):8.1f} ms median, {np.quantile(searches, 0.95):.1f} ms p95")
+
+
+def main(line: Sequence[str] | None = None) -> None:
+    """All of it."""
+    o = parsed(line)
+    with tempfile.TemporaryDirectory() as folder:
+        home = o.home or Path(folder)
+        store = kept_store(o, home)
+        saes = {block: make_sae(block, o.latents, o.width, o.k) for block in store.blocks}
+        measure_answers(measure_build(o, store, saes, home), saes)
 
 
 if __name__ == "__main__":

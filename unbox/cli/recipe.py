@@ -52,6 +52,7 @@ class RecipeShapesCommand:
         import torch
         from accelerate import Accelerator
 
+        from unbox.models.bf16_support import multiplies_bf16
         from unbox.models.devices import find_device
         from unbox.recipes.shapes.run_stage import make_models
         from unbox.recipes.shapes.whole_recipe import ShapesRecipe, unpack
@@ -71,7 +72,9 @@ class RecipeShapesCommand:
             )
             if self.unpack is not None:
                 unpack(self.unpack, self.out)
-            accelerator = Accelerator(mixed_precision="bf16", cpu=device.type == "cpu")
+            accelerator = Accelerator(
+                mixed_precision="bf16" if multiplies_bf16(device) else "no", cpu=device.type == "cpu"
+            )
             recipe = ShapesRecipe(self.out, accelerator, self.order, self.sizes, self.minutes)
             recipe = replace(recipe, start=self.start, results=self.pack)
             for path in make_models(recipe, self.stages):

@@ -2,6 +2,7 @@
 
 import torch
 
+from unbox.models.bf16_support import multiplies_bf16
 from unbox.sae.plan import Precision
 
 
@@ -9,10 +10,7 @@ def product_precision(precision: Precision, device: torch.device) -> Precision:
     """`bf16` or `fp32`, of the encoder's product; `auto` is bf16 where a device has instructions for it."""
     if precision != "auto":
         return precision
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    on_cpu = any(getattr(torch.cpu, check, bool)() for check in checks)
-    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if on_gpu or (device.type == "cpu" and on_cpu) else "fp32"
+    return "bf16" if multiplies_bf16(device) else "fp32"
 
 
 def low_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unbox.models.bf16_support import multiplies_bf16
+
 #: Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024).
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Near-orthogonal factors of a batch of matrices (n, rows, columns), computed in bfloat16."""
-    x = matrices.bfloat16()
+    """Near-orthogonal factors of a batch of matrices (n, rows, columns), computed in bfloat16 where
+    the device multiplies it."""
+    x = matrices.bfloat16() if multiplies_bf16(matrices.device) else matrices.float()
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from activation_store.files import write_text
 from unbox.errors import UnboxError
 from unbox.json_types import JSON
+from unbox.models.bf16_support import multiplies_bf16
 from unbox.models.model import Model
 from unbox.models.prompt_length import count_cut, describe_cut
 from unbox.recipes.sdxl.sdxl_network import (
@@ -195,6 +196,11 @@ class ImageRun:
             cut, count = count_cut(self.model, (row.caption for row in cache.index.rows()))
             if cut:
                 print(f"note: {describe_cut(self.model, cut, count)}")
+            if self.settings.mixed_precision == "bf16" and not multiplies_bf16(self.accelerator.device):
+                print(
+                    "note: bfloat16 is emulated on this processor, ten times as slow as float32 and more; "
+                    "--mixed-precision no computes in float32, in twice the memory"
+                )
 
         with ExitStack() as stack:
             from_first(self.accelerator, lambda: stack.enter_context(run_folder(cache.folder, COMMAND)))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from unbox.models.bf16_support import bf16_products, multiplies_bf16
 from unbox.recipes.shapes.networks import CONTEXT, LENGTH, SIDE, WIDTHS, TextEncoders
 from unbox.recipes.shapes.text_stage import POOLED_NOISE
 from unbox.training.objectives.diffusion import Predict
@@ -17,10 +18,15 @@ PLAIN_SIZES = (SIDE, SIDE, 0, 0, SIDE, SIDE)
 
 
 def halved(network: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
-    """A network computed in bfloat16 throughout, its own weights (and their gradients) in float32. Autocast
-    would take every normalisation to float32 and back, which is what such a small UNet spends its time on."""
+    """A network computed in bfloat16 throughout, its own weights (and their gradients) in float32, on
+    devices that multiply bfloat16; elsewhere in float32. Autocast would take every normalisation to float32
+    and back, which is what such a small UNet spends its time on."""
 
     def call(*tensors: Tensor, added_cond_kwargs: dict[str, Tensor], return_dict: bool) -> tuple[Tensor, ...]:
+        if not multiplies_bf16(tensors[0].device):
+            told = {"added_cond_kwargs": added_cond_kwargs, "return_dict": return_dict}
+            alone: tuple[Tensor, ...] = network(*tensors, **told)
+            return alone
         weights = {name: p.to(torch.bfloat16) for name, p in network.named_parameters()}
         x_t, t, context = tensors
         inputs = (x_t.to(torch.bfloat16), t, context.to(torch.bfloat16))
@@ -72,7 +78,7 @@ class CaptionStates:
         context = torch.empty(len(ids), LENGTH, CONTEXT, dtype=torch.float16, device=ids.device)
         pooled = torch.empty(len(ids), WIDTHS[1], dtype=torch.float16, device=ids.device)
         for i in range(0, len(ids), chunk):
-            with torch.autocast(ids.device.type, torch.bfloat16):
+            with bf16_products(ids.device):
                 states = text(ids[i : i + chunk].long())
             context[i : i + chunk], pooled[i : i + chunk] = states[0].half(), states[1].half()
         return cls(context, pooled, torch.tensor([PLAIN_SIZES], dtype=torch.float32, device=ids.device))

@@ -4,6 +4,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from unbox.models.bf16_support import bf16_products
 from unbox.recipes.shapes.conditions import Given
 from unbox.training.noise import Noise
 
@@ -39,7 +40,7 @@ def _sample(
     for t, sigma, after in zip(times, sigmas[:-1], sigmas[1:], strict=True):
         root = (sigma**2 + 1) ** 0.5
         time = torch.full((len(x),), t, device=x.device)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with bf16_products(x.device):
             v = predict(x / root, time)
             if guidance != 1.0:
                 v = (free := nothing(x / root, time)) + guidance * (v - free)
@@ -62,6 +63,6 @@ def decode(vae: AutoencoderKL, latents: Tensor, chunk: int = 512) -> Tensor:
     )
     parts = []
     for part in (latents * std + mean).split(chunk):
-        with torch.autocast(device.type, torch.bfloat16):
+        with bf16_products(device):
             parts.append(vae.decode(part).sample.float())
     return ((torch.cat(parts) + 1) / 2).clamp(0, 1)

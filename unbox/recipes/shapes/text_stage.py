@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from activation_store.files import publish_folder
+from unbox.models.bf16_support import bf16_products
 from unbox.recipes.shapes.networks import CONTEXT, WIDTHS, TextEncoders, make_tokenizer, tokenize
 from unbox.recipes.shapes.world import NAMES, layout, pictures, targets
 from unbox.shapes import FACTORS
@@ -164,7 +165,7 @@ def read_right(
     """Share of mentioned factors that the reader tells right, by cells of the true layout."""
     device = ids.device
     labels = _labels(table, device)
-    with torch.autocast(device.type, torch.bfloat16):
+    with bf16_products(device):
         told = both["reader"](*both["text"](ids.long()))
     said = torch.from_numpy(mentioned).to(device)
     result = {}

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from activation_store.files import read_json, write_json
+from unbox.models.bf16_support import bf16_products
 from unbox.recipes.shapes.networks import SIDE, make_vae
 from unbox.recipes.shapes.world import encode_views, resized, views
 from unbox.shapes.render_torch import draw
@@ -83,7 +84,7 @@ def fidelity(vae: AutoencoderKL, device: torch.device, n: int = 256) -> float:
     errors = []
     for i in range(0, n, 64):
         x = draw(sample_table(n, 900, "heldout")[np.arange(i, min(i + 64, n))], SIDE, device=device).pictures
-        with torch.autocast(device.type, torch.bfloat16):
+        with bf16_products(device):
             y = vae.decode(vae.encode(x * 2 - 1).latent_dist.mode()).sample.float()
         errors.append((((y + 1) / 2).clamp(0, 1) - x).square().mean((1, 2, 3)))
     return -10 * math.log10(float(torch.cat(errors).mean()))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from unbox.models.bf16_support import bf16_products
 from unbox.prompt import Prompt
 from unbox.recipes.shapes.networks import LATENT, SIDE
 from unbox.shapes import FACTORS, OBJECT_FACTORS, Scene, Split, caption
@@ -155,7 +156,7 @@ def encode_views(
             corner = torch.from_numpy(corners[rows]).float().to(device) * 64 / SIDE
             drawn = draw(table[rows], SIDE, corner, device)
             picture = resized(drawn.pictures, int(value))
-            with torch.autocast(device.type, torch.bfloat16):
+            with bf16_products(device):
                 latents = vae.encode(picture * 2 - 1).latent_dist.mode()
             where = torch.from_numpy(rows).to(device)
             x0[where] = ((latents.float() - mean) / std).half()
