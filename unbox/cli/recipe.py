@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from typing import Literal
 
 from unbox.cli.model_options import Group
+from unbox.errors import UnboxError
 from unbox.recipes.shapes.recipe_settings import OrderName, RecipeSizes, Stage, StageMinutes
 from unbox.validation import FilePath, Seed, Some, validated
 
@@ -24,7 +25,7 @@ class RecipeShapesCommand:
     """In which order blocks come and words with them: a block keeps what it was there to learn first."""
     start: FilePath | None = None
     """Folder with finished stages of another run: text encoders, and a UNet if the order keeps blocks, go on
-    from their weights."""
+    from their weights. For --order again --stages finish a finished Shapes model (folder or name)."""
     unpack: FilePath | None = None
     """Folder of what --pack wrote, taken into --out first."""
     pack: FilePath | None = None
@@ -49,11 +50,18 @@ class RecipeShapesCommand:
         if self.dry_run:
             print("\n".join(recipe_cost(self.sizes, self.minutes, self.stages).lines()))
             return
+        if self.order == "again" and set(self.stages) - {"captions", "finish"}:
+            raise UnboxError(
+                f"--order again has only the finish of a finished model, --stages finish, not "
+                f"{' '.join(self.stages)}"
+            )
         import torch
         from accelerate import Accelerator
 
         from unbox.models.bf16_support import multiplies_bf16
         from unbox.models.devices import find_device
+        from unbox.models.load import load
+        from unbox.recipes.shapes.finished_model import take_apart
         from unbox.recipes.shapes.run_stage import make_models
         from unbox.recipes.shapes.whole_recipe import ShapesRecipe, unpack
         from unbox.run_folder import run_folder
@@ -72,11 +80,14 @@ class RecipeShapesCommand:
             )
             if self.unpack is not None:
                 unpack(self.unpack, self.out)
+            if self.order == "again" and self.start is not None:
+                take_apart(load(str(self.start), device="cpu", dtype="float32").pipeline, self.out)
             accelerator = Accelerator(
                 mixed_precision="bf16" if multiplies_bf16(device) else "no", cpu=device.type == "cpu"
             )
             recipe = ShapesRecipe(self.out, accelerator, self.order, self.sizes, self.minutes)
-            recipe = replace(recipe, start=self.start, results=self.pack)
+            start = None if self.order == "again" else self.start
+            recipe = replace(recipe, start=start, results=self.pack)
             for path in make_models(recipe, self.stages):
                 print(f"wrote {path}")
 

@@ -79,6 +79,8 @@ ORDERS: dict[str, Order] = {
         ),
         kept=("down.2.1", "up.0.0"),
     ),
+    # Nothing grows: the finish of a finished model goes on.
+    "again": Order((), kept=("down.2.0", "down.2.1", "mid.0", "up.0.0", "up.0.1", "up.0.2", *SHALLOW)),
 }  # fmt: skip
 
 

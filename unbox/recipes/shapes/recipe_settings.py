@@ -8,7 +8,9 @@ from unbox.memory_limit import size_text
 from unbox.validation import Amount, Count, Positive, Whole, validated
 
 Stage = Literal["captions", "vae", "text", "detector", "critic", "base", "finish"]
-OrderName = Literal["words-frozen", "words", "middle-first", "one-by-one", "four-first", "colour-moved"]
+OrderName = Literal[
+    "words-frozen", "words", "middle-first", "one-by-one", "four-first", "colour-moved", "again"
+]
 #: A caption that mentions two objects and a share of one in four need a few scenes at least.
 Scenes = Annotated[Whole, Ge(16)]
 

@@ -33,7 +33,7 @@ def _rows(head: list[str], rows: list[list[str]]) -> str:
 def _stages(order: str) -> str:
     kept, rows = ORDERS[order].kept, []
     if kept:
-        rows.append([", ".join(kept), "", "kept from the run that `--start` names"])
+        rows.append([", ".join(kept), "", "kept from what `--start` names"])
     for stage in ORDERS[order].stages:
         trained = (
             "nothing but these" if stage.alone else "all but the blocks before" if stage.frozen else "all"

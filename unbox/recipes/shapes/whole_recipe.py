@@ -184,10 +184,12 @@ class ShapesRecipe:
         """The many-step model, grown."""
         torch.manual_seed(0)
         unet, order = make_unet().to(self.device), ORDERS[self.order]
-        last = self._base_folder(len(order.stages) - 1)
+        last = last_base(self.out, self.order)
         if finished(last):
             load_trained({"unet": unet}, last)
             return unet.eval()
+        if not order.stages:
+            raise UnboxError(f"the order '{self.order}' goes on from a finished model, which --start names")
         if order.kept:
             load_trained({"unet": unet}, self._started("base-*"))
             renew(unet, BLOCKS.keys() - set(order.kept))
@@ -368,8 +370,13 @@ class ShapesRecipe:
         """Of a stage of growth the last of its order, which makes it needless; of others themselves."""
         if not path.name.startswith("base-"):
             return path
-        order = path.name[len("base-") :].rsplit("-", 1)[0]
-        return self.out / f"base-{order}-{len(ORDERS[order].stages) - 1}"
+        return last_base(self.out, path.name[len("base-") :].rsplit("-", 1)[0])
+
+
+def last_base(out: Path, order: str) -> Path:
+    """The folder of the last stage of growth in an order; of one in which nothing grows, of its start."""
+    stages = len(ORDERS[order].stages)
+    return out / (f"base-{order}-{stages - 1}" if stages else f"base-{order}")
 
 
 def unpack(folder: Path, out: Path) -> None:
