@@ -60,11 +60,14 @@ class RecipeShapesCommand:
 
         from unbox.models.bf16_support import multiplies_bf16
         from unbox.models.devices import find_device
+        from unbox.models.hub import quiet
         from unbox.models.load import load
-        from unbox.recipes.shapes.finished_model import take_apart
-        from unbox.recipes.shapes.run_stage import make_models
-        from unbox.recipes.shapes.whole_recipe import ShapesRecipe, unpack
         from unbox.run_folder import run_folder
+
+        with quiet():  # transformers tells what it would need for pictures, which nobody asks of it
+            from unbox.recipes.shapes.finished_model import take_apart
+            from unbox.recipes.shapes.run_stage import make_models
+            from unbox.recipes.shapes.whole_recipe import ShapesRecipe, unpack
 
         torch.set_float32_matmul_precision("high")
         device = find_device(self.device)
