@@ -260,6 +260,8 @@ def contents(out: Path) -> dict[str, Any]:
             found[str(name)] = sorted({row[0]: row for row in rows if isinstance(row, list)}.values())
         elif path.match("statistics-*.bin"):  # sums of those shards, whose last bits are of their order
             continue
+        elif path.name == "system.json":  # a system is called after its folder
+            found[str(name)] = json.loads(path.read_text()) | {"name": path.parents[1].name == out.name}
         elif path.suffix == ".json":
             found[str(name)] = timeless(json.loads(path.read_text()))
         elif path.suffix == ".jsonl":
