@@ -23,6 +23,19 @@ PAGES = {
 }  # fmt: skip
 
 
+def each_page(page, url: str, pages=PAGES):  # noqa: F811
+    """Open and fill pages one after another; yields their names."""
+    page.goto(url)
+    page.wait_for_selector("#explore-features .ub-chip")
+    for name, (ready, clicks) in pages.items():
+        page.evaluate("(name) => window.unboxTab(name)", name)
+        page.locator(ready).first.wait_for(state="attached")
+        for button, brings in clicks:
+            page.click(button)
+            page.locator(brings).first.wait_for(state="attached")
+        yield name
+
+
 def serious(page, name: str) -> list[tuple[str, str, str]]:  # noqa: F811
     """Findings that are serious or worse, of a page at rest: bars of progress come and go."""
     for _ in range(4):
@@ -41,15 +54,8 @@ def serious(page, name: str) -> list[tuple[str, str, str]]:  # noqa: F811
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("page", [1440, 400], indirect=True)
 def test_no_page_has_a_serious_finding(page, url, theme):  # noqa: F811
-    page.goto(f"{url}?__theme={theme}")
-    page.wait_for_selector("#explore-features .ub-chip")
     found = []
-    for name, (ready, clicks) in PAGES.items():
-        page.evaluate("(name) => window.unboxTab(name)", name)
-        page.locator(ready).first.wait_for(state="attached")
-        for button, brings in clicks:
-            page.click(button)
-            page.locator(brings).first.wait_for(state="attached")
+    for name in each_page(page, f"{url}?__theme={theme}"):
         found += serious(page, name)
     assert found == []
 

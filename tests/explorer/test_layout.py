@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.explorer.conftest import served, stop
-from tests.explorer.test_accessibility import PAGES
+from tests.explorer.test_accessibility import PAGES, each_page
 from tests.explorer.test_browser import chromium, page, pytestmark, sync_api  # noqa: F401
 
 #: Every page, what shows that it is open, and clicks that fill it.
@@ -72,16 +72,9 @@ def whole_url(home, comparison):
     stop(process)
 
 
-def each_page(page, url: str):  # noqa: F811
-    """Open and fill the pages one after another; yields their names."""
-    page.goto(url)
-    page.wait_for_selector("#explore-features .ub-chip")
-    for name, (ready, clicks) in ALL.items():
-        page.evaluate("(name) => window.unboxTab(name)", name)
-        page.locator(ready).first.wait_for(state="attached")
-        for button, brings in clicks:
-            page.click(button)
-            page.locator(brings).first.wait_for(state="attached")
+def laid_out(page, url: str):  # noqa: F811
+    """Names of the pages, each open, filled and at rest when it comes."""
+    for name in each_page(page, url, ALL):
         page.wait_for_timeout(300)  # pages are laid out again once they have come
         yield name
 
@@ -94,7 +87,7 @@ def pixels(locator) -> np.ndarray:
 @pytest.mark.parametrize("page", [1440, 400], indirect=True)
 def test_nothing_is_cut_covered_or_without_a_name(page, whole_url):  # noqa: F811
     found = []
-    for name in each_page(page, whole_url):
+    for name in laid_out(page, whole_url):
         for what, script in (("cut", CUT), ("under its arrow", COVERED), ("number of", NAMELESS)):
             found += [f"{name}: {what}: {each}" for each in page.evaluate(script)]
     assert found == []
@@ -102,7 +95,7 @@ def test_nothing_is_cut_covered_or_without_a_name(page, whole_url):  # noqa: F81
 
 def test_no_list_ends_in_a_row_of_one(page, whole_url):  # noqa: F811
     lone = []
-    for name in each_page(page, whole_url):
+    for name in laid_out(page, whole_url):
         lists = page.evaluate(ROWS)
         lone += [(name, rows) for rows in lists if len(rows) > 1 and rows[-1] == 1 and sum(rows) % 4 == 0]
     assert lone == []
@@ -142,7 +135,7 @@ def test_pictures_stand_under_their_headings_and_beside_each_other(page, whole_u
         box = page.locator(selector).first.bounding_box()
         return box["x"] + box["width"] / 2
 
-    for name in each_page(page, whole_url):
+    for name in laid_out(page, whole_url):
         if name == "Paint":  # canvas and result begin at one height
             tops = [page.locator(each).bounding_box()["y"] for each in ("#paint-canvas", "#paint-result")]
             assert abs(tops[0] - tops[1]) < 2
