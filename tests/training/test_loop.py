@@ -120,6 +120,34 @@ def test_minutes_become_steps_that_a_checkpoint_keeps(tmp_path):
     assert 41 <= state.step == state.steps <= 300
 
 
+@pytest.mark.parametrize("stops", [(17,), (3, 30), (41,)])
+def test_a_run_by_minutes_that_is_stopped_at_once_ends_nevertheless(tmp_path, stops):
+    """Before its pace is measured its length is a bound, and no length to go on to."""
+    plan, left = TrainingPlan(1_000_000, minutes=0.005), list(stops)
+
+    def go_on() -> None:
+        network = nn.Linear(2, 1)
+        role = Role(network, adamw, 1e-3)
+
+        def loss(step: Step) -> torch.Tensor:
+            if left and step.number == left[0]:
+                os.kill(os.getpid(), signal.SIGTERM)
+                left.pop(0)
+            assert step.number < 2000
+            time.sleep(0.002)
+            return role.model(torch.ones(1, 2)).square().mean()
+
+        train({"line": role}, [Turn("line", loss)], plan, tmp_path / "line", Accelerator(cpu=True))
+
+    for _ in stops:
+        with stopping(), pytest.raises(Stopped):
+            go_on()
+    go_on()
+    state = CheckpointState.read(tmp_path / "line")
+    assert state.done
+    assert 41 <= state.step == state.steps <= 300
+
+
 def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
     def fitted(accumulate: int) -> nn.Module:
         network = nn.Linear(3, 1)

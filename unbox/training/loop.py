@@ -29,7 +29,8 @@ from unbox.training.roles import Role
 from unbox.training.sharding import shard_module, sharded_like, whole
 from unbox.validation import Amount, Count, JSONObject, Positive, Real, Whole, parsed, validated
 
-#: The steps between which a run's pace is measured, where its length is given in minutes.
+#: The steps, counted from where a process begins, between which a run's pace is measured, where its length is
+#: given in minutes.
 MEASURED_FROM, MEASURED_TO = 10, 40
 #: Steps between two lines of losses.
 LOGGED = 50
@@ -132,8 +133,11 @@ def train(
     `unbox.stopping`), and resumes from one that lies there; a finished run is loaded and returned at once.
     """
     state = _begin(roles, folder, accelerator)
+    # The length that a run by minutes begins with is a bound: one that was stopped before its pace was
+    # measured has no other yet.
+    measuring = plan.minutes is not None and state.steps in (0, plan.steps)
     step, plan = state.step, replace(plan, steps=state.steps or plan.steps)
-    measuring = plan.minutes is not None and not state.steps
+    measured = (step + MEASURED_FROM, step + MEASURED_TO)
     generator = torch.Generator(accelerator.device)
     saved = started = time.monotonic()
     means = {name: torch.tensor(value, device=accelerator.device) for name, value in state.losses.items()}
@@ -149,11 +153,11 @@ def train(
             if step >= plan.steps or (enough is not None and enough(step)):
                 _save(roles, folder, plan, step, True, accelerator, means)
                 break
-            if measuring and step in (MEASURED_FROM, MEASURED_TO):
+            if measuring and step in measured:
                 _wait(accelerator)
-                if step == MEASURED_TO:
+                if step == measured[1]:
                     each = (time.monotonic() - started) / (MEASURED_TO - MEASURED_FROM)
-                    plan = replace(plan, steps=max(MEASURED_TO + 1, int(60 * (plan.minutes or 0) / each)))
+                    plan = replace(plan, steps=max(step + 1, int(60 * (plan.minutes or 0) / each)))
                     bar.total, measuring = plan.steps, False
                 started = time.monotonic()
             _one_step(roles, turns, plan, step, generator, accelerator, means)
