@@ -61,11 +61,10 @@ class RecipeShapesCommand:
         from unbox.models.bf16_support import multiplies_bf16
         from unbox.models.devices import find_device
         from unbox.models.hub import quiet
-        from unbox.models.load import load
         from unbox.run_folder import run_folder
 
         with quiet():  # transformers tells what it would need for pictures, which nobody asks of it
-            from unbox.recipes.shapes.finished_model import take_apart
+            from unbox.recipes.shapes.finished_model import start_again
             from unbox.recipes.shapes.run_stage import make_models
             from unbox.recipes.shapes.whole_recipe import ShapesRecipe, unpack
 
@@ -84,7 +83,7 @@ class RecipeShapesCommand:
             if self.unpack is not None:
                 unpack(self.unpack, self.out)
             if self.order == "again" and self.start is not None:
-                take_apart(load(str(self.start), device="cpu", dtype="float32").pipeline, self.out)
+                start_again(str(self.start), self.out)
             accelerator = Accelerator(
                 mixed_precision="bf16" if multiplies_bf16(device) else "no", cpu=device.type == "cpu"
             )

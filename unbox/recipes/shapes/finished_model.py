@@ -9,6 +9,7 @@ from torch import Tensor
 
 from activation_store.files import publish_folder, write_json
 from unbox.errors import UnboxError
+from unbox.models.load import load
 from unbox.recipes.shapes.networks import make_unet, make_vae
 from unbox.recipes.shapes.train_critics import CRITIC_NAMES
 from unbox.recipes.shapes.vae_stage import MEASURED
@@ -40,6 +41,12 @@ def take_apart(pipeline: StableDiffusionXLPipeline, out: Path) -> None:
     _stage(out / "base-again", "unet", pipeline.unet.state_dict())
     for stage, critic in CRITIC_NAMES.items():
         _stage(out / stage, stage, load_critic(critic).state_dict())
+
+
+def start_again(model: str, out: Path) -> None:
+    """Load a Shapes model (folder or name) in float32, whatever the rest of the run computes in, and take it
+    apart. Raises UnboxError as both do."""
+    take_apart(load(model, device="cpu", dtype="float32").pipeline, out)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
