@@ -12,7 +12,6 @@ from diffusers import StableDiffusionXLPipeline
 from unbox.cli.main import main
 from unbox.errors import UnboxError
 from unbox.models import load
-from unbox.recipes.shapes.deciding_noise import DECIDED, DecidingNoise
 from unbox.recipes.shapes.finish import draw_captions, pure_noise_loss
 from unbox.recipes.shapes.finished_model import take_apart
 from unbox.recipes.shapes.growth import BLOCKS
@@ -49,12 +48,12 @@ def test_the_best_answer_between_two_sizes_is_their_mean_and_not_the_likelier():
 
 @pytest.mark.parametrize(("open_captions", "share"), [(range(0, 1000, 10), 0.55), ((), 0.0)])
 def test_half_of_the_captions_at_pure_noise_leave_the_size_open(open_captions, share):
-    free = torch.zeros(1000, len(DECIDED), dtype=torch.bool)
-    free[list(open_captions), DECIDED.index("0.size")] = True
-    deciding = DecidingNoise(torch.zeros(1000, len(DECIDED), dtype=torch.int64), free, ())
-    index = draw_captions(deciding, 2000, 4000, torch.Generator().manual_seed(0))
+    free = torch.zeros(1000, dtype=torch.bool)
+    free[list(open_captions)] = True
+    rows = torch.tensor(list(open_captions), dtype=torch.int64)
+    index = draw_captions(rows, 1000, 2000, 4000, torch.Generator().manual_seed(0))
     assert index.shape == (4000,)
-    found = free[index, DECIDED.index("0.size")].float()
+    found = free[index].float()
     assert float(found[:2000].mean()) == pytest.approx(share, abs=0.02)  # and one in ten of the others
     assert float(found[2000:].mean()) == pytest.approx(0.1 if share else 0.0, abs=0.02)
     assert len(index[1000:].unique()) > 900

@@ -47,14 +47,14 @@ class RecipeShapesCommand:
     def run(self) -> None:
         from unbox.recipes.shapes.recipe_settings import recipe_cost
 
-        if self.dry_run:
-            print("\n".join(recipe_cost(self.sizes, self.minutes, self.stages).lines()))
-            return
         if self.order == "again" and set(self.stages) - {"captions", "finish"}:
             raise UnboxError(
                 f"--order again has only the finish of a finished model, --stages finish, not "
                 f"{' '.join(self.stages)}"
             )
+        if self.dry_run:
+            print("\n".join(recipe_cost(self.sizes, self.minutes, self.stages).lines()))
+            return
         import torch
         from accelerate import Accelerator
 

@@ -29,18 +29,14 @@ OPEN_SIZES = 0.5
 SIZE = DECIDED.index("0.size")
 
 
-def draw_captions(deciding: DecidingNoise, first: int, batch: int, generator: torch.Generator) -> Tensor:
-    """Captions of a batch (batch,): of the `first`, at pure noise, a share `OPEN_SIZES` leaves the size
-    open."""
-    free = deciding.free[:, SIZE].nonzero()[:, 0]
-    every = torch.arange(len(deciding.free), device=free.device)
-    count = int(OPEN_SIZES * first) if len(free) else 0
-    parts = [
-        rows[torch.randint(len(rows), (n,), generator=generator, device=free.device)]
-        for rows, n in ((free, count), (every, batch - count))
-        if n
-    ]
-    return torch.cat(parts)
+def draw_captions(free: Tensor, captions: int, first: int, batch: int, generator: torch.Generator) -> Tensor:
+    """Captions of a batch (batch,): of the `first`, at pure noise, a share `OPEN_SIZES` are among `free`
+    (m,), those that leave the size open; the others of all."""
+    device, count = free.device, int(OPEN_SIZES * first) if len(free) else 0
+    every = torch.randint(captions, (batch - count,), generator=generator, device=device)
+    if not count:
+        return every
+    return torch.cat([free[torch.randint(len(free), (count,), generator=generator, device=device)], every])
 
 
 def pure_noise_loss(x0: Tensor, truth: Tensor, open_size: Tensor, places: Tensor) -> Tensor:
@@ -69,10 +65,11 @@ def train_finish(
     noise, later = Noise.sdxl(device), torch.tensor(FEW[1:], device=device)
     first = data.batch // 2
     start = torch.full((first,), FEW[0], device=device)
+    free = deciding.free[:, SIZE].nonzero()[:, 0]  # once: a count of them waits for the device
 
     def loss(step: Step) -> Tensor:
         latents, conditions = data.latents, data.conditions
-        index = draw_captions(deciding, first, data.batch, step.generator)
+        index = draw_captions(free, len(conditions), first, data.batch, step.generator)
         scene, mine = index % len(latents), conditions.plain(index[:first])
         sizes = latents.sizes[scene]
         theirs = conditions.batch(index[first:], sizes[first:], step.generator)
