@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from tests.training.toy import run, toy_network
@@ -50,7 +51,17 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
     assert same(whole, run(tmp_path / "parts", 12))
 
 
+@pytest.fixture
+def one_thread():
+    """As `toy.py` computes: sums of several threads have other last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     whole = run(tmp_path / "whole", 400)
     command = [sys.executable, "-m", "tests.training.toy", str(tmp_path / "parts"), "400"]
@@ -88,6 +99,39 @@ def test_two_processes_stop_together_and_go_on_to_the_same_bits(tmp_path):
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
     alone = run(tmp_path / "alone", 25)  # the other process drew batches of its own
     assert any(not torch.equal(whole[f"average.{name}"], p) for name, p in alone.named_parameters())
+
+
+@pytest.fixture
+def own_accelerator():
+    """Accelerate keeps one state a process, whose precision cannot be changed."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("own_accelerator")
+def test_a_run_that_goes_on_in_another_precision_says_so(tmp_path):
+    """One that was begun on a processor that multiplies bfloat16, and goes on at one that does not."""
+
+    def go_on(precision: str, stop: int | None = None) -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        role = Role(nn.Linear(2, 1), adamw, 1e-3)
+
+        def loss(step: Step) -> torch.Tensor:
+            if step.number == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return role.model(torch.ones(1, 2)).square().mean()
+
+        accelerator = Accelerator(cpu=True, mixed_precision=precision)
+        train({"line": role}, [Turn("line", loss)], TrainingPlan(6, warmup=1), tmp_path / "line", accelerator)
+
+    with stopping(), pytest.raises(Stopped):
+        go_on("bf16", stop=2)
+    with stopping(), pytest.raises(Stopped):  # the same again is silent: warnings are errors here
+        go_on("bf16", stop=4)
+    with pytest.warns(UserWarning, match="began with mixed precision bf16 and goes on with no"):
+        go_on("no")
+    go_on("bf16")  # finished: nothing goes on
 
 
 def test_a_finished_run_is_loaded_and_not_trained(tmp_path):

@@ -9,6 +9,7 @@ import json
 import math
 import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,8 @@ class CheckpointState:
     """Length of the run."""
     losses: JSONObject = field(default_factory=dict)
     """Moving mean of each role's loss."""
+    precision: str | None = None
+    """Mixed precision of the losses, as `accelerate` names it; None: the version that wrote it did not say."""
 
     @classmethod
     def read(cls, folder: Path) -> "CheckpointState":
@@ -212,6 +215,13 @@ def _begin(roles: Mapping[str, Role], folder: Path, accelerator: Accelerator) ->
     if not (folder / "state.json").exists():
         return _Beginning()
     state = CheckpointState.read(folder)
+    if not state.done and state.precision not in (None, accelerator.mixed_precision):
+        warnings.warn(
+            f"{folder} began with mixed precision {state.precision} and goes on with "
+            f"{accelerator.mixed_precision}: for a run of one precision go on where it began, or begin again in "
+            "another folder",
+            stacklevel=3,
+        )
     for name, role in roles.items():
         tensors = read_tensors(folder / f"{name}.safetensors")
         if state.done:
@@ -247,7 +257,7 @@ def _one_step(
         for other in roles.values():  # what this loss left in others' parameters
             if other is not role:
                 other.module.zero_grad(set_to_none=True)
-        value = loss.detach() * plan.accumulate
+        value = loss.detach().float() * plan.accumulate
         means[turn.role] = means[turn.role].lerp(value, 0.02) if turn.role in means else value
 
 
@@ -272,6 +282,7 @@ def _save(
                 write_tensors(new / f"{name}.safetensors", on_cpu)
         if first:
             state = {"step": step, "done": done, "steps": plan.steps}
+            state["precision"] = accelerator.mixed_precision
             losses = {name: float(value) for name, value in means.items()}
             (new / "state.json").write_text(json.dumps({**state, "losses": losses}))
     accelerator.wait_for_everyone()
