@@ -75,7 +75,7 @@ class CheckpointState:
     losses: JSONObject = field(default_factory=dict)
     """Moving mean of each role's loss."""
     precision: str | None = None
-    """Mixed precision of the losses, as `accelerate` names it; None: the version that wrote it did not say."""
+    """Mixed precision of the losses, as `accelerate` names it; None: of a version that did not say."""
 
     @classmethod
     def read(cls, folder: Path) -> "CheckpointState":
@@ -218,8 +218,8 @@ def _begin(roles: Mapping[str, Role], folder: Path, accelerator: Accelerator) ->
     if not state.done and state.precision not in (None, accelerator.mixed_precision):
         warnings.warn(
             f"{folder} began with mixed precision {state.precision} and goes on with "
-            f"{accelerator.mixed_precision}: for a run of one precision go on where it began, or begin again in "
-            "another folder",
+            f"{accelerator.mixed_precision}: for a run of one precision go on where it began, or begin again "
+            "in another folder",
             stacklevel=3,
         )
     for name, role in roles.items():

@@ -10,7 +10,7 @@ import torch
 from unbox.recipes.shapes import model_report
 from unbox.recipes.shapes.orders import ORDERS, said_by
 from unbox.recipes.shapes.recipe_settings import Stage
-from unbox.recipes.shapes.shapes_card import write_card
+from unbox.recipes.shapes.shapes_card import orders_of_run, write_card
 from unbox.recipes.shapes.text_stage import read_right, token_ids
 from unbox.recipes.shapes.train_critics import CRITICS
 from unbox.recipes.shapes.vae_stage import fidelity
@@ -33,7 +33,7 @@ def make_models(recipe: ShapesRecipe, stages: Iterable[Stage]) -> Iterator[Path]
             yield recipe.export(recipe.base, recipe.out / "shapes-base")
         if stage == "finish":
             folder = recipe.export(recipe.finish, recipe.out / "shapes-turbo")
-            write_card(folder, recipe.order, report)
+            write_card(folder, orders_of_run(recipe.out, recipe.order), report)
             yield folder
 
 

@@ -1,6 +1,6 @@
 """The card of a grown Shapes model, from the figures that its last stage's report measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,36 @@ from activation_store.files import write_json, write_text
 from unbox.recipes.shapes.orders import ORDERS
 from unbox.shapes.factors import FACTORS
 from unbox.site import DEFAULT_BLOCKS
+from unbox.text_files import read_json_file, read_json_object
 
 TEMPLATE = Path(__file__).parent / "shapes-turbo.md"
+REPORT = "report.json"
+#: In the folder of a run that goes on from a finished model: the orders in which that was made.
+START_ORDERS = "start-orders.json"
 
 
-def write_card(folder: Path, order: str, report: Mapping[str, Mapping[str, Any]]) -> None:
-    """`README.md` and `report.json` in the folder of a model made in an order of `ORDERS`."""
-    text = TEMPLATE.read_text(encoding="utf-8").replace("{order}", order).replace("{stages}", _stages(order))
+def orders_of(model: Path) -> list[str]:
+    """The orders of `ORDERS` in which the model of a folder was made, one after the other, as its report
+    says; none where it says nothing."""
+    if not (model / REPORT).is_file():
+        return []
+    recipe = read_json_object(model / REPORT).get("recipe")
+    told = recipe.get("orders") if isinstance(recipe, dict) else None
+    told = told if isinstance(told, list) else []
+    return [order for order in told if isinstance(order, str) and order in ORDERS]
+
+
+def orders_of_run(out: Path, order: str) -> list[str]:
+    """The order of the run in `out`, after those of the model that it went on from."""
+    before = read_json_file(out / START_ORDERS) if (out / START_ORDERS).is_file() else []
+    return [*before, order]
+
+
+def write_card(folder: Path, orders: Sequence[str], report: Mapping[str, Mapping[str, Any]]) -> None:
+    """`README.md` and `report.json` in the folder of a model made in orders of `ORDERS`, one after the
+    other."""
+    report = {**report, "recipe": {"orders": list(orders)}}
+    text = TEMPLATE.read_text(encoding="utf-8").replace("{orders}", "\n\n".join(map(_order, orders)))
     for name, table in (
         ("accuracy", _accuracy),
         ("ablations", _ablations),
@@ -22,12 +45,25 @@ def write_card(folder: Path, order: str, report: Mapping[str, Mapping[str, Any]]
         ("micro", _micro),
     ):
         text = text.replace(f"{{{name}}}", table(report))
-    write_json(folder / "report.json", dict(report))
+    write_json(folder / REPORT, report)
     write_text(folder / "README.md", text)
 
 
 def _rows(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _order(name: str) -> str:
+    """How an order made the model, or went on with it."""
+    if not ORDERS[name].stages:
+        return (
+            f"`unbox recipe shapes --order {name} --start MODEL --stages finish`: the few-step finish alone, "
+            "once more, from the finished model."
+        )
+    return (
+        f"`unbox recipe shapes --order {name}`. Blocks that come in each stage, and the words that captions "
+        f"then hold besides\nthose before (none named: all):\n\n{_stages(name)}"
+    )
 
 
 def _stages(order: str) -> str:
