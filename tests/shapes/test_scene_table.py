@@ -1,6 +1,8 @@
 """Scenes drawn many at once against the renderer of one, and their captions in people's wordings."""
 
 import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from unbox.recipes.shapes.people import people
 from unbox.shapes import FACTORS, coverage, render, sample_scenes
 from unbox.shapes.factors import TABLE
-from unbox.shapes.free_captions import WORDS, free_caption
+from unbox.shapes.free_captions import PAIRS, PLACES, WORDS, free_caption
 from unbox.shapes.render_torch import draw
 from unbox.shapes.scene_table import SceneTable, sample_table
 
@@ -115,6 +117,23 @@ def test_held_out_wordings_never_occur_in_training():
     texts = [free_caption(held.scene(i), random.Random(i), "heldout")[0] for i in range(300)]
     for words in apart:
         assert any(words in text for text in texts), words
+
+
+def test_words_of_relations_that_held_out_places_have_are_words_of_places_in_training():
+    """A sense that no caption of training has nobody could read: "over" said only what lies above what, and
+    "over in the lower left" was drawn at the top."""
+
+    def words(texts: Iterable[str]) -> set[str]:
+        return {word for text in texts for word in re.findall(r"[a-z]+", re.sub(r"{.}", "", text))}
+
+    def split(table: Mapping[str, Sequence[str]]) -> tuple[set[str], set[str]]:
+        every = [text for texts in table.values() for text in texts]
+        return words(t for t in every if t[0] != "~"), words(t for t in every if t[0] == "~")
+
+    relations, _ = split(PAIRS)
+    training, held_out = split(PLACES)
+    assert "over" in relations & held_out
+    assert relations & held_out <= training
 
 
 def test_captions_are_short_enough_for_77_tokens():
