@@ -3,6 +3,7 @@
 import numpy as np
 
 from benchmarks.bundled_loras import ZOO, no_worse, smallest
+from benchmarks.present_loras import with_section
 from benchmarks.recipes_grid import GRID
 from unbox.text_files import read_toml_file
 
@@ -41,3 +42,20 @@ def test_the_smallest_that_is_no_worse_is_kept_and_else_the_largest():
 
 def test_every_system_is_of_a_cell_of_the_grid():
     assert set(ZOO.values()) <= {row["name"] for row in read_toml_file(GRID)["cell"]}
+
+
+def test_a_card_says_once_what_a_lora_does_over_the_present_base():
+    own = figures(white=0.25)
+    told = {"unet": "0123456789", "steps": 10, "guidance": 0.0, "processor": "a CPU", **own}
+    told["base"] = {"0": {"figures": own["figures"]}, "2": {"figures": own["figures"], "plain": own["plain"]}}
+    card = "# shapes-x\n\nAs it was trained.\n"
+    once = with_section(card, told)
+    assert once.startswith(card)
+    assert with_section(once, told | {"unet": "98765432ff"}) == once.replace("01234567", "98765432")
+    rows = [line for line in once.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in rows[2:]] == [
+        "| `shapes-base` in 10 steps, no guidance", "| `shapes-base` in 10 steps, guidance 2",
+        "| this LoRA over it",
+    ]  # fmt: skip
+    assert "0.750" in rows[-1]
+    assert "0.750" not in rows[2]
