@@ -27,7 +27,7 @@ def test_a_model_that_went_on_says_how_it_began(tmp_path):
         folder.mkdir()
     assert orders_of(first) == []
     write_card(first, orders_of_run(run, "words-frozen"), REPORT)
-    (run / "start-orders.json").write_text(json.dumps(orders_of(first)))
+    (run / "start.json").write_text(json.dumps({"orders": orders_of(first)}))
     write_card(last, orders_of_run(run, "again"), REPORT)
     text = (last / "README.md").read_text()
     places = [text.index(f"unbox recipe shapes --order {name}") for name in ("words-frozen", "again")]

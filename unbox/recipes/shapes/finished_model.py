@@ -11,7 +11,7 @@ from activation_store.files import publish_folder, write_json
 from unbox.errors import UnboxError
 from unbox.models.load import load
 from unbox.recipes.shapes.networks import make_unet, make_vae
-from unbox.recipes.shapes.shapes_card import START_ORDERS, orders_of
+from unbox.recipes.shapes.shapes_card import START, orders_of
 from unbox.recipes.shapes.train_critics import CRITIC_NAMES
 from unbox.recipes.shapes.vae_stage import MEASURED
 from unbox.sae.safetensors_io import write_tensors
@@ -37,8 +37,8 @@ def take_apart(pipeline: StableDiffusionXLPipeline, out: Path) -> None:
     config = pipeline.vae.config
     if not (out / MEASURED).exists():
         write_json(out / MEASURED, {key: list(config[key]) for key in ("latents_mean", "latents_std")})
-    if not (out / START_ORDERS).exists():
-        write_json(out / START_ORDERS, orders_of(Path(pipeline.name_or_path)))
+    if not (out / START).exists():
+        write_json(out / START, {"orders": orders_of(Path(pipeline.name_or_path))})
     _stage(out / "vae", "vae", pipeline.vae.state_dict())
     _stage(out / "text", "text", text)
     _stage(out / "base-again", "unet", pipeline.unet.state_dict())

@@ -5,32 +5,33 @@ from pathlib import Path
 from typing import Any
 
 from activation_store.files import write_json, write_text
+from unbox.json_types import JSON
 from unbox.recipes.shapes.orders import ORDERS
 from unbox.shapes.factors import FACTORS
 from unbox.site import DEFAULT_BLOCKS
-from unbox.text_files import read_json_file, read_json_object
+from unbox.text_files import read_json_object
 
 TEMPLATE = Path(__file__).parent / "shapes-turbo.md"
 REPORT = "report.json"
-#: In the folder of a run that goes on from a finished model: the orders in which that was made.
-START_ORDERS = "start-orders.json"
+#: In the folder of a run that goes on from a finished model: what the report of that has as `recipe`.
+START = "start.json"
 
 
 def orders_of(model: Path) -> list[str]:
     """The orders of `ORDERS` in which the model of a folder was made, one after the other, as its report
     says; none where it says nothing."""
-    if not (model / REPORT).is_file():
-        return []
-    recipe = read_json_object(model / REPORT).get("recipe")
-    told = recipe.get("orders") if isinstance(recipe, dict) else None
-    told = told if isinstance(told, list) else []
-    return [order for order in told if isinstance(order, str) and order in ORDERS]
+    return _orders(read_json_object(model / REPORT).get("recipe")) if (model / REPORT).is_file() else []
 
 
 def orders_of_run(out: Path, order: str) -> list[str]:
     """The order of the run in `out`, after those of the model that it went on from."""
-    before = read_json_file(out / START_ORDERS) if (out / START_ORDERS).is_file() else []
-    return [*before, order]
+    return [*(_orders(read_json_object(out / START)) if (out / START).is_file() else []), order]
+
+
+def _orders(recipe: JSON) -> list[str]:
+    told = recipe.get("orders") if isinstance(recipe, dict) else None
+    told = told if isinstance(told, list) else []
+    return [order for order in told if isinstance(order, str) and order in ORDERS]
 
 
 def write_card(folder: Path, orders: Sequence[str], report: Mapping[str, Mapping[str, Any]]) -> None:
