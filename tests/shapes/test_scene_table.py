@@ -2,13 +2,16 @@
 
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import tomllib
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
+from unbox.models.hub import bundled_folder
 from unbox.recipes.shapes.people import people
 from unbox.shapes import FACTORS, coverage, render, sample_scenes
 from unbox.shapes.factors import TABLE
@@ -119,21 +122,36 @@ def test_held_out_wordings_never_occur_in_training():
         assert any(words in text for text in texts), words
 
 
+def _words_by_split(table: object) -> tuple[set[str], set[str]]:
+    """Words of the wordings in a table: those of training, and of the ones that begin with "~"."""
+    if isinstance(table, str):
+        words = set(re.findall(r"[a-z]+", re.sub(r"{.}", "", table)))
+        return (set(), words) if table.startswith("~") else (words, set())
+    parts = [_words_by_split(part) for part in (table.values() if isinstance(table, dict) else table)]
+    return set().union(*(part[0] for part in parts)), set().union(*(part[1] for part in parts))
+
+
 def test_words_of_relations_that_held_out_places_have_are_words_of_places_in_training():
     """A sense that no caption of training has nobody could read: "over" said only what lies above what, and
     "over in the lower left" was drawn at the top."""
-
-    def words(texts: Iterable[str]) -> set[str]:
-        return {word for text in texts for word in re.findall(r"[a-z]+", re.sub(r"{.}", "", text))}
-
-    def split(table: Mapping[str, Sequence[str]]) -> tuple[set[str], set[str]]:
-        every = [text for texts in table.values() for text in texts]
-        return words(t for t in every if t[0] != "~"), words(t for t in every if t[0] == "~")
-
-    relations, _ = split(PAIRS)
-    training, held_out = split(PLACES)
+    relations, _ = _words_by_split(PAIRS)
+    training, held_out = _words_by_split(PLACES)
     assert "over" in relations & held_out
     assert relations & held_out <= training
+
+
+def test_no_word_that_training_lacks_hides_a_word_of_a_value():
+    """The tokenizer of `shapes-turbo` takes words apart: "centred" was drawn red."""
+    pieces = CLIPTokenizer.from_pretrained(bundled_folder("bundled:shapes-turbo") / "tokenizer").tokenize
+    values = {
+        word for of in WORDS.values() for words in of.values() for each in words for word in each.split()
+    }
+    known = {pieces(word)[0] for word in values if len(pieces(word)) == 1}
+    assert pieces("centred")[-1] in known
+    table = tomllib.loads(files("unbox.shapes").joinpath("wordings.toml").read_text(encoding="utf-8"))
+    training, held_out = _words_by_split(table)
+    assert {"kindly", "tucked"} <= held_out - training
+    assert not [word for word in held_out - training if known & set(pieces(word))]
 
 
 def test_captions_are_short_enough_for_77_tokens():
