@@ -12,7 +12,7 @@ from diffusers import StableDiffusionXLPipeline
 from unbox.cli.main import main
 from unbox.errors import UnboxError
 from unbox.models import load
-from unbox.recipes.shapes.finish import draw_captions, pure_noise_loss
+from unbox.recipes.shapes.finish import draw_captions, finish_rate, pure_noise_loss
 from unbox.recipes.shapes.finished_model import take_apart
 from unbox.recipes.shapes.growth import BLOCKS
 from unbox.recipes.shapes.recipe_settings import RecipeSizes, StageMinutes
@@ -57,6 +57,11 @@ def test_half_of_the_captions_at_pure_noise_leave_the_size_open(open_captions, s
     assert float(found[:2000].mean()) == pytest.approx(share, abs=0.02)  # and one in ten of the others
     assert float(found[2000:].mean()) == pytest.approx(0.1 if share else 0.0, abs=0.02)
     assert len(index[1000:].unique()) > 900
+
+
+def test_smaller_batches_learn_slower_by_the_square_root():
+    rates = {1024: 1e-3, 256: 1e-3, 64: 5e-4, 16: 2.5e-4}
+    assert {batch: finish_rate(batch) for batch in rates} == pytest.approx(rates)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,14 @@ from unbox.training.roles import Role
 #: Share of the captions at pure noise that leave the size open; of all captions one in five does.
 OPEN_SIZES = 0.5
 SIZE = DECIDED.index("0.size")
+#: Learning rate of batches of so many captions and more; of fewer by the square root of their share, as is
+#: the deviation of their gradients (2205.10287, for optimizers whose steps have a length of their own).
+RATE, FULL_BATCH = 1e-3, 256
+
+
+def finish_rate(batch: int) -> float:
+    """The learning rate of batches of so many captions."""
+    return RATE * min(1.0, batch / FULL_BATCH) ** 0.5
 
 
 def draw_captions(free: Tensor, captions: int, first: int, batch: int, generator: torch.Generator) -> Tensor:
@@ -52,7 +60,6 @@ def train_finish(
     unet: UNet2DConditionModel,
     folder: Path,
     plan: TrainingPlan,
-    rate: float,
     accelerator: Accelerator,
     data: Data,
     deciding: DecidingNoise,
@@ -87,5 +94,5 @@ def train_finish(
         few = pure_noise_loss(noise.clean(eps, output[:first], start), x0[:first], open_size, places[:first])
         return few + diffusion_loss(lambda *_: output[first:], noise, x0[first:], fresh, t, places[first:])
 
-    role = Role(unet, muon, rate, ema=0.998)
+    role = Role(unet, muon, finish_rate(data.batch), ema=0.998)
     train({"unet": role}, [Turn("unet", loss)], plan, folder, accelerator)

@@ -269,7 +269,7 @@ class ShapesRecipe:
             return unet.eval()
         cover, mentioned = self.latents.objects / 255, self.captions["mentioned"]
         deciding = DecidingNoise.of(self.latents.x0, cover, targets(self.table), mentioned)
-        train_finish(unet, folder, plan, 1e-3, self.accelerator, self.data, deciding)
+        train_finish(unet, folder, plan, self.accelerator, self.data, deciding)
         return unet.eval()
 
     def report(
