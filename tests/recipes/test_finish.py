@@ -97,6 +97,17 @@ def test_a_finished_model_taken_apart_is_the_same_model(turbo, tmp_path):
     assert (tmp_path / "finish-again" / "state.json").is_file()
 
 
+def test_what_is_exported_is_sampled_as_the_system_that_it_is_called_by(turbo, tmp_path):
+    """Without being told: the picture of the bundled model, of as many steps, from the bundled row."""
+    take_apart(turbo, tmp_path)
+    recipe = ShapesRecipe(tmp_path, Accelerator(cpu=True), "again", RecipeSizes.small())
+    for name in ("shapes-turbo", "shapes-base"):
+        own, bundled = load(recipe.export(recipe.base, name)), load(name)
+        assert (own.system.name, own.system.steps) == (name, bundled.system.steps)
+        one, two = (m.generate("a large red heart in the center", seed=2, steps=2) for m in (own, bundled))
+        assert np.array_equal(np.asarray(one), np.asarray(two))
+
+
 def test_a_finish_that_goes_on_from_nothing_or_another_model_is_refused(turbo, tmp_path, capsys):
     line = ["recipe", "shapes", "--out", str(tmp_path / "run"), "--order", "again", "--device", "cpu"]
     assert main(line) != 0

@@ -256,7 +256,7 @@ def test_every_stage_runs_resumes_and_what_it_packs_draws(tmp_path):
     shutil.copytree(tmp_path / "b" / "tokenizer", on.out / "tokenizer")
     kept, moved = (dict(r.base.named_parameters()) for r in (again, on))
     assert any(not torch.equal(kept[k], moved[k]) for k in kept)
-    folder = again.export(again.finish, tmp_path / "model")
+    folder = again.export(again.finish, "shapes-turbo")
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     (image,) = pipeline("a red circle", num_inference_steps=2, guidance_scale=0.0).images

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator
@@ -74,7 +74,7 @@ class CheckpointState:
     """Length of the run."""
     losses: JSONObject = field(default_factory=dict)
     """Moving mean of each role's loss."""
-    precision: str | None = None
+    precision: Literal["no", "fp16", "bf16", "fp8"] | None = None
     """Mixed precision of the losses, as `accelerate` names it; None: of a version that did not say."""
 
     @classmethod

@@ -30,9 +30,9 @@ def make_models(recipe: ShapesRecipe, stages: Iterable[Stage]) -> Iterator[Path]
         if stage in CRITICS:
             yield recipe.export_critic(stage)
         if stage == "base":
-            yield recipe.export(recipe.base, recipe.out / "shapes-base")
+            yield recipe.export(recipe.base, "shapes-base")
         if stage == "finish":
-            folder = recipe.export(recipe.finish, recipe.out / "shapes-turbo")
+            folder = recipe.export(recipe.finish, "shapes-turbo")
             write_card(folder, orders_of_run(recipe.out, recipe.order), report)
             yield folder
 

@@ -28,6 +28,7 @@ from transformers import CLIPTokenizer
 
 from activation_store.files import publish_folder
 from unbox.errors import UnboxError
+from unbox.models.system_table import SYSTEMS
 from unbox.recipes.shapes import model_report
 from unbox.recipes.shapes.conditions import CaptionStates
 from unbox.recipes.shapes.deciding_noise import DecidingNoise
@@ -317,8 +318,9 @@ class ShapesRecipe:
         if sheet is not None:
             Image.fromarray(sheet).save(self.out / f"sheet-{name}.png")
 
-    def export(self, network: UNet2DConditionModel, to: Path) -> Path:
-        """Write a diffusers folder in float16, with the scheduler of few steps."""
+    def export(self, network: UNet2DConditionModel, system: str) -> Path:
+        """Write a diffusers folder in float16, with the scheduler of few steps, that is sampled as a row of
+        the table of systems is and called by its name."""
         pipeline = StableDiffusionXLPipeline(
             vae=deepcopy(self.vae),
             text_encoder=deepcopy(self.text.one),
@@ -329,8 +331,9 @@ class ShapesRecipe:
             scheduler=EulerAncestralDiscreteScheduler.from_config(make_scheduler().config),
             add_watermarker=False,
         )
-        with publish_folder(to, replace=True) as new, disk_refusals():
+        with publish_folder(to := self.out / system, replace=True) as new, disk_refusals():
             pipeline.to(torch.float16).save_pretrained(new, safe_serialization=True)
+            replace(SYSTEMS[system], base=None).save(new)
         return to
 
     def export_critic(self, stage: str) -> Path:
