@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from unbox.atlas import Atlas, Filter
 from unbox.experiments.feature_strengths import read_strengths
 from unbox.explorer.open_session import BUNDLED
 
@@ -28,8 +29,8 @@ KNOWN = read_strengths(BUNDLED / "strengths.json").known
 GREEN = next(name for name, known in KNOWN.items() if known.value == "green")
 START = KNOWN[GREEN].start or KNOWN[GREEN].strength
 SEED = "4"
-#: The feature that tells green, whose page is shown.
-TELLING = "up.0.1/306"
+#: The feature that is found first by "green", whose page is shown.
+TELLING = Atlas.open(BUNDLED / "atlas").search("green", Filter(block="up.0.1"))[0].name
 #: Width of the animated picture, and its most bytes; heights of strokes (shares of the canvas), strengths.
 FRAME, MOST_ANIMATED = 900, 1_500_000
 STROKES, STRENGTHS = (0.36, 0.48, 0.6), (1, 2, 2.8, 3.4, START)
