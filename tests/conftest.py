@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -22,6 +23,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unbox"))
 #: Minutes after which no further slow test is begun; not set: all are run.
 SLOW_MINUTES = float(os.environ.get("UNBOX_SLOW_MINUTES", "inf"))
 STARTED = time.monotonic()
+
+
+@pytest.fixture
+def own_accelerator() -> Iterator[None]:
+    """Accelerate keeps one state a process, whose precision cannot be changed; a command has a process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionXLPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 
@@ -500,14 +499,6 @@ COMMANDS = {
     "recipe sdxl": sdxl_recipe,
     "recipe lightning": method_recipe,
 }
-
-
-@pytest.fixture
-def own_accelerator():
-    """Accelerate keeps one state a process, whose precision cannot be changed; a command has a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.usefixtures("own_accelerator")

@@ -101,14 +101,6 @@ def test_two_processes_stop_together_and_go_on_to_the_same_bits(tmp_path):
     assert any(not torch.equal(whole[f"average.{name}"], p) for name, p in alone.named_parameters())
 
 
-@pytest.fixture
-def own_accelerator():
-    """Accelerate keeps one state a process, whose precision cannot be changed."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.mark.usefixtures("own_accelerator")
 def test_a_run_that_goes_on_in_another_precision_says_so(tmp_path):
     """One that was begun on a processor that multiplies bfloat16, and goes on at one that does not."""

@@ -333,7 +333,9 @@ class ShapesRecipe:
         )
         with publish_folder(to := self.out / system, replace=True) as new, disk_refusals():
             pipeline.to(torch.float16).save_pretrained(new, safe_serialization=True)
-            replace(SYSTEMS[system], base=None).save(new)
+            row = SYSTEMS[system]
+            title, made = row.title.removesuffix(" (bundled)"), "made by `unbox recipe shapes`"
+            replace(row, base=None, title=title, verified=made).save(new)
         return to
 
     def export_critic(self, stage: str) -> Path:
