@@ -334,8 +334,8 @@ class ShapesRecipe:
         with publish_folder(to := self.out / system, replace=True) as new, disk_refusals():
             pipeline.to(torch.float16).save_pretrained(new, safe_serialization=True)
             row = SYSTEMS[system]
-            title, made = row.title.removesuffix(" (bundled)"), "made by `unbox recipe shapes`"
-            replace(row, base=None, title=title, verified=made).save(new)
+            title, verified = row.title.removesuffix(" (bundled)"), "trained by `unbox recipe shapes`"
+            replace(row, base=None, title=title, verified=verified).save(new)
         return to
 
     def export_critic(self, stage: str) -> Path:
