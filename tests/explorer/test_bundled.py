@@ -16,6 +16,7 @@ from unbox.experiments.feature_strengths import FeatureStrength
 from unbox.explorer import open_session
 from unbox.explorer.artifact_figure import artifact_figure
 from unbox.explorer.feature_scale import feature_scale
+from unbox.explorer.feature_summaries import seen_here
 from unbox.explorer.interface import SHAPES
 from unbox.explorer.moved_region import moved_edits
 from unbox.explorer.pages import explore_page, feature_page
@@ -23,6 +24,7 @@ from unbox.explorer.palette import PaletteQuery, first_query, swatches_html
 from unbox.explorer.shared_components import InitialState
 from unbox.ground_truth.effects import readings
 from unbox.mask import Mask
+from unbox.shapes import Scene, prompts
 from unbox.shapes.detector import Detector
 from unbox.shapes.factors import TABLE
 from unbox.site import DEFAULT_BLOCKS
@@ -76,6 +78,26 @@ def test_the_first_page_is_full(bundled):
     assert "ub-heat" in stage
     assert features.count("data-go") > 20
     assert "ub-histogram" in feature_page.body(bundled, initial.feature, 0)
+
+
+def test_what_is_seen_here_is_what_the_caption_says(bundled):
+    """Most of the shapes, colours and backgrounds that the first list's labels name are the scene's (of each
+    factor one or two in six or eight are, by chance)."""
+    factors = ("shape", "colour", "background")
+    value_of = {
+        word: value for factor in factors for value, words in TABLE[factor].wordings.items() for word in words
+    }
+    named: list[bool] = []
+    for prompt in prompts(6, seed=5, full=True):
+        recipe = replace(bundled.defaults(bundled.default), prompt=prompt.text, seed=3)
+        labels = [chip.label for chip in seen_here(bundled, bundled.record(recipe))]
+        scene = Scene.from_json(prompt.meta["scene"])
+        said = {scene.factors(slot)[factor] for slot in range(len(scene.objects)) for factor in factors}
+        for label in labels:
+            values = {value_of[word] for word in re.findall(r"\w+", label) if word in value_of}
+            named += [value in said for value in values]
+    assert len(named) >= 20
+    assert np.mean(named) > 0.6, named
 
 
 @pytest.mark.slow

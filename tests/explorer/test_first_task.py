@@ -93,5 +93,5 @@ def test_the_first_list_is_of_good_labels_with_units(page, bundled_url):  # noqa
     assert len(set(found)) == len(found)  # each label once
     assert any(re.search(r"\b(red|crimson|heart|yellow|star|teal|striped|dotted)\b", text) for text in found)
     for title in chips.evaluate_all("all => all.map((each) => each.title)"):
-        assert re.search(r": mean activation over .*; the bar is its share", title), title
+        assert re.search(r": largest activation in the picture; the bar is its share", title), title
     assert page.locator("#explore-features .ub-group h3 small").count() > 1  # units, in words

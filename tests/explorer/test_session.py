@@ -547,3 +547,12 @@ def test_the_opened_model_stays_and_others_come_to_its_device(session, monkeypat
     assert own.model("tiny") is first
     assert asked[0] == (("a", first.dtype, first.device), {"download": False})
     assert own.opened_as("b").line == "--model b"
+
+
+def test_the_largest_activation_of_each_feature(recipe):
+    values = np.array([[0.5, 0.25], [2.0, 1.0]], np.float16).reshape(2, 1, 1, 1, 2)  # two steps of one place
+    indices = np.array([[3, 0], [0, 3]], np.int32).reshape(values.shape)
+    image = Image.new("RGB", (8, 8))
+    recorded = RecordedImage(recipe, image, (0, 2), ("cond",), {"mid.0": values}, {"mid.0": indices})
+    assert recorded.peaks("mid.0", None, 5).tolist() == [2.0, 0.0, 0.0, 1.0, 0.0]
+    assert recorded.peaks("mid.0", 0, 5).tolist() == [0.25, 0.0, 0.0, 0.5, 0.0]

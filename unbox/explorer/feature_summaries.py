@@ -1,7 +1,9 @@
 """What is known about features in short: labels and thumbnails, where there is an atlas; chips of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from unbox.atlas import Facts, Related
 from unbox.errors import UnboxError
@@ -11,8 +13,9 @@ from unbox.explorer.session import ExplorerSession
 from unbox.image_uri import PictureFile
 from unbox.sae.direction_set import NamedDirection, directions_of
 
-#: Features shown of each block, and at a place; the held-out AUROC of a label that says what is seen.
-SHOWN, AT_PLACE, CLEAR = 8, 2, 0.7
+#: Features shown of each block, and at a place; the held-out AUROC of a label that says what is seen, and the
+#: features of each block among which such labels are looked for.
+SHOWN, AT_PLACE, CLEAR, LOOKED_AT = 8, 2, 0.7, 64
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,12 @@ def cover(session: ExplorerSession, name: str) -> PictureFile | None:
 
 def feature_chips(
     session: ExplorerSession, found: Sequence[tuple[str, float]], chosen: str = "",
-    notes: Mapping[str, str] | None = None,
+    notes: Mapping[str, str] | None = None, longest: float | None = None,
 ) -> list[FeatureChip]:  # fmt: skip
-    """Chips of features by name and strength, with their labels and covers; the first has the longest bar.
-    `notes`: what stands beside a strength."""
+    """Chips of features by name and strength, with their labels and covers. `notes`: what stands beside a
+    strength. `longest`: the strength whose bar is whole; the largest of these unless given."""
     facts = facts_of(session, [name for name, _ in found])
-    peak = max((strength for _, strength in found), default=1.0)
+    peak = max((strength for _, strength in found), default=1.0) if longest is None else longest
     chips = []
     for name, strength in found:
         label = label_of(session, name, facts.get(name))
@@ -102,26 +105,48 @@ def related_chips(session: ExplorerSession, found: Sequence[Related]) -> list[Fe
 def strongest(
     session: ExplorerSession, recorded: RecordedImage, step: int | None, telling: bool, chosen: str = ""
 ) -> str:
-    """The strongest features of each block, as HTML. `telling`: rare features count for more, and those of
-    all blocks whose labels foretell best where they fire come first."""
+    """The strongest features of each block, as HTML. `telling`: rare features count for more, and what is
+    known to be seen comes first."""
     groups = []
     for sae, values in recorded.values.items():
         weight = session.rarity(sae) if telling else None
         found = recorded.strongest(sae, step, SHOWN, weight)
         height, width = values.shape[2:4]
         groups.append((sae, f"{height}\u00d7{width} places", feature_chips(session, found, chosen)))
-    every = [chip for _, _, chips in groups for chip in chips]
-    return render("strongest_features.html", groups=groups, best=_best_labelled(every) if telling else [])
+    best = seen_here(session, recorded, step, chosen) if telling else []
+    return render("strongest_features.html", groups=groups, best=best)
 
 
-def _best_labelled(chips: Sequence[FeatureChip]) -> list[FeatureChip]:
-    """Those with good labels, by bar times how far from chance the label foretells; each label once."""
-    rank = {chip.label: chip for chip in sorted(chips, key=_clarity) if (chip.score or 0) >= CLEAR}
-    return sorted(rank.values(), key=_clarity, reverse=True)[:SHOWN]
+def seen_here(
+    session: ExplorerSession, recorded: RecordedImage, step: int | None = None, chosen: str = ""
+) -> list[FeatureChip]:
+    """What is known by good labels to be in a picture: features that come near their largest activation in
+    training, by how near and by how far from chance their labels foretell; each says a word that none before
+    it says. None of SAEs without statistics."""
+    near = {name: each for sae in recorded.values for name, each in _nearest(session, recorded, sae, step)}
+    clear = [facts for facts in facts_of(session, list(near)).values() if (facts.score or 0) >= CLEAR]
+    said, chips = set[str](), list[FeatureChip]()
+    for facts in sorted(clear, key=lambda each: -near[each.name][1] * ((each.score or 0) - 0.5)):
+        peak, share = near[facts.name]
+        words = set(facts.label.replace(",", " ").split())
+        if len(chips) < SHOWN and not words <= said:
+            said |= words
+            chips += feature_chips(session, [(facts.name, peak)], chosen, longest=peak / share)
+    return chips
 
 
-def _clarity(chip: FeatureChip) -> float:
-    return chip.level * ((chip.score or 0.5) - 0.5)
+def _nearest(
+    session: ExplorerSession, recorded: RecordedImage, sae: str, step: int | None
+) -> Iterator[tuple[str, tuple[float, float]]]:
+    """(name, (largest activation in the picture, its share of the largest in training)) of the features with
+    the largest shares."""
+    if (stats := session.dictionaries[sae].stats) is not None:
+        largest = stats.max.numpy()
+        peaks = recorded.peaks(sae, step, len(largest))
+        share = np.divide(peaks, largest, out=np.zeros_like(peaks), where=largest > 0).clip(0, 1)
+        for i in np.argsort(-share, kind="stable")[:LOOKED_AT]:
+            if share[i] > 0:
+                yield f"{sae}/{i}", (float(peaks[i]), float(share[i]))
 
 
 def at_place(

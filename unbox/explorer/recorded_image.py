@@ -47,6 +47,13 @@ class RecordedImage:
         """(latents,) mean activation of each feature over steps, branches and places."""
         return _means(*self._codes(sae, None), latents)
 
+    def peaks(self, sae: str, step: int | None, latents: int) -> np.ndarray:
+        """(latents,) float32 largest activation of each feature over steps, branches and places."""
+        values, indices = self._codes(sae, step)
+        peaks = np.zeros(latents, np.float32)
+        np.maximum.at(peaks, indices.ravel(), values.ravel().astype(np.float32))
+        return peaks
+
     def _codes(self, sae: str, step: int | None) -> tuple[np.ndarray, np.ndarray]:
         if sae not in self.values:
             raise UnboxError(f"there is no SAE '{sae}'; there are {', '.join(self.values)}")

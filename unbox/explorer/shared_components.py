@@ -8,6 +8,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from unbox.atlas import Filter
+from unbox.explorer.feature_summaries import seen_here
 from unbox.explorer.image_recipe import Recipe
 from unbox.explorer.recorded_image import RecordedImage
 from unbox.explorer.session import ExplorerSession
@@ -26,17 +27,23 @@ class InitialState:
     recorded: RecordedImage | None = None
     """The recipe's picture, where a picture is made at once."""
     feature: str = ""
-    """A feature whose label foretells well where it fires."""
+    """A feature that fires in the picture and whose label foretells well where it fires."""
 
     @classmethod
     def of(cls, session: ExplorerSession, prompt: str) -> "InitialState":
         """The session's own: with a picture where that takes no time, in the Shapes world."""
         recipe = replace(session.defaults(session.default), prompt=prompt)
         small = session.model(session.default).size <= SMALL
-        atlas, labelled = session.atlas, Filter(labelled=True)
-        best = [] if atlas is None else atlas.search("", labelled, order="label score", limit=1)
-        names = [facts.name for facts in best if facts.name.rpartition("/")[0] in session.saes]
-        return cls(recipe, session.record(recipe) if small else None, *names)
+        recorded = session.record(recipe) if small else None
+        seen = [] if recorded is None else [chip.name for chip in seen_here(session, recorded)]
+        return cls(recipe, recorded, *(seen or _best_labelled(session))[:1])
+
+
+def _best_labelled(session: ExplorerSession) -> list[str]:
+    """The feature whose label foretells best, where one of a session's SAEs has it."""
+    atlas, labelled = session.atlas, Filter(labelled=True)
+    best = [] if atlas is None else atlas.search("", labelled, order="label score", limit=1)
+    return [facts.name for facts in best if facts.name.rpartition("/")[0] in session.saes]
 
 
 @dataclass(frozen=True)
