@@ -95,7 +95,7 @@ best  # (feature, AUROC)
 # %% [markdown]
 # ## Turn it on
 #
-# An edit is a value: what to add, where, at which steps. Here four features at some multiple of their mean active
+# An edit is a value: what to add, where, at which steps. Here three features at some multiple of their mean active
 # value, over the object alone.
 
 # %%

@@ -33,7 +33,7 @@ SEED = "4"
 TELLING = Atlas.open(BUNDLED / "atlas").search("green", Filter(block="up.0.1"))[0].name
 #: Width of the animated picture, and its most bytes; heights of strokes (shares of the canvas), strengths.
 FRAME, MOST_ANIMATED = 900, 1_500_000
-STROKES, STRENGTHS = (0.36, 0.48, 0.6), (1, 2, 2.8, 3.4, START)
+STROKES, STRENGTHS = (0.36, 0.48, 0.6), tuple(round(share * START, 2) for share in (0.25, 0.5, 0.7, 0.85, 1))
 
 
 def main(out: Path) -> None:

@@ -10,7 +10,7 @@ TRAILING_V = {"timestep_spacing": "trailing", "prediction_type": "v_prediction"}
 
 SHAPES_TURBO = System(
     name="shapes-turbo",
-    title="Shapes at 128 px, few steps (bundled)",
+    title="Shapes at 128 px, few steps",
     base="bundled:shapes-turbo",
     scheduler="EulerAncestralDiscreteScheduler",
     scheduler_config=TRAILING_V,
@@ -25,7 +25,7 @@ SHAPES_TURBO = System(
 SHAPES_BASE = replace(
     SHAPES_TURBO,
     name="shapes-base",
-    title="shapes-turbo in many steps with guidance (bundled)",
+    title="shapes-turbo in many steps with guidance",
     scheduler="EulerDiscreteScheduler",
     steps=20,
     guidance=2.0,

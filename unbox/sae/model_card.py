@@ -16,8 +16,9 @@ USE = """## Use
 
 ```python
 from unbox import SAE
+
 sae = SAE.load("path/to/this/folder")
-codes = sae.encode(update)        # (..., k) values and indices
+codes = sae.encode(update)  # (..., k) values and indices
 x = sae.decode(codes)
 ```"""
 

@@ -333,9 +333,7 @@ class ShapesRecipe:
         )
         with publish_folder(to := self.out / system, replace=True) as new, disk_refusals():
             pipeline.to(torch.float16).save_pretrained(new, safe_serialization=True)
-            row = SYSTEMS[system]
-            title, verified = row.title.removesuffix(" (bundled)"), "trained by `unbox recipe shapes`"
-            replace(row, base=None, title=title, verified=verified).save(new)
+            replace(SYSTEMS[system], base=None, verified="trained by `unbox recipe shapes`").save(new)
         return to
 
     def export_critic(self, stage: str) -> Path:
